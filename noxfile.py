@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""What is checked, and how: ``nox`` runs what CI runs, ``nox -l`` lists the sessions."""
+
+from __future__ import annotations
+
+import pathlib
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.sessions = ["lint", "typing", "tests", "properties", "docs", "build"]
+nox.options.error_on_external_run = True
+
+ROOT = pathlib.Path(__file__).parent
+CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
+GROUPS = nox.project.load_toml("pyproject.toml")["dependency-groups"]
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and formatting."""
+    session.install(*CONSTRAINTS, *GROUPS["lint"])
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Types, strictly, against the pinned versions of everything."""
+    session.install(*CONSTRAINTS, *GROUPS["typing"], "nox", ".[transformers,testing]")
+    session.run("mypy")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The tests, against the built wheel and not the checkout."""
+    session.install(*CONSTRAINTS, ".[transformers,testing]")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def properties(session: nox.Session) -> None:
+    """The Hypothesis properties, with many more examples than in `tests`."""
+    session.install(*CONSTRAINTS, ".[transformers,testing]")
+    session.run(
+        "pytest",
+        "-m",
+        "property",
+        *session.posargs,
+        env={"HYPOTHESIS_PROFILE": "thorough"},
+    )
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation; a warning is an error."""
+    session.install(*CONSTRAINTS, *GROUPS["docs"], ".")
+    session.run("sphinx-build", "-n", "-W", "--keep-going", "docs", "docs/_build/html")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """The sdist and the wheel, and that the wheel works without the checkout."""
+    session.install(*CONSTRAINTS, *GROUPS["build"])
+    out = pathlib.Path(session.create_tmp()) / "dist"
+    session.run("python", "-m", "build", "--outdir", str(out), str(ROOT))
+    (wheel,) = out.glob("*.whl")
+    session.run("python", "scripts/check_wheel.py", str(wheel))
+    session.install(*CONSTRAINTS, f"unillm[transformers] @ {wheel.as_uri()}")
+    with session.chdir(session.create_tmp()):
+        session.run("unillm", "generate", "Count from 3 to 9:")

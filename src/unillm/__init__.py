@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""One `Generator` over every LLM inference engine.
+
+Importing this package loads no engine, no torch and no tokenizer; each public name is
+loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from . import errors as errors
+    from .config import EngineConfig as EngineConfig
+    from .engines.handle import RequestHandle as RequestHandle
+    from .errors import UnillmError as UnillmError
+    from .generator import Generator as Generator
+    from .outputs import CompletionDelta as CompletionDelta
+    from .outputs import CompletionOutput as CompletionOutput
+    from .outputs import Logprob as Logprob
+    from .outputs import RequestMetrics as RequestMetrics
+    from .outputs import RequestOutput as RequestOutput
+    from .outputs import SlotMetrics as SlotMetrics
+    from .params import SamplingParams as SamplingParams
+    from .plugins import BackendStatus as BackendStatus
+    from .plugins import backends as backends
+
+    __version__: str
+
+_WHERE = {
+    "BackendStatus": ".plugins",
+    "CompletionDelta": ".outputs",
+    "CompletionOutput": ".outputs",
+    "EngineConfig": ".config",
+    "Generator": ".generator",
+    "Logprob": ".outputs",
+    "RequestHandle": ".engines.handle",
+    "RequestMetrics": ".outputs",
+    "RequestOutput": ".outputs",
+    "SamplingParams": ".params",
+    "SlotMetrics": ".outputs",
+    "UnillmError": ".errors",
+    "backends": ".plugins",
+}
+"""Public name to the module that has it."""
+
+__all__ = [*_WHERE, "__version__", "errors"]  # noqa: PLE0604 - all are strings
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("unillm")
+    if name == "errors":
+        return import_module(".errors", __name__)
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_WHERE[name], __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

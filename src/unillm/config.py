@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""`EngineConfig`: every load-time option, checked once, each with its source.
+
+Names are vLLM's where vLLM has them. What only one engine knows goes into
+`backend_options`.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+
+from .errors import ConfigError, nearest_name
+from .keywords import suggest_names
+
+BACKEND_VARIABLE = "UNILLM_BACKEND"
+"""Environment variable that chooses the backend when the code does not."""
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+class Source(enum.Enum):
+    """Where the value of an option came from."""
+
+    DEFAULT = "default"
+    ARGUMENT = "argument"
+    ENVIRONMENT = "environment"
+
+
+def _positive(optional: bool = False) -> Any:
+    def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if value is None and optional:
+            return
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            also = " or None" if optional else ""
+            raise ConfigError(
+                f"{field.name} must be an integer ≥ 1{also}, got {value!r}."
+            )
+
+    return check
+
+
+def _known_dtype(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if value not in DTYPES:
+        raise ConfigError(
+            f"{field.name} must be one of {', '.join(DTYPES)}, got {value!r}."
+        )
+
+
+def _as_dtype(value: Any) -> Any:
+    """Take `torch.float16` for ``"float16"``, without torch, and vLLM's short names."""
+    name = str(value).removeprefix("torch.")
+    return {"half": "float16", "float": "float32"}.get(name, name)
+
+
+def _as_options(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"backend_options must be a mapping, got {value!r}.")
+    return MappingProxyType(dict(value))
+
+
+@suggest_names
+@attrs.frozen(kw_only=True)
+class EngineConfig:
+    """What a generator is created with.
+
+    Raises:
+        ConfigError: An option has a value that cannot work.
+        UnknownArgumentError: The option does not exist; names the nearest.
+    """
+
+    __module__ = "unillm"
+
+    model: str
+    """As the caller wrote it."""
+
+    path: Path
+    """Directory of the model."""
+
+    backend: str = "auto"
+    """Name of the backend; "auto" takes the best that can run here."""
+
+    tokenizer: Any = None
+    """Path or object; `None` for the model's own."""
+
+    dtype: str = attrs.field(
+        default="auto", converter=_as_dtype, validator=_known_dtype
+    )
+    """Of weights and cache; "auto" is the checkpoint's."""
+
+    max_model_len: int | None = attrs.field(default=None, validator=_positive(True))
+    """Prompt and new tokens together; `None` for what the model and memory allow."""
+
+    max_num_seqs: int | None = attrs.field(default=None, validator=_positive(True))
+    """Requests worked on at the same time: the slots of a static engine."""
+
+    max_num_batched_tokens: int | None = attrs.field(
+        default=None, validator=_positive(True)
+    )
+    """Prompt tokens computed in one step; longer prompts go in chunks. `None` for the
+    backend's default."""
+
+    max_logprobs: int = 20
+    """Largest `SamplingParams.logprobs`; -1 allows the whole vocabulary."""
+
+    max_queued_requests: int = attrs.field(default=65_536, validator=_positive())
+    """Requests that may wait for their first token."""
+
+    max_queued_tokens: int = attrs.field(default=16 * 2**20, validator=_positive())
+    """Prompt tokens that may wait, over all requests."""
+
+    strict_length: bool = False
+    """Refuse requests whose `max_tokens` does not fit the context, instead of fitting."""
+
+    chat_template: str | None = None
+    """Template text to use instead of the tokenizer's."""
+
+    trust_remote_code: bool = False
+    """Run code that the checkpoint brings. Read it first."""
+
+    seed: int = 0
+    """Of the seeds that requests without one of their own are given."""
+
+    backend_options: Mapping[str, Any] = attrs.field(
+        factory=dict, converter=_as_options
+    )
+    """Options that only the chosen backend knows."""
+
+    sources: Mapping[str, Source] = attrs.field(factory=dict, repr=False, eq=False)
+    """Where each value came from, for those that are not defaults."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.max_logprobs < -1:
+            raise ConfigError(
+                f"max_logprobs must be ≥ 0, or -1 for all, got {self.max_logprobs}."
+            )
+
+    @classmethod
+    def create(cls, *, backend: str | None, **given: Any) -> EngineConfig:
+        """Make a configuration from arguments and the environment.
+
+        Args:
+            backend: What the code says; `None` or "auto" leave it to the environment.
+            given: Any other field. `None` leaves the default.
+        """
+        given = {name: value for name, value in given.items() if value is not None}
+        fields = attrs.fields_dict(cls)
+        sources = {
+            name: Source.ARGUMENT
+            for name, value in given.items()
+            if name in fields and value is not fields[name].default
+        }
+        if backend not in (None, "auto"):
+            sources["backend"] = Source.ARGUMENT
+        elif backend := os.environ.get(BACKEND_VARIABLE):
+            sources["backend"] = Source.ENVIRONMENT
+        return cls(backend=(backend or "auto").lower(), sources=sources, **given)
+
+    def source_of(self, name: str) -> Source:
+        """Say where the value of an option came from."""
+        return self.sources.get(name, Source.DEFAULT)
+
+    def check_backend_options(self, backend: str, known: frozenset[str]) -> None:
+        """Refuse options that the chosen backend does not have.
+
+        Raises:
+            ConfigError: Names the option, the nearest one and all of them.
+        """
+        for name in self.backend_options:
+            if name not in known:
+                takes = ", ".join(sorted(known)) or "none"
+                raise ConfigError(
+                    f"The backend {backend!r} has no option {name!r}."
+                    f"{nearest_name(name, known)} It takes: {takes}."
+                )

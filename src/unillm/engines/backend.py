@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a plugin provides: a `Backend`, which creates engines."""
+
+from __future__ import annotations
+
+import abc
+from typing import TYPE_CHECKING
+
+import attrs
+
+from .base import Capabilities
+
+if TYPE_CHECKING:
+    from ..config import EngineConfig
+    from .base import Engine
+
+
+@attrs.frozen(kw_only=True)
+class Availability:
+    """Whether a backend can run here; if not, why, and the command that helps."""
+
+    available: bool
+    reason: str = ""
+    remedy: str | None = None
+
+
+class Backend(abc.ABC):
+    """Creates engines of one kind. Making one loads nothing heavy."""
+
+    name: str
+    """What the user writes: lower-case, the name of the entry point."""
+
+    description: str
+    """One line for `unillm backends`."""
+
+    auto_rank: int | None = 50
+    """Place in the order in which ``backend="auto"`` looks: lower is sooner, the
+    embedded default has 100. `None` is never chosen automatically."""
+
+    option_names: frozenset[str] = frozenset()
+    """Keys of `backend_options` that this backend takes."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What its engines can do; an engine may say it more exactly."""
+        return Capabilities()
+
+    @abc.abstractmethod
+    def availability(self) -> Availability:
+        """Say whether it can run here. Looks for packages and devices; loads none."""
+
+    def refusal(self, config: EngineConfig) -> str | None:
+        """Say why a model cannot be served, or `None`. Asked by ``backend="auto"``."""
+        del config
+        return None
+
+    @abc.abstractmethod
+    def create_engine(self, config: EngineConfig) -> Engine:
+        """Load the model and return an engine that is ready for requests.
+
+        Called once a generator. Takes as long and as much memory as loading does.
+
+        Raises:
+            ConfigError: An option has no meaning here.
+            ModelError: The model cannot be loaded.
+            BackendUnavailableError: It cannot run here after all.
+            EngineOutOfMemoryError: The model or its cache does not fit.
+        """

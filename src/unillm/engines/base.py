@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The contract: plain data in, plain data out, one abstract class.
+
+An engine takes requests of token ids and gives token ids back, a step at a time. It
+never sees text: prompts, end ids, lengths, stop strings and detokenising are the core's.
+Everything here is plain data, so that a request can cross a pipe unchanged.
+
+Nothing in this module imports an engine, torch or a tokenizer.
+"""
+
+from __future__ import annotations
+
+import abc
+import enum
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType, TracebackType
+from typing import Any
+
+import attrs
+from typing_extensions import Self
+
+from ..outputs import FinishReason, SlotMetrics
+from ..params import SamplingParams
+
+
+class Support(enum.Enum):
+    """How a backend honours a sampling field or a feature."""
+
+    NATIVE = "native"
+    """The engine does it."""
+    EMULATED = "emulated"
+    """The core does it around the engine, with the same result."""
+    UNSUPPORTED = "unsupported"
+    """A request that asks for it is refused."""
+
+
+@attrs.frozen(kw_only=True)
+class Capability:
+    """How one field is honoured, and why not where it is not."""
+
+    support: Support = Support.NATIVE
+    reason: str = ""
+    """For a person: why it is unsupported, or what the emulation costs."""
+
+
+SAMPLING_FIELDS = frozenset(
+    {
+        "n",
+        "presence_penalty",
+        "frequency_penalty",
+        "repetition_penalty",
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "seed",
+        "stop_token_ids",
+        "ignore_eos",
+        "max_tokens",
+        "min_tokens",
+        "logprobs",
+    }
+)
+"""Fields of `SamplingParams` that may depend on the engine.
+
+The others (stop strings, special tokens in the text, truncation) are the core's alone.
+"""
+
+
+@attrs.frozen(kw_only=True)
+class Capabilities:
+    """What a backend can do, as data: read by the core, the docs and the tests."""
+
+    fields: Mapping[str, Capability] = attrs.field(
+        factory=lambda: MappingProxyType({})
+    )
+    """By name of the sampling field; a field that is absent is native."""
+
+    def of(self, field: str) -> Capability:
+        """Return how *field* is honoured."""
+        return self.fields.get(field, Capability())
+
+
+@attrs.frozen(kw_only=True)
+class EngineLimits:
+    """Numbers that the engine was created or built with."""
+
+    max_model_len: int
+    """Prompt and new tokens together."""
+    max_num_seqs: int
+    """Requests that the engine works on at the same time."""
+    max_prompt_len: int | None = None
+    """Longest prompt; `None` for ``max_model_len - 1``."""
+    vocab_size: int
+    """Ids must be below it."""
+
+    @property
+    def longest_prompt(self) -> int:
+        """The longest prompt that leaves room for one new token."""
+        fits = self.max_model_len - 1
+        return fits if self.max_prompt_len is None else min(fits, self.max_prompt_len)
+
+
+@attrs.frozen(kw_only=True)
+class EngineRequest:
+    """One completion to compute. Text has already become ids, limits already fit."""
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    params: SamplingParams
+    """Sampling fields to honour; stop strings in it are the core's business."""
+    stop_token_ids: frozenset[int]
+    """All ids that end the request: the model's and the user's, resolved. The model's
+    are not among them under `ignore_eos`."""
+    max_new_tokens: int
+    """At least 1, and fitted: prompt and new tokens never exceed the context."""
+    seed: int
+    """Always set. Where the user gave none, the core drew one."""
+    priority: int = 0
+    """Lower is sooner, as in vLLM."""
+    arrival: int = 0
+    """A counter, not a time: breaks ties of priority."""
+
+
+@attrs.frozen
+class TokenLogprobs:
+    """Log-probabilities at one position, before temperature, penalties and filters."""
+
+    logprob: float
+    """Of the token that was chosen."""
+    rank: int
+    """Of the token that was chosen; 1 is the most probable."""
+    top_ids: Sequence[int]
+    """The most probable ids, best first, as many as asked."""
+    top_logprobs: Sequence[float]
+
+
+@attrs.frozen(kw_only=True)
+class EngineOutput:
+    """What one step added to one request."""
+
+    request_id: str
+    token_ids: Sequence[int] = ()
+    """New ids only, the one that ended the request among them."""
+    logprobs: Sequence[TokenLogprobs] | None = None
+    """One for each new id, if the request asked."""
+    finish_reason: FinishReason | None = None
+    """Set exactly once a request; nothing follows."""
+    stop_token_id: int | None = None
+    """The last id, where it is what ended the request."""
+    error: str | None = None
+    """With ``finish_reason="error"``: what went wrong with this request alone."""
+    num_cached_tokens: int = 0
+    slots: SlotMetrics | None = None
+    """With the last output of a request on a slot engine."""
+
+
+class Engine(abc.ABC):
+    """Something that requests are added to and that is stepped.
+
+    Called from one thread at a time. The driver guarantees that ids are unique among
+    unfinished requests, that a request fits `limits`, and that `capabilities` allow it.
+    """
+
+    @property
+    @abc.abstractmethod
+    def limits(self) -> EngineLimits:
+        """The numbers that the core checks requests against. Constant."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What is native, emulated or unsupported. Constant."""
+        return Capabilities()
+
+    @abc.abstractmethod
+    def add_request(self, request: EngineRequest) -> None:
+        """Take a request; it begins at a later `step`.
+
+        Raises:
+            RequestError: The request cannot be served; nothing of it is kept.
+        """
+
+    @abc.abstractmethod
+    def step(self) -> list[EngineOutput]:
+        """Work until something can be told, and tell it.
+
+        May block while work is under way, never when there is none. An exception means
+        that the engine is dead; what concerns one request alone is an `EngineOutput`
+        with ``finish_reason="error"``.
+        """
+
+    @abc.abstractmethod
+    def abort(self, request_ids: Iterable[str]) -> None:
+        """Forget these requests: nothing more is told of them. Unknown ids are ignored."""
+
+    @abc.abstractmethod
+    def has_unfinished(self) -> bool:
+        """Whether a request was added and neither finished nor aborted."""
+
+    def stats(self) -> Mapping[str, Any]:
+        """Counters of the engine, by name; JSON values. Any thread may ask."""
+        return {}
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Free everything. Closing twice does nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,409 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The loop: one thread that owns an engine, feeds it and delivers what it says.
+
+Callers' threads only put things into the inbox. The driver knows an `Engine` and
+nothing of its kind: slots, runs and continuous engines are all the same to it.
+
+What holds: every accepted request ends exactly once; what a caller cancelled is
+aborted in the engine before its next step; if the engine dies or is closed, every
+waiter is told. The waiting requests, those that have no token yet, are bounded in
+number and in prompt tokens, on any engine.
+"""
+
+from __future__ import annotations
+
+import atexit
+import heapq
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from ..errors import (
+    EngineDeadError,
+    GeneratorClosedError,
+    PluginError,
+    QueueFullError,
+    RequestError,
+    RequestFailedError,
+    RequestTimeoutError,
+)
+from ..outputs import Logprob
+from ..text.detokenizer import decode_token
+from .handle import Completion, RequestHandle
+
+if TYPE_CHECKING:
+    from ..text.tokenizer import Tokenizer
+    from .base import Engine, EngineOutput, TokenLogprobs
+
+log = logging.getLogger("unillm.driver")
+
+CLOSE_TIMEOUT_S = 10.0
+"""How long `Driver.close` waits for a step that is under way."""
+
+
+@attrs.define(kw_only=True)
+class DriverCounters:
+    """What became of the requests since the driver started."""
+
+    accepted: int = 0
+    finished: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    """By a caller, a deadline or the closing of the generator."""
+
+
+class Driver:
+    """Runs an engine on a thread of its own.
+
+    Args:
+        engine: Closed by the driver.
+        tokenizer: For the texts of log-probabilities.
+        primary_eos: The end id that is reported without a `stop_reason`.
+        max_queued_requests: Requests that may wait for their first token.
+        max_queued_tokens: Prompt tokens of those requests together.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        tokenizer: Tokenizer,
+        primary_eos: int,
+        max_queued_requests: int,
+        max_queued_tokens: int,
+    ) -> None:
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._primary_eos = primary_eos
+        self._max_queued_requests = max_queued_requests
+        self._max_queued_tokens = max_queued_tokens
+
+        # Reentrant: a collector may end a forgotten request or generator anywhere.
+        self._changed = threading.Condition(threading.RLock())
+        # All below is guarded by `_changed`, but for what says that it is the thread's.
+        self._inbox: deque[RequestHandle] = deque()
+        self._cancelled: deque[RequestHandle] = deque()
+        self._queued: dict[str, int] = {}  # request id → prompt tokens
+        self._queued_tokens = 0
+        self._closing = False
+        self._dead: EngineDeadError | None = None
+        self.counters = DriverCounters()
+        # The thread's own.
+        self._live: dict[str, tuple[RequestHandle, Completion]] = {}
+        self._deadlines: list[tuple[float, str, RequestHandle]] = []
+
+        self._thread = threading.Thread(
+            target=self._run, name="unillm-driver", daemon=True
+        )
+        self._thread.start()
+        atexit.register(self.close)  # a thread inside an engine must not outlive Python
+
+    # ----------------------------------------------------------- from callers' threads
+
+    def submit(self, handle: RequestHandle, *, block: bool) -> None:
+        """Accept a request.
+
+        Args:
+            handle: A new request.
+            block: Wait while the queue is full instead of refusing.
+
+        Raises:
+            QueueFullError: The queue is full and *block* is false.
+            EngineDeadError: The engine died.
+            GeneratorClosedError: The driver was closed.
+        """
+        tokens = len(handle.prompt_token_ids) * len(handle.completions)
+        with self._changed:
+            self._refuse_if_over()
+            while not self._has_room(tokens):
+                if not block:
+                    raise self._queue_full(tokens)
+                self._changed.wait()
+                self._refuse_if_over()
+            self._queued[handle.request_id] = tokens
+            self._queued_tokens += tokens
+            self._inbox.append(handle)
+            self.counters.accepted += 1
+            self._changed.notify_all()
+
+    def cancel(self, handle: RequestHandle) -> None:
+        """Take a request, which its caller has ended, out of the engine."""
+        with self._changed:
+            self._cancelled.append(handle)
+            self._leave_queue(handle)
+            self._changed.notify_all()
+
+    def stats(self) -> dict[str, Any]:
+        """Return the counters of the requests and of the engine."""
+        with self._changed:
+            return {
+                **attrs.asdict(self.counters),
+                "queued": len(self._queued),
+                "queued_tokens": self._queued_tokens,
+                "engine": dict(self._engine.stats()),
+            }
+
+    def abandon(self) -> None:
+        """Ask the thread to end all requests and the engine; do not wait for it."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """End all requests and the engine. Closing twice does nothing."""
+        self.abandon()
+        self._thread.join(CLOSE_TIMEOUT_S)
+        if self._thread.is_alive():
+            log.warning(
+                "the engine has not answered for %g s while closing; it is left to "
+                "the end of the process",
+                CLOSE_TIMEOUT_S,
+            )
+            self._end_all(_closed_error)
+
+    def _refuse_if_over(self) -> None:
+        if self._dead is not None:
+            raise EngineDeadError(str(self._dead)) from self._dead.__cause__
+        if self._closing:
+            raise _closed_error()
+
+    def _has_room(self, tokens: int) -> bool:
+        if not self._queued:
+            return True  # one request is always taken, however long
+        return (
+            len(self._queued) < self._max_queued_requests
+            and self._queued_tokens + tokens <= self._max_queued_tokens
+        )
+
+    def _queue_full(self, tokens: int) -> QueueFullError:
+        return QueueFullError(
+            f"The queue is full: {len(self._queued)} requests with "
+            f"{self._queued_tokens} prompt tokens wait, this one has {tokens}; the "
+            f"limits are {self._max_queued_requests} requests and "
+            f"{self._max_queued_tokens} tokens. Submit again when some have started, "
+            "or raise max_queued_requests or max_queued_tokens."
+        )
+
+    # ----------------------------------------------------------- on the driver's thread
+
+    def _run(self) -> None:
+        try:
+            while self._take_inbox():
+                self._expire()
+                if not self._live:
+                    continue
+                if not self._engine.has_unfinished():
+                    raise PluginError(
+                        f"the engine has nothing left to do, but {len(self._live)} "
+                        "requests have not ended"
+                    )
+                for output in self._engine.step():
+                    self._deliver(output)
+            self._end_all(_closed_error)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, waiters are told
+            self._die(error)
+        finally:
+            self._close_engine()
+
+    def _take_inbox(self) -> bool:
+        """Bring news to the engine, waiting for some if it is idle; false to end."""
+        with self._changed:
+            while not (self._inbox or self._cancelled or self._closing or self._live):
+                self._changed.wait()
+            if self._closing:
+                return False
+            arrived, self._inbox = self._inbox, deque()
+            cancelled, self._cancelled = self._cancelled, deque()
+        for handle in arrived:
+            self._add(handle)
+        for handle in cancelled:
+            self._abort(handle)
+            self.counters.cancelled += 1
+        return True
+
+    def _add(self, handle: RequestHandle) -> None:
+        if handle.done():
+            return  # cancelled before the engine saw it
+        for completion in handle.completions:
+            request = completion.request
+            try:
+                self._engine.add_request(request)
+            except RequestError as error:
+                self._fail(handle, error)
+                return
+            self._live[request.request_id] = (handle, completion)
+        if handle.deadline is not None:
+            entry = (handle.deadline, handle.request_id, handle)
+            heapq.heappush(self._deadlines, entry)
+
+    def _abort(self, handle: RequestHandle) -> None:
+        ids = [completion.request.request_id for completion in handle.completions]
+        live = [request_id for request_id in ids if self._live.pop(request_id, None)]
+        if live:
+            self._engine.abort(live)
+
+    def _expire(self) -> None:
+        """End the requests whose deadline has passed."""
+        while self._deadlines and self._deadlines[0][0] <= time.monotonic():
+            _, _, handle = heapq.heappop(self._deadlines)
+            if handle.done():
+                continue
+            message = (
+                f"Request {handle.request_id} did not end within its timeout_s; what "
+                "it had generated is in .output."
+            )
+            handle.end(lambda output, m=message: RequestTimeoutError(m, output=output))
+            self._abort(handle)
+            self._leave(handle)
+            self.counters.cancelled += 1
+
+    def _deliver(self, output: EngineOutput) -> None:
+        entry = self._live.get(output.request_id)
+        if entry is None:
+            return  # ended or aborted earlier in this step
+        handle, completion = entry
+        if output.finish_reason == "error":
+            message = f"Request {handle.request_id} failed: {output.error}"
+            self._fail(handle, RequestFailedError(message))
+            return
+        first = not handle.has_tokens
+        try:
+            handle.update(lambda: self._write(completion, output))
+        except Exception as error:  # noqa: BLE001 - a caller's tokenizer may raise anything
+            failure = RequestFailedError(
+                f"Request {handle.request_id} failed: its new tokens could not be "
+                f"turned into text: {type(error).__name__}: {error}"
+            )
+            failure.__cause__ = error
+            self._fail(handle, failure)
+            return
+        if completion.finish_reason is not None:
+            del self._live[output.request_id]
+            if output.finish_reason is None:  # a stop string: only the core knows
+                self._engine.abort([output.request_id])
+        if handle.done():
+            self.counters.finished += 1
+        if first or handle.done():
+            self._leave(handle)
+
+    def _write(self, completion: Completion, output: EngineOutput) -> None:
+        """Add an output to its completion: ids, text, log-probabilities, the end."""
+        completion.num_cached_tokens = output.num_cached_tokens
+        completion.slots = output.slots
+        detokenizer = completion.detokenizer
+        for position, token_id in enumerate(output.token_ids):
+            completion.token_ids.append(token_id)
+            if output.logprobs is not None:
+                self._write_logprobs(completion, token_id, output.logprobs[position])
+            last = position + 1 == len(output.token_ids)
+            if last and output.stop_token_id is not None:
+                completion.text += detokenizer.finish(stop_token_id=token_id)
+                completion.finish_reason = "stop"
+                completion.stop_reason = self._stop_reason(completion, token_id)
+                return
+            completion.text += detokenizer.push(token_id)
+            if detokenizer.matched_stop is not None:
+                completion.finish_reason = "stop"
+                completion.stop_reason = detokenizer.matched_stop
+                return
+        if output.finish_reason is not None:
+            completion.text += detokenizer.finish()
+            completion.finish_reason = output.finish_reason
+
+    def _stop_reason(self, completion: Completion, token_id: int) -> int | None:
+        """As in vLLM: none for the tokenizer's own EOS, unless EOS was ignored and the
+        user named that id."""
+        own = token_id == self._primary_eos and not completion.request.params.ignore_eos
+        return None if own else token_id
+
+    def _write_logprobs(
+        self, completion: Completion, token_id: int, at: TokenLogprobs
+    ) -> None:
+        if completion.logprobs is None:
+            completion.logprobs, completion.cumulative_logprob = [], 0.0
+        assert completion.cumulative_logprob is not None
+        completion.cumulative_logprob += at.logprob
+        entries = {token_id: self._logprob(token_id, at.logprob, at.rank)}
+        for rank, (top_id, logprob) in enumerate(
+            zip(at.top_ids, at.top_logprobs, strict=True), start=1
+        ):
+            entries.setdefault(top_id, self._logprob(top_id, logprob, rank))
+        completion.logprobs.append(entries)
+
+    def _logprob(self, token_id: int, logprob: float, rank: int) -> Logprob:
+        return Logprob(logprob, rank, decode_token(self._tokenizer, token_id))
+
+    # ------------------------------------------------------------------------ endings
+
+    def _fail(self, handle: RequestHandle, error: Exception) -> None:
+        """End one request with an error; its other completions are aborted."""
+        handle.end(lambda _: error)
+        self._abort(handle)
+        self._leave(handle)
+        self.counters.failed += 1
+
+    def _leave(self, handle: RequestHandle) -> None:
+        with self._changed:
+            self._leave_queue(handle)
+
+    def _leave_queue(self, handle: RequestHandle) -> None:
+        """Count a request as waiting no more. The lock is held."""
+        tokens = self._queued.pop(handle.request_id, None)
+        if tokens is not None:
+            self._queued_tokens -= tokens
+            self._changed.notify_all()
+
+    def _die(self, error: BaseException) -> None:
+        log.error("the engine failed", exc_info=error)
+        dead = EngineDeadError(
+            f"The engine failed with {type(error).__name__}: {error}. All its requests "
+            "are lost; create a new Generator."
+        )
+        dead.__cause__ = error
+        with self._changed:
+            self._dead = dead
+        self._end_all(lambda: EngineDeadError(str(dead)), cause=error)
+
+    def _end_all(
+        self, make_error: Callable[[], Exception], *, cause: BaseException | None = None
+    ) -> None:
+        """Tell every waiter, in the engine or still in the inbox."""
+        with self._changed:
+            waiting = list(self._inbox)
+            self._inbox.clear()
+            self._queued.clear()
+            self._queued_tokens = 0
+            self._changed.notify_all()
+        handles = {handle.request_id: handle for handle, _ in self._live.values()}
+        handles |= {handle.request_id: handle for handle in waiting}
+        self._live.clear()
+        for handle in handles.values():
+            if handle.done():
+                continue
+            error = make_error()
+            error.__cause__ = cause
+            handle.end(lambda _, e=error: e)
+            if cause is None:
+                self.counters.cancelled += 1
+            else:
+                self.counters.failed += 1
+
+    def _close_engine(self) -> None:
+        try:
+            self._engine.close()
+        except Exception:
+            log.exception("the engine failed while closing")
+        atexit.unregister(self.close)
+
+
+def _closed_error() -> GeneratorClosedError:
+    return GeneratorClosedError(
+        "The generator was closed. Create a new one; inside a `with` block, use it "
+        "before the block ends."
+    )

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Every exception that unillm raises, as one tree.
+
+A class exists where a caller would handle it differently; each one also derives from
+the built-in error that a caller would already expect. The facts of a message are
+attributes too, so that nobody parses text::
+
+    UnillmError
+    ├── ConfigError (ValueError)            an option, alone or with others, makes no sense
+    │   └── UnknownArgumentError (TypeError)    a keyword that does not exist
+    ├── ModelError                          the model directory
+    │   ├── ModelNotFoundError (FileNotFoundError)
+    │   ├── ModelLoadError (RuntimeError)       weights or configuration cannot be read
+    │   ├── UnsafeModelError (PermissionError)  would run code from the checkpoint
+    │   ├── UnsupportedModelError (NotImplementedError)
+    │   ├── TokenizerError (RuntimeError)       no tokenizer, or one that cannot be read
+    │   ├── ChatTemplateError (ValueError)      none, or one that refuses the messages
+    │   └── EosNotFoundError (ValueError)       no source names an end-of-sequence id
+    ├── BackendError
+    │   ├── BackendNotFoundError (LookupError)      no plugin has the name
+    │   ├── BackendUnavailableError (RuntimeError)  known, but cannot run here
+    │   └── PluginError (RuntimeError)              a plugin failed to load or broke a rule
+    ├── RequestError                        one request, refused or failed
+    │   ├── InvalidPromptError (ValueError)
+    │   │   └── PromptTooLongError
+    │   ├── InvalidParameterError (ValueError)
+    │   │   └── UnsupportedParameterError
+    │   ├── QueueFullError (RuntimeError)
+    │   ├── RequestTimeoutError (TimeoutError)
+    │   ├── RequestCancelledError
+    │   ├── RequestFailedError (RuntimeError)   the engine failed on this request alone
+    │   └── RequestsFailedError                 some of the requests of one call
+    ├── EngineError
+    │   ├── EngineDeadError (RuntimeError)      the engine stopped answering
+    │   └── EngineOutOfMemoryError (MemoryError)
+    └── GeneratorClosedError (RuntimeError)
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from .outputs import RequestOutput
+
+
+class UnillmError(Exception):
+    """Root of every error that unillm raises on purpose."""
+
+    __module__ = "unillm.errors"
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the closest of *known*, or an empty text."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+# --------------------------------------------------------------------- configuration
+
+
+class ConfigError(UnillmError, ValueError):
+    """An option has a value that cannot work, alone or with another one."""
+
+
+class UnknownArgumentError(ConfigError, TypeError):
+    """A keyword argument does not exist; the message names the nearest that does."""
+
+    def __init__(self, owner: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        super().__init__(
+            f"{owner} has no argument {name!r}.{nearest_name(name, known)} "
+            f"It takes: {', '.join(known)}."
+        )
+        self.owner = owner
+        self.name = name
+
+
+# ------------------------------------------------------------------------------ model
+
+
+class ModelError(UnillmError):
+    """The model directory is missing, broken, unsafe or of a kind not supported."""
+
+
+class ModelNotFoundError(ModelError, FileNotFoundError):
+    """There is no model at the path, and no cached download of that name."""
+
+
+class ModelLoadError(ModelError, RuntimeError):
+    """A file of the model is missing, corrupt or inconsistent with the others."""
+
+
+class UnsafeModelError(ModelError, PermissionError):
+    """Loading would run code from the checkpoint: `auto_map` or pickled weights."""
+
+
+class UnsupportedModelError(ModelError, NotImplementedError):
+    """The backend cannot serve this kind of model truthfully; the message says why."""
+
+
+class TokenizerError(ModelError, RuntimeError):
+    """No tokenizer was found, or it cannot be read."""
+
+
+class ChatTemplateError(ModelError, ValueError):
+    """The tokenizer has no chat template, or the template refused the messages."""
+
+
+class EosNotFoundError(ModelError, ValueError):
+    """No source names an end-of-sequence id; `files` lists what was read."""
+
+    def __init__(self, message: str, *, files: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.files = tuple(files)
+
+
+# --------------------------------------------------------------------------- backends
+
+
+class BackendError(UnillmError):
+    """A backend cannot be found, cannot run here, or broke its promise."""
+
+
+class BackendNotFoundError(BackendError, LookupError):
+    """No installed plugin provides a backend of this name."""
+
+    def __init__(self, message: str, *, name: str, installed: Sequence[str]) -> None:
+        super().__init__(message)
+        self.name = name
+        self.installed = tuple(installed)
+
+
+class BackendUnavailableError(BackendError, RuntimeError):
+    """The backend is known but cannot run here; `remedy` is the command that helps."""
+
+    def __init__(self, message: str, *, name: str, remedy: str | None = None) -> None:
+        super().__init__(message)
+        self.name = name
+        self.remedy = remedy
+
+
+class PluginError(BackendError, RuntimeError):
+    """A plugin failed to import, or does something that the contract forbids."""
+
+
+# --------------------------------------------------------------------------- requests
+
+
+class RequestError(UnillmError):
+    """One request was refused or failed; the generator goes on serving the others.
+
+    Attributes:
+        prompt_index: Place of the prompt in the caller's list; `None` outside a list.
+    """
+
+    prompt_index: int | None = None
+
+
+class InvalidPromptError(RequestError, ValueError):
+    """The prompt is empty, has the wrong type or holds ids outside the vocabulary."""
+
+
+class PromptTooLongError(InvalidPromptError):
+    """The prompt leaves no room for a single new token.
+
+    Attributes:
+        prompt_tokens: Length of the prompt.
+        max_prompt_tokens: The longest prompt that this generator takes.
+        max_model_len: Context length: prompt and new tokens together.
+    """
+
+    def __init__(
+        self, *, prompt_tokens: int, max_prompt_tokens: int, max_model_len: int
+    ) -> None:
+        super().__init__(
+            f"The prompt has {prompt_tokens} tokens; at most {max_prompt_tokens} fit, "
+            f"because the context holds {max_model_len} tokens and one must be left "
+            "to generate. Shorten the prompt, pass "
+            f"SamplingParams(truncate_prompt_tokens={max_prompt_tokens}) to keep its "
+            "end, or create the Generator with a larger max_model_len."
+        )
+        self.prompt_tokens = prompt_tokens
+        self.max_prompt_tokens = max_prompt_tokens
+        self.max_model_len = max_model_len
+
+
+class InvalidParameterError(RequestError, ValueError):
+    """A field of `SamplingParams` has an impossible value, alone or with another.
+
+    Attributes:
+        parameter: Name of the field.
+        value: What was given.
+    """
+
+    def __init__(self, message: str, *, parameter: str, value: Any = None) -> None:
+        super().__init__(message)
+        self.parameter = parameter
+        self.value = value
+
+
+class UnsupportedParameterError(InvalidParameterError):
+    """The chosen backend cannot honour a field, so it is refused, never dropped."""
+
+
+class QueueFullError(RequestError, RuntimeError):
+    """The waiting queue is at its limit; try again when something has finished."""
+
+
+class RequestTimeoutError(RequestError, TimeoutError):
+    """The request did not end in the time allowed.
+
+    Attributes:
+        output: What had been generated when a deadline ended the request; `None` if
+            only the waiting timed out and the request goes on.
+    """
+
+    def __init__(self, message: str, *, output: RequestOutput | None = None) -> None:
+        super().__init__(message)
+        self.output = output
+
+
+class RequestCancelledError(RequestError):
+    """The request was cancelled.
+
+    Attributes:
+        output: What had been generated until then.
+    """
+
+    def __init__(self, message: str, *, output: RequestOutput | None = None) -> None:
+        super().__init__(message)
+        self.output = output
+
+
+class RequestFailedError(RequestError, RuntimeError):
+    """The engine failed on this request alone and serves the others."""
+
+
+class RequestsFailedError(RequestError):
+    """Some requests of one call failed; the results of the others are kept.
+
+    Attributes:
+        errors: Index of the prompt to what went wrong with it.
+        results: In the caller's order: a `RequestOutput`, or `None` where it failed.
+    """
+
+    _SHOWN = 5
+
+    def __init__(
+        self,
+        errors: Mapping[int, Exception],
+        results: Sequence[RequestOutput | None],
+    ) -> None:
+        lines = [
+            f"  prompt {index}: {type(error).__name__}: {error}"
+            for index, error in list(errors.items())[: self._SHOWN]
+        ]
+        if len(errors) > self._SHOWN:
+            lines.append(f"  … and {len(errors) - self._SHOWN} more, in .errors")
+        super().__init__(
+            f"{len(errors)} of {len(results)} requests failed:\n"
+            + "\n".join(lines)
+            + '\nThe other results are in .results; on_error="return" returns errors '
+            "in the outputs' places instead of raising."
+        )
+        self.errors = dict(errors)
+        self.results = list(results)
+
+
+# ----------------------------------------------------------------------------- engine
+
+
+class EngineError(UnillmError):
+    """The engine as a whole failed."""
+
+
+class EngineDeadError(EngineError, RuntimeError):
+    """The engine stopped answering; create a new `Generator`."""
+
+
+class EngineOutOfMemoryError(EngineError, MemoryError):
+    """Weights, cache or activations do not fit; the message has the numbers."""
+
+
+class GeneratorClosedError(UnillmError, RuntimeError):
+    """The generator was closed before or while the request ran."""

@@ -1,0 +1,634 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""`Generator`: prompts in, truthful text out, on any backend.
+
+The faces (`generate`, `chat`, `stream`, `submit`) are thin: each one turns prompts into
+`RequestHandle` objects and hands them to the one `Driver`, whose thread owns the engine.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import random
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
+from typing_extensions import Self
+
+from .config import EngineConfig
+from .engines.base import SAMPLING_FIELDS, EngineLimits, EngineRequest, Support
+from .engines.driver import Driver
+from .engines.handle import Completion, RequestHandle
+from .errors import (
+    ConfigError,
+    EngineError,
+    GeneratorClosedError,
+    InvalidParameterError,
+    RequestError,
+    RequestsFailedError,
+    UnillmError,
+    UnsupportedParameterError,
+)
+from .keywords import suggest_names
+from .models import find_model
+from .outputs import CompletionDelta, RequestOutput
+from .params import SamplingParams
+from .plugins import PluginRegistry, choose_backend
+from .text.detokenizer import Detokenizer
+from .text.eos import read_config_file, resolve_eos
+from .text.prompts import (
+    RenderedPrompt,
+    as_conversations,
+    as_prompts,
+    normalise,
+    prepare,
+)
+from .text.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from .text.eos import EosIds
+    from .text.prompts import Prompt
+
+log = logging.getLogger("unillm")
+
+ParamsLike = SamplingParams | Sequence[SamplingParams] | None
+"""One for all prompts, one for each, or `None` for the model's own defaults."""
+
+
+@suggest_names
+class Generator:
+    """One way to generate text, whatever engine does the work.
+
+    Safe to use from several threads. Use it in a ``with`` block, or call `close`.
+
+    Args:
+        model: Directory, hub id, or the bundled ``"unillm/tiny"``.
+        backend: Which engine; "auto" takes the environment's ``UNILLM_BACKEND`` or
+            else the best that can run here and serve the model.
+        tokenizer: Path or object, if it is not the model's own. It is not changed.
+        dtype: "auto" (the checkpoint's), "float32", "bfloat16" or "float16".
+        max_model_len: Prompt and new tokens together; `None` for what the model and
+            the memory allow.
+        max_num_seqs: Requests worked on at the same time, the slots of a static
+            engine; `None` for the backend's choice.
+        max_num_batched_tokens: Prompt tokens computed in one step. A longer prompt is
+            computed in chunks, so that the others go on.
+        max_logprobs: Largest `SamplingParams.logprobs` allowed; -1 for no limit.
+        max_queued_requests: Requests that may wait for their first token.
+        max_queued_tokens: Prompt tokens that may wait, over all requests.
+        strict_length: Refuse a request whose `max_tokens` does not fit the context,
+            instead of fitting it.
+        chat_template: Template text to use instead of the tokenizer's.
+        trust_remote_code: Run code that the checkpoint brings. Read it first.
+        seed: Of the seeds that requests without one of their own are given.
+        backend_options: Options that only the chosen backend knows.
+
+    Raises:
+        ConfigError: An option has a value that cannot work.
+        ModelError: The model cannot be found, read or served.
+        BackendError: The backend is not there or cannot run here.
+        EngineOutOfMemoryError: The model or its cache does not fit.
+    """
+
+    __module__ = "unillm"
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        backend: str = "auto",
+        tokenizer: Any = None,
+        dtype: str = "auto",
+        max_model_len: int | None = None,
+        max_num_seqs: int | None = None,
+        max_num_batched_tokens: int | None = None,
+        max_logprobs: int | None = None,
+        max_queued_requests: int | None = None,
+        max_queued_tokens: int | None = None,
+        strict_length: bool = False,
+        chat_template: str | None = None,
+        trust_remote_code: bool = False,
+        seed: int = 0,
+        backend_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._driver: Driver | None = None
+        self._config = EngineConfig.create(
+            model=os.fspath(model),
+            path=find_model(model),
+            backend=backend,
+            tokenizer=tokenizer,
+            dtype=dtype,
+            max_model_len=max_model_len,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            max_logprobs=max_logprobs,
+            max_queued_requests=max_queued_requests,
+            max_queued_tokens=max_queued_tokens,
+            strict_length=strict_length,
+            chat_template=chat_template,
+            trust_remote_code=trust_remote_code,
+            seed=seed,
+            backend_options=backend_options,
+        )
+        # What is cheap and can be wrong comes before what takes minutes.
+        self._registry = PluginRegistry()
+        self._backend = choose_backend(self._registry, self._config)
+        self._config.check_backend_options(
+            self._backend.name, self._backend.option_names
+        )
+        path = self._config.path
+        self._tokenizer = load_tokenizer(
+            path if self._config.tokenizer is None else self._config.tokenizer,
+            trust_remote_code=self._config.trust_remote_code,
+        )
+        generation_config = read_config_file(path, "generation_config.json")
+        self._eos = resolve_eos(
+            self._tokenizer,
+            generation_config=generation_config,
+            config=read_config_file(path, "config.json"),
+        )
+        self._default_params = SamplingParams.from_generation_config(
+            generation_config or {}
+        )
+        self._seeds = random.Random(self._config.seed)
+        self._numbers = itertools.count()  # next() on it is atomic
+        engine = self._backend.create_engine(self._config)
+        self._limits = engine.limits
+        self._capabilities = engine.capabilities
+        self._driver = Driver(
+            engine,
+            tokenizer=self._tokenizer,
+            primary_eos=self._eos.primary,
+            max_queued_requests=self._config.max_queued_requests,
+            max_queued_tokens=self._config.max_queued_tokens,
+        )
+        log.info(
+            "%s on %s (%s, chosen by %s): context %d, %d at a time, end ids %s",
+            self._config.model,
+            self._backend.name,
+            self._registry.distribution(self._backend.name),
+            self._config.source_of("backend").value,
+            self._limits.max_model_len,
+            self._limits.max_num_seqs,
+            sorted(self._eos.ids),
+        )
+
+    # ------------------------------------------------------------------- what it is
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend that was chosen."""
+        return self._backend.name
+
+    @property
+    def config(self) -> EngineConfig:
+        """The options it was created with."""
+        return self._config
+
+    @property
+    def limits(self) -> EngineLimits:
+        """What the engine can take: context, requests at a time, vocabulary."""
+        return self._limits
+
+    @property
+    def eos_token_ids(self) -> frozenset[int]:
+        """Every id that ends a completion; `eos` says where each was found."""
+        return self._eos.ids
+
+    @property
+    def eos(self) -> EosIds:
+        """The end ids with their sources."""
+        return self._eos
+
+    def get_tokenizer(self) -> Any:
+        """Return the tokenizer object itself: transformers' or the caller's own."""
+        return self._tokenizer.wrapped
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """Return what a call without params uses: the model's `generation_config`."""
+        return self._default_params
+
+    # --------------------------------------------------------------------- generating
+
+    def generate(
+        self,
+        prompts: Any,
+        params: ParamsLike = None,
+        *,
+        on_error: Literal["raise", "return"] = "raise",
+        use_tqdm: bool = False,
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> list[Any]:
+        """Generate for one prompt or many, and wait.
+
+        Args:
+            prompts: A text; a list of token ids; ``{"prompt": text}``;
+                ``{"prompt_token_ids": ids}``; or a list of any of these.
+            params: One `SamplingParams` for all, a list with one for each, or `None`
+                for the model's own defaults.
+            on_error: "raise", or "return" to put each error into its output's place.
+            use_tqdm: Show a progress bar.
+            priority: Lower is sooner.
+            timeout_s: Seconds that each request has from now.
+
+        Returns:
+            A list of `RequestOutput` in the order of the prompts, also for one prompt.
+
+        Raises:
+            RequestError: The only prompt failed.
+            RequestsFailedError: Some of several failed; it carries the others' results.
+            EngineDeadError: The engine died.
+            GeneratorClosedError: The generator is closed.
+        """
+        items = as_prompts(prompts)
+        return self._run(
+            [lambda item=item: normalise(item) for item in items],
+            params,
+            on_error=on_error,
+            use_tqdm=use_tqdm,
+            priority=priority,
+            timeout_s=timeout_s,
+        )
+
+    def chat(
+        self,
+        messages: Any,
+        params: ParamsLike = None,
+        *,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = True,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        on_error: Literal["raise", "return"] = "raise",
+        use_tqdm: bool = False,
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> list[Any]:
+        """Answer one conversation or many, and wait.
+
+        Args:
+            messages: A list of ``{"role": …, "content": …}``, or a list of such lists.
+            params: As in `generate`.
+            chat_template: Template text for this call.
+            add_generation_prompt: End the prompt where the assistant begins.
+            chat_template_kwargs: Further variables for the template.
+            on_error: As in `generate`.
+            use_tqdm: As in `generate`.
+            priority: As in `generate`.
+            timeout_s: As in `generate`.
+
+        Returns:
+            A list of `RequestOutput` in the order of the conversations.
+
+        Raises:
+            ChatTemplateError: There is no template, or it refused the messages.
+            RequestError: As in `generate`.
+        """
+
+        def render(conversation: Any) -> Prompt:
+            text = self._tokenizer.apply_chat_template(
+                conversation,
+                add_generation_prompt=add_generation_prompt,
+                chat_template=chat_template or self._config.chat_template,
+                **(chat_template_kwargs or {}),
+            )
+            return RenderedPrompt(text)
+
+        conversations = as_conversations(messages)
+        return self._run(
+            [lambda c=conversation: render(c) for conversation in conversations],
+            params,
+            on_error=on_error,
+            use_tqdm=use_tqdm,
+            priority=priority,
+            timeout_s=timeout_s,
+        )
+
+    def stream(
+        self,
+        prompt: Any,
+        params: SamplingParams | None = None,
+        *,
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> Iterator[CompletionDelta]:
+        """Generate for one prompt and yield what is new as soon as it is final.
+
+        Leaving the loop cancels the request.
+
+        Args:
+            prompt: One prompt in any form that `generate` takes.
+            params: `None` for the model's own defaults.
+            priority: Lower is sooner.
+            timeout_s: Seconds that the request has.
+
+        Raises:
+            RequestError: At the call if the prompt is refused, else while iterating.
+        """
+        handle = self.submit(prompt, params, priority=priority, timeout_s=timeout_s)
+        return _until_closed(handle)
+
+    def submit(
+        self,
+        prompt: Any,
+        params: SamplingParams | None = None,
+        *,
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> RequestHandle:
+        """Start one request and return at once.
+
+        Args:
+            prompt: One prompt in any form that `generate` takes.
+            params: `None` for the model's own defaults.
+            priority: Lower is sooner.
+            timeout_s: Seconds that the request has.
+
+        Raises:
+            RequestError: The request is refused.
+            QueueFullError: Too many requests wait.
+            EngineDeadError: The engine died.
+            GeneratorClosedError: The generator is closed.
+        """
+        driver = self._open_driver()
+        handle = self._make_handle(
+            normalise(prompt),
+            self._default_params if params is None else _as_params(params),
+            priority=priority,
+            timeout_s=timeout_s,
+        )
+        driver.submit(handle, block=False)
+        return handle
+
+    def stats(self) -> dict[str, Any]:
+        """Return counters of the requests and of the engine, as JSON values.
+
+        Raises:
+            GeneratorClosedError: The generator is closed.
+        """
+        return self._open_driver().stats()
+
+    # ------------------------------------------------------------------------- closing
+
+    def close(self) -> None:
+        """End all requests and free the engine. Closing twice does nothing.
+
+        Waiters get a `GeneratorClosedError`.
+        """
+        driver, self._driver = self._driver, None
+        if driver is not None:
+            driver.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        driver = getattr(self, "_driver", None)
+        if driver is not None:
+            warnings.warn(
+                f"a Generator for {self._config.model!r} was not closed; use it in a "
+                "`with` block or call close()",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+            driver.abandon()
+
+    # ---------------------------------------------------------------------- one request
+
+    def _open_driver(self) -> Driver:
+        if self._driver is None:
+            raise GeneratorClosedError(
+                "The generator is closed. Create a new one; inside a `with` block, "
+                "use it before the block ends."
+            )
+        return self._driver
+
+    def _make_handle(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        *,
+        priority: int,
+        timeout_s: float | None,
+    ) -> RequestHandle:
+        """Check everything about a request and make its handle; nothing is started."""
+        self._check_supported(params)
+        deadline = _deadline(timeout_s)
+        prepared = prepare(
+            prompt,
+            self._tokenizer,
+            self._limits,
+            params,
+            strict_length=self._config.strict_length,
+        )
+        own = frozenset[int]() if params.ignore_eos else self._eos.ids
+        seed = self._seeds.getrandbits(63) if params.seed is None else params.seed
+        number = next(self._numbers)
+        completions = [
+            Completion(
+                request=EngineRequest(
+                    request_id=f"{number}-{index}",
+                    prompt_token_ids=prepared.token_ids,
+                    params=params,
+                    stop_token_ids=own | frozenset(params.stop_token_ids),
+                    max_new_tokens=prepared.max_new_tokens,
+                    seed=seed + index,
+                    priority=priority,
+                    arrival=number,
+                ),
+                detokenizer=Detokenizer(
+                    self._tokenizer,
+                    prompt_token_ids=prepared.token_ids,
+                    params=params,
+                ),
+                index=index,
+            )
+            for index in range(params.n)
+        ]
+        return RequestHandle(
+            request_id=str(number),
+            prompt=prepared.text,
+            completions=completions,
+            num_truncated_tokens=prepared.num_truncated,
+            fitted_max_tokens=prepared.max_new_tokens if prepared.fitted else None,
+            deadline=deadline,
+            on_cancel=self._open_driver().cancel,
+        )
+
+    def _check_supported(self, params: SamplingParams) -> None:
+        """Refuse what the engine cannot honour, naming who can."""
+        limit = self._config.max_logprobs
+        asked = params.logprobs or 0
+        if limit != -1 and (asked == -1 or asked > limit):
+            raise InvalidParameterError(
+                f"logprobs={asked} is more than this generator's max_logprobs={limit}. "
+                "Ask for fewer, or create the Generator with a larger max_logprobs.",
+                parameter="logprobs",
+                value=asked,
+            )
+        for field in _CHECKED_FIELDS:
+            value = getattr(params, field.name)
+            capability = self._capabilities.of(field.name)
+            if capability.support is Support.UNSUPPORTED and value != field.default:
+                raise UnsupportedParameterError(
+                    f"The backend {self.backend!r} cannot honour {field.name}={value!r}"
+                    f": {capability.reason}. {self._who_can(field.name)}",
+                    parameter=field.name,
+                    value=value,
+                )
+
+    def _who_can(self, field: str) -> str:
+        can = [
+            backend.name
+            for backend in self._registry.by_rank()
+            if backend.name != self.backend
+            and backend.capabilities.of(field).support is not Support.UNSUPPORTED
+        ]
+        if not can:
+            return "No other installed backend can either."
+        return f"These backends can: {', '.join(can)}."
+
+    # ---------------------------------------------------------------------- many requests
+
+    def _run(
+        self,
+        prompts: Sequence[Callable[[], Prompt]],
+        params: ParamsLike,
+        *,
+        on_error: Literal["raise", "return"],
+        use_tqdm: bool,
+        priority: int,
+        timeout_s: float | None,
+    ) -> list[Any]:
+        """Submit all, wait for all, and sort out what failed.
+
+        A prompt that is refused takes no other one with it. Whatever interrupts the
+        waiting, Ctrl-C included, cancels what was asked and nothing else.
+        """
+        if on_error not in ("raise", "return"):
+            raise ConfigError(f'on_error must be "raise" or "return", got {on_error!r}.')
+        driver = self._open_driver()
+        all_params = self._params_for(params, len(prompts))
+        started: list[RequestHandle | Exception] = []
+        try:
+            for make_prompt, each in zip(prompts, all_params, strict=True):
+                try:
+                    handle = self._make_handle(
+                        make_prompt(), each, priority=priority, timeout_s=timeout_s
+                    )
+                except UnillmError as error:
+                    started.append(error)
+                    continue
+                started.append(handle)
+                driver.submit(handle, block=True)
+            outcomes = [_outcome(entry) for entry in _progress(started, use_tqdm)]
+        except BaseException:
+            for entry in started:
+                if isinstance(entry, RequestHandle):
+                    entry.cancel()
+            raise
+        return _sort_out(outcomes, on_error)
+
+    def _params_for(self, params: ParamsLike, count: int) -> list[SamplingParams]:
+        if params is None:
+            return [self._default_params] * count
+        if not isinstance(params, (list, tuple)):
+            return [_as_params(params)] * count
+        if len(params) != count:
+            raise InvalidParameterError(
+                f"There are {count} prompts and {len(params)} params. Pass one "
+                "SamplingParams for all prompts, or a list with one for each.",
+                parameter="params",
+                value=len(params),
+            )
+        return [_as_params(each) for each in params]
+
+
+_CHECKED_FIELDS = tuple(
+    field for field in attrs.fields(SamplingParams) if field.name in SAMPLING_FIELDS
+)
+
+
+def _as_params(params: Any) -> SamplingParams:
+    if not isinstance(params, SamplingParams):
+        raise InvalidParameterError(
+            f"params must be SamplingParams, got {type(params).__name__}. Write "
+            "SamplingParams(temperature=0, max_tokens=100), for example.",
+            parameter="params",
+            value=params,
+        )
+    return params
+
+
+def _deadline(timeout_s: float | None) -> float | None:
+    if timeout_s is None:
+        return None
+    if not timeout_s > 0:
+        raise InvalidParameterError(
+            f"timeout_s must be a number of seconds > 0 or None, got {timeout_s!r}.",
+            parameter="timeout_s",
+            value=timeout_s,
+        )
+    return time.monotonic() + timeout_s
+
+
+def _until_closed(handle: RequestHandle) -> Iterator[CompletionDelta]:
+    try:
+        yield from handle
+    finally:
+        handle.cancel()
+
+
+def _progress(
+    started: list[RequestHandle | Exception], use_tqdm: bool
+) -> Iterator[RequestHandle | Exception]:
+    if not use_tqdm:
+        return iter(started)
+    from tqdm.auto import tqdm
+
+    return iter(tqdm(started, desc="Processed prompts", dynamic_ncols=True))
+
+
+def _outcome(entry: RequestHandle | Exception) -> RequestOutput | Exception:
+    if isinstance(entry, Exception):
+        return entry
+    try:
+        return entry.result()
+    except UnillmError as error:
+        return error
+
+
+def _sort_out(
+    outcomes: list[RequestOutput | Exception], on_error: Literal["raise", "return"]
+) -> list[Any]:
+    errors = {
+        index: outcome
+        for index, outcome in enumerate(outcomes)
+        if isinstance(outcome, Exception)
+    }
+    for index, error in errors.items():
+        if isinstance(error, RequestError):
+            error.prompt_index = index
+    if not errors or on_error == "return":
+        return outcomes
+    first = next(iter(errors.values()))
+    if len(outcomes) == 1 or isinstance(first, (EngineError, GeneratorClosedError)):
+        raise first
+    raise RequestsFailedError(
+        errors, [None if isinstance(o, Exception) else o for o in outcomes]
+    )

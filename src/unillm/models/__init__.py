@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Models: the bundled one, and from a name to a directory."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from ..errors import ModelNotFoundError, nearest_name
+
+BUNDLED = {"unillm/tiny": Path(__file__).parent / "tiny"}
+"""Models that ship inside the package, by name."""
+
+_HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+
+_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
+"""What is taken from a hub: no pickled weights, no code."""
+
+
+def find_model(model: str | os.PathLike[str]) -> Path:
+    """Return the directory of a model.
+
+    Args:
+        model: A bundled name (``unillm/tiny``), a directory, or a Hugging Face hub id,
+            which is taken from the local cache or downloaded (``HF_HUB_OFFLINE=1``
+            forbids that, as everywhere).
+
+    Raises:
+        ModelNotFoundError: There is no such directory, or no such model on the hub.
+    """
+    name = os.fspath(model)
+    if name in BUNDLED:
+        return BUNDLED[name]
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ModelNotFoundError(
+            f"{name!r} is a file; a model is a directory with config.json, weights "
+            "and tokenizer. Pass the directory."
+        )
+    if not _HUB_ID.fullmatch(name):
+        raise ModelNotFoundError(
+            f"There is no directory {name!r}, and it is not a hub id of the form "
+            f"'organisation/name'.{nearest_name(name, BUNDLED)} Check the path; the "
+            f"bundled model is {next(iter(BUNDLED))!r}."
+        )
+    return _from_hub(name)
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(_FILES)))
+    except Exception as error:
+        raise ModelNotFoundError(
+            f"There is no directory {name!r}, and the hub gave no model of that name: "
+            f"{type(error).__name__}: {error}. Check the name, the network and, for a "
+            "gated model, the token (`hf auth login`)."
+        ) from error

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""`SamplingParams`: how the next token is chosen and what ends a completion.
+
+Names, meanings and defaults are vLLM's (0.32), on every backend. Values are checked
+once, here; an instance never changes, so one may serve any number of requests.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from .errors import InvalidParameterError
+from .keywords import suggest_names
+
+MAX_COMPLETIONS = 16_384
+"""Largest `n`: vLLM's default of ``VLLM_MAX_N_SEQUENCES``."""
+
+MAX_TEMPERATURE = 2.0
+GREEDY_BELOW = 1e-5
+"""A temperature under this is greedy, as in vLLM."""
+
+LOWEST_TEMPERATURE = 0.01
+"""Dividing logits by less overflows half precision; vLLM raises such values to this."""
+
+
+_GENERATION_CONFIG_FIELDS = {
+    "repetition_penalty": "repetition_penalty",
+    "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "max_new_tokens": "max_tokens",
+}
+"""Name in ``generation_config.json`` to ours."""
+
+
+class SamplingParamsWarning(UserWarning):
+    """A sampling parameter was changed to the nearest value that works."""
+
+
+def _refuse(field: str, expected: str, value: Any) -> InvalidParameterError:
+    return InvalidParameterError(
+        f"{field} must be {expected}, got {value!r}.", parameter=field, value=value
+    )
+
+
+def _integer(field: str, value: Any, expected: str) -> int:
+    if isinstance(value, bool):
+        raise _refuse(field, expected, value)
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise _refuse(field, expected, value) from None
+
+
+def _number(field: str, value: Any, expected: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise _refuse(field, expected, value)
+    return float(value)
+
+
+def _int_field(
+    default: int | None, low: int, high: float = math.inf, *, optional: bool = False
+) -> Any:
+    """An integer in ``low..high``; `None` too if *optional*."""
+    expected = f"an integer ≥ {low}" if high == math.inf else f"in {low}..{high:.0f}"
+    expected += " or None" if optional else ""
+
+    def convert(value: Any, field: attrs.Attribute[Any]) -> int | None:
+        if value is None and optional:
+            return None
+        number = _integer(field.name, value, expected)
+        if not low <= number <= high:
+            raise _refuse(field.name, expected, value)
+        return number
+
+    converter = attrs.Converter(convert, takes_field=True)  # type: ignore[misc]
+    return attrs.field(default=default, converter=converter)
+
+
+def _float_field(
+    default: float, accept: Callable[[float], bool], expected: str
+) -> Any:
+    def convert(value: Any, field: attrs.Attribute[Any]) -> float:
+        number = _number(field.name, value, expected)
+        if not (math.isfinite(number) and accept(number)):
+            raise _refuse(field.name, expected, value)
+        return number
+
+    converter = attrs.Converter(convert, takes_field=True)  # type: ignore[misc]
+    return attrs.field(default=default, converter=converter)
+
+
+def _bool_field(default: bool) -> Any:
+    def convert(value: Any, field: attrs.Attribute[Any]) -> bool:
+        if not isinstance(value, bool):
+            raise _refuse(field.name, "True or False", value)
+        return value
+
+    converter = attrs.Converter(convert, takes_field=True)  # type: ignore[misc]
+    return attrs.field(default=default, converter=converter)
+
+
+def _as_temperature(value: Any) -> float:
+    expected = f"a number in 0..{MAX_TEMPERATURE:g}"
+    number = _number("temperature", value, expected)
+    if not 0.0 <= number <= MAX_TEMPERATURE:  # also refuses NaN
+        raise _refuse("temperature", expected, value)
+    if GREEDY_BELOW <= number < LOWEST_TEMPERATURE:
+        warnings.warn(
+            f"temperature {number:g} is raised to {LOWEST_TEMPERATURE}; "
+            "pass 0 for greedy decoding",
+            SamplingParamsWarning,
+            stacklevel=5,
+        )
+        return LOWEST_TEMPERATURE
+    return number
+
+
+def _as_stop(value: str | Iterable[str] | None) -> tuple[str, ...]:
+    expected = "a non-empty string or a list of them"
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        value = (value,)
+    if not isinstance(value, Iterable):
+        raise _refuse("stop", expected, value)
+    strings = tuple(value)
+    for text in strings:
+        if not isinstance(text, str) or not text:
+            raise _refuse("stop", expected, text)
+    return tuple(dict.fromkeys(strings))
+
+
+def _as_stop_token_ids(value: Iterable[int] | None) -> tuple[int, ...]:
+    expected = "a list of token ids (integers ≥ 0)"
+    if value is None:
+        return ()
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise _refuse("stop_token_ids", expected, value)
+    ids = tuple(_integer("stop_token_ids", item, expected) for item in value)
+    for token_id in ids:
+        if token_id < 0:
+            raise _refuse("stop_token_ids", expected, token_id)
+    return tuple(dict.fromkeys(ids))
+
+
+def _as_seed(value: Any) -> int | None:
+    if value is None:
+        return None
+    seed = _integer("seed", value, "an integer or None")
+    if not -(2**63) <= seed < 2**63:
+        raise _refuse("seed", "an integer of 64 bits", value)
+    return None if seed == -1 else seed  # -1 means unseeded, as in vLLM
+
+
+def _as_truncation(value: Any) -> int | None:
+    expected = "None, -1 (what fits) or an integer ≥ 1"
+    if value is None:
+        return None
+    number = _integer("truncate_prompt_tokens", value, expected)
+    if number < 1 and number != -1:
+        raise _refuse("truncate_prompt_tokens", expected, value)
+    return number
+
+
+@suggest_names
+@attrs.frozen(kw_only=True)
+class SamplingParams:
+    """How the next token is chosen and what ends a completion.
+
+    Every field is a keyword. Passing params at all means that the model's
+    ``generation_config.json`` is not consulted for sampling (as in vLLM); its
+    end-of-sequence ids always apply.
+
+    Raises:
+        InvalidParameterError: A value is impossible, or two contradict each other.
+        UnknownArgumentError: The keyword does not exist; names the nearest.
+    """
+
+    __module__ = "unillm"
+
+    n: int = _int_field(1, 1, MAX_COMPLETIONS)
+    """Completions for each prompt, drawn independently."""
+
+    presence_penalty: float = _float_field(
+        0.0, lambda x: -2.0 <= x <= 2.0, "a number in -2..2"
+    )
+    """Subtracted once from the logit of each token that the completion already has."""
+
+    frequency_penalty: float = _float_field(
+        0.0, lambda x: -2.0 <= x <= 2.0, "a number in -2..2"
+    )
+    """Subtracted from a token's logit once for each time the completion has it."""
+
+    repetition_penalty: float = _float_field(1.0, lambda x: x > 0.0, "a number > 0")
+    """Divides positive and multiplies negative logits of tokens that the prompt or
+    the completion has; 1 is off, more than 1 discourages repetition."""
+
+    temperature: float = attrs.field(default=1.0, converter=_as_temperature)
+    """Softmax temperature in 0..2. 0 is greedy and ignores the other filters."""
+
+    top_p: float = _float_field(1.0, lambda x: 0.0 < x <= 1.0, "a number in (0, 1]")
+    """Keep the smallest set of tokens with at least this probability together."""
+
+    top_k: int = _int_field(0, -1)
+    """Keep the k most probable tokens; 0 and -1 keep all."""
+
+    min_p: float = _float_field(0.0, lambda x: 0.0 <= x <= 1.0, "a number in 0..1")
+    """Drop tokens less probable than this share of the most probable one."""
+
+    seed: int | None = attrs.field(default=None, converter=_as_seed)
+    """Makes the request reproducible, whatever runs beside it. Completion *i* of
+    several uses ``seed + i``."""
+
+    stop: tuple[str, ...] = attrs.field(default=(), converter=_as_stop)
+    """Texts that end a completion; not part of the text returned."""
+
+    stop_token_ids: tuple[int, ...] = attrs.field(
+        default=(), converter=_as_stop_token_ids
+    )
+    """Token ids that end a completion, besides the model's own."""
+
+    ignore_eos: bool = _bool_field(False)
+    """Go on after the model's end-of-sequence ids; `stop_token_ids` still stop."""
+
+    max_tokens: int | None = _int_field(16, 1, optional=True)
+    """New tokens at most; `None` for as many as the context holds."""
+
+    min_tokens: int = _int_field(0, 0)
+    """Nothing ends the completion before it has this many tokens."""
+
+    logprobs: int | None = _int_field(None, -1, optional=True)
+    """Log-probabilities of the chosen token and of this many most probable ones;
+    0 for the chosen one only, -1 for the whole vocabulary, `None` for none."""
+
+    skip_special_tokens: bool = _bool_field(True)
+    """Leave special tokens out of the text; they are always in `token_ids`."""
+
+    include_stop_str_in_output: bool = _bool_field(False)
+    """Keep the stop string, or the text of the stop token, at the end of the text."""
+
+    truncate_prompt_tokens: int | None = attrs.field(
+        default=None, converter=_as_truncation
+    )
+    """Keep only the last tokens of a longer prompt: this many, or with -1 as many as
+    the context takes. The output says how many were cut."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.n > 1 and self.greedy:
+            raise InvalidParameterError(
+                f"n={self.n} with temperature=0: greedy decoding gives the same "
+                "completion each time. Raise the temperature, or ask for n=1.",
+                parameter="n",
+                value=self.n,
+            )
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise InvalidParameterError(
+                f"min_tokens={self.min_tokens} is more than max_tokens="
+                f"{self.max_tokens}. Lower one or raise the other.",
+                parameter="min_tokens",
+                value=self.min_tokens,
+            )
+
+    @classmethod
+    def from_generation_config(cls, config: Mapping[str, Any]) -> SamplingParams:
+        """Return what a call without params uses: the model's own defaults.
+
+        Takes the fields that vLLM takes and no others; ``do_sample`` is not one of
+        them, so a model that wants greedy decoding says ``temperature: 0``.
+
+        References:
+            ``get_default_sampling_params``, vLLM 0.32.
+        """
+        given = {
+            ours: config[theirs]
+            for theirs, ours in _GENERATION_CONFIG_FIELDS.items()
+            if config.get(theirs) is not None
+        }
+        return cls(**given)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most probable token is taken each time."""
+        return self.temperature < GREEDY_BELOW

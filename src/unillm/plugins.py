@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Plugins: found by entry point without an import, loaded by name.
+
+An engine that fails to import harms nobody who did not ask for it. The embedded
+backend is an entry in a table and from there on a plugin like any other.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import attrs
+import pluggy
+
+from . import hookspecs
+from .engines.backend import Availability, Backend
+from .errors import (
+    BackendNotFoundError,
+    BackendUnavailableError,
+    PluginError,
+    UnillmError,
+    nearest_name,
+)
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+    from .config import EngineConfig
+
+EMBEDDED = {"transformers": "unillm.backends.transformers"}
+"""Backends that come with the core: name to module."""
+
+
+@attrs.frozen(kw_only=True)
+class BackendStatus:
+    """One line of `unillm.backends`."""
+
+    __module__ = "unillm"
+
+    name: str
+    available: bool
+    description: str = ""
+    distribution: str
+    """Where it comes from: name and version of the installed distribution."""
+    auto_rank: int | None = None
+    """Place in the order of ``backend="auto"``; `None` is never chosen by it."""
+    reason: str = ""
+    """Why it is not available."""
+    remedy: str | None = None
+    """The command that helps."""
+
+
+class PluginRegistry:
+    """Knows which backends are installed and loads the one that is asked for."""
+
+    def __init__(self) -> None:
+        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+        self._entry_points = _entry_points()
+
+    def names(self) -> list[str]:
+        """Return the names of all installed backends, without importing any."""
+        return sorted({*EMBEDDED, *self._entry_points})
+
+    def load(self, name: str) -> Backend:
+        """Import the plugin called *name* and create its backend.
+
+        Raises:
+            BackendNotFoundError: Nothing installed has the name.
+            PluginError: The plugin cannot be imported, breaks a rule of the contract,
+                or shares its name with another one.
+        """
+        if name not in self.names():
+            raise BackendNotFoundError(
+                f"No backend is called {name!r}. Installed: "
+                f"{', '.join(self.names())}.{nearest_name(name, self.names())} "
+                "`unillm backends` shows them all.",
+                name=name,
+                installed=self.names(),
+            )
+        if not self._manager.has_plugin(name):
+            self._register(name)
+        backend = self._manager.hook.unillm_create_backend(name=name)
+        if not isinstance(backend, Backend):
+            raise PluginError(
+                f"The plugin {self.distribution(name)} gave {backend!r} for the "
+                f"backend {name!r}; unillm_create_backend must return a Backend."
+            )
+        return backend
+
+    def status(self, name: str) -> BackendStatus:
+        """Tell whether a backend can run here. A plugin that fails is told, not raised."""
+        try:
+            backend = self.load(name)
+            availability = backend.availability()
+        except Exception as error:  # noqa: BLE001 - a stranger's module may raise anything
+            return BackendStatus(
+                name=name,
+                available=False,
+                distribution=self.distribution(name),
+                reason=str(error),
+            )
+        return BackendStatus(
+            name=name,
+            available=availability.available,
+            description=backend.description,
+            distribution=self.distribution(name),
+            auto_rank=backend.auto_rank,
+            reason=availability.reason,
+            remedy=availability.remedy,
+        )
+
+    def distribution(self, name: str) -> str:
+        """Return where a backend comes from, as ``"name version"``."""
+        if name in EMBEDDED and name not in self._entry_points:
+            return "unillm (embedded)"
+        sources = [entry.dist for entry in self._entry_points[name] if entry.dist]
+        return ", ".join(f"{dist.name} {dist.version}" for dist in sources)
+
+    def by_rank(self) -> Iterator[Backend]:
+        """Yield the backends that ``backend="auto"`` may take, in its order.
+
+        A plugin that cannot be imported is left out: nobody asked for it by name.
+        """
+        found = []
+        for name in self.names():
+            try:
+                found.append(self.load(name))
+            except PluginError:
+                continue
+        ranked = [b for b in found if b.auto_rank is not None]
+        yield from sorted(ranked, key=lambda b: (b.auto_rank, b.name))
+
+    def _register(self, name: str) -> None:
+        entries = self._entry_points.get(name, [])
+        if len(entries) > 1 or (entries and name in EMBEDDED):
+            raise PluginError(
+                f"Several plugins provide the backend {name!r}: "
+                f"{self.distribution(name)}. Uninstall all but one."
+            )
+        try:
+            module = (
+                entries[0].load() if entries else importlib.import_module(EMBEDDED[name])
+            )
+        except Exception as error:
+            raise PluginError(
+                f"The plugin {self.distribution(name)} for the backend {name!r} cannot "
+                f"be imported: {type(error).__name__}: {error}. Reinstall it, or "
+                "choose another backend."
+            ) from error
+        self._manager.register(module, name)
+        try:
+            self._manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            self._manager.unregister(name=name)
+            raise PluginError(
+                f"The plugin {self.distribution(name)} implements a hook that does "
+                f"not exist: {error}"
+            ) from error
+
+
+def _entry_points() -> dict[str, list[EntryPoint]]:
+    """The installed plugins by backend name; the same one found twice counts once."""
+    from importlib.metadata import entry_points  # 30 ms that `import unillm` saves
+
+    found: dict[str, list[EntryPoint]] = {}
+    for entry in entry_points(group=hookspecs.PROJECT):
+        same = found.setdefault(entry.name, [])
+        if entry.value not in [other.value for other in same]:
+            same.append(entry)
+    return found
+
+
+def backends() -> list[BackendStatus]:
+    """Return every installed backend: available, or why not and what to do.
+
+    Imports the plugins, which are light, and no engine.
+    """
+    registry = PluginRegistry()
+    return [registry.status(name) for name in registry.names()]
+
+
+def choose_backend(registry: PluginRegistry, config: EngineConfig) -> Backend:
+    """Return the backend that *config* names, or the best one if it says "auto".
+
+    The order of "auto" is that of `Backend.auto_rank`; it takes the first that can run
+    here and does not refuse the model.
+
+    Raises:
+        BackendNotFoundError: Nothing has the name.
+        BackendUnavailableError: It cannot run here; or, for "auto", nothing can.
+    """
+    if config.backend != "auto":
+        backend = registry.load(config.backend)
+        availability = backend.availability()
+        if not availability.available:
+            raise _unavailable(backend, availability)
+        return backend
+    reasons = []
+    for backend in registry.by_rank():
+        availability = backend.availability()
+        refusal = availability.reason or backend.refusal(config)
+        if availability.available and not refusal:
+            return backend
+        reasons.append(f"  {backend.name}: {refusal}")
+    raise BackendUnavailableError(
+        f"No backend can serve {config.model!r} here:\n" + "\n".join(reasons),
+        name="auto",
+    )
+
+
+def _unavailable(backend: Backend, availability: Availability) -> UnillmError:
+    remedy = f" Run: {availability.remedy}" if availability.remedy else ""
+    return BackendUnavailableError(
+        f"The backend {backend.name!r} cannot run here: {availability.reason}.{remedy}",
+        name=backend.name,
+        remedy=availability.remedy,
+    )

@@ -1,0 +1,3 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Continuous batching over static engines. No torch, no clock, no thread in here."""

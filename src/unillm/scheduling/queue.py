@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The waiting requests: by priority, then by arrival."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+
+from ..engines.base import EngineRequest
+
+
+class WaitingQueue:
+    """A priority queue from which any request can be taken out by its id.
+
+    Removal is lazy: a removed entry stays in the heap until it comes to the top, or
+    until removed entries outnumber the live ones.
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, str]] = []
+        self._requests: dict[str, EngineRequest] = {}
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[EngineRequest]:
+        return iter(self._requests.values())
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._requests
+
+    def push(self, request: EngineRequest) -> None:
+        """Add a request behind those of its priority that arrived before it."""
+        self._requests[request.request_id] = request
+        heapq.heappush(
+            self._heap, (request.priority, request.arrival, request.request_id)
+        )
+
+    def peek(self) -> EngineRequest | None:
+        """Return the request that is next, or `None` if nothing waits."""
+        while self._heap:
+            request = self._current(self._heap[0])
+            if request is not None:
+                return request
+            heapq.heappop(self._heap)
+        return None
+
+    def pop(self) -> EngineRequest:
+        """Take the request that is next.
+
+        Raises:
+            IndexError: Nothing waits.
+        """
+        request = self.peek()
+        if request is None:
+            raise IndexError("the queue is empty")
+        heapq.heappop(self._heap)
+        return self._requests.pop(request.request_id)
+
+    def remove(self, request_id: str) -> EngineRequest | None:
+        """Take one request out by its id; `None` if it is not here."""
+        request = self._requests.pop(request_id, None)
+        if len(self._heap) > 2 * len(self._requests) + 8:
+            self._heap = [entry for entry in self._heap if self._current(entry)]
+            heapq.heapify(self._heap)
+        return request
+
+    def _current(self, entry: tuple[int, int, str]) -> EngineRequest | None:
+        """The live request of a heap entry; ids can come again after a removal."""
+        _, arrival, request_id = entry
+        request = self._requests.get(request_id)
+        return request if request and request.arrival == arrival else None

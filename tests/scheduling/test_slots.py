@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+
+from __future__ import annotations
+
+import pytest
+
+from strategies import END, Job, script_of
+from unillm.errors import ConfigError
+from unillm.scheduling.slots import SlotScheduler, SlotToken
+from unillm.testing.scripted import ScriptedSlotEngine
+
+
+def job(number: int, **fields) -> Job:
+    given = {
+        "arrives_at": 0,
+        "prompt_length": 4,
+        "natural_length": 3,
+        "max_new_tokens": 100,
+        "priority": 0,
+        "aborted_at": None,
+    }
+    return Job(number=number, **(given | fields))
+
+
+def scheduler_of(*jobs: Job, slots: int = 2, budget: int = 100):
+    engine = ScriptedSlotEngine(script_of(list(jobs)), num_slots=slots)
+    scheduler = SlotScheduler(engine, max_num_batched_tokens=budget)
+    for each in jobs:
+        scheduler.add_request(each.request)
+    return scheduler, engine
+
+
+def finish_order(scheduler: SlotScheduler) -> list[str]:
+    order = []
+    while scheduler.has_unfinished():
+        order += [o.request_id for o in scheduler.step() if o.finish_reason]
+    return order
+
+
+def test_a_freed_slot_is_refilled_in_the_next_step():
+    jobs = [job(0, natural_length=2), job(1, natural_length=9), job(2)]
+    scheduler, engine = scheduler_of(*jobs)
+
+    scheduler.step()  # r0 ends: one token from the prefill, one from the decode
+    scheduler.step()
+
+    assert [("prefill", (0,)), ("decode", (1, 0))] == engine.calls[-2:]
+
+
+def test_a_request_of_one_token_gives_its_slot_back_within_the_step():
+    jobs = [job(n, max_new_tokens=1) for n in range(5)]
+    scheduler, _ = scheduler_of(*jobs, slots=2)
+
+    outputs = scheduler.step()
+
+    assert [f"r{n}" for n in range(5)] == [o.request_id for o in outputs]
+    assert not scheduler.has_unfinished()
+
+
+def test_lower_priority_numbers_go_first_and_ties_by_arrival():
+    jobs = [job(0), job(1, priority=5), job(2, priority=-1), job(3)]
+    scheduler, _ = scheduler_of(*jobs, slots=1)
+
+    assert ["r2", "r0", "r3", "r1"] == finish_order(scheduler)
+
+
+def test_a_long_prompt_does_not_stall_the_rows_that_decode():
+    scheduler, engine = scheduler_of(job(0, natural_length=50), slots=2, budget=10)
+    scheduler.step()
+    scheduler.add_request(job(0, prompt_length=35).request.__class__(
+        request_id="long",
+        prompt_token_ids=tuple(range(1, 36)),
+        params=job(0).request.params,
+        stop_token_ids=frozenset({END}),
+        max_new_tokens=5,
+        seed=0,
+        arrival=1,
+    ))
+
+    told = [{o.request_id for o in scheduler.step()} for _ in range(4)]
+
+    assert [{"r0"}, {"r0"}, {"r0"}, {"r0", "long"}] == told
+    assert 5 == sum(call[0] == "prefill" for call in engine.calls)
+
+
+def test_an_aborted_waiting_request_never_reaches_the_engine():
+    scheduler, engine = scheduler_of(job(0, natural_length=5), job(1), slots=1)
+    scheduler.step()
+
+    scheduler.abort(["r1"])
+
+    assert ["r0"] == finish_order(scheduler)
+    assert [("prefill", (0,))] == [c for c in engine.calls if c[0] == "prefill"]
+
+
+def test_an_abort_in_the_middle_of_a_prompt_frees_the_slot():
+    scheduler, _ = scheduler_of(job(0, prompt_length=30), job(1), slots=1, budget=10)
+    scheduler.step()
+
+    scheduler.abort(["r0"])
+
+    assert ["r1"] == finish_order(scheduler)
+    scheduler.check()
+
+
+def test_unknown_ids_are_not_aborted():
+    scheduler, _ = scheduler_of(job(0))
+
+    scheduler.abort(["nobody"])
+
+    assert 0 == scheduler.stats()["aborted"]
+
+
+def test_a_row_that_fails_takes_no_other_with_it():
+    class Failing(ScriptedSlotEngine):
+        def decode(self, slots):
+            tokens = list(super().decode(slots))
+            return [
+                SlotToken(0, error="non-finite logits") if slot == 1 else token
+                for slot, token in zip(slots, tokens, strict=True)
+            ]
+
+    jobs = [job(0, natural_length=4), job(1, natural_length=4)]
+    engine = Failing(script_of(jobs), num_slots=2)
+    scheduler = SlotScheduler(engine)
+    for each in jobs:
+        scheduler.add_request(each.request)
+
+    outputs = []
+    while scheduler.has_unfinished():
+        outputs += scheduler.step()
+
+    ended = {o.request_id: o for o in outputs if o.finish_reason}
+    assert "stop" == ended["r0"].finish_reason
+    assert ("error", "non-finite logits") == (
+        ended["r1"].finish_reason,
+        ended["r1"].error,
+    )
+
+
+def test_metrics_tell_what_a_request_cost():
+    jobs = [job(0, natural_length=3), job(1, prompt_length=25, natural_length=4)]
+    scheduler, _ = scheduler_of(*jobs, slots=1, budget=10)
+
+    ended = []
+    while scheduler.has_unfinished():
+        ended += [o.slots for o in scheduler.step() if o.finish_reason]
+
+    assert (0, 1, 2) == (
+        ended[0].waited_steps,
+        ended[0].prefill_chunks,
+        ended[0].decode_steps,
+    )
+    assert (2, 3, 3) == (
+        ended[1].waited_steps,
+        ended[1].prefill_chunks,
+        ended[1].decode_steps,
+    )
+
+
+def test_a_step_without_work_does_nothing():
+    scheduler, engine = scheduler_of()
+
+    assert [] == scheduler.step()
+    assert [] == engine.calls
+
+
+def test_closing_closes_the_slot_engine():
+    scheduler, engine = scheduler_of()
+
+    with scheduler:
+        pass
+
+    assert [("close",)] == engine.calls
+
+
+def test_a_budget_of_nothing_is_refused():
+    with pytest.raises(ConfigError, match="max_num_batched_tokens must be ≥ 1, got 0"):
+        SlotScheduler(ScriptedSlotEngine(lambda *_: 1), max_num_batched_tokens=0)

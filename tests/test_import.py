@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""What `import unillm` loads, and that the public names are what they say."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import unillm
+
+HEAVY = {
+    "torch",
+    "transformers",
+    "numpy",
+    "tokenizers",
+    "sentencepiece",
+    "huggingface_hub",
+    "safetensors",
+    "tqdm",
+    "typer",
+    "rich",
+    "asyncio",
+    "argparse",
+    "importlib.metadata",
+}
+
+
+def loaded_by(code: str) -> set[str]:
+    script = f"{code}\nimport sys; print(*sys.modules)"
+    # -S and -I: what site-packages load at start-up is not ours to answer for.
+    run = subprocess.run(
+        [sys.executable, "-I", "-c", script], check=True, capture_output=True, text=True
+    )
+    return set(run.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["import unillm", "import unillm; unillm.SamplingParams(n=2); unillm.RequestOutput"],
+    ids=["import", "values"],
+)
+def test_importing_loads_nothing_heavy(code):
+    heavy = HEAVY & (loaded_by(code) - loaded_by("pass"))
+
+    assert set() == heavy
+
+
+def test_the_generator_is_imported_without_an_engine():
+    loaded = loaded_by("from unillm import Generator")
+
+    assert set() == loaded & {"torch", "transformers", "numpy", "tokenizers"}
+
+
+def test_listing_backends_loads_no_engine():
+    loaded = loaded_by("import unillm; unillm.backends()")
+
+    assert set() == loaded & {"torch", "transformers", "numpy", "tokenizers"}
+
+
+@pytest.mark.parametrize("name", unillm.__all__)
+def test_every_public_name_resolves(name):
+    assert getattr(unillm, name) is not None
+
+
+def test_type_checkers_see_the_same_names():
+    tree = ast.parse(Path(unillm.__file__).read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    names = {
+        alias.asname
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+    assert set(unillm.__all__) - {"__version__"} == names
+
+
+@pytest.mark.parametrize("name", sorted(set(unillm.__all__) - {"errors", "__version__"}))
+def test_public_names_say_that_they_are_unillms(name):
+    value = getattr(unillm, name)
+
+    assert inspect.getmodule(value).__name__.startswith("unillm")
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'Generater'"):
+        _ = unillm.Generater
+
+
+def test_the_version_is_that_of_the_distribution():
+    from importlib.metadata import version
+
+    assert version("unillm") == unillm.__version__

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import attrs
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unillm import SamplingParams
+from unillm.errors import InvalidParameterError, UnillmError, UnknownArgumentError
+from unillm.params import SamplingParamsWarning
+
+# vLLM 0.32's defaults, field by field: reference for "the same on every backend".
+DEFAULTS = {
+    "n": 1,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "repetition_penalty": 1.0,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "seed": None,
+    "stop": (),
+    "stop_token_ids": (),
+    "ignore_eos": False,
+    "max_tokens": 16,
+    "min_tokens": 0,
+    "logprobs": None,
+    "skip_special_tokens": True,
+    "include_stop_str_in_output": False,
+    "truncate_prompt_tokens": None,
+}
+
+
+def test_defaults_are_those_of_vllm():
+    assert DEFAULTS == attrs.asdict(SamplingParams())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n", 0),
+        ("n", 20_000),
+        ("n", True),
+        ("n", 1.5),
+        ("presence_penalty", 2.1),
+        ("frequency_penalty", -2.1),
+        ("repetition_penalty", 0),
+        ("repetition_penalty", math.inf),
+        ("temperature", math.nan),
+        ("temperature", -0.1),
+        ("temperature", 2.1),
+        ("temperature", "0.5"),
+        ("temperature", None),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("top_p", math.nan),
+        ("top_k", -2),
+        ("top_k", None),
+        ("min_p", 1.5),
+        ("seed", 2**63),
+        ("seed", 0.5),
+        ("stop", ""),
+        ("stop", ["ok", ""]),
+        ("stop", [3]),
+        ("stop", 3),
+        ("stop_token_ids", [-1]),
+        ("stop_token_ids", ["a"]),
+        ("stop_token_ids", "12"),
+        ("stop_token_ids", 12),
+        ("ignore_eos", 1),
+        ("max_tokens", 0),
+        ("max_tokens", 1.5),
+        ("max_tokens", "4"),
+        ("min_tokens", -1),
+        ("logprobs", -2),
+        ("skip_special_tokens", None),
+        ("include_stop_str_in_output", "yes"),
+        ("truncate_prompt_tokens", 0),
+        ("truncate_prompt_tokens", -2),
+    ],
+)
+def test_an_impossible_value_is_refused_with_field_and_value(field, value):
+    with pytest.raises(InvalidParameterError, match=field) as caught:
+        SamplingParams(**{field: value})
+
+    assert field == caught.value.parameter
+    assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"n": 2, "temperature": 0}, "temperature=0"),
+        ({"min_tokens": 5, "max_tokens": 4}, "max_tokens=4"),
+    ],
+)
+def test_fields_that_contradict_each_other_are_both_named(fields, named):
+    with pytest.raises(InvalidParameterError, match=named) as caught:
+        SamplingParams(**fields)
+
+    assert caught.value.parameter in fields
+
+
+def test_an_unknown_field_suggests_the_nearest():
+    with pytest.raises(UnknownArgumentError, match="Did you mean 'temperature'") as caught:
+        SamplingParams(temprature=0.5)
+
+    assert isinstance(caught.value, TypeError)
+
+
+def test_values_are_normalised():
+    params = SamplingParams(
+        stop="a", stop_token_ids=[3, 3, np.int64(4)], seed=-1, max_tokens=np.int32(7)
+    )
+
+    assert (("a",), (3, 4), None, 7) == (
+        params.stop,
+        params.stop_token_ids,
+        params.seed,
+        params.max_tokens,
+    )
+
+
+def test_the_callers_list_is_not_kept():
+    stop = ["a"]
+    params = SamplingParams(stop=stop)
+
+    stop.append("b")
+
+    assert ("a",) == params.stop
+
+
+def test_a_temperature_too_small_to_divide_by_is_raised_with_a_warning():
+    with pytest.warns(SamplingParamsWarning, match="raised to 0.01"):
+        params = SamplingParams(temperature=0.001)
+
+    assert 0.01 == params.temperature
+
+
+@pytest.mark.parametrize(("temperature", "greedy"), [(0, True), (1e-6, True), (1, False)])
+def test_a_temperature_of_zero_is_greedy(temperature, greedy):
+    assert greedy is SamplingParams(temperature=temperature).greedy
+
+
+def test_params_do_not_change():
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        SamplingParams().n = 2
+
+
+def test_params_survive_pickling_and_are_equal_by_value():
+    params = SamplingParams(seed=3, stop=["x"])
+
+    assert params == pickle.loads(pickle.dumps(params))
+    assert "unillm" == type(params).__module__
+
+
+def test_generation_config_gives_what_vllm_takes_from_it():
+    config = {
+        "do_sample": False,
+        "temperature": 0.6,
+        "top_p": 0.9,
+        "top_k": 20,
+        "repetition_penalty": 1.1,
+        "max_new_tokens": 7,
+        "eos_token_id": [1, 2],
+        "min_p": None,
+    }
+
+    assert SamplingParams(
+        temperature=0.6, top_p=0.9, top_k=20, repetition_penalty=1.1, max_tokens=7
+    ) == SamplingParams.from_generation_config(config)
+
+
+@pytest.mark.property
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted(DEFAULTS)),
+        st.none()
+        | st.booleans()
+        | st.integers(-(2**70), 2**70)
+        | st.floats()
+        | st.text(max_size=5)
+        | st.lists(st.integers(-5, 2**40) | st.text(max_size=3), max_size=4),
+        max_size=4,
+    )
+)
+@pytest.mark.filterwarnings("ignore::unillm.params.SamplingParamsWarning")
+def test_any_values_make_params_or_a_named_error(fields):
+    try:
+        params = SamplingParams(**fields)
+    except UnillmError as error:
+        assert str(error)
+    else:
+        hash(params)
+        assert 0 <= params.temperature <= 2
