@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is checked, and how: ``nox`` runs what CI runs, ``nox -l`` lists the sessions."""
+"""What is checked: ``nox`` runs what CI runs, ``nox -l`` lists the sessions."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def typing(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """The tests, against the built wheel and not the checkout."""
-    session.install(*CONSTRAINTS, ".[transformers,testing]")
+    session.install(*CONSTRAINTS, *GROUPS["tests"], ".[transformers,testing]")
     session.run("pytest", *session.posargs)
 
 
 @nox.session
 def properties(session: nox.Session) -> None:
     """The Hypothesis properties, with many more examples than in `tests`."""
-    session.install(*CONSTRAINTS, ".[transformers,testing]")
+    session.install(*CONSTRAINTS, *GROUPS["tests"], ".[transformers,testing]")
     session.run(
         "pytest",
         "-m",

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 THREADS = 2
-HELD_OUT_ONE_IN = 40
+HELD_OUT_ONE_IN = 20
 HELD_OUT_ITEMS = {"count": 130, "add": 90, "spell": 90, "repeat": 90, "chat": 100}
 
 VOCAB_SIZE = 512

@@ -42,7 +42,10 @@ def loaded_by(code: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "code",
-    ["import unillm", "import unillm; unillm.SamplingParams(n=2); unillm.RequestOutput"],
+    [
+        "import unillm",
+        "import unillm; unillm.SamplingParams(n=2); unillm.RequestOutput",
+    ],
     ids=["import", "values"],
 )
 def test_importing_loads_nothing_heavy(code):
@@ -81,7 +84,9 @@ def test_type_checkers_see_the_same_names():
     assert set(unillm.__all__) - {"__version__"} == names
 
 
-@pytest.mark.parametrize("name", sorted(set(unillm.__all__) - {"errors", "__version__"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(unillm.__all__) - {"errors", "__version__"})
+)
 def test_public_names_say_that_they_are_unillms(name):
     value = getattr(unillm, name)
 

@@ -109,7 +109,9 @@ def test_fields_that_contradict_each_other_are_both_named(fields, named):
 
 
 def test_an_unknown_field_suggests_the_nearest():
-    with pytest.raises(UnknownArgumentError, match="Did you mean 'temperature'") as caught:
+    with pytest.raises(
+        UnknownArgumentError, match="Did you mean 'temperature'"
+    ) as caught:
         SamplingParams(temprature=0.5)
 
     assert isinstance(caught.value, TypeError)
@@ -144,7 +146,9 @@ def test_a_temperature_too_small_to_divide_by_is_raised_with_a_warning():
     assert 0.01 == params.temperature
 
 
-@pytest.mark.parametrize(("temperature", "greedy"), [(0, True), (1e-6, True), (1, False)])
+@pytest.mark.parametrize(
+    ("temperature", "greedy"), [(0, True), (1e-6, True), (1, False)]
+)
 def test_a_temperature_of_zero_is_greedy(temperature, greedy):
     assert greedy is SamplingParams(temperature=temperature).greedy
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""``python -m unillm`` is ``unillm``."""
+"""``python -m unillm``: the command line."""
 
 from .cli import main
 

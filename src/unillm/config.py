@@ -117,7 +117,7 @@ class EngineConfig:
     """Prompt tokens that may wait, over all requests."""
 
     strict_length: bool = False
-    """Refuse requests whose `max_tokens` does not fit the context, instead of fitting."""
+    """Refuse a request whose `max_tokens` does not fit, instead of fitting it."""
 
     chat_template: str | None = None
     """Template text to use instead of the tokenizer's."""

@@ -7,7 +7,7 @@ the built-in error that a caller would already expect. The facts of a message ar
 attributes too, so that nobody parses text::
 
     UnillmError
-    ├── ConfigError (ValueError)            an option, alone or with others, makes no sense
+    ├── ConfigError (ValueError)            an option makes no sense
     │   └── UnknownArgumentError (TypeError)    a keyword that does not exist
     ├── ModelError                          the model directory
     │   ├── ModelNotFoundError (FileNotFoundError)

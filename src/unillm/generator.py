@@ -2,8 +2,9 @@
 
 """`Generator`: prompts in, truthful text out, on any backend.
 
-The faces (`generate`, `chat`, `stream`, `submit`) are thin: each one turns prompts into
-`RequestHandle` objects and hands them to the one `Driver`, whose thread owns the engine.
+The faces (`generate`, `chat`, `stream`, `submit`) are thin: each one turns prompts
+into `RequestHandle` objects and hands them to the one `Driver`, whose thread owns the
+engine.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import os
 import random
 import time
 import warnings
+from functools import partial
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import attrs
 from typing_extensions import Self
@@ -216,6 +218,30 @@ class Generator:
 
     # --------------------------------------------------------------------- generating
 
+    @overload
+    def generate(
+        self,
+        prompts: Any,
+        params: ParamsLike = None,
+        *,
+        on_error: Literal["raise"] = "raise",
+        use_tqdm: bool = False,
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> list[RequestOutput]: ...
+
+    @overload
+    def generate(
+        self,
+        prompts: Any,
+        params: ParamsLike = None,
+        *,
+        on_error: Literal["return"],
+        use_tqdm: bool = False,
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> list[RequestOutput | Exception]: ...
+
     def generate(
         self,
         prompts: Any,
@@ -225,7 +251,7 @@ class Generator:
         use_tqdm: bool = False,
         priority: int = 0,
         timeout_s: float | None = None,
-    ) -> list[Any]:
+    ) -> Any:
         """Generate for one prompt or many, and wait.
 
         Args:
@@ -239,7 +265,8 @@ class Generator:
             timeout_s: Seconds that each request has from now.
 
         Returns:
-            A list of `RequestOutput` in the order of the prompts, also for one prompt.
+            A list of `RequestOutput` in the order of the prompts, also for one prompt;
+            with ``on_error="return"``, of errors too.
 
         Raises:
             RequestError: The only prompt failed.
@@ -249,13 +276,43 @@ class Generator:
         """
         items = as_prompts(prompts)
         return self._run(
-            [lambda item=item: normalise(item) for item in items],
+            [partial(normalise, item) for item in items],
             params,
             on_error=on_error,
             use_tqdm=use_tqdm,
             priority=priority,
             timeout_s=timeout_s,
         )
+
+    @overload
+    def chat(
+        self,
+        messages: Any,
+        params: ParamsLike = None,
+        *,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = True,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        on_error: Literal["raise"] = "raise",
+        use_tqdm: bool = False,
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> list[RequestOutput]: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Any,
+        params: ParamsLike = None,
+        *,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = True,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        on_error: Literal["return"],
+        use_tqdm: bool = False,
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> list[RequestOutput | Exception]: ...
 
     def chat(
         self,
@@ -269,7 +326,7 @@ class Generator:
         use_tqdm: bool = False,
         priority: int = 0,
         timeout_s: float | None = None,
-    ) -> list[Any]:
+    ) -> Any:
         """Answer one conversation or many, and wait.
 
         Args:
@@ -302,7 +359,7 @@ class Generator:
 
         conversations = as_conversations(messages)
         return self._run(
-            [lambda c=conversation: render(c) for conversation in conversations],
+            [partial(render, conversation) for conversation in conversations],
             params,
             on_error=on_error,
             use_tqdm=use_tqdm,
@@ -408,7 +465,7 @@ class Generator:
             )
             driver.abandon()
 
-    # ---------------------------------------------------------------------- one request
+    # -------------------------------------------------------------------- one request
 
     def _open_driver(self) -> Driver:
         if self._driver is None:
@@ -503,7 +560,7 @@ class Generator:
             return "No other installed backend can either."
         return f"These backends can: {', '.join(can)}."
 
-    # ---------------------------------------------------------------------- many requests
+    # ------------------------------------------------------------------ many requests
 
     def _run(
         self,
@@ -521,7 +578,9 @@ class Generator:
         waiting, Ctrl-C included, cancels what was asked and nothing else.
         """
         if on_error not in ("raise", "return"):
-            raise ConfigError(f'on_error must be "raise" or "return", got {on_error!r}.')
+            raise ConfigError(
+                f'on_error must be "raise" or "return", got {on_error!r}.'
+            )
         driver = self._open_driver()
         all_params = self._params_for(params, len(prompts))
         started: list[RequestHandle | Exception] = []

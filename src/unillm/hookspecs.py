@@ -30,7 +30,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec(firstresult=True)
-def unillm_create_backend(name: str) -> Backend | None:  # type: ignore[empty-body]
+def unillm_create_backend(name: str) -> Backend | None:
     """Create the backend called *name*.
 
     When: a generator is created, or `unillm.backends` lists what there is.

@@ -21,7 +21,7 @@ def suggest_names(cls: C) -> C:
     Raises:
         UnknownArgumentError: When the class is called, not here.
     """
-    original = cls.__init__
+    original = cls.__init__  # type: ignore[misc]
     known = [name for name in inspect.signature(original).parameters if name != "self"]
 
     @functools.wraps(original)

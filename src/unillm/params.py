@@ -84,20 +84,18 @@ def _int_field(
             raise _refuse(field.name, expected, value)
         return number
 
-    converter = attrs.Converter(convert, takes_field=True)  # type: ignore[misc]
+    converter = attrs.Converter(convert, takes_field=True)
     return attrs.field(default=default, converter=converter)
 
 
-def _float_field(
-    default: float, accept: Callable[[float], bool], expected: str
-) -> Any:
+def _float_field(default: float, accept: Callable[[float], bool], expected: str) -> Any:
     def convert(value: Any, field: attrs.Attribute[Any]) -> float:
         number = _number(field.name, value, expected)
         if not (math.isfinite(number) and accept(number)):
             raise _refuse(field.name, expected, value)
         return number
 
-    converter = attrs.Converter(convert, takes_field=True)  # type: ignore[misc]
+    converter = attrs.Converter(convert, takes_field=True)
     return attrs.field(default=default, converter=converter)
 
 
@@ -107,7 +105,7 @@ def _bool_field(default: bool) -> Any:
             raise _refuse(field.name, "True or False", value)
         return value
 
-    converter = attrs.Converter(convert, takes_field=True)  # type: ignore[misc]
+    converter = attrs.Converter(convert, takes_field=True)
     return attrs.field(default=default, converter=converter)
 
 

@@ -143,7 +143,9 @@ class PluginRegistry:
             )
         try:
             module = (
-                entries[0].load() if entries else importlib.import_module(EMBEDDED[name])
+                entries[0].load()
+                if entries
+                else importlib.import_module(EMBEDDED[name])
             )
         except Exception as error:
             raise PluginError(

@@ -67,15 +67,17 @@ def test_lower_priority_numbers_go_first_and_ties_by_arrival():
 def test_a_long_prompt_does_not_stall_the_rows_that_decode():
     scheduler, engine = scheduler_of(job(0, natural_length=50), slots=2, budget=10)
     scheduler.step()
-    scheduler.add_request(job(0, prompt_length=35).request.__class__(
-        request_id="long",
-        prompt_token_ids=tuple(range(1, 36)),
-        params=job(0).request.params,
-        stop_token_ids=frozenset({END}),
-        max_new_tokens=5,
-        seed=0,
-        arrival=1,
-    ))
+    scheduler.add_request(
+        job(0, prompt_length=35).request.__class__(
+            request_id="long",
+            prompt_token_ids=tuple(range(1, 36)),
+            params=job(0).request.params,
+            stop_token_ids=frozenset({END}),
+            max_new_tokens=5,
+            seed=0,
+            arrival=1,
+        )
+    )
 
     told = [{o.request_id for o in scheduler.step()} for _ in range(4)]
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import enum
 
+from typing_extensions import Self
+
 from .. import errors
 
 
@@ -14,7 +16,8 @@ class ExitCode(enum.IntEnum):
 
     meaning: str
 
-    def __new__(cls, value: int, meaning: str) -> ExitCode:
+    def __new__(cls, value: int, meaning: str) -> Self:
+        """Take the status and its meaning."""
         member = int.__new__(cls, value)
         member._value_ = value
         member.meaning = meaning

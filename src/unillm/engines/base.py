@@ -3,7 +3,8 @@
 """The contract: plain data in, plain data out, one abstract class.
 
 An engine takes requests of token ids and gives token ids back, a step at a time. It
-never sees text: prompts, end ids, lengths, stop strings and detokenising are the core's.
+never sees text: prompts, end ids, lengths, stop strings and detokenising are the
+core's.
 Everything here is plain data, so that a request can cross a pipe unchanged.
 
 Nothing in this module imports an engine, torch or a tokenizer.
@@ -72,9 +73,7 @@ The others (stop strings, special tokens in the text, truncation) are the core's
 class Capabilities:
     """What a backend can do, as data: read by the core, the docs and the tests."""
 
-    fields: Mapping[str, Capability] = attrs.field(
-        factory=lambda: MappingProxyType({})
-    )
+    fields: Mapping[str, Capability] = attrs.field(factory=lambda: MappingProxyType({}))
     """By name of the sampling field; a field that is absent is native."""
 
     def of(self, field: str) -> Capability:
@@ -192,7 +191,10 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def abort(self, request_ids: Iterable[str]) -> None:
-        """Forget these requests: nothing more is told of them. Unknown ids are ignored."""
+        """Forget these requests; nothing more is told of them.
+
+        Unknown ids are ignored.
+        """
 
     @abc.abstractmethod
     def has_unfinished(self) -> bool:

@@ -20,6 +20,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -198,12 +199,7 @@ class Driver:
                 self._expire()
                 if not self._live:
                     continue
-                if not self._engine.has_unfinished():
-                    raise PluginError(
-                        f"the engine has nothing left to do, but {len(self._live)} "
-                        "requests have not ended"
-                    )
-                for output in self._engine.step():
+                for output in self._step():
                     self._deliver(output)
             self._end_all(_closed_error)
         except BaseException as error:  # noqa: BLE001 - whatever it is, waiters are told
@@ -226,6 +222,14 @@ class Driver:
             self._abort(handle)
             self.counters.cancelled += 1
         return True
+
+    def _step(self) -> list[EngineOutput]:
+        if not self._engine.has_unfinished():
+            raise PluginError(
+                f"the engine has nothing left to do, but {len(self._live)} requests "
+                "have not ended"
+            )
+        return self._engine.step()
 
     def _add(self, handle: RequestHandle) -> None:
         if handle.done():
@@ -252,16 +256,15 @@ class Driver:
         """End the requests whose deadline has passed."""
         while self._deadlines and self._deadlines[0][0] <= time.monotonic():
             _, _, handle = heapq.heappop(self._deadlines)
-            if handle.done():
-                continue
             message = (
                 f"Request {handle.request_id} did not end within its timeout_s; what "
                 "it had generated is in .output."
             )
-            handle.end(lambda output, m=message: RequestTimeoutError(m, output=output))
-            self._abort(handle)
-            self._leave(handle)
-            self.counters.cancelled += 1
+            make_error = partial(RequestTimeoutError, message)
+            if handle.end(lambda output, make=make_error: make(output=output)):
+                self._abort(handle)
+                self._leave(handle)
+                self.counters.cancelled += 1
 
     def _deliver(self, output: EngineOutput) -> None:
         entry = self._live.get(output.request_id)
@@ -274,7 +277,7 @@ class Driver:
             return
         first = not handle.has_tokens
         try:
-            handle.update(lambda: self._write(completion, output))
+            written = handle.update(lambda: self._write(completion, output))
         except Exception as error:  # noqa: BLE001 - a caller's tokenizer may raise anything
             failure = RequestFailedError(
                 f"Request {handle.request_id} failed: its new tokens could not be "
@@ -283,6 +286,8 @@ class Driver:
             failure.__cause__ = error
             self._fail(handle, failure)
             return
+        if not written:
+            return  # its caller has cancelled it; the inbox has the rest
         if completion.finish_reason is not None:
             del self._live[output.request_id]
             if output.finish_reason is None:  # a stop string: only the core knows
@@ -317,8 +322,7 @@ class Driver:
             completion.finish_reason = output.finish_reason
 
     def _stop_reason(self, completion: Completion, token_id: int) -> int | None:
-        """As in vLLM: none for the tokenizer's own EOS, unless EOS was ignored and the
-        user named that id."""
+        """As in vLLM: none for the tokenizer's own EOS, if it was not ignored."""
         own = token_id == self._primary_eos and not completion.request.params.ignore_eos
         return None if own else token_id
 
@@ -384,11 +388,10 @@ class Driver:
         handles |= {handle.request_id: handle for handle in waiting}
         self._live.clear()
         for handle in handles.values():
-            if handle.done():
-                continue
             error = make_error()
             error.__cause__ = cause
-            handle.end(lambda _, e=error: e)
+            if not handle.end(lambda _, e=error: e):
+                continue
             if cause is None:
                 self.counters.cancelled += 1
             else:

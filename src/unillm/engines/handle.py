@@ -151,8 +151,8 @@ class RequestHandle:
         Does nothing once the request has ended.
         """
         message = f"Request {self.request_id} was cancelled."
-        self.end(lambda output: RequestCancelledError(message, output=output))
-        self._on_cancel(self)
+        if self.end(lambda output: RequestCancelledError(message, output=output)):
+            self._on_cancel(self)
 
     def __iter__(self) -> Iterator[CompletionDelta]:
         reads = [_Read() for _ in self.completions]
@@ -169,31 +169,33 @@ class RequestHandle:
 
     # ------------------------------------------------------------- for the driver
 
-    def update(self, write: Callable[[], None]) -> None:
+    def update(self, write: Callable[[], None]) -> bool:
         """Run *write*, which adds new tokens, and wake the readers.
 
-        Ends the request if that ended the last completion. Does nothing once the
-        request has ended: a cancelled one grows no more.
+        Ends the request if that ended the last completion. Once the request has ended
+        it grows no more: then nothing is written, and the answer is false.
         """
         with self._changed:
             if self._ended:
-                return
+                return False
             write()
             self._last_token_ts = time.monotonic()
             self._first_token_ts = self._first_token_ts or self._last_token_ts
             self._ended = all(c.finish_reason for c in self.completions)
             self._changed.notify_all()
+            return True
 
-    def end(self, make_error: Callable[[RequestOutput], Exception]) -> None:
-        """End with an error, unless the request has already ended."""
+    def end(self, make_error: Callable[[RequestOutput], Exception]) -> bool:
+        """End with an error; false if the request has already ended."""
         with self._changed:
             if self._ended:
-                return
+                return False
             for completion in self.completions:
                 completion.finish_reason = completion.finish_reason or "abort"
             self._error = make_error(self._output())
             self._ended = True
             self._changed.notify_all()
+            return True
 
     @property
     def has_tokens(self) -> bool:

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Sphinx: MyST pages, furo, autodoc of Google docstrings. A warning is an error."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as installed_version
+
+project = "unillm"
+author = "The unillm developers"
+project_copyright = "2026, The unillm developers"
+release = installed_version("unillm")
+version = release
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+]
+html_theme = "furo"
+html_title = f"unillm {release}"
+exclude_patterns = ["_build", "conftest.py"]
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+default_role = "any"
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+
+nitpicky = True
+nitpick_ignore_regex = [
+    # Names of other projects: this build reaches no network to link them.
+    (
+        r"py:.*",
+        r"(collections|typing|os|pathlib|enum|types|importlib|abc|attr|attrs)\..*",
+    ),
+    (r"py:.*", r"(Any|Path|Self|Literal|Mapping|Sequence|Iterable|Iterator|Callable)"),
+]

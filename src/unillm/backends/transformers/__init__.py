@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The embedded default: transformers models on torch, in slots that unillm schedules.
+
+A plugin like any other: a hook, a `Backend`, and an engine that is imported when it is
+asked for.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from typing_extensions import override
+
+from ...engines.backend import Availability, Backend
+from ...hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from ...config import EngineConfig
+    from ...engines.base import Engine
+
+
+class TransformersBackend(Backend):
+    """Decoder-only models of transformers, on CPU and CUDA."""
+
+    name = "transformers"
+    description = "transformers models on torch (CPU, CUDA); slots scheduled by unillm"
+    auto_rank = 100
+    option_names = frozenset({"device"})
+
+    @override
+    def availability(self) -> Availability:
+        if find_spec("torch") is None:
+            return Availability(
+                available=False,
+                reason="torch is not installed",
+                remedy='pip install "unillm[transformers]"',
+            )
+        return Availability(available=True)
+
+    @override
+    def refusal(self, config: EngineConfig) -> str | None:
+        from .families import refusal
+
+        return refusal(config.path)
+
+    @override
+    def create_engine(self, config: EngineConfig) -> Engine:
+        from ...scheduling.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS, SlotScheduler
+        from .loading import load_engine
+
+        engine = load_engine(
+            config.path,
+            dtype=config.dtype,
+            device=config.backend_options.get("device", "auto"),
+            max_model_len=config.max_model_len,
+            max_num_seqs=config.max_num_seqs,
+            trust_remote_code=config.trust_remote_code,
+        )
+        return SlotScheduler(
+            engine,
+            max_num_batched_tokens=config.max_num_batched_tokens
+            or DEFAULT_MAX_NUM_BATCHED_TOKENS,
+        )
+
+
+@hookimpl(trylast=True)
+def unillm_create_backend(name: str) -> Backend | None:
+    """Create the embedded backend."""
+    return TransformersBackend() if name == "transformers" else None

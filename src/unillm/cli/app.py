@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The commands put together, and the options that stand before them."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from . import options
+from .backends import backends
+from .exit_codes import ExitCode
+from .generate import generate
+from .inspect import inspect
+
+_EXIT_CODES = "; ".join(f"{code:d} {code.meaning}" for code in ExitCode)
+
+app = typer.Typer(
+    name="unillm",
+    help="One Generator over every LLM inference engine.",
+    epilog=f"Exit codes: {_EXIT_CODES}.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(generate)
+app.command()(backends)
+app.command()(inspect)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"unillm {_version()}")
+        raise typer.Exit
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError
+
+    import unillm
+
+    try:
+        return unillm.__version__
+    except PackageNotFoundError:
+        return "(a source tree that is not installed)"
+
+
+@app.callback()
+def _before_command(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="Show the version and exit.",
+        ),
+    ] = False,
+    debug: options.Debug = False,
+) -> None:
+    del version, debug  # `_show_version` and `reporting.reported` have read them
+
+
+def run(args: Sequence[str] | None) -> NoReturn:
+    """Run the command line on *args* and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal of another encoding shows an escape for what it cannot show.
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    app(None if args is None else list(args), prog_name="unillm")
+    raise AssertionError("typer ends the process")

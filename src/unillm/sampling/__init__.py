@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""From logits to token ids, for engines that hand out logits: all rows at once, in torch.
+
+Names, meanings and order are vLLM's (0.32). What a request draws depends on its seed,
+its step and its logits alone: not on its slot, its neighbours or the batch size.
+"""
+
+from __future__ import annotations
+
+from .sampler import Sampler
+
+__all__ = ["Sampler"]

@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""`Sampler`: the next token of every row of a batch, each by its own request's rules.
+
+The order is vLLM's: log-probabilities of the raw logits; end ids masked until
+`min_tokens`; penalties; temperature; min_p; top_k; top_p; the draw. A greedy row takes
+the best token after masks and penalties.
+
+What no row of a step asks for is not computed, and the host waits for the device once a
+step. Everything that is kept belongs to a slot and goes with its release.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+import torch
+from torch import Tensor
+
+from ..engines.base import EngineRequest, TokenLogprobs
+from ..params import SamplingParams
+from ..scheduling.slots import SlotToken
+from . import filters
+from .fetch import Fetch
+from .logprobs import LogprobsFetch
+from .penalties import PenaltyCounts
+from .uniform import uniform
+
+_NO_TOKEN = -1
+
+
+@attrs.define(eq=False)
+class _Row:
+    """What one request wants, and how far it is."""
+
+    slot: int
+    request: EngineRequest
+    generated: int
+
+    @property
+    def params(self) -> SamplingParams:
+        return self.request.params
+
+    @property
+    def penalised(self) -> bool:
+        params = self.params
+        return bool(
+            params.repetition_penalty != 1.0
+            or params.frequency_penalty
+            or params.presence_penalty
+        )
+
+    @property
+    def masks_stops(self) -> bool:
+        return self.generated < self.params.min_tokens
+
+    @property
+    def takes_best(self) -> bool:
+        """Whether the highest logit is all that counts in this step."""
+        return (
+            self.params.greedy
+            and self.params.logprobs is None
+            and not self.masks_stops
+            and not self.penalised
+        )
+
+
+class Sampler:
+    """Chooses tokens for the requests of *num_slots* slots.
+
+    May be used from any thread, one at a time.
+
+    Args:
+        num_slots: Slots are numbered below it.
+        vocab_size: Width of the logits.
+        device: Where the logits are.
+    """
+
+    def __init__(
+        self, *, num_slots: int, vocab_size: int, device: torch.device
+    ) -> None:
+        self._vocab_size = vocab_size
+        self._device = device
+        self._rows: dict[int, _Row] = {}
+        self._penalties = PenaltyCounts(
+            num_slots=num_slots, vocab_size=vocab_size, device=device
+        )
+
+    def assign(
+        self, slot: int, request: EngineRequest, *, generated: Sequence[int] = ()
+    ) -> None:
+        """Give a free slot to a request.
+
+        Args:
+            slot: Has no request.
+            request: Says how to choose.
+            generated: New tokens that it already has, when it goes on in another slot.
+                They are not part of its prompt.
+        """
+        assert slot not in self._rows, "a held slot was given away"
+        row = _Row(slot, request, len(generated))
+        self._rows[slot] = row
+        if row.penalised:
+            with torch.inference_mode():
+                self._penalties.begin(slot, request.prompt_token_ids, generated)
+
+    def release(self, slot: int) -> None:
+        """Forget the slot's request."""
+        row = self._rows.pop(slot)
+        if row.penalised:
+            with torch.inference_mode():
+                self._penalties.forget(slot)
+
+    def sample(self, logits: Tensor, slots: Sequence[int]) -> list[SlotToken]:
+        """Choose one token for each row.
+
+        Args:
+            logits: ``[rows, vocab]``, any floating type; not changed.
+            slots: Whose logits these are, row by row; each has a request.
+
+        Returns:
+            In the order of *slots*. A row whose logits hold NaN or ``+inf``, or nothing
+            that is allowed, has an error instead of a token; the others are not
+            concerned.
+        """
+        rows = [self._rows[slot] for slot in slots]
+        with torch.inference_mode():
+            if all(row.takes_best for row in rows):
+                tokens = self._take_best(logits, rows)
+            else:
+                tokens = self._choose(logits.float(), rows)
+        for row in rows:
+            row.generated += 1
+        return tokens
+
+    def _take_best(self, logits: Tensor, rows: Sequence[_Row]) -> list[SlotToken]:
+        best, chosen = logits.max(dim=-1)
+        # NaN wins a maximum, so the best score tells whether all of them are numbers.
+        scores, ids = torch.stack([best.double(), chosen.double()]).tolist()
+        return [
+            _token(row, int(token_id), score, score, None)
+            for row, token_id, score in zip(rows, ids, scores, strict=True)
+        ]
+
+    def _choose(self, logits: Tensor, rows: Sequence[_Row]) -> list[SlotToken]:
+        scores = self._mask_stops(logits, rows)
+        scores = self._penalise(scores, rows)
+        best, chosen = scores.max(dim=-1)
+        chosen = self._draw(scores, best, chosen, rows)
+        self._count(chosen, rows)
+        fetch = Fetch()
+        fetch.add(torch.stack([chosen.double(), logits.amax(-1).double(), best], 1))
+        logprobs = LogprobsFetch(
+            fetch, logits, chosen, [row.params.logprobs for row in rows]
+        )
+        fetched = fetch.run()
+        by_row = logprobs.read(fetched)
+        return [
+            _token(row, int(token_id), highest, score, by_row.get(place))
+            for place, (row, (token_id, highest, score)) in enumerate(
+                zip(rows, fetched[0], strict=True)
+            )
+        ]
+
+    # ------------------------------------------------------- one rule after the other
+
+    def _mask_stops(self, scores: Tensor, rows: Sequence[_Row]) -> Tensor:
+        """Take the end ids from rows that have too few tokens to end."""
+        masked = [
+            (place, token_id)
+            for place, row in enumerate(rows)
+            if row.masks_stops
+            for token_id in row.request.stop_token_ids
+            if token_id < self._vocab_size
+        ]
+        if not masked:
+            return scores
+        places, ids = self._tensor(masked).unbind(1)
+        never = torch.full((), -torch.inf, device=self._device)
+        return scores.index_put((places, ids), never)
+
+    def _penalise(self, scores: Tensor, rows: Sequence[_Row]) -> Tensor:
+        places = [place for place, row in enumerate(rows) if row.penalised]
+        if not places:
+            return scores
+        params = [rows[place].params for place in places]
+        numbers = self._tensor(
+            [
+                (p.repetition_penalty, p.frequency_penalty, p.presence_penalty)
+                for p in params
+            ],
+            torch.float32,
+        )
+        index = self._tensor(places)
+        penalised = self._penalties.apply(
+            scores.index_select(0, index),
+            self._tensor([rows[place].slot for place in places]),
+            repetition=numbers[:, 0],
+            frequency=numbers[:, 1],
+            presence=numbers[:, 2],
+        )
+        return scores.index_copy(0, index, penalised)
+
+    def _draw(
+        self, scores: Tensor, best: Tensor, chosen: Tensor, rows: Sequence[_Row]
+    ) -> Tensor:
+        """Replace the best token by a drawn one in the rows that are not greedy."""
+        places = [place for place, row in enumerate(rows) if not row.params.greedy]
+        if not places:
+            return chosen
+        index = self._tensor(places)
+        drawing = [rows[place] for place in places]
+        numbers = self._tensor(
+            [
+                (uniform(row.request.seed, row.generated), row.params.temperature)
+                for row in drawing
+            ],
+            torch.float64,
+        )
+        scores = scores.index_select(0, index)
+        weights = filters.weigh(
+            scores, best.index_select(0, index), numbers[:, 1].float()
+        )
+        weights = self._filter(weights, scores, [row.params for row in drawing])
+        return chosen.index_copy(0, index, filters.draw(weights, numbers[:, 0]))
+
+    def _filter(
+        self, weights: Tensor, scores: Tensor, params: Sequence[SamplingParams]
+    ) -> Tensor:
+        """Apply each filter to the rows that ask for it."""
+        if any(p.min_p for p in params):
+            min_p = self._tensor([p.min_p for p in params], torch.float32)
+            weights = filters.keep_min_p(weights, min_p)
+        few = [place for place, p in enumerate(params) if self._limits_count(p)]
+        if few:
+            index = self._tensor(few)
+            kept = filters.keep_top_k(
+                weights.index_select(0, index),
+                scores.index_select(0, index),
+                [params[place].top_k for place in few],
+            )
+            weights = weights.index_copy(0, index, kept)
+        part = [place for place, p in enumerate(params) if p.top_p < 1.0]
+        if part:
+            index = self._tensor(part)
+            top_p = self._tensor([params[place].top_p for place in part], torch.float64)
+            kept = filters.keep_top_p(weights.index_select(0, index), top_p)
+            weights = weights.index_copy(0, index, kept)
+        return weights
+
+    def _limits_count(self, params: SamplingParams) -> bool:
+        return 0 < params.top_k < self._vocab_size
+
+    def _count(self, chosen: Tensor, rows: Sequence[_Row]) -> None:
+        places = [place for place, row in enumerate(rows) if row.penalised]
+        if places:
+            slots = self._tensor([rows[place].slot for place in places])
+            self._penalties.add(slots, chosen.index_select(0, self._tensor(places)))
+
+    def _tensor(
+        self, values: Sequence[object], dtype: torch.dtype = torch.int64
+    ) -> Tensor:
+        """Put host numbers on the device without waiting for it."""
+        return torch.tensor(values, dtype=dtype).to(self._device, non_blocking=True)
+
+
+def _token(
+    row: _Row,
+    token_id: int,
+    highest: float,
+    score: float,
+    logprobs: TokenLogprobs | None,
+) -> SlotToken:
+    """Make a token of what was fetched, or an error if the scores are no numbers."""
+    for value, what in ((highest, "logits"), (score, "penalised logits")):
+        if not -torch.inf < value < torch.inf:  # NaN too
+            return SlotToken(
+                _NO_TOKEN,
+                error=(
+                    f"The model's {what} for new token {row.generated + 1} are not "
+                    f"finite: the highest is {value}. Nothing can be chosen."
+                ),
+            )
+    return SlotToken(token_id, logprobs)

@@ -1,0 +1,3 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Text to token ids and back: tokenizers, end ids, prompts, incremental decoding."""

@@ -1,0 +1,459 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""One narrow interface over every kind of tokenizer.
+
+What is wrapped is never changed: truncation and padding that a caller's tokenizer is
+set to are worked around with a copy. Nothing here reads a file; `tokenizer` does.
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+import inspect
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from typing_extensions import override
+
+from ..errors import ChatTemplateError, TokenizerError
+from .chat import as_conversation
+from .pieces import Pieces, rust_pieces, sentencepiece_pieces
+
+
+class Tokenizer(abc.ABC):
+    """Text to ids and back, for one model.
+
+    Attributes:
+        wrapped: The object that does the work: what was loaded, or the caller's own.
+        files: The files that it was read from; empty for a caller's object.
+        chat_template: Jinja text; `None` if there is none.
+        eos_token_id: Its own end of sequence; `None` if it names none.
+        bos_token_id: Its own beginning of sequence; `None` if it names none.
+        special_token_ids: Ids that `decode` leaves out with *skip_special_tokens*.
+        pieces: What each id adds to a text; `None` where that depends on its
+            neighbours, or is not known.
+    """
+
+    wrapped: Any
+    files: tuple[str, ...] = ()
+    chat_template: str | None = None
+    eos_token_id: int | None = None
+    bos_token_id: int | None = None
+    special_token_ids: frozenset[int] = frozenset()
+    pieces: Pieces | None = None
+
+    @abc.abstractmethod
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Return the ids of *text*, never truncated or padded.
+
+        Args:
+            text: Special tokens written in it become their ids.
+            add_special_tokens: Add what the model expects around a prompt (BOS).
+        """
+
+    @abc.abstractmethod
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """Return the text of *token_ids*; spaces are never tidied up.
+
+        Ids outside the vocabulary add nothing.
+        """
+
+    @property
+    @abc.abstractmethod
+    def vocab_size(self) -> int | None:
+        """One more than the highest id; `None` if the caller's object does not say."""
+
+    @abc.abstractmethod
+    def id_to_token(self, token_id: int) -> str | None:
+        """Return the token as the vocabulary writes it; `None` if there is none."""
+
+    @abc.abstractmethod
+    def token_to_id(self, token: str) -> int | None:
+        """Return the id of a token; `None` if there is none."""
+
+    def apply_chat_template(
+        self,
+        messages: Any,
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        chat_template: str | None = None,
+        tools: Sequence[Any] | None = None,
+        **template_kwargs: Any,
+    ) -> str:
+        """Render a conversation, in the sandbox of transformers.
+
+        Args:
+            messages: A list of ``{"role": …, "content": …}``.
+            add_generation_prompt: End where the assistant begins.
+            continue_final_message: Leave the last message open instead.
+            chat_template: Template text to use instead of the tokenizer's.
+            tools: Functions or their JSON schemas, for templates that offer tools.
+            **template_kwargs: Further variables for the template.
+
+        Raises:
+            InvalidPromptError: *messages* are not a conversation of texts.
+            ChatTemplateError: There is no template, it is none, or it refused.
+        """
+        conversation = as_conversation(messages)
+        self._check_template(chat_template)
+        if continue_final_message and add_generation_prompt:
+            raise ChatTemplateError(
+                "continue_final_message and add_generation_prompt exclude each other: "
+                "one goes on in the last message, the other begins a new one. Pass "
+                "add_generation_prompt=False."
+            )
+        try:
+            return self._render(
+                conversation,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                chat_template=chat_template,
+                tools=None if tools is None else list(tools),
+                **template_kwargs,
+            )
+        except Exception as error:  # a template is a program: it may raise anything
+            raise ChatTemplateError(
+                "The chat template refused the conversation: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    def _check_template(self, given: str | None) -> None:
+        if given is None and self.chat_template is None:
+            where = f" ({', '.join(self.files)})" if self.files else ""
+            raise ChatTemplateError(
+                f"The tokenizer has no chat template{where}. Pass chat_template= with "
+                "the text of one, or use generate() with a prompt that is already in "
+                "the model's format."
+            )
+        if given is not None and "{" not in given:
+            raise ChatTemplateError(
+                "chat_template must be the text of a Jinja template, got "
+                f"{given[:80]!r}, which has no expression. Pass the text of the "
+                "template's file, not its name."
+            )
+
+    def _render(
+        self,
+        conversation: list[dict[str, Any]],
+        *,
+        chat_template: str | None,
+        **options: Any,
+    ) -> str:
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        ids = {"bos_token": self.bos_token_id, "eos_token": self.eos_token_id}
+        special = {
+            name: self.id_to_token(token_id)
+            for name, token_id in ids.items()
+            if token_id is not None
+        }
+        # Annotated upstream as a str; it is the texts and, on request, their spans.
+        texts_and_spans: Any = render_jinja_template(
+            [conversation],
+            chat_template=chat_template or self.chat_template,
+            **{**special, **options},
+        )
+        return str(texts_and_spans[0][0])
+
+
+class RustTokenizer(Tokenizer):
+    """Over a `tokenizers.Tokenizer`, which names no BOS and no EOS."""
+
+    def __init__(
+        self,
+        wrapped: Any,
+        *,
+        files: Sequence[str] = (),
+        chat_template: str | None = None,
+    ) -> None:
+        self.wrapped = wrapped
+        self.files = tuple(files)
+        self.chat_template = chat_template
+        self.special_token_ids = frozenset(
+            token_id
+            for token_id, token in wrapped.get_added_tokens_decoder().items()
+            if token.special
+        )
+        self.pieces = rust_pieces(wrapped)
+
+    @override
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        encoder = self.wrapped
+        # Asked each time, because a call of transformers may set either for good.
+        if encoder.truncation is not None or encoder.padding is not None:
+            encoder = self._whole_texts
+        ids: list[int] = encoder.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    @functools.cached_property
+    def _whole_texts(self) -> Any:
+        """A copy that neither truncates nor pads."""
+        import tokenizers
+
+        copy = tokenizers.Tokenizer.from_str(self.wrapped.to_str())
+        copy.no_truncation()
+        copy.no_padding()
+        return copy
+
+    @override
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        return str(
+            self.wrapped.decode(
+                list(token_ids), skip_special_tokens=skip_special_tokens
+            )
+        )
+
+    @functools.cached_property
+    def vocab_size(self) -> int:
+        """One more than the highest id, which may be more than the number of ids."""
+        vocabulary = self.wrapped.get_vocab(with_added_tokens=True)
+        return 1 + max(vocabulary.values(), default=-1)
+
+    @override
+    def id_to_token(self, token_id: int) -> str | None:
+        token: str | None = self.wrapped.id_to_token(token_id)
+        return token
+
+    @override
+    def token_to_id(self, token: str) -> int | None:
+        token_id: int | None = self.wrapped.token_to_id(token)
+        return token_id
+
+
+class TransformersTokenizer(Tokenizer):
+    """Over a tokenizer of transformers.
+
+    One that transformers runs in Rust is used without transformers' Python around it:
+    that sets truncation and padding on the Rust object in every call, which threads
+    that share it would see.
+    """
+
+    def __init__(self, wrapped: Any, *, files: Sequence[str] = ()) -> None:
+        self.wrapped = wrapped
+        self.files = tuple(files)
+        self.eos_token_id = _id_or_none(wrapped.eos_token_id)
+        self.bos_token_id = _id_or_none(wrapped.bos_token_id)
+        self.special_token_ids = frozenset(wrapped.all_special_ids)
+        backend = _plain_backend(wrapped)
+        self._rust = None if backend is None else RustTokenizer(backend)
+        if self._rust is not None:
+            self.special_token_ids = self._rust.special_token_ids
+            self.pieces = self._rust.pieces
+        template = wrapped.chat_template
+        if isinstance(template, dict):  # several, by name
+            template = template.get("default")
+        self.chat_template = template
+
+    @override
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        if self._rust is not None:
+            return self._rust.encode(text, add_special_tokens=add_special_tokens)
+        return list(self.wrapped.encode(text, add_special_tokens=add_special_tokens))
+
+    @override
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        if self._rust is not None:
+            return self._rust.decode(token_ids, skip_special_tokens=skip_special_tokens)
+        return str(
+            self.wrapped.decode(
+                list(token_ids),
+                skip_special_tokens=skip_special_tokens,
+                clean_up_tokenization_spaces=False,
+            )
+        )
+
+    @functools.cached_property
+    def vocab_size(self) -> int:
+        """One more than the highest id; transformers' own leaves added tokens out."""
+        return 1 + max(self.wrapped.get_vocab().values(), default=-1)
+
+    @override
+    def id_to_token(self, token_id: int) -> str | None:
+        if self._rust is not None:
+            return self._rust.id_to_token(token_id)
+        if not 0 <= token_id < self.vocab_size:
+            return None
+        token: str | None = self.wrapped.convert_ids_to_tokens(token_id)
+        return token
+
+    @override
+    def token_to_id(self, token: str) -> int | None:
+        token_id: int | None = self.wrapped.get_vocab().get(token)
+        return token_id
+
+    @override
+    def _render(self, conversation: list[dict[str, Any]], **options: Any) -> str:
+        return str(
+            self.wrapped.apply_chat_template(conversation, tokenize=False, **options)
+        )
+
+
+def _plain_backend(wrapped: Any) -> Any:
+    """Return the Rust tokenizer if transformers adds no steps of its own to it."""
+    from transformers import PreTrainedTokenizerFast
+
+    own = ("encode", "decode", "_encode_plus", "_decode")
+    if isinstance(wrapped, PreTrainedTokenizerFast) and all(
+        getattr(type(wrapped), name) is getattr(PreTrainedTokenizerFast, name)
+        for name in own
+    ):
+        return wrapped.backend_tokenizer
+    return None
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """Over a `SentencePieceProcessor`, as the library itself reads the model.
+
+    The model does not say what a prompt needs around it; `encode` adds BOS where the
+    model has one, as the tokenizers of Llama, Mistral and Gemma do.
+    """
+
+    def __init__(
+        self,
+        wrapped: Any,
+        *,
+        files: Sequence[str] = (),
+        chat_template: str | None = None,
+    ) -> None:
+        self.wrapped = wrapped
+        self.files = tuple(files)
+        self.chat_template = chat_template
+        self.eos_token_id = _id_or_none(wrapped.eos_id())
+        self.bos_token_id = _id_or_none(wrapped.bos_id())
+        self.special_token_ids = frozenset(
+            token_id
+            for token_id in range(wrapped.vocab_size())
+            if wrapped.is_control(token_id)
+        )
+        pieces = sentencepiece_pieces(wrapped)
+        if pieces is None:
+            raise TokenizerError(
+                "The sentencepiece model has no piece that shows text "
+                f"({wrapped.vocab_size()} pieces). It is not a model of a language; "
+                "check that it is the right file."
+            )
+        self.pieces: Pieces = pieces
+
+    @override
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        ids: list[int] = self.wrapped.encode(text)
+        if add_special_tokens and self.bos_token_id is not None:
+            return [self.bos_token_id, *ids]
+        return ids
+
+    @override
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        special = self.special_token_ids
+        known = [i for i in token_ids if 0 <= i < self.vocab_size]
+        if skip_special_tokens:
+            known = [i for i in known if i not in special]
+        # The library shows nothing for a control piece; here it shows its name.
+        places = (place for place, i in enumerate(known) if i in special)
+        head = next(places, len(known))
+        return str(self.wrapped.decode(known[:head])) + self.pieces.text(known[head:])
+
+    @property
+    @override
+    def vocab_size(self) -> int:
+        return int(self.wrapped.vocab_size())
+
+    @override
+    def id_to_token(self, token_id: int) -> str | None:
+        if not 0 <= token_id < self.vocab_size:
+            return None
+        return str(self.wrapped.id_to_piece(token_id))
+
+    @override
+    def token_to_id(self, token: str) -> int | None:
+        token_id = int(self.wrapped.piece_to_id(token))  # unknown: the id of <unk>
+        return token_id if self.id_to_token(token_id) == token else None
+
+
+class ForeignTokenizer(Tokenizer):
+    """Over any object with ``encode(text)`` and ``decode(ids)``.
+
+    Used where the object has them, under the names of transformers: the arguments
+    ``add_special_tokens`` and ``skip_special_tokens``; the attributes ``eos_token_id``,
+    ``bos_token_id``, ``all_special_ids``, ``vocab_size`` (or ``n_vocab``, or
+    ``len()``), ``chat_template``; the method ``convert_ids_to_tokens``.
+    """
+
+    def __init__(self, wrapped: Any) -> None:
+        missing = [
+            name
+            for name in ("encode", "decode")
+            if not callable(getattr(wrapped, name, None))
+        ]
+        if missing:
+            raise TokenizerError(
+                f"A tokenizer needs encode(text) and decode(ids); "
+                f"{type(wrapped).__name__} has no {' and no '.join(missing)}. Pass a "
+                "path, or a tokenizer of transformers, tokenizers or sentencepiece."
+            )
+        self.wrapped = wrapped
+        self.eos_token_id = _id_or_none(getattr(wrapped, "eos_token_id", None))
+        self.bos_token_id = _id_or_none(getattr(wrapped, "bos_token_id", None))
+        self.special_token_ids = frozenset(getattr(wrapped, "all_special_ids", ()))
+        self.chat_template = getattr(wrapped, "chat_template", None)
+        self._encode_takes_special = _takes(wrapped.encode, "add_special_tokens")
+        self._decode_takes_special = _takes(wrapped.decode, "skip_special_tokens")
+
+    @override
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        if self._encode_takes_special:
+            return list(
+                self.wrapped.encode(text, add_special_tokens=add_special_tokens)
+            )
+        return list(self.wrapped.encode(text))
+
+    @override
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        if self._decode_takes_special:
+            return str(
+                self.wrapped.decode(
+                    list(token_ids), skip_special_tokens=skip_special_tokens
+                )
+            )
+        if skip_special_tokens:
+            token_ids = [i for i in token_ids if i not in self.special_token_ids]
+        return str(self.wrapped.decode(list(token_ids)))
+
+    @property
+    @override
+    def vocab_size(self) -> int | None:
+        for name in ("vocab_size", "n_vocab"):
+            size = getattr(self.wrapped, name, None)
+            if isinstance(size, int):
+                return size
+        return len(self.wrapped) if hasattr(self.wrapped, "__len__") else None
+
+    @override
+    def id_to_token(self, token_id: int) -> str | None:
+        convert = getattr(self.wrapped, "convert_ids_to_tokens", None)
+        token = None if convert is None else convert(token_id)
+        return token if isinstance(token, str) else None
+
+    @override
+    def token_to_id(self, token: str) -> int | None:
+        ids = self.encode(token, add_special_tokens=False)
+        return ids[0] if len(ids) == 1 else None
+
+
+def _id_or_none(token_id: Any) -> int | None:
+    """Return an id; sentencepiece says -1 where there is none."""
+    return token_id if isinstance(token_id, int) and token_id >= 0 else None
+
+
+def _takes(function: Any, keyword: str) -> bool:
+    try:
+        parameters: Iterable[inspect.Parameter] = inspect.signature(
+            function
+        ).parameters.values()
+    except ValueError:  # built into an extension module, without a signature
+        return False
+    return any(
+        parameter.name == keyword or parameter.kind is parameter.VAR_KEYWORD
+        for parameter in parameters
+    )

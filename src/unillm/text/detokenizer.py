@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""New token ids to text, one at a time: text that is given out never changes.
+
+The text of a completion is what `Tokenizer.decode` adds behind the prompt, so a leading
+space is there exactly when it belongs there. What is not final is held back:
+
+- the bytes of a character that is not complete, and nothing else. When the completion
+  ends there they are dropped, as vLLM drops them. A character that the prompt began
+  and the completion ends belongs to the completion;
+- the longest end of the text that begins a stop string. It is given out as soon as the
+  next token shows that it does not.
+
+Bytes that can never become a character are U+FFFD at once.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Protocol
+
+from .pieces import REPLACEMENT, Pieces
+
+if TYPE_CHECKING:
+    from ..params import SamplingParams
+    from .adapters import Tokenizer
+
+_LONGEST_CHARACTER = 4
+"""Bytes of UTF-8, so an incomplete character has at most three."""
+
+_CONTEXT = 8
+"""Prompt tokens that are looked at first to see what stands before the completion."""
+
+
+def decode_token(tokenizer: Tokenizer, token_id: int) -> str:
+    """Return the text of one id, as it stands in the middle of a text.
+
+    A leading space is kept, special tokens are shown, and U+FFFD stands for bytes that
+    are a part of a character.
+    """
+    if tokenizer.pieces is not None:
+        return tokenizer.pieces.text((token_id,))
+    return tokenizer.decode((token_id,), skip_special_tokens=False)
+
+
+class Detokenizer:
+    """The text of one completion, as its ids arrive.
+
+    Attributes:
+        matched_stop: The stop string that ended the completion; `None` until then.
+            Nothing may be pushed after it.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        prompt_token_ids: Sequence[int],
+        params: SamplingParams,
+    ) -> None:
+        self._skip = (
+            tokenizer.special_token_ids
+            if params.skip_special_tokens
+            else frozenset[int]()
+        )
+        prompt = _Visible(prompt_token_ids, self._skip)
+        self._text: _Text = (
+            _WindowText(tokenizer, prompt, params.skip_special_tokens)
+            if tokenizer.pieces is None
+            else _PieceText(tokenizer, tokenizer.pieces, prompt)
+        )
+        self._stops = _StopStrings(params.stop) if params.stop else None
+        self._min_tokens = params.min_tokens
+        self._keep_stop = params.include_stop_str_in_output
+        self._num_tokens = 0
+        self.matched_stop: str | None = None
+
+    def push(self, token_id: int) -> str:
+        """Take the next id and return the text that has become final.
+
+        When it completes a stop string, `matched_stop` is set, and what is returned
+        ends before the string, or with it under `include_stop_str_in_output`.
+        """
+        assert self.matched_stop is None, "the completion has ended"
+        self._num_tokens += 1
+        new = "" if token_id in self._skip else self._text.push(token_id)
+        if self._stops is None or not new:
+            return new
+        may_end = self._num_tokens > self._min_tokens
+        final, self.matched_stop = self._stops.push(
+            new, may_end=may_end, keep=self._keep_stop
+        )
+        return final
+
+    def finish(self, *, stop_token_id: int | None = None) -> str:
+        """End the completion and return the text that is left.
+
+        Args:
+            stop_token_id: The id that ended it, if one did. It adds text only under
+                `include_stop_str_in_output`, and then may complete a stop string, so
+                look at `matched_stop` afterwards.
+        """
+        text = ""
+        if stop_token_id is not None and self._keep_stop:
+            text = self.push(stop_token_id)
+        if self._stops is not None and self.matched_stop is None:
+            text += self._stops.finish()
+        return text
+
+
+class _Visible:
+    """The ids of a prompt that show in its text, most often only the last few."""
+
+    def __init__(self, token_ids: Sequence[int], skip: frozenset[int]) -> None:
+        self._token_ids = token_ids
+        self._skip = skip
+
+    def last(self, count: int | None = _CONTEXT) -> list[int]:
+        """Return the last *count* ids in their order; `None` for all."""
+        visible = (i for i in reversed(self._token_ids) if i not in self._skip)
+        return list(islice(visible, count))[::-1]
+
+
+class _Text(Protocol):
+    """**Protocol:** ids to text, whole characters only."""
+
+    def push(self, token_id: int) -> str: ...
+
+
+class _PieceText:
+    """For tokenizers whose ids always add the same bytes: exact for any ids."""
+
+    def __init__(self, tokenizer: Tokenizer, pieces: Pieces, prompt: _Visible) -> None:
+        self._tokenizer = tokenizer
+        self._pieces = pieces
+        decoder = codecs.getincrementaldecoder("utf-8")(pieces.errors)
+        self._decode = decoder.decode
+        # Only a character that the prompt leaves incomplete outlives this call.
+        self._decode(self._last_bytes(prompt.last()))
+        self._start = self._invisible_start(prompt)
+
+    def _last_bytes(self, token_ids: list[int]) -> bytes:
+        joined = b"".join([self._pieces[token_id] for token_id in token_ids])
+        return joined[-_LONGEST_CHARACTER:]
+
+    def _invisible_start(self, prompt: _Visible) -> list[int] | None:
+        """Return the prompt's ids if they show no text at all.
+
+        Then the completion is the start of the text, where a leading space is dropped.
+        """
+        if not self._pieces.start_matters:
+            return None
+        for count in (_CONTEXT, None):
+            ids = prompt.last(count)
+            if self._tokenizer.decode(ids, skip_special_tokens=False):
+                return None
+        return ids[-_CONTEXT:]
+
+    def push(self, token_id: int) -> str:
+        if self._start is not None:
+            return self._push_start(self._start, token_id)
+        return self._decode(self._pieces[token_id])
+
+    def _push_start(self, start: list[int], token_id: int) -> str:
+        piece = self._pieces[token_id]
+        try:
+            piece.decode()
+        except UnicodeDecodeError:  # a byte of a character: no space to drop
+            self._start = None
+            return self._decode(piece)
+        text = self._tokenizer.decode([*start, token_id], skip_special_tokens=False)
+        if text:
+            self._start = None
+        elif len(start) < _CONTEXT:  # more of what shows nothing changes nothing
+            start.append(token_id)
+        return text
+
+
+class _WindowText:
+    """For any `decode`: the difference that a token makes to the last few tokens.
+
+    Exact where what a token adds depends on its neighbours only. Whether a U+FFFD at
+    the end may still become a character cannot be seen, so up to three are held back.
+    """
+
+    _LONGEST = 16
+    """Tokens in the window when it is cut, so that a token costs a bounded time."""
+    _KEPT = 6
+    """Tokens that are left: those of an incomplete character, and some before it."""
+    _HELD = _LONGEST_CHARACTER - 1
+
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: _Visible, skip_special_tokens: bool
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._skip_special_tokens = skip_special_tokens
+        self._ids = prompt.last()
+        if not self._shows_text(self._ids):
+            self._ids = prompt.last(None)
+        self._shown = self._end_of_final(self._decode(self._ids))
+
+    def push(self, token_id: int) -> str:
+        self._ids.append(token_id)
+        text = self._decode(self._ids)
+        end = max(self._shown, self._end_of_final(text))
+        final = text[self._shown : end]
+        self._shown = end
+        if len(self._ids) > self._LONGEST:
+            final += self._cut(text)
+        return final
+
+    def _cut(self, text: str) -> str:
+        """Shorten the window, and return what is final now because it is short."""
+        kept = self._ids[-self._KEPT :]
+        if not self._shows_text(kept):
+            # Some decoders drop spaces at the start: a visible token must come first.
+            visible = (i for i in self._ids if self._shows_text([i]))
+            kept = [*islice(visible, 1), *kept]
+        tail = self._decode(kept)
+        end = self._end_of_final(tail)
+        # A U+FFFD before the kept tokens can become nothing else any more.
+        final = text[self._shown : len(text) - (len(tail) - end)]
+        self._ids, self._shown = kept, end
+        return final
+
+    def _end_of_final(self, text: str) -> int:
+        held = len(text) - len(text.rstrip(REPLACEMENT))
+        return len(text) - min(held, self._HELD)
+
+    def _shows_text(self, ids: list[int]) -> bool:
+        return bool(self._decode(ids).strip())
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(
+            ids, skip_special_tokens=self._skip_special_tokens
+        )
+
+
+class _StopStrings:
+    """Finds stop strings in a growing text, and holds back what may begin one."""
+
+    def __init__(self, stops: tuple[str, ...]) -> None:
+        self._stops = stops
+        self._longest = max(map(len, stops))
+        self._held = ""
+
+    def push(self, new: str, *, may_end: bool, keep: bool) -> tuple[str, str | None]:
+        """Add text; return what is final of it and the stop string that it completes.
+
+        Args:
+            new: Not empty.
+            may_end: Whether a stop string that *new* completes counts.
+            keep: Whether the text ends behind the stop string, not before it.
+        """
+        text = self._held + new
+        match = self._earliest(text, len(self._held)) if may_end else None
+        if match is not None:
+            start, stop = match
+            self._held = ""
+            return text[: start + len(stop) if keep else start], stop
+        final = len(text) - self._open_end(text)
+        self._held = text[final:]
+        return text[:final], None
+
+    def finish(self) -> str:
+        """Return what was held back; no stop string can be completed any more."""
+        held, self._held = self._held, ""
+        return held
+
+    def _earliest(self, text: str, old: int) -> tuple[int, str] | None:
+        """Find the stop string that ends first behind *old*; ties by list order."""
+        found: tuple[int, str] | None = None
+        first_end = len(text) + 1
+        for stop in self._stops:
+            # A match that ends in the old text came too early to count: `min_tokens`.
+            start = text.find(stop, max(0, old - len(stop) + 1))
+            if start >= 0 and start + len(stop) < first_end:
+                first_end = start + len(stop)
+                found = start, stop
+        return found
+
+    def _open_end(self, text: str) -> int:
+        """Return the length of the longest end of *text* that begins a stop string."""
+        for start in range(max(0, len(text) - self._longest + 1), len(text)):
+            end = text[start:]
+            if any(
+                stop.startswith(end) and len(stop) > len(end) for stop in self._stops
+            ):
+                return len(end)
+        return 0

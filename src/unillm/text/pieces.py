@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""What one token adds to a text, in bytes, whatever stands before it.
+
+Most tokenizers decode token by token: in the middle of a text an id always adds the
+same bytes. Those bytes are a table, and with it decoding is exact, incremental and
+cheap. Whether a tokenizer is of that kind is read from its decoder's description;
+`rust_pieces` answers `None` where it is not.
+
+Bytes that are no UTF-8 become U+FFFD, in one of two ways. Byte-level decoders see the
+whole text and write one U+FFFD for each maximal piece of a character, as Python's
+``errors="replace"`` does. Byte fallback (``<0xE3>``) writes one for each byte.
+
+Hugging Face's own byte fallback gives up more: one invalid byte turns the whole run of
+byte tokens into U+FFFD, the complete characters of the run too. That cannot be known
+before the run ends, so here a complete character stays, as in sentencepiece.
+"""
+
+from __future__ import annotations
+
+import codecs
+import functools
+import json
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+EACH_BYTE = "unillm.each_byte"
+"""Name of the codec error handler that writes one U+FFFD for each invalid byte."""
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+def _replace_each_byte(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return REPLACEMENT * (error.end - error.start), error.end
+
+
+codecs.register_error(EACH_BYTE, _replace_each_byte)
+
+
+class Pieces(dict[int, bytes]):
+    """The bytes of each id in the middle of a text; computed when first asked for.
+
+    Attributes:
+        errors: The codec error handler that shows invalid bytes as the tokenizer does.
+        start_matters: Whether an id at the very start of a text may add fewer bytes
+            (a leading space is dropped), which only `Tokenizer.decode` knows.
+    """
+
+    def __init__(
+        self, piece_of: Callable[[int], bytes], *, errors: str, start_matters: bool
+    ) -> None:
+        super().__init__()
+        self._piece_of = piece_of
+        self.errors = errors
+        self.start_matters = start_matters
+
+    def __missing__(self, token_id: int) -> bytes:
+        piece = self[token_id] = self._piece_of(token_id)
+        return piece
+
+    def text(self, token_ids: Iterable[int]) -> str:
+        """Return the text of *token_ids*, as it stands behind some other text."""
+        joined = b"".join([self[token_id] for token_id in token_ids])
+        return joined.decode("utf-8", self.errors)
+
+
+def rust_pieces(backend: Any) -> Pieces | None:
+    """Return the pieces of a `tokenizers.Tokenizer`.
+
+    Returns:
+        `None` where what a token adds depends on its neighbours (the ``</w>`` of
+        `BPEDecoder`, CTC) or the decoder is not known.
+    """
+    steps = _decoder_steps(backend.decoder)
+    names = [step["type"] for step in steps]
+    if names == ["ByteLevel"]:
+        return Pieces(
+            functools.partial(_byte_level_piece, backend),
+            errors="replace",
+            start_matters=False,
+        )
+    if not _is_local(steps):
+        return None
+    byte_of = _byte_of if "ByteFallback" in names else _no_byte
+    return _anchored_pieces(
+        decode=functools.partial(backend.decode, skip_special_tokens=False),
+        byte_of=lambda token_id: byte_of(backend.id_to_token(token_id)),
+        candidates=range(backend.get_vocab_size(with_added_tokens=True)),
+    )
+
+
+def sentencepiece_pieces(processor: Any) -> Pieces | None:
+    """Return the pieces of a `SentencePieceProcessor`; ids must be in range.
+
+    Control pieces, which the library decodes to nothing, add their own name: whoever
+    wants them left out leaves them out.
+    """
+    table = _anchored_pieces(
+        decode=processor.decode,
+        byte_of=lambda token_id: (
+            _byte_of(processor.id_to_piece(token_id))
+            if processor.is_byte(token_id)
+            else None
+        ),
+        candidates=[
+            token_id
+            for token_id in range(processor.vocab_size())
+            if not (processor.is_control(token_id) or processor.is_unknown(token_id))
+        ],
+    )
+    if table is not None:
+        for token_id in range(processor.vocab_size()):
+            if processor.is_control(token_id):
+                table[token_id] = processor.id_to_piece(token_id).encode()
+    return table
+
+
+def _decoder_steps(decoder: Any) -> list[dict[str, Any]]:
+    """Return the steps of a Rust decoder; without one, tokens are joined by spaces."""
+    if decoder is None:
+        return []
+    state = json.loads(decoder.__getstate__())
+    steps: list[dict[str, Any]] = state.get("decoders", [state])
+    return steps
+
+
+def _is_local(steps: list[dict[str, Any]]) -> bool:
+    """Whether all *steps* look at one token only, but for the start of the text."""
+    fused = False
+    for step in steps:
+        if fused and not (step["type"] == "Strip" and step["stop"] == 0):
+            return False
+        if step["type"] not in _LOCAL_STEPS:
+            return False
+        fused = fused or step["type"] == "Fuse"
+    return True
+
+
+_LOCAL_STEPS = {"ByteFallback", "Fuse", "Metaspace", "Replace", "Strip", "WordPiece"}
+
+
+def _byte_of(token: str | None) -> bytes | None:
+    """Return the byte that a byte fallback token stands for."""
+    match = _BYTE_TOKEN.fullmatch(token or "")
+    return bytes.fromhex(match[1]) if match else None
+
+
+def _no_byte(_token: str | None) -> None:
+    return None
+
+
+def _anchored_pieces(
+    *,
+    decode: Callable[[list[int]], str],
+    byte_of: Callable[[int], bytes | None],
+    candidates: Iterable[int],
+) -> Pieces | None:
+    """Find what an id adds by decoding it behind an id that shows some text."""
+    for anchor in candidates:
+        base = decode([anchor])
+        if base.strip() and REPLACEMENT not in base and byte_of(anchor) is None:
+            break
+    else:
+        return None
+
+    def piece_of(token_id: int) -> bytes:
+        byte = byte_of(token_id)
+        if byte is not None:
+            return byte
+        return decode([anchor, token_id])[len(base) :].encode()
+
+    return Pieces(piece_of, errors=EACH_BYTE, start_matters=True)
+
+
+def _byte_level_piece(backend: Any, token_id: int) -> bytes:
+    token = backend.id_to_token(token_id)
+    if token is None:
+        return b""
+    table = _byte_level_alphabet()
+    try:
+        return bytes([table[character] for character in token])
+    except KeyError:  # an added token with a space, or not from the alphabet at all
+        return bytes(token, "utf-8")
+
+
+@functools.cache
+def _byte_level_alphabet() -> dict[str, int]:
+    """Return the byte for each character of GPT-2's printable alphabet.
+
+    References:
+        ``bytes_to_unicode`` in openai/gpt-2, ``src/encoder.py``: printable bytes stand
+        for themselves, the others are numbered from U+0100.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in printable]
+    alphabet = {chr(byte): byte for byte in printable}
+    alphabet.update((chr(0x100 + place), byte) for place, byte in enumerate(others))
+    return alphabet

@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""From what a caller passes to the ids that an engine gets.
+
+Splitting a call's argument into prompts never fails because of one of them: each one is
+checked by `normalise` and `prepare` on its own, so that a bad prompt fails alone.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from typing_extensions import Required, TypedDict
+
+from ..engines.base import EngineLimits
+from ..errors import InvalidParameterError, InvalidPromptError, PromptTooLongError
+from ..params import SamplingParams
+
+if TYPE_CHECKING:
+    from .adapters import Tokenizer
+
+_FORMS = (
+    'a text, a list of token ids, {"prompt": text}, {"prompt_token_ids": ids}, or a '
+    "list of these"
+)
+
+
+class TextDict(TypedDict):
+    """A prompt as text, in vLLM's form."""
+
+    prompt: str
+
+
+class TokensDict(TypedDict, total=False):
+    """A prompt as token ids, in vLLM's form; the text is only echoed."""
+
+    prompt_token_ids: Required[Sequence[int]]
+    prompt: str
+
+
+PromptLike = str | Sequence[int] | TextDict | TokensDict
+"""One prompt, as a caller may write it."""
+
+
+@attrs.frozen
+class TextPrompt:
+    """A text to tokenise, with the special tokens that a prompt needs around it."""
+
+    text: str
+
+
+@attrs.frozen
+class RenderedPrompt:
+    """A text that a chat template made: its special tokens are in it already."""
+
+    text: str
+
+
+@attrs.frozen
+class TokensPrompt:
+    """Ids, not checked yet, and the text to echo."""
+
+    token_ids: Sequence[Any]
+    text: str | None = None
+
+
+Prompt = TextPrompt | RenderedPrompt | TokensPrompt
+
+
+@attrs.frozen(kw_only=True)
+class PreparedPrompt:
+    """A prompt that the engine can take."""
+
+    text: str | None
+    """As it was tokenised; `None` for a prompt of ids."""
+    token_ids: tuple[int, ...]
+    num_truncated: int
+    """Ids cut from the start because `truncate_prompt_tokens` asked."""
+    max_new_tokens: int
+    """What `max_tokens` asked, or as much of it as the context has room for."""
+    fitted: bool
+    """Whether the context had less room than `max_tokens` asked."""
+
+
+# ---------------------------------------------------------------------- forms of a call
+
+
+def as_prompts(prompts: Any) -> list[Any]:
+    """Split what was passed to `generate` into single prompts; none is checked.
+
+    A text, a dict and a list that begins with an integer are one prompt, and so is an
+    array or a range.
+
+    Raises:
+        InvalidPromptError: It is no prompt and no list of them.
+    """
+    if isinstance(prompts, (str, Mapping, range)) or _is_array(prompts):
+        return [prompts]
+    if not _is_list(prompts):
+        raise _wrong_form(prompts)
+    if prompts and _is_integer(prompts[0]):
+        return [prompts]
+    return list(prompts)
+
+
+def as_conversations(messages: Any) -> list[Any]:
+    """Split what was passed to `chat` into single conversations; none is checked.
+
+    Raises:
+        InvalidPromptError: It is neither a list of messages nor a list of such lists.
+    """
+    if not _is_list(messages):
+        raise InvalidPromptError(
+            'A conversation must be a list of messages such as {"role": "user", '
+            '"content": "…"}, or a list of such lists; got '
+            f"{type(messages).__name__}."
+        )
+    if messages and isinstance(messages[0], Mapping):
+        return [messages]
+    return list(messages)
+
+
+def normalise(item: Any) -> Prompt:
+    """Return one prompt as a value; its ids are checked by `prepare`.
+
+    Raises:
+        InvalidPromptError: It has none of the forms that a prompt may have.
+    """
+    if isinstance(item, (TextPrompt, RenderedPrompt, TokensPrompt)):
+        return item
+    if isinstance(item, str):
+        return TextPrompt(item)
+    if isinstance(item, Mapping):
+        return _normalise_dict(item)
+    return TokensPrompt(_as_ids(item))
+
+
+def _normalise_dict(item: Mapping[str, Any]) -> Prompt:
+    unknown = sorted(map(str, item.keys() - {"prompt", "prompt_token_ids"}))
+    if unknown:
+        raise InvalidPromptError(
+            f"A prompt dict has the unknown keys {', '.join(unknown)}; it takes "
+            '"prompt" and "prompt_token_ids".'
+        )
+    text = item.get("prompt")
+    ids = item.get("prompt_token_ids")
+    if text is not None and not isinstance(text, str):
+        raise InvalidPromptError(
+            f'"prompt" must be a text, got {type(text).__name__}. Token ids go under '
+            '"prompt_token_ids".'
+        )
+    if ids is not None:
+        return TokensPrompt(_as_ids(ids), text)
+    if text is None:
+        raise InvalidPromptError(
+            'A prompt dict needs "prompt" or "prompt_token_ids", got neither.'
+        )
+    return TextPrompt(text)
+
+
+def _as_ids(item: Any) -> Sequence[Any]:
+    if _is_array(item):
+        if item.ndim != 1:
+            raise InvalidPromptError(
+                f"An array of token ids must have one dimension, got {item.ndim}. "
+                "Pass one array a prompt, without its padding."
+            )
+        ids: list[Any] = item.tolist()
+        return ids
+    if _is_list(item):
+        sequence: Sequence[Any] = item
+        return sequence
+    raise _wrong_form(item)
+
+
+def _wrong_form(item: Any) -> InvalidPromptError:
+    return InvalidPromptError(f"A prompt must be {_FORMS}; got {type(item).__name__}.")
+
+
+def _is_list(item: Any) -> bool:
+    return isinstance(item, Sequence) and not isinstance(item, (str, bytes, bytearray))
+
+
+def _is_array(item: Any) -> bool:
+    """Whether it is an array of numpy, torch or the like, without importing them."""
+    return hasattr(item, "tolist") and hasattr(item, "ndim")
+
+
+def _is_integer(item: Any) -> bool:
+    # Arrays have __index__ too; a number of numpy has no dimension.
+    return hasattr(item, "__index__") and getattr(item, "ndim", 0) == 0
+
+
+# -------------------------------------------------------------------------- one prompt
+
+
+def prepare(
+    prompt: Prompt,
+    tokenizer: Tokenizer,
+    limits: EngineLimits,
+    params: SamplingParams,
+    *,
+    strict_length: bool = False,
+) -> PreparedPrompt:
+    """Tokenise a prompt, check it, and fit its length into the context.
+
+    Args:
+        prompt: From `normalise`, or a rendered conversation.
+        tokenizer: The model's.
+        limits: Context, longest prompt and vocabulary of the engine.
+        params: What is asked for this prompt.
+        strict_length: Refuse what does not fit instead of generating less.
+
+    Raises:
+        InvalidPromptError: Empty, no Unicode, or with ids outside the vocabulary.
+        PromptTooLongError: No room is left for a single new token.
+        InvalidParameterError: A length or an id asked for is impossible here.
+    """
+    _check_stop_ids(params, limits.vocab_size)
+    if isinstance(prompt, TokensPrompt):
+        ids = prompt.token_ids
+    else:
+        ids = _tokenise(prompt, tokenizer)
+    ids = _checked_ids(ids, limits.vocab_size)
+    if not ids:
+        raise InvalidPromptError(
+            "The prompt is empty: it has no token. Pass a text or at least one id."
+        )
+    kept = _truncate(ids, params.truncate_prompt_tokens, limits.longest_prompt)
+    if len(kept) > limits.longest_prompt:
+        raise PromptTooLongError(
+            prompt_tokens=len(kept),
+            max_prompt_tokens=limits.longest_prompt,
+            max_model_len=limits.max_model_len,
+        )
+    room = limits.max_model_len - len(kept)
+    asked = room if params.max_tokens is None else params.max_tokens
+    if asked > room and strict_length:
+        raise InvalidParameterError(
+            f"max_tokens={asked} does not fit: the prompt has {len(kept)} tokens and "
+            f"the context holds {limits.max_model_len}, which leaves {room}. Lower "
+            "max_tokens, shorten the prompt, or create the Generator with a larger "
+            "max_model_len or strict_length=False.",
+            parameter="max_tokens",
+            value=asked,
+        )
+    if params.min_tokens > room:
+        raise InvalidParameterError(
+            f"min_tokens={params.min_tokens} does not fit: the prompt has {len(kept)} "
+            f"tokens and the context holds {limits.max_model_len}, which leaves {room}."
+            " Lower min_tokens, shorten the prompt, or create the Generator with a "
+            "larger max_model_len.",
+            parameter="min_tokens",
+            value=params.min_tokens,
+        )
+    return PreparedPrompt(
+        text=prompt.text,
+        token_ids=tuple(kept),
+        num_truncated=len(ids) - len(kept),
+        max_new_tokens=min(asked, room),
+        fitted=asked > room,
+    )
+
+
+def _tokenise(prompt: TextPrompt | RenderedPrompt, tokenizer: Tokenizer) -> list[int]:
+    try:
+        prompt.text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidPromptError(
+            f"The prompt is no valid Unicode: half a surrogate pair at character "
+            f"{error.start}. Decode the text with its right encoding."
+        ) from error
+    return tokenizer.encode(
+        prompt.text, add_special_tokens=isinstance(prompt, TextPrompt)
+    )
+
+
+def _truncate(ids: Sequence[int], keep: int | None, longest: int) -> Sequence[int]:
+    """Keep the last ids, as many as asked; -1 asks for as many as the engine takes."""
+    if keep is None:
+        return ids
+    return ids[-(longest if keep == -1 else keep) :]
+
+
+def _checked_ids(token_ids: Sequence[Any], vocab_size: int) -> Sequence[int]:
+    plain = set(map(type, token_ids)) <= {int}
+    if plain and (
+        not token_ids or (min(token_ids) >= 0 and max(token_ids) < vocab_size)
+    ):
+        return token_ids
+    return [
+        _checked_id(token_id, place, vocab_size)
+        for place, token_id in enumerate(token_ids)
+    ]
+
+
+def _checked_id(token_id: Any, place: int, vocab_size: int) -> int:
+    if isinstance(token_id, bool) or not _is_integer(token_id):
+        raise InvalidPromptError(
+            f"A prompt of token ids must hold integers only; at position {place} it "
+            f"has {token_id!r}, a {type(token_id).__name__}."
+        )
+    number = operator.index(token_id)
+    if not 0 <= number < vocab_size:
+        raise InvalidPromptError(
+            f"Token id {number} at position {place} is out of vocabulary: the model "
+            f"has the ids 0 to {vocab_size - 1}. Tokenise with the model's own "
+            "tokenizer."
+        )
+    return number
+
+
+def _check_stop_ids(params: SamplingParams, vocab_size: int) -> None:
+    outside = _outside(params.stop_token_ids, vocab_size)
+    if outside:
+        raise InvalidParameterError(
+            f"stop_token_ids has {', '.join(map(str, outside))}, out of vocabulary: "
+            f"the model has the ids 0 to {vocab_size - 1}. Remove them.",
+            parameter="stop_token_ids",
+            value=params.stop_token_ids,
+        )
+
+
+def _outside(token_ids: Iterable[int], vocab_size: int) -> list[int]:
+    return [token_id for token_id in token_ids if token_id >= vocab_size]

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import attrs
+import pytest
+from typer.testing import CliRunner
+
+import unillm
+from unillm import CompletionDelta, CompletionOutput, RequestOutput, SamplingParams
+from unillm.cli.app import app
+from unillm.errors import PromptTooLongError
+
+SRC = Path(unillm.__file__).parents[1]
+
+
+@attrs.define(eq=False)
+class FakeHandle:
+    """A request that has ended: it said its words, then failed if it has to."""
+
+    output: RequestOutput
+    error: BaseException | None = None
+    is_done: bool = True
+    cancelled: int = 0
+
+    def done(self):
+        return self.is_done
+
+    def cancel(self):
+        self.cancelled += 1
+
+    def result(self):
+        self.is_done = True
+        if self.error is not None:
+            raise self.error
+        return self.output
+
+    def __iter__(self):
+        for word in self.output.text.split(" "):
+            yield CompletionDelta(index=0, text=f"{word} ".rstrip("~"), token_ids=[1])
+        if self.error is not None:
+            raise self.error
+
+
+class FakeGenerator:
+    """Says a prompt back in capitals. ``long`` is refused, `faults` fail later."""
+
+    faults: dict[str, BaseException] = {}
+    default_params = SamplingParams(temperature=0.5, max_tokens=99)
+    created: list[FakeGenerator] = []
+
+    def __init__(self, model, **options):
+        self.model, self.options = model, options
+        self.asked = []
+        self.closed = False
+        self.created.append(self)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.closed = True
+
+    def get_default_sampling_params(self):
+        return self.default_params
+
+    def submit(self, prompt, params):
+        self.asked.append((prompt, params))
+        text = prompt.get("prompt") or "ids"
+        if text == "long":
+            raise PromptTooLongError(
+                prompt_tokens=9, max_prompt_tokens=7, max_model_len=8
+            )
+        count = params.n if params is not None else 1
+        completions = [
+            CompletionOutput(
+                index=index,
+                text=f"{text.upper()}{index or ''}~".rstrip("~"),
+                token_ids=[1, 2],
+                finish_reason="stop",
+            )
+            for index in range(count)
+        ]
+        output = RequestOutput(
+            request_id="0",
+            prompt=text,
+            prompt_token_ids=[5, 6, 7],
+            outputs=completions,
+            finished=True,
+        )
+        return FakeHandle(output, self.faults.get(text))
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """The class that stands in for `unillm.Generator`; `created` has its instances."""
+    monkeypatch.setattr(FakeGenerator, "created", [])
+    monkeypatch.setattr(FakeGenerator, "faults", {})
+    monkeypatch.setitem(vars(unillm), "Generator", FakeGenerator)
+    return FakeGenerator
+
+
+@pytest.fixture
+def cli():
+    """Run the command line in this process."""
+
+    def run(*args, **options):
+        return CliRunner().invoke(app, [str(arg) for arg in args], **options)
+
+    return run
+
+
+@pytest.fixture
+def process_environment():
+    """For processes of their own: they find the package, and no hub."""
+    return {**os.environ, "PYTHONPATH": str(SRC), "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture
+def process(process_environment):
+    """Run the command line in a process of its own."""
+
+    def run(*args, **options):
+        return subprocess.run(
+            [sys.executable, "-m", "unillm", *map(str, args)],
+            env=process_environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            **({"stdin": subprocess.DEVNULL} | options),
+        )
+
+    return run

@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Shapes and failures, on a generator that repeats its prompt in capitals."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from unillm import SamplingParams
+from unillm.cli import requests
+from unillm.errors import (
+    EngineDeadError,
+    InvalidParameterError,
+    QueueFullError,
+    RequestFailedError,
+    UnsupportedParameterError,
+)
+
+
+def json_lines(result):
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+# ------------------------------------------------------------------------------ output
+
+
+def test_one_prompt_is_streamed_and_ends_with_a_newline(fake, cli):
+    result = cli("generate", "one two")
+
+    assert result.stdout == "ONE TWO \n"
+    assert result.stderr == ""
+    assert result.exit_code == 0
+
+
+def test_several_prompts_are_written_in_their_order(fake, cli):
+    result = cli("generate", "c", "a", "b")
+
+    assert result.stdout == "C\nA\nB\n"
+    assert result.exit_code == 0
+
+
+def test_several_completions_are_written_one_after_the_other(fake, cli):
+    result = cli("generate", "a", "b", "--n", 2)
+
+    assert result.stdout == "A\nA1\nB\nB1\n"
+
+
+def test_prompts_come_from_standard_input_a_line_each(fake, cli):
+    result = cli("generate", input="one\ntwo\n")
+
+    assert result.stdout == "ONE\nTWO\n"
+
+
+def test_prompts_come_from_a_file_or_dash(fake, cli, tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n{"prompt_token_ids": [1]}\n')
+
+    assert cli("generate", "-f", tmp_path / "p.jsonl").stdout == "A\nIDS\n"
+    assert cli("generate", "-f", "-", input="b\n\nc").stdout == "B\nC\n"
+
+
+def test_json_is_one_object_a_line_with_the_same_keys(fake, cli):
+    result = cli("generate", "a", "long", "--json")
+
+    good, bad = json_lines(result)
+    assert set(good) == set(bad)
+    assert good["index"] == 0
+    assert good["prompt"] == "a"
+    assert good["text"] == "A"
+    assert good["token_ids"] == [1, 2]
+    assert good["finish_reason"] == "stop"
+    assert good["num_prompt_tokens"] == 3
+    assert good["error"] is None
+    assert bad["index"] == 1
+    assert bad["prompt"] == "long"
+    assert bad["text"] is None
+    assert bad["error"]["type"] == "PromptTooLongError"
+    assert "9 tokens; at most 7" in bad["error"]["message"]
+    assert result.stderr == ""
+    assert result.exit_code == 1
+
+
+def test_json_has_all_completions(fake, cli):
+    [line] = json_lines(cli("generate", "a", "--json", "--n", 2))
+
+    assert [each["text"] for each in line["outputs"]] == ["A", "A1"]
+    assert line["text"] == "A"
+    assert line["index"] == 0
+
+
+# ---------------------------------------------------------------------------- failures
+
+
+def test_a_refused_prompt_takes_no_other_with_it(fake, cli):
+    result = cli("generate", "a", "long", "b")
+
+    assert result.stdout == "A\nB\n"
+    assert result.stderr.startswith("error: prompt 2: The prompt has 9 tokens")
+    assert result.exit_code == 1
+
+
+def test_the_only_prompt_refused_is_1(fake, cli):
+    result = cli("generate", "long")
+
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: The prompt has 9 tokens")
+    assert result.exit_code == 1
+
+
+def test_a_request_that_fails_later_takes_no_other_with_it(fake, cli):
+    fake.faults["bad"] = RequestFailedError("row 3 is gone")
+
+    result = cli("generate", "a", "bad", "b")
+
+    assert result.stdout == "A\nB\n"
+    assert "error: prompt 2: row 3 is gone" in result.stderr
+    assert result.exit_code == 1
+
+
+def test_the_message_of_a_failed_stream_begins_on_its_own_line(fake, cli):
+    fake.faults["bad"] = RequestFailedError("row 3 is gone")
+
+    result = cli("generate", "bad")
+
+    assert result.stdout == "BAD \n"
+    assert result.stderr == "error: row 3 is gone\n"
+    assert result.exit_code == 1
+
+
+def test_a_dead_engine_ends_it_and_what_was_written_stands(fake, cli):
+    fake.faults["b"] = EngineDeadError("the engine died")
+
+    result = cli("generate", "a", "b", "c", "--json")
+
+    assert [line["text"] for line in json_lines(result)] == ["A"]
+    assert result.stderr == "error: the engine died\n"
+    assert result.exit_code == 5
+    assert fake.created[0].closed
+
+
+def test_a_parameter_that_the_backend_lacks_is_told_once(fake, cli, monkeypatch):
+    def submit(self, prompt, params):
+        raise UnsupportedParameterError("min_p is not for it", parameter="min_p")
+
+    monkeypatch.setattr(fake, "submit", submit)
+
+    result = cli("generate", "a", "b", "c", "--min-p", "0.1")
+
+    assert result.stderr == "error: min_p is not for it\n"
+    assert result.exit_code == 2
+
+
+def test_prompts_that_all_fail_alike_fail_as_one_would(fake, cli):
+    for prompt in "ab":
+        fake.faults[prompt] = InvalidParameterError("no room", parameter="min_tokens")
+
+    assert cli("generate", "a").exit_code == 2
+    assert cli("generate", "a", "b").exit_code == 2
+    assert cli("generate", "a", "b", "c").exit_code == 1
+
+
+def test_ctrl_c_is_130_without_a_word(fake, cli):
+    fake.faults["b"] = KeyboardInterrupt()
+
+    result = cli("generate", "a", "b", "c")
+
+    assert result.stdout == "A\n"
+    assert result.stderr == ""
+    assert result.exit_code == 130
+    assert fake.created[0].closed
+
+
+def test_a_full_queue_waits_for_the_oldest(fake, cli, monkeypatch):
+    waiting = []
+    submit = fake.submit
+
+    def submit_two(self, prompt, params):
+        if sum(not handle.done() for handle in waiting) == 2:
+            raise QueueFullError("two wait")
+        handle = submit(self, prompt, params)
+        handle.is_done = False
+        waiting.append(handle)
+        return handle
+
+    monkeypatch.setattr(fake, "submit", submit_two)
+
+    result = cli("generate", *"abcdefg")
+
+    assert result.stdout.split() == list("ABCDEFG")
+    assert result.exit_code == 0
+
+
+def test_a_prompt_larger_than_the_queue_fails_alone(fake, cli, monkeypatch):
+    submit = fake.submit
+
+    def refuse_b(self, prompt, params):
+        if prompt["prompt"] == "b":
+            raise QueueFullError("too large")
+        return submit(self, prompt, params)
+
+    monkeypatch.setattr(fake, "submit", refuse_b)
+
+    result = cli("generate", *"abc")
+
+    assert result.stdout == "A\nC\n"
+    assert "prompt 2: too large" in result.stderr
+    assert result.exit_code == 1
+
+
+def test_only_so_many_requests_are_under_way(fake, cli, monkeypatch):
+    monkeypatch.setattr(requests, "MAX_UNDER_WAY", 3)
+    handles = []
+    most = 0
+    submit = fake.submit
+
+    def submit_slow(self, prompt, params):
+        nonlocal most
+        handle = submit(self, prompt, params)
+        handle.is_done = False
+        handles.append(handle)
+        most = max(most, sum(not each.done() for each in handles))
+        return handle
+
+    monkeypatch.setattr(fake, "submit", submit_slow)
+
+    result = cli("generate", input="\n".join(f"p{index}" for index in range(20)))
+
+    assert result.stdout.split() == [f"P{index}" for index in range(20)]
+    assert most == 3
+
+
+# ---------------------------------------------------------------------------- options
+
+
+def test_without_sampling_options_the_models_defaults_apply(fake, cli):
+    cli("generate", "a")
+
+    [(_, params)] = fake.created[0].asked
+    assert params is None
+
+
+def test_sampling_options_change_the_models_defaults(fake, cli):
+    cli("generate", "a", "--top-k", 5, "--stop", ";", "--stop", "end", "--ignore-eos")
+
+    [(_, params)] = fake.created[0].asked
+    assert params == SamplingParams(
+        temperature=0.5, max_tokens=99, top_k=5, stop=(";", "end"), ignore_eos=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("temperature", 0.0),
+        ("top_p", 0.9),
+        ("top_k", -1),
+        ("min_p", 0.1),
+        ("seed", 0),
+        ("max_tokens", 3),
+        ("min_tokens", 40),
+        ("n", 2),
+        ("repetition_penalty", 1.1),
+        ("presence_penalty", -0.5),
+        ("frequency_penalty", 0.5),
+        ("logprobs", 0),
+        ("truncate_prompt_tokens", -1),
+    ],
+)
+def test_each_sampling_option_reaches_the_params(flag, value, fake, cli):
+    result = cli("generate", "a", "--json", f"--{flag.replace('_', '-')}", value)
+
+    [(_, params)] = fake.created[0].asked
+    assert getattr(params, flag) == value
+    assert result.exit_code == 0
+
+
+def test_engine_options_reach_the_generator(fake, cli):
+    cli(
+        *("generate", "a", "-m", "some/model", "--backend", "vllm"),
+        *("--dtype", "float16", "--max-model-len", 512, "--max-num-seqs", 4),
+        *("--max-num-batched-tokens", 64, "--trust-remote-code"),
+        *("--tokenizer", "other", "--option", "tp=2", "--option", "mode=fast=1"),
+    )
+
+    [generator] = fake.created
+    assert generator.model == "some/model"
+    assert generator.options == {
+        "backend": "vllm",
+        "dtype": "float16",
+        "max_model_len": 512,
+        "max_num_seqs": 4,
+        "max_num_batched_tokens": 64,
+        "trust_remote_code": True,
+        "tokenizer": "other",
+        "backend_options": {"tp": 2, "mode": "fast=1"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["a", "--temperature", "9"], "temperature must be a number in 0..2, got 9"),
+        (["a", "--n", "2", "--temperature", "0"], "n=2 with temperature=0"),
+        (["a", "--option", "tp"], "--option takes KEY=VALUE, got 'tp'"),
+        (["a", "--option", "k=1", "--option", "k=2"], "--option k is given twice"),
+        (["a", "--system", "Be kind."], "Add --chat"),
+        (["a", "--logprobs", "2"], "Add --json"),
+        (["a", "-f", "b"], "not both"),
+        (["-f", "/none/such"], "cannot be read"),
+        ([], "There is no prompt in standard input"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value) or "none",
+)
+def test_what_is_wrong_is_told_before_a_model_is_loaded(args, says, fake, cli):
+    result = cli("generate", *args)
+
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert says in result.stderr
+    assert fake.created == []

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from unillm.cli.prompts import InputFormat, Source
+from unillm.errors import ConfigError
+
+
+def read(file, input_format=InputFormat.AUTO):
+    with Source(file=str(file), input_format=input_format).open() as found:
+        return list(found)
+
+
+@pytest.fixture
+def lines(tmp_path):
+    """Write lines to a file of that name."""
+
+    def write(*given, name="prompts.txt"):
+        path = tmp_path / name
+        path.write_bytes(b"".join(line.encode() + b"\n" for line in given))
+        return path
+
+    return write
+
+
+def test_a_file_has_one_prompt_a_line(lines):
+    found = read(lines("one", "", "  ", "two  "))
+
+    assert [prompt.text for prompt in found] == ["one", "two  "]
+    assert found[1].place.endswith("prompts.txt, line 4")
+
+
+def test_windows_line_ends_and_byte_order_mark_are_not_part_of_a_prompt(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("\ufeffgrün\r\nblau\r\n".encode())
+
+    assert [prompt.text for prompt in read(path)] == ["grün", "blau"]
+
+
+def test_json_lines_take_all_forms(lines):
+    chat = [{"role": "user", "content": "hi"}]
+    path = lines(
+        json.dumps({"prompt": "one", "id": 7}),
+        json.dumps({"prompt_token_ids": [1, 2]}),
+        json.dumps({"messages": chat}),
+        json.dumps("bare"),
+        json.dumps({"prompt": "echoed", "prompt_token_ids": [3]}),
+        name="prompts.jsonl",
+    )
+
+    text, ids, messages, bare, both = read(path)
+
+    assert text.text == "one"
+    assert ids.token_ids == [1, 2]
+    assert messages.messages == chat
+    assert bare.text == "bare"
+    assert (both.text, both.token_ids) == ("echoed", [3])
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("{}", "has none of them"),
+        ("[1, 2]", "has none of them"),
+        ('{"prompt": "a", "messages": []}', "has prompt and messages"),
+        ('{"prompt_token_ids": [1], "prompt": [2]}', "prompt must be a text"),
+        ('{"prompt": 3}', "prompt must be a text, got 3"),
+        ('{"prompt_token_ids": "1 2"}', "must be a list"),
+    ],
+    ids=["cut", "deep", "empty", "list", "two", "ids-as-text", "number", "text-ids"],
+)
+def test_a_bad_line_is_a_failed_prompt_among_good_ones(line, says, lines):
+    bad, good = read(lines(line, '{"prompt": "good"}', name="p.jsonl"))
+
+    assert says in str(bad.error)
+    assert good.text == "good"
+
+
+def test_a_line_that_is_not_utf8_fails_alone(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_bytes(b"good\n\xff\xfe\nbetter\n")
+
+    first, bad, last = read(path)
+
+    assert "not UTF-8" in str(bad.error)
+    assert (first.text, last.text) == ("good", "better")
+
+
+def test_the_format_can_be_said(lines):
+    [as_text] = read(lines('{"prompt": "a"}', name="p.jsonl"), InputFormat.LINES)
+    [as_json] = read(lines('{"prompt": "a"}', name="p.txt"), InputFormat.JSONL)
+
+    assert as_text.text == '{"prompt": "a"}'
+    assert as_json.text == "a"
+
+
+def test_a_missing_file_is_a_usage_error(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        read(tmp_path / "none")
+
+
+def test_arguments_and_file_together_are_a_usage_error():
+    with pytest.raises(ConfigError, match="not both"):
+        Source.choose(["a"], "b", InputFormat.AUTO)

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {
+    "huggingface_hub",
+    "numpy",
+    "sentencepiece",
+    "tokenizers",
+    "torch",
+    "tqdm",
+    "transformers",
+    "unillm.generator",
+    "vllm",
+}
+
+_PROBE = """
+import sys
+from unillm.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    assert not end.code, end.code
+print("\\n".join(sys.modules), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["--help"], ["generate", "--help"], ["inspect", "--help"], ["--version"]],
+    ids=" ".join,
+)
+def test_what_needs_no_engine_imports_nothing_heavy(args, process_environment):
+    done = subprocess.run(
+        [sys.executable, "-c", _PROBE, *args],
+        env=process_environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert set() == HEAVY & set(done.stderr.split())
+
+
+def test_listing_backends_imports_no_engine(process_environment):
+    done = subprocess.run(
+        [sys.executable, "-c", _PROBE, "backends"],
+        env=process_environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert set() == {"torch", "transformers", "vllm"} & set(done.stderr.split())
+
+
+def test_help_names_every_command_and_exit_code(cli):
+    result = cli("--help")
+
+    shown = " ".join(result.stdout.split())
+    assert result.exit_code == 0
+    for word in ("generate", "backends", "inspect", "3 the model", "130 interrupted"):
+        assert word in shown
+
+
+def test_version_is_one_line(cli):
+    result = cli("--version")
+
+    assert result.exit_code == 0
+    assert result.stdout.startswith("unillm ")
+    assert len(result.stdout.splitlines()) == 1
+
+
+def test_no_command_is_a_usage_error_with_help(cli):
+    result = cli()
+
+    assert result.exit_code == 2
+    assert "generate" in result.output
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["generate", "--temprature", "1"],
+        ["generate", "--max-tokens", "many"],
+        ["generat"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_2(args, cli):
+    result = cli(*args)
+
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Usage" in result.stderr

@@ -1,0 +1,518 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Incremental text against an oracle that decodes everything anew."""
+
+from __future__ import annotations
+
+import codecs
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unillm import SamplingParams
+from unillm.text.detokenizer import Detokenizer, decode_token
+from unillm.text.tokenizer import load_tokenizer
+
+FFFD = "\N{REPLACEMENT CHARACTER}"
+FAMILIES = [
+    "gpt2",
+    "llama3",
+    "llama2",
+    "sentencepiece",
+    "word_pieces",
+    "unigram",
+    "word_ends",
+    "letters",
+    "bytes",
+]
+BYTE_LEVEL = {"gpt2", "llama3"}
+BYTE_FALLBACK = {"llama2", "sentencepiece"}
+
+
+# -------------------------------------------------------------------------- the oracle
+
+
+def oracle(family, tokenizer, prompt, ids, *, skip=True):
+    """The text of *ids* behind *prompt*, by decoding both from scratch."""
+    if family in BYTE_FALLBACK:
+        whole = fallback_text(tokenizer, [*prompt, *ids], skip)
+        return whole[len(fallback_text(tokenizer, prompt, skip)) :]
+    base = tokenizer.decode(prompt, skip_special_tokens=skip)
+    whole = tokenizer.decode([*prompt, *ids], skip_special_tokens=skip)
+    if family == "bytes":
+        # What an object's decode shows at the end may still become a character, or
+        # not: up to three U+FFFD are held back.
+        kept = whole.rstrip(FFFD)
+        whole = kept + FFFD * max(0, len(whole) - len(kept) - 3)
+    elif family in BYTE_LEVEL and tail_of(tokenizer, [*prompt, *ids], skip):
+        whole = whole[:-1]
+    return whole[len(base) :]
+
+
+def tail_of(tokenizer, ids, skip):
+    """The bytes at the end that are the beginning of a character."""
+    alphabet = gpt2_alphabet()
+    joined = b""
+    for i in visible(tokenizer, ids, skip):
+        token = tokenizer.id_to_token(i)
+        plain = all(letter in alphabet for letter in token)
+        joined += bytes(alphabet[x] for x in token) if plain else token.encode()
+    _, consumed = codecs.utf_8_decode(joined, "replace", False)
+    return joined[consumed:]
+
+
+def gpt2_alphabet():
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = [*map(chr, printable), *map(chr, range(256, 256 + 256 - len(printable)))]
+    others = [byte for byte in range(256) if byte not in printable]
+    return dict(zip(letters, [*printable, *others], strict=True))
+
+
+def visible(tokenizer, ids, skip):
+    return [i for i in ids if not (skip and i in tokenizer.special_token_ids)]
+
+
+def fallback_text(tokenizer, ids, skip):
+    """Bytes of a run as UTF-8, one U+FFFD for each that is none; the tail dropped."""
+    text = ""
+    run = b""
+    for i in visible(tokenizer, ids, skip):
+        token = tokenizer.id_to_token(i)
+        byte = re.fullmatch("<0x(..)>", token)
+        if byte:
+            run += bytes.fromhex(byte[1])
+            continue
+        text += each_byte(run) + shown(tokenizer, token)
+        run = b""
+    _, consumed = codecs.utf_8_decode(run, "replace", False)
+    return text + each_byte(run[:consumed])
+
+
+def shown(tokenizer, token):
+    if token == "<unk>" and not hasattr(tokenizer.wrapped, "backend_tokenizer"):
+        return " ⁇ "
+    return token.replace("▁", " ")
+
+
+def each_byte(run):
+    text = run.decode("utf-8", "surrogateescape")
+    return re.sub("[\udc80-\udcff]", FFFD, text)
+
+
+def push_all(detokenizer, ids):
+    texts = []
+    for i in ids:
+        texts.append(detokenizer.push(i))
+        if detokenizer.matched_stop is not None:
+            return texts
+    return [*texts, detokenizer.finish()]
+
+
+def new(tokenizer, prompt=(), **params):
+    return Detokenizer(
+        tokenizer, prompt_token_ids=prompt, params=SamplingParams(**params)
+    )
+
+
+# ------------------------------------------------------------------ exactness, any ids
+
+
+prompts = st.sampled_from(["hello", "the old town ", "日本", "x\n\n", "a 🎉"])
+
+
+@st.composite
+def some_ids(draw, tokenizer, max_size=30):
+    """Ids of the vocabulary; those of single bytes and special ones come often."""
+    size = min(tokenizer.vocab_size, 12_500)
+    rare = sorted(tokenizer.special_token_ids) or [1]
+    ids = st.integers(0, size - 1) | st.integers(0, min(size, 270) - 1)
+    return draw(st.lists(ids | st.sampled_from(rare), max_size=max_size))
+
+
+@pytest.mark.property
+@pytest.mark.parametrize("family", FAMILIES)
+@given(data=st.data(), prompt=prompts, skip=st.booleans())
+def test_pushed_text_is_what_decode_adds_behind_the_prompt(
+    families, family, data, prompt, skip
+):
+    tokenizer = families[family]
+    prompt_ids = tokenizer.encode(prompt, add_special_tokens=True)
+    ids = data.draw(some_ids(tokenizer))
+    detokenizer = new(tokenizer, prompt_ids, skip_special_tokens=skip)
+
+    texts = push_all(detokenizer, ids)
+
+    assert oracle(family, tokenizer, prompt_ids, ids, skip=skip) == "".join(texts)
+
+
+@pytest.mark.property
+@pytest.mark.parametrize("family", FAMILIES)
+@given(data=st.data(), prompt=prompts)
+def test_text_given_out_is_never_taken_back(families, family, data, prompt):
+    tokenizer = families[family]
+    prompt_ids = tokenizer.encode(prompt, add_special_tokens=True)
+    ids = data.draw(some_ids(tokenizer, max_size=24))
+    detokenizer = new(tokenizer, prompt_ids)
+
+    out = ""
+    for count, i in enumerate(ids, start=1):
+        out += detokenizer.push(i)
+
+        assert oracle(family, tokenizer, prompt_ids, ids[:count]) == out
+
+
+@pytest.mark.property
+@pytest.mark.parametrize("family", sorted({*FAMILIES} - {"bytes"}))
+@given(text=st.text(max_size=20), data=st.data())
+def test_encoded_text_comes_back_without_a_start(families, family, text, data):
+    """With no visible prompt the completion is the whole text, leading space and all."""
+    tokenizer = families[family]
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    prompt = data.draw(st.sampled_from([[], bos]))
+
+    out = "".join(push_all(new(tokenizer, prompt), ids))
+
+    assert tokenizer.decode(ids, skip_special_tokens=True) == out
+
+
+@pytest.mark.property
+@given(cut=st.integers(0, 40), text=st.text(min_size=1, max_size=12))
+def test_a_character_split_by_the_prompts_end_belongs_to_the_completion(
+    families, cut, text
+):
+    tokenizer = families["gpt2"]
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    prompt, rest = ids[:cut], ids[cut:]
+
+    out = "".join(push_all(new(tokenizer, prompt), rest))
+
+    whole_characters = oracle("gpt2", tokenizer, [], prompt)
+    assert text == whole_characters + out
+
+
+@pytest.mark.property
+@given(data=st.data())
+def test_sentencepiece_itself_gives_the_same_text(families, processor, data):
+    """The library's own decode is the outer oracle of the byte fallback above."""
+    tokenizer = families["sentencepiece"]
+    ids = data.draw(st.lists(st.integers(3, processor.vocab_size() - 1), max_size=20))
+    anchor = processor.piece_to_id("e")
+    tail = [processor.piece_to_id("x")]  # so that no character is left open
+
+    out = "".join(push_all(new(tokenizer, [anchor]), ids + tail))
+
+    assert processor.decode([anchor, *ids, *tail]) == "e" + out
+
+
+@pytest.mark.property
+@given(text=st.text(max_size=20))
+def test_valid_byte_fallback_is_what_hugging_face_decodes(families, text):
+    tokenizer = families["llama2"]
+    ids = tokenizer.encode("x " + text, add_special_tokens=False)
+
+    out = "".join(push_all(new(tokenizer), ids))
+
+    assert tokenizer.decode(ids, skip_special_tokens=True) == out == "x " + text
+
+
+@pytest.mark.parametrize("family", ["bytes", "word_ends", "sentencepiece"])
+def test_a_long_run_of_one_token_stays_exact(families, family):
+    tokenizer = families[family]
+    prompt = tokenizer.encode("hello", add_special_tokens=False)
+    blank = {"bytes": 0xFF, "word_ends": 5, "sentencepiece": tokenizer.token_to_id("▁")}
+    ids = [blank[family]] * 300 + tokenizer.encode("town", add_special_tokens=False)
+
+    out = "".join(push_all(new(tokenizer, prompt), ids))
+
+    assert oracle(family, tokenizer, prompt, ids) == out
+
+
+def test_spaces_before_a_caller_objects_words_survive_a_long_blank():
+    """A decode that strips its start, as sentencepiece models do, seen as an object."""
+
+    class Stripping:
+        vocab_size = 3
+
+        def encode(self, text):
+            return [0]
+
+        def decode(self, ids):
+            return "".join("x ▁"[i] for i in ids).replace("▁", " y").lstrip()
+
+    ids = [1] * 50 + [2] + [1] * 50 + [2]
+
+    out = "".join(push_all(new(load_tokenizer(Stripping()), [0]), ids))
+
+    assert " " * 51 + "y" + " " * 51 + "y" == out
+
+
+def test_a_leading_space_is_kept_behind_a_prompt(families):
+    tokenizer = families["llama2"]
+    world = tokenizer.token_to_id("▁w")
+
+    assert " w" == new(
+        tokenizer, tokenizer.encode("hello", add_special_tokens=True)
+    ).push(world)
+    assert "w" == new(tokenizer, [tokenizer.bos_token_id]).push(world)
+
+
+def test_a_character_is_given_out_with_its_last_byte(families):
+    tokenizer = families["sentencepiece"]
+    ids = [tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in "😀".encode()]
+
+    assert ["", "", "", "😀", ""] == push_all(new(tokenizer, [5]), ids)
+
+
+def test_an_incomplete_character_at_the_end_is_dropped(families):
+    tokenizer = families["gpt2"]
+    ids = tokenizer.encode("ok 😀", add_special_tokens=False)[:-1]
+
+    assert "ok " == "".join(push_all(new(tokenizer), ids))
+
+
+def test_bytes_that_can_become_nothing_are_shown_at_once(families):
+    tokenizer = families["gpt2"]
+    invalid = tokenizer.token_to_id("ÿ")  # the byte 0xFF
+
+    assert FFFD == new(tokenizer).push(invalid)
+
+
+def test_special_tokens_show_only_when_asked(families):
+    tokenizer = families["llama3"]
+    ids = tokenizer.encode("a<|eot_id|>b", add_special_tokens=False)
+
+    assert "ab" == "".join(push_all(new(tokenizer), ids))
+    assert "a<|eot_id|>b" == "".join(
+        push_all(new(tokenizer, skip_special_tokens=False), ids)
+    )
+
+
+def test_an_id_without_a_token_adds_nothing(families):
+    for name in ("gpt2", "sentencepiece", "llama2", "word_pieces"):
+        tokenizer = families[name]
+
+        assert "" == new(tokenizer, [9]).push(tokenizer.vocab_size + 7)
+
+
+# ------------------------------------------------------------------------ stop strings
+
+
+def stop_oracle(texts, stops, min_tokens, keep):
+    """Where a completion stops: (tokens, stop string, text); recomputed each time.
+
+    Args:
+        texts: The whole text after 0, 1, 2, … tokens.
+    """
+    for count in range(1, len(texts)):
+        if count <= min_tokens:
+            continue
+        ends = [
+            (start + len(stop), place, start, stop)
+            for place, stop in enumerate(stops)
+            for start in range(len(texts[count]) - len(stop) + 1)
+            if texts[count].startswith(stop, start)
+            and start + len(stop) > len(texts[count - 1])
+        ]
+        if ends:
+            end, _, start, stop = min(ends)
+            return count, stop, texts[count][: end if keep else start]
+    return len(texts) - 1, None, texts[-1]
+
+
+def open_end(text, stops):
+    """The longest end of *text* that is the beginning of a stop string."""
+    return max(
+        (
+            length
+            for stop in stops
+            for length in range(1, len(stop))
+            if text.endswith(stop[:length])
+        ),
+        default=0,
+    )
+
+
+@st.composite
+def stopping(draw):
+    """Text of few letters in tokens of any cut, and stop strings of the same letters."""
+    pieces = draw(st.lists(st.text("ab ", max_size=4), max_size=14))
+    stops = draw(
+        st.lists(
+            st.text("ab ", min_size=1, max_size=5), min_size=1, max_size=3, unique=True
+        )
+    )
+    return pieces, stops
+
+
+class Scripted:
+    """Each id is a text of its own."""
+
+    def __init__(self, pieces):
+        self.pieces = ["x", *pieces]
+        self.vocab_size = len(self.pieces)
+
+    def encode(self, text):
+        raise NotImplementedError
+
+    def decode(self, ids):
+        return "".join(self.pieces[i] for i in ids)
+
+
+@pytest.mark.property
+@given(case=stopping(), min_tokens=st.integers(0, 4), keep=st.booleans())
+def test_stop_strings_cut_where_the_oracle_says(case, min_tokens, keep):
+    pieces, stops = case
+    texts = ["".join(pieces[:count]) for count in range(len(pieces) + 1)]
+    count, stop, text = stop_oracle(texts, stops, min_tokens, keep)
+    detokenizer = new(
+        load_tokenizer(Scripted(pieces)),
+        [0],
+        stop=stops,
+        min_tokens=min_tokens,
+        include_stop_str_in_output=keep,
+    )
+
+    out = push_all(detokenizer, range(1, len(pieces) + 1))
+
+    assert stop == detokenizer.matched_stop
+    assert text == "".join(out)
+    assert count == len(out) - (stop is None)
+
+
+@pytest.mark.property
+@given(case=stopping())
+def test_exactly_what_may_begin_a_stop_string_is_held_back(case):
+    pieces, stops = case
+    detokenizer = new(load_tokenizer(Scripted(pieces)), [0], stop=stops)
+
+    text = out = ""
+    for i, piece in enumerate(pieces, start=1):
+        text += piece
+        out += detokenizer.push(i)
+        if detokenizer.matched_stop is not None:
+            return
+
+        assert text[: len(text) - open_end(text, stops)] == out
+
+
+@pytest.mark.property
+@pytest.mark.parametrize("family", ["llama3", "sentencepiece", "llama2"])
+@given(data=st.data(), prompt=prompts, keep=st.booleans(), min_tokens=st.integers(0, 5))
+def test_stop_strings_are_exact_on_real_tokens(
+    families, family, data, prompt, keep, min_tokens
+):
+    tokenizer = families[family]
+    prompt_ids = tokenizer.encode(prompt, add_special_tokens=True)
+    ids = data.draw(some_ids(tokenizer, max_size=16))
+    texts = [
+        oracle(family, tokenizer, prompt_ids, ids[:count])
+        for count in range(len(ids) + 1)
+    ]
+    # Stop strings that are somewhere in the text, and some that are not.
+    places = st.integers(0, max(0, len(texts[-1]) - 1))
+    found = st.builds(lambda a, n: texts[-1][a : a + n], places, st.integers(1, 4))
+    stops = data.draw(
+        st.lists(
+            found.filter(bool) if texts[-1] else st.just("z"), min_size=1, max_size=2
+        )
+    )
+    stops = list(dict.fromkeys(stops))
+    _, stop, text = stop_oracle(texts, stops, min_tokens, keep)
+    detokenizer = new(
+        tokenizer,
+        prompt_ids,
+        stop=stops,
+        min_tokens=min_tokens,
+        include_stop_str_in_output=keep,
+    )
+
+    out = push_all(detokenizer, ids)
+
+    assert (stop, text) == (detokenizer.matched_stop, "".join(out))
+
+
+@pytest.mark.parametrize(
+    ("stops", "expected"),
+    [
+        (["cde", "bc"], ("bc", "a")),
+        (["bcd", "cd"], ("bcd", "a")),
+        (["cd", "bcd"], ("cd", "ab")),
+    ],
+    ids=["earliest end wins", "tie goes to the first", "whichever that is"],
+)
+def test_the_stop_string_that_completes_first_wins(stops, expected):
+    detokenizer = new(load_tokenizer(Scripted(["abcdef"])), [0], stop=stops)
+
+    text = detokenizer.push(1)
+
+    assert expected == (detokenizer.matched_stop, text)
+
+
+def test_a_long_text_with_a_long_stop_string_takes_linear_time():
+    import time
+
+    pieces = ["ab" * 50] * 400
+    detokenizer = new(load_tokenizer(Scripted(pieces)), [0], stop="ab" * 5000 + "c")
+
+    start = time.perf_counter()
+    out = push_all(detokenizer, range(1, 401))
+
+    assert "".join(pieces) == "".join(out)
+    assert time.perf_counter() - start < 10
+
+
+# --------------------------------------------------------------- the token that ended it
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        ({}, "hi"),
+        ({"include_stop_str_in_output": True}, "hi"),
+        ({"skip_special_tokens": False}, "hi"),
+        (
+            {"include_stop_str_in_output": True, "skip_special_tokens": False},
+            "hi<|eot_id|>",
+        ),
+    ],
+    ids=["default", "special is skipped", "stop is left out", "both asked"],
+)
+def test_an_end_token_shows_only_when_both_fields_ask(families, params, expected):
+    tokenizer = families["llama3"]
+    detokenizer = new(tokenizer, [9], **params)
+
+    text = "".join(
+        map(detokenizer.push, tokenizer.encode("hi", add_special_tokens=False))
+    )
+    text += detokenizer.finish(stop_token_id=tokenizer.token_to_id("<|eot_id|>"))
+
+    assert expected == text
+
+
+def test_a_plain_stop_token_shows_when_asked():
+    tokenizer = load_tokenizer(Scripted(["hi", " stop"]))
+    detokenizer = new(tokenizer, [0], include_stop_str_in_output=True)
+
+    assert "hi stop" == detokenizer.push(1) + detokenizer.finish(stop_token_id=2)
+
+
+def test_what_was_held_back_is_given_out_at_the_end():
+    detokenizer = new(load_tokenizer(Scripted(["so", " st"])), [0], stop=" stop")
+
+    assert ["so", "", " st"] == push_all(detokenizer, [1, 2])
+
+
+# ------------------------------------------------------------------------- single tokens
+
+
+def test_a_single_token_keeps_its_space_and_shows_a_part_of_a_character(families):
+    sentencepieces = families["sentencepiece"]
+    bytes_ = families["gpt2"]
+
+    assert " w" == decode_token(sentencepieces, sentencepieces.token_to_id("▁w"))
+    assert "</s>" == decode_token(sentencepieces, sentencepieces.eos_token_id)
+    assert FFFD == decode_token(bytes_, bytes_.token_to_id("Ã"))
+    assert "A" == decode_token(families["letters"], ord("A"))
