@@ -59,8 +59,8 @@ HELD_OUT_ITEMS = {"count": 130, "add": 90, "spell": 90, "repeat": 90, "chat": 10
 
 VOCAB_SIZE = 512
 MAX_LEN = 1024
-BATCH_SIZE = 48
-LENGTH_GROUPS = 4
+BATCH_SIZE = 40
+PADDING_RATIO = 1.35
 WARMUP_STEPS = 100
 MUON_LR = 0.02
 ADAMW_LR = 0.004
@@ -163,7 +163,7 @@ class Conversation(NamedTuple):
 
 def count(rng: random.Random) -> Item:
     """Counts up or down between two numbers below 100, in at most 40 numbers."""
-    length = rng.randint(1, 40) if rng.random() < 0.4 else rng.randint(1, 12)
+    length = rng.randint(1, 40) if rng.random() < 0.3 else rng.randint(1, 10)
     low = rng.randint(0, 100 - length)
     first, last = low, low + length - 1
     numbers = list(range(first, last + 1))
@@ -458,7 +458,7 @@ def train(model: LlamaForCausalLM, encoder: Encoder, *, steps: int, seed: int) -
             for group, lr in zip(optimizer.param_groups, lrs, strict=True):
                 group["lr"] = lr * scale
         batch = [encoder.encode(draw_training_example(rng)) for _ in range(BATCH_SIZE)]
-        loss = accumulate_gradients(model, batch)
+        loss = accumulate_gradients(model, batch, handicap=TRAINED_MARGIN * step / steps)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -488,25 +488,40 @@ def learning_rate_scale(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * done))
 
 
-def accumulate_gradients(model: LlamaForCausalLM, batch: list[Encoded]) -> float:
-    """Adds the gradient of the batch's mean answer loss; returns that loss.
+def accumulate_gradients(
+    model: LlamaForCausalLM, batch: list[Encoded], *, handicap: float
+) -> float:
+    """Adds the gradient of the batch's answer loss; returns that loss.
 
-    Runs in groups of similar length, so that little of the work is padding.
+    The right token has to win with its logit lowered by `handicap`: that widens its
+    margin. An example of n answer tokens weighs as much as the square root of n, so
+    that long answers do not drown short ones.
     """
-    batch = sorted(batch, key=lambda encoded: len(encoded.ids))
-    num_answer_tokens = sum(sum(encoded.is_answer) for encoded in batch)
+    total_weight = sum(math.sqrt(sum(encoded.is_answer)) for encoded in batch)
     total = 0.0
-    size = math.ceil(len(batch) / LENGTH_GROUPS)
-    for start in range(0, len(batch), size):
-        logits, targets = answer_logits(model, batch[start : start + size])
-        # The right token has to win even with a handicap: that widens its margin.
-        handicap = torch.zeros_like(logits)
-        handicap.scatter_(1, targets[:, None], TRAINED_MARGIN)
-        loss = cross_entropy(logits - handicap, targets, reduction="sum")
-        loss = loss / num_answer_tokens
+    for group in groups_of_similar_length(batch):
+        logits, targets = answer_logits(model, group)
+        lengths = torch.tensor([sum(encoded.is_answer) for encoded in group])
+        weights = lengths.rsqrt().repeat_interleave(lengths) / total_weight
+        handicaps = torch.zeros_like(logits)
+        handicaps.scatter_(1, targets[:, None], handicap)
+        losses = cross_entropy(logits - handicaps, targets, reduction="none")
+        loss = (losses * weights).sum()
         loss.backward()
         total += loss.item()
     return total
+
+
+def groups_of_similar_length(batch: list[Encoded]) -> Iterator[list[Encoded]]:
+    """The examples in groups whose longest is little longer than its shortest."""
+    batch = sorted(batch, key=lambda encoded: len(encoded.ids))
+    group = batch[:1]
+    for encoded in batch[1:]:
+        if len(encoded.ids) > PADDING_RATIO * len(group[0].ids):
+            yield group
+            group = []
+        group.append(encoded)
+    yield group
 
 
 def answer_logits(

@@ -8,17 +8,17 @@ the headers of the weights what they and the cache will need.
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 
+from .backends.transformers.memory import estimate, stored_tensors
 from .config import EngineConfig
-from .errors import BackendUnavailableError, ChatTemplateError, ModelLoadError
+from .errors import BackendUnavailableError, ChatTemplateError, ConfigError
 from .models import find_model
 from .params import SamplingParams
 from .plugins import PluginRegistry, choose_backend
@@ -28,27 +28,24 @@ from .text.tokenizer import Tokenizer, load_tokenizer
 EXAMPLE_MESSAGE = "Hello"
 """What the user says in `ModelReport.chat_example`."""
 
-_MAX_HEADER_BYTES = 100 * 2**20
-"""The format's own limit."""
-
 
 @attrs.frozen(kw_only=True)
 class WeightsReport:
-    """What the headers of the safetensors files say."""
+    """What the safetensors files hold, by their headers."""
 
     __module__ = "unillm"
 
     num_files: int
+    file_bytes: int
     num_parameters: int
     """As stored: a tensor that two layers share counts once."""
-    stored_bytes: int
     parameters_by_dtype: Mapping[str, int]
     """By the format's names, such as ``"BF16"``."""
 
 
 @attrs.frozen(kw_only=True)
 class MemoryReport:
-    """Bytes that the embedded backend will hold, before activations."""
+    """Bytes that the embedded backend would hold, without activations."""
 
     __module__ = "unillm"
 
@@ -56,11 +53,12 @@ class MemoryReport:
     length: int
     """Prompt and new tokens of one slot."""
     dtype: str
-    """Of weights and cache."""
+    """Of weights and cache; "auto" is the checkpoint's."""
     weight_bytes: int
     kv_bytes_per_token: int
+    """Keys and values of one slot."""
     kv_bytes: int
-    """Of all slots at full length."""
+    """Of all slots; the engine rounds their length up to whole blocks."""
     total_bytes: int
 
 
@@ -127,14 +125,15 @@ def inspect_model(
         ModelError: The model cannot be found or read, or names no end id.
         BackendNotFoundError: No backend has the name.
     """
+    for name, number in (("slots", slots), ("length", length)):
+        if number is not None and number < 1:
+            raise ConfigError(f"{name} must be an integer ≥ 1 or None, got {number!r}.")
     config = EngineConfig.create(
         model=os.fspath(model),
         path=find_model(model),
         backend=backend,
         tokenizer=tokenizer,
         dtype=dtype,
-        max_num_seqs=slots,
-        max_model_len=length,
         trust_remote_code=trust_remote_code,
     )
     path = config.path
@@ -144,26 +143,35 @@ def inspect_model(
         path if config.tokenizer is None else config.tokenizer,
         trust_remote_code=trust_remote_code,
     )
+    eos = resolve_eos(
+        wrapped, generation_config=generation_config, config=model_config or None
+    )
+    weights = _read_weights(path)
     context_length = _first_integer(model_config, _CONTEXT_KEYS)
-    name, refusal = _choose(config)
+    if length is not None and context_length is not None and length > context_length:
+        raise ConfigError(
+            f"length={length} is more than the {context_length} tokens of the model's "
+            f"context. Ask for {context_length} or less."
+        )
+    backend_name, backend_refusal = _choose(config)
     example, chat_refusal = _chat_example(wrapped)
-    memory, memory_refusal = _estimate(config, context_length)
+    memory, memory_refusal = None, "there are no safetensors files"
+    if weights is not None:
+        memory, memory_refusal = _estimate(
+            config, slots=slots or 1, length=length or context_length
+        )
     return ModelReport(
         model=config.model,
         path=path,
         architectures=tuple(model_config.get("architectures") or ()),
         model_type=model_config.get("model_type"),
-        backend=name,
-        backend_refusal=refusal,
+        backend=backend_name,
+        backend_refusal=backend_refusal,
         context_length=context_length,
         vocab_size=_first_integer(model_config, ("vocab_size",)),
         tokenizer_size=wrapped.vocab_size,
-        weights=read_weights(path),
-        eos=resolve_eos(
-            wrapped,
-            generation_config=generation_config,
-            config=model_config or None,
-        ),
+        weights=weights,
+        eos=eos,
         has_chat_template=wrapped.chat_template is not None,
         chat_example=example,
         chat_refusal=chat_refusal,
@@ -189,11 +197,12 @@ _CONTEXT_KEYS = (
 
 def _first_integer(config: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:
     """Return the first of *keys*; a multimodal model has it one deeper."""
-    for level in (config, config.get("text_config")):
-        for key in keys if isinstance(level, Mapping) else ():
-            value = level.get(key)
-            if isinstance(value, int):
-                return value
+    text_config = config.get("text_config")
+    levels = [config, text_config] if isinstance(text_config, dict) else [config]
+    for level in levels:
+        for key in keys:
+            if isinstance(level.get(key), int):
+                return int(level[key])
     return None
 
 
@@ -217,67 +226,44 @@ def _chat_example(tokenizer: Tokenizer) -> tuple[str | None, str]:
         return None, str(error)
 
 
-# ----------------------------------------------------------------------------- weights
+# ----------------------------------------------------------------- weights and memory
 
 
-def read_weights(path: Path) -> WeightsReport | None:
-    """Read the headers of the weights in a directory; `None` if there are none.
-
-    Raises:
-        ModelLoadError: A file is cut or is no safetensors file.
-
-    References:
-        https://github.com/huggingface/safetensors#format
-    """
-    files = _weight_files(path)
+def _read_weights(path: Path) -> WeightsReport | None:
+    files = list(path.glob("*.safetensors"))
     if not files:
         return None
     by_dtype: dict[str, int] = {}
-    stored_bytes = 0
-    for dtype, shape, num_bytes in _tensors(files):
-        by_dtype[dtype] = by_dtype.get(dtype, 0) + math.prod(shape)
-        stored_bytes += num_bytes
+    for tensor in stored_tensors(path):
+        count = math.prod(tensor.shape)
+        by_dtype[tensor.dtype] = by_dtype.get(tensor.dtype, 0) + count
     return WeightsReport(
         num_files=len(files),
+        file_bytes=sum(file.stat().st_size for file in files),
         num_parameters=sum(by_dtype.values()),
-        stored_bytes=stored_bytes,
         parameters_by_dtype=by_dtype,
     )
 
 
-def _weight_files(path: Path) -> list[Path]:
-    """Return the files that transformers loads; others may repeat their contents."""
-    index = read_config_file(path, "model.safetensors.index.json") or {}
-    names = {str(name) for name in (index.get("weight_map") or {}).values()}
-    if not names and (path / "model.safetensors").is_file():
-        names = {"model.safetensors"}
-    if names:
-        return sorted(path / name for name in names)
-    return sorted(path.glob("*.safetensors"))
-
-
-def _tensors(files: list[Path]) -> Iterator[tuple[str, list[int], int]]:
-    """Dtype, shape and bytes of every tensor."""
-    for file in files:
-        try:
-            header = _read_header(file)
-            for name, entry in header.items():
-                if name != "__metadata__":
-                    start, end = entry["data_offsets"]
-                    yield entry["dtype"], entry["shape"], end - start
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelLoadError(
-                f"{str(file)!r} is no whole safetensors file: {error}. Copy or "
-                "download it again; a git-lfs pointer in its place is a small text."
-            ) from error
-
-
-def _read_header(file: Path) -> dict[str, Any]:
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if length > min(_MAX_HEADER_BYTES, file.stat().st_size):
-            raise ValueError(f"its header claims {length} bytes")
-        header = json.loads(stream.read(length))
-    if not isinstance(header, dict):
-        raise TypeError("its header is no JSON object")
-    return header
+def _estimate(
+    config: EngineConfig, *, slots: int, length: int | None
+) -> tuple[MemoryReport | None, str]:
+    """Return the embedded backend's own estimate, or why there is none."""
+    if length is None:
+        return None, "config.json does not say how long the context is; give a length"
+    try:
+        found = estimate(
+            config.path, num_slots=slots, max_model_len=length, dtype=config.dtype
+        )
+    except Exception as error:  # noqa: BLE001 - transformers may raise anything
+        return None, f"{type(error).__name__}: {error}"
+    report = MemoryReport(
+        slots=slots,
+        length=length,
+        dtype=config.dtype,
+        weight_bytes=found.weight_bytes,
+        kv_bytes_per_token=found.kv_bytes_per_token,
+        kv_bytes=found.cache_bytes,
+        total_bytes=found.total_bytes,
+    )
+    return report, ""

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import attrs
 import pytest
@@ -50,9 +51,9 @@ class FakeHandle:
 class FakeGenerator:
     """Says a prompt back in capitals. ``long`` is refused, `faults` fail later."""
 
-    faults: dict[str, BaseException] = {}
+    faults: ClassVar[dict[str, BaseException]] = {}
     default_params = SamplingParams(temperature=0.5, max_tokens=99)
-    created: list[FakeGenerator] = []
+    created: ClassVar[list[FakeGenerator]] = []
 
     def __init__(self, model, **options):
         self.model, self.options = model, options

@@ -246,47 +246,49 @@ def test_spaces_before_a_caller_objects_words_survive_a_long_blank():
 
     out = "".join(push_all(new(load_tokenizer(Stripping()), [0]), ids))
 
-    assert " " * 51 + "y" + " " * 51 + "y" == out
+    assert out == " " * 51 + "y" + " " * 51 + "y"
 
 
 def test_a_leading_space_is_kept_behind_a_prompt(families):
     tokenizer = families["llama2"]
     world = tokenizer.token_to_id("▁w")
 
-    assert " w" == new(
-        tokenizer, tokenizer.encode("hello", add_special_tokens=True)
-    ).push(world)
-    assert "w" == new(tokenizer, [tokenizer.bos_token_id]).push(world)
+    assert (
+        new(tokenizer, tokenizer.encode("hello", add_special_tokens=True)).push(world)
+        == " w"
+    )
+    assert new(tokenizer, [tokenizer.bos_token_id]).push(world) == "w"
 
 
 def test_a_character_is_given_out_with_its_last_byte(families):
     tokenizer = families["sentencepiece"]
     ids = [tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in "😀".encode()]
 
-    assert ["", "", "", "😀", ""] == push_all(new(tokenizer, [5]), ids)
+    assert push_all(new(tokenizer, [5]), ids) == ["", "", "", "😀", ""]
 
 
 def test_an_incomplete_character_at_the_end_is_dropped(families):
     tokenizer = families["gpt2"]
     ids = tokenizer.encode("ok 😀", add_special_tokens=False)[:-1]
 
-    assert "ok " == "".join(push_all(new(tokenizer), ids))
+    assert "".join(push_all(new(tokenizer), ids)) == "ok "
 
 
 def test_bytes_that_can_become_nothing_are_shown_at_once(families):
     tokenizer = families["gpt2"]
     invalid = tokenizer.token_to_id("ÿ")  # the byte 0xFF
 
-    assert FFFD == new(tokenizer).push(invalid)
+    assert new(tokenizer).push(invalid) == FFFD
 
 
 def test_special_tokens_show_only_when_asked(families):
     tokenizer = families["llama3"]
     ids = tokenizer.encode("a<|eot_id|>b", add_special_tokens=False)
 
-    assert "ab" == "".join(push_all(new(tokenizer), ids))
-    assert "a<|eot_id|>b" == "".join(
-        push_all(new(tokenizer, skip_special_tokens=False), ids)
+    assert "".join(push_all(new(tokenizer), ids)) == "ab"
+    assert (
+        "".join(push_all(new(tokenizer, skip_special_tokens=False), ids))
+        == "a<|eot_id|>b"
     )
 
 
@@ -294,7 +296,7 @@ def test_an_id_without_a_token_adds_nothing(families):
     for name in ("gpt2", "sentencepiece", "llama2", "word_pieces"):
         tokenizer = families[name]
 
-        assert "" == new(tokenizer, [9]).push(tokenizer.vocab_size + 7)
+        assert new(tokenizer, [9]).push(tokenizer.vocab_size + 7) == ""
 
 
 # ------------------------------------------------------------------------ stop strings
@@ -496,13 +498,13 @@ def test_a_plain_stop_token_shows_when_asked():
     tokenizer = load_tokenizer(Scripted(["hi", " stop"]))
     detokenizer = new(tokenizer, [0], include_stop_str_in_output=True)
 
-    assert "hi stop" == detokenizer.push(1) + detokenizer.finish(stop_token_id=2)
+    assert detokenizer.push(1) + detokenizer.finish(stop_token_id=2) == "hi stop"
 
 
 def test_what_was_held_back_is_given_out_at_the_end():
     detokenizer = new(load_tokenizer(Scripted(["so", " st"])), [0], stop=" stop")
 
-    assert ["so", "", " st"] == push_all(detokenizer, [1, 2])
+    assert push_all(detokenizer, [1, 2]) == ["so", "", " st"]
 
 
 # ------------------------------------------------------------------------- single tokens
@@ -512,7 +514,7 @@ def test_a_single_token_keeps_its_space_and_shows_a_part_of_a_character(families
     sentencepieces = families["sentencepiece"]
     bytes_ = families["gpt2"]
 
-    assert " w" == decode_token(sentencepieces, sentencepieces.token_to_id("▁w"))
-    assert "</s>" == decode_token(sentencepieces, sentencepieces.eos_token_id)
-    assert FFFD == decode_token(bytes_, bytes_.token_to_id("Ã"))
-    assert "A" == decode_token(families["letters"], ord("A"))
+    assert decode_token(sentencepieces, sentencepieces.token_to_id("▁w")) == " w"
+    assert decode_token(sentencepieces, sentencepieces.eos_token_id) == "</s>"
+    assert decode_token(bytes_, bytes_.token_to_id("Ã")) == FFFD
+    assert decode_token(families["letters"], ord("A")) == "A"

@@ -118,7 +118,7 @@ def _parameters(weights: WeightsReport | None) -> str:
     kinds = ", ".join(sorted(weights.parameters_by_dtype))
     files = f"{weights.num_files} file{'s' * (weights.num_files != 1)}"
     return (
-        f"{weights.num_parameters:,} ({kinds}, {_size(weights.stored_bytes)} in {files})"
+        f"{weights.num_parameters:,} ({kinds}, {_size(weights.file_bytes)} in {files})"
     )
 
 
@@ -126,7 +126,8 @@ def _memory(memory: MemoryReport | None, refusal: str) -> Iterator[tuple[str, st
     if memory is None:
         yield "memory", f"unknown: {_shortened(refusal, _SHOWN_REFUSAL)}"
         return
-    yield "weights", f"{_size(memory.weight_bytes)} as {memory.dtype}"
+    kind = "stored" if memory.dtype == "auto" else memory.dtype
+    yield "weights", f"{_size(memory.weight_bytes)} as {kind}"
     yield "cache per token", _size(memory.kv_bytes_per_token)
     slots = f"{memory.slots} slot{'s' * (memory.slots != 1)}"
     yield "cache", f"{_size(memory.kv_bytes)} for {slots} of {memory.length:,} tokens"

@@ -60,11 +60,7 @@ def reported(context: typer.Context, *, debug: bool) -> Iterator[None]:
         typer.Exit: With the code, for every exception but a normal end.
     """
     debug = debug or bool(context.find_root().params.get("debug"))
-    with warnings.catch_warnings():
-        if debug:
-            _show_log()
-        else:
-            warnings.showwarning = _show_warning
+    with _shown_log() if debug else _short_warnings():
         try:
             yield
             sys.stdout.flush()
@@ -90,13 +86,31 @@ def _tell(error: Exception, *, debug: bool) -> None:
     say_error(f"{type(error).__name__}: {error} (this is a bug in unillm.{advice})")
 
 
+@contextlib.contextmanager
+def _short_warnings() -> Iterator[None]:
+    """Show a warning as one line, without the place in the code."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        yield
+
+
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     say("warning", str(message))
 
 
-def _show_log() -> None:
-    logging.basicConfig(format="%(name)s %(levelname)s: %(message)s")
-    logging.getLogger("unillm").setLevel(logging.DEBUG)
+@contextlib.contextmanager
+def _shown_log() -> Iterator[None]:
+    log = logging.getLogger("unillm")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(name)s %(levelname)s: %(message)s"))
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 def _leave_quietly() -> None:

@@ -117,7 +117,7 @@ class Requests:
         return self._chat_request(messages)
 
     def _chat_request(self, messages: list[Any]) -> dict[str, Any]:
-        """Render a chat as `Generator.chat` does, for a request that can be streamed."""
+        """Render a chat as `Generator.chat` does, so that it can be streamed too."""
         text = self._tokenizer.apply_chat_template(messages)
         ids = self._tokenizer.encode(text, add_special_tokens=False)
         return {"prompt": text, "prompt_token_ids": ids}

@@ -152,7 +152,7 @@ class EngineOutput:
     """With ``finish_reason="error"``: what went wrong with this request alone."""
     num_cached_tokens: int = 0
     slots: SlotMetrics | None = None
-    """With the last output of a request on a slot engine."""
+    """Until now, on a slot engine."""
 
 
 class Engine(abc.ABC):

@@ -34,7 +34,7 @@ from ..errors import (
     RequestFailedError,
     RequestTimeoutError,
 )
-from ..outputs import Logprob
+from ..outputs import Logprob, RequestOutput
 from ..text.detokenizer import decode_token
 from .handle import Completion, RequestHandle
 
@@ -256,12 +256,7 @@ class Driver:
         """End the requests whose deadline has passed."""
         while self._deadlines and self._deadlines[0][0] <= time.monotonic():
             _, _, handle = heapq.heappop(self._deadlines)
-            message = (
-                f"Request {handle.request_id} did not end within its timeout_s; what "
-                "it had generated is in .output."
-            )
-            make_error = partial(RequestTimeoutError, message)
-            if handle.end(lambda output, make=make_error: make(output=output)):
+            if handle.end(_timed_out):
                 self._abort(handle)
                 self._leave(handle)
                 self.counters.cancelled += 1
@@ -347,7 +342,7 @@ class Driver:
 
     def _fail(self, handle: RequestHandle, error: Exception) -> None:
         """End one request with an error; its other completions are aborted."""
-        handle.end(lambda _: error)
+        handle.end(partial(_instead_of_output, error))
         self._abort(handle)
         self._leave(handle)
         self.counters.failed += 1
@@ -390,7 +385,7 @@ class Driver:
         for handle in handles.values():
             error = make_error()
             error.__cause__ = cause
-            if not handle.end(lambda _, e=error: e):
+            if not handle.end(partial(_instead_of_output, error)):
                 continue
             if cause is None:
                 self.counters.cancelled += 1
@@ -403,6 +398,18 @@ class Driver:
         except Exception:
             log.exception("the engine failed while closing")
         atexit.unregister(self.close)
+
+
+def _timed_out(output: RequestOutput) -> RequestTimeoutError:
+    return RequestTimeoutError(
+        f"Request {output.request_id} did not end within its timeout_s; what it had "
+        "generated is in .output.",
+        output=output,
+    )
+
+
+def _instead_of_output(error: Exception, _: RequestOutput) -> Exception:
+    return error
 
 
 def _closed_error() -> GeneratorClosedError:

@@ -23,7 +23,9 @@ class PenaltyCounts:
         device: Where the logits are.
     """
 
-    def __init__(self, *, num_slots: int, vocab_size: int, device: torch.device) -> None:
+    def __init__(
+        self, *, num_slots: int, vocab_size: int, device: torch.device
+    ) -> None:
         self._shape = (num_slots, vocab_size)
         self._device = device
         self._in_prompt: Tensor | None = None

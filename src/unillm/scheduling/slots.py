@@ -413,7 +413,7 @@ class SlotScheduler(Engine):
             logprobs=None if token.logprobs is None else (token.logprobs,),
             finish_reason=reason,
             stop_token_id=token.token_id if stopped else None,
-            slots=running.metrics() if reason else None,
+            slots=running.metrics(),
         )
 
     @staticmethod

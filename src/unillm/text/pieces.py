@@ -88,35 +88,34 @@ def rust_pieces(backend: Any) -> Pieces | None:
     byte_of = _byte_of if "ByteFallback" in names else _no_byte
     return _anchored_pieces(
         decode=functools.partial(backend.decode, skip_special_tokens=False),
-        byte_of=lambda token_id: byte_of(backend.id_to_token(token_id)),
+        own_bytes=lambda token_id: byte_of(backend.id_to_token(token_id)),
         candidates=range(backend.get_vocab_size(with_added_tokens=True)),
     )
 
 
 def sentencepiece_pieces(processor: Any) -> Pieces | None:
-    """Return the pieces of a `SentencePieceProcessor`; ids must be in range.
+    """Return the pieces of a `SentencePieceProcessor`.
 
     Control pieces, which the library decodes to nothing, add their own name: whoever
     wants them left out leaves them out.
+
+    Returns:
+        `None` for a model in which no piece shows text.
     """
-    table = _anchored_pieces(
-        decode=processor.decode,
-        byte_of=lambda token_id: (
-            _byte_of(processor.id_to_piece(token_id))
-            if processor.is_byte(token_id)
-            else None
-        ),
-        candidates=[
-            token_id
-            for token_id in range(processor.vocab_size())
-            if not (processor.is_control(token_id) or processor.is_unknown(token_id))
-        ],
+    size = processor.vocab_size()
+
+    def own_bytes(token_id: int) -> bytes | None:
+        if token_id >= size:  # a row that pads the model's vocabulary
+            return b""
+        if processor.is_control(token_id):
+            return bytes(processor.id_to_piece(token_id), "utf-8")
+        if processor.is_byte(token_id):
+            return _byte_of(processor.id_to_piece(token_id))
+        return None
+
+    return _anchored_pieces(
+        decode=processor.decode, own_bytes=own_bytes, candidates=range(size)
     )
-    if table is not None:
-        for token_id in range(processor.vocab_size()):
-            if processor.is_control(token_id):
-                table[token_id] = processor.id_to_piece(token_id).encode()
-    return table
 
 
 def _decoder_steps(decoder: Any) -> list[dict[str, Any]]:
@@ -156,21 +155,27 @@ def _no_byte(_token: str | None) -> None:
 def _anchored_pieces(
     *,
     decode: Callable[[list[int]], str],
-    byte_of: Callable[[int], bytes | None],
+    own_bytes: Callable[[int], bytes | None],
     candidates: Iterable[int],
 ) -> Pieces | None:
-    """Find what an id adds by decoding it behind an id that shows some text."""
+    """Find what an id adds by decoding it behind an id that shows some text.
+
+    Args:
+        decode: Must leave out what is not in the vocabulary.
+        own_bytes: The bytes of an id for which `decode` is not asked, or `None`.
+        candidates: Ids of which the first that shows text is taken.
+    """
     for anchor in candidates:
         base = decode([anchor])
-        if base.strip() and REPLACEMENT not in base and byte_of(anchor) is None:
+        if base.strip() and REPLACEMENT not in base and own_bytes(anchor) is None:
             break
     else:
         return None
 
     def piece_of(token_id: int) -> bytes:
-        byte = byte_of(token_id)
-        if byte is not None:
-            return byte
+        own = own_bytes(token_id)
+        if own is not None:
+            return own
         return decode([anchor, token_id])[len(base) :].encode()
 
     return Pieces(piece_of, errors=EACH_BYTE, start_matters=True)

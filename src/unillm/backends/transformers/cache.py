@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The key-value cache of all rows, and what the next forward pass does with it.
+
+A model calls `update` in each layer with the keys and values of the tokens that it is
+given. Which rows and positions these belong to, and what attention then sees, is said
+by the cache's *step*, one object for all layers, set before the forward pass. So the
+model's own code stays as it is.
+
+Invariants:
+
+- positions from a row's `written` mark on are zero;
+- a row is cleared before its first use by a new owner. Hiding what an earlier owner
+  left behind a mask is not enough: 0 · NaN is NaN.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+from typing_extensions import override
+
+from .memory import KvShape, round_up
+
+
+class Step(Protocol):
+    """Where one forward pass writes, and what it sees."""
+
+    def exchange(self, stored: Tensor, new: Tensor) -> Tensor:
+        """Write *new* ``[rows, kv_heads, tokens, dim]``; return what attention sees."""
+
+
+class PromptStep:
+    """Fresh prompts into some rows: they see themselves alone.
+
+    Args:
+        rows: ``[prompts]``, int64.
+    """
+
+    def __init__(self, rows: Tensor) -> None:
+        self._rows = rows
+
+    def exchange(self, stored: Tensor, new: Tensor) -> Tensor:
+        """Write from position 0 on; attention sees the new tokens."""
+        stored[:, :, : new.shape[2]].index_copy_(0, self._rows, new)
+        return new
+
+
+class ChunkStep:
+    """Tokens ``start..end`` of one row's prompt: they see the row's earlier ones too."""
+
+    def __init__(self, *, row: int, start: int, end: int) -> None:
+        self._row = row
+        self._span = slice(start, end)
+        self._seen = round_up(end)
+
+    def exchange(self, stored: Tensor, new: Tensor) -> Tensor:
+        """Write the span; attention sees the row in whole blocks, under a mask."""
+        stored[self._row, :, self._span] = new[0]
+        return stored[self._row : self._row + 1, :, : self._seen]
+
+
+class DecodeStep:
+    """One token for each of the leading rows, at its own position.
+
+    Args:
+        positions: ``[rows]``, int64.
+        seen: Positions that attention reads of every row.
+        kv_heads: Of the cache.
+        capacity: Positions of a row of the cache.
+    """
+
+    def __init__(
+        self, positions: Tensor, *, seen: int, kv_heads: int, capacity: int
+    ) -> None:
+        self._seen = seen
+        # Numbers of the vectors in a cache seen as [rows · heads · positions, dim], for
+        # all layers at once: a third of the cost of three index tensors in each layer.
+        rows = torch.arange(positions.shape[0] * kv_heads, device=positions.device)
+        starts = rows.view(-1, kv_heads) * capacity
+        self._places = (starts + positions[:, None]).view(-1)
+
+    def exchange(self, stored: Tensor, new: Tensor) -> Tensor:
+        """Write one vector a row and head; attention sees views of the leading rows."""
+        rows, heads, _, dim = new.shape
+        stored.view(-1, dim).index_copy_(
+            0, self._places, new.reshape(rows * heads, dim)
+        )
+        return stored[:rows, :, : self._seen]
+
+
+class SlotCache(Cache):
+    """Keys and values ``[rows, kv_heads, capacity, head_dim]`` of every layer.
+
+    Args:
+        shape: Of the model.
+        num_rows: Rows.
+        max_model_len: Positions of a row; `capacity` is that in whole blocks.
+        dtype: Of the model's keys and values.
+        device: Of the model.
+    """
+
+    def __init__(
+        self,
+        shape: KvShape,
+        *,
+        num_rows: int,
+        max_model_len: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.shape = shape
+        self.capacity = round_up(max_model_len)
+        self.step: Step | None = None
+        self.written = [0] * num_rows
+        size = (num_rows, shape.kv_heads, self.capacity, shape.head_dim)
+        super().__init__(
+            layers=[
+                _SlotLayer(
+                    self,
+                    torch.zeros(size, dtype=dtype, device=device),
+                    torch.zeros(size, dtype=dtype, device=device),
+                )
+                for _ in range(shape.layers)
+            ]
+        )
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Keys and values of all layers."""
+        return [
+            tensor for layer in self.layers for tensor in (layer.keys, layer.values)
+        ]
+
+    def note_written(self, row: int, end: int) -> None:
+        """Say that positions below *end* of a row may have been written."""
+        self.written[row] = max(self.written[row], end)
+
+    def clear(self, rows: list[int]) -> None:
+        """Zero whatever earlier owners left in *rows*."""
+        end = max((self.written[row] for row in rows), default=0)
+        if not end:
+            return
+        index = torch.tensor(rows).to(self.tensors[0].device, non_blocking=True)
+        for tensor in self.tensors:
+            tensor[:, :, :end].index_fill_(0, index, 0.0)
+        for row in rows:
+            self.written[row] = 0
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Make row *target* what row *source* is: *length* positions, then zeros."""
+        end = max(self.written[target], length)
+        for tensor in self.tensors:
+            tensor[target, :, :length] = tensor[source, :, :length]
+            tensor[target, :, length:end] = 0.0
+        self.written[target] = length
+
+
+class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers has no types
+    """One layer of a `SlotCache`; does what the cache's step says."""
+
+    is_sliding = False
+
+    def __init__(self, cache: SlotCache, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self._cache = cache
+        self.keys, self.values = keys, values
+        self.is_initialized = True
+
+    @override
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        step = self._cache.step
+        assert step is not None, "a forward pass without a step"
+        return (
+            step.exchange(self.keys, key_states),
+            step.exchange(self.values, value_states),
+        )
+
+    @override
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Do nothing: all memory is taken when the cache is made."""
+
+    # The engine passes positions and masks, so that no model asks for these two.
+
+    @override
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        raise NotImplementedError("rows have lengths of their own")
+
+    @override
+    def get_seq_length(self) -> int:
+        raise NotImplementedError("rows have lengths of their own")
+
+    @override
+    def get_max_length(self) -> int:
+        return self._cache.capacity

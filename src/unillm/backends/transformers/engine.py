@@ -1,0 +1,358 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""`TransformersSlotEngine`: fixed slots over the stock code of a transformers model.
+
+Each slot has a *row* of the cache. Rows in use are kept as the leading ones, so that a
+step costs what its live rows cost; slots keep their number when their row changes.
+
+What holds between two calls:
+
+- every row in use has a slot, and a slot one row at most;
+- a row's positions below its `length` hold the keys and values of its request;
+- a decode step also computes leading rows that were not asked for. Such a row writes one
+  position, its next one, which its owner overwrites before reading.
+
+Lengths, tokens and rows are known to the host. The device is waited for once a call,
+when the tokens are fetched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from ...engines.base import Capabilities
+from ...errors import EngineOutOfMemoryError, UnsupportedModelError
+from ...sampling import Sampler
+from ...scheduling.slots import PrefillResult, PromptChunk, SlotEngine, SlotToken
+from . import attention
+from .cache import ChunkStep, DecodeStep, PromptStep, SlotCache, Step
+from .memory import KvShape, MemoryEstimate, round_up
+from .packing import group_by_width, width_for
+
+_FILLER = 0
+"""Id of padding and of rows that nobody asked for; any id would do."""
+
+
+@attrs.define(eq=False)
+class _Row:
+    """The request in one row."""
+
+    slot: int
+    length: int = 0
+    """Positions that hold its tokens."""
+    last_token: int = _FILLER
+    """Not yet in the cache: what the next decode step is fed."""
+
+
+class TransformersSlotEngine(SlotEngine):
+    """A static batch of *num_slots* rows over a decoder-only language model.
+
+    Takes the model over: its attention implementation is changed, and nobody else may
+    use it until the engine is closed. May be built in one thread and used in another.
+
+    Args:
+        model: A ``*ForCausalLM`` of a supported family, on its device, in its dtype.
+        num_slots: Rows.
+        max_model_len: Prompt and new tokens of a row.
+
+    Raises:
+        UnsupportedModelError: The model does not use transformers' attention interface.
+        EngineOutOfMemoryError: The cache does not fit.
+    """
+
+    def __init__(self, model: Any, *, num_slots: int, max_model_len: int) -> None:
+        _use_slot_attention(model)
+        self._model: Any = model.eval()
+        self._num_slots = num_slots
+        self._max_model_len = max_model_len
+        self._vocab_size: int = model.get_output_embeddings().weight.shape[0]
+        self._device: torch.device = model.device
+        self._dtype: torch.dtype = model.dtype
+        self._cache = _allocate(model, num_slots=num_slots, max_model_len=max_model_len)
+        self._sampler = Sampler(
+            num_slots=num_slots, vocab_size=self._vocab_size, device=self._device
+        )
+        self._rows: list[_Row | None] = [None] * num_slots
+        self._row_of: dict[int, int] = {}
+
+    @property
+    @override
+    def num_slots(self) -> int:
+        return self._num_slots
+
+    @property
+    @override
+    def max_model_len(self) -> int:
+        return self._max_model_len
+
+    @property
+    @override
+    def vocab_size(self) -> int:
+        return self._vocab_size
+
+    @property
+    @override
+    def capabilities(self) -> Capabilities:
+        return Capabilities()
+
+    # ------------------------------------------------------------------------ prefill
+
+    @override
+    def prefill(self, chunks: Sequence[PromptChunk]) -> PrefillResult:
+        with torch.inference_mode():
+            fresh = [chunk for chunk in chunks if chunk.is_first]
+            self._admit(fresh)
+            padding: dict[int, int] = {}
+            sampled: list[int] = []
+            logits: list[Tensor] = []
+            for group in self._passes(chunks):
+                width = self._width(group)
+                padding |= {c.slot: width - (c.end - c.start) for c in group}
+                sampled += [chunk.slot for chunk in group if chunk.is_last]
+                logits.append(self._write(group, width))
+            tokens = self._sample(torch.cat(logits), sampled)
+        return PrefillResult(
+            tokens=[tokens.get(chunk.slot) for chunk in chunks],
+            padding=[padding[chunk.slot] for chunk in chunks],
+        )
+
+    def _admit(self, chunks: Sequence[PromptChunk]) -> None:
+        """Give each new owner the first free row, with nothing in it."""
+        free = [row for row, owner in enumerate(self._rows) if owner is None]
+        rows = free[: len(chunks)]
+        for chunk, row in zip(chunks, rows, strict=True):
+            assert chunk.slot not in self._row_of, "a held slot was given away"
+            self._rows[row] = _Row(chunk.slot)
+            self._row_of[chunk.slot] = row
+            self._sampler.assign(chunk.slot, chunk.request)
+        self._cache.clear(rows)
+
+    def _passes(self, chunks: Sequence[PromptChunk]) -> Iterator[list[PromptChunk]]:
+        """Yield the chunks of each forward pass."""
+        fresh = [chunk for chunk in chunks if chunk.is_first]
+        for group in group_by_width([chunk.end for chunk in fresh]):
+            yield [fresh[index] for index in group]
+        for chunk in chunks:
+            if not chunk.is_first:
+                yield [chunk]
+
+    def _width(self, group: Sequence[PromptChunk]) -> int:
+        """Return how many positions of each row a pass computes."""
+        length = max(chunk.end - chunk.start for chunk in group)
+        # What continues a prompt is alone in its pass: nothing to be as wide as.
+        return width_for(length, self._max_model_len) if group[0].is_first else length
+
+    def _write(self, group: Sequence[PromptChunk], width: int) -> Tensor:
+        """Compute chunks that begin at the same position.
+
+        Returns:
+            ``[chunks that end a prompt, vocab]``: logits of their last tokens.
+        """
+        rows = [self._row_of[chunk.slot] for chunk in group]
+        start = group[0].start
+        lengths = [chunk.end - chunk.start for chunk in group]
+        ids = [
+            (*chunk.token_ids, *[_FILLER] * (width - length))
+            for chunk, length in zip(group, lengths, strict=True)
+        ]
+        ends = [(i, lengths[i] - 1) for i, chunk in enumerate(group) if chunk.is_last]
+        positions = torch.arange(start, start + width, device=self._device)
+        step: Step
+        if start:
+            step = ChunkStep(row=rows[0], start=start, end=start + width)
+            mask = self._mask(positions[None], round_up(start + width))
+        else:
+            step = PromptStep(self._tensor(rows))
+            # Causal over the prompts alone: a token never sees the padding on its
+            # right. That no mask is made of this one, attention.py sees to; it is
+            # there because without any GPT-2 warns of padding.
+            mask = torch.ones_like(positions).expand(len(group), -1)
+        with _only_positions(self._model.get_output_embeddings(), self._tensor(ends)):
+            logits = self._forward(
+                step,
+                ids=self._tensor(ids),
+                positions=positions.expand(len(group), -1),
+                mask=mask,
+            )
+        for row, chunk in zip(rows, group, strict=True):
+            self._cache.note_written(row, start + width)
+            self._held(row).length = chunk.end
+        return logits
+
+    # ------------------------------------------------------------------------- decode
+
+    @override
+    def decode(self, slots: Sequence[int]) -> Sequence[SlotToken]:
+        with torch.inference_mode():
+            self._compact()
+            rows = sorted(self._row_of[slot] for slot in slots)
+            logits = self._advance(rows)
+            tokens = self._sample(logits, [self._held(row).slot for row in rows])
+        return [tokens[slot] for slot in slots]
+
+    def _compact(self) -> None:
+        """Move the last rows into gaps, so that those in use are the leading ones.
+
+        Nothing waits for these gaps, or a prefill had filled them; and a row is moved
+        for about what one step over the gap would cost.
+        """
+        live = sum(row is not None for row in self._rows)
+        gaps = [place for place in range(live) if self._rows[place] is None]
+        last = [place for place in range(live, len(self._rows)) if self._rows[place]]
+        for gap, place in zip(gaps, last, strict=True):
+            row = self._held(place)
+            self._cache.move(place, gap, row.length)
+            self._rows[gap], self._rows[place] = row, None
+            self._row_of[row.slot] = gap
+
+    def _advance(self, rows: Sequence[int]) -> Tensor:
+        """Feed each of *rows* (ascending) its last token.
+
+        Returns:
+            ``[rows, vocab]``.
+        """
+        count = rows[-1] + 1
+        owners = [owner or _Row(slot=-1) for owner in self._rows[:count]]
+        ids, positions = self._tensor(
+            [[o.last_token for o in owners], [o.length for o in owners]]
+        )
+        seen = round_up(max(owners[row].length for row in rows) + 1)
+        logits = self._forward(
+            DecodeStep(
+                positions,
+                seen=seen,
+                kv_heads=self._cache.shape.kv_heads,
+                capacity=self._cache.capacity,
+            ),
+            ids=ids[:, None],
+            positions=positions[:, None],
+            mask=self._mask(positions[:, None], seen),
+        )
+        for row, owner in enumerate(owners):
+            self._cache.note_written(row, owner.length + 1)
+        for row in rows:
+            owners[row].length += 1
+        return logits if len(rows) == count else logits[self._tensor(rows)]
+
+    # -------------------------------------------------------------------------- both
+
+    def _forward(
+        self, step: Step, *, ids: Tensor, positions: Tensor, mask: Tensor
+    ) -> Tensor:
+        """Run the model; return ``[rows, vocab]``, one row for each row of logits."""
+        self._cache.step = step
+        output = self._model(
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        logits: Tensor = output.logits
+        return logits[:, -1]
+
+    def _mask(self, positions: Tensor, seen: int) -> Tensor:
+        """Return what queries at *positions* ``[rows, queries]`` may not see.
+
+        Additive, ``[rows, 1, queries, seen]``: SDPA would turn a mask of booleans into
+        this in every layer.
+        """
+        keys = torch.arange(seen, device=self._device)
+        mask = torch.zeros((), dtype=self._dtype, device=self._device)
+        hidden = keys > positions[:, None, :, None]
+        return mask.masked_fill(hidden, torch.finfo(self._dtype).min)
+
+    def _sample(self, logits: Tensor, slots: Sequence[int]) -> dict[int, SlotToken]:
+        """Choose a token for each row of logits, and note it as the row's last."""
+        if not slots:
+            return {}
+        tokens = dict(zip(slots, self._sampler.sample(logits, slots), strict=True))
+        for slot, token in tokens.items():
+            if token.error is None:
+                self._held(self._row_of[slot]).last_token = token.token_id
+        return tokens
+
+    @override
+    def release(self, slot: int) -> None:
+        self._rows[self._row_of.pop(slot)] = None
+        self._sampler.release(slot)
+
+    @override
+    def close(self) -> None:
+        self._model = None
+        self._cache.layers.clear()
+
+    def _held(self, row: int) -> _Row:
+        owner = self._rows[row]
+        assert owner is not None
+        return owner
+
+    def _tensor(self, values: Sequence[Any]) -> Tensor:
+        """Put host integers on the device without waiting for it."""
+        tensor = torch.tensor(values, dtype=torch.int64)
+        return tensor.to(self._device, non_blocking=True)
+
+
+def _use_slot_attention(model: Any) -> None:
+    """Make the model attend through `attention.slot_attention`."""
+    model.set_attn_implementation(attention.NAME)
+    # A model outside the attention interface keeps its own code whatever it was told.
+    used = model.config.get_text_config(decoder=True)._attn_implementation  # noqa: SLF001
+    if used != attention.NAME:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} does not use transformers' attention interface "
+            f"(it attends through {used!r}), so rows of different lengths cannot be "
+            "kept in one cache."
+        )
+
+
+def _allocate(model: Any, *, num_slots: int, max_model_len: int) -> SlotCache:
+    shape = KvShape.of(model.config)
+    try:
+        return SlotCache(
+            shape,
+            num_rows=num_slots,
+            max_model_len=max_model_len,
+            dtype=model.dtype,
+            device=model.device,
+        )
+    except (RuntimeError, MemoryError) as error:  # torch has no class of its own on CPU
+        item_bytes = model.dtype.itemsize
+        needed = MemoryEstimate(
+            weight_bytes=model.get_memory_footprint(),
+            kv_bytes_per_token=shape.bytes_per_token(item_bytes),
+            cache_bytes=shape.cache_bytes(
+                num_slots=num_slots, max_model_len=max_model_len, item_bytes=item_bytes
+            ),
+        )
+        raise EngineOutOfMemoryError(
+            f"The cache of {num_slots} slots with {max_model_len} tokens each does not "
+            f"fit beside the weights: {needed}. Lower max_num_seqs or max_model_len."
+        ) from error
+
+
+@contextmanager
+def _only_positions(head: torch.nn.Module, places: Tensor) -> Iterator[None]:
+    """Have the output layer compute only *places* ``[n, 2]``: pairs of row and position.
+
+    ``logits_to_keep`` takes the same positions of every row, which are many logits too
+    many when prompts of different lengths share a pass. The layer's output is
+    ``[n, 1, vocab]``.
+    """
+
+    def select(_: torch.nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        rows, positions = places.view(-1, 2).unbind(1)
+        return inputs[0][rows, positions][:, None]
+
+    hook = head.register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        hook.remove()

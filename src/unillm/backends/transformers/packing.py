@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Which fresh prompts share a forward pass: pure functions of their lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+WIDTH_STEP = 16
+"""Widths are multiples of it, so that few different shapes occur."""
+
+SHORT = 16
+"""Padding of so many positions costs less than another forward pass."""
+
+
+def width_for(length: int, limit: int) -> int:
+    """Return the width that a prompt of *length* is padded to, at most *limit*."""
+    return min(-(-length // WIDTH_STEP) * WIDTH_STEP, limit)
+
+
+def group_by_width(lengths: Sequence[int]) -> list[list[int]]:
+    """Group prompts of similar length, longest first.
+
+    A prompt joins those before it while it needs at most a quarter of their width, or
+    `SHORT` positions, as padding.
+
+    Returns:
+        Indices into *lengths*; each group's first is its longest.
+    """
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        longest = lengths[groups[-1][0]] if groups else 0
+        if longest - lengths[index] <= max(SHORT, longest // 4) and groups:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The command line with the bundled model on the embedded backend."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+COUNT = "Count from 3 to 9:"
+ANSWER = "3 4 5 6 7 8 9"
+
+
+@pytest.fixture
+def background(process_environment):
+    """Start the command line and do not wait; it is ended after the test."""
+    started = []
+
+    def start(*args, **options):
+        command = [sys.executable, "-m", "unillm", *args]
+        started.append(subprocess.Popen(command, env=process_environment, **options))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+# ------------------------------------------------------------------------- one process
+
+
+def test_the_first_command_prints_the_answer_and_nothing_else(process):
+    result = process("generate", COUNT)
+
+    assert result.stdout == f"{ANSWER}\n"
+    assert result.stderr == ""
+    assert result.returncode == 0
+
+
+def test_a_reader_that_leaves_is_no_error_message(background):
+    process = background(
+        *("generate", "--ignore-eos", "--max-tokens", "900", COUNT),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+    )
+
+    first = process.stdout.read(1)
+    process.stdout.close()
+    stderr = process.stderr.read()
+
+    assert first == b"3"
+    assert stderr == b""
+    assert process.wait(30) == 141
+
+
+def test_ctrl_c_ends_it_with_130_and_no_traceback(background):
+    process = background(
+        *("generate", "--ignore-eos", "--max-tokens", "900", COUNT),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+    )
+
+    assert process.stdout.read(1) == b"3"
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+
+    assert stderr == b""
+    assert process.returncode == 130
+
+
+def test_text_is_streamed_while_it_is_generated(background):
+    process = background(
+        *("generate", "--ignore-eos", "--max-tokens", "900", COUNT),
+        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+    )
+
+    assert process.stdout.read(1) == b"3"
+    began = time.monotonic()
+    process.stdout.read()
+
+    assert time.monotonic() - began > 0.2
+
+
+def test_a_terminal_gets_headers_and_a_bar(process_environment):
+    terminal, child_side = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-m", "unillm", "generate", COUNT, "Add 2 and 3:"],
+        env={**process_environment, "COLUMNS": "100", "TERM": "xterm"},
+        stdin=subprocess.DEVNULL,
+        stdout=child_side,
+        stderr=child_side,
+        check=True,
+        timeout=60,
+    )
+    os.close(child_side)
+    shown = os.read(terminal, 100_000).decode()
+    os.close(terminal)
+
+    assert done.returncode == 0
+    assert f"── prompt 1  {COUNT}" in shown
+    assert ANSWER in shown
+    assert "2/2" in shown
+
+
+def test_bytes_come_in_and_out_as_utf8(process_environment):
+    done = subprocess.run(
+        [sys.executable, "-m", "unillm", "generate"],
+        env={**process_environment, "PYTHONIOENCODING": "utf-8"},
+        input="Repeat: grün 猫\nRepeat: café\n".encode(),
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+
+    assert done.stdout.decode() == "grün 猫\ncafé\n"
+
+
+# ---------------------------------------------------------------------------- this one
+
+
+def test_several_prompts_in_their_order(cli):
+    result = cli("generate", "Add 20 and 22:", COUNT, "Spell the word cat:")
+
+    assert result.stdout == f"42\n{ANSWER}\nc a t\n"
+    assert result.exit_code == 0
+
+
+def test_json_is_what_the_library_says(cli):
+    import unillm
+
+    result = cli("generate", "--json", COUNT, "Add 20 and 22:")
+
+    with unillm.Generator("unillm/tiny") as generator:
+        expected = generator.generate([COUNT, "Add 20 and 22:"])
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["index"] for line in lines] == [0, 1]
+    for line, output in zip(lines, expected, strict=True):
+        assert line["prompt"] == output.prompt
+        assert line["text"] == output.text
+        assert line["token_ids"] == output.token_ids
+        assert line["finish_reason"] == "stop"
+        assert line["stop_reason"] == output.outputs[0].stop_reason
+        assert line["num_prompt_tokens"] == len(output.prompt_token_ids)
+        assert line["metrics"]["num_generation_tokens"] == len(output.token_ids)
+        assert line["metrics"]["first_token_latency_s"] > 0
+        assert line["error"] is None
+
+
+def test_a_chat_is_answered_as_the_library_does(cli):
+    import unillm
+
+    said = [
+        {"role": "system", "content": "You are a friendly robot."},
+        {"role": "user", "content": COUNT},
+    ]
+    with unillm.Generator("unillm/tiny") as generator:
+        [expected] = generator.chat(said)
+
+    args = ("generate", "--chat", "--system", said[0]["content"], COUNT)
+    [line] = map(json.loads, cli(*args, "--json").stdout.splitlines())
+
+    assert cli(*args).stdout == f"{ANSWER}\n"
+    assert line["prompt"] == expected.prompt
+    assert line["token_ids"] == expected.token_ids
+    assert line["num_prompt_tokens"] == len(expected.prompt_token_ids)
+
+
+def test_json_lines_of_all_forms(cli, tmp_path):
+    import unillm
+
+    with unillm.Generator("unillm/tiny") as generator:
+        [output] = generator.generate(COUNT)
+    path = tmp_path / "prompts.jsonl"
+    entries = [
+        {"prompt": COUNT},
+        {"prompt_token_ids": output.prompt_token_ids},
+        {"messages": [{"role": "user", "content": COUNT}]},
+        {"messages": [{"role": "user"}, 3]},
+    ]
+    path.write_text("\n".join(map(json.dumps, entries)))
+
+    result = cli("generate", "-f", path)
+
+    assert result.stdout == f"{ANSWER}\n" * 3
+    assert "line 4: Message 1 must be a dict" in result.stderr
+    assert result.exit_code == 1
+
+
+def test_given_options_go_on_top_of_the_models_defaults(cli):
+    cut = cli("generate", COUNT, "--stop", " 6")
+
+    assert cut.stdout == "3 4 5\n"
+
+
+def test_completions_of_one_prompt(cli):
+    result = cli(
+        *("generate", "--n", 3, "--temperature", 0.1, "--seed", 0, "--json", COUNT)
+    )
+
+    [line] = map(json.loads, result.stdout.splitlines())
+    assert [each["text"] for each in line["outputs"]] == [ANSWER] * 3
+
+
+def test_logprobs_are_in_the_json(cli):
+    result = cli("generate", "--json", "--logprobs", 2, "--max-tokens", 2, COUNT)
+
+    [line] = map(json.loads, result.stdout.splitlines())
+    assert line["finish_reason"] == "length"
+    assert [len(position) for position in line["logprobs"]] == [2, 2]
+    assert line["logprobs"][0][0]["token_id"] == line["token_ids"][0]
+    assert line["cumulative_logprob"] <= 0
+
+
+def test_a_prompt_that_is_too_long_fails_alone(cli):
+    args = ("generate", "--max-model-len", 64)
+    long = "Repeat: " + "word " * 100
+
+    several = cli(*args, COUNT, long, "Add 20 and 22:")
+    alone = cli(*args, long)
+
+    assert several.stdout == f"{ANSWER}\n42\n"
+    assert "error: prompt 2: The prompt has " in several.stderr
+    assert several.exit_code == 1
+    assert "at most 63 fit" in alone.stderr
+    assert alone.stdout == ""
+    assert alone.exit_code == 1
+
+
+def test_a_cut_prompt_and_a_fitted_length_are_noted(cli):
+    long = "Repeat: " + "word " * 100
+    result = cli(
+        *("generate", "--max-model-len", 64, "--max-tokens", 50),
+        *("--truncate-prompt-tokens", -1, long),
+    )
+
+    assert "tokens were cut from the prompt's start" in result.stderr
+    assert "left room for 1 new tokens" in result.stderr
+    assert result.exit_code == 0
+
+
+def test_many_prompts_from_standard_input(cli):
+    questions = [(a, b) for a in range(10) for b in range(10)]
+
+    result = cli("generate", input="\n".join(f"Add {a} and {b}:" for a, b in questions))
+
+    answers = [int(line) for line in result.stdout.splitlines()]
+    right = sum(
+        answer == a + b for answer, (a, b) in zip(answers, questions, strict=True)
+    )
+    assert right >= 90
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (["-m", "unillm/tny"], 3, "unillm/tny"),
+        (["-m", "/none/such"], 3, "There is no directory '/none/such'"),
+        (["--backend", "vlm"], 4, "No backend is called 'vlm'"),
+        (["--option", "tp=2"], 2, "has no option 'tp'"),
+        (["--dtype", "int3"], 2, "dtype must be one of"),
+        (["--logprobs", "99", "--json"], 2, None),
+    ],
+    ids=["hub", "directory", "backend", "option", "dtype", "logprobs"],
+)
+def test_what_is_wrong_is_one_message_and_its_code(args, code, says, cli):
+    result = cli("generate", *args, COUNT)
+
+    assert result.exit_code == code
+    if says is not None:
+        assert result.stdout == ""
+        assert result.stderr.startswith("error: ")
+        assert says in result.stderr
+
+
+def test_the_environment_chooses_the_backend(cli):
+    result = cli("generate", COUNT, env={"UNILLM_BACKEND": "none-such"})
+
+    assert result.exit_code == 4
+    assert "'none-such'" in result.stderr
+
+
+def test_debug_shows_what_was_chosen(process):
+    result = process("--debug", "generate", COUNT)
+
+    assert result.stdout == f"{ANSWER}\n"
+    assert "unillm INFO: unillm/tiny on transformers" in result.stderr
+
+
+def test_the_bundled_model_can_be_inspected(cli):
+    result = cli("inspect", "unillm/tiny", "--json")
+
+    report = json.loads(result.stdout)
+    tokens = {source["token"] for source in report["eos"]["sources"]}
+    assert {"<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"} <= tokens
+    assert report["backend"] == "transformers"
+    assert report["has_chat_template"] is True
+    assert report["weights"]["num_parameters"] > 100_000
+    assert report["memory"]["weight_bytes"] > 100_000

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Which ids end a completion: every source counts, and each is named."""
+
+from __future__ import annotations
+
+import pytest
+
+from unillm.errors import ConfigError, EosNotFoundError, ModelLoadError
+from unillm.text.adapters import RustTokenizer
+from unillm.text.eos import EosSource, read_config_file, resolve_eos
+from unillm.text.tokenizer import load_tokenizer
+
+
+class Named:
+    """A caller's tokenizer of ten ids."""
+
+    vocab_size = 10
+
+    def __init__(self, eos_token_id=None):
+        self.eos_token_id = eos_token_id
+
+    def encode(self, text):
+        return [1]
+
+    def decode(self, ids):
+        return "x" * len(ids)
+
+
+def named(eos_token_id=None):
+    return load_tokenizer(Named(eos_token_id))
+
+
+@pytest.fixture(scope="session")
+def llama3(llama3_dir):
+    return load_tokenizer(llama3_dir)
+
+
+def test_llama_3_1_ends_on_three_ids_and_says_where_each_is_from(llama3, llama3_dir):
+    eos = resolve_eos(
+        llama3,
+        generation_config=read_config_file(llama3_dir, "generation_config.json"),
+        config=read_config_file(llama3_dir, "config.json"),
+    )
+
+    configs = ("generation_config.json", "config.json")
+    assert frozenset({1, 4, 5}) == eos.ids
+    assert eos.primary == 1
+    assert eos.sources == (
+        EosSource(1, "<|end_of_text|>", (*configs, "tokenizer")),
+        EosSource(4, "<|eom_id|>", configs),
+        EosSource(5, "<|eot_id|>", (*configs, "chat template")),
+    )
+
+
+def test_an_end_of_turn_that_no_config_names_ends_too(llama3):
+    eos = resolve_eos(llama3)
+
+    assert frozenset({1, 5}) == eos.ids
+    assert eos.sources[1] == EosSource(5, "<|eot_id|>", ("chat template",))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(4, {4, 1}), ([4, 5], {4, 5, 1}), (None, {1}), ([], {1})],
+    ids=["int", "list", "null", "empty list"],
+)
+def test_a_config_names_one_id_or_several_or_none(value, expected):
+    eos = resolve_eos(named(1), generation_config={"eos_token_id": value})
+
+    assert expected == eos.ids
+
+
+def test_an_absent_key_names_none():
+    assert resolve_eos(named(1), generation_config={}, config={}).ids == {1}
+
+
+def test_a_multimodal_config_names_it_one_deeper():
+    config = {"text_config": {"eos_token_id": 7}}
+
+    assert resolve_eos(named(), config=config).ids == {7}
+
+
+def test_without_an_eos_of_the_tokenizer_the_first_id_is_primary():
+    eos = resolve_eos(
+        named(), generation_config={"eos_token_id": [5, 3]}, config={"eos_token_id": 2}
+    )
+
+    assert (eos.primary, eos.ids) == (5, {5, 3, 2})
+
+
+def test_the_users_ids_are_added():
+    eos = resolve_eos(named(1), user_ids=[4, 1])
+
+    assert [(source.token_id, source.origins) for source in eos.sources] == [
+        (1, ("tokenizer", "user")),
+        (4, ("user",)),
+    ]
+
+
+def test_a_users_id_outside_the_vocabulary_is_refused():
+    with pytest.raises(ConfigError, match="end id 10 is not in the vocabulary of 10"):
+        resolve_eos(named(1), user_ids=[10])
+
+
+@pytest.mark.parametrize("outside", [-1, 10, 32_021])
+def test_a_configs_id_outside_the_vocabulary_is_ignored_and_told(outside):
+    eos = resolve_eos(named(1), config={"eos_token_id": [outside, 1]})
+
+    assert eos.ids == {1}
+    assert eos.ignored == (EosSource(outside, None, ("config.json",)),)
+
+
+def test_a_padded_vocabulary_of_the_model_counts():
+    config = {"eos_token_id": 11, "vocab_size": 16}
+
+    assert resolve_eos(named(), config=config).ids == {11}
+
+
+@pytest.mark.parametrize("value", ["</s>", 2.0, True, [1, "</s>"], {"id": 1}])
+def test_what_is_no_id_is_told_with_its_file(value):
+    with pytest.raises(ModelLoadError, match=r"eos_token_id in config\.json .* got"):
+        resolve_eos(named(1), config={"eos_token_id": value})
+
+
+def test_no_source_at_all_lists_what_was_read(sentencepiece_dir, gpt2):
+    with pytest.raises(EosNotFoundError, match=r"config\.json") as caught:
+        resolve_eos(load_tokenizer(gpt2), config={"eos_token_id": None})
+
+    assert caught.value.files == ("config.json",)
+
+
+def test_only_impossible_ids_are_no_source(gpt2):
+    with pytest.raises(EosNotFoundError, match="ids -1 are named but outside"):
+        resolve_eos(load_tokenizer(gpt2), config={"eos_token_id": -1})
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{{ messages[1].content }}<|eom_id|>\n", {1, 4}),
+        ("{{ messages[1].content }} <|eom_id|>", {1, 4}),
+        ("{{ messages[1].content }}\nUser:", {1}),
+        ("{{ messages[0].content }}<|eom_id|>", {1}),
+        ("{{ raise_exception('no') }}", {1}),
+        ("{{ messages[1].content }", {1}),
+    ],
+    ids=["behind", "after a space", "no token", "no answer", "refuses", "broken"],
+)
+def test_the_end_of_turn_is_the_special_token_behind_the_answer(
+    llama3, template, expected
+):
+    tokenizer = RustTokenizer(llama3.wrapped.backend_tokenizer, chat_template=template)
+
+    assert expected == resolve_eos(tokenizer, config={"eos_token_id": 1}).ids
+
+
+# ---------------------------------------------------------------------------- the files
+
+
+def test_a_config_that_is_not_there_is_none(tmp_path):
+    assert read_config_file(tmp_path, "generation_config.json") is None
+
+
+@pytest.mark.parametrize(
+    "content", [b'{"eos_token_id": ', b"[1]", b"\xff\xfe\xff", b""]
+)
+def test_a_broken_config_is_told_with_its_name(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+
+    with pytest.raises(ModelLoadError, match=r"config\.json"):
+        read_config_file(tmp_path, "config.json")

@@ -1,0 +1,388 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""From the forms that a caller may write to ids that fit the engine."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unillm import SamplingParams
+from unillm.engines.base import EngineLimits
+from unillm.errors import InvalidParameterError, InvalidPromptError, PromptTooLongError
+from unillm.text.chat import as_conversation
+from unillm.text.prompts import (
+    RenderedPrompt,
+    TextPrompt,
+    TokensPrompt,
+    as_conversations,
+    as_prompts,
+    normalise,
+    prepare,
+)
+from unillm.text.tokenizer import load_tokenizer
+
+LIMITS = EngineLimits(max_model_len=16, max_num_seqs=1, vocab_size=400)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(llama3_dir):
+    return load_tokenizer(llama3_dir)
+
+
+# --------------------------------------------------------------------------------- forms
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("text", ["text"]),
+        ([1, 2], [[1, 2]]),
+        ((1, 2), [(1, 2)]),
+        (range(3), [range(3)]),
+        (["a", "b"], ["a", "b"]),
+        (("a", [1]), ["a", [1]]),
+        ([[1, 2], [3]], [[1, 2], [3]]),
+        ({"prompt": "a"}, [{"prompt": "a"}]),
+        ([{"prompt": "a"}, "b"], [{"prompt": "a"}, "b"]),
+        (deque(["a", "b"]), ["a", "b"]),
+        ([], []),
+        ((), []),
+        (["a", None, 5], ["a", None, 5]),
+    ],
+)
+def test_a_call_is_split_into_prompts(given, expected):
+    assert expected == as_prompts(given)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.array([1, 2]), torch.tensor([1, 2]), list(np.array([1, 2]))],
+    ids=["numpy", "torch", "list of numpy integers"],
+)
+def test_an_array_is_one_prompt(tokenizer, array):
+    (prompt,) = as_prompts(array)
+
+    prepared = prepare(normalise(prompt), tokenizer, LIMITS, SamplingParams())
+
+    assert prepared.token_ids == (1, 2)
+    assert all(type(i) is int for i in prepared.token_ids)
+
+
+def test_arrays_in_a_list_are_a_prompt_each():
+    assert len(as_prompts([np.array([1]), torch.tensor([2])])) == 2
+
+
+@pytest.mark.parametrize("given", [None, 5, b"text", 1.5, object(), iter(["a"])])
+def test_what_is_no_prompt_names_its_type_and_the_forms(given):
+    with pytest.raises(
+        InvalidPromptError, match=rf"a text.*; got {type(given).__name__}"
+    ):
+        as_prompts(given)
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        ("a", TextPrompt("a")),
+        ([1], TokensPrompt([1])),
+        ((1,), TokensPrompt((1,))),
+        ([], TokensPrompt([])),
+        ({"prompt": "a"}, TextPrompt("a")),
+        ({"prompt_token_ids": [1]}, TokensPrompt([1])),
+        ({"prompt_token_ids": np.array([1])}, TokensPrompt([1])),
+        ({"prompt": "a", "prompt_token_ids": [1]}, TokensPrompt([1], "a")),
+        ({"prompt": "a", "prompt_token_ids": None}, TextPrompt("a")),
+        (RenderedPrompt("a"), RenderedPrompt("a")),
+    ],
+)
+def test_one_prompt_becomes_a_value(item, expected):
+    assert expected == normalise(item)
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        (None, "got NoneType"),
+        (5, "got int"),
+        (b"a", "got bytes"),
+        ({}, 'needs "prompt" or "prompt_token_ids"'),
+        ({"text": "a"}, "unknown keys text"),
+        ({"prompt": "a", "multi_modal_data": {}}, "unknown keys multi_modal_data"),
+        ({"prompt": [1]}, '"prompt" must be a text, got list'),
+        ({"prompt_token_ids": "a"}, "got str"),
+        (np.array([[1, 2]]), "one dimension, got 2"),
+        (torch.tensor(1), "one dimension, got 0"),
+    ],
+)
+def test_a_prompt_of_another_form_is_refused(item, message):
+    with pytest.raises(InvalidPromptError, match=message):
+        normalise(item)
+
+
+# ------------------------------------------------------------------------- conversations
+
+HELLO = {"role": "user", "content": "hello"}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([HELLO], [[HELLO]]),
+        ([[HELLO], [HELLO, HELLO]], [[HELLO], [HELLO, HELLO]]),
+        ([], []),
+        ([[HELLO], None], [[HELLO], None]),
+    ],
+)
+def test_a_chat_is_split_into_conversations(given, expected):
+    assert expected == as_conversations(given)
+
+
+@pytest.mark.parametrize("given", ["hello", None, HELLO, 5])
+def test_what_is_no_conversation_is_refused(given):
+    with pytest.raises(InvalidPromptError, match=type(given).__name__):
+        as_conversations(given)
+
+
+def test_content_becomes_one_text_and_the_callers_messages_stay():
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    messages = [{"role": "user", "content": parts, "name": "x"}, {"role": "assistant"}]
+
+    conversation = as_conversation(messages)
+
+    assert conversation == [
+        {"role": "user", "content": "a\nb", "name": "x"},
+        {"role": "assistant", "content": ""},
+    ]
+    assert messages == [
+        {"role": "user", "content": parts, "name": "x"},
+        {"role": "assistant"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([], "has no message"),
+        (None, "got NoneType"),
+        (HELLO, "got dict"),
+        ("hello", "got str"),
+        ([HELLO, "hello"], "Message 1 must be a dict"),
+        ([{"content": "a"}], 'Message 0 needs a "role"'),
+        ([{"role": 1, "content": "a"}], "that is a text, got 1"),
+        ([{"role": "user", "content": 5}], "content of message 0 must be a text"),
+        (
+            [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}],
+            "part of type 'image_url'; only text",
+        ),
+        (
+            [{"role": "user", "content": [{"type": "image", "text": "a"}]}],
+            "part of type 'image'",
+        ),
+        ([{"role": "user", "content": [5]}], "part of type 'int'"),
+    ],
+)
+def test_a_message_of_another_form_is_refused_by_its_place(messages, message):
+    with pytest.raises(InvalidPromptError, match=message):
+        as_conversation(messages)
+
+
+# ------------------------------------------------------------------------ text and ids
+
+
+def test_a_text_gets_special_tokens_and_a_rendered_one_does_not(tokenizer):
+    text = prepare(TextPrompt("hello"), tokenizer, LIMITS, SamplingParams())
+    rendered = prepare(RenderedPrompt("hello"), tokenizer, LIMITS, SamplingParams())
+
+    assert text.token_ids == (0, *rendered.token_ids)
+    assert text.text == rendered.text == "hello"
+
+
+def test_ids_are_taken_as_they_are_and_the_text_is_echoed(tokenizer):
+    prepared = prepare(
+        TokensPrompt([7, 8], "hello"), tokenizer, LIMITS, SamplingParams()
+    )
+
+    assert (prepared.token_ids, prepared.text) == ((7, 8), "hello")
+
+
+@pytest.mark.parametrize("prompt", [TokensPrompt([]), RenderedPrompt("")])
+def test_an_empty_prompt_is_refused(tokenizer, prompt):
+    with pytest.raises(InvalidPromptError, match="The prompt is empty"):
+        prepare(prompt, tokenizer, LIMITS, SamplingParams())
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([1, 400], "Token id 400 at position 1 .* ids 0 to 399"),
+        ([1, 2, -3, -4], "Token id -3 at position 2"),
+        ([1, 2.0], "at position 1 it has 2.0, a float"),
+        ([True], "at position 0 it has True, a bool"),
+        ([1, "a"], "at position 1 it has 'a', a str"),
+        ([1, None], "at position 1 it has None, a NoneType"),
+    ],
+)
+def test_a_bad_id_is_named_with_its_place(tokenizer, ids, message):
+    with pytest.raises(InvalidPromptError, match=message):
+        prepare(TokensPrompt(ids), tokenizer, LIMITS, SamplingParams())
+
+
+def test_a_tokenizer_larger_than_the_model_is_noticed(tokenizer):
+    limits = EngineLimits(max_model_len=16, max_num_seqs=1, vocab_size=100)
+
+    with pytest.raises(InvalidPromptError, match=r"out of vocabulary: .* ids 0 to 99"):
+        prepare(TextPrompt("hello world"), tokenizer, limits, SamplingParams())
+
+
+def test_half_a_surrogate_pair_is_refused(tokenizer):
+    with pytest.raises(
+        InvalidPromptError, match=r"no valid Unicode: .* at character 1"
+    ):
+        prepare(TextPrompt("a\ud800"), tokenizer, LIMITS, SamplingParams())
+
+
+# ------------------------------------------------------------------------------- lengths
+
+
+def tokens(count):
+    return TokensPrompt([7] * count)
+
+
+@pytest.mark.parametrize(
+    ("length", "max_tokens", "expected"),
+    [
+        (10, 6, (6, False)),
+        (10, 7, (6, True)),
+        (10, None, (6, False)),
+        (15, 16, (1, True)),
+        (1, 10_000, (15, True)),
+        (1, 15, (15, False)),
+    ],
+)
+def test_new_tokens_are_fitted_to_the_context(tokenizer, length, max_tokens, expected):
+    params = SamplingParams(max_tokens=max_tokens)
+
+    prepared = prepare(tokens(length), tokenizer, LIMITS, params)
+
+    assert expected == (prepared.max_new_tokens, prepared.fitted)
+
+
+def test_strict_length_refuses_with_the_numbers(tokenizer):
+    with pytest.raises(
+        InvalidParameterError,
+        match=r"max_tokens=7 .* has 10 .* holds 16, which leaves 6",
+    ) as caught:
+        prepare(
+            tokens(10),
+            tokenizer,
+            LIMITS,
+            SamplingParams(max_tokens=7),
+            strict_length=True,
+        )
+
+    assert (caught.value.parameter, caught.value.value) == ("max_tokens", 7)
+
+
+def test_strict_length_takes_what_fits(tokenizer):
+    params = SamplingParams(max_tokens=None)
+
+    assert not prepare(tokens(10), tokenizer, LIMITS, params, strict_length=True).fitted
+
+
+def test_more_min_tokens_than_fit_are_refused(tokenizer):
+    params = SamplingParams(min_tokens=7, max_tokens=None)
+
+    with pytest.raises(InvalidParameterError, match=r"min_tokens=7 .* leaves 6"):
+        prepare(tokens(10), tokenizer, LIMITS, params)
+
+
+@pytest.mark.parametrize("length", [16, 17, 1000])
+def test_a_prompt_that_leaves_no_room_is_too_long(tokenizer, length):
+    with pytest.raises(PromptTooLongError) as caught:
+        prepare(tokens(length), tokenizer, LIMITS, SamplingParams())
+
+    error = caught.value
+    assert (error.prompt_tokens, error.max_prompt_tokens) == (length, 15)
+    assert error.max_model_len == 16
+
+
+def test_the_engines_longest_prompt_counts(tokenizer):
+    limits = EngineLimits(
+        max_model_len=16, max_num_seqs=1, vocab_size=400, max_prompt_len=4
+    )
+
+    with pytest.raises(PromptTooLongError, match="at most 4"):
+        prepare(tokens(5), tokenizer, limits, SamplingParams())
+
+
+@pytest.mark.parametrize(
+    ("keep", "expected"),
+    [
+        (3, (4, 5, 6)),
+        (-1, (2, 3, 4, 5, 6)),
+        (6, (1, 2, 3, 4, 5, 6)),
+        (9, (1, 2, 3, 4, 5, 6)),
+    ],
+)
+def test_truncation_keeps_the_end_and_counts_what_went(tokenizer, keep, expected):
+    limits = EngineLimits(
+        max_model_len=16,
+        max_num_seqs=1,
+        vocab_size=400,
+        max_prompt_len=5 if keep == -1 else None,
+    )
+    params = SamplingParams(truncate_prompt_tokens=keep)
+
+    prepared = prepare(TokensPrompt([1, 2, 3, 4, 5, 6]), tokenizer, limits, params)
+
+    assert expected == prepared.token_ids
+    assert 6 - len(expected) == prepared.num_truncated
+
+
+def test_truncating_to_more_than_fits_is_still_too_long(tokenizer):
+    params = SamplingParams(truncate_prompt_tokens=20)
+
+    with pytest.raises(PromptTooLongError, match="has 20 tokens; at most 15"):
+        prepare(tokens(30), tokenizer, LIMITS, params)
+
+
+def test_stop_ids_outside_the_vocabulary_are_refused(tokenizer):
+    params = SamplingParams(stop_token_ids=[5, 400])
+
+    with pytest.raises(InvalidParameterError, match="stop_token_ids has 400, out of"):
+        prepare(tokens(1), tokenizer, LIMITS, params)
+
+
+@pytest.mark.property
+@given(
+    ids=st.lists(st.integers(0, 399), min_size=1, max_size=30),
+    keep=st.none() | st.just(-1) | st.integers(1, 30),
+    max_tokens=st.none() | st.integers(1, 40),
+    context=st.integers(2, 24),
+)
+def test_what_is_prepared_always_fits(tokenizer, ids, keep, max_tokens, context):
+    limits = EngineLimits(max_model_len=context, max_num_seqs=1, vocab_size=400)
+    params = SamplingParams(max_tokens=max_tokens, truncate_prompt_tokens=keep)
+
+    kept = (
+        len(ids) if keep is None else min(len(ids), context - 1 if keep == -1 else keep)
+    )
+    if kept >= context:
+        with pytest.raises(PromptTooLongError, match=f"has {kept} tokens"):
+            prepare(TokensPrompt(ids), tokenizer, limits, params)
+        return
+
+    prepared = prepare(TokensPrompt(ids), tokenizer, limits, params)
+
+    assert list(prepared.token_ids) == ids[prepared.num_truncated :]
+    assert len(prepared.token_ids) + prepared.max_new_tokens <= context
+    assert prepared.max_new_tokens >= 1
+    assert prepared.fitted == (
+        max_tokens is not None and prepared.max_new_tokens < max_tokens
+    )
