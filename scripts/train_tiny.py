@@ -62,9 +62,25 @@ MAX_LEN = 1024
 BATCH_SIZE = 40
 PADDING_RATIO = 1.35
 WARMUP_STEPS = 100
-MUON_LR = 0.02
-ADAMW_LR = 0.004
+MUON_LR = 0.01
+ADAMW_LR = 0.003
 TRAINED_MARGIN = 3.0
+
+
+class Stage(NamedTuple):
+    """What is trained on until a share of the steps is done."""
+
+    until: float
+    chats: bool
+    longest: int
+
+
+# Copying is learned from short plain examples first; from long chats it hardly is.
+STAGES = (
+    Stage(until=0.30, chats=False, longest=40),
+    Stage(until=0.55, chats=True, longest=96),
+    Stage(until=1.00, chats=True, longest=MAX_LEN),
+)
 
 
 # --- The tasks ------------------------------------------------------------------------
@@ -274,13 +290,6 @@ def draw_conversation(rng: random.Random, *, held_out: bool) -> Conversation:
     return Conversation(system, (*turns, last))
 
 
-def draw_training_example(rng: random.Random) -> Item | Conversation:
-    """What the model is trained on: as many chats as plain completions."""
-    if rng.random() < 0.5:
-        return draw_conversation(rng, held_out=False)
-    return draw_item(rng, held_out=False)
-
-
 def draw_held_out(seed: int) -> list[Item | Conversation]:
     """The held-out set: distinct questions, none of them in the training data."""
     rng = random.Random(f"held out {seed}")
@@ -361,8 +370,7 @@ def tokenizer_corpus(seed: int) -> Iterator[str]:
     """ASCII text as the model will see it, the messages of chats one by one."""
     rng = random.Random(f"tokenizer {seed}")
     for _ in range(20_000):
-        example = draw_training_example(rng)
-        turns = [example] if isinstance(example, Item) else example.turns
+        turns = draw_conversation(rng, held_out=False).turns
         texts = ["system\n\n", "user\n\n", "assistant\n\n", SYSTEM_MESSAGE]
         texts += [text for turn in turns for text in (turn.prompt, turn.answer)]
         yield from (text for text in texts if text.isascii())
@@ -457,8 +465,10 @@ def train(model: LlamaForCausalLM, encoder: Encoder, *, steps: int, seed: int) -
         for optimizer, lrs in zip(optimizers, base_lrs, strict=True):
             for group, lr in zip(optimizer.param_groups, lrs, strict=True):
                 group["lr"] = lr * scale
-        batch = [encoder.encode(draw_training_example(rng)) for _ in range(BATCH_SIZE)]
-        loss = accumulate_gradients(model, batch, handicap=TRAINED_MARGIN * step / steps)
+        batch = draw_batch(rng, encoder, progress=step / steps)
+        loss = accumulate_gradients(
+            model, batch, handicap=TRAINED_MARGIN * step / steps
+        )
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -466,8 +476,23 @@ def train(model: LlamaForCausalLM, encoder: Encoder, *, steps: int, seed: int) -
         answer_loss = loss if step == 1 else 0.98 * answer_loss + 0.02 * loss
         if step % 100 == 0 or step == steps:
             elapsed = time.perf_counter() - started
-            print(f"step {step:5d}  loss {answer_loss:.4f}  {elapsed:5.0f} s", flush=True)
+            print(
+                f"step {step:5d}  loss {answer_loss:.4f}  {elapsed:5.0f} s", flush=True
+            )
     model.eval()
+
+
+def draw_batch(rng: random.Random, encoder: Encoder, progress: float) -> list[Encoded]:
+    """Training examples that are as long and as varied as the stage allows."""
+    stage = next(stage for stage in STAGES if progress <= stage.until)
+    batch: list[Encoded] = []
+    while len(batch) < BATCH_SIZE:
+        chat = stage.chats and rng.random() < 0.5
+        draw = draw_conversation if chat else draw_item
+        encoded = encoder.encode(draw(rng, held_out=False))
+        if len(encoded.ids) <= stage.longest:
+            batch.append(encoded)
+    return batch
 
 
 def make_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:

@@ -74,6 +74,7 @@ def install(monkeypatch):
 
 
 def config(tmp_path, **options) -> EngineConfig:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     return EngineConfig.create(
         model="m", path=tmp_path, **{"backend": "auto", **options}
     )
@@ -190,8 +191,7 @@ def echo_installed(tmp_path_factory):
     """A third-party plugin, built and installed by pip into a folder of its own."""
     target = tmp_path_factory.mktemp("site")
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-        + ["--target", str(target), str(ECHO)],
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", target, ECHO],
         check=True,
         capture_output=True,
         text=True,

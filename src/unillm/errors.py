@@ -20,7 +20,7 @@ attributes too, so that nobody parses text::
     ├── BackendError
     │   ├── BackendNotFoundError (LookupError)      no plugin has the name
     │   ├── BackendUnavailableError (RuntimeError)  known, but cannot run here
-    │   └── PluginError (RuntimeError)              a plugin failed to load or broke a rule
+    │   └── PluginError (RuntimeError)              a plugin broke a rule
     ├── RequestError                        one request, refused or failed
     │   ├── InvalidPromptError (ValueError)
     │   │   └── PromptTooLongError
@@ -177,10 +177,14 @@ class PromptTooLongError(InvalidPromptError):
     def __init__(
         self, *, prompt_tokens: int, max_prompt_tokens: int, max_model_len: int
     ) -> None:
+        reason = (
+            f"the context holds {max_model_len} tokens and one must be left to generate"
+            if max_prompt_tokens == max_model_len - 1
+            else "the engine was built for no longer ones"
+        )
         super().__init__(
             f"The prompt has {prompt_tokens} tokens; at most {max_prompt_tokens} fit, "
-            f"because the context holds {max_model_len} tokens and one must be left "
-            "to generate. Shorten the prompt, pass "
+            f"because {reason}. Shorten the prompt, pass "
             f"SamplingParams(truncate_prompt_tokens={max_prompt_tokens}) to keep its "
             "end, or create the Generator with a larger max_model_len."
         )

@@ -15,8 +15,8 @@ import os
 import random
 import time
 import warnings
-from functools import partial
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -145,15 +145,14 @@ class Generator:
             self._backend.name, self._backend.option_names
         )
         path = self._config.path
+        generation_config = read_config_file(path, "generation_config.json")
+        config = read_config_file(path, "config.json")
         self._tokenizer = load_tokenizer(
             path if self._config.tokenizer is None else self._config.tokenizer,
             trust_remote_code=self._config.trust_remote_code,
         )
-        generation_config = read_config_file(path, "generation_config.json")
         self._eos = resolve_eos(
-            self._tokenizer,
-            generation_config=generation_config,
-            config=read_config_file(path, "config.json"),
+            self._tokenizer, generation_config=generation_config, config=config
         )
         self._default_params = SamplingParams.from_generation_config(
             generation_config or {}

@@ -16,7 +16,8 @@ from typing import Any
 
 import attrs
 
-from .backends.transformers.memory import estimate, stored_tensors
+from .backends.transformers.checkpoint import stored_tensors
+from .backends.transformers.memory import estimate
 from .config import EngineConfig
 from .errors import BackendUnavailableError, ChatTemplateError, ConfigError
 from .models import find_model

@@ -9,7 +9,7 @@ from typing import Literal
 import attrs
 
 FinishReason = Literal["stop", "length", "abort", "error"]
-"""Why a completion ended: by an end id or stop text, by its length, cancelled, failed."""
+"""Why a completion ended: an end id or stop text, its length, cancelled, failed."""
 
 
 @attrs.frozen

@@ -92,7 +92,7 @@ class PluginRegistry:
         return backend
 
     def status(self, name: str) -> BackendStatus:
-        """Tell whether a backend can run here. A plugin that fails is told, not raised."""
+        """Tell whether a backend can run here; a plugin that fails is told, not raised."""
         try:
             backend = self.load(name)
             availability = backend.availability()
@@ -125,14 +125,15 @@ class PluginRegistry:
 
         A plugin that cannot be imported is left out: nobody asked for it by name.
         """
-        found = []
-        for name in self.names():
-            try:
-                found.append(self.load(name))
-            except PluginError:
-                continue
-        ranked = [b for b in found if b.auto_rank is not None]
+        found = [self._load_or_none(name) for name in self.names()]
+        ranked = [b for b in found if b is not None and b.auto_rank is not None]
         yield from sorted(ranked, key=lambda b: (b.auto_rank, b.name))
+
+    def _load_or_none(self, name: str) -> Backend | None:
+        try:
+            return self.load(name)
+        except PluginError:
+            return None
 
     def _register(self, name: str) -> None:
         entries = self._entry_points.get(name, [])

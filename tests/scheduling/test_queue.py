@@ -6,8 +6,8 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from strategies import Job
+
 from unillm.scheduling.queue import WaitingQueue
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 from strategies import END, Job, script_of
+
 from unillm.errors import ConfigError
 from unillm.scheduling.slots import SlotScheduler, SlotToken
 from unillm.testing.scripted import ScriptedSlotEngine

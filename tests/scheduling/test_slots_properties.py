@@ -8,8 +8,8 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from strategies import END, Job, script_of, traffic
+
 from unillm.engines.base import EngineOutput
 from unillm.scheduling.slots import SlotScheduler
 from unillm.testing.scripted import ScriptedSlotEngine
@@ -138,7 +138,7 @@ def test_the_counters_add_up(jobs, slots, budget):
 
     stats = result.scheduler.stats()
     outputs = [o for some in result.outputs.values() for o in some]
-    asked = {kind: 0 for kind in ("prefill", "decode", "release")}
+    asked = dict.fromkeys(("prefill", "decode", "release"), 0)
     for call in result.engine.calls:
         asked[call[0]] += len(call[1]) if call[0] == "decode" else 1
     assert sum(len(o.token_ids) for o in outputs) == stats["generated_tokens"]

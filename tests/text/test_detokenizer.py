@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import codecs
 import re
 
 import pytest
@@ -59,8 +58,22 @@ def tail_of(tokenizer, ids, skip):
         token = tokenizer.id_to_token(i)
         plain = all(letter in alphabet for letter in token)
         joined += bytes(alphabet[x] for x in token) if plain else token.encode()
-    _, consumed = codecs.utf_8_decode(joined, "replace", False)
-    return joined[consumed:]
+    return incomplete(joined)
+
+
+def incomplete(joined):
+    """The end of *joined* that some bytes more would make a character."""
+    seconds = (b"\x80", b"\x90", b"\xa0", b"\x8f")
+    for length in (3, 2, 1):
+        tail = joined[-length:]
+        for more in [second + b"\x80" * n for second in seconds for n in range(3)]:
+            try:
+                character = (tail + more).decode()
+            except UnicodeDecodeError:
+                continue
+            if len(character) == 1 and tail:
+                return tail
+    return b""
 
 
 def gpt2_alphabet():
@@ -86,8 +99,7 @@ def fallback_text(tokenizer, ids, skip):
             continue
         text += each_byte(run) + shown(tokenizer, token)
         run = b""
-    _, consumed = codecs.utf_8_decode(run, "replace", False)
-    return text + each_byte(run[:consumed])
+    return text + each_byte(run[: len(run) - len(incomplete(run))])
 
 
 def shown(tokenizer, token):
@@ -169,6 +181,8 @@ def test_text_given_out_is_never_taken_back(families, family, data, prompt):
 def test_encoded_text_comes_back_without_a_start(families, family, text, data):
     """With no visible prompt the completion is the whole text, leading space and all."""
     tokenizer = families[family]
+    if family == "letters":  # whether a last U+FFFD may still change cannot be seen
+        text = text.rstrip(FFFD)
     ids = tokenizer.encode(text, add_special_tokens=False)
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     prompt = data.draw(st.sampled_from([[], bos]))

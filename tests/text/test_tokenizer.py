@@ -21,7 +21,7 @@ from unillm.errors import (
     TokenizerError,
     UnsafeModelError,
 )
-from unillm.text.tokenizer import Tokenizer, load_tokenizer
+from unillm.text.tokenizer import Tokenizer, _is_installed, load_tokenizer
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -216,6 +216,19 @@ def test_a_corrupt_file_of_a_hugging_face_directory_is_told(copied, name):
 
     with pytest.raises(TokenizerError, match=r"tokenizer\.json|config\.json"):
         load_tokenizer(copied)
+
+
+@pytest.mark.skipif(_is_installed("google.protobuf"), reason="protobuf is installed")
+def test_what_transformers_needs_for_an_old_directory_is_told(
+    sentencepiece_dir, tmp_path
+):
+    shutil.copy(sentencepiece_dir / "tokenizer.model", tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "LlamaTokenizer"}'
+    )
+
+    with pytest.raises(TokenizerError, match="pip install protobuf"):
+        load_tokenizer(tmp_path)
 
 
 def test_code_of_the_checkpoint_is_refused_and_not_run(copied):

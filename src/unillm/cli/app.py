@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -68,6 +69,8 @@ def _before_command(
 
 def run(args: Sequence[str] | None) -> NoReturn:
     """Run the command line on *args* and exit."""
+    # What it warns of is its own generate(), which no backend of ours calls.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     for stream in (sys.stdout, sys.stderr):
         # A terminal of another encoding shows an escape for what it cannot show.
         with contextlib.suppress(AttributeError, ValueError):

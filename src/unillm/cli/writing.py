@@ -40,8 +40,8 @@ def write_stream(handle: RequestHandle) -> RequestOutput:
     last = ""
     try:
         for delta in handle:
-            _write(delta.text)
             last = delta.text or last
+            _write(delta.text)
     finally:
         handle.cancel()
         # Also after a failure: the message begins on a line of its own.

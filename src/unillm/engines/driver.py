@@ -305,7 +305,10 @@ class Driver:
             if last and output.stop_token_id is not None:
                 completion.text += detokenizer.finish(stop_token_id=token_id)
                 completion.finish_reason = "stop"
-                completion.stop_reason = self._stop_reason(completion, token_id)
+                # A stop id whose text is kept may complete a stop string, which wins.
+                completion.stop_reason = detokenizer.matched_stop or self._stop_reason(
+                    completion, token_id
+                )
                 return
             completion.text += detokenizer.push(token_id)
             if detokenizer.matched_stop is not None:

@@ -28,5 +28,5 @@ class Fetch:
         sizes = [part.numel() for part in self._parts]
         return [
             values.reshape(part.shape).tolist()
-            for values, part in zip(flat.split(sizes), self._parts, strict=True)
+            for values, part in zip(torch.split(flat, sizes), self._parts, strict=True)
         ]

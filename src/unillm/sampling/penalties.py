@@ -53,6 +53,10 @@ class PenaltyCounts:
             self._in_prompt[slot].zero_()
             self._generated[slot].zero_()
 
+    def free(self) -> None:
+        """Let go of the memory."""
+        self._in_prompt = self._generated = None
+
     def apply(
         self,
         scores: Tensor,

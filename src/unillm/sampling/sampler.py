@@ -112,6 +112,11 @@ class Sampler:
             with torch.inference_mode():
                 self._penalties.forget(slot)
 
+    def close(self) -> None:
+        """Let go of the memory; nothing can be assigned any more."""
+        self._rows.clear()
+        self._penalties.free()
+
     def sample(self, logits: Tensor, slots: Sequence[int]) -> list[SlotToken]:
         """Choose one token for each row.
 

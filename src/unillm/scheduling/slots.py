@@ -38,7 +38,7 @@ from ..outputs import FinishReason, SlotMetrics
 from .queue import WaitingQueue
 
 DEFAULT_MAX_NUM_BATCHED_TOKENS = 2048
-"""Prompt tokens computed in one step: what bounds how long decoding rows stand still."""
+"""Prompt tokens computed in one step: it bounds how long decoding rows stand still."""
 
 
 # --------------------------------------------------------------------- the contract
@@ -189,7 +189,7 @@ class SlotCounters:
     occupied_slot_steps: int = 0
     """Slots that got a token in a decode step, summed over the steps."""
     refills: int = 0
-    """Requests that took a slot while others were running."""
+    """Requests that took over a slot while others were running."""
     admitted: int = 0
     finished: int = 0
     aborted: int = 0
@@ -226,6 +226,7 @@ class SlotScheduler(Engine):
         self._arrived_at: dict[str, int] = {}
         self._running: dict[str, _Running] = {}
         self._free = list(reversed(range(engine.num_slots)))  # popped from the end
+        self._used: set[int] = set()
         self.counters = SlotCounters()
 
     # ------------------------------------------------------------ the Engine contract
@@ -324,11 +325,13 @@ class SlotScheduler(Engine):
         while self._free and self._waiting and budget > 0:
             request = self._waiting.pop()
             budget -= len(request.prompt_token_ids)
-            refilled = bool(self._running)
+            slot = self._free.pop()
+            refilled = slot in self._used and bool(self._running)
+            self._used.add(slot)
             arrived_at = self._arrived_at.pop(request.request_id)
             self._running[request.request_id] = _Running(
                 request=request,
-                slot=self._free.pop(),
+                slot=slot,
                 # Admission is in the step after the arrival at the soonest.
                 waited_steps=self.counters.steps - arrived_at - 1,
                 refilled=refilled,

@@ -135,15 +135,12 @@ class _PieceText:
     def __init__(self, tokenizer: Tokenizer, pieces: Pieces, prompt: _Visible) -> None:
         self._tokenizer = tokenizer
         self._pieces = pieces
-        decoder = codecs.getincrementaldecoder("utf-8")(pieces.errors)
-        self._decode = decoder.decode
-        # Only a character that the prompt leaves incomplete outlives this call.
-        self._decode(self._last_bytes(prompt.last()))
+        self._open = b""
+        """The bytes of an incomplete character."""
+        # The prompt may end in the middle of one; the rest of its text is not ours.
+        ending = b"".join([pieces[token_id] for token_id in prompt.last()])
+        self._push_bytes(ending[-_LONGEST_CHARACTER:])
         self._start = self._invisible_start(prompt)
-
-    def _last_bytes(self, token_ids: list[int]) -> bytes:
-        joined = b"".join([self._pieces[token_id] for token_id in token_ids])
-        return joined[-_LONGEST_CHARACTER:]
 
     def _invisible_start(self, prompt: _Visible) -> list[int] | None:
         """Return the prompt's ids if they show no text at all.
@@ -161,7 +158,16 @@ class _PieceText:
     def push(self, token_id: int) -> str:
         if self._start is not None:
             return self._push_start(self._start, token_id)
-        return self._decode(self._pieces[token_id])
+        return self._push_bytes(self._pieces[token_id])
+
+    def _push_bytes(self, new: bytes) -> str:
+        data = self._open + new
+        text, used = codecs.utf_8_decode(data, self._pieces.errors, False)
+        self._open = data[used:]
+        if _is_surrogate(self._open):
+            text += self._open.decode("utf-8", self._pieces.errors)
+            self._open = b""
+        return text
 
     def _push_start(self, start: list[int], token_id: int) -> str:
         piece = self._pieces[token_id]
@@ -169,13 +175,21 @@ class _PieceText:
             piece.decode()
         except UnicodeDecodeError:  # a byte of a character: no space to drop
             self._start = None
-            return self._decode(piece)
+            return self._push_bytes(piece)
         text = self._tokenizer.decode([*start, token_id], skip_special_tokens=False)
         if text:
             self._start = None
         elif len(start) < _CONTEXT:  # more of what shows nothing changes nothing
             start.append(token_id)
         return text
+
+
+def _is_surrogate(data: bytes) -> bool:
+    """Whether these are two bytes for which Python awaits a third.
+
+    It does so for the sake of ``surrogatepass``; in UTF-8 nothing begins like that.
+    """
+    return len(data) == 2 and data[0] == 0xED and data[1] >= 0xA0
 
 
 class _WindowText:

@@ -225,9 +225,11 @@ def prepare(
     else:
         ids = _tokenise(prompt, tokenizer)
     ids = _checked_ids(ids, limits.vocab_size)
-    if not ids:
+    # An empty text may still become a begin-of-text id; nobody asks for that by text.
+    if not ids or prompt.text == "":
         raise InvalidPromptError(
-            "The prompt is empty: it has no token. Pass a text or at least one id."
+            "The prompt is empty. Pass a text or at least one token id; to begin with "
+            "nothing, pass the id of the begin-of-text token."
         )
     kept = _truncate(ids, params.truncate_prompt_tokens, limits.longest_prompt)
     if len(kept) > limits.longest_prompt:
@@ -239,29 +241,30 @@ def prepare(
     room = limits.max_model_len - len(kept)
     asked = room if params.max_tokens is None else params.max_tokens
     if asked > room and strict_length:
-        raise InvalidParameterError(
-            f"max_tokens={asked} does not fit: the prompt has {len(kept)} tokens and "
-            f"the context holds {limits.max_model_len}, which leaves {room}. Lower "
-            "max_tokens, shorten the prompt, or create the Generator with a larger "
-            "max_model_len or strict_length=False.",
-            parameter="max_tokens",
-            value=asked,
-        )
+        raise _no_room("max_tokens", asked, len(kept), limits)
     if params.min_tokens > room:
-        raise InvalidParameterError(
-            f"min_tokens={params.min_tokens} does not fit: the prompt has {len(kept)} "
-            f"tokens and the context holds {limits.max_model_len}, which leaves {room}."
-            " Lower min_tokens, shorten the prompt, or create the Generator with a "
-            "larger max_model_len.",
-            parameter="min_tokens",
-            value=params.min_tokens,
-        )
+        raise _no_room("min_tokens", params.min_tokens, len(kept), limits)
     return PreparedPrompt(
         text=prompt.text,
         token_ids=tuple(kept),
         num_truncated=len(ids) - len(kept),
         max_new_tokens=min(asked, room),
         fitted=asked > room,
+    )
+
+
+def _no_room(
+    parameter: str, value: int, prompt_tokens: int, limits: EngineLimits
+) -> InvalidParameterError:
+    context = limits.max_model_len
+    fitting = " or strict_length=False" if parameter == "max_tokens" else ""
+    return InvalidParameterError(
+        f"{parameter}={value} does not fit: the prompt has {prompt_tokens} tokens and "
+        f"the context holds {context}, which leaves {context - prompt_tokens}. Lower "
+        f"{parameter}, shorten the prompt, or create the Generator with a larger "
+        f"max_model_len{fitting}.",
+        parameter=parameter,
+        value=value,
     )
 
 

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from typing_extensions import override
+
 from unillm.engines.backend import Availability, Backend
 from unillm.hookspecs import hookimpl
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
+
 from unillm.engines.base import (
     Engine,
     EngineLimits,

@@ -7,8 +7,8 @@ there is a mask. In a decode step that copies the whole cache once a layer. Here
 query heads of a group become query positions instead, which gives the same numbers.
 
 Only the attention is registered, no mask: a model under this name passes 4D masks on as
-they are, and makes none of its own. So the engine alone says what a row may see; no mask
-means causal attention of the prompt over itself.
+they are, and makes none of its own. So the engine alone says what a row may see; no
+mask means causal attention of the prompt over itself.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class PromptStep:
 
 
 class ChunkStep:
-    """Tokens ``start..end`` of one row's prompt: they see the row's earlier ones too."""
+    """Tokens ``start..end`` of one row's prompt, which see its earlier ones too."""
 
     def __init__(self, *, row: int, start: int, end: int) -> None:
         self._row = row
@@ -117,23 +117,17 @@ class SlotCache(Cache):
         self.step: Step | None = None
         self.written = [0] * num_rows
         size = (num_rows, shape.kv_heads, self.capacity, shape.head_dim)
+        self.tensors = [
+            torch.zeros(size, dtype=dtype, device=device)
+            for _ in range(2 * shape.layers)
+        ]
+        """Keys and values of the first layer, of the second, and so on."""
         super().__init__(
             layers=[
-                _SlotLayer(
-                    self,
-                    torch.zeros(size, dtype=dtype, device=device),
-                    torch.zeros(size, dtype=dtype, device=device),
-                )
-                for _ in range(shape.layers)
+                _SlotLayer(self, *self.tensors[2 * layer : 2 * layer + 2])
+                for layer in range(shape.layers)
             ]
         )
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """Keys and values of all layers."""
-        return [
-            tensor for layer in self.layers for tensor in (layer.keys, layer.values)
-        ]
 
     def note_written(self, row: int, end: int) -> None:
         """Say that positions below *end* of a row may have been written."""
@@ -150,6 +144,12 @@ class SlotCache(Cache):
         for row in rows:
             self.written[row] = 0
 
+    def free(self) -> None:
+        """Let go of the memory; the cache cannot be used any more."""
+        self.layers.clear()
+        self.tensors.clear()
+        self.step = None
+
     def move(self, source: int, target: int, length: int) -> None:
         """Make row *target* what row *source* is: *length* positions, then zeros."""
         end = max(self.written[target], length)
@@ -159,15 +159,15 @@ class SlotCache(Cache):
         self.written[target] = length
 
 
-class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers has no types
+class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """One layer of a `SlotCache`; does what the cache's step says."""
 
     is_sliding = False
 
     def __init__(self, cache: SlotCache, keys: Tensor, values: Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._cache = cache
-        self.keys, self.values = keys, values
+        self._stored = keys, values
         self.is_initialized = True
 
     @override
@@ -176,10 +176,8 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers has no 
     ) -> tuple[Tensor, Tensor]:
         step = self._cache.step
         assert step is not None, "a forward pass without a step"
-        return (
-            step.exchange(self.keys, key_states),
-            step.exchange(self.values, value_states),
-        )
+        keys, values = self._stored
+        return step.exchange(keys, key_states), step.exchange(values, value_states)
 
     @override
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:

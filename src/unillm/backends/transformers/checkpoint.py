@@ -179,22 +179,19 @@ def _read_header(file: Path) -> Mapping[str, Any]:
     References:
         Format of safetensors: 8 bytes little-endian length, JSON, then the data.
     """
+    size = file.stat().st_size
     try:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
-            size = file.stat().st_size
-            if length > size:
-                raise ValueError(f"a header of {length} bytes in a file of {size}")
-            header: dict[str, Any] = json.loads(stream.read(length))
-        data = max(
-            (e["data_offsets"][1] for n, e in header.items() if n != "__metadata__"),
-            default=0,
-        )
-        if 8 + length + data != size:
-            raise ValueError(f"{8 + length + data} bytes declared, {size} there")
-    except (OSError, ValueError, struct.error, KeyError, TypeError) as error:
+            # No more than there is: the length itself may be garbage.
+            header: dict[str, Any] = json.loads(stream.read(min(length, size)))
+        ends = [e["data_offsets"][1] for n, e in header.items() if n != "__metadata__"]
+        declared = 8 + length + max(ends, default=0)
+    except (OSError, ValueError, struct.error, LookupError, TypeError) as error:
+        raise ModelLoadError(f"{file} has no safetensors header: {error}.") from error
+    if declared != size:
         raise ModelLoadError(
-            f"{file} is not a whole safetensors file: {error}. Copy or download it "
-            "again."
-        ) from error
+            f"{file} is not whole: it declares {declared:,} bytes and has {size:,}. "
+            "Copy or download it again."
+        )
     return header

@@ -9,8 +9,8 @@ What holds between two calls:
 
 - every row in use has a slot, and a slot one row at most;
 - a row's positions below its `length` hold the keys and values of its request;
-- a decode step also computes leading rows that were not asked for. Such a row writes one
-  position, its next one, which its owner overwrites before reading.
+- a decode step also computes leading rows that were not asked for. Such a row writes
+  one position, its next one, which its owner overwrites before reading.
 
 Lengths, tokens and rows are known to the host. The device is waited for once a call,
 when the tokens are fetched.
@@ -33,7 +33,7 @@ from ...sampling import Sampler
 from ...scheduling.slots import PrefillResult, PromptChunk, SlotEngine, SlotToken
 from . import attention
 from .cache import ChunkStep, DecodeStep, PromptStep, SlotCache, Step
-from .memory import KvShape, MemoryEstimate, round_up
+from .memory import GIB, KvShape, MemoryEstimate, free_bytes, round_up
 from .packing import group_by_width, width_for
 
 _FILLER = 0
@@ -190,6 +190,8 @@ class TransformersSlotEngine(SlotEngine):
 
     @override
     def decode(self, slots: Sequence[int]) -> Sequence[SlotToken]:
+        if not slots:
+            return []
         with torch.inference_mode():
             self._compact()
             rows = sorted(self._row_of[slot] for slot in slots)
@@ -287,7 +289,8 @@ class TransformersSlotEngine(SlotEngine):
     @override
     def close(self) -> None:
         self._model = None
-        self._cache.layers.clear()
+        self._cache.free()
+        self._sampler.close()
 
     def _held(self, row: int) -> _Row:
         owner = self._rows[row]
@@ -304,7 +307,8 @@ def _use_slot_attention(model: Any) -> None:
     """Make the model attend through `attention.slot_attention`."""
     model.set_attn_implementation(attention.NAME)
     # A model outside the attention interface keeps its own code whatever it was told.
-    used = model.config.get_text_config(decoder=True)._attn_implementation  # noqa: SLF001
+    config = model.config.get_text_config(decoder=True)
+    used = config._attn_implementation  # noqa: SLF001
     if used != attention.NAME:
         raise UnsupportedModelError(
             f"{type(model).__name__} does not use transformers' attention interface "
@@ -314,7 +318,26 @@ def _use_slot_attention(model: Any) -> None:
 
 
 def _allocate(model: Any, *, num_slots: int, max_model_len: int) -> SlotCache:
+    """Make the cache, or say with numbers why it does not fit."""
     shape = KvShape.of(model.config)
+    item_bytes = model.dtype.itemsize
+    needed = MemoryEstimate(
+        weight_bytes=model.get_memory_footprint(),
+        kv_bytes_per_token=shape.bytes_per_token(item_bytes),
+        cache_bytes=shape.cache_bytes(
+            num_slots=num_slots, max_model_len=max_model_len, item_bytes=item_bytes
+        ),
+    )
+    free = free_bytes(model.device)
+    too_much = EngineOutOfMemoryError(
+        f"The cache of {num_slots} slots with {max_model_len} tokens each does not "
+        f"fit: {needed}; {free / GIB:.2f} GiB are free beside the weights. Lower "
+        "max_num_seqs or max_model_len."
+    )
+    # An operating system that overcommits would give the memory, and kill the process
+    # when it is written to.
+    if needed.cache_bytes > free:
+        raise too_much
     try:
         return SlotCache(
             shape,
@@ -323,24 +346,13 @@ def _allocate(model: Any, *, num_slots: int, max_model_len: int) -> SlotCache:
             dtype=model.dtype,
             device=model.device,
         )
-    except (RuntimeError, MemoryError) as error:  # torch has no class of its own on CPU
-        item_bytes = model.dtype.itemsize
-        needed = MemoryEstimate(
-            weight_bytes=model.get_memory_footprint(),
-            kv_bytes_per_token=shape.bytes_per_token(item_bytes),
-            cache_bytes=shape.cache_bytes(
-                num_slots=num_slots, max_model_len=max_model_len, item_bytes=item_bytes
-            ),
-        )
-        raise EngineOutOfMemoryError(
-            f"The cache of {num_slots} slots with {max_model_len} tokens each does not "
-            f"fit beside the weights: {needed}. Lower max_num_seqs or max_model_len."
-        ) from error
+    except RuntimeError as error:  # torch has a class of its own on CUDA only
+        raise too_much from error
 
 
 @contextmanager
 def _only_positions(head: torch.nn.Module, places: Tensor) -> Iterator[None]:
-    """Have the output layer compute only *places* ``[n, 2]``: pairs of row and position.
+    """Have the output layer compute *places* alone: ``[n, 2]``, row and position.
 
     ``logits_to_keep`` takes the same positions of every row, which are many logits too
     many when prompts of different lengths share a pass. The layer's output is

@@ -9,6 +9,7 @@ checkpoint lacks with random numbers and only warns; here that is an error.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -179,8 +180,8 @@ def _load_model(
     from transformers import AutoModelForCausalLM
 
     try:
-        with _no_progress_bars():
-            model, info = AutoModelForCausalLM.from_pretrained(
+        with _silently():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 name,
                 config=config,
                 dtype=_DTYPES[dtype],
@@ -195,6 +196,7 @@ def _load_model(
         raise ModelLoadError(
             f"transformers cannot load the weights of {name}: {error}"
         ) from error
+    model, info = loaded
     _check_complete(name, info)
     return model
 
@@ -206,13 +208,13 @@ def _check_complete(name: str | Path, info: Mapping[str, Any]) -> None:
     if not missing and not mismatched:
         return
     facts = [
-        f"{len(keys)} {what} ({', '.join(keys[:_SHOWN_KEYS])}"
+        f"{len(keys)} tensors {what} ({', '.join(keys[:_SHOWN_KEYS])}"
         f"{', …' if len(keys) > _SHOWN_KEYS else ''})"
         for keys, what in ((missing, "missing"), (mismatched, "of another shape"))
         if keys
     ]
     raise ModelLoadError(
-        f"The weights of {name} do not match its config.json: tensors {', '.join(facts)}."
+        f"The weights of {name} do not match its config.json: {', '.join(facts)}."
     )
 
 
@@ -227,12 +229,23 @@ def _move(model: Any, device: torch.device) -> Any:
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Load silently, and leave the caller's setting as it was."""
+def _silently() -> Iterator[None]:
+    """Load without progress bars and advice, and leave the caller's settings alone.
+
+    The advice is about ``generation_config.json``, from which this model will never
+    generate: the core reads that file by its own rules.
+    """
+    advice = logging.getLogger("transformers.generation.configuration_utils")
+    advice.addFilter(_nothing)
     shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
+        advice.removeFilter(_nothing)
         if shown:
-            transformers_logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _nothing(_: logging.LogRecord) -> bool:
+    return False

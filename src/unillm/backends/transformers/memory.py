@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from ...errors import ConfigError
+from ...errors import ConfigError, UnsupportedModelError
 from .checkpoint import ITEM_BYTES, StoredTensor, load_config, stored_tensors
 
 GIB = 2**30
@@ -52,14 +52,25 @@ class KvShape:
 
     @classmethod
     def of(cls, config: Any) -> KvShape:
-        """Read it from a transformers configuration."""
+        """Read it from a transformers configuration.
+
+        Raises:
+            UnsupportedModelError: It is not one of layers of attention heads.
+        """
         config = config.get_text_config(decoder=True)
-        heads = config.num_attention_heads
-        return cls(
-            layers=config.num_hidden_layers,
-            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        )
+        try:
+            heads = config.num_attention_heads
+            return cls(
+                layers=config.num_hidden_layers,
+                kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+                head_dim=getattr(config, "head_dim", None)
+                or config.hidden_size // heads,
+            )
+        except AttributeError as error:
+            raise UnsupportedModelError(
+                f"{config.model_type!r} has no key-value cache of layers, heads and "
+                f"positions: {error}."
+            ) from error
 
     def bytes_per_token(self, item_bytes: int) -> int:
         """Keys and values of all layers, with numbers of *item_bytes* each."""
@@ -107,6 +118,7 @@ def estimate(
 
     Raises:
         ModelLoadError: A file is missing or cannot be read.
+        UnsupportedModelError: The model keeps something else than keys and values.
     """
     config = load_config(path)
     tensors = list(stored_tensors(path))
@@ -145,8 +157,8 @@ def check_model_len(max_model_len: int | None, *, positions: int) -> None:
     """Raise `ConfigError` if a row would be longer than the model has positions."""
     if max_model_len is not None and max_model_len > positions:
         raise ConfigError(
-            f"max_model_len={max_model_len} is more than the {positions} positions that "
-            f"the model was made for. Pass max_model_len={positions} or less."
+            f"max_model_len={max_model_len} is more than the {positions} positions "
+            f"that the model was made for. Pass max_model_len={positions} or less."
         )
 
 
@@ -163,8 +175,8 @@ def plan_slots(
 
     What is given is kept, whatever it takes. A length that is not given is the model's,
     or as many positions as fit with the default number of slots, but not less than
-    `SHORTEST_DEFAULT`; a number of slots that is not given is the default, or as many as
-    fit with that length, but at least one.
+    `SHORTEST_DEFAULT`; a number of slots that is not given is the default, or as many
+    as fit with that length, but at least one.
 
     Args:
         positions: Positions that the model knows.
@@ -191,7 +203,7 @@ def free_bytes(device: Any) -> int:
         import torch
 
         return torch.cuda.mem_get_info(device)[0]
-    return min(_free_host_bytes(), _free_group_bytes())
+    return int(min(_free_host_bytes(), _free_group_bytes()))
 
 
 def _free_host_bytes() -> int:

@@ -25,6 +25,7 @@ GREEDY_ONLY = Capability(support=Support.UNSUPPORTED, reason="it can only echo")
 class EchoEngine(SlotEngine):
     num_slots = 2
     max_model_len = 512
+    vocab_size = 0  # known when a model is loaded
 
     def __init__(self, vocab_size, eos):
         self.vocab_size = vocab_size

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+from backends.tiny_models import FAMILIES, Reference
+
+torch.set_num_threads(
+    1
+)  # the machines that run this have few cores, and others use them
+transformers.logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory):
+    return Reference(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Greedy tokens equal those of `generate`, one prompt at a time, whatever joins when."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from backends.tiny_models import FAMILIES, make_model, serve
+
+from unillm.backends.transformers.engine import TransformersSlotEngine
+
+PROMPTS = 80
+"""Of each family: more than 300 together."""
+
+NEAR_TIE = 1e-4
+"""Two logits closer than this may change places with the shape of the batch (fp32)."""
+
+
+def gap_where_they_part(model, request, expected, got) -> float:
+    """Return how far apart the two best logits are at the first difference."""
+    pairs = zip(expected, got, strict=True)
+    place = next(i for i, (one, other) in enumerate(pairs) if one != other)
+    ids = torch.tensor([[*request.prompt_token_ids, *expected[:place]]])
+    with torch.inference_mode():
+        best = model(ids).logits[0, -1].topk(2).values
+    return (best[0] - best[1]).item()
+
+
+def assert_same_tokens(model, known, got) -> None:
+    """Equal but for near ties, which are printed with their gap."""
+    for each in known:
+        tokens = got[each.request.request_id]
+        if tokens != each.tokens:
+            gap = gap_where_they_part(model, each.request, each.tokens, tokens)
+            print(f"near tie in {each.request.request_id}: {gap:.2e}")  # noqa: T201
+            assert gap < NEAR_TIE, each.request.request_id
+
+
+def poison(engine: TransformersSlotEngine) -> None:
+    """Fill all rows that nobody holds with NaN."""
+    cache = engine._cache
+    for row, owner in enumerate(engine._rows):
+        if owner is None:
+            for tensor in cache.tensors:
+                tensor[row] = torch.nan
+            cache.written[row] = cache.capacity
+
+
+class PoisonedEngine(TransformersSlotEngine):
+    """An engine whose free rows are full of NaN, from the start and after each call."""
+
+    def __init__(self, model, **options) -> None:
+        super().__init__(model, **options)
+        poison(self)
+
+    def prefill(self, chunks):
+        result = super().prefill(chunks)
+        poison(self)
+        return result
+
+    def decode(self, slots):
+        tokens = super().decode(slots)
+        poison(self)
+        return tokens
+
+    def release(self, slot):
+        super().release(slot)
+        poison(self)
+
+
+@pytest.mark.parametrize(
+    ("num_slots", "budget"),
+    [(1, 2048), (2, 50), (5, 2048), (8, 90)],
+    ids=["1 slot", "2 slots in chunks", "5 slots", "8 slots in chunks"],
+)
+def test_tokens_are_those_of_generate(reference, family, num_slots, budget):
+    known = reference.known(family, PROMPTS)
+    engine = TransformersSlotEngine(
+        make_model(family), num_slots=num_slots, max_model_len=224
+    )
+
+    got = serve(
+        engine,
+        [each.request for each in known],
+        seed=num_slots,
+        max_num_batched_tokens=budget,
+    )
+
+    assert_same_tokens(reference.model(family), known, got)
+
+
+@pytest.mark.parametrize("budget", [2048, 40], ids=["whole", "in chunks"])
+def test_a_refilled_row_shows_nothing_of_its_last_owner(reference, family, budget):
+    known = reference.known(family, 40)
+    engine = PoisonedEngine(make_model(family), num_slots=3, max_model_len=224)
+
+    got = serve(engine, [k.request for k in known], max_num_batched_tokens=budget)
+
+    assert_same_tokens(reference.model(family), known, got)
+
+
+def test_the_poison_would_show(reference, monkeypatch):
+    """Were rows not cleared, the test above would fail."""
+    known = reference.known("llama", 10)
+    engine = PoisonedEngine(make_model("llama"), num_slots=3, max_model_len=224)
+    monkeypatch.setattr(engine._cache, "clear", lambda rows: None)
+
+    with pytest.raises(AssertionError, match="not finite"):
+        serve(engine, [each.request for each in known])
+
+
+def test_outputs_of_the_random_models_vary(reference):
+    """Otherwise equality would say little."""
+    for family in FAMILIES:
+        tokens = {
+            token for each in reference.known(family, 40) for token in each.tokens
+        }
+        assert len(tokens) > 40
+
+
+def test_a_model_of_full_length_is_served_to_its_last_position(reference, family):
+    request = reference.known(family, 1)[0].request
+    prompt = tuple(range(200))
+    full = reference.full_length(family, prompt)
+    engine = TransformersSlotEngine(make_model(family), num_slots=2, max_model_len=256)
+
+    got = serve(engine, [full.request, request])
+
+    assert len(full.tokens) == 56
+    assert_same_tokens(reference.model(family), [full], got)

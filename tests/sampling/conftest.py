@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+
+from __future__ import annotations
+
+import torch
+
+torch.set_num_threads(
+    1
+)  # the machines that run this have few cores, and others use them
