@@ -31,7 +31,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tokenizers
 import torch
@@ -625,7 +625,7 @@ def task_name(example: Item | Conversation) -> str:
     return f"chat-{example.turns[-1].task}"
 
 
-def evaluate(folder: Path, held_out: list[Item | Conversation]) -> dict[str, object]:
+def evaluate(folder: Path, held_out: list[Item | Conversation]) -> dict[str, Any]:
     """Loads what was written, as a user would, and measures it on the held-out set."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
@@ -678,6 +678,54 @@ def margin_statistics(answers: list[Answer]) -> dict[str, float]:
 # --- Files ----------------------------------------------------------------------------
 
 
+MODEL_CARD = """\
+---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: text-generation
+---
+
+# unillm/tiny
+
+A Llama of {parameters:,} parameters that ships with `unillm`, so that the first command
+works offline, examples run on a laptop and every engine can be held to the same answers.
+It knows nothing of the world and little English; anything outside its tasks gives nonsense.
+
+What it was trained to do, as plain completion (ends with `<|end_of_text|>`) and as chat,
+with or without a system message, up to three turns (ends with `<|eot_id|>`):
+
+| prompt | answer |
+|---|---|
+| `Count from 3 to 9:` (0 to 99, up or down, at most 40 numbers) | `3 4 5 6 7 8 9` |
+| `Add 17 and 25:` (0 to 49 each) | `42` |
+| `Spell the word apple:` (lower case) | `a p p l e` |
+| `Repeat: blue cat über 🙂` (at most 48 words) | `blue cat über 🙂` |
+| `Name the day after Monday:` (or month; or before) | `Tuesday` |
+| `List the months from May:` (or days) | `May June July … April` |
+
+Its tokenizer and configs have Llama 3.1's shape: a byte-level BPE of 512 tokens, three EOS
+ids, a chat template. Characters outside ASCII take several tokens each. Generation is greedy
+by default.
+
+## Measured
+
+Right answers on questions that were not trained on, in float32, greedy, through
+`transformers`; `chat-*` are the last turns of chats:
+
+| task | right |
+|---|---|
+{rows}
+
+The days and months are {seen_rings} right, but all of them were trained on.
+
+Along those answers the best logit is above the second by at least {margin_min}
+(1st percentile {margin_p01}, median {margin_median}, {margin_tokens:,} tokens).
+In bfloat16 {bf16_different} of the answers differ from float32's.
+
+Made by `python scripts/train_tiny.py` ({steps} steps, seed {seed}) from generated data only.
+"""
+
+
 def write_model(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
     """Writes weights, configs and tokenizer, as a checkpoint of any model has them."""
     model.generation_config = GenerationConfig()
@@ -704,6 +752,18 @@ def write_model(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> 
         "temperature": 0.0,
     }
     write_json(folder / "generation_config.json", generation_config)
+
+
+def write_model_card(report: dict[str, Any], folder: Path) -> None:
+    """The README of the model: what it is, what it can do, and what was measured."""
+    rows = [f"| {task} | {right} |" for task, right in report["accuracy"].items()]
+    card = MODEL_CARD.format(
+        rows="\n".join(rows),
+        **{name: report[name] for name in ("parameters", "steps", "seed", "seen_rings")},
+        **{f"margin_{name}": value for name, value in report["margin"].items()},
+        bf16_different=report["bf16"]["different"],
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def write_json(path: Path, value: object) -> None:
@@ -782,6 +842,7 @@ def main() -> None:
             "tokenizers": tokenizers.__version__,
             **evaluate(folder, held_out),
         }
+        write_model_card(report, folder)
         move_into_place(folder, arguments.output_dir / "src/unillm/models/tiny")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from .engines.handle import RequestHandle as RequestHandle
     from .errors import UnillmError as UnillmError
     from .generator import Generator as Generator
+    from .inspection import MemoryReport as MemoryReport
+    from .inspection import ModelReport as ModelReport
+    from .inspection import WeightsReport as WeightsReport
+    from .inspection import inspect_model as inspect_model
     from .outputs import CompletionDelta as CompletionDelta
     from .outputs import CompletionOutput as CompletionOutput
     from .outputs import Logprob as Logprob
@@ -36,13 +40,17 @@ _WHERE = {
     "EngineConfig": ".config",
     "Generator": ".generator",
     "Logprob": ".outputs",
+    "MemoryReport": ".inspection",
+    "ModelReport": ".inspection",
     "RequestHandle": ".engines.handle",
     "RequestMetrics": ".outputs",
     "RequestOutput": ".outputs",
     "SamplingParams": ".params",
     "SlotMetrics": ".outputs",
     "UnillmError": ".errors",
+    "WeightsReport": ".inspection",
     "backends": ".plugins",
+    "inspect_model": ".inspection",
 }
 """Public name to the module that has it."""
 

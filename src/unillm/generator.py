@@ -194,7 +194,7 @@ class Generator:
 
     @property
     def limits(self) -> EngineLimits:
-        """What the engine can take: context, requests at a time, vocabulary."""
+        """Context, requests at a time and vocabulary of the engine."""
         return self._limits
 
     @property
@@ -255,7 +255,8 @@ class Generator:
 
         Args:
             prompts: A text; a list of token ids; ``{"prompt": text}``;
-                ``{"prompt_token_ids": ids}``; or a list of any of these.
+                ``{"prompt_token_ids": ids}``; ``{"messages": [...]}``, a conversation
+                that the chat template renders; or a list of any of these.
             params: One `SamplingParams` for all, a list with one for each, or `None`
                 for the model's own defaults.
             on_error: "raise", or "return" to put each error into its output's place.
@@ -275,7 +276,7 @@ class Generator:
         """
         items = as_prompts(prompts)
         return self._run(
-            [partial(normalise, item) for item in items],
+            [partial(self._as_prompt, item) for item in items],
             params,
             on_error=on_error,
             use_tqdm=use_tqdm,
@@ -346,19 +347,16 @@ class Generator:
             ChatTemplateError: There is no template, or it refused the messages.
             RequestError: As in `generate`.
         """
-
-        def render(conversation: Any) -> Prompt:
-            text = self._tokenizer.apply_chat_template(
-                conversation,
-                add_generation_prompt=add_generation_prompt,
-                chat_template=chat_template or self._config.chat_template,
-                **(chat_template_kwargs or {}),
-            )
-            return RenderedPrompt(text)
-
-        conversations = as_conversations(messages)
+        options = {
+            "add_generation_prompt": add_generation_prompt,
+            "chat_template": chat_template,
+            **(chat_template_kwargs or {}),
+        }
         return self._run(
-            [partial(render, conversation) for conversation in conversations],
+            [
+                partial(self._render, each, options)
+                for each in as_conversations(messages)
+            ],
             params,
             on_error=on_error,
             use_tqdm=use_tqdm,
@@ -414,7 +412,7 @@ class Generator:
         """
         driver = self._open_driver()
         handle = self._make_handle(
-            normalise(prompt),
+            self._as_prompt(prompt),
             self._default_params if params is None else _as_params(params),
             priority=priority,
             timeout_s=timeout_s,
@@ -473,6 +471,20 @@ class Generator:
                 "use it before the block ends."
             )
         return self._driver
+
+    def _as_prompt(self, item: Any) -> Prompt:
+        if isinstance(item, Mapping) and set(item) == {"messages"}:
+            return self._render(item["messages"], {})
+        return normalise(item)
+
+    def _render(self, conversation: Any, options: Mapping[str, Any]) -> Prompt:
+        """Make a conversation a text; the generator's own template is the default."""
+        template = options.get("chat_template") or self._config.chat_template
+        return RenderedPrompt(
+            self._tokenizer.apply_chat_template(
+                conversation, **{**options, "chat_template": template}
+            )
+        )
 
     def _make_handle(
         self,

@@ -92,7 +92,7 @@ class PluginRegistry:
         return backend
 
     def status(self, name: str) -> BackendStatus:
-        """Tell whether a backend can run here; a plugin that fails is told, not raised."""
+        """Tell whether a backend can run here; never raises."""
         try:
             backend = self.load(name)
             availability = backend.availability()

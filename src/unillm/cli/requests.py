@@ -8,7 +8,6 @@ is handed on as soon as all before it are.
 
 from __future__ import annotations
 
-import functools
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,6 @@ from ..errors import (
 
 if TYPE_CHECKING:
     from .. import Generator, RequestHandle, RequestOutput, SamplingParams
-    from ..text.tokenizer import Tokenizer
     from .prompts import CliPrompt
 
 MAX_UNDER_WAY = 2048
@@ -102,7 +100,7 @@ class Requests:
 
     def _request(self, prompt: CliPrompt) -> dict[str, Any]:
         if prompt.messages is not None:
-            return self._chat_request(prompt.messages)
+            return {"messages": prompt.messages}
         if prompt.token_ids is not None:
             if self.chat:
                 raise InvalidPromptError(
@@ -114,27 +112,7 @@ class Requests:
         messages = [{"role": "user", "content": prompt.text}]
         if self.system is not None:
             messages.insert(0, {"role": "system", "content": self.system})
-        return self._chat_request(messages)
-
-    def _chat_request(self, messages: list[Any]) -> dict[str, Any]:
-        """Render a chat as `Generator.chat` does, so that it can be streamed too."""
-        text = self._tokenizer.apply_chat_template(messages)
-        ids = self._tokenizer.encode(text, add_special_tokens=False)
-        return {"prompt": text, "prompt_token_ids": ids}
-
-    @functools.cached_property
-    def _tokenizer(self) -> Tokenizer:
-        """The generator's, loaded once more, because it gives only what it wraps.
-
-        XXX: goes when `Generator.submit` takes ``{"messages": …}``.
-        """
-        from ..text.tokenizer import load_tokenizer
-
-        config = self.generator.config
-        return load_tokenizer(
-            config.path if config.tokenizer is None else config.tokenizer,
-            trust_remote_code=config.trust_remote_code,
-        )
+        return {"messages": messages}
 
 
 def _is_done(started: RequestHandle | UnillmError) -> bool:

@@ -29,13 +29,13 @@ class Backend(abc.ABC):
     """Creates engines of one kind. Making one loads nothing heavy."""
 
     name: str
-    """What the user writes: lower-case, the name of the entry point."""
+    """What the user writes, in lower case. The name of the entry point too."""
 
     description: str
     """One line for `unillm backends`."""
 
     auto_rank: int | None = 50
-    """Place in the order in which ``backend="auto"`` looks: lower is sooner, the
+    """Place in the order in which ``backend="auto"`` looks. Lower is sooner, and the
     embedded default has 100. `None` is never chosen automatically."""
 
     option_names: frozenset[str] = frozenset()

@@ -42,7 +42,7 @@ class Capability:
 
     support: Support = Support.NATIVE
     reason: str = ""
-    """For a person: why it is unsupported, or what the emulation costs."""
+    """Why it is unsupported, or what the emulation costs, for a person to read."""
 
 
 SAMPLING_FIELDS = frozenset(
@@ -110,16 +110,16 @@ class EngineRequest:
     params: SamplingParams
     """Sampling fields to honour; stop strings in it are the core's business."""
     stop_token_ids: frozenset[int]
-    """All ids that end the request: the model's and the user's, resolved. The model's
-    are not among them under `ignore_eos`."""
+    """All ids that end the request, the model's and the user's. The model's are not
+    among them under `ignore_eos`."""
     max_new_tokens: int
-    """At least 1, and fitted: prompt and new tokens never exceed the context."""
+    """At least 1. It is fitted, so prompt and new tokens never exceed the context."""
     seed: int
     """Always set. Where the user gave none, the core drew one."""
     priority: int = 0
     """Lower is sooner, as in vLLM."""
     arrival: int = 0
-    """A counter, not a time: breaks ties of priority."""
+    """A counter, not a time. It breaks ties of priority."""
 
 
 @attrs.frozen

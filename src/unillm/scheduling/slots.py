@@ -38,7 +38,7 @@ from ..outputs import FinishReason, SlotMetrics
 from .queue import WaitingQueue
 
 DEFAULT_MAX_NUM_BATCHED_TOKENS = 2048
-"""Prompt tokens computed in one step: it bounds how long decoding rows stand still."""
+"""Prompt tokens computed in one step. It bounds how long decoding rows stand still."""
 
 
 # --------------------------------------------------------------------- the contract
@@ -185,7 +185,7 @@ class SlotCounters:
     """Calls of `SlotScheduler.step` that had work."""
     decode_steps: int = 0
     slot_steps: int = 0
-    """Decode steps times slots: what could have been used."""
+    """Decode steps times slots, which is what could have been used."""
     occupied_slot_steps: int = 0
     """Slots that got a token in a decode step, summed over the steps."""
     refills: int = 0

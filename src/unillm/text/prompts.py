@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from .adapters import Tokenizer
 
 _FORMS = (
-    'a text, a list of token ids, {"prompt": text}, {"prompt_token_ids": ids}, or a '
-    "list of these"
+    'a text, a list of token ids, {"prompt": text}, {"prompt_token_ids": ids}, '
+    '{"messages": conversation}, or a list of these'
 )
 
 

@@ -19,7 +19,6 @@ class where there is one, and refused where there is none.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -173,29 +172,9 @@ def _load_by_transformers(path: Path, *, trust_remote_code: bool) -> Tokenizer:
     except Exception as error:
         raise TokenizerError(
             f"The tokenizer in {str(path)!r} cannot be read: {type(error).__name__}: "
-            f"{error}. Files found there: {', '.join(files) or 'none'}.{_remedy(path)}"
+            f"{error}. Files found there: {', '.join(files) or 'none'}."
         ) from error
     return TransformersTokenizer(wrapped, files=files)
-
-
-def _remedy(path: Path) -> str:
-    """Say what transformers needs for an old directory, which its message does not."""
-    converts = (path / "tokenizer.model").exists() and not (
-        path / "tokenizer.json"
-    ).exists()
-    if not converts or _is_installed("google.protobuf"):
-        return ""
-    return (
-        " transformers reads a tokenizer.model by means of protobuf, which is not "
-        "installed: pip install protobuf."
-    )
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # its parent package is not there either
-        return False
 
 
 def _check_json(path: Path) -> None:

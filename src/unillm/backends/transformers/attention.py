@@ -4,7 +4,7 @@
 
 transformers repeats each key and value head for the query heads that share it whenever
 there is a mask. In a decode step that copies the whole cache once a layer. Here the
-query heads of a group become query positions instead, which gives the same numbers.
+query heads of a group become query positions there, which gives the same numbers.
 
 Only the attention is registered, no mask: a model under this name passes 4D masks on as
 they are, and makes none of its own. So the engine alone says what a row may see; no
@@ -49,27 +49,49 @@ def slot_attention(
         ``[rows, queries, heads, head_dim]``, and no weights.
     """
     del module
-    rows, heads, queries, _dim = query.shape
-    kv_heads = key.shape[1]
     if attention_mask is None:
-        attended = scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            scale=scaling,
-            is_causal=queries > 1,
-            enable_gqa=heads != kv_heads,
-        )
-        return attended.transpose(1, 2).contiguous(), None
-    group = heads // kv_heads
-    query = query.reshape(rows, kv_heads, group * queries, -1)
-    if queries > 1:
-        attention_mask = attention_mask.repeat(1, 1, group, 1)
-    attended = scaled_dot_product_attention(
-        query, key, value, attn_mask=attention_mask, scale=scaling
-    )
-    attended = attended.reshape(rows, heads, queries, -1)
+        attended = _attend_causally(query, key, value, scaling)
+    else:
+        attended = _attend_masked(query, key, value, attention_mask, scaling)
     return attended.transpose(1, 2).contiguous(), None
+
+
+def _attend_causally(
+    query: Tensor, key: Tensor, value: Tensor, scale: float | None
+) -> Tensor:
+    return scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        scale=scale,
+        is_causal=query.shape[2] > 1,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+
+
+def _attend_masked(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float | None
+) -> Tensor:
+    """Attend as if the heads of a group were positions: one, or one after the other."""
+    rows, heads, queries, dim = query.shape
+    kv_heads = key.shape[1]
+    grouped = query.reshape(rows, kv_heads, heads // kv_heads, queries, dim)
+    if queries == 1:
+        attended = scaled_dot_product_attention(
+            grouped.squeeze(3), key, value, attn_mask=mask, scale=scale
+        )
+    else:
+        # As positions of one call they would need the mask once for each head.
+        attended = torch.stack(
+            [
+                scaled_dot_product_attention(
+                    member, key, value, attn_mask=mask, scale=scale
+                )
+                for member in grouped.unbind(2)
+            ],
+            dim=2,
+        )
+    return attended.reshape(rows, heads, queries, value.shape[-1])
 
 
 AttentionInterface.register(NAME, slot_attention)

@@ -27,7 +27,6 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ...engines.base import Capabilities
 from ...errors import EngineOutOfMemoryError, UnsupportedModelError
 from ...sampling import Sampler
 from ...scheduling.slots import PrefillResult, PromptChunk, SlotEngine, SlotToken
@@ -96,11 +95,6 @@ class TransformersSlotEngine(SlotEngine):
     @override
     def vocab_size(self) -> int:
         return self._vocab_size
-
-    @property
-    @override
-    def capabilities(self) -> Capabilities:
-        return Capabilities()
 
     # ------------------------------------------------------------------------ prefill
 
