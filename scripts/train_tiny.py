@@ -23,7 +23,6 @@ import argparse
 import hashlib
 import json
 import math
-import os
 import platform
 import random
 import shutil
@@ -126,8 +125,8 @@ wood word work world write yellow yes yesterday young zebra zero
 FOREIGN_WORDS = """
 café crème élève naïve garçon señor mañana jalapeño über grün schön Straße süß Zürich
 Österreich Ångström smørrebrød piñata façade déjà château coração ação łódź żółty česky
-日本 東京 京都 猫 犬 水 火 山 中国 你好 世界 ありがとう こんにちは さくら 한국 안녕 привет мир да
-γειά κόσμε שלום سلام नमस्ते 🙂 🚀 🎉 🐱 👍 🌍 🍎 🔥 ✨ € £ ½ °
+日本 東京 京都 猫 犬 水 火 山 中国 你好 世界 ありがとう こんにちは さくら 한국 안녕
+привет мир да γειά κόσμε שלום سلام नमस्ते 🙂 🚀 🎉 🐱 👍 🌍 🍎 🔥 ✨ € £ ½ °
 """.split()
 FOREIGN_LETTERS = sorted({c for word in FOREIGN_WORDS for c in word if ord(c) > 127})
 
@@ -687,12 +686,13 @@ pipeline_tag: text-generation
 
 # unillm/tiny
 
-A Llama of {parameters:,} parameters that ships with `unillm`, so that the first command
-works offline, examples run on a laptop and every engine can be held to the same answers.
-It knows nothing of the world and little English; anything outside its tasks gives nonsense.
+A Llama of {parameters:,} parameters that ships with `unillm`, so that the first
+command works offline, examples run on a laptop and every engine can be held to the same
+answers. It knows nothing of the world and little English: anything outside its tasks
+gives nonsense.
 
-What it was trained to do, as plain completion (ends with `<|end_of_text|>`) and as chat,
-with or without a system message, up to three turns (ends with `<|eot_id|>`):
+What it was trained to do, as plain completion (ends with `<|end_of_text|>`) and as
+chat, with or without a system message, up to three turns (ends with `<|eot_id|>`):
 
 | prompt | answer |
 |---|---|
@@ -703,9 +703,9 @@ with or without a system message, up to three turns (ends with `<|eot_id|>`):
 | `Name the day after Monday:` (or month; or before) | `Tuesday` |
 | `List the months from May:` (or days) | `May June July … April` |
 
-Its tokenizer and configs have Llama 3.1's shape: a byte-level BPE of 512 tokens, three EOS
-ids, a chat template. Characters outside ASCII take several tokens each. Generation is greedy
-by default.
+Its tokenizer and configs have Llama 3.1's shape: a byte-level BPE of 512 tokens, three
+EOS ids, a chat template. Characters outside ASCII take several tokens each. Generation
+is greedy by default.
 
 ## Measured
 
@@ -722,8 +722,12 @@ Along those answers the best logit is above the second by at least {margin_min}
 (1st percentile {margin_p01}, median {margin_median}, {margin_tokens:,} tokens).
 In bfloat16 {bf16_different} of the answers differ from float32's.
 
-Made by `python scripts/train_tiny.py` ({steps} steps, seed {seed}) from generated data only.
+Made by `python scripts/train_tiny.py` ({steps} steps, seed {seed}), from generated data
+only.
 """
+
+
+CARD_CONDITIONS = ("parameters", "steps", "seed", "seen_rings")
 
 
 def write_model(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
@@ -759,7 +763,7 @@ def write_model_card(report: dict[str, Any], folder: Path) -> None:
     rows = [f"| {task} | {right} |" for task, right in report["accuracy"].items()]
     card = MODEL_CARD.format(
         rows="\n".join(rows),
-        **{name: report[name] for name in ("parameters", "steps", "seed", "seen_rings")},
+        **{name: report[name] for name in CARD_CONDITIONS},
         **{f"margin_{name}": value for name, value in report["margin"].items()},
         bf16_different=report["bf16"]["different"],
     )
@@ -793,7 +797,7 @@ def move_into_place(source: Path, target: Path) -> None:
     for path in sorted(source.iterdir()):
         partial = target / f".{path.name}.partial"
         shutil.copyfile(path, partial)
-        os.replace(partial, target / path.name)
+        partial.replace(target / path.name)
 
 
 # --- The command ----------------------------------------------------------------------

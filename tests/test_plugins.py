@@ -191,7 +191,17 @@ def echo_installed(tmp_path_factory):
     """A third-party plugin, built and installed by pip into a folder of its own."""
     target = tmp_path_factory.mktemp("site")
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", target, ECHO],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--no-deps",
+            "--target",
+            target,
+            ECHO,
+        ],
         check=True,
         capture_output=True,
         text=True,

@@ -2,7 +2,7 @@
 
 """`Generator`: prompts in, truthful text out, on any backend.
 
-The faces (`generate`, `chat`, `stream`, `submit`) are thin: each one turns prompts
+The faces (`generate`, `chat`, `stream`, `submit` and the async ones) are thin: each one turns prompts
 into `RequestHandle` objects and hands them to the one `Driver`, whose thread owns the
 engine.
 """
@@ -15,7 +15,7 @@ import os
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -23,18 +23,14 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import attrs
 from typing_extensions import Self
 
+from .batch import Batch, OnError
 from .config import EngineConfig
 from .engines.base import SAMPLING_FIELDS, EngineLimits, EngineRequest, Support
 from .engines.driver import Driver
 from .engines.handle import Completion, RequestHandle
 from .errors import (
-    ConfigError,
-    EngineError,
     GeneratorClosedError,
     InvalidParameterError,
-    RequestError,
-    RequestsFailedError,
-    UnillmError,
     UnsupportedParameterError,
 )
 from .keywords import suggest_names
@@ -246,7 +242,7 @@ class Generator:
         prompts: Any,
         params: ParamsLike = None,
         *,
-        on_error: Literal["raise", "return"] = "raise",
+        on_error: OnError = "raise",
         use_tqdm: bool = False,
         priority: int = 0,
         timeout_s: float | None = None,
@@ -322,7 +318,7 @@ class Generator:
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
         chat_template_kwargs: Mapping[str, Any] | None = None,
-        on_error: Literal["raise", "return"] = "raise",
+        on_error: OnError = "raise",
         use_tqdm: bool = False,
         priority: int = 0,
         timeout_s: float | None = None,
@@ -419,6 +415,93 @@ class Generator:
         )
         driver.submit(handle, block=False)
         return handle
+
+    @overload
+    async def agenerate(
+        self,
+        prompts: Any,
+        params: ParamsLike = None,
+        *,
+        on_error: Literal["raise"] = "raise",
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> list[RequestOutput]: ...
+
+    @overload
+    async def agenerate(
+        self,
+        prompts: Any,
+        params: ParamsLike = None,
+        *,
+        on_error: Literal["return"],
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> list[RequestOutput | Exception]: ...
+
+    async def agenerate(
+        self,
+        prompts: Any,
+        params: ParamsLike = None,
+        *,
+        on_error: OnError = "raise",
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> Any:
+        """Do what `generate` does, without blocking the event loop.
+
+        Any number of event loops and threads may use one generator. Cancelling the
+        task cancels its requests.
+
+        Args:
+            prompts: As in `generate`.
+            params: As in `generate`.
+            on_error: As in `generate`.
+            priority: As in `generate`.
+            timeout_s: As in `generate`.
+
+        Returns:
+            As `generate`.
+
+        Raises:
+            RequestError: As in `generate`.
+        """
+        batch = self._batch(
+            [partial(self._as_prompt, item) for item in as_prompts(prompts)],
+            params,
+            on_error=on_error,
+            priority=priority,
+            timeout_s=timeout_s,
+        )
+        return await batch.arun()
+
+    async def astream(
+        self,
+        prompt: Any,
+        params: SamplingParams | None = None,
+        *,
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[CompletionDelta, None]:
+        """Do what `stream` does, in an event loop.
+
+        Leaving the loop cancels the request as soon as the generator object is closed;
+        `contextlib.aclosing` closes it at once. A slow reader never slows the engine.
+
+        Args:
+            prompt: As in `stream`.
+            params: As in `stream`.
+            priority: As in `stream`.
+            timeout_s: As in `stream`.
+
+        Raises:
+            RequestError: While iterating.
+        """
+        handle = self.submit(prompt, params, priority=priority, timeout_s=timeout_s)
+        try:
+            async for delta in handle:
+                yield delta
+        finally:
+            handle.cancel()
 
     def stats(self) -> dict[str, Any]:
         """Return counters of the requests and of the engine, as JSON values.
@@ -578,41 +661,44 @@ class Generator:
         prompts: Sequence[Callable[[], Prompt]],
         params: ParamsLike,
         *,
-        on_error: Literal["raise", "return"],
+        on_error: OnError,
         use_tqdm: bool,
         priority: int,
         timeout_s: float | None,
     ) -> list[Any]:
-        """Submit all, wait for all, and sort out what failed.
+        batch = self._batch(
+            prompts, params, on_error=on_error, priority=priority, timeout_s=timeout_s
+        )
+        return batch.run(use_tqdm=use_tqdm)
 
-        A prompt that is refused takes no other one with it. Whatever interrupts the
-        waiting, Ctrl-C included, cancels what was asked and nothing else.
-        """
-        if on_error not in ("raise", "return"):
-            raise ConfigError(
-                f'on_error must be "raise" or "return", got {on_error!r}.'
-            )
+    def _batch(
+        self,
+        prompts: Sequence[Callable[[], Prompt]],
+        params: ParamsLike,
+        *,
+        on_error: OnError,
+        priority: int,
+        timeout_s: float | None,
+    ) -> Batch:
         driver = self._open_driver()
-        all_params = self._params_for(params, len(prompts))
-        started: list[RequestHandle | Exception] = []
-        try:
-            for make_prompt, each in zip(prompts, all_params, strict=True):
-                try:
-                    handle = self._make_handle(
-                        make_prompt(), each, priority=priority, timeout_s=timeout_s
-                    )
-                except UnillmError as error:
-                    started.append(error)
-                    continue
-                started.append(handle)
-                driver.submit(handle, block=True)
-            outcomes = [_outcome(entry) for entry in _progress(started, use_tqdm)]
-        except BaseException:
-            for entry in started:
-                if isinstance(entry, RequestHandle):
-                    entry.cancel()
-            raise
-        return _sort_out(outcomes, on_error)
+
+        def make(
+            make_prompt: Callable[[], Prompt], own: SamplingParams
+        ) -> RequestHandle:
+            return self._make_handle(
+                make_prompt(), own, priority=priority, timeout_s=timeout_s
+            )
+
+        return Batch(
+            [
+                partial(make, make_prompt, own)
+                for make_prompt, own in zip(
+                    prompts, self._params_for(params, len(prompts)), strict=True
+                )
+            ],
+            submit=partial(driver.submit, block=True),
+            on_error=on_error,
+        )
 
     def _params_for(self, params: ParamsLike, count: int) -> list[SamplingParams]:
         if params is None:
@@ -662,43 +748,3 @@ def _until_closed(handle: RequestHandle) -> Iterator[CompletionDelta]:
         yield from handle
     finally:
         handle.cancel()
-
-
-def _progress(
-    started: list[RequestHandle | Exception], use_tqdm: bool
-) -> Iterator[RequestHandle | Exception]:
-    if not use_tqdm:
-        return iter(started)
-    from tqdm.auto import tqdm
-
-    return iter(tqdm(started, desc="Processed prompts", dynamic_ncols=True))
-
-
-def _outcome(entry: RequestHandle | Exception) -> RequestOutput | Exception:
-    if isinstance(entry, Exception):
-        return entry
-    try:
-        return entry.result()
-    except UnillmError as error:
-        return error
-
-
-def _sort_out(
-    outcomes: list[RequestOutput | Exception], on_error: Literal["raise", "return"]
-) -> list[Any]:
-    errors = {
-        index: outcome
-        for index, outcome in enumerate(outcomes)
-        if isinstance(outcome, Exception)
-    }
-    for index, error in errors.items():
-        if isinstance(error, RequestError):
-            error.prompt_index = index
-    if not errors or on_error == "return":
-        return outcomes
-    first = next(iter(errors.values()))
-    if len(outcomes) == 1 or isinstance(first, (EngineError, GeneratorClosedError)):
-        raise first
-    raise RequestsFailedError(
-        errors, [None if isinstance(o, Exception) else o for o in outcomes]
-    )

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -28,6 +29,8 @@ from ..outputs import (
 )
 
 if TYPE_CHECKING:
+    import asyncio
+
     from ..text.detokenizer import Detokenizer
     from .base import EngineRequest
 
@@ -74,7 +77,8 @@ class RequestHandle:
     """A submitted request. Made by `Generator.submit`; safe from several threads.
 
     Iterating yields a `CompletionDelta` whenever something is new, until the request
-    has ended; several iterators may read the same request, each from its start.
+    has ended; several iterators may read the same request, each from its start. In an
+    event loop, ``await handle`` gives the result and ``async for`` the deltas.
 
     Attributes:
         request_id: Unique within the generator.
@@ -104,6 +108,7 @@ class RequestHandle:
         self._fitted_max_tokens = fitted_max_tokens
         self._on_cancel = on_cancel
         self._changed = threading.Condition(threading.RLock())
+        self._alarms: list[Callable[[], None]] = []
         self._ended = False
         self._error: Exception | None = None
         self._arrival_time = time.time()
@@ -167,6 +172,52 @@ class RequestHandle:
                     raise error
                 return
 
+    def __await__(self) -> Generator[Any, None, RequestOutput]:
+        return self._aresult().__await__()
+
+    async def _aresult(self) -> RequestOutput:
+        with self._alarm() as alarm:
+            while not self._ended:
+                await alarm.wait()
+                alarm.clear()
+        return self.result()
+
+    async def __aiter__(self) -> AsyncIterator[CompletionDelta]:
+        reads = [_Read() for _ in self.completions]
+        with self._alarm() as alarm:
+            while True:
+                alarm.clear()  # before looking, so that what comes after rings again
+                with self._changed:
+                    deltas = self._read(reads)
+                    ended, error = self._ended, self._error
+                for delta in deltas:
+                    yield delta
+                if ended:
+                    break
+                await alarm.wait()
+        if error is not None:
+            raise error
+
+    @contextmanager
+    def _alarm(self) -> Iterator[asyncio.Event]:
+        """An event of the running loop that is set at every change."""
+        import asyncio
+
+        loop, event = asyncio.get_running_loop(), asyncio.Event()
+
+        def ring() -> None:
+            # The loop may be closed before its reader said goodbye.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(event.set)
+
+        with self._changed:
+            self._alarms.append(ring)
+        try:
+            yield event
+        finally:
+            with self._changed:
+                self._alarms.remove(ring)
+
     # ------------------------------------------------------------- for the driver
 
     def update(self, write: Callable[[], None]) -> bool:
@@ -182,7 +233,7 @@ class RequestHandle:
             self._last_token_ts = time.monotonic()
             self._first_token_ts = self._first_token_ts or self._last_token_ts
             self._ended = all(c.finish_reason for c in self.completions)
-            self._changed.notify_all()
+            self._wake()
             return True
 
     def end(self, make_error: Callable[[RequestOutput], Exception]) -> bool:
@@ -194,13 +245,19 @@ class RequestHandle:
                 completion.finish_reason = completion.finish_reason or "abort"
             self._error = make_error(self._output())
             self._ended = True
-            self._changed.notify_all()
+            self._wake()
             return True
 
     @property
     def has_tokens(self) -> bool:
         """Whether anything was generated yet."""
         return self._first_token_ts is not None
+
+    def _wake(self) -> None:
+        """Tell all readers that something changed. The lock is held."""
+        self._changed.notify_all()
+        for ring in self._alarms:
+            ring()
 
     # ------------------------------------------------------------------------ values
 

@@ -47,7 +47,7 @@ class EosIds:
 
     ids: frozenset[int]
     primary: int
-    """The tokenizer's own, ending on it has no `stop_reason`. The first of `sources`
+    """The tokenizer's own; ending on it has no `stop_reason`. The first of `sources`
     if the tokenizer names none."""
     sources: tuple[EosSource, ...]
     """Each id once, in the order in which they were found."""

@@ -3,8 +3,8 @@
 """Scaled dot-product attention for slots, without repeating key and value heads.
 
 transformers repeats each key and value head for the query heads that share it whenever
-there is a mask. In a decode step that copies the whole cache once a layer. Here the
-query heads of a group become query positions there, which gives the same numbers.
+there is a mask, which in a decode step copies the whole cache in every layer. Here the
+query heads of a group are query positions then, which gives the same numbers.
 
 Only the attention is registered, no mask: a model under this name passes 4D masks on as
 they are, and makes none of its own. So the engine alone says what a row may see; no

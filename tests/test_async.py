@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The async faces on the embedded backend: results, streams, cancellation, loops."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from contextlib import aclosing
+
+import pytest
+
+from unillm import Generator, SamplingParams
+from unillm.errors import InvalidPromptError, RequestCancelledError, RequestsFailedError
+
+GREEDY = SamplingParams(temperature=0, max_tokens=100)
+ENDLESS = SamplingParams(temperature=0, max_tokens=None, ignore_eos=True)
+COUNT = "Count from 3 to 9:"
+
+
+@pytest.fixture(scope="module")
+def generator():
+    with Generator("unillm/tiny", max_num_seqs=4) as generator:
+        yield generator
+
+
+def wait_until_idle(generator: Generator) -> None:
+    until = time.monotonic() + 10
+    while generator.stats()["engine"]["running"] or generator.stats()["queued"]:
+        assert time.monotonic() < until, generator.stats()
+        time.sleep(0.005)
+
+
+def test_agenerate_gives_what_generate_gives(generator):
+    prompts = [COUNT, "Add 17 and 25:", "Spell the word apple:"]
+
+    outputs = asyncio.run(generator.agenerate(prompts, GREEDY))
+
+    expected = generator.generate(prompts, GREEDY)
+    assert [o.token_ids for o in expected] == [o.token_ids for o in outputs]
+    assert [o.text for o in expected] == [o.text for o in outputs]
+
+
+def test_astream_gives_what_stream_gives(generator):
+    async def read():
+        return [delta async for delta in generator.astream(COUNT, GREEDY)]
+
+    deltas = asyncio.run(read())
+
+    [expected] = generator.generate(COUNT, GREEDY)
+    assert expected.text == "".join(delta.text for delta in deltas)
+    assert expected.token_ids == [i for delta in deltas for i in delta.token_ids]
+    assert deltas[-1].finish_reason == expected.finish_reason
+
+
+def test_a_handle_can_be_awaited(generator):
+    async def run():
+        return await generator.submit(COUNT, GREEDY)
+
+    assert generator.generate(COUNT, GREEDY)[0].text == asyncio.run(run()).text
+
+
+def test_errors_are_those_of_generate(generator):
+    with pytest.raises(InvalidPromptError):
+        asyncio.run(generator.agenerate(""))
+    with pytest.raises(RequestsFailedError, match="1 of 2"):
+        asyncio.run(generator.agenerate([COUNT, ""], GREEDY))
+
+
+def test_the_loop_goes_on_while_the_engine_works(generator):
+    async def run():
+        ticks = 0
+        task = asyncio.create_task(
+            generator.agenerate([COUNT] * 20, SamplingParams(max_tokens=50, seed=1))
+        )
+        while not task.done():
+            await asyncio.sleep(0.001)
+            ticks += 1
+        return ticks, await task
+
+    ticks, outputs = asyncio.run(run())
+
+    assert ticks > 5
+    assert 20 == len(outputs)
+
+
+def test_cancelling_the_task_cancels_its_requests(generator):
+    async def run():
+        task = asyncio.create_task(generator.agenerate([COUNT] * 30, ENDLESS))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
+
+    wait_until_idle(generator)
+
+
+def test_leaving_an_async_stream_cancels_its_request(generator):
+    async def run():
+        async with aclosing(generator.astream(COUNT, ENDLESS)) as deltas:
+            async for delta in deltas:
+                return delta
+
+    delta = asyncio.run(run())
+
+    assert delta.finish_reason is None
+    wait_until_idle(generator)
+
+
+def test_many_tasks_cancelled_at_random_leave_nothing_behind(generator):
+    async def one(number: int) -> str:
+        handle = generator.submit(f"Count from {number % 9} to 40:", GREEDY)
+        if number % 2:
+            await asyncio.sleep(0.002 * (number % 7))
+            handle.cancel()
+        try:
+            return (await handle).text
+        except RequestCancelledError:
+            return "cancelled"
+
+    async def run():
+        return await asyncio.gather(*[one(number) for number in range(200)])
+
+    before = generator.stats()
+    texts = asyncio.run(run())
+
+    wait_until_idle(generator)
+    after = generator.stats()
+    ended = sum(after[key] - before[key] for key in ("finished", "cancelled", "failed"))
+    assert 200 == len(texts) == ended
+    assert "cancelled" in texts
+    expected = {
+        output.text
+        for output in generator.generate(
+            [f"Count from {n} to 40:" for n in range(9)], GREEDY
+        )
+    }
+    assert set(texts) - {"cancelled"} <= expected
+
+
+def test_several_loops_in_several_threads_share_a_generator(generator):
+    texts: list[str] = []
+
+    def use() -> None:
+        outputs = asyncio.run(generator.agenerate([COUNT] * 5, GREEDY))
+        texts.extend(output.text for output in outputs)
+
+    threads = [threading.Thread(target=use) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert [generator.generate(COUNT, GREEDY)[0].text] * 30 == texts
+
+
+def test_a_slow_reader_gets_fewer_and_longer_deltas(generator):
+    async def run():
+        deltas = []
+        async for delta in generator.astream("Count from 1 to 40:", GREEDY):
+            deltas.append(delta)
+            await asyncio.sleep(0.05)
+        return deltas
+
+    deltas = asyncio.run(run())
+
+    [expected] = generator.generate("Count from 1 to 40:", GREEDY)
+    assert expected.text == "".join(delta.text for delta in deltas)
+    assert max(len(delta.token_ids) for delta in deltas) > 1
