@@ -103,6 +103,7 @@ def test_leaving_an_async_stream_cancels_its_request(generator):
         async with aclosing(generator.astream(COUNT, ENDLESS)) as deltas:
             async for delta in deltas:
                 return delta
+        return None
 
     delta = asyncio.run(run())
 

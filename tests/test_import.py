@@ -102,3 +102,10 @@ def test_the_version_is_that_of_the_distribution():
     from importlib.metadata import version
 
     assert version("unillm") == unillm.__version__
+
+
+def test_a_public_name_stays_itself_when_submodules_are_loaded():
+    first = [status.name for status in unillm.backends()]
+
+    assert first == [status.name for status in unillm.backends()]
+    assert callable(unillm.backends)

@@ -2,9 +2,9 @@
 
 """`Generator`: prompts in, truthful text out, on any backend.
 
-The faces (`generate`, `chat`, `stream`, `submit` and the async ones) are thin: each one turns prompts
-into `RequestHandle` objects and hands them to the one `Driver`, whose thread owns the
-engine.
+The faces (`generate`, `chat`, `stream`, `submit` and the async ones) are thin: each one
+turns prompts into `RequestHandle` objects and hands them to the one `Driver`, whose
+thread owns the engine.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class Generator:
         self._numbers = itertools.count()  # next() on it is atomic
         engine = self._backend.create_engine(self._config)
         self._limits = engine.limits
-        self._capabilities = engine.capabilities
+        self._capabilities = self._backend.capabilities.refined(engine.capabilities)
         self._driver = Driver(
             engine,
             tokenizer=self._tokenizer,

@@ -16,9 +16,9 @@ from typing import Any
 
 import attrs
 
-from .backends.transformers.checkpoint import stored_tensors
-from .backends.transformers.memory import estimate
 from .config import EngineConfig
+from .embedded.transformers.checkpoint import stored_tensors
+from .embedded.transformers.memory import estimate
 from .errors import BackendUnavailableError, ChatTemplateError, ConfigError
 from .models import find_model
 from .params import SamplingParams

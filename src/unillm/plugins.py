@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from .config import EngineConfig
 
-EMBEDDED = {"transformers": "unillm.backends.transformers"}
+EMBEDDED = {"transformers": "unillm.embedded.transformers"}
 """Backends that come with the core: name to module."""
 
 

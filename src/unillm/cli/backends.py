@@ -25,8 +25,7 @@ def backends(
 ) -> None:
     """Show the installed backends: available, or why not and what to do."""
     with reported(context, debug=debug):
-        # By its module: the package of the embedded backends has the same name.
-        from ..plugins import backends as installed
+        from .. import backends as installed
 
         found = sorted(installed(), key=_order)
         if as_json:

@@ -43,7 +43,7 @@ class Backend(abc.ABC):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What its engines can do; an engine may say it more exactly."""
+        """What its engines can do; an engine's own word about a field goes first."""
         return Capabilities()
 
     @abc.abstractmethod

@@ -80,6 +80,10 @@ class Capabilities:
         """Return how *field* is honoured."""
         return self.fields.get(field, Capability())
 
+    def refined(self, other: Capabilities) -> Capabilities:
+        """Return these with what *other* says of a field in the first place."""
+        return Capabilities(fields={**self.fields, **other.fields})
+
 
 @attrs.frozen(kw_only=True)
 class EngineLimits:

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from backends.tiny_models import make_model, serve
+from embedded.tiny_models import make_model, serve
 from transformers.utils import logging as transformers_logging
 
-from unillm.backends.transformers.families import refusal, refusal_of
-from unillm.backends.transformers.loading import load_engine
+from unillm.embedded.transformers.families import refusal, refusal_of
+from unillm.embedded.transformers.loading import load_engine
 from unillm.errors import (
     BackendUnavailableError,
     ConfigError,
@@ -100,7 +100,7 @@ def test_the_callers_progress_bars_are_left_as_they_were(llama, capfd):
 def test_refusing_a_family_loads_no_torch(llama):
     code = (
         "import sys, pathlib\n"
-        "from unillm.backends.transformers.families import refusal\n"
+        "from unillm.embedded.transformers.families import refusal\n"
         f"assert refusal(pathlib.Path({str(llama)!r})) is None\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
@@ -132,7 +132,7 @@ def test_a_device_that_is_not_there_is_unavailable(llama):
 
 
 def test_weights_that_cannot_fit_are_refused_before_they_are_read(llama, monkeypatch):
-    monkeypatch.setattr("unillm.backends.transformers.loading.free_bytes", lambda _: 10)
+    monkeypatch.setattr("unillm.embedded.transformers.loading.free_bytes", lambda _: 10)
 
     with pytest.raises(EngineOutOfMemoryError, match=r"weights .* GiB .* free on cpu"):
         load_engine(llama)

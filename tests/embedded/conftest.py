@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
-from backends.tiny_models import FAMILIES, Reference
+from embedded.tiny_models import FAMILIES, Reference
 
 torch.set_num_threads(
     1

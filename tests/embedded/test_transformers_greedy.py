@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from backends.tiny_models import FAMILIES, make_model, serve
+from embedded.tiny_models import FAMILIES, make_model, serve
 
-from unillm.backends.transformers.engine import TransformersSlotEngine
+from unillm.embedded.transformers.engine import TransformersSlotEngine
 
 PROMPTS = 80
 """Of each family: more than 300 together."""

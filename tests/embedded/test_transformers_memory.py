@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from backends.tiny_models import make_model
+from embedded.tiny_models import make_model
 from transformers import MambaConfig
 
-from unillm.backends.transformers.engine import TransformersSlotEngine
-from unillm.backends.transformers.memory import (
+from unillm.embedded.transformers.engine import TransformersSlotEngine
+from unillm.embedded.transformers.memory import (
     KvShape,
     _free_group_bytes,
     check_model_len,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unillm.backends.transformers.packing import SHORT, group_by_width, width_for
+from unillm.embedded.transformers.packing import SHORT, group_by_width, width_for
 
 
 @pytest.mark.property

@@ -9,10 +9,10 @@ import threading
 import attrs
 import pytest
 import torch
-from backends.tiny_models import VOCAB, greedy_request, make_model, serve
+from embedded.tiny_models import VOCAB, greedy_request, make_model, serve
 
 from unillm import SamplingParams
-from unillm.backends.transformers.engine import TransformersSlotEngine
+from unillm.embedded.transformers.engine import TransformersSlotEngine
 from unillm.errors import EngineOutOfMemoryError, UnsupportedModelError
 from unillm.scheduling.slots import PromptChunk, SlotScheduler
 
