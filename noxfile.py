@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import pathlib
+import shutil
 
 import nox
 
@@ -64,7 +65,8 @@ def docs(session: nox.Session) -> None:
 def build(session: nox.Session) -> None:
     """The sdist and the wheel, and that the wheel works without the checkout."""
     session.install(*CONSTRAINTS, *GROUPS["build"])
-    out = pathlib.Path(session.create_tmp()) / "dist"
+    out = pathlib.Path(session.create_tmp()).resolve() / "dist"
+    shutil.rmtree(out, ignore_errors=True)
     session.run("python", "-m", "build", "--outdir", str(out), str(ROOT))
     (wheel,) = out.glob("*.whl")
     session.run("python", "scripts/check_wheel.py", str(wheel))

@@ -12,7 +12,7 @@ _SLOW_MACHINES = {
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
 }
 settings.register_profile("quick", max_examples=60, derandomize=True, **_SLOW_MACHINES)
-settings.register_profile("thorough", max_examples=2000, **_SLOW_MACHINES)
+settings.register_profile("thorough", max_examples=1000, **_SLOW_MACHINES)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
