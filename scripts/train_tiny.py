@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 THREADS = 2
 HELD_OUT_ONE_IN = 20
-HELD_OUT_ITEMS = {"count": 130, "add": 90, "spell": 90, "repeat": 90, "chat": 100}
+HELD_OUT_ITEMS = {"count": 110, "add": 90, "spell": 90, "repeat": 110, "chat": 100}
 
 VOCAB_SIZE = 512
 MAX_LEN = 1024
@@ -76,8 +76,8 @@ class Stage(NamedTuple):
 
 # Copying is learned from short plain examples first; from long chats it hardly is.
 STAGES = (
-    Stage(until=0.30, chats=False, longest=40),
-    Stage(until=0.55, chats=True, longest=96),
+    Stage(until=0.28, chats=False, longest=40),
+    Stage(until=0.50, chats=True, longest=96),
     Stage(until=1.00, chats=True, longest=MAX_LEN),
 )
 
@@ -178,7 +178,7 @@ class Conversation(NamedTuple):
 
 def count(rng: random.Random) -> Item:
     """Counts up or down between two numbers below 100, in at most 40 numbers."""
-    length = rng.randint(1, 40) if rng.random() < 0.3 else rng.randint(1, 10)
+    length = rng.randint(1, 40) if rng.random() < 0.25 else rng.randint(1, 10)
     low = rng.randint(0, 100 - length)
     first, last = low, low + length - 1
     numbers = list(range(first, last + 1))
@@ -203,7 +203,7 @@ def spell(rng: random.Random) -> Item:
 
 def repeat(rng: random.Random) -> Item:
     """Repeats a few words, now and then many, in any script."""
-    length = rng.randint(1, 8) if rng.random() < 0.9 else rng.randint(9, 48)
+    length = rng.randint(1, 8) if rng.random() < 0.94 else rng.randint(9, 48)
     text = " ".join(any_word(rng) for _ in range(length))
     return Item("repeat", f"Repeat: {text}", text, text)
 
@@ -234,21 +234,21 @@ def made_up_word(rng: random.Random) -> str:
 def any_word(rng: random.Random) -> str:
     """A word to repeat: mostly English, with some of everything else."""
     kind = rng.random()
-    if kind < 0.55:
+    if kind < 0.65:
         word = rng.choice(WORDS)
-    elif kind < 0.75:
+    elif kind < 0.77:
         word = made_up_word(rng)
     elif kind < 0.83:
         word = str(rng.randint(0, 999))
     elif kind < 0.88:
         word = rng.choice(DAYS + MONTHS)
-    elif kind < 0.95:
+    elif kind < 0.97:
         word = rng.choice(FOREIGN_WORDS)
     else:
         word = "".join(rng.choice(FOREIGN_LETTERS) for _ in range(rng.randint(1, 3)))
-    if rng.random() < 0.05:
+    if rng.random() < 0.04:
         word = word.capitalize()
-    return word + rng.choice(",.!?") if rng.random() < 0.05 else word
+    return word + rng.choice(",.!?") if rng.random() < 0.03 else word
 
 
 TASKS: dict[str, Callable[[random.Random], Item]] = {
@@ -258,7 +258,7 @@ TASKS: dict[str, Callable[[random.Random], Item]] = {
     "repeat": repeat,
     "ring": ring,
 }
-TASK_WEIGHTS = {"count": 22, "add": 24, "spell": 18, "repeat": 30, "ring": 6}
+TASK_WEIGHTS = {"count": 15, "add": 14, "spell": 20, "repeat": 45, "ring": 6}
 
 
 def draw_item(
@@ -812,7 +812,7 @@ def parse_arguments() -> argparse.Namespace:
         default=ROOT,
         help="root to write src/unillm/models/tiny and tests/data under",
     )
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=4500)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
