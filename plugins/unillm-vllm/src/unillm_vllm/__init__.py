@@ -23,11 +23,7 @@ class VllmBackend(Backend):
     name = "vllm"
     description = "vLLM (CUDA, CPU), which schedules by itself"
     auto_rank = 10
-
-    @property
-    @override
-    def option_names(self) -> frozenset[str] | None:
-        return None  # every EngineArgs field; vLLM's own constructor checks the names
+    option_names = None  # every field of EngineArgs, which only vLLM knows
 
     @override
     def availability(self) -> Availability:
@@ -41,7 +37,7 @@ class VllmBackend(Backend):
 
     @override
     def create_engine(self, config: EngineConfig) -> Engine:
-        from ._engine import open_engine
+        from ._loading import open_engine
 
         return open_engine(config)
 
