@@ -11,7 +11,15 @@ import nox
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
-nox.options.sessions = ["lint", "typing", "tests", "properties", "docs", "build"]
+nox.options.sessions = [
+    "lint",
+    "typing",
+    "tests",
+    "properties",
+    "vllm",
+    "docs",
+    "build",
+]
 nox.options.error_on_external_run = True
 
 ROOT = pathlib.Path(__file__).parent
@@ -62,7 +70,8 @@ def vllm(session: nox.Session) -> None:
     session.run("pip", "uninstall", "-y", "torchvision", "torchaudio", "torchcodec")
     plugin = ROOT / "plugins" / "unillm-vllm"
     session.install(".[transformers,testing]", str(plugin))
-    session.run("pytest", "-c", "pyproject.toml", str(plugin / "tests"))
+    session.chdir(plugin)
+    session.run("pytest", *session.posargs)
 
 
 @nox.session

@@ -167,9 +167,7 @@ class EngineConfig:
         """Say where the value of an option came from."""
         return self.sources.get(name, Source.DEFAULT)
 
-    def check_backend_options(
-        self, backend: str, known: frozenset[str] | None
-    ) -> None:
+    def check_backend_options(self, backend: str, known: frozenset[str] | None) -> None:
         """Refuse options that the chosen backend does not have.
 
         Raises:

@@ -11,8 +11,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import pytest  # noqa: E402
-from unillm import Generator  # noqa: E402
+import pytest
+
+from unillm import Generator
 
 SMALL = {"enforce_eager": True, "kv_cache_memory_bytes": 64 << 20}
 
