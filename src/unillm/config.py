@@ -167,12 +167,14 @@ class EngineConfig:
         """Say where the value of an option came from."""
         return self.sources.get(name, Source.DEFAULT)
 
-    def check_backend_options(self, backend: str, known: frozenset[str]) -> None:
+    def check_backend_options(self, backend: str, known: frozenset[str] | None) -> None:
         """Refuse options that the chosen backend does not have.
 
         Raises:
             ConfigError: Names the option, the nearest one and all of them.
         """
+        if known is None:
+            return
         for name in self.backend_options:
             if name not in known:
                 takes = ", ".join(sorted(known)) or "none"

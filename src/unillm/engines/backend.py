@@ -38,8 +38,9 @@ class Backend(abc.ABC):
     """Place in the order in which ``backend="auto"`` looks. Lower is sooner, and the
     embedded default has 100. `None` is never chosen automatically."""
 
-    option_names: frozenset[str] = frozenset()
-    """Keys of `backend_options` that this backend takes."""
+    option_names: frozenset[str] | None = frozenset()
+    """Keys of `backend_options` that this backend takes; `None` if `create_engine`
+    checks them, because only the loaded engine knows its options."""
 
     @property
     def capabilities(self) -> Capabilities:

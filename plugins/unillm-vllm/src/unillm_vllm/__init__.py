@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""vLLM as a backend of unillm: a hook and a `Backend`. Imports no vLLM."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from typing_extensions import override
+
+from unillm.engines.backend import Availability, Backend
+from unillm.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from unillm.config import EngineConfig
+    from unillm.engines.base import Engine
+
+
+class VllmBackend(Backend):
+    """Whatever vLLM serves, scheduled by vLLM."""
+
+    name = "vllm"
+    description = "vLLM (CUDA, CPU), which schedules by itself"
+    auto_rank = 10
+    option_names = None  # every field of EngineArgs, which only vLLM knows
+
+    @override
+    def availability(self) -> Availability:
+        if find_spec("vllm") is None:
+            return Availability(
+                available=False,
+                reason="vLLM is not installed",
+                remedy='pip install "unillm-vllm[cuda]" (or [cpu])',
+            )
+        return Availability(available=True)
+
+    @override
+    def create_engine(self, config: EngineConfig) -> Engine:
+        from ._loading import open_engine
+
+        return open_engine(config)
+
+
+@hookimpl
+def unillm_create_backend(name: str) -> Backend | None:
+    """Create the vLLM backend."""
+    return VllmBackend() if name == "vllm" else None

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""One vLLM engine for the session: it takes seconds to start and cannot share well."""
+
+from __future__ import annotations
+
+import os
+
+# Before vLLM is imported: what is fastest and quietest for tests on a CPU.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+
+from unillm import Generator
+
+SMALL = {"enforce_eager": True, "kv_cache_memory_bytes": 64 << 20}
+
+
+@pytest.fixture(scope="session")
+def generator():
+    with Generator(
+        "unillm/tiny",
+        backend="vllm",
+        dtype="float32",
+        max_model_len=512,
+        backend_options=SMALL,
+    ) as generator:
+        yield generator
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """The embedded backend on the same model."""
+    with Generator(
+        "unillm/tiny", backend="transformers", dtype="float32", max_model_len=512
+    ) as generator:
+        yield generator
