@@ -97,6 +97,16 @@ def test_an_unknown_name_is_told_with_what_is_installed(install):
     assert isinstance(e.value, LookupError)
 
 
+def test_a_known_backend_that_is_not_installed_says_how_to_get_it(install):
+    install()
+
+    with pytest.raises(BackendNotFoundError, match="pip install unillm-vllm"):
+        PluginRegistry().load("vllm")
+
+    status = {each.name: each for each in backends()}["vllm"]
+    assert (False, "pip install unillm-vllm") == (status.available, status.remedy)
+
+
 def test_a_plugin_that_cannot_be_imported_harms_nobody_else(install, monkeypatch):
     install(broken=None)  # None in sys.modules makes the import fail
 

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 EMBEDDED = {"transformers": "unillm.embedded.transformers"}
 """Backends that come with the core: name to module."""
 
+KNOWN = {"vllm": "unillm-vllm"}
+"""Backends that are distributions of their own: name to distribution."""
+
 
 @attrs.frozen(kw_only=True)
 class BackendStatus:
@@ -74,13 +77,7 @@ class PluginRegistry:
                 or shares its name with another one.
         """
         if name not in self.names():
-            raise BackendNotFoundError(
-                f"No backend is called {name!r}. Installed: "
-                f"{', '.join(self.names())}.{nearest_name(name, self.names())} "
-                "`unillm backends` shows them all.",
-                name=name,
-                installed=self.names(),
-            )
+            raise self._not_found(name)
         if not self._manager.has_plugin(name):
             self._register(name)
         backend = self._manager.hook.unillm_create_backend(name=name)
@@ -111,6 +108,20 @@ class PluginRegistry:
             auto_rank=backend.auto_rank,
             reason=availability.reason,
             remedy=availability.remedy,
+        )
+
+    def _not_found(self, name: str) -> BackendNotFoundError:
+        installed = self.names()
+        if name in KNOWN:
+            advice = f" Install it with: {_install(name)}"
+        else:
+            close = nearest_name(name, {*installed, *KNOWN})
+            advice = f"{close} `unillm backends` shows them all."
+        return BackendNotFoundError(
+            f"No backend is called {name!r}. Installed: {', '.join(installed)}."
+            f"{advice}",
+            name=name,
+            installed=installed,
         )
 
     def distribution(self, name: str) -> str:
@@ -178,12 +189,27 @@ def _entry_points() -> dict[str, list[EntryPoint]]:
 
 
 def backends() -> list[BackendStatus]:
-    """Return every installed backend: available, or why not and what to do.
+    """Return every known backend: available, or why not and what to do.
 
-    Imports the plugins, which are light, and no engine.
+    Imports the plugins that are installed, which are light, and no engine.
     """
     registry = PluginRegistry()
-    return [registry.status(name) for name in registry.names()]
+    installed = [registry.status(name) for name in registry.names()]
+    missing = [
+        BackendStatus(
+            name=name,
+            available=False,
+            distribution=KNOWN[name],
+            reason="its plugin is not installed",
+            remedy=_install(name),
+        )
+        for name in sorted(KNOWN.keys() - set(registry.names()))
+    ]
+    return installed + missing
+
+
+def _install(name: str) -> str:
+    return f"pip install {KNOWN[name]}"
 
 
 def choose_backend(registry: PluginRegistry, config: EngineConfig) -> Backend:

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from unillm import BackendStatus, plugins
+import unillm
+from unillm import BackendStatus
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def installed(monkeypatch):
             remedy='pip install "absent[cuda]"',
         ),
     ]
-    monkeypatch.setattr(plugins, "backends", lambda: found)
+    monkeypatch.setattr(unillm, "backends", lambda: found)
 
 
 def test_the_table_is_in_the_order_of_auto(installed, cli):
