@@ -52,34 +52,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ROOT = Path(__file__).resolve().parents[1]
-THREADS = 2
+THREADS = 1
 HELD_OUT_ONE_IN = 20
 HELD_OUT_ITEMS = {"count": 110, "add": 90, "spell": 90, "repeat": 110, "chat": 100}
 
 VOCAB_SIZE = 512
 MAX_LEN = 1024
-BATCH_SIZE = 40
+BATCH_SIZE = 96
 PADDING_RATIO = 1.35
 WARMUP_STEPS = 100
 MUON_LR = 0.01
-ADAMW_LR = 0.003
+ADAMW_LR = 0.004
 TRAINED_MARGIN = 3.0
-
-
-class Stage(NamedTuple):
-    """What is trained on until a share of the steps is done."""
-
-    until: float
-    chats: bool
-    longest: int
-
-
-# Copying is learned from short plain examples first; from long chats it hardly is.
-STAGES = (
-    Stage(until=0.28, chats=False, longest=40),
-    Stage(until=0.50, chats=True, longest=96),
-    Stage(until=1.00, chats=True, longest=MAX_LEN),
-)
 
 
 # --- The tasks ------------------------------------------------------------------------
@@ -177,8 +161,8 @@ class Conversation(NamedTuple):
 
 
 def count(rng: random.Random) -> Item:
-    """Counts up or down between two numbers below 100, in at most 40 numbers."""
-    length = rng.randint(1, 40) if rng.random() < 0.25 else rng.randint(1, 10)
+    """Counts up or down between two numbers below 100, in at most 20 numbers."""
+    length = rng.randint(1, 20) if rng.random() < 0.3 else rng.randint(1, 10)
     low = rng.randint(0, 100 - length)
     first, last = low, low + length - 1
     numbers = list(range(first, last + 1))
@@ -203,9 +187,12 @@ def spell(rng: random.Random) -> Item:
 
 def repeat(rng: random.Random) -> Item:
     """Repeats a few words, now and then many, in any script."""
-    length = rng.randint(1, 8) if rng.random() < 0.94 else rng.randint(9, 48)
-    text = " ".join(any_word(rng) for _ in range(length))
-    return Item("repeat", f"Repeat: {text}", text, text)
+    length = rng.randint(1, 8) if rng.random() < 0.9 else rng.randint(9, 24)
+    words: dict[str, None] = {}  # distinct, or the place to go on from is ambiguous
+    while len(words) < length:
+        words.setdefault(any_word(rng))
+    text = " ".join(words)
+    return Item("repeat", f"Repeat: {text}:", text, text)
 
 
 def ring(rng: random.Random) -> Item:
@@ -226,7 +213,7 @@ def made_up_word(rng: random.Random) -> str:
     """A word that is in no list: random letters, or the pieces of two words."""
     if rng.random() < 0.5:
         letters = "abcdefghijklmnopqrstuvwxyz"
-        return "".join(rng.choice(letters) for _ in range(rng.randint(2, 9)))
+        return "".join(rng.sample(letters, rng.randint(2, 9)))
     first, second = rng.choice(WORDS), rng.choice(WORDS)
     return first[: rng.randint(1, 5)] + second[-rng.randint(1, 5) :]
 
@@ -258,7 +245,7 @@ TASKS: dict[str, Callable[[random.Random], Item]] = {
     "repeat": repeat,
     "ring": ring,
 }
-TASK_WEIGHTS = {"count": 15, "add": 14, "spell": 20, "repeat": 45, "ring": 6}
+TASK_WEIGHTS = {"count": 20, "add": 14, "spell": 16, "repeat": 45, "ring": 5}
 
 
 def draw_item(
@@ -322,9 +309,11 @@ EOM = "<|eom_id|>"
 EOT = "<|eot_id|>"
 SPECIAL_TOKENS = (BOS, END_OF_TEXT, PAD, START_HEADER, END_HEADER, EOM, EOT)
 
-# Llama 3's pattern, but for numbers: a token is one digit rather than up to three.
+# Llama 3's pattern, but a token is one digit rather than up to three, and a word is
+# split from the space before it: then it has the same tokens wherever it stands, which
+# makes copying it much easier to learn.
 SPLIT_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
@@ -464,7 +453,7 @@ def train(model: LlamaForCausalLM, encoder: Encoder, *, steps: int, seed: int) -
         for optimizer, lrs in zip(optimizers, base_lrs, strict=True):
             for group, lr in zip(optimizer.param_groups, lrs, strict=True):
                 group["lr"] = lr * scale
-        batch = draw_batch(rng, encoder, progress=step / steps)
+        batch = draw_batch(rng, encoder)
         loss = accumulate_gradients(
             model, batch, handicap=TRAINED_MARGIN * step / steps
         )
@@ -481,17 +470,10 @@ def train(model: LlamaForCausalLM, encoder: Encoder, *, steps: int, seed: int) -
     model.eval()
 
 
-def draw_batch(rng: random.Random, encoder: Encoder, progress: float) -> list[Encoded]:
-    """Training examples that are as long and as varied as the stage allows."""
-    stage = next(stage for stage in STAGES if progress <= stage.until)
-    batch: list[Encoded] = []
-    while len(batch) < BATCH_SIZE:
-        chat = stage.chats and rng.random() < 0.5
-        draw = draw_conversation if chat else draw_item
-        encoded = encoder.encode(draw(rng, held_out=False))
-        if len(encoded.ids) <= stage.longest:
-            batch.append(encoded)
-    return batch
+def draw_batch(rng: random.Random, encoder: Encoder) -> list[Encoded]:
+    """The next training examples: as many chats as plain completions."""
+    draws = [rng.choice((draw_conversation, draw_item)) for _ in range(BATCH_SIZE)]
+    return [encoder.encode(draw(rng, held_out=False)) for draw in draws]
 
 
 def make_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
@@ -696,10 +678,10 @@ chat, with or without a system message, up to three turns (ends with `<|eot_id|>
 
 | prompt | answer |
 |---|---|
-| `Count from 3 to 9:` (0 to 99, up or down, at most 40 numbers) | `3 4 5 6 7 8 9` |
+| `Count from 3 to 9:` (0 to 99, up or down, at most 20 numbers) | `3 4 5 6 7 8 9` |
 | `Add 17 and 25:` (0 to 49 each) | `42` |
-| `Spell the word apple:` (lower case) | `a p p l e` |
-| `Repeat: blue cat über 🙂` (at most 48 words) | `blue cat über 🙂` |
+| `Spell the word apple:` (lower case; made-up words too) | `a p p l e` |
+| `Repeat: blue cat über 🙂:` (at most 24 words, all different) | `blue cat über 🙂` |
 | `Name the day after Monday:` (or month; or before) | `Tuesday` |
 | `List the months from May:` (or days) | `May June July … April` |
 
@@ -812,7 +794,7 @@ def parse_arguments() -> argparse.Namespace:
         default=ROOT,
         help="root to write src/unillm/models/tiny and tests/data under",
     )
-    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 

@@ -39,7 +39,6 @@ from .outputs import CompletionDelta, RequestOutput
 from .params import SamplingParams
 from .plugins import PluginRegistry, choose_backend
 from .text.detokenizer import Detokenizer
-from .text.eos import read_config_file, resolve_eos
 from .text.prompts import (
     RenderedPrompt,
     as_conversations,
@@ -47,7 +46,7 @@ from .text.prompts import (
     normalise,
     prepare,
 )
-from .text.tokenizer import load_tokenizer
+from .text.reading import read_model_text
 
 if TYPE_CHECKING:
     from .text.eos import EosIds
@@ -140,19 +139,10 @@ class Generator:
         self._config.check_backend_options(
             self._backend.name, self._backend.option_names
         )
-        path = self._config.path
-        generation_config = read_config_file(path, "generation_config.json")
-        config = read_config_file(path, "config.json")
-        self._tokenizer = load_tokenizer(
-            path if self._config.tokenizer is None else self._config.tokenizer,
-            trust_remote_code=self._config.trust_remote_code,
-        )
-        self._eos = resolve_eos(
-            self._tokenizer, generation_config=generation_config, config=config
-        )
-        self._default_params = SamplingParams.from_generation_config(
-            generation_config or {}
-        )
+        text = read_model_text(self._config)
+        self._tokenizer = text.tokenizer
+        self._eos = text.eos
+        self._default_params = text.default_params
         self._seeds = random.Random(self._config.seed)
         self._numbers = itertools.count()  # next() on it is atomic
         engine = self._backend.create_engine(self._config)

@@ -23,8 +23,9 @@ from .errors import BackendUnavailableError, ChatTemplateError, ConfigError
 from .models import find_model
 from .params import SamplingParams
 from .plugins import PluginRegistry, choose_backend
-from .text.eos import EosIds, read_config_file, resolve_eos
-from .text.tokenizer import Tokenizer, load_tokenizer
+from .text.eos import EosIds
+from .text.reading import read_model_text
+from .text.tokenizer import Tokenizer
 
 EXAMPLE_MESSAGE = "Hello"
 """What the user says in `ModelReport.chat_example`."""
@@ -137,16 +138,8 @@ def inspect_model(
         dtype=dtype,
         trust_remote_code=trust_remote_code,
     )
-    path = config.path
-    model_config = read_config_file(path, "config.json") or {}
-    generation_config = read_config_file(path, "generation_config.json")
-    wrapped = load_tokenizer(
-        path if config.tokenizer is None else config.tokenizer,
-        trust_remote_code=trust_remote_code,
-    )
-    eos = resolve_eos(
-        wrapped, generation_config=generation_config, config=model_config or None
-    )
+    path, text = config.path, read_model_text(config)
+    model_config = text.model_config
     weights = _read_weights(path)
     context_length = _first_integer(model_config, _CONTEXT_KEYS)
     if length is not None and context_length is not None and length > context_length:
@@ -155,7 +148,7 @@ def inspect_model(
             f"context. Ask for {context_length} or less."
         )
     backend_name, backend_refusal = _choose(config)
-    example, chat_refusal = _chat_example(wrapped)
+    example, chat_refusal = _chat_example(text.tokenizer)
     memory, memory_refusal = None, "there are no safetensors files"
     if weights is not None:
         memory, memory_refusal = _estimate(
@@ -170,15 +163,13 @@ def inspect_model(
         backend_refusal=backend_refusal,
         context_length=context_length,
         vocab_size=_first_integer(model_config, ("vocab_size",)),
-        tokenizer_size=wrapped.vocab_size,
+        tokenizer_size=text.tokenizer.vocab_size,
         weights=weights,
-        eos=eos,
-        has_chat_template=wrapped.chat_template is not None,
+        eos=text.eos,
+        has_chat_template=text.tokenizer.chat_template is not None,
         chat_example=example,
         chat_refusal=chat_refusal,
-        default_sampling_params=SamplingParams.from_generation_config(
-            generation_config or {}
-        ),
+        default_sampling_params=text.default_params,
         memory=memory,
         memory_refusal=memory_refusal,
     )
