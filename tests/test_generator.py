@@ -134,7 +134,7 @@ def test_deltas_of_a_stream_add_up_to_the_text(generator):
 
 
 def test_no_delta_shows_half_a_character_or_a_stop_string(generator):
-    prompt = "Repeat: 日本 🙂 café"
+    prompt = "Repeat: 日本 🙂 café:"
     [whole] = generator.generate(prompt, GREEDY)
     assert "caf" in whole.text
     params = SamplingParams(temperature=0, max_tokens=100, stop="caf")

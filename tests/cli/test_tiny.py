@@ -109,7 +109,7 @@ def test_a_terminal_gets_headers_and_a_bar(process_environment):
 
 
 def test_bytes_come_in_and_out_as_utf8(cli):
-    result = cli("generate", input="Repeat: grün 猫\nRepeat: café\n".encode())
+    result = cli("generate", input="Repeat: grün 猫:\nRepeat: café:\n".encode())
 
     assert result.stdout_bytes.decode() == "grün 猫\ncafé\n"
 
