@@ -139,7 +139,9 @@ def test_an_answer_that_was_begun_is_continued(generator):
 
 def test_continuing_and_beginning_an_answer_contradict_each_other(generator):
     with pytest.raises(InvalidParameterError, match="pass add_generation_prompt=False"):
-        generator.chat([{"role": "user", "content": COUNT}], continue_final_message=True)
+        generator.chat(
+            [{"role": "user", "content": COUNT}], continue_final_message=True
+        )
 
 
 def test_a_message_that_the_template_leaves_out_cannot_be_continued(generator):
