@@ -124,6 +124,66 @@ def test_chat_answers_one_conversation_or_many(generator):
     assert 1 == outputs[0].prompt_token_ids.count(bos)
 
 
+def test_an_answer_that_was_begun_is_continued(generator):
+    begun = [
+        {"role": "user", "content": COUNT},
+        {"role": "assistant", "content": "3 4 5"},
+    ]
+    options = {"add_generation_prompt": False, "continue_final_message": True}
+
+    [alone] = generator.chat(begun, GREEDY, **options)
+    several = generator.chat([begun, begun], GREEDY, **options)
+
+    assert alone.prompt.endswith("3 4 5")
+    assert " 6 7 8 9" == alone.text
+    assert [alone.text] * 2 == [output.text for output in several]
+
+
+def test_continuing_and_beginning_an_answer_contradict_each_other(generator):
+    with pytest.raises(InvalidParameterError, match="pass add_generation_prompt=False"):
+        generator.chat(
+            [{"role": "user", "content": COUNT}], continue_final_message=True
+        )
+
+
+def test_a_message_that_the_template_leaves_out_cannot_be_continued(generator):
+    with pytest.raises(ChatTemplateError, match="continue_final_message"):
+        generator.chat(
+            [{"role": "user", "content": COUNT}],
+            chat_template="{{ 'nothing' }}",
+            add_generation_prompt=False,
+            continue_final_message=True,
+        )
+
+
+def test_tools_reach_the_template_of_every_conversation(generator):
+    def add(a: int, b: int):
+        """Add two numbers.
+
+        Args:
+            a: The first.
+            b: The second.
+        """
+
+    schema = {"type": "function", "function": {"name": "spell", "parameters": {}}}
+    said = [{"role": "user", "content": COUNT}]
+    template = "{% for tool in tools %}[{{ tool.function.name }}]{% endfor %}x"
+
+    one, two = generator.chat(
+        [said, said], GREEDY, tools=[add, schema], chat_template=template
+    )
+
+    assert "[add][spell]x" == one.prompt == two.prompt
+
+
+def test_a_template_that_knows_no_tools_ignores_them(generator):
+    schema = {"type": "function", "function": {"name": "spell", "parameters": {}}}
+
+    [output] = generator.chat([{"role": "user", "content": COUNT}], tools=[schema])
+
+    assert NUMBERS == output.text
+
+
 def test_deltas_of_a_stream_add_up_to_the_text(generator):
     deltas = list(generator.stream(COUNT, GREEDY))
 

@@ -278,6 +278,8 @@ class Generator:
         *,
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Any] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         on_error: Literal["raise"] = "raise",
         use_tqdm: bool = False,
@@ -293,6 +295,8 @@ class Generator:
         *,
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Any] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         on_error: Literal["return"],
         use_tqdm: bool = False,
@@ -307,6 +311,8 @@ class Generator:
         *,
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Any] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         on_error: OnError = "raise",
         use_tqdm: bool = False,
@@ -320,6 +326,11 @@ class Generator:
             params: As in `generate`.
             chat_template: Template text for this call.
             add_generation_prompt: End the prompt where the assistant begins.
+            continue_final_message: Go on in the last message instead, whose text is
+                the beginning of the answer. Needs ``add_generation_prompt=False``, as
+                in vLLM.
+            tools: Functions or their JSON schemas, for templates that offer tools to
+                the model; a template that knows none ignores them.
             chat_template_kwargs: Further variables for the template.
             on_error: As in `generate`.
             use_tqdm: As in `generate`.
@@ -331,11 +342,23 @@ class Generator:
 
         Raises:
             ChatTemplateError: There is no template, or it refused the messages.
+            InvalidParameterError: *continue_final_message* contradicts
+                *add_generation_prompt*.
             RequestError: As in `generate`.
         """
+        if continue_final_message and add_generation_prompt:
+            raise InvalidParameterError(
+                "continue_final_message=True goes on in the last message, "
+                "add_generation_prompt=True begins a new one. To go on, pass "
+                "add_generation_prompt=False too.",
+                parameter="continue_final_message",
+                value=True,
+            )
         options = {
             "add_generation_prompt": add_generation_prompt,
+            "continue_final_message": continue_final_message,
             "chat_template": chat_template,
+            "tools": tools,
             **(chat_template_kwargs or {}),
         }
         return self._run(

@@ -72,7 +72,8 @@ class FakeGenerator:
 
     def submit(self, prompt, params):
         self.asked.append((prompt, params))
-        text = prompt.get("prompt") or "ids"
+        said = prompt.get("messages")
+        text = prompt.get("prompt") or (said[-1]["content"] if said else "ids")
         if text == "long":
             raise PromptTooLongError(
                 prompt_tokens=9, max_prompt_tokens=7, max_model_len=8

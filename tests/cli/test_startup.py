@@ -32,7 +32,13 @@ print("\\n".join(sys.modules), file=sys.stderr)
 
 @pytest.mark.parametrize(
     "args",
-    [["--help"], ["generate", "--help"], ["inspect", "--help"], ["--version"]],
+    [
+        ["--help"],
+        ["generate", "--help"],
+        ["chat", "--help"],
+        ["inspect", "--help"],
+        ["--version"],
+    ],
     ids=" ".join,
 )
 def test_what_needs_no_engine_imports_nothing_heavy(args, process_environment):
@@ -64,7 +70,14 @@ def test_help_names_every_command_and_exit_code(cli):
 
     shown = " ".join(result.stdout.split())
     assert result.exit_code == 0
-    for word in ("generate", "backends", "inspect", "3 the model", "130 interrupted"):
+    for word in (
+        "generate",
+        "chat",
+        "backends",
+        "inspect",
+        "3 the model",
+        "130 interrupted",
+    ):
         assert word in shown
 
 

@@ -14,6 +14,7 @@ import typer
 
 from . import options
 from .backends import backends
+from .chat import chat
 from .exit_codes import ExitCode
 from .generate import generate
 from .inspect import inspect
@@ -29,6 +30,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(generate)
+app.command()(chat)
 app.command()(backends)
 app.command()(inspect)
 

@@ -6,11 +6,9 @@ from __future__ import annotations
 
 import itertools
 import sys
-import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-import attrs
 import typer
 
 import unillm
@@ -22,27 +20,7 @@ from .prompts import CliPrompt, InputFormat, Source
 from .reporting import is_terminal, note, reported
 from .requests import Requests, Result
 
-if TYPE_CHECKING:
-    from .. import Generator, SamplingParams
-
-SAMPLING = "Sampling (given ones change the model's own defaults, the rest stay)"
 INPUT = "Prompts"
-
-
-def _sampling(flag: str, help_text: str, metavar: str | None = None) -> Any:
-    return typer.Option(
-        flag,
-        help=help_text,
-        metavar=metavar,
-        rich_help_panel=SAMPLING,
-        show_default=False,
-    )
-
-
-def _engine(flag: str, help_text: str, metavar: str) -> Any:
-    return typer.Option(
-        flag, help=help_text, metavar=metavar, rich_help_panel=options.ENGINE
-    )
 
 
 def generate(
@@ -56,12 +34,7 @@ def generate(
         ),
     ] = None,
     *,
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model", "-m", help="Directory, hub id, or the bundled unillm/tiny."
-        ),
-    ] = "unillm/tiny",
+    model: options.Model = "unillm/tiny",
     file: Annotated[
         str | None,
         typer.Option(
@@ -103,77 +76,36 @@ def generate(
         bool,
         typer.Option("--json", help="Write one JSON object a prompt, on a line."),
     ] = False,
-    temperature: Annotated[
-        float | None, _sampling("--temperature", "0 is greedy; up to 2.")
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    top_k: options.TopK = None,
+    min_p: options.MinP = None,
+    seed: options.Seed = None,
+    max_tokens: options.MaxTokens = None,
+    min_tokens: options.MinTokens = None,
+    stop: options.Stop = None,
+    n: Annotated[
+        int | None, options.sampling("--n", "Completions for each prompt.")
     ] = None,
-    top_p: Annotated[
-        float | None,
-        _sampling("--top-p", "Keep the tokens that have this probability together."),
-    ] = None,
-    top_k: Annotated[
-        int | None, _sampling("--top-k", "Keep the k most probable tokens; 0: all.")
-    ] = None,
-    min_p: Annotated[
-        float | None,
-        _sampling("--min-p", "Drop tokens under this share of the most probable one."),
-    ] = None,
-    seed: Annotated[
-        int | None, _sampling("--seed", "Makes each prompt's answer reproducible.")
-    ] = None,
-    max_tokens: Annotated[
-        int | None, _sampling("--max-tokens", "New tokens at most.")
-    ] = None,
-    min_tokens: Annotated[
-        int | None, _sampling("--min-tokens", "Nothing ends it before.")
-    ] = None,
-    stop: Annotated[
-        list[str] | None,
-        _sampling("--stop", "Text that ends it; may be given again.", "TEXT"),
-    ] = None,
-    n: Annotated[int | None, _sampling("--n", "Completions for each prompt.")] = None,
-    ignore_eos: Annotated[
-        bool, _sampling("--ignore-eos", "Go on after the model's end.")
-    ] = False,
-    repetition_penalty: Annotated[
-        float | None,
-        _sampling("--repetition-penalty", "Over 1 discourages what was there."),
-    ] = None,
-    presence_penalty: Annotated[
-        float | None,
-        _sampling("--presence-penalty", "Off the logit of what was generated."),
-    ] = None,
-    frequency_penalty: Annotated[
-        float | None, _sampling("--frequency-penalty", "The same, for each time.")
-    ] = None,
+    ignore_eos: options.IgnoreEos = False,
+    repetition_penalty: options.RepetitionPenalty = None,
+    presence_penalty: options.PresencePenalty = None,
+    frequency_penalty: options.FrequencyPenalty = None,
     logprobs: Annotated[
         int | None,
-        _sampling("--logprobs", "With --json: of the k most probable tokens too."),
-    ] = None,
-    truncate_prompt_tokens: Annotated[
-        int | None,
-        _sampling(
-            "--truncate-prompt-tokens", "Keep a prompt's last k tokens; -1: what fits."
+        options.sampling(
+            "--logprobs", "With --json: of the k most probable tokens too."
         ),
     ] = None,
+    truncate_prompt_tokens: options.TruncatePromptTokens = None,
     backend: options.Backend = None,
     dtype: options.Dtype = "auto",
-    max_model_len: Annotated[
-        int | None,
-        _engine("--max-model-len", "Prompt and new tokens together.", "TOKENS"),
-    ] = None,
-    max_num_seqs: Annotated[
-        int | None, _engine("--max-num-seqs", "Requests worked on at a time.", "COUNT")
-    ] = None,
-    max_num_batched_tokens: Annotated[
-        int | None,
-        _engine("--max-num-batched-tokens", "Prompt tokens in one step.", "TOKENS"),
-    ] = None,
+    max_model_len: options.MaxModelLen = None,
+    max_num_seqs: options.MaxNumSeqs = None,
+    max_num_batched_tokens: options.MaxNumBatchedTokens = None,
     tokenizer: options.Tokenizer = None,
     trust_remote_code: options.TrustRemoteCode = False,
-    option: Annotated[
-        list[str] | None,
-        _engine("--option", "Option that only this backend knows.", "KEY=VALUE"),
-    ] = None,
+    option: options.BackendOption = None,
     debug: options.Debug = False,
 ) -> None:
     """Generate text for prompts from the arguments, a file or standard input.
@@ -184,29 +116,28 @@ def generate(
     generation_config). Those that are given are put on top of these defaults.
     """
     with reported(context, debug=debug):
-        given = {
-            "temperature": temperature,
-            "top_p": top_p,
-            "top_k": top_k,
-            "min_p": min_p,
-            "seed": seed,
-            "max_tokens": max_tokens,
-            "min_tokens": min_tokens,
-            "stop": stop or None,
-            "n": n,
-            "ignore_eos": ignore_eos or None,
-            "repetition_penalty": repetition_penalty,
-            "presence_penalty": presence_penalty,
-            "frequency_penalty": frequency_penalty,
-            "logprobs": logprobs,
-            "truncate_prompt_tokens": truncate_prompt_tokens,
-        }
-        given = {name: value for name, value in given.items() if value is not None}
+        given = options.given_ones(
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            seed=seed,
+            max_tokens=max_tokens,
+            min_tokens=min_tokens,
+            stop=stop or None,
+            n=n,
+            ignore_eos=ignore_eos or None,
+            repetition_penalty=repetition_penalty,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            logprobs=logprobs,
+            truncate_prompt_tokens=truncate_prompt_tokens,
+        )
         if system is not None and not chat:
             raise ConfigError("--system is for chats. Add --chat.")
         if logprobs is not None and not as_json:
             raise ConfigError("--logprobs are written as JSON only. Add --json.")
-        _check_sampling(given)
+        options.check_sampling(given)
         engine_options: dict[str, Any] = {
             "backend": backend or "auto",
             "tokenizer": tokenizer,
@@ -225,7 +156,7 @@ def generate(
             with unillm.Generator(model, **engine_options) as generator:
                 requests = Requests(
                     generator=generator,
-                    params=_params(generator, given),
+                    params=options.params_for(generator, given),
                     chat=chat,
                     system=system,
                 )
@@ -237,22 +168,6 @@ def generate(
                     results = _with_progress(results, source.total)
                 code = _write_all(results, as_json=as_json)
         raise typer.Exit(code)
-
-
-def _check_sampling(given: dict[str, Any]) -> None:
-    """Refuse what is impossible before a model is loaded for it.
-
-    The model's defaults are not known yet, so `max_tokens` is left open.
-    """
-    with warnings.catch_warnings():  # the params that are used give them again
-        warnings.simplefilter("ignore")
-        unillm.SamplingParams(**{"max_tokens": None, **given})
-
-
-def _params(generator: Generator, given: dict[str, Any]) -> SamplingParams | None:
-    if not given:
-        return None
-    return attrs.evolve(generator.get_default_sampling_params(), **given)
 
 
 def _write_one(requests: Requests, prompt: CliPrompt) -> None:

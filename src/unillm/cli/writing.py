@@ -41,14 +41,14 @@ def write_stream(handle: RequestHandle) -> RequestOutput:
     try:
         for delta in handle:
             last = delta.text or last
-            _write(delta.text)
+            write(delta.text)
     finally:
         handle.cancel()
         # Also after a failure: the message begins on a line of its own.
         if last and not last.endswith("\n"):
-            _write("\n")
+            write("\n")
     if not last:
-        _write("\n")
+        write("\n")
     return handle.result()
 
 
@@ -60,9 +60,9 @@ def write_texts(result: Result) -> None:
     outputs = result.output.outputs
     for completion in outputs:
         if is_terminal(sys.stdout):
-            _write(_header(result, completion, of=len(outputs)))
+            write(_header(result, completion, of=len(outputs)))
         end = "" if completion.text.endswith("\n") else "\n"
-        _write(completion.text + end)
+        write(completion.text + end)
     write_notes(result.output, place=f"{result.prompt.place}: ")
 
 
@@ -83,7 +83,7 @@ def write_notes(output: RequestOutput, *, place: str = "") -> None:
 def write_json(value: Any) -> None:
     """Write one JSON value on a line."""
     ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
-    _write(json.dumps(value, ensure_ascii=ascii_only) + "\n")
+    write(json.dumps(value, ensure_ascii=ascii_only) + "\n")
 
 
 def as_json(result: Result) -> dict[str, Any]:
@@ -168,6 +168,7 @@ def _header(result: Result, completion: CompletionOutput, *, of: int) -> str:
     return typer.style(f"── {result.prompt.place}{number}  {shown}", dim=True) + "\n"
 
 
-def _write(text: str) -> None:
+def write(text: str) -> None:
+    """Write text as it is, now."""
     sys.stdout.write(text)
     sys.stdout.flush()

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""A conversation at the terminal: what was said, how answers are drawn, commands.
+
+A turn either becomes part of the history whole, with the answer as far as it was
+shown, or leaves no trace: after an error the history is what it was before.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import typer
+
+from ..errors import (
+    ChatTemplateError,
+    ConfigError,
+    EngineError,
+    GeneratorClosedError,
+    PromptTooLongError,
+    UnillmError,
+)
+from . import options, writing
+from .reporting import note, say_error
+from .turns import QUOTES
+
+if TYPE_CHECKING:
+    from .. import Generator, RequestHandle, RequestOutput, SamplingParams
+    from .turns import Turn
+
+_FATAL = (EngineError, GeneratorClosedError)
+_NEXT_PARAMETER = re.compile(r"\s+(?=\w+\s*=)")
+
+
+@attrs.define(eq=False, kw_only=True)
+class Conversation:
+    """What is said with one generator."""
+
+    generator: Generator
+    params: SamplingParams
+    system: str | None = None
+    """What the system says before the history."""
+    history: list[dict[str, str]] = attrs.field(factory=list)
+    """Messages of user and assistant, in turns."""
+    failures: int = 0
+    """Turns that ended in an error."""
+
+    def take(self, turn: Turn) -> bool:
+        """Answer a message or do what a command says; false if it says to leave.
+
+        Raises:
+            EngineError: There will be no more answers.
+            ChatTemplateError: The model cannot chat at all.
+        """
+        name, _, rest = turn.text.strip().partition(" ")
+        try:
+            if turn.is_block or not name.startswith("/"):
+                self._answer(turn.text)
+            elif name == "/quit":
+                return False
+            else:
+                _command(name)(self, rest.strip())
+        except _FATAL:
+            raise
+        except UnillmError as error:
+            if isinstance(error, ChatTemplateError) and self._is_empty():
+                raise
+            self.failures += 1
+            say_error(str(error))
+        return True
+
+    def _is_empty(self) -> bool:
+        return not self.history and self.system is None
+
+    # ------------------------------------------------------------------------ answers
+
+    def _answer(self, text: str) -> None:
+        asked = {"role": "user", "content": text}
+        try:
+            handle = self._submit([*self._before(), asked])
+        except PromptTooLongError as error:
+            raise self._too_long(error) from error
+        output, answer = _show(handle)
+        if output is None and not answer:
+            note("stopped before the first word; the message is taken back.")
+            return
+        self.history += [asked, {"role": "assistant", "content": answer}]
+        if output is None:
+            note("stopped; what was said until then is remembered.")
+        else:
+            self._write_notes(output)
+
+    def _before(self) -> list[dict[str, str]]:
+        if self.system is None:
+            return self.history
+        return [{"role": "system", "content": self.system}, *self.history]
+
+    def _submit(
+        self, messages: list[dict[str, str]], params: SamplingParams | None = None
+    ) -> RequestHandle:
+        return self.generator.submit({"messages": messages}, params or self.params)
+
+    def _too_long(self, error: PromptTooLongError) -> UnillmError:
+        what = "The message" if self._is_empty() else "The conversation with it"
+        begin_anew = "" if self._is_empty() else "/reset for a new conversation, "
+        return ConfigError(
+            f"{what} has {error.prompt_tokens} tokens; at most "
+            f"{error.max_prompt_tokens} fit, because the context (max_model_len) holds "
+            f"{error.max_model_len} with the answer. It was not sent. Use {begin_anew}"
+            "a shorter message, or start again with a larger --max-model-len."
+        )
+
+    def _write_notes(self, output: RequestOutput) -> None:
+        """Say what was done to the turn that nobody sees in its text."""
+        if output.num_truncated_tokens:
+            note(
+                f"{output.num_truncated_tokens} tokens were cut from the start of the "
+                "conversation, as truncate_prompt_tokens asks."
+            )
+        if output.finish_reason != "length":
+            return
+        new, context = len(output.token_ids), self.generator.limits.max_model_len
+        if len(output.prompt_token_ids) + new >= context:
+            note(
+                f"it ended after {new} tokens, because the context of {context} is "
+                "full. /reset begins a new conversation."
+            )
+        else:
+            note(f"it ended after {new} tokens; /params max_tokens=… allows more.")
+
+    # ----------------------------------------------------------------------- commands
+
+    def reset(self, rest: str) -> None:
+        """Forget what was said."""
+        _refuse_text("/reset", rest)
+        self.history.clear()
+        note("a new conversation.")
+
+    def show_or_change_params(self, rest: str) -> None:
+        """Change the params that *rest* names; show all if it names none."""
+        if rest:
+            self.params = self._changed(rest)
+            return
+        for name, value in attrs.asdict(self.params, recurse=False).items():
+            typer.echo(f"{name}={_as_text(value)}", err=True)
+
+    def _changed(self, rest: str) -> SamplingParams:
+        """Return the params with what *rest* says, if a request can have them."""
+        changes: dict[str, Any] = {}
+        for pair in _NEXT_PARAMETER.split(rest):
+            name, equals, value = map(str.strip, pair.partition("="))
+            if not equals:
+                raise ConfigError(f"/params takes name=value, got {pair!r}.")
+            changes[name] = options.as_value(value)
+        refused = changes.keys() & {"n", "logprobs"}
+        if refused:
+            raise ConfigError(
+                f"A chat shows one answer and its text, so {' and '.join(refused)} "
+                "cannot be changed in it."
+            )
+        params = attrs.evolve(self.params, **changes)
+        # What only this engine refuses is refused now, and not at the next message.
+        self._submit([{"role": "user", "content": "?"}], params).cancel()
+        return params
+
+    def change_system(self, rest: str) -> None:
+        """Change what the system says; an empty *rest* makes it silent."""
+        self.system = rest or None
+        note("the system text is changed." if rest else "there is no system text.")
+
+    def show_help(self, rest: str) -> None:
+        """Show what can be typed."""
+        _refuse_text("/help", rest)
+        rows = {f"{name} {each.takes}": each.text for name, each in _COMMANDS.items()}
+        rows |= {
+            "/quit": "Leave, as Ctrl-D does.",
+            QUOTES: f"Begin a message of several lines; {QUOTES} ends it.",
+            "Ctrl-C": "Stop the answer; at the prompt: leave.",
+        }
+        for name, text in rows.items():
+            typer.echo(f"{name:<24}{text}", err=True)
+
+
+@attrs.frozen
+class _Command:
+    run: Callable[[Conversation, str], None]
+    takes: str
+    text: str
+
+
+_COMMANDS = {
+    "/reset": _Command(
+        Conversation.reset,
+        "",
+        "Begin a new conversation; the system text and the params stay.",
+    ),
+    "/params": _Command(
+        Conversation.show_or_change_params,
+        "[name=value …]",
+        "Show the sampling params, or change some.",
+    ),
+    "/system": _Command(
+        Conversation.change_system,
+        "[TEXT]",
+        "Change what the system says first; without a text, nothing.",
+    ),
+    "/help": _Command(Conversation.show_help, "", "Show this."),
+}
+
+
+def _command(name: str) -> Callable[[Conversation, str], None]:
+    if name not in _COMMANDS:
+        raise ConfigError(
+            f"There is no command {name}. /help shows them; to say something that "
+            f"begins with a slash, put it between {QUOTES} and {QUOTES}."
+        )
+    return _COMMANDS[name].run
+
+
+def _refuse_text(name: str, rest: str) -> None:
+    if rest:
+        raise ConfigError(f"{name} takes nothing, got {rest!r}.")
+
+
+def _as_text(value: Any) -> str:
+    """As `/params` takes it."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _show(handle: RequestHandle) -> tuple[RequestOutput | None, str]:
+    """Write the answer as it comes; return what it was, and the text that was shown.
+
+    Ctrl-C stops the answer: then there is no output.
+
+    Raises:
+        RequestError: The request failed.
+    """
+    shown: list[str] = []
+    output = None
+    try:
+        for delta in handle:
+            shown.append(delta.text)
+            writing.write(delta.text)
+        output = handle.result()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        handle.cancel()
+        if not (shown and shown[-1].endswith("\n")):
+            writing.write("\n")
+    return output, "".join(shown)

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Turns, commands and history of a chat, on a generator that answers in capitals."""
+
+from __future__ import annotations
+
+import pytest
+
+from unillm.errors import (
+    ChatTemplateError,
+    EngineDeadError,
+    RequestFailedError,
+)
+
+Q = '"""'
+
+
+@pytest.fixture
+def talk(fake, cli):
+    """Pipe lines into a chat."""
+
+    def run(*lines, args=()):
+        return cli("chat", *args, input="".join(f"{line}\n" for line in lines))
+
+    return run
+
+
+def asked(fake):
+    """The conversations that the generator was asked to answer."""
+    return [prompt["messages"] for prompt, _ in fake.created[-1].asked]
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+# ---------------------------------------------------------------------------- answers
+
+
+def test_each_line_is_answered_and_nothing_else_is_written(talk):
+    result = talk("one", "", "two")
+
+    assert result.stdout == "ONE \nTWO \n"
+    assert result.stderr == ""
+    assert result.exit_code == 0
+
+
+def test_an_answer_becomes_part_of_the_next_question(talk, fake):
+    talk("one", "two")
+
+    assert asked(fake) == [[user("one")], [user("one"), assistant("ONE "), user("two")]]
+
+
+def test_the_system_speaks_first(talk, fake):
+    talk("one", args=("--system", "Be kind."))
+
+    assert asked(fake) == [[{"role": "system", "content": "Be kind."}, user("one")]]
+
+
+def test_a_last_line_without_its_end_is_a_turn(fake, cli):
+    assert cli("chat", input="one").stdout == "ONE \n"
+
+
+def test_no_input_is_no_error(fake, cli):
+    result = cli("chat", input="")
+
+    assert (result.output, result.exit_code) == ("", 0)
+
+
+def test_options_are_those_of_generate(talk, fake):
+    talk("one", args=("--top-k", 3, "--max-model-len", 64, "--option", "a=1"))
+
+    [generator] = fake.created
+    [(_, params)] = generator.asked
+    assert (params.temperature, params.top_k, params.max_tokens) == (0.5, 3, 99)
+    assert generator.options["max_model_len"] == 64
+    assert generator.options["backend_options"] == {"a": 1}
+    assert generator.closed
+
+
+def test_where_nobody_limits_an_answer_the_context_does(talk, fake, monkeypatch):
+    from unillm import SamplingParams
+
+    monkeypatch.setattr(fake, "default_params", SamplingParams())
+    talk("one")
+    [(_, free)] = fake.created[-1].asked
+    talk("one", args=("--max-tokens", 16))
+    [(_, limited)] = fake.created[-1].asked
+
+    assert (free.max_tokens, limited.max_tokens) == (None, 16)
+
+
+def test_an_impossible_option_is_told_before_the_model_is_loaded(talk, fake):
+    result = talk("one", args=("--top-p", 2))
+
+    assert result.exit_code == 2
+    assert fake.created == []
+
+
+# ----------------------------------------------------------------------- several lines
+
+
+def test_a_block_is_one_message_and_never_a_command(talk, fake):
+    talk(Q, "/quit", "  two", "", "three", Q, "four")
+
+    [block], later = asked(fake)
+    assert block == user("/quit\n  two\n\nthree")
+    assert later[-1] == user("four")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [[f"{Q}a", f"b{Q}"], [Q, "a", f"b{Q}  "], [f"  {Q}a", "b", Q]],
+    ids=["in-line", "closed-in-line", "indented"],
+)
+def test_quotes_may_stand_beside_text(lines, talk, fake):
+    talk(*lines)
+
+    assert asked(fake) == [[user("a\nb")]]
+
+
+def test_a_block_may_be_on_one_line(talk, fake):
+    talk(f"{Q}/etc is a folder{Q}")
+
+    assert asked(fake) == [[user("/etc is a folder")]]
+
+
+def test_a_block_without_end_is_not_sent(talk, fake):
+    result = talk(Q, "a", "b")
+
+    assert asked(fake) == []
+    assert "ended in a block of 2 lines, which was not sent" in result.stderr
+    assert result.exit_code == 1
+
+
+# ---------------------------------------------------------------------------- commands
+
+
+def test_reset_forgets_what_was_said_and_keeps_the_rest(talk, fake):
+    talk("one", "/reset", "two", args=("--system", "S"))
+
+    assert asked(fake)[1] == [{"role": "system", "content": "S"}, user("two")]
+
+
+def test_system_changes_what_is_said_first(talk, fake):
+    talk("/system Be kind.", "one", "/system", "two")
+
+    first, second = asked(fake)
+    assert first == [{"role": "system", "content": "Be kind."}, user("one")]
+    assert second == [user("one"), assistant("ONE "), user("two")]
+
+
+def test_quit_leaves(talk):
+    result = talk("one", "/quit", "two")
+
+    assert (result.stdout, result.exit_code) == ("ONE \n", 0)
+
+
+def test_help_names_every_command(talk):
+    result = talk("/help")
+
+    for name in ("/reset", "/params", "/system", "/help", "/quit", Q, "Ctrl-C"):
+        assert name in result.stderr
+    assert result.stdout == ""
+
+
+def test_params_are_shown_as_they_can_be_given(talk, fake):
+    shown = talk("/params").stderr.splitlines()
+
+    assert "temperature=0.5" in shown
+    assert "stop=[]" in shown
+    assert talk(*(f"/params {line}" for line in shown[1:3]), "a").exit_code == 0
+
+
+def test_params_change_for_the_turns_after(talk, fake):
+    talk("one", '/params temperature=0 stop=["a b", "c=d"]  max_tokens = 7', "two")
+
+    before, _, after = (params for _, params in fake.created[-1].asked)
+    assert (before.temperature, before.stop) == (0.5, ())
+    assert (after.temperature, after.stop, after.max_tokens) == (0, ("a b", "c=d"), 7)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("temprature=1", "temperature"),
+        ("temperature=9", "temperature must be a number in 0..2, got 9"),
+        ("top_k=2 temperature=hot", "got 'hot'"),
+        ("temperature", "takes name=value, got 'temperature'"),
+        ("n=2", "one answer and its text, so n cannot"),
+        ("min_tokens=200", "min_tokens=200 is more than max_tokens=99"),
+    ],
+)
+def test_bad_params_are_told_and_change_nothing(line, says, talk, fake):
+    result = talk(f"/params {line}", "one")
+
+    assert result.stdout == "ONE \n"
+    assert says in result.stderr
+    assert fake.created[-1].asked[-1][1] == fake.default_params
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize("line", ["/rest", "/reset now", "/"])
+def test_an_unknown_command_is_told_and_not_sent(line, talk, fake):
+    result = talk(line, "one")
+
+    assert result.stderr.startswith("error: ")
+    assert asked(fake) == [[user("one")]]
+    assert result.exit_code == 1
+
+
+# ------------------------------------------------------------------------------ errors
+
+
+def test_a_turn_that_does_not_fit_is_told_with_its_numbers_and_forgotten(talk, fake):
+    result = talk("one", "long", "two")
+
+    assert result.stdout == "ONE \nTWO \n"
+    assert "The conversation with it has 9 tokens; at most 7 fit" in result.stderr
+    assert "holds 8" in result.stderr
+    assert "/reset" in result.stderr
+    assert asked(fake)[-1] == [user("one"), assistant("ONE "), user("two")]
+    assert result.exit_code == 1
+
+
+def test_a_first_message_that_does_not_fit_is_not_cured_by_a_reset(talk):
+    result = talk("long")
+
+    assert "The message has 9 tokens" in result.stderr
+    assert "/reset" not in result.stderr
+
+
+def test_a_turn_that_fails_is_forgotten(talk, fake):
+    fake.faults["bad"] = RequestFailedError("no")
+
+    result = talk("bad", "two")
+
+    assert result.stdout == "BAD \nTWO \n"
+    assert result.stderr == "error: no\n"
+    assert asked(fake)[-1] == [user("two")]
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(EngineDeadError("dead"), 5), (ChatTemplateError("no template"), 3)],
+    ids=["engine", "template"],
+)
+def test_what_holds_for_every_turn_ends_the_chat(error, code, talk, fake):
+    fake.faults["one"] = error
+
+    result = talk("one", "two")
+
+    assert "TWO" not in result.stdout
+    assert result.stderr == f"error: {error}\n"
+    assert result.exit_code == code
+
+
+def test_a_refused_system_text_can_be_taken_back(talk, fake):
+    fake.faults["one"] = ChatTemplateError("no system role")
+
+    result = talk("/system S", "one", "/system", "two")
+
+    assert result.stdout.endswith("TWO \n")
+    assert "no system role" in result.stderr
+
+
+def test_bytes_that_are_no_utf8_reach_the_tokenizer_check(fake, cli):
+    cli("chat", input=b"gr\xfcn\n")
+
+    assert asked(fake) == [[user("gr\udcfcn")]]
+
+
+def test_ctrl_c_stops_the_answer_and_keeps_what_was_shown(talk, fake):
+    fake.faults["one more"] = KeyboardInterrupt()
+
+    result = talk("one more", "two")
+
+    assert result.stdout == "ONE MORE \nTWO \n"
+    assert "stopped; what was said until then is remembered" in result.stderr
+    assert asked(fake)[-1][:2] == [user("one more"), assistant("ONE MORE ")]
+    assert result.exit_code == 0

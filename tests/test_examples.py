@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Every program in ``examples/`` runs and prints what it should."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import unillm
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+DAYS = "Tuesday Wednesday Thursday Friday Saturday Sunday Monday"
+PRINTED = {
+    "async_many.py": """\
+sums: 2, 4, 6, 8, 10, 12, 14, 16
+streamed in pieces: True
+requests finished: 9
+""",
+    "batch_file.py": """\
+{"text": "3 4 5 6 7 8 9"}
+{"error": "PromptTooLongError"}
+{"text": "42"}
+{"error": "InvalidPromptError"}
+""",
+    "cancel_and_deadline.py": """\
+cancelled; what had come is kept: True
+too late; finish_reason: abort
+the generator goes on: 42
+""",
+    "chat.py": """\
+system: You are a helpful assistant.
+user: Add 17 and 25:
+assistant: 42
+user: Count from 3 to 9:
+assistant: 3 4 5 6 7 8 9
+continued: 3 4 5 … 6 7 8 9
+""",
+    "quickstart.py": f"""\
+Count from 3 to 9: 3 4 5 6 7 8 9 (stop)
+Add 17 and 25: 42 (stop)
+Spell the word apple: a p p l e (stop)
+chat: 42
+{DAYS}
+""",
+    "streaming.py": """\
+1 2 3 4 5 6 7 8 9 (stop)
+1 2 3 4 (enough)
+""",
+}
+"""Name of each example to its whole standard output."""
+
+
+def run(name, *args):
+    source = str(Path(unillm.__file__).parents[1])
+    return subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", EXAMPLES / name, *args],
+        env={**os.environ, "PYTHONPATH": source},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_every_example_is_known_here():
+    assert set(PRINTED) == {path.name for path in EXAMPLES.glob("*.py")}
+
+
+@pytest.mark.parametrize("name", sorted(PRINTED))
+def test_an_example_prints_what_it_should(name):
+    result = run(name)
+
+    assert PRINTED[name] == result.stdout
+    assert "" == result.stderr
+    assert 0 == result.returncode
+
+
+def test_the_batch_takes_files(tmp_path):
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"prompt": "Add 20 and 22:"}\n')
+
+    result = run("batch_file.py", source, target)
+
+    assert 0 == result.returncode
+    assert '{"text": "42"}\n' == target.read_text()
