@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
-from embedded.tiny_models import FAMILIES, Reference
+from embedded.tiny_models import VARIANTS, Reference
 
 torch.set_num_threads(
     1
@@ -18,6 +18,15 @@ def reference(tmp_path_factory):
     return Reference(tmp_path_factory.mktemp("models"))
 
 
-@pytest.fixture(params=FAMILIES)
+def pytest_collection_modifyitems(config, items):
+    """Leave out the larger runs, unless ``-m`` speaks of them."""
+    if "slow" in config.option.markexpr:
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="a larger run: -m slow"))
+
+
+@pytest.fixture(params=VARIANTS)
 def family(request):
     return request.param

@@ -6,12 +6,24 @@ from __future__ import annotations
 
 import pytest
 import torch
-from embedded.tiny_models import FAMILIES, make_model, serve
+from embedded.tiny_models import (
+    CORE,
+    POSITIONS,
+    VARIANTS,
+    family_of,
+    generate_alone,
+    make_model,
+    serve,
+)
 
 from unillm.embedded.transformers.engine import TransformersSlotEngine
+from unillm.embedded.transformers.families import FAMILIES, OWN_ATTENTION
 
 PROMPTS = 80
-"""Of each family: more than 300 together."""
+"""Of each family of the core: more than 300 together."""
+
+OTHER_PROMPTS = 40
+"""Of each shape of each other family."""
 
 NEAR_TIE = 1e-4
 """Two logits closer than this may change places with the shape of the batch (fp32)."""
@@ -69,16 +81,16 @@ class PoisonedEngine(TransformersSlotEngine):
         poison(self)
 
 
-@pytest.mark.parametrize(
+SLOTS_AND_BUDGETS = pytest.mark.parametrize(
     ("num_slots", "budget"),
     [(1, 2048), (2, 50), (5, 2048), (8, 90)],
     ids=["1 slot", "2 slots in chunks", "5 slots", "8 slots in chunks"],
 )
-def test_tokens_are_those_of_generate(reference, family, num_slots, budget):
-    known = reference.known(family, PROMPTS)
-    engine = TransformersSlotEngine(
-        make_model(family), num_slots=num_slots, max_model_len=224
-    )
+
+
+def check_variant(reference, variant, count, *, engine_class, num_slots, budget):
+    known = reference.known(variant, count)
+    engine = engine_class(make_model(variant), num_slots=num_slots, max_model_len=224)
 
     got = serve(
         engine,
@@ -87,17 +99,67 @@ def test_tokens_are_those_of_generate(reference, family, num_slots, budget):
         max_num_batched_tokens=budget,
     )
 
-    assert_same_tokens(reference.model(family), known, got)
+    assert_same_tokens(reference.model(variant), known, got)
+
+
+@SLOTS_AND_BUDGETS
+@pytest.mark.parametrize("family", CORE)
+def test_tokens_are_those_of_generate(reference, family, num_slots, budget):
+    check_variant(
+        reference,
+        family,
+        PROMPTS,
+        engine_class=TransformersSlotEngine,
+        num_slots=num_slots,
+        budget=budget,
+    )
+
+
+@pytest.mark.parametrize("family", [v for v in VARIANTS if v not in CORE])
+def test_tokens_of_every_family_are_those_of_generate(reference, family):
+    """All prompts in eight slots, and some of them in fewer; freed rows are NaN."""
+    for count, num_slots, budget in (
+        (OTHER_PROMPTS, 8, 90),
+        (8, 5, 2048),
+        (6, 2, 50),
+        (3, 1, 2048),
+    ):
+        check_variant(
+            reference,
+            family,
+            count,
+            engine_class=PoisonedEngine,
+            num_slots=num_slots,
+            budget=budget,
+        )
+
+
+@pytest.mark.slow
+@SLOTS_AND_BUDGETS
+def test_tokens_of_many_prompts_are_those_of_generate(
+    reference, family, num_slots, budget
+):
+    check_variant(
+        reference,
+        family,
+        PROMPTS,
+        engine_class=PoisonedEngine,
+        num_slots=num_slots,
+        budget=budget,
+    )
 
 
 @pytest.mark.parametrize("budget", [2048, 40], ids=["whole", "in chunks"])
+@pytest.mark.parametrize("family", CORE)
 def test_a_refilled_row_shows_nothing_of_its_last_owner(reference, family, budget):
-    known = reference.known(family, 40)
-    engine = PoisonedEngine(make_model(family), num_slots=3, max_model_len=224)
-
-    got = serve(engine, [k.request for k in known], max_num_batched_tokens=budget)
-
-    assert_same_tokens(reference.model(family), known, got)
+    check_variant(
+        reference,
+        family,
+        40,
+        engine_class=PoisonedEngine,
+        num_slots=3,
+        budget=budget,
+    )
 
 
 def test_the_poison_would_show(reference, monkeypatch):
@@ -112,22 +174,45 @@ def test_the_poison_would_show(reference, monkeypatch):
 
 def test_outputs_of_the_random_models_vary(reference):
     """Otherwise equality would say little."""
-    for family in FAMILIES:
-        tokens = {
-            token for each in reference.known(family, 40) for token in each.tokens
-        }
-        assert len(tokens) > 40
+    for variant in VARIANTS:
+        known = reference.known(variant, OTHER_PROMPTS)
+        assert len({token for each in known for token in each.tokens}) > 30, variant
+
+
+def test_every_family_that_is_served_is_among_them():
+    assert {family_of(variant) for variant in VARIANTS} == set(FAMILIES)
+    assert OWN_ATTENTION < set(FAMILIES)
+
+
+def test_windows_are_shorter_than_prompts(reference):
+    """Otherwise the windows of the random models would say nothing."""
+    for variant in VARIANTS:
+        config = reference.model(variant).config
+        if window := getattr(config, "sliding_window", None):
+            assert window < 30
+
+
+def test_soft_capping_moves_the_tokens(reference):
+    """transformers drops it in SDPA, its default; eager attention is the reference."""
+    known = reference.known("gemma2", 12)
+    model = make_model("gemma2")
+    model.set_attn_implementation("sdpa")
+
+    assert model.config.attn_logit_softcapping
+    assert [generate_alone(model, each.request) for each in known] != [
+        each.tokens for each in known
+    ]
 
 
 def test_a_model_of_full_length_is_served_to_its_last_position(reference, family):
     request = reference.known(family, 1)[0].request
-    prompt = tuple(range(200))
+    prompt = tuple(range(240))
     full = reference.full_length(family, prompt)
     engine = TransformersSlotEngine(make_model(family), num_slots=2, max_model_len=256)
 
     got = serve(engine, [full.request, request])
 
-    assert len(full.tokens) == 56
+    assert len(full.tokens) == POSITIONS - 240
     assert_same_tokens(reference.model(family), [full], got)
 
 

@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from unillm.embedded.transformers.families import refusal, refusal_of
 from unillm.embedded.transformers.loading import load_engine
+from unillm.embedded.transformers.memory import estimate
 from unillm.errors import (
     BackendUnavailableError,
     ConfigError,
@@ -51,7 +52,7 @@ def edit_weights(path: Path, change) -> None:
 
 
 def test_a_loaded_model_gives_the_tokens_of_generate(reference, family):
-    known = reference.known(family, 12)
+    known = reference.known(family, 3)
 
     engine = load_engine(reference.path(family), max_num_seqs=4)
 
@@ -145,16 +146,29 @@ def test_weights_that_cannot_fit_are_refused_before_they_are_read(llama, monkeyp
     ("config", "reason"),
     [
         ({}, "names no model_type"),
-        ({"model_type": "phi"}, "not verified yet; verified are: gpt2, llama"),
+        ({"model_type": "nobody"}, "not verified yet; verified are: apertus, arcee"),
         ({"model_type": "t5", "is_encoder_decoder": True}, "encoder-decoder"),
-        ({"model_type": "bloom"}, "ALiBi"),
         ({"model_type": "mamba"}, "recurrent state"),
-        ({"model_type": "gemma2"}, "sliding window"),
+        ({"model_type": "llama", "sliding_window": 32}, "sliding window of 32"),
+        (
+            {"model_type": "mistral", "layer_types": ["sliding_attention"]},
+            "layers of type sliding_attention",
+        ),
+        (
+            {"model_type": "gemma3_text", "use_bidirectional_attention": True},
+            "both directions",
+        ),
         (
             {"model_type": "llama", "quantization_config": {"quant_method": "gptq"}},
             r"quantised \(gptq\)",
         ),
-        ({"model_type": "qwen2", "use_sliding_window": True}, "sliding window"),
+        (
+            {
+                "model_type": "olmo3",
+                "rope_parameters": {"full_attention": {"rope_type": "longrope"}},
+            },
+            "longrope",
+        ),
         (
             {"model_type": "qwen3", "layer_types": ["full_attention", "conv"]},
             "layers of type conv",
@@ -320,4 +334,46 @@ def test_a_shard_that_is_not_there(tmp_path):
     with pytest.raises(
         ModelLoadError, match=r"lacks .*safetensors, which .*index\.json"
     ):
+        load_engine(tmp_path)
+
+
+# ------------------------------------------------------------- files that do not count
+
+
+def weight_bytes(path) -> int:
+    return estimate(path, num_slots=1, max_model_len=64).weight_bytes
+
+
+def test_the_same_weights_under_another_name_are_counted_once(tmp_path):
+    """Mistral ships one consolidated file beside the shards."""
+    model = make_model("mistral")
+    model.save_pretrained(tmp_path, max_shard_size="100KB")
+    before = weight_bytes(tmp_path)
+    safetensors.torch.save_model(model, tmp_path / "consolidated.safetensors")
+
+    assert weight_bytes(tmp_path) == before == model.num_parameters() * 4
+    assert load_engine(tmp_path).num_slots == 8
+
+
+def test_a_single_file_is_what_is_loaded(llama):
+    before = weight_bytes(llama)
+    shutil.copy(llama / "model.safetensors", llama / "consolidated.safetensors")
+
+    assert weight_bytes(llama) == before
+
+
+def test_a_broken_file_that_is_not_loaded_does_no_harm(llama):
+    (llama / "consolidated.safetensors").write_bytes(b"none")
+
+    assert load_engine(llama).num_slots == 8
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}']
+)
+def test_an_index_that_cannot_be_read(tmp_path, text):
+    make_model("llama").save_pretrained(tmp_path, max_shard_size="100KB")
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+
+    with pytest.raises(ModelLoadError, match=r"index\.json cannot be read"):
         load_engine(tmp_path)

@@ -42,18 +42,113 @@ _ABSOLUTE = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
-CONFIGS = {
-    "llama": _ROTARY,
-    "qwen2": _ROTARY | {"tie_word_embeddings": True},
-    "qwen3": _ROTARY | {"head_dim": 32},
-    "gpt2": _ABSOLUTE,
+_ROTARY_BASE = _ROTARY | {"pad_token_id": 0}
+_ALL_HEADS = {
+    key: value for key, value in _ROTARY_BASE.items() if key != "num_key_value_heads"
 }
-FAMILIES = tuple(CONFIGS)
+_WINDOW = _ROTARY_BASE | {"sliding_window": 24}
+_BY_LAYER = _WINDOW | {"layer_types": ["sliding_attention", "full_attention"]}
+_EXPERTS = {
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 64,
+}
+CONFIGS = {
+    "apertus": _ROTARY_BASE,
+    "arcee": _ROTARY_BASE,
+    "bloom": _ABSOLUTE | {"hidden_size": 64, "seq_length": POSITIONS},
+    "codegen": _ABSOLUTE | {"rotary_dim": 8},
+    "cohere": _ROTARY_BASE,
+    "cohere2": _BY_LAYER,
+    "ernie4_5": _ROTARY_BASE,
+    "exaone4": _BY_LAYER,
+    "falcon": _ALL_HEADS | {"alibi": False, "multi_query": True},
+    "falcon, ALiBi": _ALL_HEADS | {"alibi": True, "multi_query": False},
+    "falcon, groups": _ALL_HEADS
+    | {"alibi": False, "new_decoder_architecture": True, "num_kv_heads": 2},
+    "gemma": _ROTARY_BASE | {"head_dim": 16},
+    "gemma2": _BY_LAYER
+    | {
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "attn_logit_softcapping": 1.0,  # low enough to move the tokens
+        "attn_implementation": "eager",  # the only one that honours it
+    },
+    "gemma3_text": _BY_LAYER | {"head_dim": 16, "query_pre_attn_scalar": 16},
+    "glm": _ROTARY_BASE | {"head_dim": 16},
+    "glm4": _ROTARY_BASE | {"head_dim": 16},
+    "glm4_moe": _ROTARY_BASE
+    | _EXPERTS
+    | {"head_dim": 16, "n_routed_experts": 4, "first_k_dense_replace": 1},
+    "gpt2": _ABSOLUTE,
+    "gpt_bigcode": _ABSOLUTE,
+    "gpt_neox": _ALL_HEADS,
+    "gpt_oss": _BY_LAYER | _EXPERTS | {"head_dim": 16},
+    "gptj": _ABSOLUTE | {"rotary_dim": 8},
+    "granite": _ROTARY_BASE | {"logits_scaling": 2.0},
+    "granitemoe": _ROTARY_BASE | _EXPERTS,
+    "helium": _ROTARY_BASE | {"head_dim": 16},
+    "hunyuan_v1_dense": _ROTARY_BASE | {"head_dim": 16},
+    "llama": _ROTARY,
+    "ministral": _BY_LAYER | {"rope_theta": 1e4, "head_dim": 16},
+    "mistral": _ROTARY_BASE | {"sliding_window": None},
+    "mistral, window": _WINDOW,
+    "mixtral": _ROTARY_BASE | _EXPERTS,
+    "mixtral, window": _WINDOW | _EXPERTS,
+    "mpt": {
+        "vocab_size": VOCAB,
+        "d_model": 64,
+        "n_heads": 4,
+        "n_layers": 2,
+        "max_seq_len": POSITIONS,
+        "expansion_ratio": 2,
+        "initializer_range": 0.2,
+    },
+    "nemotron": _ROTARY_BASE,
+    "olmo": _ROTARY_BASE,
+    "olmo2": _ROTARY_BASE,
+    "olmo3": _BY_LAYER,
+    "olmoe": _ROTARY_BASE | _EXPERTS,
+    "opt": _ALL_HEADS | {"word_embed_proj_dim": 64, "ffn_dim": 128, "init_std": 0.2},
+    "persimmon": _ALL_HEADS,
+    "phi": _ROTARY_BASE,
+    "phi3": _ROTARY_BASE,
+    "phi3, window": _WINDOW,
+    "qwen2": _ROTARY | {"tie_word_embeddings": True},
+    "qwen2, windows": _BY_LAYER | {"use_sliding_window": True},
+    "qwen2_moe": _ROTARY_BASE | _EXPERTS | {"shared_expert_intermediate_size": 64},
+    "qwen2_moe, windows": _BY_LAYER
+    | _EXPERTS
+    | {"shared_expert_intermediate_size": 64, "use_sliding_window": True},
+    "qwen3": _ROTARY | {"head_dim": 32},
+    "qwen3, windows": _BY_LAYER | {"head_dim": 32, "use_sliding_window": True},
+    "qwen3_moe": _ROTARY_BASE | _EXPERTS | {"head_dim": 16},
+    "qwen3_moe, window": _WINDOW
+    | _EXPERTS
+    | {"head_dim": 16, "use_sliding_window": True},
+    "seed_oss": _ROTARY_BASE | {"head_dim": 16},
+    "smollm3": _ROTARY_BASE | {"no_rope_layers": [1, 0]},
+    "smollm3, windows": _BY_LAYER
+    | {"no_rope_layers": [1, 0], "use_sliding_window": True},
+    "stablelm": _ROTARY_BASE,
+    "starcoder2": _ROTARY_BASE,
+    "starcoder2, window": _WINDOW,
+}
+VARIANTS = tuple(CONFIGS)
+"""Families, some of them in several shapes: ``family, shape``."""
+CORE = ("llama", "qwen2", "qwen3", "gpt2")
+"""Those that are tested longest; the others share the code with them."""
+
+
+def family_of(variant: str) -> str:
+    """Return its ``model_type``."""
+    return variant.partition(",")[0]
 
 
 def make_model(family: str):
     """A random model, the same at each call."""
-    config = CONFIG_MAPPING[family](**CONFIGS[family])
+    config = CONFIG_MAPPING[family_of(family)](**CONFIGS[family])
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -117,9 +212,10 @@ class Reference:
     def known(self, family: str, count: int) -> list[Known]:
         known = self._known.setdefault(family, [])
         rng = random.Random(f"{family}{len(known)}")
+        longest = 16 if family in CORE else 9
         while len(known) < count:
             prompt = [rng.randrange(VOCAB) for _ in range(_random_length(rng))]
-            request = greedy_request(len(known), prompt, rng.randint(1, 16))
+            request = greedy_request(len(known), prompt, rng.randint(1, longest))
             known.append(Known(request, generate_alone(self.model(family), request)))
         return known[:count]
 

@@ -27,6 +27,7 @@ import attrs
 
 from ..errors import (
     EngineDeadError,
+    EngineOutOfMemoryError,
     GeneratorClosedError,
     PluginError,
     QueueFullError,
@@ -370,7 +371,10 @@ class Driver:
         dead.__cause__ = error
         with self._changed:
             self._dead = dead
-        self._end_all(lambda: EngineDeadError(str(dead)), cause=error)
+        # Whoever waits now can be told by its class what to change.
+        memory = isinstance(error, EngineOutOfMemoryError)
+        kind = EngineOutOfMemoryError if memory else EngineDeadError
+        self._end_all(lambda: kind(str(dead)), cause=error)
 
     def _end_all(
         self, make_error: Callable[[], Exception], *, cause: BaseException | None = None

@@ -32,6 +32,8 @@ def slot_attention(
     attention_mask: Tensor | None,
     *,
     scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attend; the signature is that of transformers' attention functions.
@@ -44,12 +46,20 @@ def slot_attention(
         attention_mask: Additive, ``[rows, 1, queries, keys]``; `None` where the keys
             are the queries' own and attention is causal.
         scaling: Factor of the scores; `None` for ``1 / sqrt(head_dim)``.
+        softcap: Bound that scores approach and never reach. transformers honours it in
+            eager attention, and drops it in SDPA.
+        s_aux: ``[heads]``: a score for nothing at all, which takes its share of the
+            weights (attention sinks).
 
     Returns:
         ``[rows, queries, heads, head_dim]``, and no weights.
     """
     del module
-    if attention_mask is None:
+    if softcap is not None or s_aux is not None:
+        attended = _attend_stepwise(
+            query, key, value, attention_mask, scaling, cap=softcap, sinks=s_aux
+        )
+    elif attention_mask is None:
         attended = _attend_causally(query, key, value, scaling)
     else:
         attended = _attend_masked(query, key, value, attention_mask, scaling)
@@ -92,6 +102,37 @@ def _attend_masked(
             dim=2,
         )
     return attended.reshape(rows, heads, queries, value.shape[-1])
+
+
+def _attend_stepwise(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scale: float | None,
+    *,
+    cap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """Attend with what SDPA has no place for: caps before the mask, and sinks."""
+    rows, heads, queries, dim = query.shape
+    kv_heads, keys = key.shape[1:3]
+    grouped = query.reshape(rows, kv_heads, -1, dim)
+    scores = (grouped @ key.transpose(2, 3)) * (dim**-0.5 if scale is None else scale)
+    scores = scores.view(rows, heads, queries, keys)
+    if cap is not None:
+        scores = cap * (scores / cap).tanh()
+    if mask is None:
+        hidden = torch.ones(queries, keys, dtype=torch.bool, device=key.device).triu(1)
+        scores = scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
+    else:
+        scores = scores + mask
+    if sinks is not None:
+        sinks = sinks.to(scores.dtype).view(1, -1, 1, 1)
+        scores = torch.cat([scores, sinks.expand(rows, -1, queries, 1)], dim=-1)
+    weights = scores.softmax(-1, dtype=torch.float32)[..., :keys].to(value.dtype)
+    attended = weights.reshape(rows, kv_heads, -1, keys) @ value
+    return attended.view(rows, heads, queries, -1)
 
 
 AttentionInterface.register(NAME, slot_attention)

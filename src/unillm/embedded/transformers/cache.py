@@ -29,6 +29,11 @@ from .memory import KvShape, round_up
 class Step(Protocol):
     """Where one forward pass writes, and what it sees."""
 
+    seen: int
+    """Positions that attention reads of every row."""
+    offset: int
+    """Those before the first token, for a model that makes its own masks."""
+
     def exchange(self, stored: Tensor, new: Tensor) -> Tensor:
         """Write *new* ``[rows, kv_heads, tokens, dim]``; return what attention sees."""
 
@@ -38,10 +43,14 @@ class PromptStep:
 
     Args:
         rows: ``[prompts]``, int64.
+        width: Tokens of each, padding among them.
     """
 
-    def __init__(self, rows: Tensor) -> None:
+    offset = 0
+
+    def __init__(self, rows: Tensor, *, width: int) -> None:
         self._rows = rows
+        self.seen = width
 
     def exchange(self, stored: Tensor, new: Tensor) -> Tensor:
         """Write from position 0 on; attention sees the new tokens."""
@@ -52,15 +61,16 @@ class PromptStep:
 class ChunkStep:
     """Tokens ``start..end`` of one row's prompt, which see its earlier ones too."""
 
-    def __init__(self, *, row: int, start: int, end: int) -> None:
+    def __init__(self, *, row: int, start: int, end: int, seen: int) -> None:
         self._row = row
         self._span = slice(start, end)
-        self._seen = round_up(end)
+        self.seen = seen
+        self.offset = start
 
     def exchange(self, stored: Tensor, new: Tensor) -> Tensor:
-        """Write the span; attention sees the row in whole blocks, under a mask."""
+        """Write the span; attention sees *seen* positions, under a mask."""
         stored[self._row, :, self._span] = new[0]
-        return stored[self._row : self._row + 1, :, : self._seen]
+        return stored[self._row : self._row + 1, :, : self.seen]
 
 
 class DecodeStep:
@@ -76,7 +86,8 @@ class DecodeStep:
     def __init__(
         self, positions: Tensor, *, seen: int, kv_heads: int, capacity: int
     ) -> None:
-        self._seen = seen
+        self.seen = seen
+        self.offset = seen - 1
         # Numbers of the vectors in a cache seen as [rows · heads · positions, dim], for
         # all layers at once: a third of the cost of three index tensors in each layer.
         rows = torch.arange(positions.shape[0] * kv_heads, device=positions.device)
@@ -89,7 +100,7 @@ class DecodeStep:
         stored.view(-1, dim).index_copy_(
             0, self._places, new.reshape(rows * heads, dim)
         )
-        return stored[:rows, :, : self._seen]
+        return stored[:rows, :, : self.seen]
 
 
 class SlotCache(Cache):
@@ -183,15 +194,19 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Do nothing: all memory is taken when the cache is made."""
 
-    # The engine passes positions and masks, so that no model asks for these two.
+    # Asked by models that make their own masks (`families.OWN_ATTENTION`). All others
+    # are given positions and masks: rows have lengths of their own.
 
     @override
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        raise NotImplementedError("rows have lengths of their own")
+        del query_length
+        assert self._cache.step is not None, "a forward pass without a step"
+        return self._cache.step.seen, 0
 
     @override
     def get_seq_length(self) -> int:
-        raise NotImplementedError("rows have lengths of their own")
+        assert self._cache.step is not None, "a forward pass without a step"
+        return self._cache.step.offset
 
     @override
     def get_max_length(self) -> int:

@@ -114,20 +114,33 @@ def check_weights(path: Path) -> None:
         _refuse_without_safetensors(path)
     for _ in stored_tensors(path):
         pass  # reading the headers is the check
+
+
+def _weight_files(path: Path) -> list[Path]:
+    """Return the files that transformers loads: what it finds first.
+
+    Others may stand beside them, the same weights under other names among them (Mistral
+    ships a ``consolidated.safetensors``).
+    """
+    whole = path / "model.safetensors"
+    if whole.is_file():
+        return [whole]
     index = path / "model.safetensors.index.json"
     if not index.is_file():
-        return
+        return sorted(path.glob("*.safetensors"))
     try:
-        files = set(
+        names = set(
             json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         )
+        files = [path / name for name in sorted(names)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelLoadError(f"{index} cannot be read: {error!r}.") from error
-    if missing := sorted(file for file in files if not (path / file).is_file()):
+    if missing := [file.name for file in files if not file.is_file()]:
         raise ModelLoadError(
             f"{path} lacks {', '.join(missing)}, which {index.name} names. Copy or "
             "download the model again."
         )
+    return files
 
 
 def _refuse_without_safetensors(path: Path) -> None:
@@ -165,9 +178,9 @@ def stored_tensors(path: Path) -> Iterable[StoredTensor]:
     """Yield what the weights of a model directory hold.
 
     Raises:
-        ModelLoadError: A file is cut off or is no safetensors file.
+        ModelLoadError: A file is missing, is cut off or is no safetensors file.
     """
-    for file in sorted(path.glob("*.safetensors")):
+    for file in _weight_files(path):
         for name, entry in _read_header(file).items():
             if name != "__metadata__":
                 yield StoredTensor(name, entry["dtype"], tuple(entry["shape"]))

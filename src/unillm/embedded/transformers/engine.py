@@ -27,12 +27,21 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ...errors import EngineOutOfMemoryError, UnsupportedModelError
+from ...errors import UnsupportedModelError
 from ...sampling import Sampler
 from ...scheduling.slots import PrefillResult, PromptChunk, SlotEngine, SlotToken
-from . import attention
+from . import attention, families
 from .cache import ChunkStep, DecodeStep, PromptStep, SlotCache, Step
-from .memory import GIB, KvShape, MemoryEstimate, free_bytes, round_up
+from .masks import Mask, Masks
+from .memory import (
+    KvShape,
+    MemoryEstimate,
+    asked_bytes,
+    free_bytes,
+    is_out_of_memory,
+    out_of_memory,
+    round_up,
+)
 from .packing import group_by_width, width_for
 
 _FILLER = 0
@@ -73,7 +82,7 @@ class TransformersSlotEngine(SlotEngine):
         self._max_model_len = max_model_len
         self._vocab_size: int = model.get_output_embeddings().weight.shape[0]
         self._device: torch.device = model.device
-        self._dtype: torch.dtype = model.dtype
+        self._masks = Masks.of(model)
         self._cache = _allocate(model, num_slots=num_slots, max_model_len=max_model_len)
         self._sampler = Sampler(
             num_slots=num_slots, vocab_size=self._vocab_size, device=self._device
@@ -100,7 +109,8 @@ class TransformersSlotEngine(SlotEngine):
 
     @override
     def prefill(self, chunks: Sequence[PromptChunk]) -> PrefillResult:
-        with torch.inference_mode():
+        count = sum(chunk.end - chunk.start for chunk in chunks)
+        with self._memory_told(f"A prefill of {count} tokens"), torch.inference_mode():
             fresh = [chunk for chunk in chunks if chunk.is_first]
             self._admit(fresh)
             padding: dict[int, int] = {}
@@ -159,15 +169,14 @@ class TransformersSlotEngine(SlotEngine):
         ends = [(i, lengths[i] - 1) for i, chunk in enumerate(group) if chunk.is_last]
         positions = torch.arange(start, start + width, device=self._device)
         step: Step
+        mask: Mask
         if start:
-            step = ChunkStep(row=rows[0], start=start, end=start + width)
-            mask = self._mask(positions[None], round_up(start + width))
+            seen = self._seen(start + width)
+            step = ChunkStep(row=rows[0], start=start, end=start + width, seen=seen)
+            mask = self._masks.for_cached(positions[None], seen)
         else:
-            step = PromptStep(self._tensor(rows))
-            # Causal over the prompts alone: a token never sees the padding on its
-            # right. That no mask is made of this one, attention.py sees to; it is
-            # there because without any GPT-2 warns of padding.
-            mask = torch.ones_like(positions).expand(len(group), -1)
+            step = PromptStep(self._tensor(rows), width=width)
+            mask = self._masks.for_prompts(len(group), width)
         with _only_positions(self._model.get_output_embeddings(), self._tensor(ends)):
             logits = self._forward(
                 step,
@@ -186,7 +195,7 @@ class TransformersSlotEngine(SlotEngine):
     def decode(self, slots: Sequence[int]) -> Sequence[SlotToken]:
         if not slots:
             return []
-        with torch.inference_mode():
+        with self._memory_told("A decode step"), torch.inference_mode():
             self._compact()
             rows = sorted(self._row_of[slot] for slot in slots)
             logits = self._advance(rows)
@@ -219,7 +228,7 @@ class TransformersSlotEngine(SlotEngine):
         ids, positions = self._tensor(
             [[o.last_token for o in owners], [o.length for o in owners]]
         )
-        seen = round_up(max(owners[row].length for row in rows) + 1)
+        seen = self._seen(max(owners[row].length for row in rows) + 1)
         logits = self._forward(
             DecodeStep(
                 positions,
@@ -229,7 +238,7 @@ class TransformersSlotEngine(SlotEngine):
             ),
             ids=ids[:, None],
             positions=positions[:, None],
-            mask=self._mask(positions[:, None], seen),
+            mask=self._masks.for_cached(positions[:, None], seen),
         )
         for row, owner in enumerate(owners):
             self._cache.note_written(row, owner.length + 1)
@@ -240,7 +249,7 @@ class TransformersSlotEngine(SlotEngine):
     # -------------------------------------------------------------------------- both
 
     def _forward(
-        self, step: Step, *, ids: Tensor, positions: Tensor, mask: Tensor
+        self, step: Step, *, ids: Tensor, positions: Tensor, mask: Mask
     ) -> Tensor:
         """Run the model; return ``[rows, vocab]``, one row for each row of logits."""
         self._cache.step = step
@@ -254,16 +263,11 @@ class TransformersSlotEngine(SlotEngine):
         logits: Tensor = output.logits
         return logits[:, -1]
 
-    def _mask(self, positions: Tensor, seen: int) -> Tensor:
-        """Return what queries at *positions* ``[rows, queries]`` may not see.
-
-        Additive, ``[rows, 1, queries, seen]``: SDPA would turn a mask of booleans into
-        this in every layer.
-        """
-        keys = torch.arange(seen, device=self._device)
-        mask = torch.zeros((), dtype=self._dtype, device=self._device)
-        hidden = keys > positions[:, None, :, None]
-        return mask.masked_fill(hidden, torch.finfo(self._dtype).min)
+    def _seen(self, end: int) -> int:
+        """Return how many positions attention reads of rows that end before *end*."""
+        seen = round_up(end)
+        # Biases that a model makes by itself end with its last position.
+        return min(seen, self._max_model_len) if self._masks.by_length else seen
 
     def _sample(self, logits: Tensor, slots: Sequence[int]) -> dict[int, SlotToken]:
         """Choose a token for each row of logits, and note it as the row's last."""
@@ -291,6 +295,29 @@ class TransformersSlotEngine(SlotEngine):
         assert owner is not None
         return owner
 
+    @contextmanager
+    def _memory_told(self, doing: str) -> Iterator[None]:
+        """Turn running out of memory into an error that says what takes it."""
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            needed = _needed(
+                self._model,
+                num_slots=self._num_slots,
+                max_model_len=self._max_model_len,
+            )
+            raise out_of_memory(
+                f"{doing} ran out of memory",
+                needed=needed,
+                num_slots=self._num_slots,
+                max_model_len=self._max_model_len,
+                device=self._device,
+                loaded_bytes=needed.total_bytes,
+                asked=asked_bytes(error),
+            ) from error
+
     def _tensor(self, values: Sequence[Any]) -> Tensor:
         """Put host integers on the device without waiting for it."""
         tensor = torch.tensor(values, dtype=torch.int64)
@@ -298,10 +325,12 @@ class TransformersSlotEngine(SlotEngine):
 
 
 def _use_slot_attention(model: Any) -> None:
-    """Make the model attend through `attention.slot_attention`."""
+    """Make the model attend through `attention.slot_attention`, if it is to."""
+    config = model.config.get_text_config(decoder=True)
+    if config.model_type in families.OWN_ATTENTION:
+        return
     model.set_attn_implementation(attention.NAME)
     # A model outside the attention interface keeps its own code whatever it was told.
-    config = model.config.get_text_config(decoder=True)
     used = config._attn_implementation  # noqa: SLF001
     if used != attention.NAME:
         raise UnsupportedModelError(
@@ -311,36 +340,43 @@ def _use_slot_attention(model: Any) -> None:
         )
 
 
-def _allocate(model: Any, *, num_slots: int, max_model_len: int) -> SlotCache:
-    """Make the cache, or say with numbers why it does not fit."""
+def _needed(model: Any, *, num_slots: int, max_model_len: int) -> MemoryEstimate:
+    """Return what a loaded model and its cache take."""
     shape = KvShape.of(model.config)
     item_bytes = model.dtype.itemsize
-    needed = MemoryEstimate(
+    return MemoryEstimate(
         weight_bytes=model.get_memory_footprint(),
         kv_bytes_per_token=shape.bytes_per_token(item_bytes),
         cache_bytes=shape.cache_bytes(
             num_slots=num_slots, max_model_len=max_model_len, item_bytes=item_bytes
         ),
     )
-    free = free_bytes(model.device)
-    too_much = EngineOutOfMemoryError(
-        f"The cache of {num_slots} slots with {max_model_len} tokens each does not "
-        f"fit: {needed}; {free / GIB:.2f} GiB are free beside the weights. Lower "
-        "max_num_seqs or max_model_len."
+
+
+def _allocate(model: Any, *, num_slots: int, max_model_len: int) -> SlotCache:
+    """Make the cache, or say with numbers why it does not fit."""
+    needed = _needed(model, num_slots=num_slots, max_model_len=max_model_len)
+    too_much = out_of_memory(
+        "The cache does not fit",
+        needed=needed,
+        num_slots=num_slots,
+        max_model_len=max_model_len,
+        device=model.device,
+        loaded_bytes=needed.weight_bytes,
     )
     # An operating system that overcommits would give the memory, and kill the process
     # when it is written to.
-    if needed.cache_bytes > free:
+    if needed.cache_bytes > free_bytes(model.device):
         raise too_much
     try:
         return SlotCache(
-            shape,
+            KvShape.of(model.config),
             num_rows=num_slots,
             max_model_len=max_model_len,
             dtype=model.dtype,
             device=model.device,
         )
-    except RuntimeError as error:  # torch has a class of its own on CUDA only
+    except RuntimeError as error:
         raise too_much from error
 
 

@@ -17,35 +17,112 @@ from ...errors import UnsupportedModelError
 from .checkpoint import read_config
 
 FAMILIES: Mapping[str, str] = MappingProxyType(
-    {"gpt2": "GPT-2", "llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+    {
+        "apertus": "Apertus",
+        "arcee": "Arcee",
+        "bloom": "Bloom",
+        "codegen": "CodeGen",
+        "cohere": "Command R",
+        "cohere2": "Command R7B and A",
+        "ernie4_5": "ERNIE 4.5",
+        "exaone4": "EXAONE 4",
+        "falcon": "Falcon",
+        "gemma": "Gemma",
+        "gemma2": "Gemma 2",
+        "gemma3_text": "Gemma 3 (text)",
+        "glm": "GLM",
+        "glm4": "GLM 4",
+        "glm4_moe": "GLM 4.5 and later",
+        "gpt2": "GPT-2",
+        "gpt_bigcode": "StarCoder",
+        "gpt_neox": "GPT-NeoX, Pythia",
+        "gpt_oss": "GPT-OSS",
+        "gptj": "GPT-J",
+        "granite": "Granite",
+        "granitemoe": "Granite MoE",
+        "helium": "Helium",
+        "hunyuan_v1_dense": "Hunyuan",
+        "llama": "Llama",
+        "ministral": "Ministral",
+        "mistral": "Mistral",
+        "mixtral": "Mixtral",
+        "mpt": "MPT",
+        "nemotron": "Nemotron",
+        "olmo": "OLMo",
+        "olmo2": "OLMo 2",
+        "olmo3": "OLMo 3",
+        "olmoe": "OLMoE",
+        "opt": "OPT",
+        "persimmon": "Persimmon",
+        "phi": "Phi 1 to 2",
+        "phi3": "Phi 3 and 4",
+        "qwen2": "Qwen2",
+        "qwen2_moe": "Qwen2 MoE",
+        "qwen3": "Qwen3",
+        "qwen3_moe": "Qwen3 MoE",
+        "seed_oss": "Seed-OSS",
+        "smollm3": "SmolLM3",
+        "stablelm": "StableLM",
+        "starcoder2": "StarCoder2",
+    }
 )
 """``model_type`` of the families that are verified, and what people call them."""
 
-_ALIBI = "its positions are ALiBi biases, which the slot cache does not compute yet"
+WINDOW_ON_ALL = frozenset({"mistral", "mixtral", "phi3", "qwen3_moe", "starcoder2"})
+"""Families verified with a ``sliding_window``, which all their layers have."""
+
+WINDOW_BY_LAYER = frozenset(
+    {
+        "cohere2",
+        "exaone4",
+        "gemma2",
+        "gemma3_text",
+        "gpt_oss",
+        "ministral",
+        "olmo3",
+        "qwen2",
+        "qwen2_moe",
+        "qwen3",
+        "smollm3",
+    }
+)
+"""Families verified with a ``sliding_window`` in some layers, by ``layer_types``."""
+
+OWN_ATTENTION = frozenset({"bloom", "codegen", "falcon", "gptj", "mpt"})
+"""Families outside transformers' attention interface; those with ALiBi are here. Their
+own code attends, and makes its masks from which positions of a row hold tokens."""
+
 _RECURRENT = "its layers keep a recurrent state, which the slot cache does not hold yet"
-_SLIDING = "its layers see a sliding window, which the slot cache does not mask yet"
 _LOCAL = (
     "it masks its local layers by itself, so rows of different lengths get mixed up"
+)
+_LATENT = (
+    "its keys and values are of different sizes, which the slot cache does not hold yet"
+)
+_SHARED = "its layers share keys and values, which the slot cache does not do yet"
+_CHUNKED = "it scales its queries by the longest row, so rows would not be independent"
+_MULTIMODAL = (
+    "it is multimodal; its text model alone is served, as a checkpoint of its own"
 )
 
 _KNOWN_REASONS: Mapping[str, str] = MappingProxyType(
     {
         "bamba": _RECURRENT,
-        "bloom": _ALIBI,
-        "cohere2": _SLIDING,
+        "deepseek_v2": _LATENT,
+        "deepseek_v3": _LATENT,
         "falcon_h1": _RECURRENT,
         "falcon_mamba": _RECURRENT,
-        "gemma2": _SLIDING,
-        "gemma3": _SLIDING,
-        "gemma3_text": _SLIDING,
+        "gemma3": _MULTIMODAL,
+        "gemma3n": _SHARED,
+        "gemma3n_text": _SHARED,
         "gpt_neo": _LOCAL,
-        "gpt_oss": _SLIDING,
         "granitemoehybrid": _RECURRENT,
         "jamba": _RECURRENT,
         "lfm2": _RECURRENT,
+        "llama4": _MULTIMODAL,
+        "llama4_text": _CHUNKED,
         "mamba": _RECURRENT,
         "mamba2": _RECURRENT,
-        "mpt": _ALIBI,
         "qwen3_next": _RECURRENT,
         "recurrent_gemma": _RECURRENT,
         "rwkv": _RECURRENT,
@@ -77,7 +154,10 @@ def refusal_of(config: Mapping[str, Any]) -> str | None:
     if not model_type:
         return "config.json names no model_type"
     if config.get("is_encoder_decoder"):
-        return f"{model_type!r} is an encoder-decoder, and slots hold decoders only"
+        return (
+            f"{model_type!r} is an encoder-decoder: what its encoder makes of a prompt "
+            "would need a cache of its own, and slots hold decoders only"
+        )
     if quantization := config.get("quantization_config"):
         method = quantization.get("quant_method", "an unknown method")
         return f"the checkpoint is quantised ({method}), which is not verified yet"
@@ -91,14 +171,20 @@ def refusal_of(config: Mapping[str, Any]) -> str | None:
 
 def _unusual_layers(config: Mapping[str, Any]) -> str | None:
     """Say what a member of a verified family has that the others do not."""
-    kinds = set(config.get("layer_types") or ()) - {"full_attention"}
-    if config.get("use_sliding_window") or "sliding_attention" in kinds:
-        return f"{config['model_type']!r} with sliding windows is refused: {_SLIDING}"
-    if kinds:
+    family = config["model_type"]
+    known = {"full_attention"}
+    if family in WINDOW_BY_LAYER:
+        known.add("sliding_attention")
+    if kinds := set(config.get("layer_types") or ()) - known:
         return f"layers of type {', '.join(sorted(kinds))} are not verified yet"
+    window = config.get("sliding_window")
+    if window and config.get("use_sliding_window", True) and not _has_window(family):
+        return f"{family!r} with a sliding window of {window} is not verified yet"
+    if config.get("use_bidirectional_attention"):
+        return "its tokens see in both directions, so it does not generate"
     if config.get("add_cross_attention"):
         return "it has cross-attention to an encoder, and slots hold decoders only"
-    if _rope_type(config) == "longrope":
+    if "longrope" in _rope_types(config):
         return (
             "longrope chooses its frequencies by the longest row of a batch, so that "
             "rows would not be independent"
@@ -106,7 +192,13 @@ def _unusual_layers(config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _rope_type(config: Mapping[str, Any]) -> str | None:
+def _has_window(family: str) -> bool:
+    return family in WINDOW_ON_ALL or family in WINDOW_BY_LAYER
+
+
+def _rope_types(config: Mapping[str, Any]) -> set[Any]:
     # `rope_scaling` until transformers 4, `rope_parameters` from 5 on.
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    return rope.get("rope_type") or rope.get("type")
+    # Some families have a rope for each type of layer.
+    ropes = [rope, *(value for value in rope.values() if isinstance(value, Mapping))]
+    return {rope.get("rope_type") or rope.get("type") for rope in ropes}

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,10 @@ from .memory import (
     check_model_len,
     estimate,
     free_bytes,
+    is_out_of_memory,
+    out_of_memory,
     plan_slots,
+    positions_of,
 )
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -88,14 +92,28 @@ def load_engine(
     target = _find_device(device)
     name = _find_model(path)
     config = _check_config(name, trust_remote_code=trust_remote_code)
-    check_model_len(max_model_len, positions=config.max_position_embeddings)
+    positions = positions_of(config)
+    check_model_len(max_model_len, positions=positions)
+    too_large = partial(
+        _too_large,
+        name,
+        dtype=dtype,
+        device=target,
+        num_slots=max_num_seqs or 1,
+        max_model_len=max_model_len or positions,
+    )
     if isinstance(name, Path):
         check_weights(name)
-        _check_weights_fit(name, dtype, target)
-    model = _load_model(name, config, dtype, trust_remote_code=trust_remote_code)
-    model = _move(model, target)
+        _check_weights_fit(name, dtype, target, too_large)
+    try:
+        model = _load_model(name, config, dtype, trust_remote_code=trust_remote_code)
+        model.to(target)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise too_large() from error
     plan = plan_slots(
-        positions=config.max_position_embeddings,
+        positions=positions,
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
         default_slots=DEFAULT_SLOTS[target.type],
@@ -161,14 +179,41 @@ def _read_hub_config(name: str) -> Mapping[str, Any]:
     return dict(config)
 
 
-def _check_weights_fit(path: Path, dtype: str, device: torch.device) -> None:
-    needed = estimate(path, num_slots=0, max_model_len=0, dtype=dtype).weight_bytes
-    free = free_bytes(device)
-    if needed > free:
-        raise EngineOutOfMemoryError(
-            f"The weights of {path} take {needed / GIB:.2f} GiB; {free / GIB:.2f} GiB "
-            f"are free on {device}. Use a smaller dtype or model."
+def _check_weights_fit(
+    path: Path,
+    dtype: str,
+    device: torch.device,
+    too_large: Callable[[], EngineOutOfMemoryError],
+) -> None:
+    needed = estimate(path, num_slots=0, max_model_len=0, dtype=dtype)
+    if needed.weight_bytes > free_bytes(device):
+        raise too_large()
+
+
+def _too_large(
+    name: str | Path,
+    *,
+    dtype: str,
+    device: torch.device,
+    num_slots: int,
+    max_model_len: int,
+) -> EngineOutOfMemoryError:
+    """Make the error of weights that do not fit."""
+    what = f"The weights of {name} do not fit"
+    if not isinstance(name, Path):
+        return EngineOutOfMemoryError(
+            f"{what}: {free_bytes(device) / GIB:.2f} GiB are free on {device}. Use a "
+            "smaller dtype or a smaller model."
         )
+    return out_of_memory(
+        what,
+        needed=estimate(
+            name, num_slots=num_slots, max_model_len=max_model_len, dtype=dtype
+        ),
+        num_slots=num_slots,
+        max_model_len=max_model_len,
+        device=device,
+    )
 
 
 # ------------------------------------------------------------------------- the weights
@@ -190,9 +235,9 @@ def _load_model(
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
             )
-    except MemoryError as error:
-        raise EngineOutOfMemoryError(f"The weights of {name} do not fit.") from error
     except Exception as error:  # transformers raises whatever its parts raise
+        if is_out_of_memory(error):
+            raise
         raise ModelLoadError(
             f"transformers cannot load the weights of {name}: {error}"
         ) from error
@@ -216,16 +261,6 @@ def _check_complete(name: str | Path, info: Mapping[str, Any]) -> None:
     raise ModelLoadError(
         f"The weights of {name} do not match its config.json: {', '.join(facts)}."
     )
-
-
-def _move(model: Any, device: torch.device) -> Any:
-    try:
-        return model.to(device)
-    except torch.OutOfMemoryError as error:
-        needed = model.get_memory_footprint()
-        raise EngineOutOfMemoryError(
-            f"The weights take {needed / GIB:.2f} GiB, which do not fit on {device}."
-        ) from error
 
 
 @contextmanager

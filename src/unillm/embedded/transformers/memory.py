@@ -3,19 +3,21 @@
 """What weights and cache take, and how many slots of which length fit.
 
 Plain arithmetic on configurations and on the headers of safetensors files: nothing is
-loaded, and torch is only asked how much memory of a GPU is free.
+loaded, and torch is only asked how much memory of a GPU is free. If it runs out all the
+same, while loading or in a step, that is told with the same numbers.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from ...errors import ConfigError, UnsupportedModelError
+from ...errors import ConfigError, EngineOutOfMemoryError, UnsupportedModelError
 from .checkpoint import ITEM_BYTES, StoredTensor, load_config, stored_tensors
 
 GIB = 2**30
@@ -62,7 +64,7 @@ class KvShape:
             heads = config.num_attention_heads
             return cls(
                 layers=config.num_hidden_layers,
-                kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+                kv_heads=_kv_heads(config),
                 head_dim=getattr(config, "head_dim", None)
                 or config.hidden_size // heads,
             )
@@ -82,6 +84,28 @@ class KvShape:
         """Return the size of a whole cache."""
         tokens = num_slots * round_up(max_model_len)
         return tokens * self.bytes_per_token(item_bytes)
+
+
+def _kv_heads(config: Any) -> int:
+    heads: int = config.num_attention_heads
+    if config.model_type in ("falcon", "gpt_bigcode"):
+        # Falcon of the new architecture repeats its heads before it caches them.
+        repeated = getattr(config, "new_decoder_architecture", False)
+        return 1 if config.multi_query and not repeated else heads
+    return getattr(config, "num_key_value_heads", None) or heads
+
+
+UNBOUNDED = 2048
+"""Positions of a model that has no bound and names none: what Bloom was trained on."""
+
+
+def positions_of(config: Any) -> int:
+    """Return how many positions a model was made for."""
+    config = config.get_text_config(decoder=True)
+    # The last two are MPT's and Bloom's name for it.
+    names = ("max_position_embeddings", "max_seq_len", "seq_length")
+    known = (getattr(config, name, None) for name in names)
+    return next((positions for positions in known if positions), UNBOUNDED)
 
 
 @attrs.frozen(kw_only=True)
@@ -195,6 +219,79 @@ def plan_slots(
     if slots is None:
         slots = max(1, min(default_slots, tokens // round_up(length)))
     return SlotPlan(num_slots=slots, max_model_len=length)
+
+
+# ------------------------------------------------------------------ what does not fit
+
+_ASKED = re.compile(r"[Tt]ried to allocate (?P<amount>[\d.]+) (?P<unit>bytes|[KMGT]iB)")
+_UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": GIB, "TiB": 2**40}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out."""
+    import torch
+
+    # On the CPU, torch raises a plain RuntimeError.
+
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError)
+        and ("can't allocate memory" in str(error) or "out of memory" in str(error))
+    )
+
+
+def asked_bytes(error: BaseException) -> int:
+    """Return what an allocation that failed asked for; 0 if its error does not say."""
+    found = _ASKED.search(str(error))
+    return int(float(found["amount"]) * _UNITS[found["unit"]]) if found else 0
+
+
+def out_of_memory(
+    what: str,
+    *,
+    needed: MemoryEstimate,
+    num_slots: int,
+    max_model_len: int,
+    device: Any,
+    loaded_bytes: int = 0,
+    asked: int = 0,
+) -> EngineOutOfMemoryError:
+    """Make the error of whatever did not fit, with all numbers and what would fit.
+
+    Args:
+        what: Opens the message: what was under way.
+        needed: Weights, and the cache of these slots.
+        num_slots: Rows.
+        max_model_len: Positions of a row.
+        device: Where.
+        loaded_bytes: What of *needed* is in memory already.
+        asked: What the allocation asked for that failed beside it.
+    """
+    free = free_bytes(device)
+    room = free + loaded_bytes - needed.weight_bytes
+    # The cache is as large as by default, and makes way for what did not fit.
+    tokens = min(int(room * CACHE_SHARE), needed.cache_bytes - max(asked, 1))
+    tokens //= needed.kv_bytes_per_token
+    slots = tokens // round_up(max_model_len)
+    length = min(tokens // num_slots // ALIGNMENT * ALIGNMENT, max_model_len)
+    fitting = [
+        text
+        for fits, text in (
+            (slots, f"max_num_seqs={slots} with this length"),
+            (length, f"max_model_len={length} with these slots"),
+        )
+        if fits > 0
+    ]
+    advice = (
+        f"By this estimate what fits is {', or '.join(fitting)}."
+        if fitting
+        else "Use fewer and shorter slots, a smaller dtype or a smaller model."
+    )
+    request = f" {asked / GIB:.2f} GiB more were asked for." if asked else ""
+    return EngineOutOfMemoryError(
+        f"{what}: {needed} for {num_slots} slots of {max_model_len} tokens; "
+        f"{free / GIB:.2f} GiB are free on {device}"
+        f"{' beside the weights' if loaded_bytes else ''}.{request} {advice}"
+    )
 
 
 def free_bytes(device: Any) -> int:

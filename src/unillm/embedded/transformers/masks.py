@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""What tokens may see: one mask, or one for each kind of layer.
+
+A model outside transformers' attention interface (`families.OWN_ATTENTION`) makes its
+masks, and the biases of ALiBi, from a mask of two dimensions: which positions of each
+row hold tokens. All others are given what their layers use as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from . import families
+
+FULL = "full_attention"
+SLIDING = "sliding_attention"
+
+Mask = Tensor | Mapping[str, Tensor | None]
+"""For all layers, or by kind of layer; `None` is causal attention of a prompt alone."""
+
+
+@attrs.frozen(kw_only=True)
+class Masks:
+    """Makes the masks of one model."""
+
+    kinds: frozenset[str]
+    """Of its layers: `FULL`, `SLIDING` or both."""
+    window: int
+    """Positions that a token in a sliding layer sees, itself among them."""
+    by_length: bool
+    """Whether the model makes its own from which positions hold tokens."""
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def of(cls, model: Any) -> Masks:
+        """Read from a model's configuration what its layers want."""
+        config = model.config.get_text_config(decoder=True)
+        kinds = {FULL}
+        if config.model_type in families.WINDOW_BY_LAYER:
+            kinds = set(config.layer_types)
+        elif config.model_type in families.WINDOW_ON_ALL and config.sliding_window:
+            kinds = {SLIDING}
+        return cls(
+            kinds=frozenset(kinds),
+            window=config.sliding_window if SLIDING in kinds else 0,
+            by_length=config.model_type in families.OWN_ATTENTION,
+            dtype=model.dtype,
+            device=model.device,
+        )
+
+    def for_prompts(self, rows: int, width: int) -> Mask:
+        """Return the mask of fresh prompts, padded on the right to *width*.
+
+        Causal over the prompts alone: a token never sees the padding on its right. That
+        no mask is made of the ones, attention.py sees to; they are there because GPT-2
+        warns of padding without them, and ALiBi counts them.
+        """
+        if SLIDING not in self.kinds or width <= self.window:
+            return torch.ones(rows, width, dtype=torch.int64, device=self.device)
+        positions = torch.arange(width, device=self.device)[None]
+        sliding = self._additive(positions, width, window=self.window)
+        return sliding if self.kinds == {SLIDING} else {FULL: None, SLIDING: sliding}
+
+    def for_cached(self, positions: Tensor, seen: int) -> Mask:
+        """Return the mask of tokens that see what is cached before them.
+
+        Args:
+            positions: ``[rows, tokens]``, int64, ascending.
+            seen: Positions that attention reads of every row.
+        """
+        if self.by_length:
+            keys = torch.arange(seen, device=self.device)
+            return (keys <= positions[:, -1:]).to(torch.int64)
+        masks = {
+            kind: self._additive(
+                positions, seen, window=self.window if kind == SLIDING else None
+            )
+            for kind in self.kinds
+        }
+        return masks if len(masks) > 1 else next(iter(masks.values()))
+
+    def _additive(self, positions: Tensor, seen: int, *, window: int | None) -> Tensor:
+        """Return ``[rows, 1, tokens, seen]``: zero, or the least number where hidden.
+
+        SDPA would turn a mask of booleans into this in every layer.
+        """
+        keys = torch.arange(seen, device=self.device)
+        queries = positions[:, None, :, None]
+        hidden = keys > queries
+        if window is not None:
+            hidden = hidden | (keys <= queries - window)
+        mask = torch.zeros((), dtype=self.dtype, device=self.device)
+        return mask.masked_fill(hidden, torch.finfo(self.dtype).min)
