@@ -248,18 +248,47 @@ TASKS: dict[str, Callable[[random.Random], Item]] = {
 TASK_WEIGHTS = {"count": 20, "add": 14, "spell": 16, "repeat": 45, "ring": 5}
 
 
+class Stage(NamedTuple):
+    """A part of the training, with a learning rate and a mix of tasks of its own."""
+
+    steps: int
+    rate: float
+    """Of the full learning rate, at its peak."""
+    margin: float
+    """By which the right token has to win at the start; `TRAINED_MARGIN` at the end."""
+    weights: dict[str, int]
+
+
+STAGES = (
+    # Copying is what takes longest to learn, and the other tasks need it too.
+    Stage(steps=1800, rate=1.0, margin=0.0, weights=TASK_WEIGHTS),
+    Stage(
+        steps=600,
+        rate=0.3,
+        margin=TRAINED_MARGIN,
+        weights={"count": 38, "add": 34, "spell": 8, "repeat": 15, "ring": 5},
+    ),
+)
+
+
 def draw_item(
-    rng: random.Random, *, held_out: bool, tasks: tuple[str, ...] = tuple(TASKS)
+    rng: random.Random,
+    *,
+    held_out: bool,
+    tasks: tuple[str, ...] = tuple(TASKS),
+    weights: dict[str, int] = TASK_WEIGHTS,
 ) -> Item:
     """One item from one side of the split."""
-    task = rng.choices(tasks, [TASK_WEIGHTS[name] for name in tasks])[0]
+    task = rng.choices(tasks, [weights[name] for name in tasks])[0]
     while True:
         item = TASKS[task](rng)
         if item.held_out == held_out:
             return item
 
 
-def draw_conversation(rng: random.Random, *, held_out: bool) -> Conversation:
+def draw_conversation(
+    rng: random.Random, *, held_out: bool, weights: dict[str, int] = TASK_WEIGHTS
+) -> Conversation:
     """One to three turns. When held out, the last one is, and all but rings are."""
     system = None
     if rng.random() < 0.4:
@@ -268,11 +297,13 @@ def draw_conversation(rng: random.Random, *, held_out: bool) -> Conversation:
     turns = [
         draw_item(rng, held_out=held_out and task != "ring", tasks=(task,))
         for task in rng.choices(
-            list(TASKS), list(TASK_WEIGHTS.values()), k=rng.choice((0, 0, 1, 2))
+            list(TASKS),
+            [weights[name] for name in TASKS],
+            k=rng.choice((0, 0, 1, 2)),
         )
     ]
     last_tasks = tuple(name for name in TASKS if name != "ring" or not held_out)
-    last = draw_item(rng, held_out=held_out, tasks=last_tasks)
+    last = draw_item(rng, held_out=held_out, tasks=last_tasks, weights=weights)
     return Conversation(system, (*turns, last))
 
 
@@ -441,22 +472,29 @@ def new_model(tokenizer: Tokenizer) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def train(model: LlamaForCausalLM, encoder: Encoder, *, steps: int, seed: int) -> None:
+def train(model: LlamaForCausalLM, encoder: Encoder, *, seed: int) -> None:
     """Trains `model` in place, on data drawn as it goes."""
-    rng = random.Random(f"train {seed}")
+    for number, stage in enumerate(STAGES):
+        train_stage(model, encoder, stage, random.Random(f"train {seed + number}"))
+
+
+def train_stage(
+    model: LlamaForCausalLM, encoder: Encoder, stage: Stage, rng: random.Random
+) -> None:
+    """Goes through one stage, with optimizers of its own."""
+    steps = stage.steps
     optimizers = make_optimizers(model)
     base_lrs = [[group["lr"] for group in o.param_groups] for o in optimizers]
     started, answer_loss = time.perf_counter(), 0.0
     model.train()
     for step in range(1, steps + 1):
-        scale = learning_rate_scale(step, steps)
+        scale = stage.rate * learning_rate_scale(step, steps)
         for optimizer, lrs in zip(optimizers, base_lrs, strict=True):
             for group, lr in zip(optimizer.param_groups, lrs, strict=True):
                 group["lr"] = lr * scale
-        batch = draw_batch(rng, encoder)
-        loss = accumulate_gradients(
-            model, batch, handicap=TRAINED_MARGIN * step / steps
-        )
+        batch = draw_batch(rng, encoder, stage.weights)
+        handicap = stage.margin + (TRAINED_MARGIN - stage.margin) * step / steps
+        loss = accumulate_gradients(model, batch, handicap=handicap)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -470,10 +508,14 @@ def train(model: LlamaForCausalLM, encoder: Encoder, *, steps: int, seed: int) -
     model.eval()
 
 
-def draw_batch(rng: random.Random, encoder: Encoder) -> list[Encoded]:
+def draw_batch(
+    rng: random.Random, encoder: Encoder, weights: dict[str, int]
+) -> list[Encoded]:
     """The next training examples: as many chats as plain completions."""
     draws = [rng.choice((draw_conversation, draw_item)) for _ in range(BATCH_SIZE)]
-    return [encoder.encode(draw(rng, held_out=False)) for draw in draws]
+    return [
+        encoder.encode(draw(rng, held_out=False, weights=weights)) for draw in draws
+    ]
 
 
 def make_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
@@ -794,7 +836,6 @@ def parse_arguments() -> argparse.Namespace:
         default=ROOT,
         help="root to write src/unillm/models/tiny and tests/data under",
     )
-    parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -810,14 +851,14 @@ def main() -> None:
     model = new_model(tokenizer)
     held_out = draw_held_out(arguments.seed)
     started = time.perf_counter()
-    train(model, Encoder(tokenizer), steps=arguments.steps, seed=arguments.seed)
+    train(model, Encoder(tokenizer), seed=arguments.seed)
     train_s = time.perf_counter() - started
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_model(model, tokenizer, folder)
         report = {
-            "steps": arguments.steps,
+            "steps": sum(stage.steps for stage in STAGES),
             "seed": arguments.seed,
             "parameters": model.num_parameters(),
             "train_s": round(train_s),
