@@ -25,7 +25,7 @@ NUM_SLOTS = 4
 PROMPTS = [
     *("Count from 1 to 30:", "Add 17 and 25:", "Spell the word apple:"),
     *("Count from 3 to 9:", "Add 20 and 22:", "Count from 10 to 22:"),
-    *("Repeat: one two three", "Count from 1 to 3:", "Count from 5 to 29:"),
+    *("Repeat: one two three:", "Count from 1 to 3:", "Count from 5 to 29:"),
     *("List the days from Tuesday:", "Add 1 and 2:", "Count from 2 to 17:"),
     *("Spell the word cat:", "Count from 6 to 12:", "Add 30 and 12:"),
     "Count from 4 to 14:",

@@ -175,7 +175,7 @@ class Conversation:
     def show_help(self, rest: str) -> None:
         """Show what can be typed."""
         _refuse_text("/help", rest)
-        rows = {f"{name} {each.takes}": each.text for name, each in _COMMANDS.items()}
+        rows = {f"{name} {each.takes}": each.text for name, each in COMMANDS.items()}
         rows |= {
             "/quit": "Leave, as Ctrl-D does.",
             QUOTES: f"Begin a message of several lines; {QUOTES} ends it.",
@@ -192,7 +192,7 @@ class _Command:
     text: str
 
 
-_COMMANDS = {
+COMMANDS = {
     "/reset": _Command(
         Conversation.reset,
         "",
@@ -210,15 +210,16 @@ _COMMANDS = {
     ),
     "/help": _Command(Conversation.show_help, "", "Show this."),
 }
+"""By name. `Conversation.take` itself knows ``/quit``."""
 
 
 def _command(name: str) -> Callable[[Conversation, str], None]:
-    if name not in _COMMANDS:
+    if name not in COMMANDS:
         raise ConfigError(
             f"There is no command {name}. /help shows them; to say something that "
             f"begins with a slash, put it between {QUOTES} and {QUOTES}."
         )
-    return _COMMANDS[name].run
+    return COMMANDS[name].run
 
 
 def _refuse_text(name: str, rest: str) -> None:
