@@ -18,15 +18,6 @@ def reference(tmp_path_factory):
     return Reference(tmp_path_factory.mktemp("models"))
 
 
-def pytest_collection_modifyitems(config, items):
-    """Leave out the larger runs, unless ``-m`` speaks of them."""
-    if "slow" in config.option.markexpr:
-        return
-    for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="a larger run: -m slow"))
-
-
 @pytest.fixture(params=VARIANTS)
 def family(request):
     return request.param

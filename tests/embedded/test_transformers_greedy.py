@@ -134,7 +134,7 @@ def test_tokens_of_every_family_are_those_of_generate(reference, family):
         )
 
 
-@pytest.mark.slow
+@pytest.mark.large
 @SLOTS_AND_BUDGETS
 def test_tokens_of_many_prompts_are_those_of_generate(
     reference, family, num_slots, budget
