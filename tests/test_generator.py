@@ -39,7 +39,7 @@ from unillm.models import find_model
 GREEDY = SamplingParams(temperature=0, max_tokens=100)
 ENDLESS = SamplingParams(temperature=0, max_tokens=None, ignore_eos=True)
 COUNT = "Count from 3 to 9:"
-UNSURE = "What is love?"
+UNSURE = "qwerty zxc %%"
 """Nothing that the model was trained on, so that sampling has something to choose."""
 NUMBERS = "3 4 5 6 7 8 9"
 

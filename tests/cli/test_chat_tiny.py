@@ -44,6 +44,10 @@ class Terminal:
         self.shown = ""
 
     def type(self, text):
+        if text == CTRL_C:
+            # readline shows its prompt a moment before it waits for input; a signal
+            # in between is seen by Python with the next key only. People are slower.
+            time.sleep(0.5)
         os.write(self._screen, text.encode())
 
     def wait_for(self, pattern, timeout=30):
@@ -101,11 +105,11 @@ def test_a_chat_at_a_terminal(terminal):
 
     chat.type(f"{COUNT}\n")
     chat.wait_for(f"\n{ANSWER}\r\n> ")
-    chat.type("/params max_tokens=3\n")
+    chat.type("/params max_tokens=5\n")
     chat.wait_for("> ")
     chat.type(f"{COUNT}\n")
     chat.wait_for("\n3 4 5\r\n")
-    chat.wait_for("ended after 3 tokens; /params max_tokens=… allows more")
+    chat.wait_for("ended after 5 tokens; /params max_tokens=… allows more")
     chat.wait_for("> ")
     chat.type(CTRL_D)
     code, rest = chat.end()
