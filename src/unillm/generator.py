@@ -46,6 +46,7 @@ from .text.prompts import (
     as_prompts,
     normalise,
     prepare,
+    tokenise_bad_words,
 )
 from .text.tokenizer import load_tokenizer
 
@@ -589,18 +590,26 @@ class Generator:
         )
         own = frozenset[int]() if params.ignore_eos else self._eos.ids
         seed = self._seeds.getrandbits(63) if params.seed is None else params.seed
+        bad_words = tokenise_bad_words(
+            params.bad_words, self._tokenizer, self._limits.vocab_size
+        )
         number = next(self._numbers)
+        # One completion tells of the prompt; the others need not compute the same.
+        others = params
+        if params.n > 1 and params.prompt_logprobs is not None:
+            others = attrs.evolve(params, prompt_logprobs=None)
         completions = [
             Completion(
                 request=EngineRequest(
                     request_id=f"{number}-{index}",
                     prompt_token_ids=prepared.token_ids,
-                    params=params,
+                    params=others if index else params,
                     stop_token_ids=own | frozenset(params.stop_token_ids),
                     max_new_tokens=prepared.max_new_tokens,
                     seed=seed + index,
                     priority=priority,
                     arrival=number,
+                    bad_words_token_ids=bad_words,
                 ),
                 detokenizer=Detokenizer(
                     self._tokenizer,
@@ -624,14 +633,16 @@ class Generator:
     def _check_supported(self, params: SamplingParams) -> None:
         """Refuse what the engine cannot honour, naming who can."""
         limit = self._config.max_logprobs
-        asked = params.logprobs or 0
-        if limit != -1 and (asked == -1 or asked > limit):
-            raise InvalidParameterError(
-                f"logprobs={asked} is more than this generator's max_logprobs={limit}. "
-                "Ask for fewer, or create the Generator with a larger max_logprobs.",
-                parameter="logprobs",
-                value=asked,
-            )
+        for name in ("logprobs", "prompt_logprobs"):
+            asked = getattr(params, name) or 0
+            if limit != -1 and (asked == -1 or asked > limit):
+                raise InvalidParameterError(
+                    f"{name}={asked} is more than this generator's max_logprobs="
+                    f"{limit}. Ask for fewer, or create the Generator with a larger "
+                    "max_logprobs.",
+                    parameter=name,
+                    value=asked,
+                )
         for field in _CHECKED_FIELDS:
             value = getattr(params, field.name)
             capability = self._capabilities.of(field.name)

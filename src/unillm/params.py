@@ -24,6 +24,9 @@ MAX_COMPLETIONS = 16_384
 """Largest `n`: vLLM's default of ``VLLM_MAX_N_SEQUENCES``."""
 
 MAX_TEMPERATURE = 2.0
+MAX_LOGIT_BIAS = 100.0
+"""A larger bias, of either sign, is cut to this, as in vLLM."""
+
 GREEDY_BELOW = 1e-5
 """A temperature under this is greedy, as in vLLM."""
 
@@ -153,6 +156,49 @@ def _as_stop_token_ids(value: Iterable[int] | None) -> tuple[int, ...]:
     return tuple(dict.fromkeys(ids))
 
 
+def _as_logit_bias(
+    value: Mapping[int, float] | Iterable[tuple[int, float]] | None,
+) -> tuple[tuple[int, float], ...]:
+    expected = "a dict of token ids (integers ≥ 0) to numbers"
+    try:
+        pairs = list(dict(() if value is None else value).items())
+    except (TypeError, ValueError):
+        raise _refuse("logit_bias", expected, value) from None
+    biases = {}
+    for key, bias in pairs:
+        token_id = _integer("logit_bias", key, expected)
+        number = _number("logit_bias", bias, expected)
+        if token_id < 0 or math.isnan(number):
+            raise _refuse("logit_bias", expected, value)
+        biases[token_id] = max(-MAX_LOGIT_BIAS, min(MAX_LOGIT_BIAS, number))
+    return tuple(sorted(biases.items()))
+
+
+def _as_allowed_token_ids(value: Iterable[int] | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    expected = "None or a list of at least one token id (integers ≥ 0)"
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise _refuse("allowed_token_ids", expected, value)
+    ids = {_integer("allowed_token_ids", item, expected) for item in value}
+    if not ids or min(ids) < 0:
+        raise _refuse("allowed_token_ids", expected, value)
+    return tuple(sorted(ids))
+
+
+def _as_bad_words(value: Iterable[str] | None) -> tuple[str, ...]:
+    expected = "a list of texts that are more than spaces"
+    if value is None:
+        return ()
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise _refuse("bad_words", expected, value)
+    words = tuple(value)
+    for word in words:
+        if not isinstance(word, str) or not word.strip():
+            raise _refuse("bad_words", expected, word)
+    return tuple(dict.fromkeys(words))
+
+
 def _as_seed(value: Any) -> int | None:
     if value is None:
         return None
@@ -242,6 +288,35 @@ class SamplingParams:
     """Log-probabilities of the chosen token and of this many most probable ones;
     0 for the chosen one only, -1 for the whole vocabulary, `None` for none."""
 
+    prompt_logprobs: int | None = _int_field(None, -1, optional=True)
+    """The same for the tokens of the prompt, in `RequestOutput.prompt_logprobs`."""
+
+    logit_bias: tuple[tuple[int, float], ...] = attrs.field(
+        default=(), converter=_as_logit_bias
+    )
+    """Added to the logits of token ids before penalties and temperature: a dict of id
+    to number, cut to ±100, kept as sorted pairs."""
+
+    allowed_token_ids: tuple[int, ...] | None = attrs.field(
+        default=None, converter=_as_allowed_token_ids
+    )
+    """Nothing else is generated; `None` allows all. An end id has to be among them for
+    the model to end by itself."""
+
+    bad_words: tuple[str, ...] = attrs.field(default=(), converter=_as_bad_words)
+    """Texts whose token ids, with and without a space before them, are never completed.
+    As in vLLM it is their usual tokens that are banned: another way to spell the same
+    text in tokens stays possible."""
+
+    detokenize: bool = _bool_field(True)
+    """Make text of the token ids. Without it the text is empty, and
+    `Logprob.decoded_token` is `None`."""
+
+    spaces_between_special_tokens: bool = _bool_field(True)
+    """True leaves special tokens in the text as the tokenizer decodes them. False wants
+    no spaces put between them: tokenizers whose tokens stand for themselves never put
+    any; the others are refused."""
+
     skip_special_tokens: bool = _bool_field(True)
     """Leave special tokens out of the text; they are always in `token_ids`."""
 
@@ -261,6 +336,13 @@ class SamplingParams:
                 "completion each time. Raise the temperature, or ask for n=1.",
                 parameter="n",
                 value=self.n,
+            )
+        if self.stop and not self.detokenize:
+            raise InvalidParameterError(
+                f"stop={list(self.stop)} needs text to be found in, and detokenize="
+                "False makes none. Use stop_token_ids, or detokenize.",
+                parameter="stop",
+                value=self.stop,
             )
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise InvalidParameterError(

@@ -61,6 +61,10 @@ SAMPLING_FIELDS = frozenset(
         "max_tokens",
         "min_tokens",
         "logprobs",
+        "prompt_logprobs",
+        "logit_bias",
+        "allowed_token_ids",
+        "bad_words",
     }
 )
 """Fields of `SamplingParams` that may depend on the engine.
@@ -124,6 +128,9 @@ class EngineRequest:
     """Lower is sooner, as in vLLM."""
     arrival: int = 0
     """A counter, not a time. It breaks ties of priority."""
+    bad_words_token_ids: tuple[tuple[int, ...], ...] = ()
+    """`SamplingParams.bad_words` in tokens: the last id of a sequence is banned where
+    the new tokens end in the ids before it."""
 
 
 @attrs.frozen
@@ -157,6 +164,9 @@ class EngineOutput:
     num_cached_tokens: int = 0
     slots: SlotMetrics | None = None
     """Until now, on a slot engine."""
+    prompt_logprobs: Sequence[TokenLogprobs] | None = None
+    """With the first new id, if the request asked: one for each prompt token but the
+    first."""
 
 
 class Engine(abc.ABC):
