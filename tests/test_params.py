@@ -36,6 +36,7 @@ DEFAULTS = {
     "logit_bias": (),
     "allowed_token_ids": None,
     "bad_words": (),
+    "structured_outputs": None,
     "detokenize": True,
     "spaces_between_special_tokens": True,
     "skip_special_tokens": True,

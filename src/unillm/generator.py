@@ -40,6 +40,7 @@ from .params import SamplingParams
 from .plugins import PluginRegistry, choose_backend
 from .text.detokenizer import Detokenizer
 from .text.eos import read_config_file, resolve_eos
+from .text.grammar import GrammarCompiler
 from .text.prompts import (
     RenderedPrompt,
     as_conversations,
@@ -159,6 +160,11 @@ class Generator:
         engine = self._backend.create_engine(self._config)
         self._limits = engine.limits
         self._capabilities = self._backend.capabilities.refined(engine.capabilities)
+        self._grammars = GrammarCompiler(
+            self._tokenizer,
+            vocab_size=self._limits.vocab_size,
+            eos_ids=self._eos.ids,
+        )
         self._driver = Driver(
             engine,
             tokenizer=self._tokenizer,
@@ -593,6 +599,11 @@ class Generator:
         bad_words = tokenise_bad_words(
             params.bad_words, self._tokenizer, self._limits.vocab_size
         )
+        grammar = None
+        if params.structured_outputs is not None and (
+            self._capabilities.of("structured_outputs").support is Support.EMULATED
+        ):
+            grammar = self._grammars.compile(params.structured_outputs)
         number = next(self._numbers)
         # One completion tells of the prompt; the others need not compute the same.
         others = params
@@ -610,6 +621,7 @@ class Generator:
                     priority=priority,
                     arrival=number,
                     bad_words_token_ids=bad_words,
+                    grammar=grammar,
                 ),
                 detokenizer=Detokenizer(
                     self._tokenizer,

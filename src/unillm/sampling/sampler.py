@@ -2,10 +2,10 @@
 
 """`Sampler`: the next token of every row of a batch, each by its own request's rules.
 
-The order is vLLM's: log-probabilities of the raw logits; what is not among
-`allowed_token_ids` masked, then what completes one of `bad_words`, then end ids until
-`min_tokens`; `logit_bias`; penalties; temperature; min_p; top_k; top_p; the draw. A
-greedy row takes the best token after masks, bias and penalties.
+The order is vLLM's: log-probabilities of the raw logits; masked what a grammar forbids,
+what is not among `allowed_token_ids`, what completes one of `bad_words`, and end ids
+until `min_tokens`; `logit_bias`; penalties; temperature; min_p; top_k; top_p; the draw.
+A greedy row takes the best token after masks, bias and penalties.
 
 What no row of a step asks for is not computed, and the host waits for the device once a
 step. Everything that is kept belongs to a slot and goes with its release.
@@ -19,7 +19,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from ..engines.base import EngineRequest, TokenLogprobs
+from ..engines.base import EngineRequest, TokenGrammarState, TokenLogprobs
 from ..params import SamplingParams
 from ..scheduling.slots import SlotToken
 from . import filters
@@ -29,6 +29,7 @@ from .penalties import PenaltyCounts
 from .uniform import uniform
 
 _NO_TOKEN = -1
+_BYTE = torch.uint8
 
 
 @attrs.define(eq=False)
@@ -42,6 +43,7 @@ class _Row:
     """``[vocab]``: whether an id is never allowed."""
     recent: list[int] = attrs.field(factory=list)
     """The last new tokens, as many as `bad_words` look at."""
+    grammar: TokenGrammarState | None = None
 
     @property
     def params(self) -> SamplingParams:
@@ -65,6 +67,7 @@ class _Row:
         """Whether some tokens are forbidden or preferred, apart from the penalties."""
         return bool(
             self.banned is not None
+            or self.grammar is not None
             or self.request.bad_words_token_ids
             or self.params.logit_bias
         )
@@ -83,6 +86,8 @@ class _Row:
         if self.request.bad_words_token_ids:
             longest = max(map(len, self.request.bad_words_token_ids))
             self.recent = [*self.recent, token_id][-longest:]
+        if self.grammar is not None:
+            self.grammar.accept(token_id)
 
     @property
     def takes_best(self) -> bool:
@@ -130,6 +135,8 @@ class Sampler:
         """
         assert slot not in self._rows, "a held slot was given away"
         row = _Row(slot, request, 0, banned=self._banned(request.params))
+        if request.grammar is not None:
+            row.grammar = request.grammar.start()
         for token_id in generated:
             row.note(token_id)
         self._rows[slot] = row
@@ -168,8 +175,9 @@ class Sampler:
             else:
                 tokens = self._choose(logits.float(), rows)
         for row, token in zip(rows, tokens, strict=True):
-            row.note(token.token_id)
-        return tokens
+            if token.error is None:
+                row.note(token.token_id)
+        return [_checked(row, token) for row, token in zip(rows, tokens, strict=True)]
 
     def _take_best(self, logits: Tensor, rows: Sequence[_Row]) -> list[SlotToken]:
         best, chosen = logits.max(dim=-1)
@@ -181,7 +189,8 @@ class Sampler:
         ]
 
     def _choose(self, logits: Tensor, rows: Sequence[_Row]) -> list[SlotToken]:
-        scores = self._mask_banned(logits, rows)
+        scores = self._mask_grammar(logits, rows)
+        scores = self._mask_banned(scores, rows)
         scores = self._mask_ids(scores, rows)
         scores = self._add_bias(scores, rows)
         scores = self._penalise(scores, rows)
@@ -203,6 +212,24 @@ class Sampler:
         ]
 
     # ------------------------------------------------------- one rule after the other
+
+    def _mask_grammar(self, scores: Tensor, rows: Sequence[_Row]) -> Tensor:
+        """Leave rows with a grammar what may follow; of all rows in one go."""
+        # The device may still be at work on the logits meanwhile.
+        masks = {
+            place: row.grammar.allowed()
+            for place, row in enumerate(rows)
+            if row.grammar is not None
+        }
+        if not masks:
+            return scores
+        packed = torch.frombuffer(bytearray(b"".join(masks.values())), dtype=_BYTE)
+        packed = packed.view(len(masks), -1, 1).to(self._device, non_blocking=True)
+        bits = packed >> torch.arange(8, dtype=_BYTE, device=self._device) & 1
+        forbidden = bits.view(len(masks), -1)[:, : self._vocab_size] == 0
+        index = self._tensor(list(masks))
+        left = scores.index_select(0, index).masked_fill_(forbidden, -torch.inf)
+        return scores.index_copy(0, index, left)
 
     def _banned(self, params: SamplingParams) -> Tensor | None:
         if params.allowed_token_ids is None:
@@ -340,6 +367,19 @@ class Sampler:
     ) -> Tensor:
         """Put host numbers on the device without waiting for it."""
         return torch.tensor(values, dtype=dtype).to(self._device, non_blocking=True)
+
+
+def _checked(row: _Row, token: SlotToken) -> SlotToken:
+    """Return the token, or an error if the row's grammar is at its limits."""
+    if row.grammar is None or not row.grammar.error:
+        return token
+    return SlotToken(
+        _NO_TOKEN,
+        error=(
+            f"structured_outputs failed at new token {row.generated}: "
+            f"{row.grammar.error}. Simplify what is asked for."
+        ),
+    )
 
 
 def _token(
