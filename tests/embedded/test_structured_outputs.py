@@ -407,6 +407,53 @@ def test_an_exploding_one_keeps_to_its_limits(generator, pattern):
     assert time.monotonic() - started < 30
 
 
+def chain(link, count, last):
+    """Definitions of which each refers to the next one: depth that no bracket shows."""
+    definitions = {f"d{n}": link({"$ref": f"#/$defs/d{n + 1}"}) for n in range(count)}
+    return {"$defs": {**definitions, f"d{count}": last}, "$ref": "#/$defs/d0"}
+
+
+def rules(line, count):
+    lines = [line.format(n, n + 1) for n in range(count)]
+    start = line.format(0, 0).partition(":")[0]
+    return "\n".join([f"start: {start}", *lines, line.format(count, 0)])
+
+
+LARGE = {
+    "choices": {"choice": [str(number) for number in range(20_000)]},
+    "alternatives": {"regex": "|".join(["ab"] * 5_000)},
+    "options": {"regex": "a?" * 8_000},
+    "stars": {"regex": "(a*)*" * 3_000},
+    "repeats": {"regex": "a{1,1000000000}"},
+    "enum": {"json": {"enum": [f"v{number}" for number in range(10_000)]}},
+    "items": {"json": {"type": "array", "items": NUMBER, "minItems": 100_000}},
+    "references": {"json": chain(lambda ref: ref, 3000, NUMBER)},
+    "objects": {"json": chain(lambda ref: object_of(a=ref), 1500, NUMBER)},
+    "all of": {"json": chain(lambda ref: {"allOf": [ref, NUMBER]}, 1500, NUMBER)},
+    "any of": {
+        "json": chain(lambda ref: {"allOf": [{"anyOf": [ref, TEXT]}] * 2}, 20, NUMBER)
+    },
+    "most references": {"json": chain(lambda ref: ref, 254, NUMBER)},
+    "most objects": {"json": chain(lambda ref: object_of(a=ref), 254, NUMBER)},
+    "most rules": {"grammar": rules('r{0}: "a" | "b" r{1}', 250)},
+    "doubling": {"grammar": rules('A{0}: "a" | A{1} A{1}', 40)},
+    "rules": {"grammar": rules('r{0}: "a" | "b" r{1}', 3000)},
+}
+
+
+@pytest.mark.parametrize("fields", LARGE.values(), ids=LARGE)
+def test_a_large_one_is_compiled_or_refused_within_its_time(generator, fields):
+    started = time.monotonic()
+
+    try:
+        state = generator._grammars.compile(StructuredOutputs(**fields)).start()
+        state.allowed()
+    except InvalidParameterError as error:
+        assert error.parameter == "structured_outputs"  # noqa: PT017 - or none
+
+    assert time.monotonic() - started < grammars.COMPILE_TIMEOUT_S + 2
+
+
 def test_compiling_is_given_up_after_its_time(monkeypatch, generator):
     monkeypatch.setattr(grammars, "COMPILE_TIMEOUT_S", 0.05)
     blocked = threading.Event()

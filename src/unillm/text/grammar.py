@@ -26,14 +26,23 @@ if TYPE_CHECKING:
 
 FIELD = "structured_outputs"
 
-MAX_CHARS = 256 * 1024
-"""Of a schema, a regex, a grammar or all choices together."""
+MAX_CHARS = 128 * 1024
+"""Of a schema, a grammar or all choices together."""
+MAX_REGEX_CHARS = 16 * 1024
+"""Of a regex: the time for a long one grows with the square of its length."""
+MAX_REFERENCES = 256
+"""``$ref`` of a schema, rules of a grammar. llguidance follows them recursively, and
+some thousands in a row would overflow the stack and end the process."""
+STACK_BYTES = 64 * 1024 * 1024
+"""Of the thread that compiles; only what is used of it takes memory."""
 MAX_DEPTH = 64
 """Of brackets within brackets."""
 COMPILE_TIMEOUT_S = 10.0
 """How long a caller waits; llguidance itself gives up when its fuel is spent."""
 CACHED = 128
 """Compiled grammars that are kept, the last used ones."""
+
+_STACK_LOCK = threading.Lock()
 
 _LIMITS: dict[str, Any] = {
     "initial_lexer_fuel": 1_000_000,
@@ -182,9 +191,14 @@ def _compile(wanted: StructuredOutputs, vocabulary: Any) -> Any:
     import llguidance
 
     text = wanted.source
-    if len(text) > MAX_CHARS:
+    most = MAX_REGEX_CHARS if wanted.kind == "regex" else MAX_CHARS
+    if len(text) > most:
+        raise _refused(wanted, f"it has {len(text)} characters, {most} are allowed")
+    references = _references(wanted)
+    if references > MAX_REFERENCES:
         raise _refused(
-            wanted, f"it has {len(text)} characters and {MAX_CHARS} are allowed"
+            wanted,
+            f"it has {references} references or rules, {MAX_REFERENCES} are allowed",
         )
     depth = _depth(text)
     if wanted.kind != "choice" and depth > MAX_DEPTH:
@@ -246,11 +260,24 @@ def _within(
             results.append((None, f"{type(error).__name__}: {error}"))
 
     thread = threading.Thread(target=run, name="unillm-grammar", daemon=True)
-    thread.start()
+    with _STACK_LOCK:
+        before = threading.stack_size(STACK_BYTES)  # of all threads started meanwhile
+        try:
+            thread.start()
+        finally:
+            threading.stack_size(before)
     thread.join(timeout_s)
     if not results:
         raise _refused(wanted, f"compiling it takes more than {timeout_s:g} s")
     return results[0]
+
+
+def _references(wanted: StructuredOutputs) -> int:
+    if wanted.kind == "json":
+        return wanted.source.count('"$ref"')
+    if wanted.kind == "grammar":
+        return wanted.source.count(":")  # more than there are rules, if in literals
+    return 0
 
 
 def _refused(wanted: StructuredOutputs, why: str) -> InvalidParameterError:
