@@ -32,6 +32,13 @@ DEFAULTS = {
     "max_tokens": 16,
     "min_tokens": 0,
     "logprobs": None,
+    "prompt_logprobs": None,
+    "logit_bias": (),
+    "allowed_token_ids": None,
+    "bad_words": (),
+    "structured_outputs": None,
+    "detokenize": True,
+    "spaces_between_special_tokens": True,
     "skip_special_tokens": True,
     "include_stop_str_in_output": False,
     "truncate_prompt_tokens": None,
@@ -80,6 +87,20 @@ def test_defaults_are_those_of_vllm():
         ("max_tokens", "4"),
         ("min_tokens", -1),
         ("logprobs", -2),
+        ("prompt_logprobs", -2),
+        ("logit_bias", {-1: 1.0}),
+        ("logit_bias", {"a": 1.0}),
+        ("logit_bias", {1: "a"}),
+        ("logit_bias", {1: math.nan}),
+        ("logit_bias", 3),
+        ("allowed_token_ids", []),
+        ("allowed_token_ids", [-1]),
+        ("allowed_token_ids", "12"),
+        ("bad_words", "word"),
+        ("bad_words", [" "]),
+        ("bad_words", [3]),
+        ("detokenize", 1),
+        ("spaces_between_special_tokens", None),
         ("skip_special_tokens", None),
         ("include_stop_str_in_output", "yes"),
         ("truncate_prompt_tokens", 0),
@@ -99,6 +120,7 @@ def test_an_impossible_value_is_refused_with_field_and_value(field, value):
     [
         ({"n": 2, "temperature": 0}, "temperature=0"),
         ({"min_tokens": 5, "max_tokens": 4}, "max_tokens=4"),
+        ({"stop": "x", "detokenize": False}, "detokenize=False"),
     ],
 )
 def test_fields_that_contradict_each_other_are_both_named(fields, named):
@@ -128,6 +150,13 @@ def test_values_are_normalised():
         params.seed,
         params.max_tokens,
     )
+
+
+def test_biases_are_cut_and_kept_in_order():
+    params = SamplingParams(logit_bias={7: 250, np.int64(3): -math.inf, 5: 1})
+
+    assert ((3, -100.0), (5, 1.0), (7, 100.0)) == params.logit_bias
+    assert params == attrs.evolve(params)
 
 
 def test_the_callers_list_is_not_kept():

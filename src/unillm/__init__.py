@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .outputs import RequestOutput as RequestOutput
     from .outputs import SlotMetrics as SlotMetrics
     from .params import SamplingParams as SamplingParams
+    from .params import StructuredOutputs as StructuredOutputs
     from .plugins import BackendStatus as BackendStatus
     from .plugins import backends as backends
 
@@ -47,6 +48,7 @@ _WHERE = {
     "RequestOutput": ".outputs",
     "SamplingParams": ".params",
     "SlotMetrics": ".outputs",
+    "StructuredOutputs": ".params",
     "UnillmError": ".errors",
     "WeightsReport": ".inspection",
     "backends": ".plugins",

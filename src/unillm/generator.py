@@ -39,12 +39,14 @@ from .outputs import CompletionDelta, RequestOutput
 from .params import SamplingParams
 from .plugins import PluginRegistry, choose_backend
 from .text.detokenizer import Detokenizer
+from .text.grammar import GrammarCompiler
 from .text.prompts import (
     RenderedPrompt,
     as_conversations,
     as_prompts,
     normalise,
     prepare,
+    tokenise_bad_words,
 )
 from .text.reading import read_model_text
 
@@ -148,6 +150,11 @@ class Generator:
         engine = self._backend.create_engine(self._config)
         self._limits = engine.limits
         self._capabilities = self._backend.capabilities.refined(engine.capabilities)
+        self._grammars = GrammarCompiler(
+            self._tokenizer,
+            vocab_size=self._limits.vocab_size,
+            eos_ids=self._eos.ids,
+        )
         self._driver = Driver(
             engine,
             tokenizer=self._tokenizer,
@@ -602,18 +609,32 @@ class Generator:
         )
         own = frozenset[int]() if params.ignore_eos else self._eos.ids
         seed = self._seeds.getrandbits(63) if params.seed is None else params.seed
+        bad_words = tokenise_bad_words(
+            params.bad_words, self._tokenizer, self._limits.vocab_size
+        )
+        grammar = None
+        if params.structured_outputs is not None and (
+            self._capabilities.of("structured_outputs").support is Support.EMULATED
+        ):
+            grammar = self._grammars.compile(params.structured_outputs)
         number = next(self._numbers)
+        # One completion tells of the prompt; the others need not compute the same.
+        others = params
+        if params.n > 1 and params.prompt_logprobs is not None:
+            others = attrs.evolve(params, prompt_logprobs=None)
         completions = [
             Completion(
                 request=EngineRequest(
                     request_id=f"{number}-{index}",
                     prompt_token_ids=prepared.token_ids,
-                    params=params,
+                    params=others if index else params,
                     stop_token_ids=own | frozenset(params.stop_token_ids),
                     max_new_tokens=prepared.max_new_tokens,
                     seed=seed + index,
                     priority=priority,
                     arrival=number,
+                    bad_words_token_ids=bad_words,
+                    grammar=grammar,
                 ),
                 detokenizer=Detokenizer(
                     self._tokenizer,
@@ -637,14 +658,16 @@ class Generator:
     def _check_supported(self, params: SamplingParams) -> None:
         """Refuse what the engine cannot honour, naming who can."""
         limit = self._config.max_logprobs
-        asked = params.logprobs or 0
-        if limit != -1 and (asked == -1 or asked > limit):
-            raise InvalidParameterError(
-                f"logprobs={asked} is more than this generator's max_logprobs={limit}. "
-                "Ask for fewer, or create the Generator with a larger max_logprobs.",
-                parameter="logprobs",
-                value=asked,
-            )
+        for name in ("logprobs", "prompt_logprobs"):
+            asked = getattr(params, name) or 0
+            if limit != -1 and (asked == -1 or asked > limit):
+                raise InvalidParameterError(
+                    f"{name}={asked} is more than this generator's max_logprobs="
+                    f"{limit}. Ask for fewer, or create the Generator with a larger "
+                    "max_logprobs.",
+                    parameter=name,
+                    value=asked,
+                )
         for field in _CHECKED_FIELDS:
             value = getattr(params, field.name)
             capability = self._capabilities.of(field.name)

@@ -131,6 +131,9 @@ class RequestOutput:
     outputs: list[CompletionOutput]
     """In index order."""
     finished: bool
+    prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+    """As long as the prompt if `SamplingParams.prompt_logprobs` asked: `None` for its
+    first token, then each token's own entry first and the most probable ones."""
     metrics: RequestMetrics | None = None
     num_cached_tokens: int = 0
     """Prompt tokens that the engine took from a prefix cache."""

@@ -8,6 +8,7 @@ once, here; an instance never changes, so one may serve any number of requests.
 
 from __future__ import annotations
 
+import json as _json
 import math
 import numbers
 import operator
@@ -24,6 +25,9 @@ MAX_COMPLETIONS = 16_384
 """Largest `n`: vLLM's default of ``VLLM_MAX_N_SEQUENCES``."""
 
 MAX_TEMPERATURE = 2.0
+MAX_LOGIT_BIAS = 100.0
+"""A larger bias, of either sign, is cut to this, as in vLLM."""
+
 GREEDY_BELOW = 1e-5
 """A temperature under this is greedy, as in vLLM."""
 
@@ -153,6 +157,49 @@ def _as_stop_token_ids(value: Iterable[int] | None) -> tuple[int, ...]:
     return tuple(dict.fromkeys(ids))
 
 
+def _as_logit_bias(
+    value: Mapping[int, float] | Iterable[tuple[int, float]] | None,
+) -> tuple[tuple[int, float], ...]:
+    expected = "a dict of token ids (integers ≥ 0) to numbers"
+    try:
+        pairs = list(dict(() if value is None else value).items())
+    except (TypeError, ValueError):
+        raise _refuse("logit_bias", expected, value) from None
+    biases = {}
+    for key, bias in pairs:
+        token_id = _integer("logit_bias", key, expected)
+        number = _number("logit_bias", bias, expected)
+        if token_id < 0 or math.isnan(number):
+            raise _refuse("logit_bias", expected, value)
+        biases[token_id] = max(-MAX_LOGIT_BIAS, min(MAX_LOGIT_BIAS, number))
+    return tuple(sorted(biases.items()))
+
+
+def _as_allowed_token_ids(value: Iterable[int] | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    expected = "None or a list of at least one token id (integers ≥ 0)"
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise _refuse("allowed_token_ids", expected, value)
+    ids = {_integer("allowed_token_ids", item, expected) for item in value}
+    if not ids or min(ids) < 0:
+        raise _refuse("allowed_token_ids", expected, value)
+    return tuple(sorted(ids))
+
+
+def _as_bad_words(value: Iterable[str] | None) -> tuple[str, ...]:
+    expected = "a list of texts that are more than spaces"
+    if value is None:
+        return ()
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise _refuse("bad_words", expected, value)
+    words = tuple(value)
+    for word in words:
+        if not isinstance(word, str) or not word.strip():
+            raise _refuse("bad_words", expected, word)
+    return tuple(dict.fromkeys(words))
+
+
 def _as_seed(value: Any) -> int | None:
     if value is None:
         return None
@@ -170,6 +217,116 @@ def _as_truncation(value: Any) -> int | None:
     if number < 1 and number != -1:
         raise _refuse("truncate_prompt_tokens", expected, value)
     return number
+
+
+def _as_schema(value: Any) -> str | None:
+    """Return a JSON schema as text, so that it can neither change nor surprise."""
+    expected = "a JSON schema (dict or text) or a pydantic model class"
+    if value is None:
+        return None
+    make = getattr(value, "model_json_schema", None)
+    try:
+        if isinstance(value, type) and callable(make):
+            value = make()
+        if isinstance(value, (str, bytes)):
+            value = _json.loads(value)
+        if not isinstance(value, Mapping):
+            raise _refuse("json", expected, value)
+        return _json.dumps(dict(value), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        if isinstance(error, InvalidParameterError):
+            raise
+        raise InvalidParameterError(
+            f"json must be {expected}: {type(error).__name__}: {error}.",
+            parameter="json",
+        ) from error
+
+
+def _as_choice(value: Iterable[str] | None) -> tuple[str, ...] | None:
+    expected = "a list of at least one non-empty text"
+    if value is None:
+        return None
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise _refuse("choice", expected, value)
+    options = tuple(dict.fromkeys(value))
+    if not options or not all(isinstance(each, str) and each for each in options):
+        raise _refuse("choice", expected, options)
+    return options
+
+
+def _optional_text(value: Any, field: attrs.Attribute[Any]) -> str | None:
+    if value is not None and (not isinstance(value, str) or not value):
+        raise _refuse(field.name, "a non-empty text or None", value)
+    return value
+
+
+def _text_field() -> Any:
+    converter = attrs.Converter(_optional_text, takes_field=True)
+    return attrs.field(default=None, converter=converter)
+
+
+@suggest_names
+@attrs.frozen(kw_only=True)
+class StructuredOutputs:
+    """What the text of a completion has to be. Exactly one of the first five.
+
+    Names are those of vLLM's ``StructuredOutputsParams``.
+
+    Raises:
+        InvalidParameterError: None or several are given, or one is impossible. What
+            only the compiler can tell is raised when a request is submitted.
+        UnknownArgumentError: The keyword does not exist; names the nearest.
+    """
+
+    __module__ = "unillm"
+
+    json: str | None = attrs.field(default=None, converter=_as_schema)
+    """A JSON schema as dict or text, or a pydantic model class; kept as text."""
+    regex: str | None = _text_field()
+    """The whole text matches it. No look-around, no back-references."""
+    choice: tuple[str, ...] | None = attrs.field(default=None, converter=_as_choice)
+    """The text is one of these."""
+    grammar: str | None = _text_field()
+    """A context-free grammar in Lark's notation, from the rule ``start``."""
+    json_object: bool = _bool_field(False)
+    """Any JSON object."""
+
+    disable_any_whitespace: bool = _bool_field(False)
+    """JSON without spaces and line breaks between its parts."""
+    whitespace_pattern: str | None = _text_field()
+    """A regex for what may stand between the parts of JSON."""
+
+    def __attrs_post_init__(self) -> None:
+        kinds = ("json", "regex", "choice", "grammar", "json_object")
+        given = [kind for kind in kinds if getattr(self, kind)]
+        if len(given) != 1:
+            raise InvalidParameterError(
+                f"structured_outputs needs exactly one of {', '.join(kinds)}; got "
+                f"{' and '.join(given) or 'none'}.",
+                parameter="structured_outputs",
+                value=given,
+            )
+
+    @property
+    def kind(self) -> str:
+        """Which of the five is given."""
+        kinds = ("json", "regex", "choice", "grammar")
+        return next((kind for kind in kinds if getattr(self, kind)), "json_object")
+
+    @property
+    def source(self) -> str:
+        """The text that says what is wanted."""
+        choices = "\n".join(self.choice or ())
+        text = self.json or self.regex or self.grammar or choices
+        return text or '{"type": "object"}'
+
+
+def _as_structured_outputs(value: Any) -> StructuredOutputs | None:
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return StructuredOutputs(**value)
+    if value is None or isinstance(value, StructuredOutputs):
+        return value
+    raise _refuse("structured_outputs", "StructuredOutputs, a dict or None", value)
 
 
 @suggest_names
@@ -242,6 +399,42 @@ class SamplingParams:
     """Log-probabilities of the chosen token and of this many most probable ones;
     0 for the chosen one only, -1 for the whole vocabulary, `None` for none."""
 
+    prompt_logprobs: int | None = _int_field(None, -1, optional=True)
+    """The same for the tokens of the prompt, in `RequestOutput.prompt_logprobs`."""
+
+    logit_bias: tuple[tuple[int, float], ...] = attrs.field(
+        default=(), converter=_as_logit_bias
+    )
+    """Added to the logits of token ids before penalties and temperature: a dict of id
+    to number, cut to ±100, kept as sorted pairs."""
+
+    allowed_token_ids: tuple[int, ...] | None = attrs.field(
+        default=None, converter=_as_allowed_token_ids
+    )
+    """Nothing else is generated; `None` allows all. An end id has to be among them for
+    the model to end by itself."""
+
+    bad_words: tuple[str, ...] = attrs.field(default=(), converter=_as_bad_words)
+    """Texts whose token ids, with and without a space before them, are never completed.
+    As in vLLM it is their usual tokens that are banned: another way to spell the same
+    text in tokens stays possible."""
+
+    structured_outputs: StructuredOutputs | None = attrs.field(
+        default=None, converter=_as_structured_outputs
+    )
+    """What the text has to be: a `StructuredOutputs` or a dict of its fields. The model
+    may end exactly where the text may, so an end id is the last of `token_ids`, unless
+    `max_tokens` came first."""
+
+    detokenize: bool = _bool_field(True)
+    """Make text of the token ids. Without it the text is empty, and
+    `Logprob.decoded_token` is `None`."""
+
+    spaces_between_special_tokens: bool = _bool_field(True)
+    """True leaves special tokens in the text as the tokenizer decodes them. False wants
+    no spaces put between them: tokenizers whose tokens stand for themselves never put
+    any; the others are refused."""
+
     skip_special_tokens: bool = _bool_field(True)
     """Leave special tokens out of the text; they are always in `token_ids`."""
 
@@ -261,6 +454,20 @@ class SamplingParams:
                 "completion each time. Raise the temperature, or ask for n=1.",
                 parameter="n",
                 value=self.n,
+            )
+        if self.structured_outputs is not None and self.ignore_eos:
+            raise InvalidParameterError(
+                "structured_outputs end with the model's end id, and ignore_eos=True "
+                "goes on after it. Leave ignore_eos at False.",
+                parameter="structured_outputs",
+                value=self.structured_outputs,
+            )
+        if self.stop and not self.detokenize:
+            raise InvalidParameterError(
+                f"stop={list(self.stop)} needs text to be found in, and detokenize="
+                "False makes none. Use stop_token_ids, or detokenize.",
+                parameter="stop",
+                value=self.stop,
             )
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise InvalidParameterError(

@@ -23,7 +23,9 @@ CPU = torch.device("cpu")
 VOCAB = 23
 
 
-def request(seed=0, *, prompt=(1, 2, 3), stop=(), **params) -> EngineRequest:
+def request(
+    seed=0, *, prompt=(1, 2, 3), stop=(), bad_words=(), **params
+) -> EngineRequest:
     return EngineRequest(
         request_id=f"r{seed}",
         prompt_token_ids=tuple(prompt),
@@ -31,6 +33,7 @@ def request(seed=0, *, prompt=(1, 2, 3), stop=(), **params) -> EngineRequest:
         stop_token_ids=frozenset(stop),
         max_new_tokens=1000,
         seed=seed,
+        bad_words_token_ids=bad_words,
     )
 
 
@@ -63,9 +66,18 @@ class Reference:
 
     def masked(self, scores):
         scores = scores.copy()
+        params = self.request.params
+        for token in range(len(scores)):
+            if token not in (params.allowed_token_ids or range(len(scores))):
+                scores[token] = -math.inf
+        for word in self.request.bad_words_token_ids:
+            if (*self.generated, word[-1])[-len(word) :] == word:
+                scores[word[-1]] = -math.inf
         if len(self.generated) < self.request.params.min_tokens:
             for token in self.request.stop_token_ids:
                 scores[token] = -math.inf
+        for token, bias in params.logit_bias:
+            scores[token] += bias
         return scores
 
     def penalised(self, scores):
@@ -133,6 +145,15 @@ def mixed_requests(count: int, seed: int) -> list[EngineRequest]:
             top_p=maybe(rng.choice([0.1, 0.6, 0.95]), 1.0),
             min_p=maybe(rng.choice([0.05, 0.5]), 0.0),
             logprobs=maybe(rng.choice([0, 1, 5, -1]), None),
+            logit_bias=maybe({rng.randrange(VOCAB): rng.uniform(-9, 9)}, None),
+            allowed_token_ids=maybe(rng.sample(range(VOCAB), 12), None),
+            bad_words=maybe(
+                tuple(
+                    tuple(rng.choices(range(VOCAB), k=rng.choice([1, 1, 2])))
+                    for _ in range(5)
+                ),
+                (),
+            ),
         )
         for _ in range(count)
     ]
@@ -214,6 +235,30 @@ def test_nothing_of_a_released_request_is_left():
     assert not sampler._rows
     assert not sampler._penalties._in_prompt.any()
     assert not sampler._penalties._generated.any()
+
+
+def test_a_bad_word_is_banned_only_where_it_would_be_completed():
+    sampler = sampler_for(request(temperature=0, bad_words=((5, 6, 7), (9,))))
+    steps = []
+    for best, second in ((9, 5), (6, 1), (7, 2), (7, 3)):
+        logits = torch.zeros(1, VOCAB)
+        logits[0, best], logits[0, second] = 9.0, 5.0
+        steps.append(sampler.sample(logits, [0])[0].token_id)
+
+    assert steps == [5, 6, 2, 7]
+
+
+def test_what_is_forbidden_fails_alone_when_nothing_is_left():
+    requests = [
+        request(1, temperature=0, allowed_token_ids=[4], bad_words=((4,),)),
+        request(2, temperature=0),
+        request(3, allowed_token_ids=[4]),
+    ]
+
+    tokens = sampler_for(*requests).sample(torch.randn(3, VOCAB), range(3))
+
+    assert "forbid every token" in tokens[0].error
+    assert (tokens[1].error, tokens[2].token_id) == (None, 4)
 
 
 def test_counts_are_not_allocated_unless_someone_is_penalised():

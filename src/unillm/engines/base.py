@@ -16,7 +16,7 @@ import abc
 import enum
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 from typing_extensions import Self
@@ -61,6 +61,11 @@ SAMPLING_FIELDS = frozenset(
         "max_tokens",
         "min_tokens",
         "logprobs",
+        "prompt_logprobs",
+        "logit_bias",
+        "allowed_token_ids",
+        "bad_words",
+        "structured_outputs",
     }
 )
 """Fields of `SamplingParams` that may depend on the engine.
@@ -105,6 +110,26 @@ class EngineLimits:
         return fits if self.max_prompt_len is None else min(fits, self.max_prompt_len)
 
 
+class TokenGrammarState(Protocol):
+    """**Protocol:** how far one completion is in a grammar."""
+
+    error: str
+    """Why nothing can follow any more; empty while all is well."""
+
+    def allowed(self) -> bytes:
+        """Return one bit for each id, the lowest bit of a byte first."""
+
+    def accept(self, token_id: int) -> None:
+        """Take notice of a new token."""
+
+
+class TokenGrammar(Protocol):
+    """**Protocol:** which tokens may follow which."""
+
+    def start(self) -> TokenGrammarState:
+        """Return the state before the first token."""
+
+
 @attrs.frozen(kw_only=True)
 class EngineRequest:
     """One completion to compute. Text has already become ids, limits already fit."""
@@ -124,6 +149,13 @@ class EngineRequest:
     """Lower is sooner, as in vLLM."""
     arrival: int = 0
     """A counter, not a time. It breaks ties of priority."""
+    bad_words_token_ids: tuple[tuple[int, ...], ...] = ()
+    """`SamplingParams.bad_words` in tokens: the last id of a sequence is banned where
+    the new tokens end in the ids before it."""
+    grammar: TokenGrammar | None = None
+    """`SamplingParams.structured_outputs` compiled by the core, for an engine that
+    declares the field as emulated. It is the one thing here that stays in its process;
+    an engine that has grammars of its own is given none."""
 
 
 @attrs.frozen
@@ -157,6 +189,9 @@ class EngineOutput:
     num_cached_tokens: int = 0
     slots: SlotMetrics | None = None
     """Until now, on a slot engine."""
+    prompt_logprobs: Sequence[TokenLogprobs] | None = None
+    """With the first new id, if the request asked: one for each prompt token but the
+    first."""
 
 
 class Engine(abc.ABC):

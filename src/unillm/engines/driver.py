@@ -19,7 +19,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -297,6 +297,8 @@ class Driver:
         """Add an output to its completion: ids, text, log-probabilities, the end."""
         completion.num_cached_tokens = output.num_cached_tokens
         completion.slots = output.slots
+        if output.prompt_logprobs is not None:
+            self._write_prompt_logprobs(completion, output.prompt_logprobs)
         detokenizer = completion.detokenizer
         for position, token_id in enumerate(output.token_ids):
             completion.token_ids.append(token_id)
@@ -332,15 +334,37 @@ class Driver:
             completion.logprobs, completion.cumulative_logprob = [], 0.0
         assert completion.cumulative_logprob is not None
         completion.cumulative_logprob += at.logprob
-        entries = {token_id: self._logprob(token_id, at.logprob, at.rank)}
+        completion.logprobs.append(self._entries(completion, token_id, at))
+
+    def _write_prompt_logprobs(
+        self, completion: Completion, logprobs: Sequence[TokenLogprobs]
+    ) -> None:
+        ids = completion.request.prompt_token_ids[1:]
+        completion.prompt_logprobs = [
+            None,  # nothing predicts the first token
+            *(
+                self._entries(completion, token_id, at)
+                for token_id, at in zip(ids, logprobs, strict=True)
+            ),
+        ]
+
+    def _entries(
+        self, completion: Completion, token_id: int, at: TokenLogprobs
+    ) -> dict[int, Logprob]:
+        """Return the token's own entry and those of the most probable ones."""
+        as_text = completion.request.params.detokenize
+        entries = {token_id: self._logprob(token_id, at.logprob, at.rank, as_text)}
         for rank, (top_id, logprob) in enumerate(
             zip(at.top_ids, at.top_logprobs, strict=True), start=1
         ):
-            entries.setdefault(top_id, self._logprob(top_id, logprob, rank))
-        completion.logprobs.append(entries)
+            entries.setdefault(top_id, self._logprob(top_id, logprob, rank, as_text))
+        return entries
 
-    def _logprob(self, token_id: int, logprob: float, rank: int) -> Logprob:
-        return Logprob(logprob, rank, decode_token(self._tokenizer, token_id))
+    def _logprob(
+        self, token_id: int, logprob: float, rank: int, as_text: bool
+    ) -> Logprob:
+        text = decode_token(self._tokenizer, token_id) if as_text else None
+        return Logprob(logprob, rank, text)
 
     # ------------------------------------------------------------------------ endings
 

@@ -46,6 +46,7 @@ class Completion:
     token_ids: list[int] = attrs.field(factory=list)
     logprobs: list[dict[int, Logprob]] | None = None
     cumulative_logprob: float | None = None
+    prompt_logprobs: list[dict[int, Logprob] | None] | None = None
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
     num_cached_tokens: int = 0
@@ -269,6 +270,7 @@ class RequestHandle:
             prompt_token_ids=list(self.prompt_token_ids),
             outputs=[completion.output() for completion in self.completions],
             finished=all(c.finish_reason for c in self.completions),
+            prompt_logprobs=first.prompt_logprobs,
             metrics=RequestMetrics(
                 arrival_time=self._arrival_time,
                 queued_ts=self._queued_ts,

@@ -8,6 +8,7 @@ its step and its logits alone: not on its slot, its neighbours or the batch size
 
 from __future__ import annotations
 
+from .logprobs import PromptLogprobs
 from .sampler import Sampler
 
-__all__ = ["Sampler"]
+__all__ = ["PromptLogprobs", "Sampler"]

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Log-probabilities of chosen and most probable tokens, before everything else."""
+"""Log-probabilities of tokens and of the most probable ones, before everything else.
+
+Of new tokens (`LogprobsFetch`) and of those of a prompt (`PromptLogprobs`).
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..engines.base import TokenLogprobs
+from ..scheduling.slots import PromptChunk
 from .fetch import Fetch
 
 
@@ -72,6 +76,69 @@ class LogprobsFetch:
                 strict=True,
             )
         }
+
+
+_BLOCK = 64
+"""Prompt positions whose log-softmax is computed at a time."""
+
+
+@attrs.frozen
+class PromptLogprobs:
+    """What the requests of one prefill pass want to know of their prompts.
+
+    Attributes:
+        places: Chunk and position in it, where a wanted token is predicted.
+    """
+
+    places: Sequence[tuple[int, int]]
+    _slots: Sequence[int]
+    _ids: Sequence[int]
+    _counts: Sequence[int]
+    _told: Sequence[int]
+
+    @classmethod
+    def of(cls, chunks: Sequence[PromptChunk]) -> PromptLogprobs:
+        """Return what *chunks*, the rows of a pass, ask; nothing as a rule."""
+        places: list[tuple[int, int]] = []
+        slots: list[int] = []
+        ids: list[int] = []
+        counts: list[int] = []
+        told: list[int] = []
+        for row, chunk in enumerate(chunks):
+            count = chunk.request.params.prompt_logprobs
+            if count is None:
+                continue
+            told.append(chunk.slot)
+            following = chunk.request.prompt_token_ids[chunk.start + 1 : chunk.end + 1]
+            places += [(row, position) for position in range(len(following))]
+            ids += following
+            slots += [chunk.slot] * len(following)
+            counts += [count] * len(following)
+        return cls(places, slots, ids, counts, told)
+
+    def read(self, logits: Tensor) -> dict[int, list[TokenLogprobs]]:
+        """Return the log-probabilities by slot, for the slots that asked.
+
+        Args:
+            logits: ``[places, vocab]``. The host waits for them, if there are any.
+        """
+        by_slot: dict[int, list[TokenLogprobs]] = {slot: [] for slot in self._told}
+        if not self.places:
+            return by_slot
+        fetch, blocks = Fetch(), []
+        for start in range(0, len(self.places), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            ids = torch.tensor(self._ids[part]).to(logits.device, non_blocking=True)
+            blocks.append(
+                LogprobsFetch(
+                    fetch, logits[part].float(), ids, list(self._counts[part])
+                )
+            )
+        fetched = fetch.run()
+        for number, block in enumerate(blocks):
+            for row, logprobs in sorted(block.read(fetched).items()):
+                by_slot[self._slots[number * _BLOCK + row]].append(logprobs)
+        return by_slot
 
 
 def _ask(

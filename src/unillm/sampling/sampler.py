@@ -2,9 +2,10 @@
 
 """`Sampler`: the next token of every row of a batch, each by its own request's rules.
 
-The order is vLLM's: log-probabilities of the raw logits; end ids masked until
-`min_tokens`; penalties; temperature; min_p; top_k; top_p; the draw. A greedy row takes
-the best token after masks and penalties.
+The order is vLLM's: log-probabilities of the raw logits; masked what a grammar forbids,
+what is not among `allowed_token_ids`, what completes one of `bad_words`, and end ids
+until `min_tokens`; `logit_bias`; penalties; temperature; min_p; top_k; top_p; the draw.
+A greedy row takes the best token after masks, bias and penalties.
 
 What no row of a step asks for is not computed, and the host waits for the device once a
 step. Everything that is kept belongs to a slot and goes with its release.
@@ -18,7 +19,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from ..engines.base import EngineRequest, TokenLogprobs
+from ..engines.base import EngineRequest, TokenGrammarState, TokenLogprobs
 from ..params import SamplingParams
 from ..scheduling.slots import SlotToken
 from . import filters
@@ -28,6 +29,7 @@ from .penalties import PenaltyCounts
 from .uniform import uniform
 
 _NO_TOKEN = -1
+_BYTE = torch.uint8
 
 
 @attrs.define(eq=False)
@@ -37,6 +39,11 @@ class _Row:
     slot: int
     request: EngineRequest
     generated: int
+    banned: Tensor | None = None
+    """``[vocab]``: whether an id is never allowed."""
+    recent: list[int] = attrs.field(factory=list)
+    """The last new tokens, as many as `bad_words` look at."""
+    grammar: TokenGrammarState | None = None
 
     @property
     def params(self) -> SamplingParams:
@@ -56,12 +63,40 @@ class _Row:
         return self.generated < self.params.min_tokens
 
     @property
+    def constrained(self) -> bool:
+        """Whether some tokens are forbidden or preferred, apart from the penalties."""
+        return bool(
+            self.banned is not None
+            or self.grammar is not None
+            or self.request.bad_words_token_ids
+            or self.params.logit_bias
+        )
+
+    def banned_now(self) -> set[int]:
+        """Return the ids that would complete one of `bad_words`."""
+        return {
+            last
+            for *before, last in self.request.bad_words_token_ids
+            if not before or self.recent[-len(before) :] == before
+        }
+
+    def note(self, token_id: int) -> None:
+        """Take notice of a new token."""
+        self.generated += 1
+        if self.request.bad_words_token_ids:
+            longest = max(map(len, self.request.bad_words_token_ids))
+            self.recent = [*self.recent, token_id][-longest:]
+        if self.grammar is not None:
+            self.grammar.accept(token_id)
+
+    @property
     def takes_best(self) -> bool:
         """Whether the highest logit is all that counts in this step."""
         return (
             self.params.greedy
             and self.params.logprobs is None
             and not self.masks_stops
+            and not self.constrained
             and not self.penalised
         )
 
@@ -99,7 +134,11 @@ class Sampler:
                 They are not part of its prompt.
         """
         assert slot not in self._rows, "a held slot was given away"
-        row = _Row(slot, request, len(generated))
+        row = _Row(slot, request, 0, banned=self._banned(request.params))
+        if request.grammar is not None:
+            row.grammar = request.grammar.start()
+        for token_id in generated:
+            row.note(token_id)
         self._rows[slot] = row
         if row.penalised:
             with torch.inference_mode():
@@ -135,9 +174,10 @@ class Sampler:
                 tokens = self._take_best(logits, rows)
             else:
                 tokens = self._choose(logits.float(), rows)
-        for row in rows:
-            row.generated += 1
-        return tokens
+        for row, token in zip(rows, tokens, strict=True):
+            if token.error is None:
+                row.note(token.token_id)
+        return [_checked(row, token) for row, token in zip(rows, tokens, strict=True)]
 
     def _take_best(self, logits: Tensor, rows: Sequence[_Row]) -> list[SlotToken]:
         best, chosen = logits.max(dim=-1)
@@ -149,7 +189,10 @@ class Sampler:
         ]
 
     def _choose(self, logits: Tensor, rows: Sequence[_Row]) -> list[SlotToken]:
-        scores = self._mask_stops(logits, rows)
+        scores = self._mask_grammar(logits, rows)
+        scores = self._mask_banned(scores, rows)
+        scores = self._mask_ids(scores, rows)
+        scores = self._add_bias(scores, rows)
         scores = self._penalise(scores, rows)
         best, chosen = scores.max(dim=-1)
         chosen = self._draw(scores, best, chosen, rows)
@@ -170,13 +213,57 @@ class Sampler:
 
     # ------------------------------------------------------- one rule after the other
 
-    def _mask_stops(self, scores: Tensor, rows: Sequence[_Row]) -> Tensor:
-        """Take the end ids from rows that have too few tokens to end."""
+    def _mask_grammar(self, scores: Tensor, rows: Sequence[_Row]) -> Tensor:
+        """Leave rows with a grammar what may follow; of all rows in one go."""
+        # The device may still be at work on the logits meanwhile.
+        masks = {
+            place: row.grammar.allowed()
+            for place, row in enumerate(rows)
+            if row.grammar is not None
+        }
+        if not masks:
+            return scores
+        packed = torch.frombuffer(bytearray(b"".join(masks.values())), dtype=_BYTE)
+        packed = packed.view(len(masks), -1, 1).to(self._device, non_blocking=True)
+        bits = packed >> torch.arange(8, dtype=_BYTE, device=self._device) & 1
+        forbidden = bits.view(len(masks), -1)[:, : self._vocab_size] == 0
+        index = self._tensor(list(masks))
+        left = scores.index_select(0, index).masked_fill_(forbidden, -torch.inf)
+        return scores.index_copy(0, index, left)
+
+    def _banned(self, params: SamplingParams) -> Tensor | None:
+        if params.allowed_token_ids is None:
+            return None
+        with torch.inference_mode():
+            banned = torch.ones(self._vocab_size, dtype=torch.bool, device=self._device)
+            return banned.index_fill_(
+                0, self._tensor(params.allowed_token_ids), value=False
+            )
+
+    def _mask_banned(self, scores: Tensor, rows: Sequence[_Row]) -> Tensor:
+        """Leave rows with `allowed_token_ids` nothing else."""
+        masks = {
+            place: row.banned
+            for place, row in enumerate(rows)
+            if row.banned is not None
+        }
+        if not masks:
+            return scores
+        index = self._tensor(list(masks))
+        left = scores.index_select(0, index).masked_fill(
+            torch.stack(list(masks.values())), -torch.inf
+        )
+        return scores.index_copy(0, index, left)
+
+    def _mask_ids(self, scores: Tensor, rows: Sequence[_Row]) -> Tensor:
+        """Take what completes a bad word, and the end ids where it is too soon."""
         masked = [
             (place, token_id)
             for place, row in enumerate(rows)
-            if row.masks_stops
-            for token_id in row.request.stop_token_ids
+            for token_id in (
+                *row.banned_now(),
+                *(row.request.stop_token_ids if row.masks_stops else ()),
+            )
             if token_id < self._vocab_size
         ]
         if not masked:
@@ -184,6 +271,18 @@ class Sampler:
         places, ids = self._tensor(masked).unbind(1)
         never = torch.full((), -torch.inf, device=self._device)
         return scores.index_put((places, ids), never)
+
+    def _add_bias(self, scores: Tensor, rows: Sequence[_Row]) -> Tensor:
+        biases = [
+            (place, token_id, bias)
+            for place, row in enumerate(rows)
+            for token_id, bias in row.params.logit_bias
+        ]
+        if not biases:
+            return scores
+        where = self._tensor([(place, token_id) for place, token_id, _ in biases])
+        numbers = self._tensor([bias for *_, bias in biases], torch.float32)
+        return scores.index_put(tuple(where.unbind(1)), numbers, accumulate=True)
 
     def _penalise(self, scores: Tensor, rows: Sequence[_Row]) -> Tensor:
         places = [place for place, row in enumerate(rows) if row.penalised]
@@ -270,6 +369,19 @@ class Sampler:
         return torch.tensor(values, dtype=dtype).to(self._device, non_blocking=True)
 
 
+def _checked(row: _Row, token: SlotToken) -> SlotToken:
+    """Return the token, or an error if the row's grammar is at its limits."""
+    if row.grammar is None or not row.grammar.error:
+        return token
+    return SlotToken(
+        _NO_TOKEN,
+        error=(
+            f"structured_outputs failed at new token {row.generated}: "
+            f"{row.grammar.error}. Simplify what is asked for."
+        ),
+    )
+
+
 def _token(
     row: _Row,
     token_id: int,
@@ -278,6 +390,14 @@ def _token(
     logprobs: TokenLogprobs | None,
 ) -> SlotToken:
     """Make a token of what was fetched, or an error if the scores are no numbers."""
+    if -torch.inf < highest < torch.inf and score == -torch.inf:
+        return SlotToken(
+            _NO_TOKEN,
+            error=(
+                f"Nothing is allowed as new token {row.generated + 1}: the request's "
+                "fields forbid every token, so its logits are not finite."
+            ),
+        )
     for value, what in ((highest, "logits"), (score, "penalised logits")):
         if not -torch.inf < value < torch.inf:  # NaN too
             return SlotToken(

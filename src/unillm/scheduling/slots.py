@@ -86,6 +86,9 @@ class PrefillResult:
     """One for each chunk, in their order; `None` where the prompt goes on."""
     padding: Sequence[int]
     """Padding positions computed, for each chunk."""
+    prompt_logprobs: Sequence[Sequence[TokenLogprobs] | None] = ()
+    """For each chunk whose request asked: of the prompt tokens that its positions
+    predict, ``start + 1`` to ``end``. May be left empty where no request did."""
 
 
 class SlotEngine(abc.ABC):
@@ -157,6 +160,8 @@ class _Running:
     prefill_chunks: int = 0
     prefill_padding: int = 0
     decode_steps: int = 0
+    prompt_logprobs: list[TokenLogprobs] | None = None
+    """Until they are told with the first new token."""
 
     @property
     def in_prompt(self) -> bool:
@@ -361,6 +366,7 @@ class SlotScheduler(Engine):
 
     def _prefill(self, chunks: Sequence[PromptChunk]) -> list[EngineOutput]:
         result = self._engine.prefill(chunks)
+        self._note_prompt_logprobs(chunks, result)
         outputs = []
         for chunk, token, padding in zip(
             chunks, result.tokens, result.padding, strict=True
@@ -374,6 +380,15 @@ class SlotScheduler(Engine):
             if token is not None:
                 outputs.append(self._accept(running, token))
         return outputs
+
+    def _note_prompt_logprobs(
+        self, chunks: Sequence[PromptChunk], result: PrefillResult
+    ) -> None:
+        """Keep what the chunks say of their prompts until the first new token."""
+        for chunk, logprobs in zip(chunks, result.prompt_logprobs, strict=False):
+            if logprobs is not None:
+                running = self._running[chunk.request.request_id]
+                running.prompt_logprobs = [*(running.prompt_logprobs or ()), *logprobs]
 
     # ------------------------------------------------------------- decode and retire
 
@@ -407,6 +422,7 @@ class SlotScheduler(Engine):
         self.counters.generated_tokens += 1
         stopped = token.token_id in running.request.stop_token_ids
         reason = self._finish_reason(running, stopped=stopped)
+        prompt_logprobs, running.prompt_logprobs = running.prompt_logprobs, None
         if reason is not None:
             self._free_slot(running)
             self.counters.finished += 1
@@ -417,6 +433,7 @@ class SlotScheduler(Engine):
             finish_reason=reason,
             stop_token_id=token.token_id if stopped else None,
             slots=running.metrics(),
+            prompt_logprobs=prompt_logprobs,
         )
 
     @staticmethod

@@ -60,6 +60,7 @@ class Detokenizer:
         prompt_token_ids: Sequence[int],
         params: SamplingParams,
     ) -> None:
+        self._off = not params.detokenize
         self._skip = (
             tokenizer.special_token_ids
             if params.skip_special_tokens
@@ -84,6 +85,8 @@ class Detokenizer:
         ends before the string, or with it under `include_stop_str_in_output`.
         """
         assert self.matched_stop is None, "the completion has ended"
+        if self._off:
+            return ""
         self._num_tokens += 1
         new = "" if token_id in self._skip else self._text.push(token_id)
         if self._stops is None or not new:

@@ -16,7 +16,12 @@ import attrs
 from typing_extensions import Required, TypedDict
 
 from ..engines.base import EngineLimits
-from ..errors import InvalidParameterError, InvalidPromptError, PromptTooLongError
+from ..errors import (
+    InvalidParameterError,
+    InvalidPromptError,
+    PromptTooLongError,
+    UnsupportedParameterError,
+)
 from ..params import SamplingParams
 
 if TYPE_CHECKING:
@@ -219,7 +224,8 @@ def prepare(
         PromptTooLongError: No room is left for a single new token.
         InvalidParameterError: A length or an id asked for is impossible here.
     """
-    _check_stop_ids(params, limits.vocab_size)
+    _check_token_ids(params, limits.vocab_size)
+    _check_spaces(params, tokenizer)
     if isinstance(prompt, TokensPrompt):
         ids = prompt.token_ids
     else:
@@ -316,15 +322,64 @@ def _checked_id(token_id: Any, place: int, vocab_size: int) -> int:
     return number
 
 
-def _check_stop_ids(params: SamplingParams, vocab_size: int) -> None:
-    outside = _outside(params.stop_token_ids, vocab_size)
-    if outside:
-        raise InvalidParameterError(
-            f"stop_token_ids has {', '.join(map(str, outside))}, out of vocabulary: "
-            f"the model has the ids 0 to {vocab_size - 1}. Remove them.",
-            parameter="stop_token_ids",
-            value=params.stop_token_ids,
+def _check_token_ids(params: SamplingParams, vocab_size: int) -> None:
+    for field, token_ids in (
+        ("stop_token_ids", params.stop_token_ids),
+        ("logit_bias", tuple(token_id for token_id, _ in params.logit_bias)),
+        ("allowed_token_ids", params.allowed_token_ids or ()),
+    ):
+        outside = _outside(token_ids, vocab_size)
+        if outside:
+            raise InvalidParameterError(
+                f"{field} has {', '.join(map(str, outside))}, out of vocabulary: "
+                f"the model has the ids 0 to {vocab_size - 1}. Remove them.",
+                parameter=field,
+                value=getattr(params, field),
+            )
+
+
+def _check_spaces(params: SamplingParams, tokenizer: Tokenizer) -> None:
+    if not params.spaces_between_special_tokens and tokenizer.pieces is None:
+        raise UnsupportedParameterError(
+            "spaces_between_special_tokens=False cannot be honoured: this tokenizer "
+            "joins tokens in a way of its own, which may put spaces between them. "
+            "Leave the field at True.",
+            parameter="spaces_between_special_tokens",
+            value=False,
         )
+
+
+def tokenise_bad_words(
+    words: Iterable[str], tokenizer: Tokenizer, vocab_size: int
+) -> tuple[tuple[int, ...], ...]:
+    """Return the token ids of *words*, with and without a space before them.
+
+    As in vLLM the form with a space counts where the space is a part of the first token
+    and not one of its own.
+
+    Raises:
+        InvalidParameterError: A word has ids that the model has not.
+
+    References:
+        ``SamplingParams.update_from_tokenizer``, vLLM 0.32.
+    """
+    found: dict[tuple[int, ...], None] = {}
+    for word in words:
+        plain = tokenizer.encode(word.lstrip(), add_special_tokens=False)
+        spaced = tokenizer.encode(f" {word.lstrip()}", add_special_tokens=False)
+        forms = [plain]
+        if plain and len(plain) == len(spaced) and plain[0] != spaced[0]:
+            forms.append(spaced)
+        for ids in forms:
+            if not ids or _outside(ids, vocab_size):
+                raise InvalidParameterError(
+                    f"bad_words has {word!r}, which cannot be banned: its token ids "
+                    f"are {ids} and the model has 0 to {vocab_size - 1}.",
+                    parameter="bad_words",
+                    value=tuple(words),
+                )
+            found[tuple(ids)] = None
+    return tuple(found)
 
 
 def _outside(token_ids: Iterable[int], vocab_size: int) -> list[int]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from ...engines.backend import Availability, Backend
+from ...engines.base import Capabilities, Capability, Support
 from ...hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -28,6 +29,13 @@ class TransformersBackend(Backend):
     description = "transformers models on torch (CPU, CUDA); slots scheduled by unillm"
     auto_rank = 100
     option_names = frozenset({"device"})
+
+    @property
+    @override
+    def capabilities(self) -> Capabilities:
+        reason = "the core masks what may not follow"
+        masked = Capability(support=Support.EMULATED, reason=reason)
+        return Capabilities(fields={"structured_outputs": masked})
 
     @override
     def availability(self) -> Availability:

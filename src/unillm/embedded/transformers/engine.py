@@ -27,8 +27,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from ...engines.base import TokenLogprobs
 from ...errors import UnsupportedModelError
-from ...sampling import Sampler
+from ...sampling import PromptLogprobs, Sampler
 from ...scheduling.slots import PrefillResult, PromptChunk, SlotEngine, SlotToken
 from . import attention, families
 from .cache import ChunkStep, DecodeStep, PromptStep, SlotCache, Step
@@ -88,6 +89,7 @@ class TransformersSlotEngine(SlotEngine):
             num_slots=num_slots, vocab_size=self._vocab_size, device=self._device
         )
         self._rows: list[_Row | None] = [None] * num_slots
+        self._prompt_logprobs: dict[int, list[TokenLogprobs]] = {}  # of one prefill
         self._row_of: dict[int, int] = {}
 
     @property
@@ -114,6 +116,7 @@ class TransformersSlotEngine(SlotEngine):
             fresh = [chunk for chunk in chunks if chunk.is_first]
             self._admit(fresh)
             padding: dict[int, int] = {}
+            self._prompt_logprobs = {}
             sampled: list[int] = []
             logits: list[Tensor] = []
             for group in self._passes(chunks):
@@ -125,6 +128,7 @@ class TransformersSlotEngine(SlotEngine):
         return PrefillResult(
             tokens=[tokens.get(chunk.slot) for chunk in chunks],
             padding=[padding[chunk.slot] for chunk in chunks],
+            prompt_logprobs=[self._prompt_logprobs.get(chunk.slot) for chunk in chunks],
         )
 
     def _admit(self, chunks: Sequence[PromptChunk]) -> None:
@@ -167,6 +171,7 @@ class TransformersSlotEngine(SlotEngine):
             for chunk, length in zip(group, lengths, strict=True)
         ]
         ends = [(i, lengths[i] - 1) for i, chunk in enumerate(group) if chunk.is_last]
+        asked = PromptLogprobs.of(group)
         positions = torch.arange(start, start + width, device=self._device)
         step: Step
         mask: Mask
@@ -177,7 +182,8 @@ class TransformersSlotEngine(SlotEngine):
         else:
             step = PromptStep(self._tensor(rows), width=width)
             mask = self._masks.for_prompts(len(group), width)
-        with _only_positions(self._model.get_output_embeddings(), self._tensor(ends)):
+        places = self._tensor([*ends, *asked.places])
+        with _only_positions(self._model.get_output_embeddings(), places):
             logits = self._forward(
                 step,
                 ids=self._tensor(ids),
@@ -187,7 +193,8 @@ class TransformersSlotEngine(SlotEngine):
         for row, chunk in zip(rows, group, strict=True):
             self._cache.note_written(row, start + width)
             self._held(row).length = chunk.end
-        return logits
+        self._prompt_logprobs |= asked.read(logits[len(ends) :])
+        return logits[: len(ends)]
 
     # ------------------------------------------------------------------------- decode
 
