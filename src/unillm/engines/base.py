@@ -190,7 +190,7 @@ class EngineOutput:
     slots: SlotMetrics | None = None
     """Until now, on a slot engine."""
     prompt_logprobs: Sequence[TokenLogprobs] | None = None
-    """With the first new id, if the request asked: one for each prompt token but the
+    """With the first new id, if the request asked; one for each prompt token but the
     first."""
 
 

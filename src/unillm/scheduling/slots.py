@@ -87,7 +87,7 @@ class PrefillResult:
     padding: Sequence[int]
     """Padding positions computed, for each chunk."""
     prompt_logprobs: Sequence[Sequence[TokenLogprobs] | None] = ()
-    """For each chunk whose request asked: of the prompt tokens that its positions
+    """For each chunk whose request asked, those of the prompt tokens that its positions
     predict, ``start + 1`` to ``end``. May be left empty where no request did."""
 
 
