@@ -7,6 +7,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -273,4 +274,4 @@ def test_what_a_plugin_cannot_honour_is_refused_with_who_can(echo_installed):
     )
 
     assert "'echo' cannot honour top_p=0.5: it can only echo" in printed
-    assert "These backends can: transformers" in printed
+    assert re.search(r"These backends can: .*\btransformers\b", printed)

@@ -13,17 +13,37 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from .errors import ConfigError, nearest_name
 from .keywords import suggest_names
 
+if TYPE_CHECKING:
+    from .engines.backend import Backend
+
 BACKEND_VARIABLE = "UNILLM_BACKEND"
 """Environment variable that chooses the backend when the code does not."""
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+ENGINE_OPTIONS = frozenset(
+    {
+        "quantization",
+        "kv_cache_dtype",
+        "tensor_parallel_size",
+        "pipeline_parallel_size",
+        "gpu_memory_utilization",
+        "enable_prefix_caching",
+        "speculative_config",
+        "enable_lora",
+        "max_loras",
+        "max_lora_rank",
+    }
+)
+"""Fields that an engine may be unable to honour: `Backend.engine_options` says which it
+does, and the others are refused where they were given."""
 
 
 class Source(enum.Enum):
@@ -47,6 +67,16 @@ def _positive(optional: bool = False) -> Any:
     return check
 
 
+def _share(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if value is None:
+        return
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 < value <= 1:
+        raise ConfigError(
+            f"{field.name} must be a number in (0, 1] or None, got {value!r}."
+        )
+
+
 def _known_dtype(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
     if value not in DTYPES:
         raise ConfigError(
@@ -60,10 +90,19 @@ def _as_dtype(value: Any) -> Any:
     return {"half": "float16", "float": "float32"}.get(name, name)
 
 
-def _as_options(value: Mapping[str, Any]) -> Mapping[str, Any]:
+def _as_options(
+    value: Mapping[str, Any] | None, field: attrs.Attribute[Any]
+) -> Mapping[str, Any] | None:
+    if value is None:
+        return None
     if not isinstance(value, Mapping):
-        raise ConfigError(f"backend_options must be a mapping, got {value!r}.")
+        raise ConfigError(f"{field.name} must be a mapping, got {value!r}.")
     return MappingProxyType(dict(value))
+
+
+def _mapping_field(**default: Any) -> Any:
+    converter = attrs.Converter(_as_options, takes_field=True)
+    return attrs.field(converter=converter, **default)
 
 
 @suggest_names
@@ -128,9 +167,42 @@ class EngineConfig:
     seed: int = 0
     """Of the seeds that requests without one of their own are given."""
 
-    backend_options: Mapping[str, Any] = attrs.field(
-        factory=dict, converter=_as_options
-    )
+    enforce_eager: bool = False
+    """Compile nothing and record no CUDA graphs: starts sooner, steps take longer."""
+
+    quantization: str | None = None
+    """How weights are stored, by the name that vLLM or the engine gives it; `None` for
+    what the checkpoint says."""
+
+    kv_cache_dtype: str = "auto"
+    """Of keys and values; "auto" is that of the model."""
+
+    tensor_parallel_size: int = attrs.field(default=1, validator=_positive())
+    """Devices that share each layer."""
+
+    pipeline_parallel_size: int = attrs.field(default=1, validator=_positive())
+    """Groups of devices that share the layers."""
+
+    gpu_memory_utilization: float | None = attrs.field(default=None, validator=_share)
+    """Share of a device's memory that the engine may take; `None` for its default."""
+
+    enable_prefix_caching: bool | None = None
+    """Keep what was computed for prompts, for those that begin alike; `None` for the
+    engine's default."""
+
+    speculative_config: Mapping[str, Any] | None = _mapping_field(default=None)
+    """Speculative decoding, in vLLM's words: ``method``, ``num_speculative_tokens``."""
+
+    enable_lora: bool = False
+    """Allow requests to name a LoRA adapter."""
+
+    max_loras: int | None = attrs.field(default=None, validator=_positive(True))
+    """Adapters in one step; `None` for the engine's default."""
+
+    max_lora_rank: int | None = attrs.field(default=None, validator=_positive(True))
+    """Largest rank of an adapter; `None` for the engine's default."""
+
+    backend_options: Mapping[str, Any] = _mapping_field(factory=dict)
     """Options that only the chosen backend knows."""
 
     sources: Mapping[str, Source] = attrs.field(factory=dict, repr=False, eq=False)
@@ -166,6 +238,17 @@ class EngineConfig:
     def source_of(self, name: str) -> Source:
         """Say where the value of an option came from."""
         return self.sources.get(name, Source.DEFAULT)
+
+    def engine_option_refusal(self, backend: Backend) -> str | None:
+        """Say which option was given that a backend does not honour, or `None`."""
+        given = ENGINE_OPTIONS & self.sources.keys()
+        for name in sorted(given - backend.engine_options):
+            reason = backend.option_reasons.get(name, "the engine has no such option")
+            return (
+                f"it does not take {name}={getattr(self, name)!r}: {reason}. Leave it "
+                "out, or choose a backend that takes it"
+            )
+        return None
 
     def check_backend_options(self, backend: str, known: frozenset[str] | None) -> None:
         """Refuse options that the chosen backend does not have.

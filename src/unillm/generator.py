@@ -86,10 +86,23 @@ class Generator:
         chat_template: Template text to use instead of the tokenizer's.
         trust_remote_code: Run code that the checkpoint brings. Read it first.
         seed: Of the seeds that requests without one of their own are given.
+        enforce_eager: Compile nothing and record no CUDA graphs.
+        quantization: How weights are stored, such as "awq" or "fp8"; `None` for what
+            the checkpoint says.
+        kv_cache_dtype: Of keys and values; "auto" is that of the model.
+        tensor_parallel_size: Devices that share each layer.
+        pipeline_parallel_size: Groups of devices that share the layers.
+        gpu_memory_utilization: Share of a device's memory that the engine may take.
+        enable_prefix_caching: Keep what was computed for prompts that begin alike.
+        speculative_config: Speculative decoding, in vLLM's words.
+        enable_lora: Allow requests to name a LoRA adapter.
+        max_loras: Adapters in one step.
+        max_lora_rank: Largest rank of an adapter.
         backend_options: Options that only the chosen backend knows.
 
     Raises:
-        ConfigError: An option has a value that cannot work.
+        ConfigError: An option has a value that cannot work, or that the backend does
+            not honour.
         ModelError: The model cannot be found, read or served.
         BackendError: The backend is not there or cannot run here.
         EngineOutOfMemoryError: The model or its cache does not fit.
@@ -114,6 +127,17 @@ class Generator:
         chat_template: str | None = None,
         trust_remote_code: bool = False,
         seed: int = 0,
+        enforce_eager: bool = False,
+        quantization: str | None = None,
+        kv_cache_dtype: str = "auto",
+        tensor_parallel_size: int = 1,
+        pipeline_parallel_size: int = 1,
+        gpu_memory_utilization: float | None = None,
+        enable_prefix_caching: bool | None = None,
+        speculative_config: Mapping[str, Any] | None = None,
+        enable_lora: bool = False,
+        max_loras: int | None = None,
+        max_lora_rank: int | None = None,
         backend_options: Mapping[str, Any] | None = None,
     ) -> None:
         self._driver: Driver | None = None
@@ -133,6 +157,17 @@ class Generator:
             chat_template=chat_template,
             trust_remote_code=trust_remote_code,
             seed=seed,
+            enforce_eager=enforce_eager,
+            quantization=quantization,
+            kv_cache_dtype=kv_cache_dtype,
+            tensor_parallel_size=tensor_parallel_size,
+            pipeline_parallel_size=pipeline_parallel_size,
+            gpu_memory_utilization=gpu_memory_utilization,
+            enable_prefix_caching=enable_prefix_caching,
+            speculative_config=speculative_config,
+            enable_lora=enable_lora,
+            max_loras=max_loras,
+            max_lora_rank=max_lora_rank,
             backend_options=backend_options,
         )
         # What is cheap and can be wrong comes before what takes minutes.

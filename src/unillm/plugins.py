@@ -20,6 +20,7 @@ from .engines.backend import Availability, Backend
 from .errors import (
     BackendNotFoundError,
     BackendUnavailableError,
+    ConfigError,
     PluginError,
     UnillmError,
     nearest_name,
@@ -221,17 +222,26 @@ def choose_backend(registry: PluginRegistry, config: EngineConfig) -> Backend:
     Raises:
         BackendNotFoundError: Nothing has the name.
         BackendUnavailableError: It cannot run here; or, for "auto", nothing can.
+        ConfigError: It does not honour an engine option that was given.
     """
     if config.backend != "auto":
         backend = registry.load(config.backend)
         availability = backend.availability()
         if not availability.available:
             raise _unavailable(backend, availability)
+        if refusal := config.engine_option_refusal(backend):
+            raise ConfigError(
+                f"The backend {backend.name!r} cannot be used: {refusal}."
+            )
         return backend
     reasons = []
     for backend in registry.by_rank():
         availability = backend.availability()
-        refusal = availability.reason or backend.refusal(config)
+        refusal = (
+            availability.reason
+            or config.engine_option_refusal(backend)
+            or backend.refusal(config)
+        )
         if availability.available and not refusal:
             return backend
         reasons.append(f"  {backend.name}: {refusal}")

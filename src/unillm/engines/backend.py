@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import attrs
@@ -41,6 +43,12 @@ class Backend(abc.ABC):
     option_names: frozenset[str] | None = frozenset()
     """Keys of `backend_options` that this backend takes; `None` if `create_engine`
     checks them, because only the loaded engine knows its options."""
+
+    engine_options: frozenset[str] = frozenset()
+    """Those of `config.ENGINE_OPTIONS` that this backend honours."""
+
+    option_reasons: Mapping[str, str] = MappingProxyType({})
+    """Why it does not honour one of the others, where a person would ask."""
 
     @property
     def capabilities(self) -> Capabilities:
