@@ -32,6 +32,7 @@ attributes too, so that nobody parses text::
     │   ├── RequestFailedError (RuntimeError)   the engine failed on this request alone
     │   └── RequestsFailedError                 some of the requests of one call
     ├── EngineError
+    │   ├── EngineBuildError (RuntimeError)     no engine could be prepared
     │   ├── EngineDeadError (RuntimeError)      the engine stopped answering
     │   └── EngineOutOfMemoryError (MemoryError)
     └── GeneratorClosedError (RuntimeError)
@@ -280,6 +281,20 @@ class RequestsFailedError(RequestError):
 
 class EngineError(UnillmError):
     """The engine as a whole failed."""
+
+
+class EngineBuildError(EngineError, RuntimeError):
+    """An engine could not be converted, compiled or kept; nothing is left of it.
+
+    Attributes:
+        key: Names what was to be built.
+        backend: Name of the backend.
+    """
+
+    def __init__(self, message: str, *, key: str, backend: str) -> None:
+        super().__init__(message)
+        self.key = key
+        self.backend = backend
 
 
 class EngineDeadError(EngineError, RuntimeError):
