@@ -82,6 +82,8 @@ class Generator:
         max_logprobs: Largest `SamplingParams.logprobs` allowed; -1 for no limit.
         max_queued_requests: Requests that may wait for their first token.
         max_queued_tokens: Prompt tokens that may wait, over all requests.
+        step_timeout_s: Seconds after which an engine that does not come back from a
+            step counts as dead, and every waiter is told; `None` for 600.
         strict_length: Refuse a request whose `max_tokens` does not fit the context,
             instead of fitting it.
         chat_template: Template text to use instead of the tokenizer's.
@@ -124,6 +126,7 @@ class Generator:
         max_logprobs: int | None = None,
         max_queued_requests: int | None = None,
         max_queued_tokens: int | None = None,
+        step_timeout_s: float | None = None,
         strict_length: bool = False,
         chat_template: str | None = None,
         trust_remote_code: bool = False,
@@ -154,6 +157,7 @@ class Generator:
             max_logprobs=max_logprobs,
             max_queued_requests=max_queued_requests,
             max_queued_tokens=max_queued_tokens,
+            step_timeout_s=step_timeout_s,
             strict_length=strict_length,
             chat_template=chat_template,
             trust_remote_code=trust_remote_code,
@@ -198,6 +202,7 @@ class Generator:
             primary_eos=self._eos.primary,
             max_queued_requests=self._config.max_queued_requests,
             max_queued_tokens=self._config.max_queued_tokens,
+            step_timeout_s=self._config.step_timeout_s,
         )
         log.info(
             "%s on %s (%s, chosen by %s): context %d, %d at a time, end ids %s",
