@@ -34,6 +34,7 @@ from .errors import (
     UnsupportedParameterError,
 )
 from .keywords import suggest_names
+from .lora import AdapterBook, LoRALike, LoRARequest, adapters_for
 from .models import find_model
 from .outputs import CompletionDelta, RequestOutput
 from .params import SamplingParams
@@ -189,6 +190,7 @@ class Generator:
         engine = self._backend.create_engine(self._config)
         self._limits = engine.limits
         self._capabilities = self._backend.capabilities.refined(engine.capabilities)
+        self._adapters = AdapterBook(max_rank=self._config.max_lora_rank)
         self._grammars = GrammarCompiler(
             self._tokenizer,
             vocab_size=self._limits.vocab_size,
@@ -256,6 +258,7 @@ class Generator:
         prompts: Any,
         params: ParamsLike = None,
         *,
+        lora_request: LoRALike = None,
         on_error: Literal["raise"] = "raise",
         use_tqdm: bool = False,
         priority: int = 0,
@@ -268,6 +271,7 @@ class Generator:
         prompts: Any,
         params: ParamsLike = None,
         *,
+        lora_request: LoRALike = None,
         on_error: Literal["return"],
         use_tqdm: bool = False,
         priority: int = 0,
@@ -279,6 +283,7 @@ class Generator:
         prompts: Any,
         params: ParamsLike = None,
         *,
+        lora_request: LoRALike = None,
         on_error: OnError = "raise",
         use_tqdm: bool = False,
         priority: int = 0,
@@ -292,6 +297,8 @@ class Generator:
                 that the chat template renders; or a list of any of these.
             params: One `SamplingParams` for all, a list with one for each, or `None`
                 for the model's own defaults.
+            lora_request: One adapter for all, a list with one or `None` for each, or
+                `None` for the model alone.
             on_error: "raise", or "return" to put each error into its output's place.
             use_tqdm: Show a progress bar.
             priority: Lower is sooner.
@@ -311,6 +318,7 @@ class Generator:
         return self._run(
             [partial(self._as_prompt, item) for item in items],
             params,
+            lora_request,
             on_error=on_error,
             use_tqdm=use_tqdm,
             priority=priority,
@@ -323,6 +331,7 @@ class Generator:
         messages: Any,
         params: ParamsLike = None,
         *,
+        lora_request: LoRALike = None,
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
@@ -340,6 +349,7 @@ class Generator:
         messages: Any,
         params: ParamsLike = None,
         *,
+        lora_request: LoRALike = None,
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
@@ -356,6 +366,7 @@ class Generator:
         messages: Any,
         params: ParamsLike = None,
         *,
+        lora_request: LoRALike = None,
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
@@ -371,6 +382,7 @@ class Generator:
         Args:
             messages: A list of ``{"role": …, "content": …}``, or a list of such lists.
             params: As in `generate`.
+            lora_request: As in `generate`.
             chat_template: Template text for this call.
             add_generation_prompt: End the prompt where the assistant begins.
             continue_final_message: Go on in the last message instead, whose text is
@@ -414,6 +426,7 @@ class Generator:
                 for each in as_conversations(messages)
             ],
             params,
+            lora_request,
             on_error=on_error,
             use_tqdm=use_tqdm,
             priority=priority,
@@ -425,6 +438,7 @@ class Generator:
         prompt: Any,
         params: SamplingParams | None = None,
         *,
+        lora_request: LoRARequest | None = None,
         priority: int = 0,
         timeout_s: float | None = None,
     ) -> Iterator[CompletionDelta]:
@@ -435,13 +449,20 @@ class Generator:
         Args:
             prompt: One prompt in any form that `generate` takes.
             params: `None` for the model's own defaults.
+            lora_request: An adapter, or `None` for the model alone.
             priority: Lower is sooner.
             timeout_s: Seconds that the request has.
 
         Raises:
             RequestError: At the call if the prompt is refused, else while iterating.
         """
-        handle = self.submit(prompt, params, priority=priority, timeout_s=timeout_s)
+        handle = self.submit(
+            prompt,
+            params,
+            lora_request=lora_request,
+            priority=priority,
+            timeout_s=timeout_s,
+        )
         return _until_closed(handle)
 
     def submit(
@@ -449,6 +470,7 @@ class Generator:
         prompt: Any,
         params: SamplingParams | None = None,
         *,
+        lora_request: LoRARequest | None = None,
         priority: int = 0,
         timeout_s: float | None = None,
     ) -> RequestHandle:
@@ -457,6 +479,7 @@ class Generator:
         Args:
             prompt: One prompt in any form that `generate` takes.
             params: `None` for the model's own defaults.
+            lora_request: An adapter, or `None` for the model alone.
             priority: Lower is sooner.
             timeout_s: Seconds that the request has.
 
@@ -470,6 +493,7 @@ class Generator:
         handle = self._make_handle(
             self._as_prompt(prompt),
             self._default_params if params is None else _as_params(params),
+            adapters_for(lora_request, 1)[0],
             priority=priority,
             timeout_s=timeout_s,
         )
@@ -482,6 +506,7 @@ class Generator:
         prompts: Any,
         params: ParamsLike = None,
         *,
+        lora_request: LoRALike = None,
         on_error: Literal["raise"] = "raise",
         priority: int = 0,
         timeout_s: float | None = None,
@@ -493,6 +518,7 @@ class Generator:
         prompts: Any,
         params: ParamsLike = None,
         *,
+        lora_request: LoRALike = None,
         on_error: Literal["return"],
         priority: int = 0,
         timeout_s: float | None = None,
@@ -503,6 +529,7 @@ class Generator:
         prompts: Any,
         params: ParamsLike = None,
         *,
+        lora_request: LoRALike = None,
         on_error: OnError = "raise",
         priority: int = 0,
         timeout_s: float | None = None,
@@ -515,6 +542,7 @@ class Generator:
         Args:
             prompts: As in `generate`.
             params: As in `generate`.
+            lora_request: As in `generate`.
             on_error: As in `generate`.
             priority: As in `generate`.
             timeout_s: As in `generate`.
@@ -528,6 +556,7 @@ class Generator:
         batch = self._batch(
             [partial(self._as_prompt, item) for item in as_prompts(prompts)],
             params,
+            lora_request,
             on_error=on_error,
             priority=priority,
             timeout_s=timeout_s,
@@ -539,6 +568,7 @@ class Generator:
         prompt: Any,
         params: SamplingParams | None = None,
         *,
+        lora_request: LoRARequest | None = None,
         priority: int = 0,
         timeout_s: float | None = None,
     ) -> AsyncGenerator[CompletionDelta, None]:
@@ -550,13 +580,20 @@ class Generator:
         Args:
             prompt: As in `stream`.
             params: As in `stream`.
+            lora_request: As in `stream`.
             priority: As in `stream`.
             timeout_s: As in `stream`.
 
         Raises:
             RequestError: While iterating.
         """
-        handle = self.submit(prompt, params, priority=priority, timeout_s=timeout_s)
+        handle = self.submit(
+            prompt,
+            params,
+            lora_request=lora_request,
+            priority=priority,
+            timeout_s=timeout_s,
+        )
         try:
             async for delta in handle:
                 yield delta
@@ -633,12 +670,14 @@ class Generator:
         self,
         prompt: Prompt,
         params: SamplingParams,
+        lora_request: LoRARequest | None,
         *,
         priority: int,
         timeout_s: float | None,
     ) -> RequestHandle:
         """Check everything about a request and make its handle; nothing is started."""
         self._check_supported(params)
+        adapter = None if lora_request is None else self._check_adapter(lora_request)
         deadline = _deadline(timeout_s)
         prepared = prepare(
             prompt,
@@ -675,6 +714,7 @@ class Generator:
                     arrival=number,
                     bad_words_token_ids=bad_words,
                     grammar=grammar,
+                    lora_request=adapter,
                 ),
                 detokenizer=Detokenizer(
                     self._tokenizer,
@@ -719,6 +759,23 @@ class Generator:
                     value=value,
                 )
 
+    def _check_adapter(self, lora_request: LoRARequest) -> LoRARequest:
+        """Return a request for an adapter that is there, on an engine that takes it."""
+        capability = self._capabilities.of("lora")
+        reason = ""
+        if capability.support is Support.UNSUPPORTED:
+            reason = f"{capability.reason}. {self._who_can('lora')}"
+        elif not self._config.enable_lora:
+            reason = "adapters are off. Create the Generator with enable_lora=True."
+        if reason:
+            raise UnsupportedParameterError(
+                f"The backend {self.backend!r} cannot honour lora_request="
+                f"{lora_request.lora_name!r} here: {reason}",
+                parameter="lora_request",
+                value=lora_request,
+            )
+        return self._adapters.check(lora_request)
+
     def _who_can(self, field: str) -> str:
         can = [
             backend.name
@@ -736,6 +793,7 @@ class Generator:
         self,
         prompts: Sequence[Callable[[], Prompt]],
         params: ParamsLike,
+        lora_request: LoRALike,
         *,
         on_error: OnError,
         use_tqdm: bool,
@@ -743,7 +801,12 @@ class Generator:
         timeout_s: float | None,
     ) -> list[Any]:
         batch = self._batch(
-            prompts, params, on_error=on_error, priority=priority, timeout_s=timeout_s
+            prompts,
+            params,
+            lora_request,
+            on_error=on_error,
+            priority=priority,
+            timeout_s=timeout_s,
         )
         return batch.run(use_tqdm=use_tqdm)
 
@@ -751,6 +814,7 @@ class Generator:
         self,
         prompts: Sequence[Callable[[], Prompt]],
         params: ParamsLike,
+        lora_request: LoRALike,
         *,
         on_error: OnError,
         priority: int,
@@ -759,19 +823,23 @@ class Generator:
         driver = self._open_driver()
 
         def make(
-            make_prompt: Callable[[], Prompt], own: SamplingParams
+            make_prompt: Callable[[], Prompt],
+            own: SamplingParams,
+            adapter: LoRARequest | None,
         ) -> RequestHandle:
             return self._make_handle(
-                make_prompt(), own, priority=priority, timeout_s=timeout_s
+                make_prompt(), own, adapter, priority=priority, timeout_s=timeout_s
             )
 
+        each = zip(
+            prompts,
+            self._params_for(params, len(prompts)),
+            adapters_for(lora_request, len(prompts)),
+            strict=True,
+        )
+
         return Batch(
-            [
-                partial(make, make_prompt, own)
-                for make_prompt, own in zip(
-                    prompts, self._params_for(params, len(prompts)), strict=True
-                )
-            ],
+            [partial(make, *one) for one in each],
             submit=partial(driver.submit, block=True),
             on_error=on_error,
         )
