@@ -222,7 +222,9 @@ class _Check:
             self.broken("an error is told with its reason", request_id)
         if reason == "error":
             self.failed_rows.add(request_id)
-        if stop_token_id is not None and (reason != "stop" or ids[-1] != stop_token_id):
+        if stop_token_id is not None and (
+            reason != "stop" or tuple(ids[-1:]) != (stop_token_id,)
+        ):
             self.broken("the stop id is the last id", request_id)
         if reason is not None:
             self._over(request_id)
