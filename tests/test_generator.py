@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from unillm import Generator, SamplingParams
+from unillm import Generator, LoRARequest, SamplingParams
 from unillm.errors import (
     ChatTemplateError,
     ConfigError,
@@ -33,6 +33,7 @@ from unillm.errors import (
     RequestTimeoutError,
     UnknownArgumentError,
     UnsafeModelError,
+    UnsupportedParameterError,
 )
 from unillm.models import find_model
 
@@ -759,3 +760,17 @@ def test_the_callers_things_are_not_changed(generator):
     assert tokenizer is other.get_tokenizer()
     assert (side, special) == (tokenizer.padding_side, tokenizer.special_tokens_map)
     assert before == json.dumps(prompts)
+
+
+# ---------------------------------------------------------------------------- adapters
+
+
+def test_an_adapter_on_a_generator_without_them_is_refused_with_what_to_pass(
+    generator, tmp_path
+):
+    adapter = LoRARequest("one", 1, tmp_path)
+
+    with pytest.raises(UnsupportedParameterError, match="cannot honour lora_request"):
+        generator.generate(COUNT, GREEDY, lora_request=adapter)
+    with pytest.raises(UnsupportedParameterError, match="cannot honour lora_request"):
+        generator.submit(COUNT, GREEDY, lora_request=adapter)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .inspection import ModelReport as ModelReport
     from .inspection import WeightsReport as WeightsReport
     from .inspection import inspect_model as inspect_model
+    from .lora import LoRARequest as LoRARequest
     from .outputs import CompletionDelta as CompletionDelta
     from .outputs import CompletionOutput as CompletionOutput
     from .outputs import Logprob as Logprob
@@ -40,6 +41,7 @@ _WHERE = {
     "CompletionOutput": ".outputs",
     "EngineConfig": ".config",
     "Generator": ".generator",
+    "LoRARequest": ".lora",
     "Logprob": ".outputs",
     "MemoryReport": ".inspection",
     "ModelReport": ".inspection",

@@ -34,6 +34,7 @@ from .errors import (
     UnsupportedParameterError,
 )
 from .keywords import suggest_names
+from .lora import AdapterBook, LoRALike, LoRARequest, adapters_for
 from .models import find_model
 from .outputs import CompletionDelta, RequestOutput
 from .params import SamplingParams
@@ -81,6 +82,8 @@ class Generator:
         max_logprobs: Largest `SamplingParams.logprobs` allowed; -1 for no limit.
         max_queued_requests: Requests that may wait for their first token.
         max_queued_tokens: Prompt tokens that may wait, over all requests.
+        step_timeout_s: Seconds after which an engine that does not come back from a
+            step counts as dead, and every waiter is told; `None` for 600.
         strict_length: Refuse a request whose `max_tokens` does not fit the context,
             instead of fitting it.
         chat_template: Template text to use instead of the tokenizer's.
@@ -123,6 +126,7 @@ class Generator:
         max_logprobs: int | None = None,
         max_queued_requests: int | None = None,
         max_queued_tokens: int | None = None,
+        step_timeout_s: float | None = None,
         strict_length: bool = False,
         chat_template: str | None = None,
         trust_remote_code: bool = False,
@@ -153,6 +157,7 @@ class Generator:
             max_logprobs=max_logprobs,
             max_queued_requests=max_queued_requests,
             max_queued_tokens=max_queued_tokens,
+            step_timeout_s=step_timeout_s,
             strict_length=strict_length,
             chat_template=chat_template,
             trust_remote_code=trust_remote_code,
@@ -185,6 +190,7 @@ class Generator:
         engine = self._backend.create_engine(self._config)
         self._limits = engine.limits
         self._capabilities = self._backend.capabilities.refined(engine.capabilities)
+        self._adapters = AdapterBook(max_rank=self._config.max_lora_rank)
         self._grammars = GrammarCompiler(
             self._tokenizer,
             vocab_size=self._limits.vocab_size,
@@ -196,6 +202,7 @@ class Generator:
             primary_eos=self._eos.primary,
             max_queued_requests=self._config.max_queued_requests,
             max_queued_tokens=self._config.max_queued_tokens,
+            step_timeout_s=self._config.step_timeout_s,
         )
         log.info(
             "%s on %s (%s, chosen by %s): context %d, %d at a time, end ids %s",
@@ -251,6 +258,7 @@ class Generator:
         prompts: Any,
         params: ParamsLike = None,
         *,
+        lora_request: LoRALike = None,
         on_error: Literal["raise"] = "raise",
         use_tqdm: bool = False,
         priority: int = 0,
@@ -263,6 +271,7 @@ class Generator:
         prompts: Any,
         params: ParamsLike = None,
         *,
+        lora_request: LoRALike = None,
         on_error: Literal["return"],
         use_tqdm: bool = False,
         priority: int = 0,
@@ -274,6 +283,7 @@ class Generator:
         prompts: Any,
         params: ParamsLike = None,
         *,
+        lora_request: LoRALike = None,
         on_error: OnError = "raise",
         use_tqdm: bool = False,
         priority: int = 0,
@@ -287,6 +297,8 @@ class Generator:
                 that the chat template renders; or a list of any of these.
             params: One `SamplingParams` for all, a list with one for each, or `None`
                 for the model's own defaults.
+            lora_request: One adapter for all, a list with one or `None` for each, or
+                `None` for the model alone.
             on_error: "raise", or "return" to put each error into its output's place.
             use_tqdm: Show a progress bar.
             priority: Lower is sooner.
@@ -306,6 +318,7 @@ class Generator:
         return self._run(
             [partial(self._as_prompt, item) for item in items],
             params,
+            lora_request,
             on_error=on_error,
             use_tqdm=use_tqdm,
             priority=priority,
@@ -318,6 +331,7 @@ class Generator:
         messages: Any,
         params: ParamsLike = None,
         *,
+        lora_request: LoRALike = None,
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
@@ -335,6 +349,7 @@ class Generator:
         messages: Any,
         params: ParamsLike = None,
         *,
+        lora_request: LoRALike = None,
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
@@ -351,6 +366,7 @@ class Generator:
         messages: Any,
         params: ParamsLike = None,
         *,
+        lora_request: LoRALike = None,
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
@@ -366,6 +382,7 @@ class Generator:
         Args:
             messages: A list of ``{"role": …, "content": …}``, or a list of such lists.
             params: As in `generate`.
+            lora_request: As in `generate`.
             chat_template: Template text for this call.
             add_generation_prompt: End the prompt where the assistant begins.
             continue_final_message: Go on in the last message instead, whose text is
@@ -409,6 +426,7 @@ class Generator:
                 for each in as_conversations(messages)
             ],
             params,
+            lora_request,
             on_error=on_error,
             use_tqdm=use_tqdm,
             priority=priority,
@@ -420,6 +438,7 @@ class Generator:
         prompt: Any,
         params: SamplingParams | None = None,
         *,
+        lora_request: LoRARequest | None = None,
         priority: int = 0,
         timeout_s: float | None = None,
     ) -> Iterator[CompletionDelta]:
@@ -430,13 +449,20 @@ class Generator:
         Args:
             prompt: One prompt in any form that `generate` takes.
             params: `None` for the model's own defaults.
+            lora_request: An adapter, or `None` for the model alone.
             priority: Lower is sooner.
             timeout_s: Seconds that the request has.
 
         Raises:
             RequestError: At the call if the prompt is refused, else while iterating.
         """
-        handle = self.submit(prompt, params, priority=priority, timeout_s=timeout_s)
+        handle = self.submit(
+            prompt,
+            params,
+            lora_request=lora_request,
+            priority=priority,
+            timeout_s=timeout_s,
+        )
         return _until_closed(handle)
 
     def submit(
@@ -444,6 +470,7 @@ class Generator:
         prompt: Any,
         params: SamplingParams | None = None,
         *,
+        lora_request: LoRARequest | None = None,
         priority: int = 0,
         timeout_s: float | None = None,
     ) -> RequestHandle:
@@ -452,6 +479,7 @@ class Generator:
         Args:
             prompt: One prompt in any form that `generate` takes.
             params: `None` for the model's own defaults.
+            lora_request: An adapter, or `None` for the model alone.
             priority: Lower is sooner.
             timeout_s: Seconds that the request has.
 
@@ -465,6 +493,7 @@ class Generator:
         handle = self._make_handle(
             self._as_prompt(prompt),
             self._default_params if params is None else _as_params(params),
+            adapters_for(lora_request, 1)[0],
             priority=priority,
             timeout_s=timeout_s,
         )
@@ -477,6 +506,7 @@ class Generator:
         prompts: Any,
         params: ParamsLike = None,
         *,
+        lora_request: LoRALike = None,
         on_error: Literal["raise"] = "raise",
         priority: int = 0,
         timeout_s: float | None = None,
@@ -488,6 +518,7 @@ class Generator:
         prompts: Any,
         params: ParamsLike = None,
         *,
+        lora_request: LoRALike = None,
         on_error: Literal["return"],
         priority: int = 0,
         timeout_s: float | None = None,
@@ -498,6 +529,7 @@ class Generator:
         prompts: Any,
         params: ParamsLike = None,
         *,
+        lora_request: LoRALike = None,
         on_error: OnError = "raise",
         priority: int = 0,
         timeout_s: float | None = None,
@@ -510,6 +542,7 @@ class Generator:
         Args:
             prompts: As in `generate`.
             params: As in `generate`.
+            lora_request: As in `generate`.
             on_error: As in `generate`.
             priority: As in `generate`.
             timeout_s: As in `generate`.
@@ -523,6 +556,7 @@ class Generator:
         batch = self._batch(
             [partial(self._as_prompt, item) for item in as_prompts(prompts)],
             params,
+            lora_request,
             on_error=on_error,
             priority=priority,
             timeout_s=timeout_s,
@@ -534,6 +568,7 @@ class Generator:
         prompt: Any,
         params: SamplingParams | None = None,
         *,
+        lora_request: LoRARequest | None = None,
         priority: int = 0,
         timeout_s: float | None = None,
     ) -> AsyncGenerator[CompletionDelta, None]:
@@ -545,13 +580,20 @@ class Generator:
         Args:
             prompt: As in `stream`.
             params: As in `stream`.
+            lora_request: As in `stream`.
             priority: As in `stream`.
             timeout_s: As in `stream`.
 
         Raises:
             RequestError: While iterating.
         """
-        handle = self.submit(prompt, params, priority=priority, timeout_s=timeout_s)
+        handle = self.submit(
+            prompt,
+            params,
+            lora_request=lora_request,
+            priority=priority,
+            timeout_s=timeout_s,
+        )
         try:
             async for delta in handle:
                 yield delta
@@ -628,12 +670,14 @@ class Generator:
         self,
         prompt: Prompt,
         params: SamplingParams,
+        lora_request: LoRARequest | None,
         *,
         priority: int,
         timeout_s: float | None,
     ) -> RequestHandle:
         """Check everything about a request and make its handle; nothing is started."""
         self._check_supported(params)
+        adapter = None if lora_request is None else self._check_adapter(lora_request)
         deadline = _deadline(timeout_s)
         prepared = prepare(
             prompt,
@@ -670,6 +714,7 @@ class Generator:
                     arrival=number,
                     bad_words_token_ids=bad_words,
                     grammar=grammar,
+                    lora_request=adapter,
                 ),
                 detokenizer=Detokenizer(
                     self._tokenizer,
@@ -714,6 +759,23 @@ class Generator:
                     value=value,
                 )
 
+    def _check_adapter(self, lora_request: LoRARequest) -> LoRARequest:
+        """Return a request for an adapter that is there, on an engine that takes it."""
+        capability = self._capabilities.of("lora")
+        reason = ""
+        if capability.support is Support.UNSUPPORTED:
+            reason = f"{capability.reason}. {self._who_can('lora')}"
+        elif not self._config.enable_lora:
+            reason = "adapters are off. Create the Generator with enable_lora=True."
+        if reason:
+            raise UnsupportedParameterError(
+                f"The backend {self.backend!r} cannot honour lora_request="
+                f"{lora_request.lora_name!r} here: {reason}",
+                parameter="lora_request",
+                value=lora_request,
+            )
+        return self._adapters.check(lora_request)
+
     def _who_can(self, field: str) -> str:
         can = [
             backend.name
@@ -731,6 +793,7 @@ class Generator:
         self,
         prompts: Sequence[Callable[[], Prompt]],
         params: ParamsLike,
+        lora_request: LoRALike,
         *,
         on_error: OnError,
         use_tqdm: bool,
@@ -738,7 +801,12 @@ class Generator:
         timeout_s: float | None,
     ) -> list[Any]:
         batch = self._batch(
-            prompts, params, on_error=on_error, priority=priority, timeout_s=timeout_s
+            prompts,
+            params,
+            lora_request,
+            on_error=on_error,
+            priority=priority,
+            timeout_s=timeout_s,
         )
         return batch.run(use_tqdm=use_tqdm)
 
@@ -746,6 +814,7 @@ class Generator:
         self,
         prompts: Sequence[Callable[[], Prompt]],
         params: ParamsLike,
+        lora_request: LoRALike,
         *,
         on_error: OnError,
         priority: int,
@@ -754,19 +823,23 @@ class Generator:
         driver = self._open_driver()
 
         def make(
-            make_prompt: Callable[[], Prompt], own: SamplingParams
+            make_prompt: Callable[[], Prompt],
+            own: SamplingParams,
+            adapter: LoRARequest | None,
         ) -> RequestHandle:
             return self._make_handle(
-                make_prompt(), own, priority=priority, timeout_s=timeout_s
+                make_prompt(), own, adapter, priority=priority, timeout_s=timeout_s
             )
 
+        each = zip(
+            prompts,
+            self._params_for(params, len(prompts)),
+            adapters_for(lora_request, len(prompts)),
+            strict=True,
+        )
+
         return Batch(
-            [
-                partial(make, make_prompt, own)
-                for make_prompt, own in zip(
-                    prompts, self._params_for(params, len(prompts)), strict=True
-                )
-            ],
+            [partial(make, *one) for one in each],
             submit=partial(driver.submit, block=True),
             on_error=on_error,
         )

@@ -65,6 +65,7 @@ class TransformersBackend(Backend):
             max_model_len=config.max_model_len,
             max_num_seqs=config.max_num_seqs,
             trust_remote_code=config.trust_remote_code,
+            enforce_eager=config.enforce_eager,
         )
         return SlotScheduler(
             engine,

@@ -32,7 +32,7 @@ from ...errors import UnsupportedModelError
 from ...sampling import PromptLogprobs, Sampler
 from ...scheduling.slots import PrefillResult, PromptChunk, SlotEngine, SlotToken
 from . import attention, families
-from .cache import ChunkStep, DecodeStep, PromptStep, SlotCache, Step
+from .cache import ChunkStep, PromptStep, SlotCache, Step
 from .masks import Mask, Masks
 from .memory import (
     KvShape,
@@ -41,9 +41,9 @@ from .memory import (
     free_bytes,
     is_out_of_memory,
     out_of_memory,
-    round_up,
 )
 from .packing import group_by_width, width_for
+from .runners import DecodeRunner, forward, make_runner
 
 _FILLER = 0
 """Id of padding and of rows that nobody asked for; any id would do."""
@@ -70,13 +70,22 @@ class TransformersSlotEngine(SlotEngine):
         model: A ``*ForCausalLM`` of a supported family, on its device, in its dtype.
         num_slots: Rows.
         max_model_len: Prompt and new tokens of a row.
+        enforce_eager: Call the model as it is in every step: nothing is compiled,
+            recorded or packed for the decode step.
 
     Raises:
         UnsupportedModelError: The model does not use transformers' attention interface.
         EngineOutOfMemoryError: The cache does not fit.
     """
 
-    def __init__(self, model: Any, *, num_slots: int, max_model_len: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        num_slots: int,
+        max_model_len: int,
+        enforce_eager: bool = False,
+    ) -> None:
         _use_slot_attention(model)
         self._model: Any = model.eval()
         self._num_slots = num_slots
@@ -85,6 +94,9 @@ class TransformersSlotEngine(SlotEngine):
         self._device: torch.device = model.device
         self._masks = Masks.of(model)
         self._cache = _allocate(model, num_slots=num_slots, max_model_len=max_model_len)
+        self._runner: DecodeRunner | None = make_runner(
+            model, self._cache, self._masks, enforce_eager=enforce_eager
+        )
         self._sampler = Sampler(
             num_slots=num_slots, vocab_size=self._vocab_size, device=self._device
         )
@@ -176,7 +188,7 @@ class TransformersSlotEngine(SlotEngine):
         step: Step
         mask: Mask
         if start:
-            seen = self._seen(start + width)
+            seen = self._masks.seen(start + width)
             step = ChunkStep(row=rows[0], start=start, end=start + width, seen=seen)
             mask = self._masks.for_cached(positions[None], seen)
         else:
@@ -184,7 +196,9 @@ class TransformersSlotEngine(SlotEngine):
             mask = self._masks.for_prompts(len(group), width)
         places = self._tensor([*ends, *asked.places])
         with _only_positions(self._model.get_output_embeddings(), places):
-            logits = self._forward(
+            logits = forward(
+                self._model,
+                self._cache,
                 step,
                 ids=self._tensor(ids),
                 positions=positions.expand(len(group), -1),
@@ -230,23 +244,14 @@ class TransformersSlotEngine(SlotEngine):
         Returns:
             ``[rows, vocab]``.
         """
-        count = rows[-1] + 1
+        assert self._runner is not None, "the engine is closed"
+        count = self._runner.rows_for(rows[-1] + 1)
         owners = [owner or _Row(slot=-1) for owner in self._rows[:count]]
         ids, positions = self._tensor(
             [[o.last_token for o in owners], [o.length for o in owners]]
         )
-        seen = self._seen(max(owners[row].length for row in rows) + 1)
-        logits = self._forward(
-            DecodeStep(
-                positions,
-                seen=seen,
-                kv_heads=self._cache.shape.kv_heads,
-                capacity=self._cache.capacity,
-            ),
-            ids=ids[:, None],
-            positions=positions[:, None],
-            mask=self._masks.for_cached(positions[:, None], seen),
-        )
+        seen = max(owners[row].length for row in rows) + 1
+        logits = self._runner.run(ids, positions, seen=seen)
         for row, owner in enumerate(owners):
             self._cache.note_written(row, owner.length + 1)
         for row in rows:
@@ -254,27 +259,6 @@ class TransformersSlotEngine(SlotEngine):
         return logits if len(rows) == count else logits[self._tensor(rows)]
 
     # -------------------------------------------------------------------------- both
-
-    def _forward(
-        self, step: Step, *, ids: Tensor, positions: Tensor, mask: Mask
-    ) -> Tensor:
-        """Run the model; return ``[rows, vocab]``, one row for each row of logits."""
-        self._cache.step = step
-        output = self._model(
-            input_ids=ids,
-            position_ids=positions,
-            attention_mask=mask,
-            past_key_values=self._cache,
-            use_cache=True,
-        )
-        logits: Tensor = output.logits
-        return logits[:, -1]
-
-    def _seen(self, end: int) -> int:
-        """Return how many positions attention reads of rows that end before *end*."""
-        seen = round_up(end)
-        # Biases that a model makes by itself end with its last position.
-        return min(seen, self._max_model_len) if self._masks.by_length else seen
 
     def _sample(self, logits: Tensor, slots: Sequence[int]) -> dict[int, SlotToken]:
         """Choose a token for each row of logits, and note it as the row's last."""
@@ -293,7 +277,7 @@ class TransformersSlotEngine(SlotEngine):
 
     @override
     def close(self) -> None:
-        self._model = None
+        self._model = self._runner = None
         self._cache.free()
         self._sampler.close()
 

@@ -63,6 +63,7 @@ def load_engine(
     max_model_len: int | None = None,
     max_num_seqs: int | None = None,
     trust_remote_code: bool = False,
+    enforce_eager: bool = False,
 ) -> TransformersSlotEngine:
     """Load a model and make its slots.
 
@@ -77,6 +78,7 @@ def load_engine(
         max_num_seqs: Slots; `None` for 8 on CPU and 64 on CUDA, if memory allows. How
             both are chosen: `memory.plan_slots`.
         trust_remote_code: Run the model code that comes with the checkpoint.
+        enforce_eager: Call the model as it is in every decode step.
 
     Raises:
         ConfigError: An option has no such value, or is more than the model can.
@@ -121,7 +123,10 @@ def load_engine(
         bytes_per_token=KvShape.of(config).bytes_per_token(model.dtype.itemsize),
     )
     return TransformersSlotEngine(
-        model, num_slots=plan.num_slots, max_model_len=plan.max_model_len
+        model,
+        num_slots=plan.num_slots,
+        max_model_len=plan.max_model_len,
+        enforce_eager=enforce_eager,
     )
 
 

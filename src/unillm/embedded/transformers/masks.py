@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from . import families
+from .memory import positions_of, round_up
 
 FULL = "full_attention"
 SLIDING = "sliding_attention"
@@ -35,6 +36,8 @@ class Masks:
     """Positions that a token in a sliding layer sees, itself among them."""
     by_length: bool
     """Whether the model makes its own from which positions hold tokens."""
+    positions: int
+    """Positions that the model knows."""
     dtype: torch.dtype
     device: torch.device
 
@@ -51,9 +54,16 @@ class Masks:
             kinds=frozenset(kinds),
             window=config.sliding_window if SLIDING in kinds else 0,
             by_length=config.model_type in families.OWN_ATTENTION,
+            positions=positions_of(config),
             dtype=model.dtype,
             device=model.device,
         )
+
+    def seen(self, end: int) -> int:
+        """Return how many positions attention reads of rows that end before *end*."""
+        seen = round_up(end)
+        # Biases that a model makes by itself end with its last position.
+        return min(seen, self.positions) if self.by_length else seen
 
     def for_prompts(self, rows: int, width: int) -> Mask:
         """Return the mask of fresh prompts, padded on the right to *width*.
