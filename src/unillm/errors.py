@@ -34,6 +34,7 @@ attributes too, so that nobody parses text::
     │   └── RequestsFailedError                 some of the requests of one call
     │       └── RequestsRefusedError (ValueError)   each for what was asked
     ├── EngineError
+    │   ├── EngineBuildError (RuntimeError)     no engine could be prepared
     │   ├── EngineDeadError (RuntimeError)      the engine stopped answering
     │   └── EngineOutOfMemoryError (MemoryError)
     └── GeneratorClosedError (RuntimeError)
@@ -297,6 +298,20 @@ class RequestsRefusedError(RequestsFailedError, ValueError):
 
 class EngineError(UnillmError):
     """The engine as a whole failed."""
+
+
+class EngineBuildError(EngineError, RuntimeError):
+    """An engine could not be converted, compiled or kept; nothing is left of it.
+
+    Attributes:
+        key: Names what was to be built.
+        backend: Name of the backend.
+    """
+
+    def __init__(self, message: str, *, key: str, backend: str) -> None:
+        super().__init__(message)
+        self.key = key
+        self.backend = backend
 
 
 class EngineDeadError(EngineError, RuntimeError):
