@@ -59,3 +59,9 @@ def test_the_default_of_an_option_is_never_refused(name):
 def test_a_share_of_memory_is_a_number_up_to_one(share):
     with pytest.raises(ConfigError, match=r"gpu_memory_utilization must be a number"):
         config(gpu_memory_utilization=share)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, True, "5", float("nan")])
+def test_a_timeout_of_steps_is_a_number_above_zero(seconds):
+    with pytest.raises(ConfigError, match=r"step_timeout_s must be a number of sec"):
+        config(step_timeout_s=seconds)

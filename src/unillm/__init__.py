@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .inspection import ModelReport as ModelReport
     from .inspection import WeightsReport as WeightsReport
     from .inspection import inspect_model as inspect_model
+    from .lora import LoRARequest as LoRARequest
     from .outputs import CompletionDelta as CompletionDelta
     from .outputs import CompletionOutput as CompletionOutput
     from .outputs import Logprob as Logprob
@@ -29,8 +30,12 @@ if TYPE_CHECKING:
     from .outputs import SlotMetrics as SlotMetrics
     from .params import SamplingParams as SamplingParams
     from .params import StructuredOutputs as StructuredOutputs
+    from .params import StructuredOutputsParams as StructuredOutputsParams
     from .plugins import BackendStatus as BackendStatus
     from .plugins import backends as backends
+    from .text.prompts import PromptType as PromptType
+    from .text.prompts import TextPrompt as TextPrompt
+    from .text.prompts import TokensPrompt as TokensPrompt
 
     __version__: str
 
@@ -40,15 +45,20 @@ _WHERE = {
     "CompletionOutput": ".outputs",
     "EngineConfig": ".config",
     "Generator": ".generator",
+    "LoRARequest": ".lora",
     "Logprob": ".outputs",
     "MemoryReport": ".inspection",
     "ModelReport": ".inspection",
+    "PromptType": ".text.prompts",
     "RequestHandle": ".engines.handle",
     "RequestMetrics": ".outputs",
     "RequestOutput": ".outputs",
     "SamplingParams": ".params",
     "SlotMetrics": ".outputs",
     "StructuredOutputs": ".params",
+    "StructuredOutputsParams": ".params",
+    "TextPrompt": ".text.prompts",
+    "TokensPrompt": ".text.prompts",
     "UnillmError": ".errors",
     "WeightsReport": ".inspection",
     "backends": ".plugins",

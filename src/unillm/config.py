@@ -67,6 +67,14 @@ def _positive(optional: bool = False) -> Any:
     return check
 
 
+def _seconds(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not value > 0:
+        raise ConfigError(
+            f"{field.name} must be a number of seconds > 0, got {value!r}."
+        )
+
+
 def _share(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
     if value is None:
         return
@@ -154,6 +162,10 @@ class EngineConfig:
 
     max_queued_tokens: int = attrs.field(default=16 * 2**20, validator=_positive())
     """Prompt tokens that may wait, over all requests."""
+
+    step_timeout_s: float = attrs.field(default=600.0, validator=_seconds)
+    """Seconds after which an engine that does not come back from a step counts as dead;
+    infinity waits for ever."""
 
     strict_length: bool = False
     """Refuse a request whose `max_tokens` does not fit, instead of fitting it."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import operator
 import os
 import random
 import time
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import attrs
 from typing_extensions import Self
 
-from .batch import Batch, OnError
+from .batch import Batch, OnError, UseTqdm
 from .config import EngineConfig
 from .engines.base import SAMPLING_FIELDS, EngineLimits, EngineRequest, Support
 from .engines.driver import Driver
@@ -34,6 +35,7 @@ from .errors import (
     UnsupportedParameterError,
 )
 from .keywords import suggest_names
+from .lora import AdapterBook, LoRALike, LoRARequest, adapters_for
 from .models import find_model
 from .outputs import CompletionDelta, RequestOutput
 from .params import SamplingParams
@@ -41,7 +43,7 @@ from .plugins import PluginRegistry, choose_backend
 from .text.detokenizer import Detokenizer
 from .text.grammar import GrammarCompiler
 from .text.prompts import (
-    RenderedPrompt,
+    RenderedText,
     as_conversations,
     as_prompts,
     normalise,
@@ -58,6 +60,9 @@ log = logging.getLogger("unillm")
 
 ParamsLike = SamplingParams | Sequence[SamplingParams] | None
 """One for all prompts, one for each, or `None` for the model's own defaults."""
+
+PriorityLike = int | Sequence[int]
+"""One for all prompts, or one for each."""
 
 
 @suggest_names
@@ -81,6 +86,8 @@ class Generator:
         max_logprobs: Largest `SamplingParams.logprobs` allowed; -1 for no limit.
         max_queued_requests: Requests that may wait for their first token.
         max_queued_tokens: Prompt tokens that may wait, over all requests.
+        step_timeout_s: Seconds after which an engine that does not come back from a
+            step counts as dead, and every waiter is told; `None` for 600.
         strict_length: Refuse a request whose `max_tokens` does not fit the context,
             instead of fitting it.
         chat_template: Template text to use instead of the tokenizer's.
@@ -123,6 +130,7 @@ class Generator:
         max_logprobs: int | None = None,
         max_queued_requests: int | None = None,
         max_queued_tokens: int | None = None,
+        step_timeout_s: float | None = None,
         strict_length: bool = False,
         chat_template: str | None = None,
         trust_remote_code: bool = False,
@@ -153,6 +161,7 @@ class Generator:
             max_logprobs=max_logprobs,
             max_queued_requests=max_queued_requests,
             max_queued_tokens=max_queued_tokens,
+            step_timeout_s=step_timeout_s,
             strict_length=strict_length,
             chat_template=chat_template,
             trust_remote_code=trust_remote_code,
@@ -185,6 +194,7 @@ class Generator:
         engine = self._backend.create_engine(self._config)
         self._limits = engine.limits
         self._capabilities = self._backend.capabilities.refined(engine.capabilities)
+        self._adapters = AdapterBook(max_rank=self._config.max_lora_rank)
         self._grammars = GrammarCompiler(
             self._tokenizer,
             vocab_size=self._limits.vocab_size,
@@ -196,6 +206,7 @@ class Generator:
             primary_eos=self._eos.primary,
             max_queued_requests=self._config.max_queued_requests,
             max_queued_tokens=self._config.max_queued_tokens,
+            step_timeout_s=self._config.step_timeout_s,
         )
         log.info(
             "%s on %s (%s, chosen by %s): context %d, %d at a time, end ids %s",
@@ -240,8 +251,11 @@ class Generator:
         return self._tokenizer.wrapped
 
     def get_default_sampling_params(self) -> SamplingParams:
-        """Return what a call without params uses: the model's `generation_config`."""
-        return self._default_params
+        """Return what a call without params uses: the model's `generation_config`.
+
+        A copy each time: changing it changes no later call.
+        """
+        return attrs.evolve(self._default_params)
 
     # --------------------------------------------------------------------- generating
 
@@ -251,9 +265,10 @@ class Generator:
         prompts: Any,
         params: ParamsLike = None,
         *,
+        lora_request: LoRALike = None,
         on_error: Literal["raise"] = "raise",
-        use_tqdm: bool = False,
-        priority: int = 0,
+        use_tqdm: UseTqdm = False,
+        priority: PriorityLike = 0,
         timeout_s: float | None = None,
     ) -> list[RequestOutput]: ...
 
@@ -263,9 +278,10 @@ class Generator:
         prompts: Any,
         params: ParamsLike = None,
         *,
+        lora_request: LoRALike = None,
         on_error: Literal["return"],
-        use_tqdm: bool = False,
-        priority: int = 0,
+        use_tqdm: UseTqdm = False,
+        priority: PriorityLike = 0,
         timeout_s: float | None = None,
     ) -> list[RequestOutput | Exception]: ...
 
@@ -274,9 +290,10 @@ class Generator:
         prompts: Any,
         params: ParamsLike = None,
         *,
+        lora_request: LoRALike = None,
         on_error: OnError = "raise",
-        use_tqdm: bool = False,
-        priority: int = 0,
+        use_tqdm: UseTqdm = False,
+        priority: PriorityLike = 0,
         timeout_s: float | None = None,
     ) -> Any:
         """Generate for one prompt or many, and wait.
@@ -287,9 +304,12 @@ class Generator:
                 that the chat template renders; or a list of any of these.
             params: One `SamplingParams` for all, a list with one for each, or `None`
                 for the model's own defaults.
+            lora_request: One adapter for all, a list with one or `None` for each, or
+                `None` for the model alone.
             on_error: "raise", or "return" to put each error into its output's place.
-            use_tqdm: Show a progress bar.
-            priority: Lower is sooner.
+            use_tqdm: Show a progress bar; or a callable that makes one, such as
+                ``functools.partial(tqdm, leave=False)``.
+            priority: Lower is sooner; a list has one for each prompt.
             timeout_s: Seconds that each request has from now.
 
         Returns:
@@ -306,6 +326,7 @@ class Generator:
         return self._run(
             [partial(self._as_prompt, item) for item in items],
             params,
+            lora_request,
             on_error=on_error,
             use_tqdm=use_tqdm,
             priority=priority,
@@ -318,14 +339,15 @@ class Generator:
         messages: Any,
         params: ParamsLike = None,
         *,
+        lora_request: LoRALike = None,
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: Sequence[Any] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         on_error: Literal["raise"] = "raise",
-        use_tqdm: bool = False,
-        priority: int = 0,
+        use_tqdm: UseTqdm = False,
+        priority: PriorityLike = 0,
         timeout_s: float | None = None,
     ) -> list[RequestOutput]: ...
 
@@ -335,14 +357,15 @@ class Generator:
         messages: Any,
         params: ParamsLike = None,
         *,
+        lora_request: LoRALike = None,
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: Sequence[Any] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         on_error: Literal["return"],
-        use_tqdm: bool = False,
-        priority: int = 0,
+        use_tqdm: UseTqdm = False,
+        priority: PriorityLike = 0,
         timeout_s: float | None = None,
     ) -> list[RequestOutput | Exception]: ...
 
@@ -351,14 +374,15 @@ class Generator:
         messages: Any,
         params: ParamsLike = None,
         *,
+        lora_request: LoRALike = None,
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: Sequence[Any] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         on_error: OnError = "raise",
-        use_tqdm: bool = False,
-        priority: int = 0,
+        use_tqdm: UseTqdm = False,
+        priority: PriorityLike = 0,
         timeout_s: float | None = None,
     ) -> Any:
         """Answer one conversation or many, and wait.
@@ -366,6 +390,7 @@ class Generator:
         Args:
             messages: A list of ``{"role": …, "content": …}``, or a list of such lists.
             params: As in `generate`.
+            lora_request: As in `generate`.
             chat_template: Template text for this call.
             add_generation_prompt: End the prompt where the assistant begins.
             continue_final_message: Go on in the last message instead, whose text is
@@ -409,6 +434,7 @@ class Generator:
                 for each in as_conversations(messages)
             ],
             params,
+            lora_request,
             on_error=on_error,
             use_tqdm=use_tqdm,
             priority=priority,
@@ -420,6 +446,7 @@ class Generator:
         prompt: Any,
         params: SamplingParams | None = None,
         *,
+        lora_request: LoRARequest | None = None,
         priority: int = 0,
         timeout_s: float | None = None,
     ) -> Iterator[CompletionDelta]:
@@ -430,13 +457,20 @@ class Generator:
         Args:
             prompt: One prompt in any form that `generate` takes.
             params: `None` for the model's own defaults.
+            lora_request: An adapter, or `None` for the model alone.
             priority: Lower is sooner.
             timeout_s: Seconds that the request has.
 
         Raises:
             RequestError: At the call if the prompt is refused, else while iterating.
         """
-        handle = self.submit(prompt, params, priority=priority, timeout_s=timeout_s)
+        handle = self.submit(
+            prompt,
+            params,
+            lora_request=lora_request,
+            priority=priority,
+            timeout_s=timeout_s,
+        )
         return _until_closed(handle)
 
     def submit(
@@ -444,6 +478,7 @@ class Generator:
         prompt: Any,
         params: SamplingParams | None = None,
         *,
+        lora_request: LoRARequest | None = None,
         priority: int = 0,
         timeout_s: float | None = None,
     ) -> RequestHandle:
@@ -452,6 +487,7 @@ class Generator:
         Args:
             prompt: One prompt in any form that `generate` takes.
             params: `None` for the model's own defaults.
+            lora_request: An adapter, or `None` for the model alone.
             priority: Lower is sooner.
             timeout_s: Seconds that the request has.
 
@@ -465,6 +501,7 @@ class Generator:
         handle = self._make_handle(
             self._as_prompt(prompt),
             self._default_params if params is None else _as_params(params),
+            adapters_for(lora_request, 1)[0],
             priority=priority,
             timeout_s=timeout_s,
         )
@@ -477,8 +514,9 @@ class Generator:
         prompts: Any,
         params: ParamsLike = None,
         *,
+        lora_request: LoRALike = None,
         on_error: Literal["raise"] = "raise",
-        priority: int = 0,
+        priority: PriorityLike = 0,
         timeout_s: float | None = None,
     ) -> list[RequestOutput]: ...
 
@@ -488,8 +526,9 @@ class Generator:
         prompts: Any,
         params: ParamsLike = None,
         *,
+        lora_request: LoRALike = None,
         on_error: Literal["return"],
-        priority: int = 0,
+        priority: PriorityLike = 0,
         timeout_s: float | None = None,
     ) -> list[RequestOutput | Exception]: ...
 
@@ -498,8 +537,9 @@ class Generator:
         prompts: Any,
         params: ParamsLike = None,
         *,
+        lora_request: LoRALike = None,
         on_error: OnError = "raise",
-        priority: int = 0,
+        priority: PriorityLike = 0,
         timeout_s: float | None = None,
     ) -> Any:
         """Do what `generate` does, without blocking the event loop.
@@ -510,6 +550,7 @@ class Generator:
         Args:
             prompts: As in `generate`.
             params: As in `generate`.
+            lora_request: As in `generate`.
             on_error: As in `generate`.
             priority: As in `generate`.
             timeout_s: As in `generate`.
@@ -523,6 +564,7 @@ class Generator:
         batch = self._batch(
             [partial(self._as_prompt, item) for item in as_prompts(prompts)],
             params,
+            lora_request,
             on_error=on_error,
             priority=priority,
             timeout_s=timeout_s,
@@ -534,6 +576,7 @@ class Generator:
         prompt: Any,
         params: SamplingParams | None = None,
         *,
+        lora_request: LoRARequest | None = None,
         priority: int = 0,
         timeout_s: float | None = None,
     ) -> AsyncGenerator[CompletionDelta, None]:
@@ -545,13 +588,20 @@ class Generator:
         Args:
             prompt: As in `stream`.
             params: As in `stream`.
+            lora_request: As in `stream`.
             priority: As in `stream`.
             timeout_s: As in `stream`.
 
         Raises:
             RequestError: While iterating.
         """
-        handle = self.submit(prompt, params, priority=priority, timeout_s=timeout_s)
+        handle = self.submit(
+            prompt,
+            params,
+            lora_request=lora_request,
+            priority=priority,
+            timeout_s=timeout_s,
+        )
         try:
             async for delta in handle:
                 yield delta
@@ -618,7 +668,7 @@ class Generator:
     def _render(self, conversation: Any, options: Mapping[str, Any]) -> Prompt:
         """Make a conversation a text; the generator's own template is the default."""
         template = options.get("chat_template") or self._config.chat_template
-        return RenderedPrompt(
+        return RenderedText(
             self._tokenizer.apply_chat_template(
                 conversation, **{**options, "chat_template": template}
             )
@@ -628,12 +678,14 @@ class Generator:
         self,
         prompt: Prompt,
         params: SamplingParams,
+        lora_request: LoRARequest | None,
         *,
         priority: int,
         timeout_s: float | None,
     ) -> RequestHandle:
         """Check everything about a request and make its handle; nothing is started."""
         self._check_supported(params)
+        adapter = None if lora_request is None else self._check_adapter(lora_request)
         deadline = _deadline(timeout_s)
         prepared = prepare(
             prompt,
@@ -670,6 +722,7 @@ class Generator:
                     arrival=number,
                     bad_words_token_ids=bad_words,
                     grammar=grammar,
+                    lora_request=adapter,
                 ),
                 detokenizer=Detokenizer(
                     self._tokenizer,
@@ -714,6 +767,23 @@ class Generator:
                     value=value,
                 )
 
+    def _check_adapter(self, lora_request: LoRARequest) -> LoRARequest:
+        """Return a request for an adapter that is there, on an engine that takes it."""
+        capability = self._capabilities.of("lora")
+        reason = ""
+        if capability.support is Support.UNSUPPORTED:
+            reason = f"{capability.reason}. {self._who_can('lora')}"
+        elif not self._config.enable_lora:
+            reason = "adapters are off. Create the Generator with enable_lora=True."
+        if reason:
+            raise UnsupportedParameterError(
+                f"The backend {self.backend!r} cannot honour lora_request="
+                f"{lora_request.lora_name!r} here: {reason}",
+                parameter="lora_request",
+                value=lora_request,
+            )
+        return self._adapters.check(lora_request)
+
     def _who_can(self, field: str) -> str:
         can = [
             backend.name
@@ -731,14 +801,20 @@ class Generator:
         self,
         prompts: Sequence[Callable[[], Prompt]],
         params: ParamsLike,
+        lora_request: LoRALike,
         *,
         on_error: OnError,
-        use_tqdm: bool,
-        priority: int,
+        use_tqdm: UseTqdm,
+        priority: PriorityLike,
         timeout_s: float | None,
     ) -> list[Any]:
         batch = self._batch(
-            prompts, params, on_error=on_error, priority=priority, timeout_s=timeout_s
+            prompts,
+            params,
+            lora_request,
+            on_error=on_error,
+            priority=priority,
+            timeout_s=timeout_s,
         )
         return batch.run(use_tqdm=use_tqdm)
 
@@ -746,36 +822,49 @@ class Generator:
         self,
         prompts: Sequence[Callable[[], Prompt]],
         params: ParamsLike,
+        lora_request: LoRALike,
         *,
         on_error: OnError,
-        priority: int,
+        priority: PriorityLike,
         timeout_s: float | None,
     ) -> Batch:
         driver = self._open_driver()
 
         def make(
-            make_prompt: Callable[[], Prompt], own: SamplingParams
+            make_prompt: Callable[[], Prompt],
+            make_params: Callable[[], SamplingParams],
+            adapter: LoRARequest | None,
+            own_priority: int,
         ) -> RequestHandle:
             return self._make_handle(
-                make_prompt(), own, priority=priority, timeout_s=timeout_s
+                make_prompt(),
+                make_params(),
+                adapter,
+                priority=own_priority,
+                timeout_s=timeout_s,
             )
 
+        each = zip(
+            prompts,
+            self._params_for(params, len(prompts)),
+            adapters_for(lora_request, len(prompts)),
+            _priorities_for(priority, len(prompts)),
+            strict=True,
+        )
+
         return Batch(
-            [
-                partial(make, make_prompt, own)
-                for make_prompt, own in zip(
-                    prompts, self._params_for(params, len(prompts)), strict=True
-                )
-            ],
+            [partial(make, *one) for one in each],
             submit=partial(driver.submit, block=True),
             on_error=on_error,
         )
 
-    def _params_for(self, params: ParamsLike, count: int) -> list[SamplingParams]:
-        if params is None:
-            return [self._default_params] * count
+    def _params_for(
+        self, params: ParamsLike, count: int
+    ) -> list[Callable[[], SamplingParams]]:
+        """Return what makes the params of each prompt; one of a list fails alone."""
         if not isinstance(params, (list, tuple)):
-            return [_as_params(params)] * count
+            shared = self._default_params if params is None else _as_params(params)
+            return [lambda: shared] * count
         if len(params) != count:
             raise InvalidParameterError(
                 f"There are {count} prompts and {len(params)} params. Pass one "
@@ -783,7 +872,7 @@ class Generator:
                 parameter="params",
                 value=len(params),
             )
-        return [_as_params(each) for each in params]
+        return [partial(_as_params, each) for each in params]
 
 
 _CHECKED_FIELDS = tuple(
@@ -792,6 +881,7 @@ _CHECKED_FIELDS = tuple(
 
 
 def _as_params(params: Any) -> SamplingParams:
+    """Return a copy, checked as a whole, that assignments do not reach any more."""
     if not isinstance(params, SamplingParams):
         raise InvalidParameterError(
             f"params must be SamplingParams, got {type(params).__name__}. Write "
@@ -799,7 +889,31 @@ def _as_params(params: Any) -> SamplingParams:
             parameter="params",
             value=params,
         )
-    return params
+    return attrs.evolve(params)
+
+
+def _priorities_for(priority: PriorityLike, count: int) -> list[int]:
+    if not isinstance(priority, (list, tuple)):
+        return [_as_priority(priority)] * count
+    if len(priority) != count:
+        raise InvalidParameterError(
+            f"There are {count} prompts and {len(priority)} priorities. Pass one "
+            "number for all prompts, or a list with one for each.",
+            parameter="priority",
+            value=len(priority),
+        )
+    return [_as_priority(each) for each in priority]
+
+
+def _as_priority(priority: Any) -> int:
+    try:
+        return operator.index(priority)
+    except TypeError:
+        raise InvalidParameterError(
+            f"priority must be an integer, got {priority!r}.",
+            parameter="priority",
+            value=priority,
+        ) from None
 
 
 def _deadline(timeout_s: float | None) -> float | None:

@@ -72,13 +72,16 @@ def drive(tokenizer):
     """Make drivers that are closed after the test."""
     drivers = []
 
-    def drive(engine, *, max_queued_requests=100, max_queued_tokens=10_000):
+    def drive(engine, **options):
         driver = Driver(
             SlotScheduler(engine),
-            tokenizer=tokenizer,
-            primary_eos=END,
-            max_queued_requests=max_queued_requests,
-            max_queued_tokens=max_queued_tokens,
+            **{
+                "tokenizer": tokenizer,
+                "primary_eos": END,
+                "max_queued_requests": 100,
+                "max_queued_tokens": 10_000,
+                **options,
+            },
         )
         drivers.append((driver, engine))
         return driver
@@ -317,6 +320,57 @@ def test_a_dying_engine_is_told_to_every_waiter(drive, handle_for):
     with pytest.raises(EngineDeadError):
         driver.submit(handle_for(driver), block=False)
     assert ("close",) == engine.calls[-1]
+
+
+def test_a_hanging_engine_is_told_to_every_waiter(drive, handle_for):
+    engine = Gate()
+    driver = drive(engine, step_timeout_s=0.1)
+    running, waiting = handle_for(driver), handle_for(driver)
+
+    driver.submit(running, block=False)
+    assert engine.entered.wait(PATIENCE_S)
+    driver.submit(waiting, block=False)
+
+    for handle in (running, waiting):
+        with pytest.raises(
+            EngineDeadError, match=r"not answered for 0\.1 s.*step_time"
+        ):
+            handle.result(PATIENCE_S)
+    with pytest.raises(EngineDeadError, match="not answered"):
+        driver.submit(handle_for(driver), block=False)
+
+
+def test_what_a_hanging_engine_says_later_is_dropped(drive, handle_for):
+    engine = Gate()
+    driver = drive(engine, step_timeout_s=0.1)
+    handle = handle_for(driver)
+    driver.submit(handle, block=False)
+    with pytest.raises(EngineDeadError):
+        handle.result(PATIENCE_S)
+    said = len(handle.completions[0].token_ids)
+
+    engine.let()
+    driver._thread.join(PATIENCE_S)
+
+    assert ("close",) == engine.calls[-1]
+    assert said == len(handle.completions[0].token_ids)
+    assert 1 == driver.stats()["failed"]
+
+
+def test_an_idle_engine_does_not_hang(drive, handle_for):
+    now = [0.0]
+    engine = ScriptedSlotEngine(lambda _, n: [104, END][n])
+    driver = drive(engine, threaded=False, step_timeout_s=5, clock=lambda: now[0])
+    driver.turn(block=False)
+
+    now[0] = 100.0
+    driver.check_hang()
+    handle = handle_for(driver)
+    driver.submit(handle, block=False)
+    while not handle.done():
+        driver.turn(block=False)
+
+    assert "h" == handle.result().text
 
 
 def test_a_row_that_fails_is_told_to_its_owner_alone(drive, handle_for):

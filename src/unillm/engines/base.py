@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import attrs
 from typing_extensions import Self
 
+from ..lora import LoRARequest
 from ..outputs import FinishReason, SlotMetrics
 from ..params import SamplingParams
 
@@ -73,17 +74,28 @@ SAMPLING_FIELDS = frozenset(
 The others (stop strings, special tokens in the text, truncation) are the core's alone.
 """
 
+FEATURES = frozenset({"lora"})
+"""What a backend must say that it has; unsaid, it is unsupported. ``"lora"``: requests
+that name an adapter."""
+
+
+_NO_FEATURE = Capability(
+    support=Support.UNSUPPORTED, reason="it has nothing of the kind"
+)
+
 
 @attrs.frozen(kw_only=True)
 class Capabilities:
     """What a backend can do, as data: read by the core, the docs and the tests."""
 
     fields: Mapping[str, Capability] = attrs.field(factory=lambda: MappingProxyType({}))
-    """By name of the sampling field; a field that is absent is native."""
+    """By name of the sampling field or feature. A field that is absent is native, one
+    of `FEATURES` that is absent is unsupported."""
 
     def of(self, field: str) -> Capability:
         """Return how *field* is honoured."""
-        return self.fields.get(field, Capability())
+        default = _NO_FEATURE if field in FEATURES else Capability()
+        return self.fields.get(field, default)
 
     def refined(self, other: Capabilities) -> Capabilities:
         """Return these with what *other* says of a field in the first place."""
@@ -156,6 +168,9 @@ class EngineRequest:
     """`SamplingParams.structured_outputs` compiled by the core, for an engine that
     declares the field as emulated. It is the one thing here that stays in its process;
     an engine that has grammars of its own is given none."""
+    lora_request: LoRARequest | None = None
+    """The adapter to compute with, for an engine that has ``"lora"``. The core has
+    looked at its files; the path is absolute."""
 
 
 @attrs.frozen

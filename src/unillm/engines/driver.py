@@ -6,8 +6,8 @@ Callers' threads only put things into the inbox. The driver knows an `Engine` an
 nothing of its kind: slots, runs and continuous engines are all the same to it.
 
 What holds: every accepted request ends exactly once; what a caller cancelled is
-aborted in the engine before its next step; if the engine dies or is closed, every
-waiter is told. The waiting requests, those that have no token yet, are bounded in
+aborted in the engine before its next step; if the engine dies, hangs or is closed,
+every waiter is told. The waiting requests, those that have no token yet, are bounded in
 number and in prompt tokens, on any engine.
 """
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 import atexit
 import heapq
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -48,6 +49,9 @@ log = logging.getLogger("unillm.driver")
 CLOSE_TIMEOUT_S = 10.0
 """How long `Driver.close` waits for a step that is under way."""
 
+WATCH_INTERVAL_S = 1.0
+"""How often the watchdog looks; less where `step_timeout_s` is short."""
+
 
 @attrs.define(kw_only=True)
 class DriverCounters:
@@ -69,6 +73,11 @@ class Driver:
         primary_eos: The end id that is reported without a `stop_reason`.
         max_queued_requests: Requests that may wait for their first token.
         max_queued_tokens: Prompt tokens of those requests together.
+        step_timeout_s: Seconds after which an engine that has not answered counts as
+            dead; infinity waits for ever.
+        clock: Seconds that only grow, for deadlines and timeouts.
+        threaded: Run the loop on a thread, and a watchdog on another one. Otherwise
+            the caller does what they do: it calls `turn` and `check_hang`.
     """
 
     def __init__(
@@ -79,8 +88,13 @@ class Driver:
         primary_eos: int,
         max_queued_requests: int,
         max_queued_tokens: int,
+        step_timeout_s: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
+        threaded: bool = True,
     ) -> None:
         self._engine = engine
+        self._step_timeout_s = step_timeout_s
+        self._clock = clock
         self._tokenizer = tokenizer
         self._primary_eos = primary_eos
         self._max_queued_requests = max_queued_requests
@@ -96,15 +110,24 @@ class Driver:
         self._closing = False
         self._dead: EngineDeadError | None = None
         self.counters = DriverCounters()
-        # The thread's own.
+        # The loop's own, but for what `_end_all` takes from a loop that hangs.
+        self._arrived: deque[RequestHandle] = deque()  # until the engine has them
         self._live: dict[str, tuple[RequestHandle, Completion]] = {}
         self._deadlines: list[tuple[float, str, RequestHandle]] = []
+        self._busy_since: float | None = None
+        self._over = threading.Event()
 
         self._thread = threading.Thread(
             target=self._run, name="unillm-driver", daemon=True
         )
-        self._thread.start()
-        atexit.register(self.close)  # a thread inside an engine must not outlive Python
+        if threaded:
+            self._thread.start()
+            if step_timeout_s < math.inf:
+                threading.Thread(
+                    target=self._watch, name="unillm-watchdog", daemon=True
+                ).start()
+        # A thread inside an engine must not outlive Python.
+        atexit.register(self.close)
 
     # ----------------------------------------------------------- from callers' threads
 
@@ -148,6 +171,8 @@ class Driver:
                 **attrs.asdict(self.counters),
                 "queued": len(self._queued),
                 "queued_tokens": self._queued_tokens,
+                "live": len(self._live),
+                "deadlines": len(self._deadlines),
                 "engine": dict(self._engine.stats()),
             }
 
@@ -160,6 +185,10 @@ class Driver:
     def close(self) -> None:
         """End all requests and the engine. Closing twice does nothing."""
         self.abandon()
+        if self._thread.ident is None:  # its caller turns it
+            while self.turn(block=False):
+                pass
+            return
         self._thread.join(CLOSE_TIMEOUT_S)
         if self._thread.is_alive():
             log.warning(
@@ -195,30 +224,54 @@ class Driver:
     # ----------------------------------------------------------- on the driver's thread
 
     def _run(self) -> None:
+        while self.turn():
+            pass
+
+    def turn(self, *, block: bool = True) -> bool:
+        """Go round once: bring news to the engine, step it, deliver what it says.
+
+        Args:
+            block: Wait for news if there is nothing to do.
+
+        Returns:
+            Whether to go on. Once false, the engine is closed and all waiters are told.
+        """
+        if self._over.is_set():
+            return False
         try:
-            while self._take_inbox():
+            if self._take_inbox(block=block):
                 self._expire()
-                if not self._live:
-                    continue
-                for output in self._step():
-                    self._deliver(output)
-            self._end_all(_closed_error)
+                outputs = self._step() if self._live else ()
+                if self._dead is None:  # or it hung, and nobody waits any more
+                    for output in outputs:
+                        self._deliver(output)
+                    if not self._live:
+                        self._deadlines.clear()
+                    self._busy_since = None
+                    return True
+            else:
+                self._end_all(_closed_error)
         except BaseException as error:  # noqa: BLE001 - whatever it is, waiters are told
             self._die(error)
-        finally:
-            self._close_engine()
+        self._busy_since = None
+        self._close_engine()
+        return False
 
-    def _take_inbox(self) -> bool:
+    def _take_inbox(self, *, block: bool) -> bool:
         """Bring news to the engine, waiting for some if it is idle; false to end."""
         with self._changed:
-            while not (self._inbox or self._cancelled or self._closing or self._live):
+            while block and not (
+                self._inbox or self._cancelled or self._closing or self._live
+            ):
                 self._changed.wait()
             if self._closing:
                 return False
-            arrived, self._inbox = self._inbox, deque()
+            self._arrived, self._inbox = self._inbox, deque()
             cancelled, self._cancelled = self._cancelled, deque()
-        for handle in arrived:
-            self._add(handle)
+        self._busy_since = self._clock()
+        while self._arrived:
+            self._add(self._arrived[0])
+            self._arrived.popleft()
         for handle in cancelled:
             self._abort(handle)
             self.counters.cancelled += 1
@@ -244,6 +297,9 @@ class Driver:
                 return
             self._live[request.request_id] = (handle, completion)
         if handle.deadline is not None:
+            if len(self._deadlines) > 2 * len(self._live) + 8:  # most have ended
+                self._deadlines = [e for e in self._deadlines if not e[2].done()]
+                heapq.heapify(self._deadlines)
             entry = (handle.deadline, handle.request_id, handle)
             heapq.heappush(self._deadlines, entry)
 
@@ -255,7 +311,7 @@ class Driver:
 
     def _expire(self) -> None:
         """End the requests whose deadline has passed."""
-        while self._deadlines and self._deadlines[0][0] <= time.monotonic():
+        while self._deadlines and self._deadlines[0][0] <= self._clock():
             _, _, handle = heapq.heappop(self._deadlines)
             if handle.end(_timed_out):
                 self._abort(handle)
@@ -285,7 +341,7 @@ class Driver:
         if not written:
             return  # its caller has cancelled it; the inbox has the rest
         if completion.finish_reason is not None:
-            del self._live[output.request_id]
+            self._live.pop(output.request_id, None)
             if output.finish_reason is None:  # a stop string: only the core knows
                 self._engine.abort([output.request_id])
         if handle.done():
@@ -386,7 +442,33 @@ class Driver:
             self._queued_tokens -= tokens
             self._changed.notify_all()
 
+    def _watch(self) -> None:
+        while not self._over.wait(min(WATCH_INTERVAL_S, self._step_timeout_s / 4)):
+            self.check_hang()
+
+    def check_hang(self) -> None:
+        """Count an engine that has been busy for too long as dead, and tell everybody.
+
+        The loop may come back later; what it brings is dropped then.
+        """
+        since = self._busy_since
+        if since is None or self._clock() - since <= self._step_timeout_s:
+            return
+        with self._changed:
+            if self._dead is not None:
+                return
+            self._dead = EngineDeadError(
+                f"The engine has not answered for {self._step_timeout_s:g} s, so it "
+                "counts as dead. All its requests are lost; create a new Generator. If "
+                "a step may take longer on this machine, raise step_timeout_s."
+            )
+        log.error("%s", self._dead)
+        cause = TimeoutError(f"no answer within {self._step_timeout_s:g} s")
+        self._end_all(lambda: EngineDeadError(str(self._dead)), cause=cause)
+
     def _die(self, error: BaseException) -> None:
+        if self._dead is not None:  # it hung before, and everybody was told
+            return
         log.error("the engine failed", exc_info=error)
         dead = EngineDeadError(
             f"The engine failed with {type(error).__name__}: {error}. All its requests "
@@ -410,9 +492,16 @@ class Driver:
             self._queued.clear()
             self._queued_tokens = 0
             self._changed.notify_all()
-        handles = {handle.request_id: handle for handle, _ in self._live.values()}
+        handles = {
+            handle.request_id: handle
+            for handle in [
+                *(handle for handle, _ in list(self._live.values())),
+                *list(self._arrived),
+            ]
+        }
         handles |= {handle.request_id: handle for handle in waiting}
         self._live.clear()
+        self._deadlines.clear()
         for handle in handles.values():
             error = make_error()
             error.__cause__ = cause
@@ -429,6 +518,7 @@ class Driver:
         except Exception:
             log.exception("the engine failed while closing")
         atexit.unregister(self.close)
+        self._over.set()
 
 
 def _timed_out(output: RequestOutput) -> RequestTimeoutError:

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""`LoRARequest`: which adapter a request is computed with.
+
+Adapters are local directories in PEFT's format, weights as safetensors. What is wrong
+with one is found here, once, before any engine sees it; nothing of it is executed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from .errors import InvalidParameterError
+from .keywords import suggest_names
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+
+def _refuse(message: str, value: Any) -> InvalidParameterError:
+    return InvalidParameterError(message, parameter="lora_request", value=value)
+
+
+def _text(request: LoRARequest, field: attrs.Attribute[Any], value: Any) -> None:
+    del request
+    if not isinstance(value, str) or not value:
+        raise _refuse(
+            f"{field.name} must be a text that is not empty, got {value!r}.", value
+        )
+
+
+def _identifier(request: LoRARequest, field: attrs.Attribute[Any], value: Any) -> None:
+    del request
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise _refuse(f"{field.name} must be an integer ≥ 1, got {value!r}.", value)
+
+
+def _as_path(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+@suggest_names
+@attrs.frozen
+class LoRARequest:
+    """A LoRA adapter, with vLLM's names and order.
+
+    Raises:
+        InvalidParameterError: A value has the wrong type or is empty.
+    """
+
+    __module__ = "unillm"
+
+    lora_name: str = attrs.field(validator=_text)
+    """For people; it may be anything."""
+    lora_int_id: int = attrs.field(validator=_identifier)
+    """What the engine knows the adapter by: at least 1, and another one for each."""
+    lora_path: str = attrs.field(converter=_as_path, validator=_text)
+    """Local directory with ``adapter_config.json`` and
+    ``adapter_model.safetensors``."""
+
+
+LoRALike = LoRARequest | Sequence[LoRARequest | None] | None
+"""One for all prompts, one (or `None`) for each, or `None` for the model alone."""
+
+
+def adapters_for(lora_request: LoRALike, count: int) -> list[LoRARequest | None]:
+    """Return the adapter of each of *count* prompts.
+
+    Raises:
+        InvalidParameterError: It is none of what it may be, or there are more or fewer.
+    """
+    if lora_request is None or isinstance(lora_request, LoRARequest):
+        return [lora_request] * count
+    if not isinstance(lora_request, (list, tuple)):
+        raise _wrong_type(lora_request)
+    if len(lora_request) != count:
+        raise _refuse(
+            f"There are {count} prompts and {len(lora_request)} lora_request. Pass one "
+            "LoRARequest for all prompts, or a list with one or None for each.",
+            len(lora_request),
+        )
+    for each in lora_request:
+        if each is not None and not isinstance(each, LoRARequest):
+            raise _wrong_type(each)
+    return list(lora_request)
+
+
+def _wrong_type(value: Any) -> InvalidParameterError:
+    return _refuse(
+        f"lora_request must be a LoRARequest, got {type(value).__name__}. Write "
+        'LoRARequest("name", 1, "/path/of/the/adapter"), for example.',
+        value,
+    )
+
+
+class AdapterBook:
+    """The adapters that were asked for, each checked when it is first seen.
+
+    Args:
+        max_rank: Largest rank; `None` leaves it to the engine.
+    """
+
+    def __init__(self, *, max_rank: int | None) -> None:
+        self._max_rank = max_rank
+        self._known: dict[int, tuple[LoRARequest, LoRARequest]] = {}
+
+    def check(self, request: LoRARequest) -> LoRARequest:
+        """Return a request that an engine can take: its path is absolute.
+
+        Raises:
+            InvalidParameterError: There is no such adapter, it is of another kind, its
+                rank is too large, it is no safetensors file, or its id is another's.
+        """
+        given, checked = self._known.get(request.lora_int_id, (None, None))
+        if given == request and checked is not None:
+            return checked
+        path = Path(request.lora_path).expanduser()
+        check_adapter(request, path, max_rank=self._max_rank)
+        found = attrs.evolve(request, lora_path=str(path.resolve()))
+        if checked is not None and checked.lora_path != found.lora_path:
+            raise _refuse(
+                f"lora_int_id={request.lora_int_id} is that of {checked.lora_name!r} "
+                f"in {checked.lora_path}, and was given for {request.lora_name!r} in "
+                f"{found.lora_path}. Give each adapter an id of its own.",
+                request,
+            )
+        self._known[request.lora_int_id] = request, found
+        return found
+
+
+def check_adapter(request: LoRARequest, path: Path, *, max_rank: int | None) -> None:
+    """Raise `InvalidParameterError` if a directory is no adapter that can be served."""
+    whose = f"The adapter {request.lora_name!r}"
+    if not path.is_dir():
+        raise _refuse(
+            f"{whose} is not there: {path} is no directory. lora_path is a local one; "
+            "download an adapter of the hub first.",
+            request,
+        )
+    try:
+        config = read_adapter_config(path)
+        rank = largest_rank(config)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise _refuse(
+            f"{whose} cannot be read: {path / CONFIG_FILE}: {error!r}.", request
+        ) from error
+    if not (path / WEIGHTS_FILE).is_file():
+        pickled = sorted(file.name for file in path.glob("*.bin"))
+        why = (
+            f"only {', '.join(pickled)}, a pickle, which runs code when it is loaded. "
+            "Save it again with peft, which writes safetensors"
+            if pickled
+            else "so it has no weights"
+        )
+        raise _refuse(f"{whose} has no {WEIGHTS_FILE} in {path}, {why}.", request)
+    if max_rank is not None and rank > max_rank:
+        raise _refuse(
+            f"{whose} has rank {rank}, more than this generator's max_lora_rank="
+            f"{max_rank}. Create the Generator with max_lora_rank={rank}.",
+            request,
+        )
+
+
+def read_adapter_config(path: Path) -> Mapping[str, Any]:
+    """Return ``adapter_config.json`` of an adapter's directory.
+
+    Raises:
+        OSError: There is none.
+        ValueError: It is no JSON, no object, or not of LoRA.
+    """
+    config = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+    kind = config.get("peft_type") if isinstance(config, dict) else None
+    if kind != "LORA":
+        raise ValueError(f"peft_type is {kind!r}, and only 'LORA' is served")
+    checked: Mapping[str, Any] = config
+    return checked
+
+
+def largest_rank(config: Mapping[str, Any]) -> int:
+    """Return the largest rank that an adapter's configuration names."""
+    patterns: Mapping[str, Any] = config.get("rank_pattern") or {}
+    return max([int(config["r"]), *map(int, patterns.values())])
