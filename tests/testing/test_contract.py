@@ -21,6 +21,11 @@ class TestSlots(BackendContract):
     keep_engine = False
 
 
+class TestRuns(BackendContract):
+    backend = reference_backend("runs")
+    keep_engine = False
+
+
 class TestContinuous(BackendContract):
     backend = reference_backend("continuous")
     keep_engine = False

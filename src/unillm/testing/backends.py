@@ -21,13 +21,14 @@ from .. import plugins
 from ..engines.backend import Availability, Backend
 from ..engines.base import Capabilities, Capability, Engine, Support
 from ..hookspecs import hookimpl
+from .batches import ScriptedBatchEngine
 from .scripted import ScriptedEngine, ScriptedSlotEngine
 
 if TYPE_CHECKING:
     from ..config import EngineConfig
     from .reference import ReferenceScript
 
-Kind = Literal["continuous", "slots"]
+Kind = Literal["continuous", "slots", "runs"]
 """Which contract the engine inside implements."""
 
 
@@ -106,6 +107,7 @@ def reference_backend(kind: Kind = "slots", *, name: str = "scripted") -> Backen
 
 
 def _reference_engine(kind: Kind, config: EngineConfig) -> Engine:
+    from ..scheduling.runs import RunScheduler
     from ..scheduling.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS, SlotScheduler
 
     script = reference_script()
@@ -119,6 +121,15 @@ def _reference_engine(kind: Kind, config: EngineConfig) -> Engine:
             vocab_size=script.model.vocab_size,
             prompt_script=script.prompt_logprobs,
         )
+    if kind == "runs":
+        batches = ScriptedBatchEngine(
+            script,
+            max_rows=max_num_seqs,
+            max_model_len=max_model_len,
+            vocab_size=script.model.vocab_size,
+            prompt_script=script.prompt_logprobs,
+        )
+        return RunScheduler(batches, clock=batches.clock)
     return SlotScheduler(
         ScriptedSlotEngine(
             script,

@@ -277,14 +277,15 @@ class ReferenceScript:
 
     def __init__(self, model: ReferenceModel | None = None) -> None:
         self.model = model or ReferenceModel()
-        self._said: OrderedDict[EngineRequest, list[SlotToken]] = OrderedDict()
+        # By identity: params have no hash. The request is kept, so its id stays its own.
+        self._said: OrderedDict[int, tuple[EngineRequest, list[SlotToken]]]
+        self._said = OrderedDict()
 
     def __call__(self, request: EngineRequest, position: int) -> SlotToken:
         """Return the new token of *request* at *position*, counted from 0."""
-        said = self._said.get(request)
-        if said is None:
-            said = []
-            _keep(self._said, request, said, _KEPT_SEQUENCES)
+        if id(request) not in self._said:
+            _keep(self._said, id(request), (request, []), _KEPT_SEQUENCES)
+        _, said = self._said[id(request)]
         while len(said) <= position:
             said.append(self._next(request, [token.token_id for token in said]))
         return said[position]

@@ -2,10 +2,10 @@
 
 """Engines that say what a script says, and note what they were asked; no torch.
 
-One of each kind: `ScriptedSlotEngine` is a static batch with slots, `ScriptedEngine`
-schedules by itself. They compute nothing, so they are for scheduling order and faults:
-what a real engine answers is tested on a real engine. With the script of
-`unillm.testing.reference` they know the bundled model.
+`ScriptedSlotEngine` is a static batch with slots, `ScriptedEngine` schedules by itself;
+`unillm.testing.batches` has the static batch that nothing joins. They compute nothing,
+so they are for scheduling order and faults: what a real engine answers is tested on a
+real engine. With the script of `unillm.testing.reference` they know the bundled model.
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ PromptScript = Callable[[EngineRequest], Sequence[TokenLogprobs] | None]
 """What is told of a prompt: for each of its tokens but the first, or nothing."""
 
 
-def _no_prompt_logprobs(_: EngineRequest) -> None:
-    return None
+def no_prompt_logprobs(_: EngineRequest) -> None:
+    """Say nothing of a prompt."""
 
 
-def _as_token(said: int | SlotToken) -> SlotToken:
+def as_token(said: int | SlotToken) -> SlotToken:
+    """Return what a script said as a token."""
     return said if isinstance(said, SlotToken) else SlotToken(said)
 
 
@@ -73,7 +74,7 @@ class ScriptedSlotEngine(SlotEngine):
         num_slots: int = 4,
         max_model_len: int = 256,
         vocab_size: int = 1000,
-        prompt_script: PromptScript = _no_prompt_logprobs,
+        prompt_script: PromptScript = no_prompt_logprobs,
         capabilities: Capabilities | None = None,
     ) -> None:
         self._script = script
@@ -146,7 +147,7 @@ class ScriptedSlotEngine(SlotEngine):
     def _say(self, row: _Row) -> SlotToken:
         prompt_length = len(row.request.prompt_token_ids)
         assert row.prefilled == prompt_length, "decoded in the middle of a prompt"
-        token = _as_token(self._script(row.request, row.said))
+        token = as_token(self._script(row.request, row.said))
         row.said += 1
         assert prompt_length + row.said <= self._max_model_len, "the row is full"
         return token
@@ -175,7 +176,7 @@ class ScriptedEngine(Engine):
         max_num_seqs: int = 4,
         max_model_len: int = 256,
         vocab_size: int = 1000,
-        prompt_script: PromptScript = _no_prompt_logprobs,
+        prompt_script: PromptScript = no_prompt_logprobs,
         capabilities: Capabilities | None = None,
     ) -> None:
         self._script = script
@@ -244,7 +245,7 @@ class ScriptedEngine(Engine):
 
     def _say(self, row: _Row) -> EngineOutput:
         request = row.request
-        token = _as_token(self._script(request, row.said))
+        token = as_token(self._script(request, row.said))
         if token.error is not None:
             return EngineOutput(
                 request_id=request.request_id,

@@ -8,7 +8,7 @@ import json
 import threading
 from typing import Any
 
-from ...engines.base import SAMPLING_FIELDS, Support
+from ...engines.base import FEATURES, SAMPLING_FIELDS, Support
 from .asking import COUNT, Asker, Oracle
 from .clauses import clause
 from .driving import DrivenEngine
@@ -126,7 +126,7 @@ class LimitClauses:
             The reason stands in the error that a user reads.
         """
         capabilities = subject.capabilities
-        assert set(capabilities.fields) <= SAMPLING_FIELDS
+        assert set(capabilities.fields) <= SAMPLING_FIELDS | FEATURES
         for name, capability in capabilities.fields.items():
             assert isinstance(capability.support, Support), name
             native = capability.support is Support.NATIVE
