@@ -16,6 +16,7 @@ nox.options.sessions = [
     "typing",
     "tests",
     "properties",
+    "simulation",
     "vllm",
     "docs",
     "build",
@@ -61,6 +62,29 @@ def properties(session: nox.Session) -> None:
         "property",
         *session.posargs,
         env={"HYPOTHESIS_PROFILE": "thorough"},
+    )
+
+
+@nox.session
+def simulation(session: nox.Session) -> None:
+    """A hundred thousand simulated requests with faults, each one proved."""
+    session.install(*CONSTRAINTS, ".")
+    arguments = session.posargs or ["--requests", "100000", "--seeds", "0:20"]
+    session.run("python", "-m", "unillm.testing.sim", *arguments)
+
+
+@nox.session
+def simulation_million(session: nox.Session) -> None:
+    """A million of them, over a hundred seeds."""
+    session.install(*CONSTRAINTS, ".")
+    session.run(
+        "python",
+        "-m",
+        "unillm.testing.sim",
+        "--requests",
+        "1000000",
+        "--seeds",
+        "0:100",
     )
 
 

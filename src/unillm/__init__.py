@@ -30,8 +30,12 @@ if TYPE_CHECKING:
     from .outputs import SlotMetrics as SlotMetrics
     from .params import SamplingParams as SamplingParams
     from .params import StructuredOutputs as StructuredOutputs
+    from .params import StructuredOutputsParams as StructuredOutputsParams
     from .plugins import BackendStatus as BackendStatus
     from .plugins import backends as backends
+    from .text.prompts import PromptType as PromptType
+    from .text.prompts import TextPrompt as TextPrompt
+    from .text.prompts import TokensPrompt as TokensPrompt
 
     __version__: str
 
@@ -45,12 +49,16 @@ _WHERE = {
     "Logprob": ".outputs",
     "MemoryReport": ".inspection",
     "ModelReport": ".inspection",
+    "PromptType": ".text.prompts",
     "RequestHandle": ".engines.handle",
     "RequestMetrics": ".outputs",
     "RequestOutput": ".outputs",
     "SamplingParams": ".params",
     "SlotMetrics": ".outputs",
     "StructuredOutputs": ".params",
+    "StructuredOutputsParams": ".params",
+    "TextPrompt": ".text.prompts",
+    "TokensPrompt": ".text.prompts",
     "UnillmError": ".errors",
     "WeightsReport": ".inspection",
     "backends": ".plugins",

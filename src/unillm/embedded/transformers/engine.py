@@ -30,20 +30,14 @@ from typing_extensions import override
 from ...engines.base import EngineRequest, TokenLogprobs
 from ...errors import InvalidParameterError, UnsupportedModelError
 from ...lora import LoRARequest
+from ...memory import KvShape, MemoryEstimate
 from ...sampling import PromptLogprobs, Sampler
 from ...scheduling.slots import PrefillResult, PromptChunk, SlotEngine, SlotToken
 from . import attention, families
 from .cache import ChunkStep, PromptStep, SlotCache, Step
 from .lora import Adapters
 from .masks import Mask, Masks
-from .memory import (
-    KvShape,
-    MemoryEstimate,
-    asked_bytes,
-    free_bytes,
-    is_out_of_memory,
-    out_of_memory,
-)
+from .memory import asked_bytes, free_bytes, is_out_of_memory, out_of_memory
 from .packing import group_by_width, width_for
 from .runners import DecodeRunner, forward, make_runner
 

@@ -27,21 +27,18 @@ from ...errors import (
     ModelLoadError,
     ModelNotFoundError,
 )
+from ...memory import GIB, KvShape, estimate, positions_of
 from .checkpoint import check_code, check_weights, load_config, read_config
 from .engine import TransformersSlotEngine
 from .families import check_supported
 from .lora import require_peft
 from .memory import (
     DEFAULT_SLOTS,
-    GIB,
-    KvShape,
     check_model_len,
-    estimate,
     free_bytes,
     is_out_of_memory,
     out_of_memory,
     plan_slots,
-    positions_of,
 )
 
 DEVICES = ("auto", "cpu", "cuda")
