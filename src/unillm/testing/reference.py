@@ -277,7 +277,7 @@ class ReferenceScript:
 
     def __init__(self, model: ReferenceModel | None = None) -> None:
         self.model = model or ReferenceModel()
-        # By identity: params have no hash. The request is kept, so its id stays its own.
+        # By identity: params have no hash. The request is kept, so its id is its own.
         self._said: OrderedDict[int, tuple[EngineRequest, list[SlotToken]]]
         self._said = OrderedDict()
 
