@@ -42,7 +42,6 @@ def run(tmp_path):
             capture_output=True,
             text=True,
             check=True,
-            timeout=1200,
         )
         found = json.loads(done.stdout)
         assert [] == found["failures"], done.stderr
