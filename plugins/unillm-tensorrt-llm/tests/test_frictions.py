@@ -13,7 +13,6 @@ from trtllm_double import calls
 from unillm import SamplingParams
 from unillm.errors import (
     ConfigError,
-    InvalidParameterError,
     PromptTooLongError,
     RequestsFailedError,
     TokenizerError,
@@ -251,18 +250,11 @@ def test_what_cannot_be_trusted_is_refused_and_never_dropped(profile, open_gener
         {"prompt_logprobs": 1},
         {"min_tokens": 3},
         {"allowed_token_ids": [1]},
+        {"bad_words": ["apple"]},
         {"structured_outputs": {"choice": ["a", "b"]}},
     ):
         with pytest.raises(UnsupportedParameterError, match=next(iter(field))):
             generator.generate("Add 1 and 2:", SamplingParams(**field))
-
-
-def test_a_bad_word_of_several_tokens_is_refused(install, open_generator):
-    install("1.2")
-    generator = open_generator()
-
-    with pytest.raises(InvalidParameterError, match=r"a word of .* tokens"):
-        generator.generate("Add 1 and 2:", SamplingParams(bad_words=["apple pie day"]))
 
 
 def test_its_objects_are_not_shared_between_requests(install, open_generator):

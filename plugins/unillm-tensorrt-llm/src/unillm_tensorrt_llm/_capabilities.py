@@ -30,13 +30,13 @@ CAPABILITIES = Capabilities(
             "its guided decoding needs its own tokenizer and ends at that tokenizer's "
             "end id alone"
         ),
-        "bad_words": Capability(
-            reason="words of one token; a request with a longer one is refused"
+        "bad_words": _not(
+            "it bans single token ids; a word of several tokens would need its own "
+            "tokenizer"
         ),
     }
 )
 """Of every door. A door that can do less says so itself."""
 
 NO_BIAS = _not("the runners take no bias; use the LLM API")
-NO_BAD_WORDS = _not("not passed to the runners; use the LLM API")
 NO_MIN_P = _not("this version of TensorRT-LLM has no min_p")

@@ -7,6 +7,9 @@
 must run when they are made; each time it yields the same object, cumulative, so what is
 new is what stands behind the ids that were seen.
 
+No more requests are given to TensorRT-LLM than it works on at a time: the others wait
+here by priority, which most of its versions do not know, and can be dropped.
+
 The end is found here, in the ids: the first of a request's stop ids ends it, whatever
 ``finish_reason`` and ``stop_reason`` say and whether or not the id was left in.
 """
@@ -31,7 +34,7 @@ from unillm.engines.base import (
     EngineOutput,
     EngineRequest,
 )
-from unillm.errors import InvalidParameterError, RequestError
+from unillm.scheduling.queue import WaitingQueue
 
 from . import _errors, _sampling
 
@@ -79,6 +82,7 @@ class LlmEngine(Engine):
         self._params_class = params_class
         self._limits = limits
         self._capabilities = capabilities
+        self._waiting = WaitingQueue()
         self._live: dict[str, _Live] = {}
         self._news: queue.SimpleQueue[tuple[_Live, EngineOutput]] = queue.SimpleQueue()
         self._closed = False
@@ -102,23 +106,13 @@ class LlmEngine(Engine):
 
     @override
     def add_request(self, request: EngineRequest) -> None:
-        params = _sampling.llm_params(
-            request, self._params_class, vocab_size=self._limits.vocab_size
-        )
-        begun = asyncio.run_coroutine_threadsafe(
-            self._begin(request, params), self._loop
-        )
-        try:
-            self._live[request.request_id] = begun.result()
-        except RequestError:
-            raise
-        except _errors.request_errors() as error:
-            raise InvalidParameterError(
-                f"TensorRT-LLM refused the request: {error}", parameter="params"
-            ) from error
+        self._waiting.push(request)
 
     @override
     def step(self) -> list[EngineOutput]:
+        refused = self._submit()
+        if refused or not self._live:
+            return refused
         news = [self._news.get()]
         with contextlib.suppress(queue.Empty):
             while True:
@@ -136,17 +130,19 @@ class LlmEngine(Engine):
     @override
     def abort(self, request_ids: Iterable[str]) -> None:
         for request_id in request_ids:
+            if self._waiting.remove(request_id):
+                continue
             live = self._live.pop(request_id, None)
             if live is not None:
                 self._loop.call_soon_threadsafe(_abort, live)
 
     @override
     def has_unfinished(self) -> bool:
-        return bool(self._live)
+        return bool(self._live or self._waiting)
 
     @override
     def stats(self) -> Mapping[str, Any]:
-        return {"unfinished": len(self._live)}
+        return {"running": len(self._live), "waiting": len(self._waiting)}
 
     @override
     def close(self) -> None:
@@ -161,10 +157,31 @@ class LlmEngine(Engine):
             self._loop.close()
         self._release()
 
+    def _submit(self) -> list[EngineOutput]:
+        """Hand over who is next, as far as there is room; tell who is refused."""
+        refused = []
+        while self._waiting and len(self._live) < self._limits.max_num_seqs:
+            request = self._waiting.pop()
+            begun = asyncio.run_coroutine_threadsafe(self._begin(request), self._loop)
+            try:
+                self._live[request.request_id] = begun.result()
+            except _errors.request_errors() as error:
+                refused.append(
+                    EngineOutput(
+                        request_id=request.request_id,
+                        finish_reason="error",
+                        error=f"TensorRT-LLM refused the request: {error}",
+                    )
+                )
+        return refused
+
     # ----------------------------------------------------------------- on the loop
 
-    async def _begin(self, request: EngineRequest, params: Any) -> _Live:
+    async def _begin(self, request: EngineRequest) -> _Live:
         """Submit a request. A synchronous call, but one that wants a running loop."""
+        params = _sampling.llm_params(
+            request, self._params_class, vocab_size=self._limits.vocab_size
+        )
         output = self._llm.generate_async(
             list(request.prompt_token_ids), params, streaming=True
         )

@@ -100,7 +100,6 @@ SAMPLING = (
         "repetition_penalty",
     ),
     Name("stop_token_ids", "stop_token_ids", "stop_token_ids", "stop_words_list"),
-    Name("bad_words", "bad_token_ids", "bad_token_ids", None),
     Name("logit_bias", "embedding_bias", "embedding_bias", None),
     Name("ignore_eos", "ignore_eos", "ignore_eos", "end_id"),
 )

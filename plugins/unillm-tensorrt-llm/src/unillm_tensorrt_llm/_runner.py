@@ -39,7 +39,7 @@ from unillm.scheduling.runs import (
 )
 
 from . import _sampling
-from ._capabilities import NO_BAD_WORDS, NO_BIAS, NO_MIN_P
+from ._capabilities import NO_BIAS, NO_MIN_P
 
 _BEGIN_ANEW = {
     "seed": "the session's generator of random numbers begins anew with each run",
@@ -118,7 +118,6 @@ class RunnerEngine(BatchEngine):
         return Capabilities(
             fields={
                 "logit_bias": NO_BIAS,
-                "bad_words": NO_BAD_WORDS,
                 "min_p": NO_MIN_P,
             }
         )

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from unillm.engines.base import EngineRequest
-from unillm.errors import InvalidParameterError
 
 from ._names import BEFORE_0_13
 
@@ -29,24 +28,6 @@ def end_ids(request: EngineRequest) -> tuple[int, list[int]]:
     """Return the one ``end_id`` and the other ids that end a request."""
     first, *others = sorted(request.stop_token_ids) or [NO_END]
     return first, others
-
-
-def banned_ids(request: EngineRequest) -> list[int]:
-    """Return `bad_words` as single ids.
-
-    Raises:
-        InvalidParameterError: One of them has several tokens.
-    """
-    for sequence in request.bad_words_token_ids:
-        if len(sequence) > 1:
-            raise InvalidParameterError(
-                f"bad_words has a word of {len(sequence)} tokens, {list(sequence)}; "
-                "TensorRT-LLM is given token ids, and bans those of one token alone. "
-                "Leave the word out, or choose another backend.",
-                parameter="bad_words",
-                value=request.params.bad_words,
-            )
-    return sorted({sequence[0] for sequence in request.bad_words_token_ids})
 
 
 def choice(request: EngineRequest) -> dict[str, Any]:
@@ -103,8 +84,6 @@ def llm_params(request: EngineRequest, params_class: Any, *, vocab_size: int) ->
         **choice(request),
         **penalties(request),
     }
-    if banned := banned_ids(request):
-        given["bad_token_ids"] = banned
     if request.params.logit_bias:
         given["embedding_bias"] = _bias(request.params.logit_bias, vocab_size)
     known = inspect.signature(params_class).parameters

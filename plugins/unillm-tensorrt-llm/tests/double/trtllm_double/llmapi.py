@@ -415,6 +415,7 @@ class _BaseLLM:
                 temperature=params.temperature,
                 top_k=params.top_k,
                 top_p=params.top_p,
+                min_p=getattr(params, "min_p", None),
                 seed=_value(params, "seed"),
                 repetition_penalty=params.repetition_penalty,
                 presence_penalty=params.presence_penalty,

@@ -35,6 +35,7 @@ class Sampling:
         temperature=None,
         top_k=None,
         top_p=None,
+        min_p=None,
         seed=None,
         repetition_penalty=None,
         presence_penalty=None,
@@ -50,6 +51,7 @@ class Sampling:
         self.temperature = 1.0 if temperature is None else temperature
         self.top_k = top_k or 0
         self.top_p = 1.0 if top_p is None else top_p
+        self.min_p = min_p or 0.0
         self.generator = torch.Generator().manual_seed((seed or 0) % 2**63)
         self.repetition = repetition_penalty or 1.0
         self.presence = presence_penalty or 0.0
@@ -111,4 +113,6 @@ class Sequence:
             ordered, order = probabilities.sort(descending=True)
             drop = ordered.cumsum(0) - ordered >= sampling.top_p
             probabilities[order[drop]] = 0.0
+        if self._sampling.min_p:
+            probabilities[probabilities < sampling.min_p * probabilities.max()] = 0.0
         return int(torch.multinomial(probabilities, 1, generator=sampling.generator))

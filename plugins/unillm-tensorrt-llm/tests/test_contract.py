@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The contract on the double, through each door and in each version family.
+
+What holds here holds against published sources; ``unillm doctor`` asks the real one.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from unillm.testing.contract import BackendContract
+
+
+class _OnTheDouble(BackendContract):
+    backend = "tensorrt-llm"
+    version: str
+
+    @pytest.fixture(autouse=True)
+    def _installed(self, install):
+        install(self.version)
+
+
+class TestRunnerOf011(_OnTheDouble):
+    version = "0.11"
+
+
+class TestEnginesOf021(_OnTheDouble):
+    version = "0.21"
+
+
+class TestPyTorchOf12(_OnTheDouble):
+    version = "1.2"
+
+
+class TestPyTorchOf14(_OnTheDouble):
+    version = "1.4"
