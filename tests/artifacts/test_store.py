@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import threading
+import time
 
 import attrs
 import pytest
@@ -338,6 +340,43 @@ def test_a_cache_without_locks_still_serves(store, spec, builder, monkeypatch):
 
     monkeypatch.setattr("unillm.artifacts.lock.FileLock.try_acquire", refuse)
 
+    assert obtain(store, spec, builder) == FILES
+
+
+def test_who_waited_for_a_build_fails_with_it(store, root, spec, builder):
+    """And does not try the same again; who comes later does."""
+    waiting, done = threading.Event(), []
+
+    def fail(spec, target, progress):
+        waiting.wait(10)
+        builder.fault = RuntimeError("the converter broke")
+        builder(spec, target, progress)
+
+    def first():
+        with pytest.raises(EngineBuildError, match="the converter broke"):
+            store.obtain(spec, fail)
+        done.append("first")
+
+    def second(status):
+        assert status.stage == "waiting"
+        if status.owner is not None:
+            assert status.owner.pid == os.getpid()
+            assert str(status).startswith(
+                f"Waiting for process {os.getpid()}, building"
+            )
+            waiting.set()
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    while not store.folder.unfinished():
+        time.sleep(0.001)
+    with pytest.raises(EngineBuildError, match=r"was waited for: .* converter broke"):
+        ArtifactStore(root).obtain(spec, builder, listener=second)
+    thread.join()
+
+    assert done == ["first"]
+    assert len(builder.built) == 1
+    builder.fault = None
     assert obtain(store, spec, builder) == FILES
 
 

@@ -228,6 +228,39 @@ def test_an_engine_that_cannot_stop_ends_its_run_for_who_waits():
     assert [("r4", "r5"), ("r4", "r6"), ("r4", "r7")] == runs(engine)[2:5]
 
 
+SHARED = BatchTraits(shared_context=True)
+
+
+def test_a_shared_context_ends_a_run_where_its_longest_prompt_has_no_more_room():
+    jobs = [
+        job(0, prompt_length=90, natural_length=9, max_new_tokens=10),
+        job(1, prompt_length=10, natural_length=60, max_new_tokens=80),
+    ]
+    scheduler, engine = scheduler_of(*jobs, traits=SHARED, max_model_len=100)
+
+    ended = finish(scheduler)
+
+    assert {f"r{j.number}": j.tokens for j in jobs} == ended
+    assert [("r0", "r1"), ("r1",)] == runs(engine)
+
+
+def test_a_shared_context_keeps_apart_what_cannot_go_on_in_another_run():
+    """The second one would have outgrown the longest prompt when the run must end."""
+    jobs = [
+        job(0, prompt_length=50, natural_length=9, max_new_tokens=10),
+        job(1, prompt_length=38, natural_length=50, max_new_tokens=60),
+        job(2, prompt_length=50, natural_length=9, max_new_tokens=10),
+    ]
+    scheduler, engine = scheduler_of(
+        *jobs, traits=SHARED, max_model_len=100, max_prompt_len=50
+    )
+
+    ended = finish(scheduler)
+
+    assert {f"r{j.number}": j.tokens for j in jobs} == ended
+    assert [("r0", "r2"), ("r1",)] == runs(engine)
+
+
 def test_requests_of_two_groups_take_turns():
     jobs = [job(n, natural_length=60 if n < 4 else 5) for n in range(8)]
     scheduler, engine = scheduler_of(

@@ -95,10 +95,7 @@ class ArtifactFolder:
         return self._lock(f"{key}.build")
 
     def use_lock(self, key: str) -> FileLock:
-        """Return the lock that is shared by who uses an entry.
-
-        The time of its file is when the entry was last taken into use.
-        """
+        """Return the lock that is shared by who uses an entry."""
         return self._lock(f"{key}.use")
 
     def _lock(self, name: str) -> FileLock:

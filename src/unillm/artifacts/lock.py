@@ -134,11 +134,6 @@ class FileLock:
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, text, 0)
 
-    def touch(self) -> None:
-        """Set the file's time to now."""
-        assert self._descriptor is not None, "only the holder touches"
-        os.utime(self._descriptor)
-
     def remove(self) -> None:
         """Delete the file of a lock that is held alone, and let go of it."""
         assert self._descriptor is not None, "only the holder removes"

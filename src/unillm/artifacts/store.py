@@ -190,7 +190,7 @@ class ArtifactStore:
         lock = self.folder.use_lock(key)
         try:
             lock.acquire(shared=True)
-            lock.touch()
+            os.utime(self.folder.path(key))  # when it was used last
         except OSError as error:
             # A cache that is full or read-only serves all the same.
             log.debug("%s is used without a lock: %s", key, error)

@@ -69,6 +69,10 @@ class BatchTraits:
     tokens nobody reads."""
     prompt_work: PromptWork = PromptWork.PACKED
     """How the prompts of a batch are computed."""
+    shared_context: bool = False
+    """The longest prompt of a run and the run's tokens fit `EngineLimits.max_model_len`
+    together, as where one buffer of a common shape holds the whole batch. A run may
+    then end before all of its rows do, and they go on in another one."""
     run_bound_fields: Mapping[str, str] = attrs.field(
         factory=lambda: MappingProxyType({})
     )
@@ -408,10 +412,12 @@ class RunScheduler(Engine):
     def _begin(self) -> _RunUnderWay:
         """Start a run with the survivors whose turn it is and with who waits."""
         group = self._next_group()
-        survivors = [s for s in self._between if s.group == group][: self._max_rows]
+        survivors: list[_Started] = []
+        for each in self._between:
+            if each.group == group and self._can_run([*survivors, each]):
+                survivors.append(each)
         self._between = [s for s in self._between if s not in survivors]
-        joining = self._admit(group, self._max_rows - len(survivors), bool(survivors))
-        started = survivors + joining
+        started = survivors + self._admit(group, survivors)
         rows: list[_Started | None] = [*started]
         if self._traits.fixed_batch:
             rows += [None] * (self._max_rows - len(rows))
@@ -445,26 +451,31 @@ class RunScheduler(Engine):
             ready.append((first.priority, arrived_at, self._engine.group(first)))
         return min(ready, key=lambda each: each[:2])[2]
 
-    def _admit(self, group: Hashable, free: int, refilled: bool) -> list[_Started]:
+    def _admit(self, group: Hashable, survivors: Sequence[_Started]) -> list[_Started]:
         """Take the next requests of a group out of the queue."""
+        refilled = bool(survivors)
+        free = self._max_rows - len(survivors)
         admitted: list[_Started] = []
         passed: list[EngineRequest] = []
         while len(admitted) < free and self._waiting and len(passed) < self._window:
             request = self._waiting.pop()
-            if self._engine.group(request) != group:
+            started = _Started(
+                request=request,
+                group=self._engine.group(request),
+                # Admission is in the step after the arrival at the soonest.
+                waited_steps=self.counters.steps
+                - self._arrived_at[request.request_id]
+                - 1,
+                refilled=refilled,
+                bound=self._is_bound(request),
+            )
+            if started.group != group or not self._can_run(
+                [*survivors, *admitted, started]
+            ):
                 passed.append(request)
                 continue
-            arrived_at = self._arrived_at.pop(request.request_id)
-            admitted.append(
-                _Started(
-                    request=request,
-                    group=group,
-                    # Admission is in the step after the arrival at the soonest.
-                    waited_steps=self.counters.steps - arrived_at - 1,
-                    refilled=refilled,
-                    bound=self._is_bound(request),
-                )
-            )
+            del self._arrived_at[request.request_id]
+            admitted.append(started)
         for request in passed:
             self._waiting.push(request)
         self.counters.admitted += len(admitted)
@@ -477,13 +488,14 @@ class RunScheduler(Engine):
 
     def _planned_steps(self, started: Sequence[_Started]) -> int:
         """Return after how many tokens the run is to end, whatever happens."""
-        longest = max(each.left for each in started)
+        most = self._most_steps(started)
         if self._traits.can_stop or not self._somebody_waits():
-            return longest
+            return most
         candidates = [
             steps
-            for steps in {each.left for each in started}
-            if all(self._can_go_on_after(each, steps) for each in started)
+            for steps in {most, *(each.left for each in started)}
+            if steps <= most
+            and all(self._can_go_on_after(each, steps) for each in started)
         ]
         return best_run_length(
             candidates,
@@ -493,6 +505,23 @@ class RunScheduler(Engine):
             costs=self._costs,
             max_rows=self._max_rows,
         )
+
+    def _most_steps(self, started: Sequence[_Started]) -> int:
+        """Return how many tokens a run of these could give each row."""
+        longest = max(each.left for each in started)
+        if not self._traits.shared_context:
+            return longest
+        room = self._limits.max_model_len - max(each.length for each in started)
+        return min(longest, room)
+
+    def _can_run(self, started: Sequence[_Started]) -> bool:
+        """Whether one run can hold these, and lose none of them."""
+        if len(started) > self._max_rows:
+            return False
+        if not self._traits.shared_context:
+            return True
+        most = self._most_steps(started)
+        return all(self._can_go_on_after(each, most) for each in started)
 
     def _count_prefill(
         self, started: Sequence[_Started], padding: int, num_rows: int
