@@ -39,21 +39,23 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typing(session: nox.Session) -> None:
     """Types, strictly, against the pinned versions of everything."""
-    session.install(*CONSTRAINTS, *GROUPS["typing"], "nox", ".[transformers,testing]")
+    session.install(
+        *CONSTRAINTS, *GROUPS["typing"], "nox", ".[transformers,lora,testing]"
+    )
     session.run("mypy")
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """The tests, against the built wheel and not the checkout."""
-    session.install(*CONSTRAINTS, *GROUPS["tests"], ".[transformers,testing]")
+    session.install(*CONSTRAINTS, *GROUPS["tests"], ".[transformers,lora,testing]")
     session.run("pytest", *session.posargs)
 
 
 @nox.session
 def properties(session: nox.Session) -> None:
     """The Hypothesis properties, with many more examples than in `tests`."""
-    session.install(*CONSTRAINTS, *GROUPS["tests"], ".[transformers,testing]")
+    session.install(*CONSTRAINTS, *GROUPS["tests"], ".[transformers,lora,testing]")
     session.run(
         "pytest",
         "-m",
