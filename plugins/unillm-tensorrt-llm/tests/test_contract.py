@@ -7,6 +7,8 @@ What holds here holds against published sources; ``unillm doctor`` asks the real
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import pytest
 
 from unillm.testing.contract import BackendContract
@@ -23,6 +25,12 @@ class _OnTheDouble(BackendContract):
 
 class TestRunnerOf011(_OnTheDouble):
     version = "0.11"
+    waivers = MappingProxyType(
+        {
+            "R3": "ModelRunnerCpp leaves its requests behind when it is stopped, so a "
+            "run goes on to its end, and requests with other end ids wait for it"
+        }
+    )
 
 
 class TestEnginesOf021(_OnTheDouble):

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from unillm.engines.backend import Availability, Backend
+from unillm.engines.backend import Availability, Backend, Finding
 from unillm.engines.base import Capabilities
 from unillm.hookspecs import hookimpl
 
 from ._capabilities import CAPABILITIES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from unillm.artifacts.key import BuildSpec
@@ -73,6 +74,12 @@ class TensorRTLLMBackend(Backend):
                 "nvcr.io/nvidia/tensorrt-llm/release",
             )
         return Availability(available=True)
+
+    @override
+    def examine(self, config: EngineConfig) -> Iterator[Finding]:
+        from ._doctor import examine
+
+        return examine(config)
 
     @override
     def build_spec(self, config: EngineConfig) -> BuildSpec | None:

@@ -132,8 +132,10 @@ def build_spec(config: EngineConfig) -> BuildSpec:
         max_batch_size=config.max_num_seqs or DEFAULT_MAX_BATCH_SIZE,
         max_input_len=context - 1,
         max_seq_len=context,
-        max_num_tokens=config.max_num_batched_tokens
-        or max(DEFAULT_MAX_NUM_TOKENS, context),
+        # An engine takes a prompt in one step, so a step has to hold the longest.
+        max_num_tokens=max(
+            config.max_num_batched_tokens or DEFAULT_MAX_NUM_TOKENS, context
+        ),
     )
 
 

@@ -66,6 +66,9 @@ class LlmEngine(Engine):
         limits: What requests are checked against, so that nothing is clamped.
         capabilities: What this door does not do.
         release: Called when the engine is closed.
+
+    Attributes:
+        llm: TensorRT-LLM's own object.
     """
 
     def __init__(
@@ -77,7 +80,7 @@ class LlmEngine(Engine):
         capabilities: Capabilities,
         release: Callable[[], None],
     ) -> None:
-        self._llm = llm
+        self.llm = llm
         self._release = release
         self._params_class = params_class
         self._limits = limits
@@ -150,7 +153,7 @@ class LlmEngine(Engine):
             return
         self._closed = True
         self.abort(list(self._live))
-        _errors.shut_down(self._llm)
+        _errors.shut_down(self.llm)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(CLOSE_TIMEOUT_S)
         if not self._thread.is_alive():
@@ -182,7 +185,7 @@ class LlmEngine(Engine):
         params = _sampling.llm_params(
             request, self._params_class, vocab_size=self._limits.vocab_size
         )
-        output = self._llm.generate_async(
+        output = self.llm.generate_async(
             list(request.prompt_token_ids), params, streaming=True
         )
         live = _Live(request, output)

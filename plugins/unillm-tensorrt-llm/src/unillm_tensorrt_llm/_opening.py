@@ -82,7 +82,10 @@ def open_engine(config: EngineConfig) -> Engine:
         _check(engine, installed, config)
         if choice.door is Door.ENGINE:
             return _open_engine_llm(config, installed, engine, options, release)
-        return _open_runner(config, installed, engine, options, release)
+        return RunScheduler(
+            _open_runner(config, installed, engine, options, release),
+            clock=perf_counter,
+        )
     except BaseException:
         release()
         raise
@@ -232,7 +235,7 @@ def _open_runner(
     engine: EngineDirectory,
     options: dict[str, Any],
     release: Callable[[], None],
-) -> Engine:
+) -> RunnerEngine:
     if engine.world_size > 1:
         raise ConfigError(
             f"The engine {engine.path} is spread over {engine.world_size} GPUs, and "
@@ -268,15 +271,12 @@ def _open_runner(
         raise _errors.translated(
             error, "while it loaded an engine", facts=_facts(engine)
         ) from error
-    return RunScheduler(
-        RunnerEngine(
-            runner,
-            limits=_limits(engine, config, longest),
-            packed=engine.packed,
-            by_row=not in_cpp,
-            release=release,
-        ),
-        clock=perf_counter,
+    return RunnerEngine(
+        runner,
+        limits=_limits(engine, config, longest),
+        packed=engine.packed,
+        by_row=not in_cpp,
+        release=release,
     )
 
 
