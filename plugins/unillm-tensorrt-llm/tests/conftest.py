@@ -28,17 +28,18 @@ def own_environment(monkeypatch, tmp_path):
     calls.clear()
 
 
+def install_family(name, monkeypatch):
+    """Install a version family: what can be imported is what it has."""
+    monkeypatch.setenv("TRTLLM_DOUBLE_PROFILE", name)
+    for module in [m for m in sys.modules if m.partition(".")[0] == "tensorrt_llm"]:
+        monkeypatch.delitem(sys.modules, module)
+    return PROFILES[name]
+
+
 @pytest.fixture
 def install(monkeypatch):
-    """Install a version family: what can be imported is what it has."""
-
-    def install(name):
-        monkeypatch.setenv("TRTLLM_DOUBLE_PROFILE", name)
-        for module in [m for m in sys.modules if m.partition(".")[0] == "tensorrt_llm"]:
-            monkeypatch.delitem(sys.modules, module)
-        return PROFILES[name]
-
-    return install
+    """Install a version family for the time of a test."""
+    return lambda name: install_family(name, monkeypatch)
 
 
 @pytest.fixture(params=PROFILES)

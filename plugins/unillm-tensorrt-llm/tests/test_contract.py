@@ -10,6 +10,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 import pytest
+from conftest import install_family
 
 from unillm.testing.contract import BackendContract
 
@@ -18,9 +19,12 @@ class _OnTheDouble(BackendContract):
     backend = "tensorrt-llm"
     version: str
 
-    @pytest.fixture(autouse=True)
-    def _installed(self, install):
-        install(self.version)
+    @pytest.fixture(autouse=True, scope="class")
+    def _installed(self, request):
+        """For the whole class: one engine serves many clauses."""
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            install_family(request.cls.version, monkeypatch)
+            yield
 
 
 class TestRunnerOf011(_OnTheDouble):

@@ -8,6 +8,8 @@ computes tokens with a small transformers model, one sequence at a time. Where a
 leaves something open, profiles differ in it, so that code which relies on one answer
 fails in the other profile.
 
+``§`` and a number cite the section of ``docs/reference/tensorrt-llm.md`` that says so.
+
 Never shipped: it lives beside the tests, and a path entry makes it importable.
 ``TRTLLM_DOUBLE_PROFILE`` names the version family, see `profiles`.
 """

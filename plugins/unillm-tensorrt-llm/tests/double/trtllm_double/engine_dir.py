@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Engine directories: ``config.json`` and ``rank0.engine`` (fact sheet §5).
+"""Engine directories: ``config.json`` and ``rank0.engine`` (§5).
 
 The engine itself is a few lines of JSON here: which GPU and TensorRT it was made for,
 and where the model is that computes the tokens.
@@ -16,7 +16,7 @@ from pathlib import Path
 from .profiles import current
 
 TENSORRT = {"0.11.0": "10.2.0", "0.21.0": "10.11"}
-"""By version of TensorRT-LLM (fact sheet §1.3); 1.x images have 10.13.3.9."""
+"""By version of TensorRT-LLM (§1.3); 1.x images have 10.13.3.9."""
 
 
 def tensorrt_version() -> str:
@@ -99,7 +99,7 @@ class Plan:
         self.build = self.config["build_config"]
         engine = json.loads((self.path / "rank0.engine").read_text())
         self.model = engine["model"]
-        # Fact sheet §6, lock-in: what is printed, and what is raised.
+        # §6, lock-in: what is printed, and what is raised.
         if engine["compute"] != compute_capability():
             sys.stderr.write(
                 "[TRT] [E] 6: The engine plan file is generated on an incompatible "

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The LLM API: ``LLM``, ``SamplingParams`` and its results (fact sheet §2, §3)."""
+"""The LLM API: ``LLM``, ``SamplingParams`` and its results (§2, §3)."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def load(path: str):
 class Sampling:
     """What the runtime is told; `None` and 0 mean what TensorRT-LLM takes them for.
 
-    Greedy by default; a seed of `None` is 0, the same in every run (fact sheet §3).
+    Greedy by default; a seed of `None` is 0, the same in every run (§3).
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""``ModelRunner`` and ``ModelRunnerCpp``: static batches (fact sheet §4)."""
+"""``ModelRunner`` and ``ModelRunnerCpp``: static batches (§4)."""
 
 from __future__ import annotations
 
