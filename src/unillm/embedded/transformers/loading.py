@@ -31,6 +31,7 @@ from ...memory import GIB, KvShape, estimate, positions_of
 from .checkpoint import check_code, check_weights, load_config, read_config
 from .engine import TransformersSlotEngine
 from .families import check_supported
+from .fusing import fuse_projections
 from .lora import require_peft
 from .memory import (
     DEFAULT_SLOTS,
@@ -114,6 +115,9 @@ def load_engine(
     try:
         model = _load_model(name, config, dtype, trust_remote_code=trust_remote_code)
         model.to(target)
+        if target.type == "cuda" and not enforce_eager and not enable_lora:
+            fuse_projections(model)
+            torch.cuda.empty_cache()
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
