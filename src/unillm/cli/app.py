@@ -16,6 +16,7 @@ from . import cache, options
 from .backends import backends
 from .build import build
 from .chat import chat
+from .compare import compare
 from .exit_codes import ExitCode
 from .generate import generate
 from .inspect import inspect
@@ -37,6 +38,7 @@ app.command()(backends)
 app.command()(inspect)
 app.command()(plan)
 app.command()(build)
+app.command()(compare)
 app.add_typer(cache.app)
 
 
