@@ -46,15 +46,17 @@ _OF_ERRORS: tuple[tuple[type[Exception], ExitCode], ...] = (
     (errors.BackendError, ExitCode.BACKEND),
     (errors.EngineError, ExitCode.ENGINE),
     (errors.GeneratorClosedError, ExitCode.ENGINE),
+    (errors.SideFailedError, ExitCode.ENGINE),
 )
 """The first class that an error is of decides."""
 
 
 def exit_code_of(error: Exception) -> ExitCode:
-    """Return the status that *error* ends the process with."""
-    kind = type(error)
-    if isinstance(error, errors.SideFailedError):
-        kind = getattr(errors, error.kind, kind)
+    """Return the status that *error* ends the process with.
+
+    One that another process reported counts as what it was there.
+    """
+    kind = getattr(errors, getattr(error, "kind", ""), type(error))
     for known, code in _OF_ERRORS:
         if issubclass(kind, known):
             return code

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
@@ -95,24 +96,26 @@ def _process(side: Side, log: IO[str] | None) -> Iterator[subprocess.Popen[str]]
             "of a Python interpreter.",
             kind="ConfigError",
         ) from error
+    # A child of its own that outlives it would keep the pipe open for ever.
+    watch = threading.Thread(target=_end_group_with, args=(process,), daemon=True)
+    watch.start()
     try:
         yield process
     finally:
-        _end(process)
+        for stream in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError):
+                stream.close()  # type: ignore[union-attr] # both are pipes
+        watch.join(GRACE_S)
+        if watch.is_alive():
+            process.kill()
+            watch.join()
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    for stream in (process.stdin, process.stdout):
-        with contextlib.suppress(OSError):
-            stream.close()  # type: ignore[union-attr] # both are pipes
-    try:
-        process.wait(GRACE_S)
-    except subprocess.TimeoutExpired:
-        pass
-    finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)  # what it left behind, too
-        process.wait()
+def _end_group_with(process: subprocess.Popen[str]) -> None:
+    """Wait for a process, and end what it leaves behind."""
+    process.wait()
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _conversation(
