@@ -26,7 +26,7 @@ class ExitCode(enum.IntEnum):
     OK = 0, "all went well"
     REQUESTS_FAILED = (
         1,
-        "a prompt failed or a prepared engine is damaged; others are well",
+        "a prompt failed, a prepared engine is damaged, an assumption does not hold",
     )
     USAGE = 2, "a wrong option or value"
     MODEL = 3, "the model cannot be found, read or served"
