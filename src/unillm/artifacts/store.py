@@ -189,6 +189,7 @@ class ArtifactStore:
     def _use(self, key: str) -> FileLock | None:
         lock = self.folder.use_lock(key)
         try:
+            lock.path.parent.mkdir(exist_ok=True)
             lock.acquire(shared=True)
             os.utime(self.folder.path(key))  # when it was used last
         except OSError as error:
@@ -364,14 +365,9 @@ class ArtifactStore:
         return artifact
 
 
-_told: set[tuple[str, str]] = set()
-"""Keys of what was built and what was asked for, of which the log has been told."""
-
-
 def _tell_if_larger(built: BuildSpec, asked: BuildSpec) -> None:
-    if built.key == asked.key or (built.key, asked.key) in _told:
+    if built.key == asked.key:
         return
-    _told.add((built.key, asked.key))
     larger = ", ".join(
         f"{name}={limit or 'unlimited'} serves {asked.limits[name]}"
         for name, limit in built.limits.items()
