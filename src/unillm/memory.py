@@ -57,12 +57,17 @@ class KvShape:
             UnsupportedModelError: It is not one of layers of attention heads.
         """
         config = config.get_text_config(decoder=True)
+        kinds = getattr(config, "layer_types", None)
+        if kinds and not _ATTENDING & set(kinds):
+            return cls(layers=0, kv_heads=0, head_dim=0)
         try:
             heads = config.num_attention_heads
             return cls(
-                layers=config.num_hidden_layers,
+                layers=sum(kind in _ATTENDING for kind in kinds)
+                if kinds
+                else config.num_hidden_layers,
                 kv_heads=_kv_heads(config),
-                head_dim=getattr(config, "head_dim", None)
+                head_dim=_first(config, "attention_head_dim", "head_dim")
                 or config.hidden_size // heads,
             )
         except AttributeError as error:
@@ -81,6 +86,76 @@ class KvShape:
         """Return the size of a whole cache."""
         tokens = num_slots * round_up(max_model_len)
         return tokens * self.bytes_per_token(item_bytes)
+
+
+_ATTENDING = {
+    "chunked_attention",
+    "full_attention",
+    "hybrid",
+    "hybrid_sliding",
+    "sliding_attention",
+}
+_RECURRING = {"conv", "hybrid", "hybrid_sliding", "linear_attention"}
+
+
+@attrs.frozen(kw_only=True)
+class StateShape:
+    """What one row's recurrent layers hold, whatever its length."""
+
+    layers: int
+    convolution: int
+    """Numbers of one layer, in the model's dtype: the last inputs."""
+    recurrence: int
+    """Numbers of one layer, always of four bytes: what is remembered of all inputs."""
+
+    @classmethod
+    def of(cls, config: Any) -> StateShape:
+        """Read it from a transformers configuration.
+
+        References:
+            The buffers that transformers 5.19 makes of such layers, by family.
+        """
+        config = config.get_text_config(decoder=True)
+        kinds = getattr(config, "layer_types", None) or ()
+        layers = sum(kind in _RECURRING for kind in kinds)
+        if not layers:
+            return cls(layers=0, convolution=0, recurrence=0)
+        if width := getattr(config, "conv_L_cache", None):  # short convolutions alone
+            convolution, recurrence = config.hidden_size * width, 0
+        elif getattr(config, "linear_num_value_heads", None):
+            convolution, recurrence = _delta_rule(config)
+        else:
+            convolution, recurrence = _state_space(config)
+        return cls(layers=layers, convolution=convolution, recurrence=recurrence)
+
+    def bytes_per_seq(self, item_bytes: int) -> int:
+        """All layers of one row, with numbers of *item_bytes* each."""
+        return self.layers * (self.convolution * item_bytes + self.recurrence * 4)
+
+
+def _delta_rule(config: Any) -> tuple[int, int]:
+    keys = config.linear_num_key_heads * config.linear_key_head_dim
+    values = config.linear_num_value_heads * config.linear_value_head_dim
+    convolution = (2 * keys + values) * config.linear_conv_kernel_dim
+    return convolution, values * config.linear_key_head_dim
+
+
+def _state_space(config: Any) -> tuple[int, int]:
+    heads = _first(config, "mamba_n_heads", "mamba_num_heads", "n_mamba_heads")
+    head_dim = _first(config, "mamba_d_head", "mamba_head_dim", "mamba_headdim")
+    inner = heads * head_dim or config.hidden_size * _first(
+        config, "mamba_expand", "expand"
+    )
+    groups = _first(config, "mamba_n_groups", "mamba_ngroups", "n_groups")
+    state = _first(config, "mamba_d_state", "ssm_state_size", "state_size")
+    kernel = _first(config, "mamba_d_conv", "conv_kernel")
+    return (inner + 2 * groups * state) * kernel, inner * state
+
+
+def _first(config: Any, *names: str) -> int:
+    """Return the first of *names* that a configuration has; 0 if it has none."""
+    found = (getattr(config, name, None) for name in names)
+    return next((value for value in found if value), 0)
 
 
 def _kv_heads(config: Any) -> int:
@@ -161,6 +236,8 @@ class MemoryNeeds:
     """Of one token in a step, at the layer where most is alive."""
     logit_bytes_per_seq: int
     """Of what is computed with the logits of one request in a step."""
+    state_bytes_per_seq: int = 0
+    """What recurrent layers hold of one request, whatever its length."""
     workspace_bytes: int = 0
     """Of the engine, whatever the model."""
     block_size: int = ALIGNMENT
@@ -174,7 +251,8 @@ class MemoryNeeds:
         return MemoryEstimate(
             weight_bytes=self.weight_bytes,
             kv_bytes_per_token=self.kv_bytes_per_token,
-            cache_bytes=tokens * self.kv_bytes_per_token,
+            cache_bytes=tokens * self.kv_bytes_per_token
+            + limits.max_num_seqs * self.state_bytes_per_seq,
             activation_bytes=in_step * self.activation_bytes_per_token
             + limits.max_num_seqs * self.logit_bytes_per_seq,
             workspace_bytes=self.workspace_bytes,
@@ -230,6 +308,7 @@ def memory_needs(path: Path, *, dtype: str = "auto") -> MemoryNeeds:
     return MemoryNeeds(
         weight_bytes=sum(tensor.bytes_as(item_bytes) for tensor in tensors),
         kv_bytes_per_token=KvShape.of(config).bytes_per_token(item_bytes),
+        state_bytes_per_seq=StateShape.of(config).bytes_per_seq(item_bytes),
         activation_bytes_per_token=_activation_bytes(config, item_bytes),
         logit_bytes_per_seq=_LOGIT_COPIES * 4 * config.get_text_config().vocab_size,
     )

@@ -38,8 +38,9 @@ from .cache import ChunkStep, PromptStep, SlotCache, Step
 from .lora import Adapters
 from .masks import Mask, Masks
 from .memory import asked_bytes, free_bytes, is_out_of_memory, out_of_memory
-from .packing import group_by_width, width_for
+from .packing import group_by_length, group_by_width, width_for
 from .runners import DecodeRunner, forward, make_runner
+from .states import layouts_of
 
 _FILLER = 0
 """Id of padding and of rows that nobody asked for; any id would do."""
@@ -101,7 +102,9 @@ class TransformersSlotEngine(SlotEngine):
             model,
             self._cache,
             self._masks,
-            enforce_eager=enforce_eager or self._adapters is not None,
+            enforce_eager=enforce_eager
+            or self._adapters is not None
+            or self._cache.is_recurrent,
         )
         self._sampler = Sampler(
             num_slots=num_slots, vocab_size=self._vocab_size, device=self._device
@@ -124,6 +127,11 @@ class TransformersSlotEngine(SlotEngine):
     @override
     def vocab_size(self) -> int:
         return self._vocab_size
+
+    @property
+    @override
+    def splits_prompts(self) -> bool:
+        return not self._cache.is_recurrent
 
     @property
     @override
@@ -191,8 +199,9 @@ class TransformersSlotEngine(SlotEngine):
     def _passes(self, chunks: Sequence[PromptChunk]) -> Iterator[list[PromptChunk]]:
         """Yield the chunks of each forward pass."""
         fresh = [chunk for chunk in chunks if chunk.is_first]
-        for group in group_by_width([chunk.end for chunk in fresh]):
-            yield [fresh[index] for index in group]
+        group = group_by_length if self._cache.is_recurrent else group_by_width
+        for indices in group([chunk.end for chunk in fresh]):
+            yield [fresh[index] for index in indices]
         for chunk in chunks:
             if not chunk.is_first:
                 yield [chunk]
@@ -200,6 +209,8 @@ class TransformersSlotEngine(SlotEngine):
     def _width(self, group: Sequence[PromptChunk]) -> int:
         """Return how many positions of each row a pass computes."""
         length = max(chunk.end - chunk.start for chunk in group)
+        if self._cache.is_recurrent:
+            return length
         # What continues a prompt is alone in its pass: nothing to be as wide as.
         return width_for(length, self._max_model_len) if group[0].is_first else length
 
@@ -359,7 +370,7 @@ class TransformersSlotEngine(SlotEngine):
 def _use_slot_attention(model: Any) -> None:
     """Make the model attend through `attention.slot_attention`, if it is to."""
     config = model.config.get_text_config(decoder=True)
-    if config.model_type in families.OWN_ATTENTION:
+    if config.model_type in families.OWN_ATTENTION | families.CACHE_ARGUMENTS.keys():
         return
     model.set_attn_implementation(attention.NAME)
     # A model outside the attention interface keeps its own code whatever it was told.
@@ -407,6 +418,7 @@ def _allocate(model: Any, *, num_slots: int, max_model_len: int) -> SlotCache:
             max_model_len=max_model_len,
             dtype=model.dtype,
             device=model.device,
+            layouts=layouts_of(model),
         )
     except RuntimeError as error:
         raise too_much from error
