@@ -180,6 +180,15 @@ def positions_of(config: Any) -> int:
     return next((positions for positions in known if positions), UNBOUNDED)
 
 
+def model_positions(path: Path) -> int:
+    """Return how many positions the model in a directory was made for.
+
+    Raises:
+        ModelLoadError: Its configuration cannot be read.
+    """
+    return positions_of(load_config(path))
+
+
 @attrs.frozen(kw_only=True)
 class Limits:
     """What an engine is sized for."""
@@ -187,7 +196,7 @@ class Limits:
     max_num_seqs: int
     """Requests worked on at a time."""
     max_model_len: int
-    """Tokens of each: prompt and new ones."""
+    """Tokens of each, prompt and new ones."""
     max_num_batched_tokens: int
     """Tokens of one step."""
 
@@ -277,6 +286,38 @@ class MemoryNeeds:
             name: _largest(lambda value, name=name: fits(name, value), asked)  # type: ignore[misc]
             for name, asked in attrs.asdict(limits).items()
         }
+
+    def largest_together(self, limits: Limits, memory_bytes: int) -> Limits | None:
+        """Return the limits, lowered by the same share, that fit; `None` if none do.
+
+        Args:
+            limits: What is asked; nothing larger is looked for.
+            memory_bytes: What there is.
+        """
+
+        def lowered(thousandths: int) -> Limits:
+            return Limits(
+                **{
+                    name: max(1, asked * thousandths // 1000)
+                    for name, asked in attrs.asdict(limits).items()
+                }
+            )
+
+        share = _largest(
+            lambda each: self.estimate(lowered(each)).total_bytes <= memory_bytes, 1000
+        )
+        return lowered(share) if share else None
+
+    def sharded(self, num_devices: int) -> MemoryNeeds:
+        """Return what one of several devices takes that share weights and cache.
+
+        Activations are counted in full: not all of them are shared.
+        """
+        return attrs.evolve(
+            self,
+            weight_bytes=-(-self.weight_bytes // num_devices),
+            kv_bytes_per_token=-(-self.kv_bytes_per_token // num_devices),
+        )
 
 
 def _largest(fits: Callable[[int], bool], asked: int) -> int:

@@ -17,14 +17,14 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attrs
 from typing_extensions import Self
 
 from ..errors import ConfigError, EngineBuildError, UnillmError
-from .folder import CACHE_VARIABLE, ArtifactFolder, Entry
+from .folder import CACHE_VARIABLE, ArtifactFolder
 from .key import BuildSpec
 from .lock import FileLock, Owner
 from .manifest import (
@@ -36,7 +36,7 @@ from .manifest import (
     sizes_of_files,
     versions_here,
 )
-from .progress import BuildStatus, Listener, Progress, Stage, log_to, past_build
+from .progress import BuildStatus, Listener, Progress, Stage, past_build, tell_news
 from .sealed import sync_folder
 
 log = logging.getLogger("unillm.artifacts")
@@ -115,19 +115,19 @@ class ArtifactStore:
         Raises:
             EngineBuildError: The build failed, here or in the process that was waited
                 for. Nothing is left of it.
-            ConfigError: Nothing is there that serves, and the spec has unknown fields.
+            ConfigError: The spec has unknown fields.
             UnillmError: What `build` raised, as it is.
         """
-        listener = listener or log_to()
+        if spec.unknown:
+            raise ConfigError(
+                f"No engine can be had for {spec.model!r}: {' and '.join(spec.unknown)}"
+                f" of the backend {spec.backend!r} cannot be known here."
+            )
+        listener = listener or tell_news(log.info)
         with _explained(spec, self.folder):
             artifact = self._open_best(spec, alone=False)
         if artifact is not None:
             return artifact
-        if spec.unknown:
-            raise ConfigError(
-                f"Nothing can be built for {spec.model!r}: {' and '.join(spec.unknown)}"
-                f" of the backend {spec.backend!r} cannot be known here."
-            )
         with self._alone(spec, listener):
             # Who was waited for may have built it.
             if artifact := self._open_best(spec, alone=True):
@@ -164,7 +164,7 @@ class ArtifactStore:
 
     def _candidates(self, spec: BuildSpec) -> Iterator[str]:
         yield spec.key
-        yield from (entry.key for entry in serving(spec, self.folder.entries()))
+        yield from (entry.key for entry in self.folder.serving(spec))
 
     def _open(self, key: str) -> Artifact | None:
         """Open an entry if there is one.
@@ -362,16 +362,6 @@ class ArtifactStore:
             if artifact is None:
                 raise DamagedError("it was deleted at once")
         return artifact
-
-
-def serving(spec: BuildSpec, entries: Iterable[Entry]) -> list[Entry]:
-    """Return the entries that were built for *spec* or more, the tightest first."""
-    fitting = [
-        (entry.manifest.spec.excess(spec), entry.key, entry)
-        for entry in entries
-        if entry.manifest is not None and entry.manifest.spec.covers(spec)
-    ]
-    return [entry for _, _, entry in sorted(fitting, key=lambda each: each[:2])]
 
 
 _told: set[tuple[str, str]] = set()

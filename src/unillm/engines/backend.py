@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..artifacts.key import BuildSpec
     from ..artifacts.progress import Progress
     from ..config import EngineConfig
+    from ..memory import MemoryNeeds
     from .base import Engine
 
 
@@ -67,6 +68,20 @@ class Backend(abc.ABC):
         """Say why a model cannot be served, or `None`. Asked by ``backend="auto"``."""
         del config
         return None
+
+    def memory_needs(self, config: EngineConfig) -> MemoryNeeds:
+        """Say what a model takes of each device's memory; works without the engine.
+
+        By default what the files of the model say; a backend adds what it knows of its
+        engine.
+
+        Raises:
+            ModelError: The model cannot be read, or nothing is known of its kind.
+        """
+        from ..memory import memory_needs
+
+        num_devices = config.tensor_parallel_size * config.pipeline_parallel_size
+        return memory_needs(config.path, dtype=config.dtype).sharded(num_devices)
 
     def build_spec(self, config: EngineConfig) -> BuildSpec | None:
         """Say what would be built for a configuration; `None` if nothing has to be.

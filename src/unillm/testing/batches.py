@@ -14,10 +14,10 @@ from collections.abc import Callable, Generator, Sequence
 import attrs
 from typing_extensions import override
 
-from ..engines.base import EngineLimits
+from ..engines.base import Capabilities, EngineLimits, EngineRequest, TokenLogprobs
 from ..scheduling.policy import PromptWork, prefill_of
 from ..scheduling.runs import BatchEngine, BatchRow, BatchTraits, RowTokens, RunStep
-from .scripted import Script
+from .scripted import PromptScript, Script, as_token, no_prompt_logprobs
 
 
 @attrs.frozen(kw_only=True)
@@ -48,7 +48,10 @@ class ScriptedBatchEngine(BatchEngine):
         costs: What its work takes on its own clock.
         max_model_len: Prompt and new tokens that a row holds.
         max_prompt_len: Longest prompt; `None` for ``max_model_len - 1``.
+        vocab_size: Ids are below it.
         group: What `BatchEngine.group` says of a request.
+        prompt_script: Log-probabilities of prompts.
+        capabilities: What it says of its sampling.
 
     Attributes:
         now: Its clock, in seconds. Tests may move it on.
@@ -65,16 +68,21 @@ class ScriptedBatchEngine(BatchEngine):
         costs: StepCosts | None = None,
         max_model_len: int = 256,
         max_prompt_len: int | None = None,
+        vocab_size: int = 1000,
         group: Callable[[object], object] = lambda _: None,
+        prompt_script: PromptScript = no_prompt_logprobs,
+        capabilities: Capabilities | None = None,
     ) -> None:
         self._script = script
+        self._prompt_script = prompt_script
+        self._capabilities = capabilities or Capabilities()
         self._traits = traits or BatchTraits()
         self._costs = costs or StepCosts()
         self._limits = EngineLimits(
             max_model_len=max_model_len,
             max_num_seqs=max_rows,
             max_prompt_len=max_prompt_len,
-            vocab_size=1000,
+            vocab_size=vocab_size,
         )
         self._group = group
         self._running = False
@@ -95,6 +103,11 @@ class ScriptedBatchEngine(BatchEngine):
     @override
     def traits(self) -> BatchTraits:
         return self._traits
+
+    @property
+    @override
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
 
     @override
     def group(self, request: object) -> object:
@@ -159,17 +172,28 @@ class ScriptedBatchEngine(BatchEngine):
             if step:
                 self.now += self._costs.of_step(len(live))
             for row in sorted(index for index in live if late[index] <= step):
-                token_id = self._script(rows[row].request, said[row])
+                tokens = self._say(row, rows[row].request, said[row])
                 said[row] += 1
-                told.append(RowTokens(row=row, token_ids=(token_id,)))
-                ended = token_id in rows[row].request.stop_token_ids
-                if ended or said[row] >= ends[row]:
+                told.append(tokens)
+                ended = rows[row].request.stop_token_ids & set(tokens.token_ids)
+                if ended or tokens.error or said[row] >= ends[row]:
                     live.discard(row)
             step += 1
             silent += 1
             if told:
                 yield RunStep(told, num_steps=silent)
                 silent = 0
+
+    def _say(self, row: int, request: EngineRequest, position: int) -> RowTokens:
+        token = as_token(self._script(request, position))
+        if token.error is not None:
+            return RowTokens(row=row, error=token.error)
+        return RowTokens(
+            row=row,
+            token_ids=(token.token_id,),
+            logprobs=None if token.logprobs is None else (token.logprobs,),
+            prompt_logprobs=None if position else self._prompt_script(request),
+        )
 
     def check_idle(self) -> None:
         """Raise `AssertionError` if a run has not ended."""
@@ -180,13 +204,24 @@ def _all_at_once(
     steps: Generator[RunStep, None, None],
 ) -> Generator[RunStep, None, None]:
     """Tell everything at the end, as an engine that does not stream."""
-    told: dict[int, list[int]] = {}
+    told: dict[int, list[RowTokens]] = {}
     count = 0
     for step in steps:
         count += step.num_steps
         for tokens in step.rows:
-            told.setdefault(tokens.row, []).extend(tokens.token_ids)
-    yield RunStep(
-        [RowTokens(row=row, token_ids=tuple(ids)) for row, ids in told.items()],
-        num_steps=count,
+            told.setdefault(tokens.row, []).append(tokens)
+    yield RunStep([_joined(tokens) for tokens in told.values()], num_steps=count)
+
+
+def _joined(tokens: Sequence[RowTokens]) -> RowTokens:
+    """Return what was told of one row as if it had been told at once."""
+    logprobs: list[TokenLogprobs] = []
+    for each in tokens:
+        logprobs += each.logprobs or ()
+    return RowTokens(
+        row=tokens[0].row,
+        token_ids=[token_id for each in tokens for token_id in each.token_ids],
+        logprobs=logprobs or None,
+        prompt_logprobs=tokens[0].prompt_logprobs,
+        error=tokens[-1].error,
     )
