@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 from typing_extensions import override
 
-from ...memory import KvShape, round_up
+from ...shapes import KvShape, round_up
 from .states import LayerLayout, StateLayer
 
 
@@ -101,7 +101,7 @@ class DecodeStep:
         # Numbers of the vectors in a cache seen as [rows · heads · positions, dim], for
         # all layers at once: a third of the cost of three index tensors in each layer.
         rows = torch.arange(positions.shape[0] * kv_heads, device=positions.device)
-        starts = rows.view(-1, kv_heads) * capacity
+        starts = rows.view(positions.shape[0], kv_heads) * capacity
         self._places = (starts + positions[:, None]).view(-1)
 
     def exchange(self, stored: Tensor, new: Tensor) -> Tensor:
@@ -179,9 +179,12 @@ class SlotCache(Cache):
         self.written[row] = max(self.written[row], end)
 
     def clear(self, rows: list[int]) -> None:
-        """Zero whatever earlier owners left in *rows*."""
+        """Zero whatever earlier owners left in *rows*.
+
+        States are left as they are: a prompt replaces them whole.
+        """
         end = max((self.written[row] for row in rows), default=0)
-        if not end:
+        if not end or not self.tensors:
             return
         index = torch.tensor(rows).to(self.tensors[0].device, non_blocking=True)
         for tensor in self.tensors:

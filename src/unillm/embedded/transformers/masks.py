@@ -16,7 +16,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from ...memory import positions_of, round_up
+from ...shapes import positions_of, round_up
 from . import families
 
 FULL = "full_attention"
