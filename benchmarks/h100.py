@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Tokens a second on one GPU: vLLM alone and under unillm, unillm's own engine, generate.
+"""Tokens a second on one GPU: vLLM, unillm over vLLM, unillm's own engine, generate.
 
-    python benchmarks/h100.py --engines vllm unillm-vllm unillm generate
+    python benchmarks/h100.py --engines unillm-vllm vllm unillm generate --rounds 5
+
+Fast with a model in memory: ``--model /dev/shm/llama-8b-random`` (16 GB).
 
 The model has Llama 3.1 8B's shape, random weights and bfloat16. Prompts are random too,
 and new in each round, so no prefix is known already. Each engine has a process of its
@@ -10,7 +12,7 @@ own, all of them live at the same time, and each round asks one after the other:
 disturbs the machine disturbs all. Prints a table, and one line of JSON with conditions.
 
 What an engine is asked for is one call with a batch of prompts, greedy, and every
-prompt gets all its new tokens; what is measured is that call, prefill and text included.
+prompt gets all its new tokens. What is measured is that call, prefill and text too.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -49,6 +52,8 @@ SMALL = {
     "vocab_size": 1024,
 }
 """To try the script where there is no GPU."""
+
+SCRATCH = Path(tempfile.gettempdir())
 
 ENGINES = ("vllm", "unillm-vllm", "unillm", "unillm-eager", "generate")
 MAX_MODEL_LEN = 1024
@@ -127,6 +132,7 @@ class Vllm:
         )
 
     def run(self, prompts: list[list[int]]) -> list[Any]:
+        """Return the new tokens of each prompt."""
         inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
         outputs = self.llm.generate(inputs, self.params, use_tqdm=False)
         return [output.outputs[0].token_ids for output in outputs]
@@ -156,9 +162,11 @@ class Unillm:
         )
 
     def options(self, args: argparse.Namespace) -> dict[str, Any]:
+        """Return what only the backend knows."""
         return {"device": args.device}
 
     def run(self, prompts: list[list[int]]) -> list[Any]:
+        """Return the new tokens of each prompt."""
         outputs = self.generator.generate(prompts, self.params, use_tqdm=False)
         return [output.outputs[0].token_ids for output in outputs]
 
@@ -175,6 +183,7 @@ class UnillmVllm(Unillm):
     backend = "vllm"
 
     def options(self, args: argparse.Namespace) -> dict[str, Any]:
+        """Return what only the backend knows."""
         return VLLM_OPTIONS[args.device]
 
 
@@ -199,6 +208,7 @@ class Generate:
         }
 
     def run(self, prompts: list[list[int]]) -> list[Any]:
+        """Return the new tokens of each prompt."""
         ids = self.torch.tensor(prompts, device=self.device)
         mask = self.torch.ones_like(ids)
         output = self.model.generate(ids, attention_mask=mask, **self.options)
@@ -236,7 +246,7 @@ class Worker:
     def __init__(self, name: str, log: Path) -> None:
         self.name = name
         self._log = log.open("w")
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603 - this very script
             [sys.executable, __file__, *sys.argv[1:], "--worker", name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -377,10 +387,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--new-tokens", type=int, default=100)
-    parser.add_argument("--model", type=Path, default=Path("/dev/shm/llama-8b-random"))
+    parser.add_argument("--model", type=Path, default=SCRATCH / "llama-8b-random")
     parser.add_argument("--small", action="store_true", help="a model of 1 M weights")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--logs", type=Path, default=Path("/tmp"))
+    parser.add_argument("--logs", type=Path, default=SCRATCH)
     parser.add_argument("--worker", choices=ENGINES, help=argparse.SUPPRESS)
     return parser.parse_args()
 

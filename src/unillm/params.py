@@ -526,11 +526,17 @@ class SamplingParams:
             )
 
     @classmethod
-    def from_generation_config(cls, config: Mapping[str, Any]) -> SamplingParams:
+    def from_generation_config(
+        cls, config: Mapping[str, Any], *, base: SamplingParams | None = None
+    ) -> SamplingParams:
         """Return what a call without params uses: the model's own defaults.
 
         Takes the fields that vLLM takes and no others; ``do_sample`` is not one of
         them, so a model that wants greedy decoding says ``temperature: 0``.
+
+        Args:
+            config: A ``generation_config.json``, read.
+            base: Where the other fields come from; `None` for the class's defaults.
 
         References:
             ``get_default_sampling_params``, vLLM 0.32.
@@ -540,7 +546,7 @@ class SamplingParams:
             for theirs, ours in _GENERATION_CONFIG_FIELDS.items()
             if config.get(theirs) is not None
         }
-        return cls(**given)
+        return attrs.evolve(cls() if base is None else base, **given)
 
     @property
     def greedy(self) -> bool:

@@ -10,7 +10,7 @@ from embedded.test_transformers_greedy import PoisonedEngine, assert_same_tokens
 from embedded.tiny_models import CORE, VARIANTS, family_of, make_model, serve
 
 from unillm.embedded.transformers import graphs
-from unillm.embedded.transformers.families import OWN_ATTENTION
+from unillm.embedded.transformers.families import OWN_ATTENTION, RECURRENT
 from unillm.embedded.transformers.fusing import fuse_projections
 from unillm.embedded.transformers.graphs import GraphRunner
 from unillm.embedded.transformers.runners import EagerRunner
@@ -19,6 +19,8 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 
 NEAR_TIE = 1e-3
 """The reference is the CPU's; other kernels add in another order."""
+
+ATTENDING = tuple(each for each in VARIANTS if family_of(each) not in RECURRENT)
 
 COMPILED = (*CORE, "gemma2", "gemma3_text", "phi3, window", "opt")
 
@@ -34,6 +36,12 @@ EXPERTS = frozenset(
     }
 )
 """Families whose experts ask the host how many tokens each has, in float32."""
+
+ALIBI = "falcon, ALiBi"
+"""Makes its masks without asking, unlike the others of `OWN_ATTENTION`."""
+
+GATES = 0.2
+"""In bfloat16, experts that are nearly as good change places too, which moves more."""
 
 BUDGETS = pytest.mark.parametrize("budget", [2048, 40], ids=["whole", "in chunks"])
 
@@ -60,12 +68,12 @@ def serve_known(reference, family, *, budget=2048, **options):
 
 @pytest.mark.usefixtures("uncompiled")
 @BUDGETS
-@pytest.mark.parametrize("family", VARIANTS)
+@pytest.mark.parametrize("family", ATTENDING)
 def test_recorded_passes_give_the_tokens_of_generate(reference, family, budget):
     engine = serve_known(reference, family, budget=budget)
 
     asks_the_host = family_of(family) in EXPERTS | OWN_ATTENTION
-    expected = EagerRunner if asks_the_host else GraphRunner
+    expected = EagerRunner if asks_the_host and family != ALIBI else GraphRunner
     assert isinstance(engine._runner, expected)
 
 
@@ -75,7 +83,7 @@ def test_compiled_passes_give_the_tokens_of_generate(reference, family, budget, 
     engine = serve_known(reference, family, budget=budget)
 
     assert isinstance(engine._runner, GraphRunner)
-    assert not caplog.records
+    assert not [each for each in caplog.records if each.name.startswith("unillm")]
 
 
 @pytest.mark.parametrize("family", CORE)
@@ -107,7 +115,7 @@ def test_tokens_in_bfloat16_are_those_of_one_row_but_for_near_ties(
         for r in parted
     ]
     print(f"{family}: {len(parted)} of {len(requests)} part, gaps {gaps}")  # noqa: T201
-    assert max(gaps, default=0.0) < 0.05
+    assert max(gaps, default=0.0) < (GATES if family in EXPERTS else 0.05)
 
 
 def gap_of(model, request, one, other) -> float:

@@ -15,10 +15,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._dynamo import config as dynamo
 
 from .cache import DecodeStep, SlotCache
 
 _CACHE_NAMES = ("past_key_values", "layer_past")
+
+_VARIANTS = 256
+"""Compiled forms of one kind of layer in a process. torch stops at 8 without a word."""
 
 _ONE_ROW: Mapping[str, Any] = {"coordinate_descent_tuning": True}
 """A product with a single row becomes a sum, which reads the weights faster than the
@@ -45,7 +49,12 @@ class CompiledLayers:
             for layer, own in zip(self._layers, cache.layers, strict=True)
         ]
 
+        # All engines of a process share the code of a kind of layer, and each has
+        # shapes of its own.
+        self._limit = dynamo.patch(recompile_limit=_VARIANTS)
+
     def __enter__(self) -> None:
+        self._limit.__enter__()
         for layer, forward in zip(self._layers, self._compiled, strict=True):
             layer.forward = forward
 
@@ -57,6 +66,7 @@ class CompiledLayers:
     ) -> None:
         for layer in self._layers:
             del layer.forward
+        self._limit.__exit__(kind, error, traceback)
 
 
 def decoder_layers(model: nn.Module, count: int) -> list[nn.Module]:

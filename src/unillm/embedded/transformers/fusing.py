@@ -14,7 +14,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from typing_extensions import override
 
 GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -63,17 +62,15 @@ class _Shared(nn.Module):
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
         super().__init__()
         self.sizes = [layer.out_features for layer in layers]
-        self.weight = _side_by_side([layer.weight for layer in layers])
-        biases = [layer.bias for layer in layers if layer.bias is not None]
-        self.bias = _side_by_side(biases) if biases else None
+        self.product = _side_by_side(layers)
         self._input: Tensor | None = None
         self._shares: dict[int, Tensor] = {}
 
     def take(self, index: int, given: Tensor) -> Tensor:
         """Return a layer's share of the product with *given*."""
         if self._input is not given:
-            product = linear(given, self.weight, self.bias)
-            self._shares = dict(enumerate(torch.split(product, self.sizes, dim=-1)))
+            shares = torch.split(self.product(given), self.sizes, dim=-1)
+            self._shares = dict(enumerate(shares))
             self._input = given
         share = self._shares.pop(index)
         if not self._shares:
@@ -96,9 +93,25 @@ class _Share(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The layer's own rows of the weights side by side."""
-        return torch.split(self.shared.weight, self.shared.sizes)[self._index]
+        weight = self.shared.product.weight
+        return torch.split(weight, self.shared.sizes)[self._index]
 
 
-def _side_by_side(parts: Sequence[Tensor]) -> nn.Parameter:
+def _side_by_side(layers: Sequence[nn.Linear]) -> nn.Linear:
+    """Return a layer whose outputs are those of *layers*, one after the other."""
+    biased = layers[0].bias is not None
+    product = nn.Linear(
+        layers[0].in_features,
+        sum(layer.out_features for layer in layers),
+        bias=biased,
+        device="meta",
+    )
+    product.weight = _cat([layer.weight for layer in layers])
+    if biased:
+        product.bias = _cat([layer.bias for layer in layers])
+    return product
+
+
+def _cat(parts: Sequence[Tensor]) -> nn.Parameter:
     with torch.no_grad():
         return nn.Parameter(torch.cat(list(parts)), requires_grad=False)
