@@ -231,6 +231,8 @@ class _Started:
     """The scheduler's step since which it is in no run."""
     bound: bool = False
     """Whether it has to end in the run in which it began."""
+    row: int = 0
+    """In the run that it is in, or was in last."""
 
     @property
     def length(self) -> int:
@@ -242,7 +244,7 @@ class _Started:
         """New tokens that it may still get."""
         return self.request.max_new_tokens - len(self.generated)
 
-    def row(self) -> BatchRow:
+    def as_row(self) -> BatchRow:
         return BatchRow(request=self.request, generated=tuple(self.generated))
 
     def metrics(self) -> SlotMetrics:
@@ -417,12 +419,12 @@ class RunScheduler(Engine):
             if each.group == group and self._can_run([*survivors, each]):
                 survivors.append(each)
         self._between = [s for s in self._between if s not in survivors]
-        started = survivors + self._admit(group, survivors)
-        rows: list[_Started | None] = [*started]
-        if self._traits.fixed_batch:
-            rows += [None] * (self._max_rows - len(rows))
-        batch = [each.row() for each in started]
-        batch += [_filler(batch)] * (len(rows) - len(batch))
+        joining = self._admit(group, survivors)
+        started = survivors + joining
+        size = self._max_rows if self._traits.fixed_batch else len(started)
+        rows = _placed(survivors, joining, size)
+        filler = _filler(started)
+        batch = [filler if each is None else each.as_row() for each in rows]
         work = prefill_of(
             [len(row.prompt_token_ids) for row in batch], self._traits.prompt_work
         )
@@ -707,10 +709,10 @@ class RunScheduler(Engine):
             if started.request.request_id == request_id:
                 self._between.remove(started)
                 return True
-        for row, each in enumerate(self._run.rows if self._run else []):
-            if each is not None and each.request.request_id == request_id:
+        for started in self._run.live if self._run else []:
+            if started.request.request_id == request_id:
                 assert self._run is not None
-                self._retire(self._run, row)
+                self._retire(self._run, started.row)
                 return True
         return False
 
@@ -723,9 +725,27 @@ def _uses(params: SamplingParams, name: str) -> bool:
     return value != attrs.fields_dict(SamplingParams)[name].default
 
 
-def _filler(batch: Sequence[BatchRow]) -> BatchRow:
-    """A row that costs as little as possible."""
-    shortest = min(batch, key=lambda row: len(row.prompt_token_ids))
+def _placed(
+    survivors: Sequence[_Started], joining: Sequence[_Started], size: int
+) -> list[_Started | None]:
+    """Give everyone a row; survivors keep theirs where the run is large enough."""
+    rows: list[_Started | None] = [None] * size
+    moved = []
+    for each in survivors:
+        if each.row < size and rows[each.row] is None:
+            rows[each.row] = each
+        else:
+            moved.append(each)
+    free = [row for row in range(size) if rows[row] is None]
+    for each, row in zip([*moved, *joining], free, strict=False):
+        rows[row] = each
+        each.row = row
+    return rows
+
+
+def _filler(started: Sequence[_Started]) -> BatchRow:
+    """Return a row that costs as little as possible."""
+    shortest = min(started, key=lambda each: len(each.request.prompt_token_ids))
     return BatchRow(request=attrs.evolve(shortest.request, max_new_tokens=1))
 
 

@@ -112,7 +112,7 @@ def load_engine(
         check_weights(name)
         _check_weights_fit(name, dtype, target, too_large)
     try:
-        model = _load_model(name, config, dtype, trust_remote_code=trust_remote_code)
+        model = load_model(name, config, dtype, trust_remote_code=trust_remote_code)
         model.to(target)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -229,9 +229,14 @@ def _too_large(
 # ------------------------------------------------------------------------- the weights
 
 
-def _load_model(
+def load_model(
     name: str | Path, config: Any, dtype: str, *, trust_remote_code: bool
 ) -> Any:
+    """Return a transformers model that is safe and whole.
+
+    Raises:
+        ModelLoadError: transformers cannot load it, or a tensor of it is missing.
+    """
     from transformers import AutoModelForCausalLM
 
     try:
