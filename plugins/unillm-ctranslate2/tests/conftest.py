@@ -11,13 +11,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
+from unillm_ctranslate2._loading import load_engine
 
 from unillm import Generator
 from unillm.artifacts.folder import CACHE_VARIABLE
 from unillm.config import EngineConfig
 from unillm.models import find_model
 from unillm.plugins import PluginRegistry
-from unillm_ctranslate2._loading import load_engine
 
 FLOAT32 = {"backend": "ctranslate2", "dtype": "float32"}
 

@@ -39,6 +39,7 @@ from ..errors import PluginError
 from ..outputs import FinishReason, SlotMetrics
 from ..params import SamplingParams
 from .policy import (
+    PATIENCE,
     Costs,
     PromptWork,
     RunProgress,
@@ -51,7 +52,8 @@ from .policy import (
 from .queue import WaitingQueue
 
 WINDOW = 4
-"""Times the rows of a batch: how many of the oldest requests a run may choose from."""
+"""Times the rows of a batch: how many of the next requests a run may choose from. The
+first of them always goes, so nobody is passed by more than this many batches."""
 
 
 # --------------------------------------------------------------------- the contract
@@ -222,7 +224,7 @@ class _Started:
     request: EngineRequest
     group: Hashable
     waited_steps: int
-    refilled: bool
+    refilled: bool = False
     generated: list[int] = attrs.Factory(list)
     runs: int = 0
     steps: int = 0
@@ -233,6 +235,8 @@ class _Started:
     """Whether it has to end in the run in which it began."""
     row: int = 0
     """In the run that it is in, or was in last."""
+    before: int = 0
+    """New tokens that it had when that run began."""
 
     @property
     def length(self) -> int:
@@ -272,6 +276,8 @@ class _RunUnderWay:
     steps: int = 0
     waste_s: float = 0.0
     waited_s: float = 0.0
+    patience_s: float | None = None
+    """How long requests are to wait for a free row; `None` while none does."""
 
     @property
     def live(self) -> list[_Started]:
@@ -330,6 +336,8 @@ class RunScheduler(Engine):
         self._between: list[_Started] = []
         """Stopped, and in no run."""
         self._costs = Costs()
+        self._rest_until = 0.0
+        """Until then nobody's patience is over: the last stop has to pay first."""
         self.counters = RunCounters()
 
     # ------------------------------------------------------------ the Engine contract
@@ -454,39 +462,55 @@ class RunScheduler(Engine):
         return min(ready, key=lambda each: each[:2])[2]
 
     def _admit(self, group: Hashable, survivors: Sequence[_Started]) -> list[_Started]:
-        """Take the next requests of a group out of the queue."""
-        refilled = bool(survivors)
-        free = self._max_rows - len(survivors)
+        """Take the next requests of a group out of the queue.
+
+        The next one to go is always taken, if it fits; of those behind it that are as
+        urgent, inside a window, the ones that are most like the rows it will run with.
+        """
+        candidates = self._candidates(group)
+        if len(candidates) > 1:
+            first, *others = candidates
+            aim = self._steps_of(survivors[0] if survivors else first)
+            others.sort(
+                key=lambda each: (
+                    each.request.priority,
+                    abs(self._steps_of(each) - aim),
+                )
+            )
+            candidates = [first, *others]
         admitted: list[_Started] = []
-        passed: list[EngineRequest] = []
-        while len(admitted) < free and self._waiting and len(passed) < self._window:
-            request = self._waiting.pop()
-            started = _Started(
+        for each in candidates:
+            if self._can_run([*survivors, *admitted, each]):
+                admitted.append(each)
+        for each in admitted:
+            self._waiting.remove(each.request.request_id)
+            del self._arrived_at[each.request.request_id]
+            each.refilled = bool(survivors)
+        self.counters.admitted += len(admitted)
+        self.counters.refills += len(admitted) if survivors else 0
+        return admitted
+
+    def _candidates(self, group: Hashable) -> list[_Started]:
+        """Return those of a group among the next requests to go, in their order."""
+        window = self._waiting.first(WINDOW * self._max_rows)
+        return [
+            _Started(
                 request=request,
-                group=self._engine.group(request),
+                group=group,
                 # Admission is in the step after the arrival at the soonest.
                 waited_steps=self.counters.steps
                 - self._arrived_at[request.request_id]
                 - 1,
-                refilled=refilled,
                 bound=self._is_bound(request),
             )
-            if started.group != group or not self._can_run(
-                [*survivors, *admitted, started]
-            ):
-                passed.append(request)
-                continue
-            del self._arrived_at[request.request_id]
-            admitted.append(started)
-        for request in passed:
-            self._waiting.push(request)
-        self.counters.admitted += len(admitted)
-        self.counters.refills += len(admitted) if refilled else 0
-        return admitted
+            for request in window
+            if self._engine.group(request) == group
+        ]
 
-    @property
-    def _window(self) -> int:
-        return WINDOW * self._max_rows
+    def _steps_of(self, started: _Started) -> int:
+        """Return after how many steps of a run a row would end at the latest."""
+        stepwise = self._traits.prompt_work is PromptWork.STEPWISE
+        return started.left + (started.length if stepwise else 0)
 
     def _planned_steps(self, started: Sequence[_Started]) -> int:
         """Return after how many tokens the run is to end, whatever happens."""
@@ -538,6 +562,7 @@ class RunScheduler(Engine):
             else:
                 self.counters.prompt_tokens += each.length
             each.runs += 1
+            each.before = len(each.generated)
             if self._traits.prompt_work is PromptWork.PADDED:
                 each.padding += longest - each.length
 
@@ -549,17 +574,26 @@ class RunScheduler(Engine):
         if not self._somebody_waits() or len(live) == self._max_rows:
             return False
         if not self._traits.can_stop or not all(
-            self._can_go_on_after(each, 0) for each in live
+            # Each run brings each of its rows on, or they could be fed for ever.
+            self._can_go_on_after(each, 0) and len(each.generated) > each.before
+            for each in live
         ):
             return False
+        restart = self._restart_s(live)
+        if run.patience_s is None:
+            run.patience_s = max(PATIENCE * restart, self._rest_until - run.told_at)
         progress = RunProgress(
             live_rows=len(live),
             longest_left=max(each.left for each in live),
             waste_s=run.waste_s,
             waited_s=run.waited_s,
-            restart_s=self._restart_s(live),
+            patience_s=run.patience_s,
+            restart_s=restart,
         )
-        return pays_to_stop(progress, costs=self._costs, max_rows=self._max_rows)
+        if not pays_to_stop(progress, costs=self._costs, max_rows=self._max_rows):
+            return False
+        self._rest_until = run.told_at + PATIENCE * restart
+        return True
 
     def _somebody_waits(self) -> bool:
         return bool(self._waiting or self._between)

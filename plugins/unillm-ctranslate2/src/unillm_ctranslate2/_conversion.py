@@ -127,7 +127,9 @@ def _probe_of(config: Any) -> list[int]:
 
     size = config.get_text_config().vocab_size
     numbers = random.Random(0)
-    length = min(PROBE_TOKENS, positions_of(config))
+    # A model with a window is served for requests that do not fill it.
+    window = getattr(config, "sliding_window", None) or PROBE_TOKENS
+    length = min(PROBE_TOKENS, positions_of(config), window)
     return [numbers.randrange(size) for _ in range(length)]
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from unillm.embedded.transformers.checkpoint import load_config, read_config
 from unillm.errors import UnsupportedModelError
+from unillm.memory import positions_of
 
 _LINEAR = {"rope_type": ("default", "linear")}
 _UNSCALED = {"rope_type": ("default",)}
@@ -137,7 +138,7 @@ def _refusal_of_window(config: Any, max_model_len: int | None) -> str | None:
         return None
     if getattr(config, "use_sliding_window", True) is False:
         return None
-    if max_model_len is not None and max_model_len <= window:
+    if (max_model_len or positions_of(config)) <= window:
         return None
     return (
         f"its layers attend over a window of {window} tokens, and CTranslate2 computes "
