@@ -2,7 +2,7 @@
 
 """A program written for vLLM: the import is all that was changed.
 
-With ``UNILLM_BACKEND=vllm`` and with ``UNILLM_BACKEND=transformers`` it prints the same.
+It prints the same with ``UNILLM_BACKEND=vllm`` and ``UNILLM_BACKEND=transformers``.
 """
 
 from __future__ import annotations
