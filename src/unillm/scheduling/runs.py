@@ -51,7 +51,7 @@ from .policy import (
 from .queue import WaitingQueue
 
 WINDOW = 4
-"""Times the rows of a batch: how many of the oldest requests a run may choose from."""
+"""How many of the oldest requests a run may choose from, in batches."""
 
 
 # --------------------------------------------------------------------- the contract
@@ -289,7 +289,7 @@ class RunCounters:
     """Requests that joined survivors of a stopped run."""
     decode_steps: int = 0
     row_steps: int = 0
-    """Decode steps times the rows of the largest batch: what could have been used."""
+    """All that could have been used, decode steps times rows of the largest batch."""
     idle_row_steps: int = 0
     """Of those, rows that were empty, had ended or got no token yet."""
     padding_rows: int = 0
