@@ -19,6 +19,7 @@ nox.options.sessions = [
     "simulation",
     "ctranslate2",
     "vllm",
+    "tensorrt_llm",
     "docs",
     "build",
 ]
@@ -111,9 +112,19 @@ def vllm(session: nox.Session) -> None:
 
 
 @nox.session
+def tensorrt_llm(session: nox.Session) -> None:
+    """The TensorRT-LLM plugin against a double of it, made of published sources."""
+    plugin = ROOT / "plugins" / "unillm-tensorrt-llm"
+    session.install(*CONSTRAINTS, ".[transformers,testing]", str(plugin))
+    session.chdir(plugin)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """The documentation; a warning is an error."""
-    session.install(*CONSTRAINTS, *GROUPS["docs"], ".")
+    # The contract's pages come from its test class, which needs pytest.
+    session.install(*CONSTRAINTS, *GROUPS["docs"], ".[testing]")
     session.run("sphinx-build", "-n", "-W", "--keep-going", "docs", "docs/_build/html")
 
 

@@ -190,8 +190,8 @@ def restart_s(
         max_rows: Rows of its largest batch.
 
     Returns:
-        Seconds: a step for the call itself, the survivors' tokens, and what they make
-        the others' prompts cost in addition.
+        What it takes, in seconds. That is a step for the call itself, the survivors'
+        tokens, and what they make the others' prompts cost in addition.
     """
     together = prefill_of([*survivors, *joining], work)
     alone = prefill_of(joining, work)

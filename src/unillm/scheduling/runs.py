@@ -52,8 +52,9 @@ from .policy import (
 from .queue import WaitingQueue
 
 WINDOW = 4
-"""Times the rows of a batch: how many of the next requests a run may choose from. The
-first of them always goes, so nobody is passed by more than this many batches."""
+WINDOW = 4
+"""How many of the next requests a run may choose from, in batches. The first of them
+always goes, so nobody is passed by more than this many batches."""
 
 
 # --------------------------------------------------------------------- the contract
@@ -297,7 +298,7 @@ class RunCounters:
     """Requests that joined survivors of a stopped run."""
     decode_steps: int = 0
     row_steps: int = 0
-    """Decode steps times the rows of the largest batch: what could have been used."""
+    """All that could have been used, decode steps times rows of the largest batch."""
     idle_row_steps: int = 0
     """Of those, rows that were empty, had ended or got no token yet."""
     padding_rows: int = 0

@@ -123,7 +123,7 @@ def _restore_old_names(config: Any) -> None:
 
 
 def _probe_of(config: Any) -> list[int]:
-    from unillm.memory import positions_of
+    from unillm.shapes import positions_of
 
     size = config.get_text_config().vocab_size
     numbers = random.Random(0)

@@ -20,7 +20,7 @@ from typing import Any
 
 from unillm.embedded.transformers.checkpoint import load_config, read_config
 from unillm.errors import UnsupportedModelError
-from unillm.memory import positions_of
+from unillm.shapes import positions_of
 
 _LINEAR = {"rope_type": ("default", "linear")}
 _UNSCALED = {"rope_type": ("default",)}

@@ -18,9 +18,10 @@ from unillm.artifacts.key import BuildSpec
 from unillm.artifacts.store import Artifact, ArtifactStore
 from unillm.embedded.transformers.checkpoint import load_config
 from unillm.embedded.transformers.memory import (
+    MEMORY_SHARE,
     check_model_len,
     free_bytes,
-    plan_slots,
+    plan_limits,
 )
 from unillm.engines.base import EngineLimits
 from unillm.errors import (
@@ -29,9 +30,11 @@ from unillm.errors import (
     EngineOutOfMemoryError,
     ModelLoadError,
 )
-from unillm.memory import GIB, MemoryNeeds, positions_of
+from unillm.memory import GIB, MemoryNeeds
 from unillm.memory import memory_needs as needs_of_files
 from unillm.scheduling.runs import RunScheduler
+from unillm.scheduling.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
+from unillm.shapes import positions_of
 
 from ._engine import CTranslate2Engine
 from ._families import check_supported
@@ -128,19 +131,22 @@ def load_engine(
         generator = _load(artifact, plan, config)
     import torch
 
-    rows = plan_slots(
+    needs = memory_needs(config)
+    free = free_bytes(torch.device(plan.device))
+    limits = plan_limits(
+        needs,
         positions=positions,
         max_model_len=config.max_model_len,
         max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=DEFAULT_MAX_NUM_BATCHED_TOKENS,
         default_slots=DEFAULT_ROWS[plan.device],
-        free_bytes=free_bytes(torch.device(plan.device)),
-        bytes_per_token=memory_needs(config).kv_bytes_per_token,
+        memory_bytes=needs.weight_bytes + int(free * MEMORY_SHARE[plan.device]),
     )
     return CTranslate2Engine(
         generator,
         EngineLimits(
-            max_model_len=rows.max_model_len,
-            max_num_seqs=rows.num_slots,
+            max_model_len=limits.max_model_len,
+            max_num_seqs=limits.max_num_seqs,
             vocab_size=model.get_text_config().vocab_size,
         ),
     )
