@@ -114,7 +114,7 @@ def load_engine(
     if needs.weight_bytes > free_bytes(target):
         raise too_large()
     try:
-        model = _load_model(path, config, dtype, trust_remote_code=trust_remote_code)
+        model = load_model(path, config, dtype, trust_remote_code=trust_remote_code)
         model.to(target)
         if target.type == "cuda" and not enforce_eager and not enable_lora:
             fuse_projections(model)
@@ -182,7 +182,12 @@ def _check_config(path: Path, *, trust_remote_code: bool) -> Any:
 # ------------------------------------------------------------------------- the weights
 
 
-def _load_model(path: Path, config: Any, dtype: str, *, trust_remote_code: bool) -> Any:
+def load_model(path: Path, config: Any, dtype: str, *, trust_remote_code: bool) -> Any:
+    """Return a transformers model that is safe and whole.
+
+    Raises:
+        ModelLoadError: transformers cannot load it, or a tensor of it is missing.
+    """
     from transformers import AutoModelForCausalLM
 
     try:
