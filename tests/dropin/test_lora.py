@@ -82,16 +82,27 @@ def ids(outputs):
     return [output.outputs[0].token_ids for output in outputs]
 
 
-def test_each_prompt_has_its_own_adapter_or_none(llm, adapters):
-    one, two = adapters
+def alone_and_together(llm, adapters):
     alone = [
-        ids(llm.generate(PROMPTS[0], GREEDY, lora_request=each))[0]
-        for each in (None, one, two)
+        ids(llm.generate(PROMPTS[0], GREEDY, lora_request=each))[0] for each in adapters
     ]
+    prompts = [PROMPTS[0]] * len(adapters)
+    return alone, ids(llm.generate(prompts, GREEDY, lora_request=adapters))
 
-    together = ids(
-        llm.generate([PROMPTS[0]] * 3, GREEDY, lora_request=[None, one, two])
-    )
+
+def test_each_prompt_has_its_own_adapter(llm, adapters):
+    alone, together = alone_and_together(llm, adapters)
+
+    assert alone == together
+    assert alone[0] != alone[1]
+
+
+@pytest.mark.xfail(
+    BACKEND == "vllm",
+    reason="vLLM 0.32 on a CPU gives such a prompt the last adapter of its batch",
+)
+def test_a_prompt_without_an_adapter_stays_without(llm, adapters):
+    alone, together = alone_and_together(llm, [None, *adapters])
 
     assert alone == together
     assert 3 == len({tuple(each) for each in together})
