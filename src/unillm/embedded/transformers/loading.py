@@ -26,6 +26,7 @@ from ...shapes import positions_of
 from .checkpoint import check_code, check_weights, load_config, read_config
 from .engine import TransformersSlotEngine
 from .families import check_supported
+from .fusing import fuse_projections
 from .lora import require_peft
 from .memory import (
     DEFAULT_SLOTS,
@@ -113,8 +114,11 @@ def load_engine(
     if needs.weight_bytes > free_bytes(target):
         raise too_large()
     try:
-        model = _load_model(path, config, dtype, trust_remote_code=trust_remote_code)
+        model = load_model(path, config, dtype, trust_remote_code=trust_remote_code)
         model.to(target)
+        if target.type == "cuda" and not enforce_eager and not enable_lora:
+            fuse_projections(model)
+            torch.cuda.empty_cache()
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -178,7 +182,12 @@ def _check_config(path: Path, *, trust_remote_code: bool) -> Any:
 # ------------------------------------------------------------------------- the weights
 
 
-def _load_model(path: Path, config: Any, dtype: str, *, trust_remote_code: bool) -> Any:
+def load_model(path: Path, config: Any, dtype: str, *, trust_remote_code: bool) -> Any:
+    """Return a transformers model that is safe and whole.
+
+    Raises:
+        ModelLoadError: transformers cannot load it, or a tensor of it is missing.
+    """
     from transformers import AutoModelForCausalLM
 
     try:
