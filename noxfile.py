@@ -17,6 +17,7 @@ nox.options.sessions = [
     "tests",
     "properties",
     "simulation",
+    "ctranslate2",
     "vllm",
     "tensorrt_llm",
     "docs",
@@ -87,6 +88,15 @@ def simulation_million(session: nox.Session) -> None:
         "--seeds",
         "0:100",
     )
+
+
+@nox.session
+def ctranslate2(session: nox.Session) -> None:
+    """The CTranslate2 plugin against real CTranslate2 on the CPU."""
+    plugin = ROOT / "plugins" / "unillm-ctranslate2"
+    session.install(*CONSTRAINTS, ".[transformers,testing]", str(plugin))
+    session.chdir(plugin)
+    session.run("pytest", *session.posargs)
 
 
 @nox.session

@@ -25,7 +25,8 @@ from ...scheduling.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
 from ...shapes import positions_of
 from .checkpoint import check_code, check_weights, load_config, read_config
 from .engine import TransformersSlotEngine
-from .families import check_supported
+from .families import RECURRENT, check_supported
+from .fusing import fuse_projections
 from .lora import require_peft
 from .memory import (
     DEFAULT_SLOTS,
@@ -113,8 +114,10 @@ def load_engine(
     if needs.weight_bytes > free_bytes(target):
         raise too_large()
     try:
-        model = _load_model(path, config, dtype, trust_remote_code=trust_remote_code)
+        model = load_model(path, config, dtype, trust_remote_code=trust_remote_code)
         model.to(target)
+        if target.type == "cuda" and not enforce_eager and not enable_lora:
+            _fuse(model)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -142,6 +145,13 @@ def load_engine(
         enforce_eager=enforce_eager,
         max_loras=(max_loras or limits.max_num_seqs) if enable_lora else None,
     )
+
+
+def _fuse(model: Any) -> None:
+    """Fuse projections where that is verified, and give the old weights back."""
+    if model.config.get_text_config(decoder=True).model_type not in RECURRENT:
+        fuse_projections(model)
+        torch.cuda.empty_cache()
 
 
 # ------------------------------------------------------------------ before the weights
@@ -178,7 +188,12 @@ def _check_config(path: Path, *, trust_remote_code: bool) -> Any:
 # ------------------------------------------------------------------------- the weights
 
 
-def _load_model(path: Path, config: Any, dtype: str, *, trust_remote_code: bool) -> Any:
+def load_model(path: Path, config: Any, dtype: str, *, trust_remote_code: bool) -> Any:
+    """Return a transformers model that is safe and whole.
+
+    Raises:
+        ModelLoadError: transformers cannot load it, or a tensor of it is missing.
+    """
     from transformers import AutoModelForCausalLM
 
     try:
