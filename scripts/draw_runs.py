@@ -4,8 +4,8 @@
 
     python scripts/draw_runs.py docs/explanation/runs.svg
 
-Five requests of 160 tokens begin in eight rows, and three come a moment later. The clock of the
-scheduler counts its steps, so that the drawing is the same each time.
+Five requests of 160 tokens begin in eight rows, and three come a moment later. The
+clock of the scheduler counts its steps, so that the drawing is the same each time.
 """
 
 from __future__ import annotations
