@@ -16,6 +16,7 @@ nox.options.sessions = [
     "typing",
     "tests",
     "properties",
+    "simulation",
     "vllm",
     "docs",
     "build",
@@ -38,27 +39,52 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typing(session: nox.Session) -> None:
     """Types, strictly, against the pinned versions of everything."""
-    session.install(*CONSTRAINTS, *GROUPS["typing"], "nox", ".[transformers,testing]")
+    session.install(
+        *CONSTRAINTS, *GROUPS["typing"], "nox", ".[transformers,lora,testing]"
+    )
     session.run("mypy")
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """The tests, against the built wheel and not the checkout."""
-    session.install(*CONSTRAINTS, *GROUPS["tests"], ".[transformers,testing]")
+    session.install(*CONSTRAINTS, *GROUPS["tests"], ".[transformers,lora,testing]")
     session.run("pytest", *session.posargs)
 
 
 @nox.session
 def properties(session: nox.Session) -> None:
     """The Hypothesis properties, with many more examples than in `tests`."""
-    session.install(*CONSTRAINTS, *GROUPS["tests"], ".[transformers,testing]")
+    session.install(*CONSTRAINTS, *GROUPS["tests"], ".[transformers,lora,testing]")
     session.run(
         "pytest",
         "-m",
         "property",
         *session.posargs,
         env={"HYPOTHESIS_PROFILE": "thorough"},
+    )
+
+
+@nox.session
+def simulation(session: nox.Session) -> None:
+    """A hundred thousand simulated requests with faults, each one proved."""
+    session.install(*CONSTRAINTS, ".")
+    arguments = session.posargs or ["--requests", "100000", "--seeds", "0:20"]
+    session.run("python", "-m", "unillm.testing.sim", *arguments)
+
+
+@nox.session
+def simulation_million(session: nox.Session) -> None:
+    """A million of them, over a hundred seeds."""
+    session.install(*CONSTRAINTS, ".")
+    session.run(
+        "python",
+        "-m",
+        "unillm.testing.sim",
+        "--requests",
+        "1000000",
+        "--seeds",
+        "0:100",
     )
 
 

@@ -17,6 +17,7 @@ NEEDED = (
     "unillm/models/tiny/generation_config.json",
     "unillm/models/tiny/model.safetensors",
     "unillm/models/tiny/tokenizer.json",
+    "unillm/testing/contract/suite.py",
 )
 
 

@@ -40,6 +40,10 @@ user: Count from 3 to 9:
 assistant: 3 4 5 6 7 8 9
 continued: 3 4 5 … 6 7 8 9
 """,
+    "lora.py": """\
+the model: 42
+with the adapter: Hello from the adapter.
+""",
     "quickstart.py": f"""\
 Count from 3 to 9: 3 4 5 6 7 8 9 (stop)
 Add 17 and 25: 42 (stop)
@@ -59,7 +63,13 @@ def run(name, *args):
     source = str(Path(unillm.__file__).parents[1])
     return subprocess.run(
         [sys.executable, "-W", "error::ResourceWarning", EXAMPLES / name, *args],
-        env={**os.environ, "PYTHONPATH": source},
+        # What transformers says of a model that a program loads by itself is not ours.
+        env={
+            **os.environ,
+            "PYTHONPATH": source,
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "TRANSFORMERS_VERBOSITY": "error",
+        },
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

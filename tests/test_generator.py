@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import shutil
 import signal
@@ -14,9 +15,11 @@ import textwrap
 import threading
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from unillm import Generator, LoRARequest, SamplingParams
 from unillm.errors import (
@@ -30,6 +33,7 @@ from unillm.errors import (
     ModelNotFoundError,
     PromptTooLongError,
     RequestsFailedError,
+    RequestsRefusedError,
     RequestTimeoutError,
     UnknownArgumentError,
     UnsafeModelError,
@@ -474,7 +478,7 @@ def test_a_bad_prompt_is_refused_and_the_generator_goes_on(generator, prompt, sa
 def test_one_bad_prompt_takes_no_good_one_with_it(generator):
     prompts = [COUNT, [10**9], "Add 1 and 2:", ""]
 
-    with pytest.raises(RequestsFailedError, match="2 of 4 requests failed") as caught:
+    with pytest.raises(RequestsRefusedError, match="2 of 4 requests failed") as caught:
         generator.generate(prompts, GREEDY)
 
     assert {1, 3} == set(caught.value.errors)
@@ -483,11 +487,65 @@ def test_one_bad_prompt_takes_no_good_one_with_it(generator):
     assert [NUMBERS, None, "3", None] == texts
 
 
+def test_a_call_that_ran_out_of_time_was_not_refused(generator):
+    with pytest.raises(RequestsFailedError) as caught:
+        generator.generate(["", COUNT], ENDLESS, timeout_s=0.05)
+
+    assert not isinstance(caught.value, ValueError)
+
+
 def test_errors_can_be_returned_in_place(generator):
     outputs = generator.generate([COUNT, ""], GREEDY, on_error="return")
 
     assert NUMBERS == outputs[0].text
     assert isinstance(outputs[1], InvalidPromptError)
+
+
+def test_a_request_keeps_the_params_of_the_moment_it_was_made(generator):
+    params = SamplingParams(temperature=0, max_tokens=30, ignore_eos=True)
+
+    handle = generator.submit(COUNT, params)
+    params.max_tokens = 1
+
+    assert 30 == len(handle.result().token_ids)
+    assert 1 == len(generator.generate(COUNT, params)[0].token_ids)
+
+
+def test_the_models_defaults_are_given_as_a_copy(generator):
+    defaults = generator.get_default_sampling_params()
+    defaults.max_tokens = 1
+
+    assert NUMBERS == generator.generate(COUNT)[0].text
+    assert 1 != generator.get_default_sampling_params().max_tokens
+
+
+def test_params_that_came_to_contradict_each_other_fail_alone(generator):
+    changed = SamplingParams(temperature=0)
+    changed.min_tokens = 50
+
+    with pytest.raises(RequestsRefusedError, match="min_tokens=50 is more") as caught:
+        generator.generate([COUNT, COUNT], [GREEDY, changed])
+
+    assert NUMBERS == caught.value.results[0].text
+
+
+def test_each_prompt_can_have_its_own_priority(generator):
+    outputs = generator.generate([COUNT, COUNT], GREEDY, priority=[3, 0])
+
+    assert [NUMBERS] * 2 == [output.text for output in outputs]
+    with pytest.raises(InvalidParameterError, match="2 prompts and 1 priorities"):
+        generator.generate([COUNT, COUNT], GREEDY, priority=[0])
+    with pytest.raises(InvalidParameterError, match="must be an integer, got 'high'"):
+        generator.generate(COUNT, GREEDY, priority="high")
+
+
+def test_a_bar_of_the_callers_own_counts_the_prompts(generator):
+    shown = io.StringIO()
+
+    generator.generate([COUNT] * 3, GREEDY, use_tqdm=partial(tqdm, file=shown))
+
+    assert "Processed prompts: 100%" in shown.getvalue()
+    assert "3/3" in shown.getvalue()
 
 
 def test_params_of_the_wrong_number_are_refused(generator):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
 
 import attrs
 import numpy as np
@@ -11,9 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unillm import SamplingParams
+from unillm import SamplingParams, StructuredOutputs
 from unillm.errors import InvalidParameterError, UnillmError, UnknownArgumentError
-from unillm.params import SamplingParamsWarning
+from unillm.params import (
+    NOT_HERE,
+    NOT_IN_STRUCTURED_OUTPUTS,
+    SamplingParamsWarning,
+)
 
 # vLLM 0.32's defaults, field by field: reference for "the same on every backend".
 DEFAULTS = {
@@ -182,9 +187,38 @@ def test_a_temperature_of_zero_is_greedy(temperature, greedy):
     assert greedy is SamplingParams(temperature=temperature).greedy
 
 
-def test_params_do_not_change():
+def test_an_assigned_value_is_checked_and_normalised():
+    params = SamplingParams()
+
+    params.stop = ["x", "x"]
+    with pytest.raises(InvalidParameterError, match="max_tokens must be an integer"):
+        params.max_tokens = 0
+
+    assert SamplingParams(stop="x") == params
+
+
+def test_a_field_that_does_not_exist_cannot_be_assigned():
+    with pytest.raises(AttributeError, match="max_token"):
+        SamplingParams().max_token = 5
+
+
+def test_structured_outputs_do_not_change():
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        SamplingParams().n = 2
+        StructuredOutputs(regex="a").regex = "b"
+
+
+@pytest.mark.parametrize("name", sorted(NOT_HERE))
+def test_a_field_of_another_library_says_why_it_is_not_here(name):
+    with pytest.raises(TypeError, match=re.escape(f"{name!r}: {NOT_HERE[name]}. It")):
+        SamplingParams(**{name: 1})
+
+
+@pytest.mark.parametrize("name", sorted(NOT_IN_STRUCTURED_OUTPUTS))
+def test_a_constraint_of_vllm_says_why_it_is_not_here(name):
+    reason = re.escape(NOT_IN_STRUCTURED_OUTPUTS[name])
+
+    with pytest.raises(TypeError, match=reason):
+        StructuredOutputs(**{name: "x"})
 
 
 def test_params_survive_pickling_and_are_equal_by_value():
@@ -231,5 +265,5 @@ def test_any_values_make_params_or_a_named_error(fields):
     except UnillmError as error:
         assert str(error)  # noqa: PT017 - any of them, or none
     else:
-        hash(params)
+        assert params == pickle.loads(pickle.dumps(params))
         assert 0 <= params.temperature <= 2

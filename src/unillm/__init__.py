@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .inspection import ModelReport as ModelReport
     from .inspection import WeightsReport as WeightsReport
     from .inspection import inspect_model as inspect_model
+    from .llm import LLM as LLM
     from .lora import LoRARequest as LoRARequest
     from .outputs import CompletionDelta as CompletionDelta
     from .outputs import CompletionOutput as CompletionOutput
@@ -30,8 +31,12 @@ if TYPE_CHECKING:
     from .outputs import SlotMetrics as SlotMetrics
     from .params import SamplingParams as SamplingParams
     from .params import StructuredOutputs as StructuredOutputs
+    from .params import StructuredOutputsParams as StructuredOutputsParams
     from .plugins import BackendStatus as BackendStatus
     from .plugins import backends as backends
+    from .text.prompts import PromptType as PromptType
+    from .text.prompts import TextPrompt as TextPrompt
+    from .text.prompts import TokensPrompt as TokensPrompt
 
     __version__: str
 
@@ -41,16 +46,21 @@ _WHERE = {
     "CompletionOutput": ".outputs",
     "EngineConfig": ".config",
     "Generator": ".generator",
+    "LLM": ".llm",
     "LoRARequest": ".lora",
     "Logprob": ".outputs",
     "MemoryReport": ".inspection",
     "ModelReport": ".inspection",
+    "PromptType": ".text.prompts",
     "RequestHandle": ".engines.handle",
     "RequestMetrics": ".outputs",
     "RequestOutput": ".outputs",
     "SamplingParams": ".params",
     "SlotMetrics": ".outputs",
     "StructuredOutputs": ".params",
+    "StructuredOutputsParams": ".params",
+    "TextPrompt": ".text.prompts",
+    "TokensPrompt": ".text.prompts",
     "UnillmError": ".errors",
     "WeightsReport": ".inspection",
     "backends": ".plugins",
@@ -69,6 +79,10 @@ def __getattr__(name: str) -> object:
     if name == "errors":
         return import_module(".errors", __name__)
     if name not in _WHERE:
+        from .vllm_names import NOT_HERE
+
+        if name in NOT_HERE:  # an import would not show an AttributeError's reason
+            raise ImportError(f"unillm has no {name}: {NOT_HERE[name]}.", name=name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_WHERE[name], __name__), name)
     return value

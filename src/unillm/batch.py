@@ -8,6 +8,7 @@ Ctrl-C and a cancelled task included, cancels the batch and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -18,12 +19,16 @@ from .errors import (
     GeneratorClosedError,
     RequestError,
     RequestsFailedError,
+    RequestsRefusedError,
     UnillmError,
 )
 from .outputs import RequestOutput
 
 OnError = Literal["raise", "return"]
 """What to do with the errors of single requests."""
+
+UseTqdm = bool | Callable[..., Any]
+"""Whether to show a bar, or what makes one: called as `tqdm` is."""
 
 
 class Batch:
@@ -55,7 +60,7 @@ class Batch:
         self._started: list[RequestHandle | Exception] = []
         self._cancelled = False
 
-    def run(self, *, use_tqdm: bool) -> list[Any]:
+    def run(self, *, use_tqdm: UseTqdm) -> list[Any]:
         """Start all, wait for all, and return what became of them."""
         try:
             self._start()
@@ -94,12 +99,23 @@ class Batch:
             if isinstance(entry, RequestHandle):
                 entry.cancel()
 
-    def _progress(self, use_tqdm: bool) -> Iterator[RequestHandle | Exception]:
+    def _progress(self, use_tqdm: UseTqdm) -> Iterator[RequestHandle | Exception]:
         if not use_tqdm:
             return iter(self._started)
+        return self._shown(use_tqdm)
+
+    def _shown(self, use_tqdm: UseTqdm) -> Iterator[RequestHandle | Exception]:
+        """Yield the requests as their outcome is asked for, with a bar of prompts."""
         from tqdm.auto import tqdm
 
-        return iter(tqdm(self._started, desc="Processed prompts", dynamic_ncols=True))
+        make = use_tqdm if callable(use_tqdm) else tqdm
+        bar = make(
+            total=len(self._started), desc="Processed prompts", dynamic_ncols=True
+        )
+        with contextlib.closing(bar):
+            for each in self._started:
+                yield each
+                bar.update(1)
 
     def _sort_out(self, outcomes: list[RequestOutput | Exception]) -> list[Any]:
         errors = {
@@ -115,9 +131,9 @@ class Batch:
         first = next(iter(errors.values()))
         if len(outcomes) == 1 or isinstance(first, (EngineError, GeneratorClosedError)):
             raise first
-        raise RequestsFailedError(
-            errors, [None if isinstance(o, Exception) else o for o in outcomes]
-        )
+        refused = all(isinstance(error, ValueError) for error in errors.values())
+        kind = RequestsRefusedError if refused else RequestsFailedError
+        raise kind(errors, [None if isinstance(o, Exception) else o for o in outcomes])
 
 
 def _outcome(entry: RequestHandle | Exception) -> RequestOutput | Exception:

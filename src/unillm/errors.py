@@ -23,6 +23,7 @@ attributes too, so that nobody parses text::
     │   └── PluginError (RuntimeError)              a plugin broke a rule
     ├── RequestError                        one request, refused or failed
     │   ├── InvalidPromptError (ValueError)
+    │   │   ├── PromptTypeError (TypeError)     no form that a prompt may have
     │   │   └── PromptTooLongError
     │   ├── InvalidParameterError (ValueError)
     │   │   └── UnsupportedParameterError
@@ -31,7 +32,9 @@ attributes too, so that nobody parses text::
     │   ├── RequestCancelledError
     │   ├── RequestFailedError (RuntimeError)   the engine failed on this request alone
     │   └── RequestsFailedError                 some of the requests of one call
+    │       └── RequestsRefusedError (ValueError)   each for what was asked
     ├── EngineError
+    │   ├── EngineBuildError (RuntimeError)     no engine could be prepared
     │   ├── EngineDeadError (RuntimeError)      the engine stopped answering
     │   └── EngineOutOfMemoryError (MemoryError)
     └── GeneratorClosedError (RuntimeError)
@@ -68,14 +71,21 @@ class ConfigError(UnillmError, ValueError):
 
 
 class UnknownArgumentError(ConfigError, TypeError):
-    """A keyword argument does not exist; the message names the nearest that does."""
+    """A keyword argument does not exist; the message names the nearest that does.
 
-    def __init__(self, owner: str, name: str, known: Iterable[str]) -> None:
+    Where the name means something in another library, it says why there is none here.
+    """
+
+    _SHOWN = 50
+    """More names than that help nobody."""
+
+    def __init__(
+        self, owner: str, name: str, known: Iterable[str], *, reason: str | None = None
+    ) -> None:
         known = sorted(known)
-        super().__init__(
-            f"{owner} has no argument {name!r}.{nearest_name(name, known)} "
-            f"It takes: {', '.join(known)}."
-        )
+        why = f": {reason}." if reason else f".{nearest_name(name, known)}"
+        takes = f" It takes: {', '.join(known)}." if len(known) <= self._SHOWN else ""
+        super().__init__(f"{owner} has no argument {name!r}{why}{takes}")
         self.owner = owner
         self.name = name
 
@@ -163,6 +173,10 @@ class RequestError(UnillmError):
 
 class InvalidPromptError(RequestError, ValueError):
     """The prompt is empty, has the wrong type or holds ids outside the vocabulary."""
+
+
+class PromptTypeError(InvalidPromptError, TypeError):
+    """It has none of the forms that a prompt may have."""
 
 
 class PromptTooLongError(InvalidPromptError):
@@ -268,11 +282,15 @@ class RequestsFailedError(RequestError):
         super().__init__(
             f"{len(errors)} of {len(results)} requests failed:\n"
             + "\n".join(lines)
-            + '\nThe other results are in .results; on_error="return" returns errors '
-            "in the outputs' places instead of raising."
+            + '\nThe other results are in .results; with on_error="return" a Generator '
+            "returns errors in the outputs' places instead of raising."
         )
         self.errors = dict(errors)
         self.results = list(results)
+
+
+class RequestsRefusedError(RequestsFailedError, ValueError):
+    """All that failed did so for its prompt or its params."""
 
 
 # ----------------------------------------------------------------------------- engine
@@ -280,6 +298,20 @@ class RequestsFailedError(RequestError):
 
 class EngineError(UnillmError):
     """The engine as a whole failed."""
+
+
+class EngineBuildError(EngineError, RuntimeError):
+    """An engine could not be converted, compiled or kept; nothing is left of it.
+
+    Attributes:
+        key: Names what was to be built.
+        backend: Name of the backend.
+    """
+
+    def __init__(self, message: str, *, key: str, backend: str) -> None:
+        super().__init__(message)
+        self.key = key
+        self.backend = backend
 
 
 class EngineDeadError(EngineError, RuntimeError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import operator
 import os
 import random
 import time
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import attrs
 from typing_extensions import Self
 
-from .batch import Batch, OnError
+from .batch import Batch, OnError, UseTqdm
 from .config import EngineConfig
 from .engines.base import SAMPLING_FIELDS, EngineLimits, EngineRequest, Support
 from .engines.driver import Driver
@@ -42,7 +43,7 @@ from .plugins import PluginRegistry, choose_backend
 from .text.detokenizer import Detokenizer
 from .text.grammar import GrammarCompiler
 from .text.prompts import (
-    RenderedPrompt,
+    RenderedText,
     as_conversations,
     as_prompts,
     normalise,
@@ -59,6 +60,9 @@ log = logging.getLogger("unillm")
 
 ParamsLike = SamplingParams | Sequence[SamplingParams] | None
 """One for all prompts, one for each, or `None` for the model's own defaults."""
+
+PriorityLike = int | Sequence[int]
+"""One for all prompts, or one for each."""
 
 
 @suggest_names
@@ -247,8 +251,11 @@ class Generator:
         return self._tokenizer.wrapped
 
     def get_default_sampling_params(self) -> SamplingParams:
-        """Return what a call without params uses: the model's `generation_config`."""
-        return self._default_params
+        """Return what a call without params uses: the model's `generation_config`.
+
+        A copy each time: changing it changes no later call.
+        """
+        return attrs.evolve(self._default_params)
 
     # --------------------------------------------------------------------- generating
 
@@ -260,8 +267,8 @@ class Generator:
         *,
         lora_request: LoRALike = None,
         on_error: Literal["raise"] = "raise",
-        use_tqdm: bool = False,
-        priority: int = 0,
+        use_tqdm: UseTqdm = False,
+        priority: PriorityLike = 0,
         timeout_s: float | None = None,
     ) -> list[RequestOutput]: ...
 
@@ -273,8 +280,8 @@ class Generator:
         *,
         lora_request: LoRALike = None,
         on_error: Literal["return"],
-        use_tqdm: bool = False,
-        priority: int = 0,
+        use_tqdm: UseTqdm = False,
+        priority: PriorityLike = 0,
         timeout_s: float | None = None,
     ) -> list[RequestOutput | Exception]: ...
 
@@ -285,8 +292,8 @@ class Generator:
         *,
         lora_request: LoRALike = None,
         on_error: OnError = "raise",
-        use_tqdm: bool = False,
-        priority: int = 0,
+        use_tqdm: UseTqdm = False,
+        priority: PriorityLike = 0,
         timeout_s: float | None = None,
     ) -> Any:
         """Generate for one prompt or many, and wait.
@@ -300,8 +307,9 @@ class Generator:
             lora_request: One adapter for all, a list with one or `None` for each, or
                 `None` for the model alone.
             on_error: "raise", or "return" to put each error into its output's place.
-            use_tqdm: Show a progress bar.
-            priority: Lower is sooner.
+            use_tqdm: Show a progress bar; or a callable that makes one, such as
+                ``functools.partial(tqdm, leave=False)``.
+            priority: Lower is sooner; a list has one for each prompt.
             timeout_s: Seconds that each request has from now.
 
         Returns:
@@ -338,8 +346,8 @@ class Generator:
         tools: Sequence[Any] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         on_error: Literal["raise"] = "raise",
-        use_tqdm: bool = False,
-        priority: int = 0,
+        use_tqdm: UseTqdm = False,
+        priority: PriorityLike = 0,
         timeout_s: float | None = None,
     ) -> list[RequestOutput]: ...
 
@@ -356,8 +364,8 @@ class Generator:
         tools: Sequence[Any] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         on_error: Literal["return"],
-        use_tqdm: bool = False,
-        priority: int = 0,
+        use_tqdm: UseTqdm = False,
+        priority: PriorityLike = 0,
         timeout_s: float | None = None,
     ) -> list[RequestOutput | Exception]: ...
 
@@ -373,8 +381,8 @@ class Generator:
         tools: Sequence[Any] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         on_error: OnError = "raise",
-        use_tqdm: bool = False,
-        priority: int = 0,
+        use_tqdm: UseTqdm = False,
+        priority: PriorityLike = 0,
         timeout_s: float | None = None,
     ) -> Any:
         """Answer one conversation or many, and wait.
@@ -508,7 +516,7 @@ class Generator:
         *,
         lora_request: LoRALike = None,
         on_error: Literal["raise"] = "raise",
-        priority: int = 0,
+        priority: PriorityLike = 0,
         timeout_s: float | None = None,
     ) -> list[RequestOutput]: ...
 
@@ -520,7 +528,7 @@ class Generator:
         *,
         lora_request: LoRALike = None,
         on_error: Literal["return"],
-        priority: int = 0,
+        priority: PriorityLike = 0,
         timeout_s: float | None = None,
     ) -> list[RequestOutput | Exception]: ...
 
@@ -531,7 +539,7 @@ class Generator:
         *,
         lora_request: LoRALike = None,
         on_error: OnError = "raise",
-        priority: int = 0,
+        priority: PriorityLike = 0,
         timeout_s: float | None = None,
     ) -> Any:
         """Do what `generate` does, without blocking the event loop.
@@ -660,7 +668,7 @@ class Generator:
     def _render(self, conversation: Any, options: Mapping[str, Any]) -> Prompt:
         """Make a conversation a text; the generator's own template is the default."""
         template = options.get("chat_template") or self._config.chat_template
-        return RenderedPrompt(
+        return RenderedText(
             self._tokenizer.apply_chat_template(
                 conversation, **{**options, "chat_template": template}
             )
@@ -796,8 +804,8 @@ class Generator:
         lora_request: LoRALike,
         *,
         on_error: OnError,
-        use_tqdm: bool,
-        priority: int,
+        use_tqdm: UseTqdm,
+        priority: PriorityLike,
         timeout_s: float | None,
     ) -> list[Any]:
         batch = self._batch(
@@ -817,24 +825,30 @@ class Generator:
         lora_request: LoRALike,
         *,
         on_error: OnError,
-        priority: int,
+        priority: PriorityLike,
         timeout_s: float | None,
     ) -> Batch:
         driver = self._open_driver()
 
         def make(
             make_prompt: Callable[[], Prompt],
-            own: SamplingParams,
+            make_params: Callable[[], SamplingParams],
             adapter: LoRARequest | None,
+            own_priority: int,
         ) -> RequestHandle:
             return self._make_handle(
-                make_prompt(), own, adapter, priority=priority, timeout_s=timeout_s
+                make_prompt(),
+                make_params(),
+                adapter,
+                priority=own_priority,
+                timeout_s=timeout_s,
             )
 
         each = zip(
             prompts,
             self._params_for(params, len(prompts)),
             adapters_for(lora_request, len(prompts)),
+            _priorities_for(priority, len(prompts)),
             strict=True,
         )
 
@@ -844,11 +858,13 @@ class Generator:
             on_error=on_error,
         )
 
-    def _params_for(self, params: ParamsLike, count: int) -> list[SamplingParams]:
-        if params is None:
-            return [self._default_params] * count
+    def _params_for(
+        self, params: ParamsLike, count: int
+    ) -> list[Callable[[], SamplingParams]]:
+        """Return what makes the params of each prompt; one of a list fails alone."""
         if not isinstance(params, (list, tuple)):
-            return [_as_params(params)] * count
+            shared = self._default_params if params is None else _as_params(params)
+            return [lambda: shared] * count
         if len(params) != count:
             raise InvalidParameterError(
                 f"There are {count} prompts and {len(params)} params. Pass one "
@@ -856,7 +872,7 @@ class Generator:
                 parameter="params",
                 value=len(params),
             )
-        return [_as_params(each) for each in params]
+        return [partial(_as_params, each) for each in params]
 
 
 _CHECKED_FIELDS = tuple(
@@ -865,6 +881,7 @@ _CHECKED_FIELDS = tuple(
 
 
 def _as_params(params: Any) -> SamplingParams:
+    """Return a copy, checked as a whole, that assignments do not reach any more."""
     if not isinstance(params, SamplingParams):
         raise InvalidParameterError(
             f"params must be SamplingParams, got {type(params).__name__}. Write "
@@ -872,7 +889,31 @@ def _as_params(params: Any) -> SamplingParams:
             parameter="params",
             value=params,
         )
-    return params
+    return attrs.evolve(params)
+
+
+def _priorities_for(priority: PriorityLike, count: int) -> list[int]:
+    if not isinstance(priority, (list, tuple)):
+        return [_as_priority(priority)] * count
+    if len(priority) != count:
+        raise InvalidParameterError(
+            f"There are {count} prompts and {len(priority)} priorities. Pass one "
+            "number for all prompts, or a list with one for each.",
+            parameter="priority",
+            value=len(priority),
+        )
+    return [_as_priority(each) for each in priority]
+
+
+def _as_priority(priority: Any) -> int:
+    try:
+        return operator.index(priority)
+    except TypeError:
+        raise InvalidParameterError(
+            f"priority must be an integer, got {priority!r}.",
+            parameter="priority",
+            value=priority,
+        ) from None
 
 
 def _deadline(timeout_s: float | None) -> float | None:

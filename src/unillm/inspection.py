@@ -18,8 +18,8 @@ import attrs
 
 from .config import EngineConfig
 from .embedded.transformers.checkpoint import stored_tensors
-from .embedded.transformers.memory import estimate
 from .errors import BackendUnavailableError, ChatTemplateError, ConfigError
+from .memory import estimate
 from .models import find_model
 from .params import SamplingParams
 from .plugins import PluginRegistry, choose_backend

@@ -1,35 +1,55 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Unknown keyword arguments: an error that names the nearest one."""
+"""Unknown keyword arguments: an error that names the nearest one, or says why not."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, TypeVar, overload
 
 from .errors import UnknownArgumentError
 
 C = TypeVar("C", bound=type)
 
 
-def suggest_names(cls: C) -> C:
+@overload
+def suggest_names(cls: C) -> C: ...
+
+
+@overload
+def suggest_names(*, reasons: Mapping[str, str]) -> Callable[[C], C]: ...
+
+
+def suggest_names(
+    cls: Any = None, *, reasons: Mapping[str, str] = MappingProxyType({})
+) -> Any:
     """Make *cls* answer an unknown keyword with the nearest name that exists.
 
     The signature stays as it was, for type checkers and for `help`.
 
+    Args:
+        cls: The class to decorate.
+        reasons: Names that other libraries have, and why this class has not.
+
     Raises:
         UnknownArgumentError: When the class is called, not here.
     """
-    original = cls.__init__  # type: ignore[misc]
-    known = [name for name in inspect.signature(original).parameters if name != "self"]
+    if cls is None:
+        return functools.partial(suggest_names, reasons=reasons)
+    original = cls.__init__
+    known = {name for name in inspect.signature(original).parameters if name != "self"}
 
     @functools.wraps(original)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         for name in kwargs:
             if name not in known:
-                raise UnknownArgumentError(cls.__name__, name, known)
+                raise UnknownArgumentError(
+                    cls.__name__, name, known, reason=reasons.get(name)
+                )
         original(self, *args, **kwargs)
 
-    cls.__init__ = init  # type: ignore[misc]
+    cls.__init__ = init
     return cls

@@ -3,7 +3,10 @@
 """`SamplingParams`: how the next token is chosen and what ends a completion.
 
 Names, meanings and defaults are vLLM's (0.32), on every backend. Values are checked
-once, here; an instance never changes, so one may serve any number of requests.
+here, when an object is made and when a field is assigned; what only several fields
+together can get wrong is checked again when a request is made, from a copy that the
+request keeps. So one object may serve any number of requests and be changed between
+them, as programs for vLLM do.
 """
 
 from __future__ import annotations
@@ -46,6 +49,44 @@ _GENERATION_CONFIG_FIELDS = {
     "max_new_tokens": "max_tokens",
 }
 """Name in ``generation_config.json`` to ours."""
+
+_BEAM = "no beam search here; vLLM took it out of SamplingParams"
+_HOST_LOGITS = (
+    "it would run code of the caller between the engine's steps; logit_bias, "
+    "allowed_token_ids, bad_words and structured_outputs are what every engine can do"
+)
+
+NOT_HERE: Mapping[str, str] = {
+    "best_of": "vLLM removed it; ask for n completions and take the one you want",
+    "early_stopping": _BEAM,
+    "end_id": "end ids are found in the model; name others with stop_token_ids",
+    "extra_args": "no backend takes arguments that unillm does not know",
+    "flat_logprobs": "logprobs have one form, a list of dicts",
+    "guided_decoding": "vLLM renamed it; pass structured_outputs=StructuredOutputs(…)",
+    "length_penalty": _BEAM,
+    "logits_processors": _HOST_LOGITS,
+    "logprob_token_ids": "logprobs=k tells of the k most probable tokens, -1 of all",
+    "output_kind": "generate() returns what is finished, stream() yields what is new",
+    "prompt_logprob_start": "prompt_logprobs tells of the whole prompt",
+    "prompt_logprob_token_ids": "prompt_logprobs=k tells of the k most probable tokens",
+    "repetition_detection": "no backend can; see the repetition penalties",
+    "routed_experts_prompt_start": "routing inside the model is not told",
+    "skip_clone": "a request always keeps a copy of its params",
+    "skip_reading_prefix_cache": "a prefix cache is on or off for the whole engine; "
+    "see enable_prefix_caching",
+    "stream_interval": "a stream yields what has come since it was last asked",
+    "thinking_token_budget": "unillm does not tell reasoning from answers",
+    "trace_decode_token_ids": "it is a tool for the makers of vLLM",
+    "use_beam_search": _BEAM,
+    "watermarking": "no backend marks its text",
+}
+"""Sampling fields that other libraries have, or vLLM had, and why they are not here."""
+
+NOT_IN_STRUCTURED_OUTPUTS: Mapping[str, str] = {
+    "disable_additional_properties": 'say "additionalProperties": false in the schema',
+    "structural_tag": "no backend can; a grammar may hold JSON between other text",
+}
+"""Fields of vLLM's ``StructuredOutputsParams`` that are not here."""
 
 
 class SamplingParamsWarning(UserWarning):
@@ -123,7 +164,7 @@ def _as_temperature(value: Any) -> float:
             f"temperature {number:g} is raised to {LOWEST_TEMPERATURE}; "
             "pass 0 for greedy decoding",
             SamplingParamsWarning,
-            stacklevel=5,
+            stacklevel=4,  # whoever called the class
         )
         return LOWEST_TEMPERATURE
     return number
@@ -265,7 +306,7 @@ def _text_field() -> Any:
     return attrs.field(default=None, converter=converter)
 
 
-@suggest_names
+@suggest_names(reasons=NOT_IN_STRUCTURED_OUTPUTS)
 @attrs.frozen(kw_only=True)
 class StructuredOutputs:
     """What the text of a completion has to be. Exactly one of the first five.
@@ -321,6 +362,10 @@ class StructuredOutputs:
         return text or '{"type": "object"}'
 
 
+StructuredOutputsParams = StructuredOutputs
+"""The same under vLLM's name."""
+
+
 def _as_structured_outputs(value: Any) -> StructuredOutputs | None:
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return StructuredOutputs(**value)
@@ -329,8 +374,8 @@ def _as_structured_outputs(value: Any) -> StructuredOutputs | None:
     raise _refuse("structured_outputs", "StructuredOutputs, a dict or None", value)
 
 
-@suggest_names
-@attrs.frozen(kw_only=True)
+@suggest_names(reasons=NOT_HERE)
+@attrs.define(kw_only=True)
 class SamplingParams:
     """How the next token is chosen and what ends a completion.
 
@@ -338,8 +383,11 @@ class SamplingParams:
     ``generation_config.json`` is not consulted for sampling (as in vLLM); its
     end-of-sequence ids always apply.
 
+    Fields may be assigned. A request keeps the values of the moment it was made.
+
     Raises:
-        InvalidParameterError: A value is impossible, or two contradict each other.
+        InvalidParameterError: A value is impossible, also in an assignment, or two
+            contradict each other.
         UnknownArgumentError: The keyword does not exist; names the nearest.
     """
 
@@ -478,11 +526,17 @@ class SamplingParams:
             )
 
     @classmethod
-    def from_generation_config(cls, config: Mapping[str, Any]) -> SamplingParams:
+    def from_generation_config(
+        cls, config: Mapping[str, Any], *, base: SamplingParams | None = None
+    ) -> SamplingParams:
         """Return what a call without params uses: the model's own defaults.
 
         Takes the fields that vLLM takes and no others; ``do_sample`` is not one of
         them, so a model that wants greedy decoding says ``temperature: 0``.
+
+        Args:
+            config: A ``generation_config.json``, read.
+            base: Where the other fields come from; `None` for the class's defaults.
 
         References:
             ``get_default_sampling_params``, vLLM 0.32.
@@ -492,7 +546,7 @@ class SamplingParams:
             for theirs, ours in _GENERATION_CONFIG_FIELDS.items()
             if config.get(theirs) is not None
         }
-        return cls(**given)
+        return attrs.evolve(cls() if base is None else base, **given)
 
     @property
     def greedy(self) -> bool:

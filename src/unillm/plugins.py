@@ -37,6 +37,10 @@ EMBEDDED = {"transformers": "unillm.embedded.transformers"}
 KNOWN = {"vllm": "unillm-vllm"}
 """Backends that are distributions of their own: name to distribution."""
 
+PLUGGED: dict[str, object] = {}
+"""Plugins that are there for a while, by `unillm.testing.backends.plugged`: name to
+what implements the hook."""
+
 
 @attrs.frozen(kw_only=True)
 class BackendStatus:
@@ -67,7 +71,7 @@ class PluginRegistry:
 
     def names(self) -> list[str]:
         """Return the names of all installed backends, without importing any."""
-        return sorted({*EMBEDDED, *self._entry_points})
+        return sorted({*EMBEDDED, *PLUGGED, *self._entry_points})
 
     def load(self, name: str) -> Backend:
         """Import the plugin called *name* and create its backend.
@@ -129,6 +133,8 @@ class PluginRegistry:
         """Return where a backend comes from, as ``"name version"``."""
         if name in EMBEDDED and name not in self._entry_points:
             return "unillm (embedded)"
+        if name in PLUGGED:
+            return "not installed, plugged in"
         sources = [entry.dist for entry in self._entry_points[name] if entry.dist]
         return ", ".join(f"{dist.name} {dist.version}" for dist in sources)
 
@@ -155,11 +161,12 @@ class PluginRegistry:
                 f"{self.distribution(name)}. Uninstall all but one."
             )
         try:
-            module = (
-                entries[0].load()
-                if entries
-                else importlib.import_module(EMBEDDED[name])
-            )
+            if entries:
+                module = entries[0].load()
+            elif name in PLUGGED:
+                module = PLUGGED[name]
+            else:
+                module = importlib.import_module(EMBEDDED[name])
         except Exception as error:
             raise PluginError(
                 f"The plugin {self.distribution(name)} for the backend {name!r} cannot "

@@ -18,7 +18,6 @@ from transformers.utils import logging as transformers_logging
 
 from unillm.embedded.transformers.families import refusal, refusal_of
 from unillm.embedded.transformers.loading import load_engine
-from unillm.embedded.transformers.memory import estimate
 from unillm.errors import (
     BackendUnavailableError,
     ConfigError,
@@ -28,6 +27,7 @@ from unillm.errors import (
     UnsafeModelError,
     UnsupportedModelError,
 )
+from unillm.memory import estimate
 
 
 @pytest.fixture

@@ -14,19 +14,16 @@ from unillm.embedded.transformers import memory
 from unillm.embedded.transformers.engine import TransformersSlotEngine
 from unillm.embedded.transformers.loading import load_engine
 from unillm.embedded.transformers.memory import (
-    GIB,
-    KvShape,
-    MemoryEstimate,
     _free_group_bytes,
     asked_bytes,
     check_model_len,
-    estimate,
     free_bytes,
     is_out_of_memory,
     out_of_memory,
     plan_slots,
 )
 from unillm.errors import ConfigError, EngineOutOfMemoryError, UnsupportedModelError
+from unillm.memory import GIB, KvShape, MemoryEstimate, estimate
 from unillm.scheduling.slots import SlotScheduler
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 from strategies import END, Job, script_of
 
-from unillm.errors import ConfigError
-from unillm.scheduling.slots import SlotScheduler, SlotToken
+from unillm import LoRARequest
+from unillm.errors import ConfigError, InvalidParameterError
+from unillm.scheduling.slots import OVERTAKES_PER_SLOT, SlotScheduler, SlotToken
 from unillm.testing.scripted import ScriptedSlotEngine
 
 
@@ -179,3 +181,81 @@ def test_closing_closes_the_slot_engine():
 def test_a_budget_of_nothing_is_refused():
     with pytest.raises(ConfigError, match="max_num_batched_tokens must be ≥ 1, got 0"):
         SlotScheduler(ScriptedSlotEngine(lambda *_: 1), max_num_batched_tokens=0)
+
+
+# ---------------------------------------------------------------------------- adapters
+
+
+class OneAdapterEngine(ScriptedSlotEngine):
+    """Rows may have one adapter at a time, and those that have none."""
+
+    max_loras = 1
+
+    def check_request(self, request):
+        if request.lora_request == LoRARequest("broken", 9, "/broken"):
+            raise InvalidParameterError("broken", parameter="lora_request")
+
+
+def with_adapter(number: int, adapter: int | None, **fields):
+    lora = None if adapter is None else LoRARequest("a", adapter, f"/{adapter}")
+    return attrs.evolve(job(number, **fields).request, lora_request=lora)
+
+
+def one_adapter_scheduler(requests, *, slots=2):
+    script = script_of([job(n, natural_length=3 if n else 100) for n in range(300)])
+    scheduler = SlotScheduler(OneAdapterEngine(script, num_slots=slots))
+    for request in requests:
+        scheduler.add_request(request)
+    return scheduler
+
+
+def test_a_request_whose_adapter_has_no_place_waits_and_others_pass_it():
+    requests = [with_adapter(n, adapter) for n, adapter in enumerate([1, 2, None, 1])]
+    scheduler = one_adapter_scheduler(requests)
+
+    first = [output.request_id for output in scheduler.step()]
+
+    assert ["r0", "r2", "r0", "r2"] == first
+    assert 2 == scheduler.stats()["waiting"]
+    assert {"r0", "r1", "r2", "r3"} == {"r0", "r2", *finish_order(scheduler)}
+    scheduler.check()
+
+
+def test_rows_never_have_more_adapters_than_allowed():
+    requests = [with_adapter(n, n % 3 or None) for n in range(60)]
+    scheduler = one_adapter_scheduler(requests, slots=4)
+    most = 0
+
+    while scheduler.has_unfinished():
+        scheduler.step()
+        running = scheduler._running.values()
+        adapters = {each.request.lora_request for each in running} - {None}
+        most = max(most, len(adapters))
+
+    assert 1 == most
+    assert 60 == scheduler.counters.finished
+
+
+def test_a_request_is_not_passed_for_ever():
+    """The first keeps its adapter long; what shares it does not pass without end."""
+    requests = [with_adapter(0, 1), with_adapter(1, 2)]
+    requests += [with_adapter(number, 1) for number in range(2, 300)]
+    scheduler = one_adapter_scheduler(requests)
+
+    order = finish_order(scheduler)
+
+    assert "r0" == order[OVERTAKES_PER_SLOT * 2]
+    assert "r1" == order[OVERTAKES_PER_SLOT * 2 + 1]
+
+
+def test_a_request_that_the_engine_refuses_is_not_kept():
+    scheduler = one_adapter_scheduler([])
+    broken = attrs.evolve(
+        job(0).request, lora_request=LoRARequest("broken", 9, "/broken")
+    )
+
+    with pytest.raises(InvalidParameterError, match="broken"):
+        scheduler.add_request(broken)
+
+    assert not scheduler.has_unfinished()
+    scheduler.check()

@@ -14,12 +14,17 @@ from hypothesis import strategies as st
 
 from unillm import SamplingParams
 from unillm.engines.base import EngineLimits
-from unillm.errors import InvalidParameterError, InvalidPromptError, PromptTooLongError
+from unillm.errors import (
+    InvalidParameterError,
+    InvalidPromptError,
+    PromptTooLongError,
+    PromptTypeError,
+)
 from unillm.text.chat import as_conversation
 from unillm.text.prompts import (
-    RenderedPrompt,
-    TextPrompt,
-    TokensPrompt,
+    PlainText,
+    RenderedText,
+    TokenIds,
     as_conversations,
     as_prompts,
     normalise,
@@ -80,25 +85,23 @@ def test_arrays_in_a_list_are_a_prompt_each():
 
 @pytest.mark.parametrize("given", [None, 5, b"text", 1.5, object(), iter(["a"])])
 def test_what_is_no_prompt_names_its_type_and_the_forms(given):
-    with pytest.raises(
-        InvalidPromptError, match=rf"a text.*; got {type(given).__name__}"
-    ):
+    with pytest.raises(PromptTypeError, match=rf"a text.*; got {type(given).__name__}"):
         as_prompts(given)
 
 
 @pytest.mark.parametrize(
     ("item", "expected"),
     [
-        ("a", TextPrompt("a")),
-        ([1], TokensPrompt([1])),
-        ((1,), TokensPrompt((1,))),
-        ([], TokensPrompt([])),
-        ({"prompt": "a"}, TextPrompt("a")),
-        ({"prompt_token_ids": [1]}, TokensPrompt([1])),
-        ({"prompt_token_ids": np.array([1])}, TokensPrompt([1])),
-        ({"prompt": "a", "prompt_token_ids": [1]}, TokensPrompt([1], "a")),
-        ({"prompt": "a", "prompt_token_ids": None}, TextPrompt("a")),
-        (RenderedPrompt("a"), RenderedPrompt("a")),
+        ("a", PlainText("a")),
+        ([1], TokenIds([1])),
+        ((1,), TokenIds((1,))),
+        ([], TokenIds([])),
+        ({"prompt": "a"}, PlainText("a")),
+        ({"prompt_token_ids": [1]}, TokenIds([1])),
+        ({"prompt_token_ids": np.array([1])}, TokenIds([1])),
+        ({"prompt": "a", "prompt_token_ids": [1]}, TokenIds([1], "a")),
+        ({"prompt": "a", "prompt_token_ids": None}, PlainText("a")),
+        (RenderedText("a"), RenderedText("a")),
     ],
 )
 def test_one_prompt_becomes_a_value(item, expected):
@@ -145,7 +148,7 @@ def test_a_chat_is_split_into_conversations(given, expected):
 
 @pytest.mark.parametrize("given", ["hello", None, HELLO, 5])
 def test_what_is_no_conversation_is_refused(given):
-    with pytest.raises(InvalidPromptError, match=type(given).__name__):
+    with pytest.raises(PromptTypeError, match=type(given).__name__):
         as_conversations(given)
 
 
@@ -196,22 +199,20 @@ def test_a_message_of_another_form_is_refused_by_its_place(messages, message):
 
 
 def test_a_text_gets_special_tokens_and_a_rendered_one_does_not(tokenizer):
-    text = prepare(TextPrompt("hello"), tokenizer, LIMITS, SamplingParams())
-    rendered = prepare(RenderedPrompt("hello"), tokenizer, LIMITS, SamplingParams())
+    text = prepare(PlainText("hello"), tokenizer, LIMITS, SamplingParams())
+    rendered = prepare(RenderedText("hello"), tokenizer, LIMITS, SamplingParams())
 
     assert text.token_ids == (0, *rendered.token_ids)
     assert text.text == rendered.text == "hello"
 
 
 def test_ids_are_taken_as_they_are_and_the_text_is_echoed(tokenizer):
-    prepared = prepare(
-        TokensPrompt([7, 8], "hello"), tokenizer, LIMITS, SamplingParams()
-    )
+    prepared = prepare(TokenIds([7, 8], "hello"), tokenizer, LIMITS, SamplingParams())
 
     assert (prepared.token_ids, prepared.text) == ((7, 8), "hello")
 
 
-@pytest.mark.parametrize("prompt", [TokensPrompt([]), RenderedPrompt("")])
+@pytest.mark.parametrize("prompt", [TokenIds([]), RenderedText("")])
 def test_an_empty_prompt_is_refused(tokenizer, prompt):
     with pytest.raises(InvalidPromptError, match="The prompt is empty"):
         prepare(prompt, tokenizer, LIMITS, SamplingParams())
@@ -230,28 +231,28 @@ def test_an_empty_prompt_is_refused(tokenizer, prompt):
 )
 def test_a_bad_id_is_named_with_its_place(tokenizer, ids, message):
     with pytest.raises(InvalidPromptError, match=message):
-        prepare(TokensPrompt(ids), tokenizer, LIMITS, SamplingParams())
+        prepare(TokenIds(ids), tokenizer, LIMITS, SamplingParams())
 
 
 def test_a_tokenizer_larger_than_the_model_is_noticed(tokenizer):
     limits = EngineLimits(max_model_len=16, max_num_seqs=1, vocab_size=100)
 
     with pytest.raises(InvalidPromptError, match=r"out of vocabulary: .* ids 0 to 99"):
-        prepare(TextPrompt("hello world"), tokenizer, limits, SamplingParams())
+        prepare(PlainText("hello world"), tokenizer, limits, SamplingParams())
 
 
 def test_half_a_surrogate_pair_is_refused(tokenizer):
     with pytest.raises(
         InvalidPromptError, match=r"no valid Unicode: .* at character 1"
     ):
-        prepare(TextPrompt("a\ud800"), tokenizer, LIMITS, SamplingParams())
+        prepare(PlainText("a\ud800"), tokenizer, LIMITS, SamplingParams())
 
 
 # ------------------------------------------------------------------------------- lengths
 
 
 def tokens(count):
-    return TokensPrompt([7] * count)
+    return TokenIds([7] * count)
 
 
 @pytest.mark.parametrize(
@@ -339,7 +340,7 @@ def test_truncation_keeps_the_end_and_counts_what_went(tokenizer, keep, expected
     )
     params = SamplingParams(truncate_prompt_tokens=keep)
 
-    prepared = prepare(TokensPrompt([1, 2, 3, 4, 5, 6]), tokenizer, limits, params)
+    prepared = prepare(TokenIds([1, 2, 3, 4, 5, 6]), tokenizer, limits, params)
 
     assert expected == prepared.token_ids
     assert 6 - len(expected) == prepared.num_truncated
@@ -375,10 +376,10 @@ def test_what_is_prepared_always_fits(tokenizer, ids, keep, max_tokens, context)
     )
     if kept >= context:
         with pytest.raises(PromptTooLongError, match=f"has {kept} tokens"):
-            prepare(TokensPrompt(ids), tokenizer, limits, params)
+            prepare(TokenIds(ids), tokenizer, limits, params)
         return
 
-    prepared = prepare(TokensPrompt(ids), tokenizer, limits, params)
+    prepared = prepare(TokenIds(ids), tokenizer, limits, params)
 
     assert list(prepared.token_ids) == ids[prepared.num_truncated :]
     assert len(prepared.token_ids) + prepared.max_new_tokens <= context

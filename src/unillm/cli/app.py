@@ -12,12 +12,14 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from . import options
+from . import cache, options
 from .backends import backends
+from .build import build
 from .chat import chat
 from .exit_codes import ExitCode
 from .generate import generate
 from .inspect import inspect
+from .plan import plan
 
 _EXIT_CODES = "; ".join(f"{code:d} {code.meaning}" for code in ExitCode)
 
@@ -33,6 +35,9 @@ app.command()(generate)
 app.command()(chat)
 app.command()(backends)
 app.command()(inspect)
+app.command()(plan)
+app.command()(build)
+app.add_typer(cache.app)
 
 
 def _show_version(wanted: bool) -> None:

@@ -24,11 +24,14 @@ class ExitCode(enum.IntEnum):
         return member
 
     OK = 0, "all went well"
-    REQUESTS_FAILED = 1, "a prompt failed; the others were answered"
+    REQUESTS_FAILED = (
+        1,
+        "a prompt failed or a prepared engine is damaged; others are well",
+    )
     USAGE = 2, "a wrong option or value"
     MODEL = 3, "the model cannot be found, read or served"
     BACKEND = 4, "the backend is unknown or cannot run here"
-    ENGINE = 5, "the engine died or ran out of memory"
+    ENGINE = 5, "the engine cannot be built, does not fit, died or ran out of memory"
     BUG = 70, "a bug in unillm"
     INTERRUPTED = 130, "interrupted by Ctrl-C"
     BROKEN_PIPE = 141, "the reader of the output went away"

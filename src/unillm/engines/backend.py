@@ -14,7 +14,12 @@ import attrs
 from .base import Capabilities
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..artifacts.key import BuildSpec
+    from ..artifacts.progress import Progress
     from ..config import EngineConfig
+    from ..memory import MemoryNeeds
     from .base import Engine
 
 
@@ -63,6 +68,48 @@ class Backend(abc.ABC):
         """Say why a model cannot be served, or `None`. Asked by ``backend="auto"``."""
         del config
         return None
+
+    def memory_needs(self, config: EngineConfig) -> MemoryNeeds:
+        """Say what a model takes of each device's memory; works without the engine.
+
+        By default what the files of the model say; a backend adds what it knows of its
+        engine.
+
+        Raises:
+            ModelError: The model cannot be read, or nothing is known of its kind.
+        """
+        from ..memory import memory_needs
+
+        num_devices = config.tensor_parallel_size * config.pipeline_parallel_size
+        return memory_needs(config.path, dtype=config.dtype).sharded(num_devices)
+
+    def build_spec(self, config: EngineConfig) -> BuildSpec | None:
+        """Say what would be built for a configuration; `None` if nothing has to be.
+
+        Works without the engine: what only the engine or a device knows is `None` in
+        the spec, and then nothing can be built, but planned. Options that were left
+        open are filled in here, so that the same configuration gives the same spec.
+
+        Raises:
+            ConfigError: An option has no meaning here.
+            ModelError: The model cannot be read.
+        """
+        del config
+        return None
+
+    def build(self, spec: BuildSpec, target: Path, progress: Progress) -> None:
+        """Convert or compile an engine into an empty folder.
+
+        Called through `ArtifactStore.obtain`, which makes what is written there last,
+        checks it at each load and clears it away after a failure. Reads the model and
+        the spec and nothing else, so that the key of the spec cannot miss anything.
+
+        Args:
+            spec: From `build_spec`.
+            target: Where the files go, in folders below it or not. No links.
+            progress: To be told how far it is.
+        """
+        raise NotImplementedError(f"the backend {self.name!r} builds nothing")
 
     @abc.abstractmethod
     def create_engine(self, config: EngineConfig) -> Engine:

@@ -111,6 +111,7 @@ class Driver:
         self._dead: EngineDeadError | None = None
         self.counters = DriverCounters()
         # The loop's own, but for what `_end_all` takes from a loop that hangs.
+        self._arrived: deque[RequestHandle] = deque()  # until the engine has them
         self._live: dict[str, tuple[RequestHandle, Completion]] = {}
         self._deadlines: list[tuple[float, str, RequestHandle]] = []
         self._busy_since: float | None = None
@@ -170,6 +171,8 @@ class Driver:
                 **attrs.asdict(self.counters),
                 "queued": len(self._queued),
                 "queued_tokens": self._queued_tokens,
+                "live": len(self._live),
+                "deadlines": len(self._deadlines),
                 "engine": dict(self._engine.stats()),
             }
 
@@ -185,6 +188,8 @@ class Driver:
         if self._thread.ident is None:  # its caller turns it
             while self.turn(block=False):
                 pass
+            return
+        if self._thread is threading.current_thread():  # collected in its own thread
             return
         self._thread.join(CLOSE_TIMEOUT_S)
         if self._thread.is_alive():
@@ -242,6 +247,8 @@ class Driver:
                 if self._dead is None:  # or it hung, and nobody waits any more
                     for output in outputs:
                         self._deliver(output)
+                    if not self._live:
+                        self._deadlines.clear()
                     self._busy_since = None
                     return True
             else:
@@ -261,11 +268,12 @@ class Driver:
                 self._changed.wait()
             if self._closing:
                 return False
-            arrived, self._inbox = self._inbox, deque()
+            self._arrived, self._inbox = self._inbox, deque()
             cancelled, self._cancelled = self._cancelled, deque()
         self._busy_since = self._clock()
-        for handle in arrived:
-            self._add(handle)
+        while self._arrived:
+            self._add(self._arrived[0])
+            self._arrived.popleft()
         for handle in cancelled:
             self._abort(handle)
             self.counters.cancelled += 1
@@ -291,6 +299,9 @@ class Driver:
                 return
             self._live[request.request_id] = (handle, completion)
         if handle.deadline is not None:
+            if len(self._deadlines) > 2 * len(self._live) + 8:  # most have ended
+                self._deadlines = [e for e in self._deadlines if not e[2].done()]
+                heapq.heapify(self._deadlines)
             entry = (handle.deadline, handle.request_id, handle)
             heapq.heappush(self._deadlines, entry)
 
@@ -483,10 +494,16 @@ class Driver:
             self._queued.clear()
             self._queued_tokens = 0
             self._changed.notify_all()
-        live = list(self._live.values())
-        handles = {handle.request_id: handle for handle, _ in live}
+        handles = {
+            handle.request_id: handle
+            for handle in [
+                *(handle for handle, _ in list(self._live.values())),
+                *list(self._arrived),
+            ]
+        }
         handles |= {handle.request_id: handle for handle in waiting}
         self._live.clear()
+        self._deadlines.clear()
         for handle in handles.values():
             error = make_error()
             error.__cause__ = cause

@@ -13,7 +13,7 @@ Invariants, checked by `SlotScheduler.check`:
 - free and held slots together are exactly ``range(num_slots)``;
 - a request waits or runs, never both;
 - at a decode step no slot is free while a request waits, unless the step's budget of
-  prompt tokens was spent.
+  prompt tokens was spent, or its adapter has no place beside those of the running ones.
 """
 
 from __future__ import annotations
@@ -34,11 +34,16 @@ from ..engines.base import (
     TokenLogprobs,
 )
 from ..errors import ConfigError
+from ..lora import LoRARequest
 from ..outputs import FinishReason, SlotMetrics
 from .queue import WaitingQueue
 
 DEFAULT_MAX_NUM_BATCHED_TOKENS = 2048
 """Prompt tokens computed in one step. It bounds how long decoding rows stand still."""
+
+OVERTAKES_PER_SLOT = 16
+"""How many requests, for each slot, may start before one whose adapter has no place.
+After that its adapter is the next that finds one."""
 
 
 # --------------------------------------------------------------------- the contract
@@ -118,6 +123,18 @@ class SlotEngine(abc.ABC):
     def capabilities(self) -> Capabilities:
         """Which sampling fields are honoured. Constant."""
         return Capabilities()
+
+    @property
+    def max_loras(self) -> int | None:
+        """Different adapters that rows may have at a time; `None` for any. Constant."""
+        return None
+
+    def check_request(self, request: EngineRequest) -> None:  # noqa: B027 - most have nothing to refuse
+        """Refuse what can be seen to fail, before the request waits for a slot.
+
+        Raises:
+            RequestError: It cannot be served.
+        """
 
     @abc.abstractmethod
     def prefill(self, chunks: Sequence[PromptChunk]) -> PrefillResult:
@@ -232,6 +249,7 @@ class SlotScheduler(Engine):
         self._running: dict[str, _Running] = {}
         self._free = list(reversed(range(engine.num_slots)))  # popped from the end
         self._used: set[int] = set()
+        self._overtakes = 0  # of the request whose adapter has no place
         self.counters = SlotCounters()
 
     # ------------------------------------------------------------ the Engine contract
@@ -252,6 +270,7 @@ class SlotScheduler(Engine):
 
     @override
     def add_request(self, request: EngineRequest) -> None:
+        self._engine.check_request(request)
         self._waiting.push(request)
         self._arrived_at[request.request_id] = self.counters.steps
 
@@ -327,8 +346,11 @@ class SlotScheduler(Engine):
             len(running.request.prompt_token_ids) - running.prefilled
             for running in self._running.values()
         )
-        while self._free and self._waiting and budget > 0:
-            request = self._waiting.pop()
+        held_back: list[EngineRequest] = []
+        while self._free and budget > 0:
+            request = self._next(held_back)
+            if request is None:
+                break
             budget -= len(request.prompt_token_ids)
             slot = self._free.pop()
             refilled = slot in self._used and bool(self._running)
@@ -343,6 +365,33 @@ class SlotScheduler(Engine):
             )
             self.counters.admitted += 1
             self.counters.refills += refilled
+        for request in held_back:
+            self._waiting.push(request)
+
+    def _next(self, held_back: list[EngineRequest]) -> EngineRequest | None:
+        """Take the most urgent request whose adapter has a place.
+
+        Those before it are put into *held_back*; neither they nor the times that they
+        are overtaken are more than `OVERTAKES_PER_SLOT`.
+        """
+        limit = OVERTAKES_PER_SLOT * self._engine.num_slots
+        while self._waiting and len(held_back) < limit:
+            if held_back and self._overtakes >= limit:
+                break
+            request = self._waiting.pop()
+            if self._has_place_for(request.lora_request):
+                self._overtakes = self._overtakes + 1 if held_back else 0
+                return request
+            held_back.append(request)
+        return None
+
+    def _has_place_for(self, adapter: LoRARequest | None) -> bool:
+        """Whether a row may have *adapter* beside those of the running requests."""
+        limit = self._engine.max_loras
+        if adapter is None or limit is None:
+            return True
+        running = {each.request.lora_request for each in self._running.values()}
+        return adapter in running or len(running - {None}) < limit
 
     def _next_chunks(self, budget: int) -> list[PromptChunk]:
         """What to prefill with *budget* tokens: the most urgent prompts first."""

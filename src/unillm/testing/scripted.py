@@ -1,23 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A slot engine that says what a script says, and notes what it was asked.
+"""Engines that say what a script says, and note what they were asked; no torch.
 
-For scheduling order and faults only. It computes nothing: what a real engine answers is
-tested on a real engine.
+`ScriptedSlotEngine` is a static batch with slots, `ScriptedEngine` schedules by itself;
+`unillm.testing.batches` has the static batch that nothing joins. They compute nothing,
+so they are for scheduling order and faults: what a real engine answers is tested on a
+real engine. With the script of `unillm.testing.reference` they know the bundled model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import attrs
 from typing_extensions import override
 
-from ..engines.base import EngineRequest
+from ..engines.base import (
+    Capabilities,
+    Engine,
+    EngineLimits,
+    EngineOutput,
+    EngineRequest,
+    TokenLogprobs,
+)
+from ..outputs import FinishReason
+from ..scheduling.queue import WaitingQueue
 from ..scheduling.slots import PrefillResult, PromptChunk, SlotEngine, SlotToken
 
-Script = Callable[[EngineRequest, int], int]
-"""Which id a request says as its n-th new token (from 0)."""
+Script = Callable[[EngineRequest, int], int | SlotToken]
+"""What a request says as its n-th new token (from 0): an id, or more than that."""
+
+PromptScript = Callable[[EngineRequest], Sequence[TokenLogprobs] | None]
+"""What is told of a prompt: for each of its tokens but the first, or nothing."""
+
+
+def no_prompt_logprobs(_: EngineRequest) -> None:
+    """Say nothing of a prompt."""
+
+
+def as_token(said: int | SlotToken) -> SlotToken:
+    """Return what a script said as a token."""
+    return said if isinstance(said, SlotToken) else SlotToken(said)
 
 
 @attrs.define(eq=False)
@@ -35,6 +59,8 @@ class ScriptedSlotEngine(SlotEngine):
         num_slots: Rows.
         max_model_len: Prompt and new tokens that a row holds.
         vocab_size: Ids are below it.
+        prompt_script: Log-probabilities of prompts.
+        capabilities: What it says of its sampling.
 
     Attributes:
         calls: What was asked, in order: ``("prefill", slots)``, ``("decode", slots)``,
@@ -48,8 +74,12 @@ class ScriptedSlotEngine(SlotEngine):
         num_slots: int = 4,
         max_model_len: int = 256,
         vocab_size: int = 1000,
+        prompt_script: PromptScript = no_prompt_logprobs,
+        capabilities: Capabilities | None = None,
     ) -> None:
         self._script = script
+        self._prompt_script = prompt_script
+        self._capabilities = capabilities or Capabilities()
         self._num_slots = num_slots
         self._max_model_len = max_model_len
         self._vocab_size = vocab_size
@@ -71,11 +101,18 @@ class ScriptedSlotEngine(SlotEngine):
     def vocab_size(self) -> int:
         return self._vocab_size
 
+    @property
+    @override
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
     @override
     def prefill(self, chunks: Sequence[PromptChunk]) -> PrefillResult:
         self.calls.append(("prefill", tuple(chunk.slot for chunk in chunks)))
         return PrefillResult(
-            tokens=[self._write(chunk) for chunk in chunks], padding=[0] * len(chunks)
+            tokens=[self._write(chunk) for chunk in chunks],
+            padding=[0] * len(chunks),
+            prompt_logprobs=[self._of_prompt(chunk) for chunk in chunks],
         )
 
     @override
@@ -93,6 +130,10 @@ class ScriptedSlotEngine(SlotEngine):
         self.calls.append(("close",))
         self._rows.clear()
 
+    def _of_prompt(self, chunk: PromptChunk) -> Sequence[TokenLogprobs] | None:
+        told = self._prompt_script(chunk.request)
+        return None if told is None else told[chunk.start : chunk.end]
+
     def _write(self, chunk: PromptChunk) -> SlotToken | None:
         if chunk.is_first:
             assert chunk.slot not in self._rows, "a held slot was given away"
@@ -106,7 +147,121 @@ class ScriptedSlotEngine(SlotEngine):
     def _say(self, row: _Row) -> SlotToken:
         prompt_length = len(row.request.prompt_token_ids)
         assert row.prefilled == prompt_length, "decoded in the middle of a prompt"
-        token_id = self._script(row.request, row.said)
+        token = as_token(self._script(row.request, row.said))
         row.said += 1
         assert prompt_length + row.said <= self._max_model_len, "the row is full"
-        return SlotToken(token_id)
+        return token
+
+
+class ScriptedEngine(Engine):
+    """An engine that schedules by itself: each step, every running request says one.
+
+    Args:
+        script: Gives each new token. A request's tokens depend on nothing else.
+        max_num_seqs: Requests that run at the same time.
+        max_model_len: Prompt and new tokens together.
+        vocab_size: Ids are below it.
+        prompt_script: Log-probabilities of prompts.
+        capabilities: What it says of its sampling.
+
+    Attributes:
+        calls: What was asked, in order: ``("add", id)``, ``("step", ids)`` with those
+            that run, ``("abort", ids)``, ``("close",)``.
+    """
+
+    def __init__(
+        self,
+        script: Script,
+        *,
+        max_num_seqs: int = 4,
+        max_model_len: int = 256,
+        vocab_size: int = 1000,
+        prompt_script: PromptScript = no_prompt_logprobs,
+        capabilities: Capabilities | None = None,
+    ) -> None:
+        self._script = script
+        self._prompt_script = prompt_script
+        self._limits = EngineLimits(
+            max_model_len=max_model_len,
+            max_num_seqs=max_num_seqs,
+            vocab_size=vocab_size,
+        )
+        self._capabilities = capabilities or Capabilities()
+        self._waiting = WaitingQueue()
+        self._running: dict[str, _Row] = {}
+        self.calls: list[tuple[object, ...]] = []
+
+    @property
+    @override
+    def limits(self) -> EngineLimits:
+        return self._limits
+
+    @property
+    @override
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    @override
+    def add_request(self, request: EngineRequest) -> None:
+        self.calls.append(("add", request.request_id))
+        assert not self._has(request.request_id), "an id came twice"
+        self._waiting.push(request)
+
+    @override
+    def step(self) -> list[EngineOutput]:
+        while self._waiting and len(self._running) < self._limits.max_num_seqs:
+            request = self._waiting.pop()
+            self._running[request.request_id] = _Row(request)
+        self.calls.append(("step", tuple(self._running)))
+        outputs = [self._say(row) for row in self._running.values()]
+        for output in outputs:
+            if output.finish_reason is not None:
+                del self._running[output.request_id]
+        return outputs
+
+    @override
+    def abort(self, request_ids: Iterable[str]) -> None:
+        ids = tuple(request_ids)
+        self.calls.append(("abort", ids))
+        for request_id in ids:
+            if not self._waiting.remove(request_id):
+                self._running.pop(request_id, None)
+
+    @override
+    def has_unfinished(self) -> bool:
+        return bool(self._running or self._waiting)
+
+    @override
+    def stats(self) -> Mapping[str, Any]:
+        return {"running": len(self._running), "waiting": len(self._waiting)}
+
+    @override
+    def close(self) -> None:
+        self.calls.append(("close",))
+        self._running.clear()
+
+    def _has(self, request_id: str) -> bool:
+        return request_id in self._running or request_id in self._waiting
+
+    def _say(self, row: _Row) -> EngineOutput:
+        request = row.request
+        token = as_token(self._script(request, row.said))
+        if token.error is not None:
+            return EngineOutput(
+                request_id=request.request_id,
+                finish_reason="error",
+                error=token.error,
+            )
+        row.said += 1
+        stopped = token.token_id in request.stop_token_ids
+        reason: FinishReason | None = "stop" if stopped else None
+        if not stopped and row.said == request.max_new_tokens:
+            reason = "length"
+        return EngineOutput(
+            request_id=request.request_id,
+            token_ids=(token.token_id,),
+            logprobs=None if token.logprobs is None else (token.logprobs,),
+            finish_reason=reason,
+            stop_token_id=token.token_id if stopped else None,
+            prompt_logprobs=self._prompt_script(request) if row.said == 1 else None,
+        )

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import InvalidPromptError
+from ..errors import InvalidPromptError, PromptTypeError
 
 _FORM = '{"role": "user", "content": "…"}'
 
@@ -25,7 +25,7 @@ def as_conversation(messages: Any) -> list[dict[str, Any]]:
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(
         messages, Sequence
     ):
-        raise InvalidPromptError(
+        raise PromptTypeError(
             f"A conversation must be a list of messages such as {_FORM}, got "
             f"{type(messages).__name__}."
         )
@@ -38,7 +38,7 @@ def as_conversation(messages: Any) -> list[dict[str, Any]]:
 
 def _message(place: int, message: Any) -> dict[str, Any]:
     if not isinstance(message, Mapping):
-        raise InvalidPromptError(
+        raise PromptTypeError(
             f"Message {place} must be a dict such as {_FORM}, got "
             f"{type(message).__name__}."
         )
@@ -57,7 +57,7 @@ def _content(place: int, content: Any) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, Mapping) or not isinstance(content, Sequence):
-        raise InvalidPromptError(
+        raise PromptTypeError(
             f"The content of message {place} must be a text or a list of text parts, "
             f"got {type(content).__name__}."
         )

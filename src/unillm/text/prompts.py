@@ -20,6 +20,7 @@ from ..errors import (
     InvalidParameterError,
     InvalidPromptError,
     PromptTooLongError,
+    PromptTypeError,
     UnsupportedParameterError,
 )
 from ..params import SamplingParams
@@ -33,46 +34,46 @@ _FORMS = (
 )
 
 
-class TextDict(TypedDict):
+class TextPrompt(TypedDict):
     """A prompt as text, in vLLM's form."""
 
     prompt: str
 
 
-class TokensDict(TypedDict, total=False):
+class TokensPrompt(TypedDict, total=False):
     """A prompt as token ids, in vLLM's form; the text is only echoed."""
 
     prompt_token_ids: Required[Sequence[int]]
     prompt: str
 
 
-PromptLike = str | Sequence[int] | TextDict | TokensDict
+PromptType = str | Sequence[int] | TextPrompt | TokensPrompt
 """One prompt, as a caller may write it."""
 
 
 @attrs.frozen
-class TextPrompt:
+class PlainText:
     """A text to tokenise, with the special tokens that a prompt needs around it."""
 
     text: str
 
 
 @attrs.frozen
-class RenderedPrompt:
+class RenderedText:
     """A text that a chat template made: its special tokens are in it already."""
 
     text: str
 
 
 @attrs.frozen
-class TokensPrompt:
+class TokenIds:
     """Ids, not checked yet, and the text to echo."""
 
     token_ids: Sequence[Any]
     text: str | None = None
 
 
-Prompt = TextPrompt | RenderedPrompt | TokensPrompt
+Prompt = PlainText | RenderedText | TokenIds
 
 
 @attrs.frozen(kw_only=True)
@@ -100,7 +101,7 @@ def as_prompts(prompts: Any) -> list[Any]:
     array or a range.
 
     Raises:
-        InvalidPromptError: It is no prompt and no list of them.
+        PromptTypeError: It is no prompt and no list of them.
     """
     if isinstance(prompts, (str, Mapping, range)) or _is_array(prompts):
         return [prompts]
@@ -115,10 +116,10 @@ def as_conversations(messages: Any) -> list[Any]:
     """Split what was passed to `chat` into single conversations; none is checked.
 
     Raises:
-        InvalidPromptError: It is neither a list of messages nor a list of such lists.
+        PromptTypeError: It is neither a list of messages nor a list of such lists.
     """
     if not _is_list(messages):
-        raise InvalidPromptError(
+        raise PromptTypeError(
             'A conversation must be a list of messages such as {"role": "user", '
             '"content": "…"}, or a list of such lists; got '
             f"{type(messages).__name__}."
@@ -132,38 +133,38 @@ def normalise(item: Any) -> Prompt:
     """Return one prompt as a value; its ids are checked by `prepare`.
 
     Raises:
-        InvalidPromptError: It has none of the forms that a prompt may have.
+        PromptTypeError: It has none of the forms that a prompt may have.
     """
-    if isinstance(item, (TextPrompt, RenderedPrompt, TokensPrompt)):
+    if isinstance(item, (PlainText, RenderedText, TokenIds)):
         return item
     if isinstance(item, str):
-        return TextPrompt(item)
+        return PlainText(item)
     if isinstance(item, Mapping):
         return _normalise_dict(item)
-    return TokensPrompt(_as_ids(item))
+    return TokenIds(_as_ids(item))
 
 
 def _normalise_dict(item: Mapping[str, Any]) -> Prompt:
     unknown = sorted(map(str, item.keys() - {"prompt", "prompt_token_ids"}))
     if unknown:
-        raise InvalidPromptError(
+        raise PromptTypeError(
             f"A prompt dict has the unknown keys {', '.join(unknown)}; it takes "
             '"prompt" and "prompt_token_ids".'
         )
     text = item.get("prompt")
     ids = item.get("prompt_token_ids")
     if text is not None and not isinstance(text, str):
-        raise InvalidPromptError(
+        raise PromptTypeError(
             f'"prompt" must be a text, got {type(text).__name__}. Token ids go under '
             '"prompt_token_ids".'
         )
     if ids is not None:
-        return TokensPrompt(_as_ids(ids), text)
+        return TokenIds(_as_ids(ids), text)
     if text is None:
-        raise InvalidPromptError(
+        raise PromptTypeError(
             'A prompt dict needs "prompt" or "prompt_token_ids", got neither.'
         )
-    return TextPrompt(text)
+    return PlainText(text)
 
 
 def _as_ids(item: Any) -> Sequence[Any]:
@@ -181,8 +182,8 @@ def _as_ids(item: Any) -> Sequence[Any]:
     raise _wrong_form(item)
 
 
-def _wrong_form(item: Any) -> InvalidPromptError:
-    return InvalidPromptError(f"A prompt must be {_FORMS}; got {type(item).__name__}.")
+def _wrong_form(item: Any) -> PromptTypeError:
+    return PromptTypeError(f"A prompt must be {_FORMS}; got {type(item).__name__}.")
 
 
 def _is_list(item: Any) -> bool:
@@ -226,7 +227,7 @@ def prepare(
     """
     _check_token_ids(params, limits.vocab_size)
     _check_spaces(params, tokenizer)
-    if isinstance(prompt, TokensPrompt):
+    if isinstance(prompt, TokenIds):
         ids = prompt.token_ids
     else:
         ids = _tokenise(prompt, tokenizer)
@@ -274,7 +275,7 @@ def _no_room(
     )
 
 
-def _tokenise(prompt: TextPrompt | RenderedPrompt, tokenizer: Tokenizer) -> list[int]:
+def _tokenise(prompt: PlainText | RenderedText, tokenizer: Tokenizer) -> list[int]:
     try:
         prompt.text.encode()
     except UnicodeEncodeError as error:
@@ -283,7 +284,7 @@ def _tokenise(prompt: TextPrompt | RenderedPrompt, tokenizer: Tokenizer) -> list
             f"{error.start}. Decode the text with its right encoding."
         ) from error
     return tokenizer.encode(
-        prompt.text, add_special_tokens=isinstance(prompt, TextPrompt)
+        prompt.text, add_special_tokens=isinstance(prompt, PlainText)
     )
 
 
@@ -308,7 +309,7 @@ def _checked_ids(token_ids: Sequence[Any], vocab_size: int) -> Sequence[int]:
 
 def _checked_id(token_id: Any, place: int, vocab_size: int) -> int:
     if isinstance(token_id, bool) or not _is_integer(token_id):
-        raise InvalidPromptError(
+        raise PromptTypeError(
             f"A prompt of token ids must hold integers only; at position {place} it "
             f"has {token_id!r}, a {type(token_id).__name__}."
         )

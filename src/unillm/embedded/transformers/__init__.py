@@ -29,13 +29,14 @@ class TransformersBackend(Backend):
     description = "transformers models on torch (CPU, CUDA); slots scheduled by unillm"
     auto_rank = 100
     option_names = frozenset({"device"})
+    engine_options = frozenset({"enable_lora", "max_lora_rank", "max_loras"})
 
     @property
     @override
     def capabilities(self) -> Capabilities:
         reason = "the core masks what may not follow"
         masked = Capability(support=Support.EMULATED, reason=reason)
-        return Capabilities(fields={"structured_outputs": masked})
+        return Capabilities(fields={"structured_outputs": masked, "lora": Capability()})
 
     @override
     def availability(self) -> Availability:
@@ -66,6 +67,8 @@ class TransformersBackend(Backend):
             max_num_seqs=config.max_num_seqs,
             trust_remote_code=config.trust_remote_code,
             enforce_eager=config.enforce_eager,
+            enable_lora=config.enable_lora,
+            max_loras=config.max_loras,
         )
         return SlotScheduler(
             engine,

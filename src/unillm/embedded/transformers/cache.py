@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 from typing_extensions import override
 
-from .memory import KvShape, round_up
+from ...memory import KvShape, round_up
 
 
 class Step(Protocol):

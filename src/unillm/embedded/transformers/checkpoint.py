@@ -181,9 +181,18 @@ def stored_tensors(path: Path) -> Iterable[StoredTensor]:
         ModelLoadError: A file is missing, is cut off or is no safetensors file.
     """
     for file in _weight_files(path):
-        for name, entry in _read_header(file).items():
-            if name != "__metadata__":
-                yield StoredTensor(name, entry["dtype"], tuple(entry["shape"]))
+        yield from read_tensors(file)
+
+
+def read_tensors(file: Path) -> Iterable[StoredTensor]:
+    """Yield what one safetensors file holds.
+
+    Raises:
+        ModelLoadError: It is missing, is cut off or is no safetensors file.
+    """
+    for name, entry in _read_header(file).items():
+        if name != "__metadata__":
+            yield StoredTensor(name, entry["dtype"], tuple(entry["shape"]))
 
 
 def _read_header(file: Path) -> Mapping[str, Any]:
@@ -192,8 +201,8 @@ def _read_header(file: Path) -> Mapping[str, Any]:
     References:
         Format of safetensors: 8 bytes little-endian length, JSON, then the data.
     """
-    size = file.stat().st_size
     try:
+        size = file.stat().st_size
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             # No more than there is: the length itself may be garbage.

@@ -19,7 +19,7 @@ when the tokens are fetched.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import attrs
@@ -27,21 +27,17 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ...engines.base import TokenLogprobs
-from ...errors import UnsupportedModelError
+from ...engines.base import EngineRequest, TokenLogprobs
+from ...errors import InvalidParameterError, UnsupportedModelError
+from ...lora import LoRARequest
+from ...memory import KvShape, MemoryEstimate
 from ...sampling import PromptLogprobs, Sampler
 from ...scheduling.slots import PrefillResult, PromptChunk, SlotEngine, SlotToken
 from . import attention, families
 from .cache import ChunkStep, PromptStep, SlotCache, Step
+from .lora import Adapters
 from .masks import Mask, Masks
-from .memory import (
-    KvShape,
-    MemoryEstimate,
-    asked_bytes,
-    free_bytes,
-    is_out_of_memory,
-    out_of_memory,
-)
+from .memory import asked_bytes, free_bytes, is_out_of_memory, out_of_memory
 from .packing import group_by_width, width_for
 from .runners import DecodeRunner, forward, make_runner
 
@@ -58,6 +54,7 @@ class _Row:
     """Positions that hold its tokens."""
     last_token: int = _FILLER
     """Not yet in the cache: what the next decode step is fed."""
+    adapter: LoRARequest | None = None
 
 
 class TransformersSlotEngine(SlotEngine):
@@ -72,6 +69,8 @@ class TransformersSlotEngine(SlotEngine):
         max_model_len: Prompt and new tokens of a row.
         enforce_eager: Call the model as it is in every step: nothing is compiled,
             recorded or packed for the decode step.
+        max_loras: Adapters at a time; `None` for none at all. With adapters decode
+            steps are eager.
 
     Raises:
         UnsupportedModelError: The model does not use transformers' attention interface.
@@ -85,6 +84,7 @@ class TransformersSlotEngine(SlotEngine):
         num_slots: int,
         max_model_len: int,
         enforce_eager: bool = False,
+        max_loras: int | None = None,
     ) -> None:
         _use_slot_attention(model)
         self._model: Any = model.eval()
@@ -94,8 +94,14 @@ class TransformersSlotEngine(SlotEngine):
         self._device: torch.device = model.device
         self._masks = Masks.of(model)
         self._cache = _allocate(model, num_slots=num_slots, max_model_len=max_model_len)
+        self._adapters: Adapters | None = None
+        if max_loras is not None:
+            self._adapters = Adapters(model, max_loras=max_loras)
         self._runner: DecodeRunner | None = make_runner(
-            model, self._cache, self._masks, enforce_eager=enforce_eager
+            model,
+            self._cache,
+            self._masks,
+            enforce_eager=enforce_eager or self._adapters is not None,
         )
         self._sampler = Sampler(
             num_slots=num_slots, vocab_size=self._vocab_size, device=self._device
@@ -119,6 +125,17 @@ class TransformersSlotEngine(SlotEngine):
     def vocab_size(self) -> int:
         return self._vocab_size
 
+    @property
+    @override
+    def max_loras(self) -> int | None:
+        return self._adapters.max_loras if self._adapters else None
+
+    @override
+    def check_request(self, request: EngineRequest) -> None:
+        if request.lora_request is not None:
+            assert self._adapters is not None, "an adapter where there are none"
+            self._adapters.check(request.lora_request)
+
     # ------------------------------------------------------------------------ prefill
 
     @override
@@ -127,19 +144,22 @@ class TransformersSlotEngine(SlotEngine):
         with self._memory_told(f"A prefill of {count} tokens"), torch.inference_mode():
             fresh = [chunk for chunk in chunks if chunk.is_first]
             self._admit(fresh)
+            refused = self._load_adapters(fresh)
             padding: dict[int, int] = {}
             self._prompt_logprobs = {}
             sampled: list[int] = []
             logits: list[Tensor] = []
-            for group in self._passes(chunks):
+            for group in self._passes([c for c in chunks if c.slot not in refused]):
                 width = self._width(group)
                 padding |= {c.slot: width - (c.end - c.start) for c in group}
                 sampled += [chunk.slot for chunk in group if chunk.is_last]
                 logits.append(self._write(group, width))
-            tokens = self._sample(torch.cat(logits), sampled)
+            tokens = refused
+            if sampled:
+                tokens |= self._sample(torch.cat(logits), sampled)
         return PrefillResult(
             tokens=[tokens.get(chunk.slot) for chunk in chunks],
-            padding=[padding[chunk.slot] for chunk in chunks],
+            padding=[padding.get(chunk.slot, 0) for chunk in chunks],
             prompt_logprobs=[self._prompt_logprobs.get(chunk.slot) for chunk in chunks],
         )
 
@@ -149,10 +169,24 @@ class TransformersSlotEngine(SlotEngine):
         rows = free[: len(chunks)]
         for chunk, row in zip(chunks, rows, strict=True):
             assert chunk.slot not in self._row_of, "a held slot was given away"
-            self._rows[row] = _Row(chunk.slot)
+            self._rows[row] = _Row(chunk.slot, adapter=chunk.request.lora_request)
             self._row_of[chunk.slot] = row
             self._sampler.assign(chunk.slot, chunk.request)
         self._cache.clear(rows)
+
+    def _load_adapters(self, chunks: Sequence[PromptChunk]) -> dict[int, SlotToken]:
+        """Load what new owners need; return errors of those whose adapter is broken."""
+        refused = {}
+        for chunk in chunks:
+            adapter = chunk.request.lora_request
+            if adapter is None or self._adapters is None:
+                continue
+            in_use = (row.adapter for row in self._rows if row)
+            try:
+                self._adapters.load(adapter, in_use=in_use)
+            except InvalidParameterError as error:
+                refused[chunk.slot] = SlotToken(_FILLER, error=str(error))
+        return refused
 
     def _passes(self, chunks: Sequence[PromptChunk]) -> Iterator[list[PromptChunk]]:
         """Yield the chunks of each forward pass."""
@@ -195,7 +229,9 @@ class TransformersSlotEngine(SlotEngine):
             step = PromptStep(self._tensor(rows), width=width)
             mask = self._masks.for_prompts(len(group), width)
         places = self._tensor([*ends, *asked.places])
-        with _only_positions(self._model.get_output_embeddings(), places):
+        owners = [self._held(row) for row in rows]
+        head = self._model.get_output_embeddings()
+        with self._adapters_of(owners), _only_positions(head, places):
             logits = forward(
                 self._model,
                 self._cache,
@@ -204,9 +240,9 @@ class TransformersSlotEngine(SlotEngine):
                 positions=positions.expand(len(group), -1),
                 mask=mask,
             )
-        for row, chunk in zip(rows, group, strict=True):
+        for row, owner, chunk in zip(rows, owners, group, strict=True):
             self._cache.note_written(row, start + width)
-            self._held(row).length = chunk.end
+            owner.length = chunk.end
         self._prompt_logprobs |= asked.read(logits[len(ends) :])
         return logits[: len(ends)]
 
@@ -251,7 +287,8 @@ class TransformersSlotEngine(SlotEngine):
             [[o.last_token for o in owners], [o.length for o in owners]]
         )
         seen = max(owners[row].length for row in rows) + 1
-        logits = self._runner.run(ids, positions, seen=seen)
+        with self._adapters_of(owners):
+            logits = self._runner.run(ids, positions, seen=seen)
         for row, owner in enumerate(owners):
             self._cache.note_written(row, owner.length + 1)
         for row in rows:
@@ -260,10 +297,14 @@ class TransformersSlotEngine(SlotEngine):
 
     # -------------------------------------------------------------------------- both
 
+    def _adapters_of(self, owners: Sequence[_Row]) -> AbstractContextManager[None]:
+        """Compute the rows of the next forward pass with the adapters of *owners*."""
+        if self._adapters is None:
+            return nullcontext()
+        return self._adapters.rows([owner.adapter for owner in owners])
+
     def _sample(self, logits: Tensor, slots: Sequence[int]) -> dict[int, SlotToken]:
         """Choose a token for each row of logits, and note it as the row's last."""
-        if not slots:
-            return {}
         tokens = dict(zip(slots, self._sampler.sample(logits, slots), strict=True))
         for slot, token in tokens.items():
             if token.error is None:
@@ -277,7 +318,7 @@ class TransformersSlotEngine(SlotEngine):
 
     @override
     def close(self) -> None:
-        self._model = self._runner = None
+        self._model = self._runner = self._adapters = None
         self._cache.free()
         self._sampler.close()
 

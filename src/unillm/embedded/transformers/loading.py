@@ -27,20 +27,18 @@ from ...errors import (
     ModelLoadError,
     ModelNotFoundError,
 )
+from ...memory import GIB, KvShape, estimate, positions_of
 from .checkpoint import check_code, check_weights, load_config, read_config
 from .engine import TransformersSlotEngine
 from .families import check_supported
+from .lora import require_peft
 from .memory import (
     DEFAULT_SLOTS,
-    GIB,
-    KvShape,
     check_model_len,
-    estimate,
     free_bytes,
     is_out_of_memory,
     out_of_memory,
     plan_slots,
-    positions_of,
 )
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -64,6 +62,8 @@ def load_engine(
     max_num_seqs: int | None = None,
     trust_remote_code: bool = False,
     enforce_eager: bool = False,
+    enable_lora: bool = False,
+    max_loras: int | None = None,
 ) -> TransformersSlotEngine:
     """Load a model and make its slots.
 
@@ -79,6 +79,8 @@ def load_engine(
             both are chosen: `memory.plan_slots`.
         trust_remote_code: Run the model code that comes with the checkpoint.
         enforce_eager: Call the model as it is in every decode step.
+        enable_lora: Take requests with adapters.
+        max_loras: Adapters at a time; `None` for as many as slots.
 
     Raises:
         ConfigError: An option has no such value, or is more than the model can.
@@ -91,6 +93,8 @@ def load_engine(
     """
     if dtype not in _DTYPES:
         raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}.")
+    if enable_lora:
+        require_peft()
     target = _find_device(device)
     name = _find_model(path)
     config = _check_config(name, trust_remote_code=trust_remote_code)
@@ -127,6 +131,7 @@ def load_engine(
         num_slots=plan.num_slots,
         max_model_len=plan.max_model_len,
         enforce_eager=enforce_eager,
+        max_loras=(max_loras or plan.num_slots) if enable_lora else None,
     )
 
 

@@ -16,8 +16,8 @@ import attrs
 import torch
 from torch import Tensor
 
+from ...memory import positions_of, round_up
 from . import families
-from .memory import positions_of, round_up
 
 FULL = "full_attention"
 SLIDING = "sliding_attention"

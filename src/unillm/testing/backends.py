@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Backends without a distribution: put in for a while, and found like installed ones.
+
+For tests of backends, and for tests of applications that want no engine::
+
+    with plugged(reference_backend()):
+        generator = Generator("unillm/tiny", backend="scripted")
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+from typing_extensions import override
+
+from .. import plugins
+from ..engines.backend import Availability, Backend
+from ..engines.base import Capabilities, Capability, Engine, Support
+from ..hookspecs import hookimpl
+from .batches import ScriptedBatchEngine
+from .scripted import ScriptedEngine, ScriptedSlotEngine
+
+if TYPE_CHECKING:
+    from ..config import EngineConfig
+    from .reference import ReferenceScript
+
+Kind = Literal["continuous", "slots", "runs"]
+"""Which contract the engine inside implements."""
+
+
+class ScriptedBackend(Backend):
+    """A backend that is made on the spot.
+
+    Args:
+        make_engine: Creates an engine from a configuration.
+        name: What a generator is given.
+        capabilities: What it says of its engines.
+    """
+
+    description = "follows a script; for tests"
+    auto_rank = None
+
+    def __init__(
+        self,
+        make_engine: Callable[[EngineConfig], Engine],
+        *,
+        name: str = "scripted",
+        capabilities: Capabilities | None = None,
+    ) -> None:
+        self.name = name
+        self._make_engine = make_engine
+        self._capabilities = capabilities or Capabilities()
+
+    @property
+    @override
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    @override
+    def availability(self) -> Availability:
+        return Availability(available=True)
+
+    @override
+    def create_engine(self, config: EngineConfig) -> Engine:
+        return self._make_engine(config)
+
+
+@contextmanager
+def plugged(backend: Backend) -> Iterator[Backend]:
+    """Make *backend* one of the installed ones inside the block.
+
+    In this process, in all its threads.
+    """
+
+    class Plugin:
+        @hookimpl
+        def unillm_create_backend(self, name: str) -> Backend | None:
+            return backend if name == backend.name else None
+
+    assert backend.name not in plugins.PluginRegistry().names(), "the name is taken"
+    plugins.PLUGGED[backend.name] = Plugin()
+    try:
+        yield backend
+    finally:
+        del plugins.PLUGGED[backend.name]
+
+
+def reference_backend(kind: Kind = "slots", *, name: str = "scripted") -> Backend:
+    """Return a backend that serves the bundled model with no engine, in plain numpy.
+
+    It honours every sampling field.
+
+    Args:
+        kind: Of the engine inside.
+        name: What a generator is given.
+    """
+    masked = Capability(support=Support.EMULATED, reason="the core masks")
+    return ScriptedBackend(
+        functools.partial(_reference_engine, kind),
+        name=name,
+        capabilities=Capabilities(fields={"structured_outputs": masked}),
+    )
+
+
+def _reference_engine(kind: Kind, config: EngineConfig) -> Engine:
+    from ..scheduling.runs import RunScheduler
+    from ..scheduling.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS, SlotScheduler
+
+    script = reference_script()
+    max_model_len = config.max_model_len or script.model.max_model_len
+    max_num_seqs = config.max_num_seqs or 4
+    if kind == "continuous":
+        return ScriptedEngine(
+            script,
+            max_num_seqs=max_num_seqs,
+            max_model_len=max_model_len,
+            vocab_size=script.model.vocab_size,
+            prompt_script=script.prompt_logprobs,
+        )
+    if kind == "runs":
+        batches = ScriptedBatchEngine(
+            script,
+            max_rows=max_num_seqs,
+            max_model_len=max_model_len,
+            vocab_size=script.model.vocab_size,
+            prompt_script=script.prompt_logprobs,
+        )
+        return RunScheduler(batches, clock=batches.clock)
+    return SlotScheduler(
+        ScriptedSlotEngine(
+            script,
+            num_slots=max_num_seqs,
+            max_model_len=max_model_len,
+            vocab_size=script.model.vocab_size,
+            prompt_script=script.prompt_logprobs,
+        ),
+        max_num_batched_tokens=config.max_num_batched_tokens
+        or DEFAULT_MAX_NUM_BATCHED_TOKENS,
+    )
+
+
+@functools.cache
+def reference_script() -> ReferenceScript:
+    """Return the script of the bundled model, computed once a process."""
+    from .reference import ReferenceScript
+
+    return ReferenceScript()

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""A batch engine that says what a script says, in the time that a model of costs says.
+
+For scheduling order, for faults, and to simulate what a scheduler can get out of an
+engine: its clock is its own and moves when it computes. What a real engine answers is
+tested on a real engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+
+import attrs
+from typing_extensions import override
+
+from ..engines.base import Capabilities, EngineLimits, EngineRequest, TokenLogprobs
+from ..scheduling.policy import PromptWork, prefill_of
+from ..scheduling.runs import BatchEngine, BatchRow, BatchTraits, RowTokens, RunStep
+from .scripted import PromptScript, Script, as_token, no_prompt_logprobs
+
+
+@attrs.frozen(kw_only=True)
+class StepCosts:
+    """What a batch engine's work takes, in seconds."""
+
+    step_s: float = 1.0
+    """A decode step, whatever its rows."""
+    row_s: float = 0.0
+    """Each row of a step that has not ended, in addition."""
+    call_s: float = 0.0
+    """The beginning of a run, whatever its prompts."""
+    prompt_token_s: float = 0.0
+    """Each position of the prompts that is computed at once, padding among them."""
+
+    def of_step(self, rows: int) -> float:
+        """Return what a decode step takes."""
+        return self.step_s + rows * self.row_s
+
+
+class ScriptedBatchEngine(BatchEngine):
+    """A static batch that follows a script, and complains about a broken rule.
+
+    Args:
+        script: Gives each new token. A request's tokens depend on nothing else.
+        max_rows: Rows of its largest batch.
+        traits: What it cannot do. If it cannot stop, a run has one `RunStep`.
+        costs: What its work takes on its own clock.
+        max_model_len: Prompt and new tokens that a row holds.
+        max_prompt_len: Longest prompt; `None` for ``max_model_len - 1``.
+        vocab_size: Ids are below it.
+        group: What `BatchEngine.group` says of a request.
+        prompt_script: Log-probabilities of prompts.
+        capabilities: What it says of its sampling.
+
+    Attributes:
+        now: Its clock, in seconds. Tests may move it on.
+        calls: What was asked, in order: ``("run", ids of the requests)``,
+            ``("close",)``.
+    """
+
+    def __init__(
+        self,
+        script: Script,
+        *,
+        max_rows: int = 4,
+        traits: BatchTraits | None = None,
+        costs: StepCosts | None = None,
+        max_model_len: int = 256,
+        max_prompt_len: int | None = None,
+        vocab_size: int = 1000,
+        group: Callable[[object], object] = lambda _: None,
+        prompt_script: PromptScript = no_prompt_logprobs,
+        capabilities: Capabilities | None = None,
+    ) -> None:
+        self._script = script
+        self._prompt_script = prompt_script
+        self._capabilities = capabilities or Capabilities()
+        self._traits = traits or BatchTraits()
+        self._costs = costs or StepCosts()
+        self._limits = EngineLimits(
+            max_model_len=max_model_len,
+            max_num_seqs=max_rows,
+            max_prompt_len=max_prompt_len,
+            vocab_size=vocab_size,
+        )
+        self._group = group
+        self._running = False
+        self._live: set[int] = set()
+        self.now = 0.0
+        self.calls: list[tuple[object, ...]] = []
+
+    def clock(self) -> float:
+        """Return `now`."""
+        return self.now
+
+    @property
+    @override
+    def limits(self) -> EngineLimits:
+        return self._limits
+
+    @property
+    @override
+    def traits(self) -> BatchTraits:
+        return self._traits
+
+    @property
+    @override
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    @override
+    def group(self, request: object) -> object:
+        return self._group(request)
+
+    @override
+    def run(
+        self, rows: Sequence[BatchRow], *, max_new_tokens: int
+    ) -> Generator[RunStep, None, None]:
+        self.calls.append(("run", tuple(row.request.request_id for row in rows)))
+        self._check(rows, max_new_tokens)
+        steps = self._compute(rows, max_new_tokens)
+        return steps if self._traits.can_stop else _all_at_once(steps)
+
+    @override
+    def end_row(self, row: int) -> None:
+        self._live.discard(row)
+
+    @override
+    def close(self) -> None:
+        self.calls.append(("close",))
+
+    def _check(self, rows: Sequence[BatchRow], max_new_tokens: int) -> None:
+        assert not self._running, "a run begins while another one goes on"
+        assert rows, "a run without rows"
+        assert max_new_tokens >= 1
+        assert len(rows) <= self._limits.max_num_seqs, "more rows than it has"
+        if self._traits.fixed_batch:
+            assert len(rows) == self._limits.max_num_seqs, "fewer rows than it has"
+        assert len({self._group(row.request) for row in rows}) == 1
+        for row in rows:
+            length = len(row.prompt_token_ids)
+            assert length <= self._limits.longest_prompt, "the prompt is too long"
+            assert row.max_new_tokens >= 1, "a row that has ended"
+            assert length + row.max_new_tokens <= self._limits.max_model_len
+
+    def _compute(
+        self, rows: Sequence[BatchRow], max_new_tokens: int
+    ) -> Generator[RunStep, None, None]:
+        self._running = True
+        try:
+            yield from self._steps(rows, max_new_tokens)
+        finally:
+            self._running = False
+
+    def _steps(
+        self, rows: Sequence[BatchRow], max_new_tokens: int
+    ) -> Generator[RunStep, None, None]:
+        lengths = [len(row.prompt_token_ids) for row in rows]
+        work = prefill_of(lengths, self._traits.prompt_work)
+        self.now += self._costs.call_s + work.tokens * self._costs.prompt_token_s
+        stepwise = self._traits.prompt_work is PromptWork.STEPWISE
+        late = [length - min(lengths) if stepwise else 0 for length in lengths]
+        said = [len(row.generated) for row in rows]
+        ends = [
+            len(row.generated) + min(row.max_new_tokens, max_new_tokens) for row in rows
+        ]
+        self._live = live = set(range(len(rows)))
+        step = silent = 0
+        while live:
+            told = []
+            if step:
+                self.now += self._costs.of_step(len(live))
+            for row in sorted(index for index in live if late[index] <= step):
+                tokens = self._say(row, rows[row].request, said[row])
+                said[row] += 1
+                told.append(tokens)
+                ended = rows[row].request.stop_token_ids & set(tokens.token_ids)
+                if ended or tokens.error or said[row] >= ends[row]:
+                    live.discard(row)
+            step += 1
+            silent += 1
+            if told:
+                yield RunStep(told, num_steps=silent)
+                silent = 0
+
+    def _say(self, row: int, request: EngineRequest, position: int) -> RowTokens:
+        token = as_token(self._script(request, position))
+        if token.error is not None:
+            return RowTokens(row=row, error=token.error)
+        return RowTokens(
+            row=row,
+            token_ids=(token.token_id,),
+            logprobs=None if token.logprobs is None else (token.logprobs,),
+            prompt_logprobs=None if position else self._prompt_script(request),
+        )
+
+    def check_idle(self) -> None:
+        """Raise `AssertionError` if a run has not ended."""
+        assert not self._running
+
+
+def _all_at_once(
+    steps: Generator[RunStep, None, None],
+) -> Generator[RunStep, None, None]:
+    """Tell everything at the end, as an engine that does not stream."""
+    told: dict[int, list[RowTokens]] = {}
+    count = 0
+    for step in steps:
+        count += step.num_steps
+        for tokens in step.rows:
+            told.setdefault(tokens.row, []).append(tokens)
+    yield RunStep([_joined(tokens) for tokens in told.values()], num_steps=count)
+
+
+def _joined(tokens: Sequence[RowTokens]) -> RowTokens:
+    """Return what was told of one row as if it had been told at once."""
+    logprobs: list[TokenLogprobs] = []
+    for each in tokens:
+        logprobs += each.logprobs or ()
+    return RowTokens(
+        row=tokens[0].row,
+        token_ids=[token_id for each in tokens for token_id in each.token_ids],
+        logprobs=logprobs or None,
+        prompt_logprobs=tokens[0].prompt_logprobs,
+        error=tokens[-1].error,
+    )

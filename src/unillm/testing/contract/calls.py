@@ -1,0 +1,355 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""G: calls of `Generator`: refusals, cancelling, threads, the end."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import threading
+import time
+from typing import Any
+
+import attrs
+import pytest
+
+from ...engines.base import SAMPLING_FIELDS, Support
+from ...errors import (
+    ConfigError,
+    GeneratorClosedError,
+    InvalidParameterError,
+    InvalidPromptError,
+    PromptTooLongError,
+    RequestCancelledError,
+    RequestsFailedError,
+    RequestTimeoutError,
+    UnsupportedParameterError,
+)
+from ...generator import Generator
+from ...params import SamplingParams
+from .asking import ANSWERS, COUNT, Asker
+from .clauses import clause
+from .driving import DrivenEngine
+from .subject import Subject
+
+GREEDY = SamplingParams(temperature=0, max_tokens=64)
+ENDLESS = SamplingParams(temperature=0, max_tokens=200, min_tokens=200)
+
+SOON_S = 30.0
+"""Within which what should happen at once has happened, on a slow machine too."""
+
+EXAMPLES: dict[str, Any] = {
+    "n": 2,
+    "presence_penalty": 0.5,
+    "frequency_penalty": 0.5,
+    "repetition_penalty": 1.2,
+    "temperature": 0.8,
+    "top_p": 0.9,
+    "top_k": 5,
+    "min_p": 0.1,
+    "seed": 3,
+    "stop_token_ids": [3],
+    "ignore_eos": True,
+    "max_tokens": 3,
+    "min_tokens": 2,
+    "logprobs": 1,
+    "prompt_logprobs": 1,
+    "logit_bias": {65: 2.0},
+    "allowed_token_ids": list(range(512)),
+    "bad_words": ["zebra"],
+    "structured_outputs": {"regex": "[0-9 ]+"},
+}
+"""For each field that may depend on the engine, a value that is not its default."""
+
+
+class CallClauses:
+    """What the core promises on every backend, over this one."""
+
+    @clause()
+    def test_g1_too_long(self, generator: Generator) -> None:
+        """A prompt that leaves no room is refused with both numbers, the same for all.
+
+        Troubleshooting:
+            The core refuses it by the engine's `limits`: see L3.
+        """
+        limits = generator.limits
+        prompt = [10 + n % 90 for n in range(limits.longest_prompt + 1)]
+
+        with pytest.raises(PromptTooLongError) as caught:
+            generator.generate(prompt, GREEDY)
+
+        expected = PromptTooLongError(
+            prompt_tokens=len(prompt),
+            max_prompt_tokens=limits.longest_prompt,
+            max_model_len=limits.max_model_len,
+        )
+        assert str(caught.value) == str(expected)
+
+    @clause()
+    def test_g2_bad_prompts_fail_alone(self, generator: Generator) -> None:
+        """Bad prompts fail alone; the error names them and has the others' results.
+
+        Troubleshooting:
+            What is refused never reaches the engine.
+        """
+        long = [10] * (generator.limits.longest_prompt + 1)
+
+        with pytest.raises(RequestsFailedError) as caught:
+            generator.generate([COUNT, long, [999_999], COUNT], GREEDY)
+
+        kinds = {index: type(e) for index, e in caught.value.errors.items()}
+        assert kinds == {1: PromptTooLongError, 2: InvalidPromptError}
+        texts = [None if r is None else r.text for r in caught.value.results]
+        assert texts == [ANSWERS[COUNT], None, None, ANSWERS[COUNT]]
+
+    @clause()
+    def test_g3_errors_returned(self, generator: Generator) -> None:
+        """With ``on_error="return"`` errors stand where their outputs would.
+
+        Troubleshooting:
+            See G2.
+        """
+        good, bad, other = generator.generate(
+            [COUNT, [-1, 5], "Add 17 and 25:"], GREEDY, on_error="return"
+        )
+
+        assert isinstance(bad, InvalidPromptError)
+        assert [good.text, other.text] == [ANSWERS[COUNT], "42"]  # type: ignore[union-attr]
+
+    @clause()
+    def test_g4_vocabulary(self, generator: Generator) -> None:
+        """Ids outside the vocabulary are refused, in prompts and in params.
+
+        Troubleshooting:
+            The core refuses them by `EngineLimits.vocab_size`: see L5.
+        """
+        size = generator.limits.vocab_size
+        for prompt in ([5, size], [-1]):
+            with pytest.raises(InvalidPromptError):
+                generator.generate([prompt], GREEDY)
+        with pytest.raises(InvalidParameterError):
+            generator.generate(COUNT, SamplingParams(stop_token_ids=[size]))
+
+        [output] = generator.generate([[5, size - 1]], GREEDY)
+        assert output.finish_reason in {"stop", "length"}
+
+    @clause()
+    def test_g5_fitting(self, generator: Generator) -> None:
+        """`max_tokens` over the context is fitted to it, and the output says so.
+
+        Troubleshooting:
+            See L4.
+        """
+        limits = generator.limits
+        prompt = [10 + n % 90 for n in range(limits.longest_prompt - 4)]
+        room = limits.max_model_len - len(prompt)
+        params = SamplingParams(temperature=0, max_tokens=10_000, min_tokens=room)
+
+        [output] = generator.generate(prompt, params)
+
+        assert (output.fitted_max_tokens, len(output.token_ids)) == (room, room)
+        assert output.finish_reason == "length"
+
+    @clause()
+    def test_g6_capabilities(self, subject: Subject) -> None:
+        """A field that is declared is served, and one that is not is refused.
+
+        The refusal is an `UnsupportedParameterError` that names the field and the
+        reason.
+
+        Troubleshooting:
+            The core refuses by what `Capabilities` say. What is declared and cannot be
+            served must not be declared.
+        """
+        assert set(EXAMPLES) == SAMPLING_FIELDS
+        capabilities = subject.capabilities
+        generator = subject.generator()
+        for name, value in EXAMPLES.items():
+            params = SamplingParams(**{"max_tokens": 3, name: value})
+            capability = capabilities.of(name)
+            if capability.support is not Support.UNSUPPORTED:
+                [output] = generator.generate(COUNT, params)
+                assert output.finish_reason in {"stop", "length"}, name
+                continue
+            with pytest.raises(UnsupportedParameterError) as caught:
+                generator.generate(COUNT, params)
+            assert caught.value.parameter == name
+            assert capability.reason in str(caught.value)
+
+    @clause()
+    def test_g7_cancelling(self, generator: Generator) -> None:
+        """A request that is cancelled ends at once, with what it had, and others go on.
+
+        Troubleshooting:
+            See A1 to A4.
+        """
+        handle, other = (
+            generator.submit(COUNT, ENDLESS),
+            generator.submit(COUNT, GREEDY),
+        )
+        next(iter(handle))
+
+        handle.cancel()
+
+        with pytest.raises(RequestCancelledError) as caught:
+            handle.result(SOON_S)
+        assert caught.value.output is not None
+        assert caught.value.output.text.startswith("3")
+        assert other.result(SOON_S).text == ANSWERS[COUNT]
+        _until_idle(generator)
+
+    @clause()
+    def test_g8_leaving_a_stream(self, generator: Generator) -> None:
+        """A stream that is left ends its request.
+
+        Troubleshooting:
+            See A2.
+        """
+        for delta in generator.stream(COUNT, ENDLESS):
+            assert delta.finish_reason is None
+            break
+
+        _until_idle(generator)
+
+    @clause()
+    def test_g9_deadlines(self, generator: Generator) -> None:
+        """A request that is not done in its time ends with what it had.
+
+        Troubleshooting:
+            The driver looks between two steps: a step must not take long.
+        """
+        seats = generator.limits.max_num_seqs
+        busy = [generator.submit(COUNT, ENDLESS) for _ in range(seats)]
+
+        late = generator.submit(COUNT, GREEDY, timeout_s=0.001)
+
+        with pytest.raises(RequestTimeoutError):
+            late.result(SOON_S)
+        for handle in busy:
+            handle.cancel()
+        _until_idle(generator)
+
+    @clause()
+    def test_g10_threads(self, generator: Generator) -> None:
+        """Several threads use one generator at the same time.
+
+        Troubleshooting:
+            The engine is called from the driver's thread alone: see C4.
+        """
+        texts: list[str] = []
+
+        def work() -> None:
+            texts.extend(o.text for o in generator.generate(list(ANSWERS), GREEDY))
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(4 * SOON_S)
+
+        assert sorted(texts) == sorted([*ANSWERS.values()] * 4)
+
+    @clause()
+    def test_g11_event_loops(self, generator: Generator) -> None:
+        """Calls in an event loop give what calls outside of one give.
+
+        Troubleshooting:
+            Nothing of an engine may need the main thread or a running loop.
+        """
+
+        async def both() -> tuple[list[str], str]:
+            outputs = await generator.agenerate(list(ANSWERS), GREEDY)
+            deltas = [d.text async for d in generator.astream(COUNT, GREEDY)]
+            return [output.text for output in outputs], "".join(deltas)
+
+        texts, streamed = asyncio.run(both())
+
+        assert texts == list(ANSWERS.values())
+        assert streamed == ANSWERS[COUNT]
+
+    @clause()
+    def test_g12_closing(self, subject: Subject) -> None:
+        """Closing ends all requests with an error, and afterwards all are refused.
+
+        Troubleshooting:
+            See C2.
+        """
+        generator = subject.create_generator()
+        handles = [generator.submit(COUNT, ENDLESS) for _ in range(9)]
+        next(iter(handles[0]))
+
+        generator.close()
+        generator.close()
+
+        for handle in handles:
+            with pytest.raises(GeneratorClosedError):
+                handle.result(SOON_S)
+        with pytest.raises(GeneratorClosedError):
+            generator.generate(COUNT)
+
+    @clause()
+    def test_g13_arguments_stay(self, generator: Generator) -> None:
+        """What a caller passes in is not changed.
+
+        Troubleshooting:
+            See E12.
+        """
+        ids = list(generator.get_tokenizer().encode(COUNT))
+        params = SamplingParams(temperature=0, max_tokens=5, stop_token_ids=[3])
+        prompts: list[Any] = [{"prompt_token_ids": ids}, COUNT]
+        before = copy.deepcopy((ids, attrs.asdict(params), prompts))
+
+        generator.generate(prompts, params)
+
+        assert (ids, attrs.asdict(params), prompts) == before
+
+    @clause()
+    def test_g14_options(self, subject: Subject) -> None:
+        """An option of the backend that does not exist is refused by its name.
+
+        Troubleshooting:
+            Give `Backend.option_names`, or check the options in `create_engine`.
+        """
+        options = {**subject.options.get("backend_options", {}), "no_such_option": 1}
+
+        with pytest.raises(ConfigError, match="no_such_option"):
+            subject.create_generator(backend_options=options)
+
+    @clause()
+    def test_g15_availability(self, subject: Subject) -> None:
+        """A backend that runs here says that it is available, and what it is.
+
+        Troubleshooting:
+            `availability` looks for packages and devices and loads nothing.
+        """
+        availability = subject.backend.availability()
+
+        assert availability.available
+        assert not availability.reason
+        assert subject.backend.description
+        assert subject.backend.name == subject.backend.name.lower()
+
+    @clause()
+    def test_g16_a_shared_engine(
+        self, engine: DrivenEngine, ask: Asker, subject: Subject
+    ) -> None:
+        """A generator after an engine and an engine after a generator both work.
+
+        Troubleshooting:
+            See C5.
+        """
+        engine.run(ask(max_tokens=2))
+
+        [output] = subject.generator().generate(COUNT, GREEDY)
+
+        assert output.text == ANSWERS[COUNT]
+
+
+def _until_idle(generator: Generator) -> None:
+    """Wait until nothing is queued or unfinished any more; asserts that it comes."""
+    [output] = generator.generate("Add 17 and 25:", GREEDY)
+    assert output.text == "42"
+    until = time.monotonic() + SOON_S
+    while generator.stats()["queued"] or generator._driver._engine.has_unfinished():  # type: ignore[union-attr] # noqa: SLF001
+        assert time.monotonic() < until, "something is still under way"
+        time.sleep(0.01)

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""T: what a caller of `Generator` reads."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from ...generator import Generator
+from ...outputs import RequestOutput
+from ...params import SamplingParams
+from .asking import ANSWERS, COUNT, UNSURE, Asker, Oracle
+from .clauses import clause
+
+GREEDY = SamplingParams(temperature=0, max_tokens=64)
+REPEAT = "Repeat: blue cat über 🙂:"
+
+
+class TextClauses:
+    """The core makes the text, so a failure here and none above is rare."""
+
+    @clause()
+    def test_t1_answers(self, generator: Generator, ask: Asker, oracle: Oracle) -> None:
+        """Prompts become the model's answers, in their order, ended by its end id.
+
+        Troubleshooting:
+            If a space or the end id shows in the text, an id is missing or too many:
+            see E2 and E3.
+        """
+        outputs = generator.generate(list(ANSWERS), GREEDY)
+
+        assert [output.text for output in outputs] == list(ANSWERS.values())
+        assert [output.prompt for output in outputs] == list(ANSWERS)
+        ends = {("stop", oracle.token_ids(ask(prompt))[-1]) for prompt in ANSWERS}
+        assert {_end(output) for output in outputs} == ends
+
+    @clause()
+    def test_t2_stop_strings(
+        self, generator: Generator, ask: Asker, oracle: Oracle
+    ) -> None:
+        """A stop string ends a completion, is named, and is not in the text.
+
+        Troubleshooting:
+            The core finds it and aborts the request: see A1 and A2.
+        """
+        own_end = oracle.token_ids(ask())[-1]
+        for stop, text, reason in (
+            ("7", "3 4 5 6 ", "7"),
+            (["9", "5 6"], "3 4 ", "5 6"),
+            ("nowhere", ANSWERS[COUNT], own_end),
+        ):
+            params = SamplingParams(temperature=0, max_tokens=64, stop=stop)
+
+            [output] = generator.generate(COUNT, params)
+
+            assert (output.text, _end(output)) == (text, ("stop", reason))
+
+    @clause()
+    def test_t3_kept_stop_strings(self, generator: Generator) -> None:
+        """With `include_stop_str_in_output` the text ends with what ended it.
+
+        Troubleshooting:
+            See T2.
+        """
+        params = SamplingParams(
+            temperature=0, max_tokens=64, stop="5 6", include_stop_str_in_output=True
+        )
+
+        [output] = generator.generate(COUNT, params)
+
+        assert (output.text, _end(output)) == ("3 4 5 6", ("stop", "5 6"))
+
+    @clause("stop_token_ids")
+    def test_t4_stop_ids(
+        self, generator: Generator, ask: Asker, oracle: Oracle
+    ) -> None:
+        """A stop id of the user's is the `stop_reason`, and its text is left out.
+
+        Troubleshooting:
+            See E7: the id stays in `token_ids`.
+        """
+        whole = oracle.token_ids(ask())
+        params = SamplingParams(temperature=0, max_tokens=64, stop_token_ids=[whole[4]])
+
+        [output] = generator.generate(COUNT, params)
+
+        expected = whole[: whole.index(whole[4]) + 1]
+        assert output.token_ids == expected
+        assert _end(output) == ("stop", whole[4])
+        assert output.text == generator.get_tokenizer().decode(expected[:-1])
+
+    @clause("ignore_eos")
+    def test_t5_ignored_ends(self, generator: Generator) -> None:
+        """Under `ignore_eos` a completion goes on after the model's end ids.
+
+        Troubleshooting:
+            See E8.
+        """
+        params = SamplingParams(temperature=0, max_tokens=30, ignore_eos=True)
+
+        [output] = generator.generate(COUNT, params)
+
+        assert (len(output.token_ids), _end(output)) == (30, ("length", None))
+        assert output.text.startswith(ANSWERS[COUNT])
+        assert "<|" not in output.text
+
+    @clause()
+    def test_t6_length(self, generator: Generator) -> None:
+        """After `max_tokens` new tokens the reason is "length".
+
+        Troubleshooting:
+            See E4.
+        """
+        params = SamplingParams(temperature=0, max_tokens=5)
+
+        [output] = generator.generate(COUNT, params)
+
+        assert (output.text, _end(output)) == ("3 4 5", ("length", None))
+
+    @clause("min_tokens")
+    def test_t7_min_tokens(self, generator: Generator) -> None:
+        """Before `min_tokens` new tokens no stop string ends a completion.
+
+        Troubleshooting:
+            See E9.
+        """
+        params = SamplingParams(
+            temperature=0, max_tokens=64, stop=["5", "8"], min_tokens=6
+        )
+
+        [output] = generator.generate(COUNT, params)
+
+        assert (output.text, _end(output)) == ("3 4 5 6 7 ", ("stop", "8"))
+
+    @clause()
+    def test_t8_streams(self, generator: Generator) -> None:
+        """The deltas of a stream add up to the completion, and the last one ends it.
+
+        Troubleshooting:
+            An engine may tell of many tokens at once, but of each only once: see E2.
+        """
+        [whole] = generator.generate(COUNT, GREEDY)
+
+        deltas = list(generator.stream(COUNT, GREEDY))
+
+        assert "".join(delta.text for delta in deltas) == whole.text
+        ids = [token_id for delta in deltas for token_id in delta.token_ids]
+        assert ids == whole.token_ids
+        reasons = [delta.finish_reason for delta in deltas]
+        assert reasons == [None] * (len(deltas) - 1) + ["stop"]
+
+    @clause()
+    def test_t9_characters(self, generator: Generator) -> None:
+        """A character of several tokens is never split, in no delta of a stream.
+
+        Troubleshooting:
+            Ids arrive out of order, or some are missing: see E2.
+        """
+        deltas = list(generator.stream(REPEAT, GREEDY))
+
+        assert "".join(delta.text for delta in deltas) == "blue cat über 🙂"
+        assert not any("\ufffd" in delta.text for delta in deltas)
+
+    @clause("logprobs")
+    def test_t10_logprobs(
+        self, generator: Generator, ask: Asker, oracle: Oracle, tolerance: float
+    ) -> None:
+        """Log-probabilities come with ranks and texts, and add up.
+
+        Troubleshooting:
+            See P1 to P4.
+        """
+        params = SamplingParams(temperature=0, max_tokens=5, logprobs=2)
+
+        [output] = generator.generate(COUNT, params)
+
+        completion = output.outputs[0]
+        assert completion.logprobs is not None
+        own = [
+            entries[token_id]
+            for token_id, entries in zip(
+                completion.token_ids, completion.logprobs, strict=True
+            )
+        ]
+        context = list(ask.ids(COUNT))
+        total = 0.0
+        for token_id in completion.token_ids:
+            total += oracle.model.logprobs(context)[token_id]
+            context.append(token_id)
+        assert [entry.rank for entry in own] == [1] * 5
+        assert "".join(entry.decoded_token or "" for entry in own) == output.text
+        assert completion.cumulative_logprob == pytest.approx(total, abs=5 * tolerance)
+        assert {len(entries) for entries in completion.logprobs} == {2}
+
+    @clause("n", "seed", "temperature")
+    def test_t11_n(self, generator: Generator) -> None:
+        """`n` completions are drawn apart; number i has the seed of the request plus i.
+
+        Troubleshooting:
+            The core makes n requests of it: see S2 to S4.
+        """
+        fields: dict[str, Any] = {
+            "temperature": 2.0,
+            "max_tokens": 20,
+            "ignore_eos": True,
+        }
+        [several] = generator.generate(UNSURE, SamplingParams(n=3, seed=5, **fields))
+        alone = generator.generate(
+            [UNSURE] * 3,
+            [SamplingParams(seed=seed, **fields) for seed in (5, 6, 7)],
+        )
+
+        assert [c.index for c in several.outputs] == [0, 1, 2]
+        ids = [completion.token_ids for completion in several.outputs]
+        assert ids == [output.token_ids for output in alone]
+        assert len({tuple(each) for each in ids}) == 3
+
+    @clause()
+    def test_t12_chat(self, generator: Generator, ask: Asker) -> None:
+        """A conversation is rendered by the chat template, and a turn has its own end.
+
+        Troubleshooting:
+            Chat models end a turn with another id than a text: the stop ids have both.
+        """
+        message = {"role": "user", "content": "Add 17 and 25:"}
+
+        [output] = generator.chat([message], GREEDY)
+
+        # The tokenizer's own end id is no `stop_reason`, as in vLLM.
+        assert (output.text, _end(output)) == ("42", ("stop", None))
+        assert output.token_ids[-1] == ask.primary_end_id
+
+    @clause()
+    def test_t13_defaults(self, generator: Generator) -> None:
+        """A call without params uses the model's generation config.
+
+        Troubleshooting:
+            Params arrive complete; the engine adds no defaults of its own.
+        """
+        [output] = generator.generate(COUNT)
+
+        assert (output.text, output.finish_reason) == (ANSWERS[COUNT], "stop")
+
+    @clause("structured_outputs")
+    def test_t14_structured_outputs(self, generator: Generator) -> None:
+        """Structured outputs are of the form that was asked, and end by themselves.
+
+        Troubleshooting:
+            An engine that declares the field as emulated applies
+            `EngineRequest.grammar` before everything else; a native one has its own.
+        """
+        forms: list[dict[str, Any]] = [
+            {"choice": ["forty", "41", "42"]},
+            {"regex": "[4-6]{3}"},
+        ]
+        params = [
+            SamplingParams(temperature=0, max_tokens=40, structured_outputs=form)
+            for form in forms
+        ]
+
+        one, other = generator.generate(["Add 17 and 25:", COUNT], params)
+
+        assert (one.text, one.finish_reason) == ("42", "stop")
+        assert re.fullmatch("[4-6]{3}", other.text)
+        assert other.finish_reason == "stop"
+
+    @clause("bad_words")
+    def test_t15_bad_words(self, generator: Generator) -> None:
+        """A bad word does not come in its usual tokens.
+
+        Troubleshooting:
+            See S14.
+        """
+        params = SamplingParams(temperature=0, max_tokens=64, bad_words=["6"])
+
+        [output] = generator.generate(COUNT, params)
+
+        assert output.text.startswith("3 4 5 ")
+        assert "6" not in output.text
+
+
+def _end(output: RequestOutput) -> tuple[str | None, int | str | None]:
+    return output.finish_reason, output.outputs[0].stop_reason

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""One simulated run: traffic in, turns of the real driver, a history out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import attrs
+
+from ...engines.base import EngineRequest
+from ...engines.driver import Driver
+from ...engines.handle import Completion, RequestHandle
+from ...errors import QueueFullError, UnillmError
+from ...outputs import CompletionOutput, RequestOutput
+from ...params import SamplingParams
+from ...scheduling.slots import SlotScheduler
+from ...text.detokenizer import Detokenizer
+from ...text.tokenizer import Tokenizer, load_tokenizer
+from .engines import Failing, Fault, RecordedEngine, SimulatedSlotEngine
+from .history import History
+from .traffic import END, Job, Letters, draw_job
+
+TURN_S = 1.0
+"""Simulated seconds that a turn of the loop takes."""
+
+STEP_TIMEOUT_S = 50.0
+
+MOST_TURNS = 1_000_000
+"""After so many turns a world that has not ended never will."""
+
+
+@attrs.frozen(kw_only=True)
+class World:
+    """The numbers of a run, drawn from its seed."""
+
+    seed: int
+    num_requests: int
+    num_slots: int
+    max_model_len: int
+    max_num_batched_tokens: int
+    max_queued_requests: int
+    max_queued_tokens: int
+    load: float
+    """Requests that arrive in a turn, on average."""
+    faults: bool
+
+    @classmethod
+    def of(cls, seed: int, num_requests: int, *, faults: bool = True) -> World:
+        """Draw the world of a seed."""
+        rng = random.Random(f"world {seed}")
+        num_slots = rng.choice((1, 2, 3, 4, 8, 16, 32, 64))
+        return cls(
+            seed=seed,
+            num_requests=num_requests,
+            num_slots=num_slots,
+            max_model_len=rng.choice((8, 32, 64)),
+            max_num_batched_tokens=rng.choice((1, 7, 64, 2048)),
+            max_queued_requests=rng.choice((8, 1000, 10**5)),
+            max_queued_tokens=rng.choice((256, 10**4, 10**6)),
+            # From half idle to more than can be served.
+            load=num_slots / 8 * rng.choice((0.4, 0.8, 1.2)),
+            faults=faults,
+        )
+
+
+def simulate(world: World) -> History:
+    """Run a world until every request of it has ended."""
+    return _Run(world).run()
+
+
+@attrs.define(eq=False)
+class _Asked:
+    """An accepted request that has not ended."""
+
+    job: Job
+    handle: RequestHandle
+    accepted_at: int
+    cancelled: bool = False
+
+
+class _Run:
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._rng = random.Random(f"run {world.seed}")
+        self._history = History()
+        self._tokenizer: Tokenizer = load_tokenizer(Letters())
+        self._now = 0.0
+        self._turn = 0
+        self._submitted = 0
+        self._asked: dict[int, _Asked] = {}
+        self._refused: set[str] = set()
+        self._history.note("world", attrs.asdict(world))
+        self._begin()
+
+    def run(self) -> History:
+        while self._submitted < self._world.num_requests or self._asked:
+            assert self._turn < MOST_TURNS, "the world makes no progress"
+            self._turn += 1
+            self._now += TURN_S
+            for _ in range(self._arrivals()):
+                self._submit()
+            self._cancel_some()
+            going = self._driver.turn(block=False)
+            self._note_ends()
+            if not going:
+                self._note_rest()
+                self._history.note("epoch")
+                self._begin()
+        self._driver.turn(block=False)  # takes in what was cancelled last
+        self._note_rest()
+        self._driver.close()
+        self._note_rest()
+        return self._history
+
+    # ------------------------------------------------------------------------ engines
+
+    def _begin(self) -> None:
+        """Make a driver over a new engine, which may be fated to fail."""
+        world, rng = self._world, self._rng
+        fails = world.faults and rng.random() < 0.8
+        self._engine = SimulatedSlotEngine(
+            Failing(
+                at_call=rng.randint(1, 400) if fails else -1,
+                fault=rng.choice(list(Fault)),
+                row_chance=rng.choice((0.0, 0.002)) if world.faults else 0.0,
+                rng=rng,
+                hang=self._hang,
+                history=self._history,
+            ),
+            self._history,
+            num_slots=world.num_slots,
+            max_model_len=world.max_model_len,
+        )
+        self._driver = Driver(
+            RecordedEngine(
+                SlotScheduler(
+                    self._engine,
+                    max_num_batched_tokens=world.max_num_batched_tokens,
+                ),
+                self._history,
+                refused=self._refused.__contains__,
+            ),
+            tokenizer=self._tokenizer,
+            primary_eos=END,
+            max_queued_requests=world.max_queued_requests,
+            max_queued_tokens=world.max_queued_tokens,
+            step_timeout_s=STEP_TIMEOUT_S,
+            clock=lambda: self._now,
+            threaded=False,
+        )
+
+    def _hang(self) -> None:
+        """Do what time and the watchdog do while the engine does not come back."""
+        self._now += STEP_TIMEOUT_S + 1
+        self._driver.check_hang()
+        self._note_ends()
+
+    # ------------------------------------------------------------------------ callers
+
+    def _arrivals(self) -> int:
+        """Draw how many requests come: a few, none, or a burst."""
+        left = self._world.num_requests - self._submitted
+        whole, part = divmod(self._world.load, 1)
+        count = int(whole) + (self._rng.random() < part)
+        if self._rng.random() < 0.01:
+            count += self._rng.randint(1, 3 * self._world.num_slots)
+        return min(count, left)
+
+    def _submit(self) -> None:
+        number = self._submitted
+        self._submitted += 1
+        job = draw_job(self._rng, self._world.max_model_len)
+        self._history.note("submit", number, attrs.asdict(job), self._now)
+        handle = self._handle(number, job)
+        try:
+            self._driver.submit(handle, block=False)
+        except QueueFullError as error:
+            self._history.note("refuse", number, type(error).__name__)
+            return
+        if job.refused:
+            self._refused.update(c.request.request_id for c in handle.completions)
+        self._asked[number] = _Asked(job, handle, self._turn)
+
+    def _handle(self, number: int, job: Job) -> RequestHandle:
+        """Do what `Generator` does for a prompt that is checked."""
+        params = SamplingParams(
+            n=len(job.seeds),
+            max_tokens=job.max_tokens,
+            min_tokens=job.min_tokens,
+            stop=job.stop,
+            stop_token_ids=job.stop_token_ids,
+            ignore_eos=job.ignore_eos,
+        )
+        own = set() if job.ignore_eos else {END}
+        prompt = tuple(1 + (number + i) % 26 for i in range(job.prompt_length))
+        return RequestHandle(
+            request_id=str(number),
+            prompt=None,
+            completions=[
+                Completion(
+                    request=EngineRequest(
+                        request_id=f"{number}-{index}",
+                        prompt_token_ids=prompt,
+                        params=params,
+                        stop_token_ids=frozenset(own | {*job.stop_token_ids}),
+                        max_new_tokens=job.max_tokens,
+                        seed=seed,
+                        priority=job.priority,
+                        arrival=number,
+                    ),
+                    detokenizer=Detokenizer(
+                        self._tokenizer, prompt_token_ids=prompt, params=params
+                    ),
+                    index=index,
+                )
+                for index, seed in enumerate(job.seeds)
+            ],
+            num_truncated_tokens=0,
+            fitted_max_tokens=None,
+            deadline=None if job.patience is None else self._now + job.patience,
+            on_cancel=self._driver.cancel,
+        )
+
+    def _cancel_some(self) -> None:
+        for number, asked in self._asked.items():
+            after = asked.job.cancel_after
+            if after is not None and self._turn - asked.accepted_at >= after:
+                self._history.note("cancel", number, self._now)
+                asked.handle.cancel()
+
+    # --------------------------------------------------------------------------- ends
+
+    def _note_ends(self) -> None:
+        ended = [n for n, asked in self._asked.items() if asked.handle.done()]
+        for number in ended:
+            handle = self._asked.pop(number).handle
+            error, output = "", None
+            try:
+                output = handle.result()
+            except UnillmError as raised:
+                error = type(raised).__name__
+                output = getattr(raised, "output", None)
+            told = tuple(_facts(output)) if output is not None else ()
+            self._history.note("end", number, self._now, error, told)
+
+    def _note_rest(self) -> None:
+        """Write down what is left at the end, where nothing should be."""
+        told = self._driver.stats()
+        self._history.note(
+            "rest",
+            {
+                "queued": told["queued"],
+                "queued tokens": told["queued_tokens"],
+                "live": told["live"],
+                "deadlines": told["deadlines"],
+                "asked": len(self._asked),
+                "rows": self._engine.rows_in_use,
+            },
+        )
+
+
+def _facts(output: RequestOutput) -> Iterator[tuple[object, ...]]:
+    for each in output.outputs:
+        yield _completion_facts(each)
+
+
+def _completion_facts(each: CompletionOutput) -> tuple[object, ...]:
+    return tuple(each.token_ids), each.text, each.finish_reason, each.stop_reason

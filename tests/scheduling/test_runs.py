@@ -1,0 +1,435 @@
+# SPDX-License-Identifier: Apache-2.0
+
+from __future__ import annotations
+
+import attrs
+import pytest
+from strategies import Job, script_of
+
+from unillm import SamplingParams
+from unillm.errors import InvalidParameterError, PluginError
+from unillm.scheduling.policy import PATIENCE, PromptWork
+from unillm.scheduling.runs import BatchTraits, RowTokens, RunScheduler, RunStep
+from unillm.testing.batches import ScriptedBatchEngine, StepCosts
+
+CHEAP = StepCosts(step_s=1.0, call_s=1.0, prompt_token_s=0.001)
+DEAR = StepCosts(step_s=1.0, call_s=1.0, prompt_token_s=10.0)
+
+
+def job(number: int, **fields) -> Job:
+    given = {
+        "arrives_at": 0,
+        "prompt_length": 4,
+        "natural_length": 3,
+        "max_new_tokens": 100,
+        "priority": 0,
+        "aborted_at": None,
+    }
+    return Job(number=number, **(given | fields))
+
+
+def scheduler_of(*jobs: Job, rows: int = 2, **options):
+    options.setdefault("costs", CHEAP)
+    engine = ScriptedBatchEngine(script_of(list(jobs)), max_rows=rows, **options)
+    scheduler = RunScheduler(engine, clock=engine.clock)
+    for each in jobs:
+        scheduler.add_request(each.request)
+    return scheduler, engine
+
+
+def finish(scheduler: RunScheduler) -> dict[str, tuple[int, ...]]:
+    """Run to the end; return each request's tokens, in the order of the ends."""
+    tokens: dict[str, list[int]] = {}
+    ended: dict[str, tuple[int, ...]] = {}
+    while scheduler.has_unfinished():
+        for output in scheduler.step():
+            tokens.setdefault(output.request_id, []).extend(output.token_ids)
+            if output.finish_reason:
+                ended[output.request_id] = tuple(tokens[output.request_id])
+        scheduler.check()
+    return ended
+
+
+def runs(engine: ScriptedBatchEngine) -> list[tuple[str, ...]]:
+    return [call[1] for call in engine.calls if call[0] == "run"]
+
+
+def test_a_run_is_stopped_and_refilled_when_that_is_cheap():
+    jobs = [job(0, natural_length=40), *(job(n, natural_length=3) for n in (1, 2, 3))]
+    scheduler, engine = scheduler_of(*jobs)
+
+    ended = finish(scheduler)
+
+    assert {f"r{j.number}": j.tokens for j in jobs} == ended
+    assert "r0" == list(ended)[-1]
+    assert [("r0", "r1"), ("r0", "r2"), ("r0", "r3")] == runs(engine)
+
+
+def test_a_survivor_begins_again_with_what_it_has_said():
+    jobs = [job(0, natural_length=40), *(job(n, natural_length=3) for n in (1, 2))]
+    seen = []
+
+    class Noting(ScriptedBatchEngine):
+        def run(self, rows, *, max_new_tokens):
+            seen.append(rows)
+            return super().run(rows, max_new_tokens=max_new_tokens)
+
+    engine = Noting(script_of(jobs), max_rows=2, costs=CHEAP)
+    scheduler = RunScheduler(engine, clock=engine.clock)
+    for each in jobs:
+        scheduler.add_request(each.request)
+    finish(scheduler)
+
+    survivor = seen[1][0]
+    count = len(survivor.generated)
+    assert count > 0
+    assert jobs[0].tokens[:count] == survivor.generated
+    assert (*jobs[0].request.prompt_token_ids, *survivor.generated) == (
+        survivor.prompt_token_ids
+    )
+    assert 100 - count == survivor.max_new_tokens
+
+
+def test_a_run_is_not_stopped_where_that_would_cost_more():
+    jobs = [job(0, natural_length=40), *(job(n, natural_length=3) for n in (1, 2, 3))]
+    scheduler, engine = scheduler_of(*jobs, costs=DEAR)
+
+    finish(scheduler)
+
+    assert [("r0", "r1"), ("r2", "r3")] == runs(engine)
+    assert 0 == scheduler.counters.stops
+
+
+def test_equal_lengths_run_as_static_batches():
+    scheduler, engine = scheduler_of(
+        *(job(n, natural_length=20) for n in range(8)), rows=4
+    )
+
+    finish(scheduler)
+
+    assert 2 == len(runs(engine))
+    assert 0 == scheduler.counters.stops == scheduler.counters.reprefilled_tokens
+
+
+def test_those_who_come_later_do_not_wait_for_the_first_to_end():
+    first = [job(n, natural_length=90) for n in range(5)]
+    later = [job(n, natural_length=4) for n in range(5, 8)]
+    engine = ScriptedBatchEngine(script_of(first + later), max_rows=8, costs=CHEAP)
+    scheduler = RunScheduler(engine, clock=engine.clock)
+    for each in first:
+        scheduler.add_request(each.request)
+    scheduler.step()
+    for each in later:
+        scheduler.add_request(each.request)
+
+    ended = list(finish(scheduler))
+
+    assert ["r5", "r6", "r7"] == ended[:3]
+
+
+def test_who_waits_for_a_free_row_waits_no_longer_than_patience():
+    """The step of this engine costs its live rows alone, so no row is ever wasted."""
+    costs = StepCosts(step_s=1e-9, row_s=1.0, call_s=1.0, prompt_token_s=0.5)
+    jobs = [job(0, natural_length=240), job(1, natural_length=2), job(2)]
+    engine = ScriptedBatchEngine(
+        script_of(jobs), max_rows=2, costs=costs, max_model_len=2000
+    )
+    scheduler = RunScheduler(engine, clock=engine.clock)
+    for each in jobs:
+        request = attrs.evolve(each.request, max_new_tokens=1500)
+        scheduler.add_request(request)
+
+    freed_at = began_at = None
+    while began_at is None:
+        before = scheduler.counters.runs
+        outputs = scheduler.step()
+        if any(o.request_id == "r1" and o.finish_reason for o in outputs):
+            freed_at = engine.now
+        if freed_at is not None and scheduler.counters.runs > before:
+            began_at = engine.now
+
+    context = 4 + began_at  # no shorter than the survivor's at the stop
+    restart = 2 * (1 + context * 0.5)
+    assert began_at - freed_at <= PATIENCE * restart + 2 + context * 0.5 * 2
+
+
+def test_a_request_whose_state_would_be_lost_is_never_stopped():
+    bound = BatchTraits(run_bound_fields={"seed": "the engine's generator starts anew"})
+    jobs = [job(0, natural_length=40), *(job(n, natural_length=3) for n in (1, 2, 3))]
+    engine = ScriptedBatchEngine(script_of(jobs), max_rows=2, costs=CHEAP, traits=bound)
+    scheduler = RunScheduler(engine, clock=engine.clock)
+    seeded = attrs.evolve(jobs[0].request, params=SamplingParams(seed=0))
+    for request in (seeded, *(each.request for each in jobs[1:])):
+        scheduler.add_request(request)
+
+    finish(scheduler)
+
+    assert [("r0", "r1"), ("r2", "r3")] == runs(engine)
+
+
+def test_a_greedy_request_with_a_seed_can_be_stopped():
+    bound = BatchTraits(run_bound_fields={"seed": "the engine's generator starts anew"})
+    jobs = [job(0, natural_length=40), *(job(n, natural_length=3) for n in (1, 2, 3))]
+    engine = ScriptedBatchEngine(script_of(jobs), max_rows=2, costs=CHEAP, traits=bound)
+    scheduler = RunScheduler(engine, clock=engine.clock)
+    greedy = SamplingParams(seed=0, temperature=0)
+    for each in jobs:
+        scheduler.add_request(attrs.evolve(each.request, params=greedy))
+
+    finish(scheduler)
+
+    assert 3 == len(runs(engine))
+
+
+def test_a_request_that_has_outgrown_the_longest_prompt_ends_in_its_run():
+    jobs = [job(0, natural_length=40), *(job(n, natural_length=9) for n in (1, 2, 3))]
+    scheduler, engine = scheduler_of(*jobs, max_prompt_len=10)
+
+    ended = finish(scheduler)
+
+    assert {f"r{j.number}": j.tokens for j in jobs} == ended
+    assert [("r0", "r1"), ("r2", "r3")] == runs(engine)
+
+
+def test_a_fixed_batch_is_filled_with_rows_that_are_counted():
+    jobs = [job(n, natural_length=3) for n in range(6)]
+    scheduler, engine = scheduler_of(
+        *jobs, rows=4, traits=BatchTraits(fixed_batch=True)
+    )
+
+    ended = finish(scheduler)
+
+    assert {f"r{j.number}": j.tokens for j in jobs} == ended
+    assert [4, 4] == [len(ids) for ids in runs(engine)]
+    assert 2 == scheduler.counters.padding_rows
+
+
+def test_an_engine_that_cannot_stop_is_given_the_length_of_a_run():
+    """With max_tokens known, the long request is interrupted where that pays."""
+    lengths = [40, 3, 3, 3]
+    jobs = [job(n, natural_length=99, max_new_tokens=m) for n, m in enumerate(lengths)]
+    scheduler, engine = scheduler_of(*jobs, traits=BatchTraits(can_stop=False))
+
+    ended = finish(scheduler)
+
+    assert {f"r{j.number}": j.tokens for j in jobs} == ended
+    # Costs are unknown in the first run, which is a plain static batch.
+    assert ("r0", "r1") == runs(engine)[0]
+
+
+def test_an_engine_that_cannot_stop_ends_its_run_for_who_waits():
+    lengths = [5, 5, 9, 9, 60, 3, 3, 3]
+    jobs = [job(n, natural_length=99, max_new_tokens=m) for n, m in enumerate(lengths)]
+    scheduler, engine = scheduler_of(*jobs, traits=BatchTraits(can_stop=False))
+
+    ended = finish(scheduler)
+
+    assert {f"r{j.number}": j.tokens for j in jobs} == ended
+    assert [("r4", "r5"), ("r4", "r6"), ("r4", "r7")] == runs(engine)[2:5]
+
+
+SHARED = BatchTraits(shared_context=True)
+
+
+def test_a_shared_context_ends_a_run_where_its_longest_prompt_has_no_more_room():
+    jobs = [
+        job(0, prompt_length=90, natural_length=9, max_new_tokens=10),
+        job(1, prompt_length=10, natural_length=60, max_new_tokens=80),
+    ]
+    scheduler, engine = scheduler_of(*jobs, traits=SHARED, max_model_len=100)
+
+    ended = finish(scheduler)
+
+    assert {f"r{j.number}": j.tokens for j in jobs} == ended
+    assert [("r0", "r1"), ("r1",)] == runs(engine)
+
+
+def test_a_shared_context_keeps_apart_what_cannot_go_on_in_another_run():
+    """The second one would have outgrown the longest prompt when the run must end."""
+    jobs = [
+        job(0, prompt_length=50, natural_length=9, max_new_tokens=10),
+        job(1, prompt_length=38, natural_length=50, max_new_tokens=60),
+        job(2, prompt_length=50, natural_length=9, max_new_tokens=10),
+    ]
+    scheduler, engine = scheduler_of(
+        *jobs, traits=SHARED, max_model_len=100, max_prompt_len=50
+    )
+
+    ended = finish(scheduler)
+
+    assert {f"r{j.number}": j.tokens for j in jobs} == ended
+    assert [("r0", "r2"), ("r1",)] == runs(engine)
+
+
+def test_requests_of_two_groups_take_turns():
+    jobs = [job(n, natural_length=60 if n < 4 else 5) for n in range(8)]
+    scheduler, engine = scheduler_of(
+        *jobs, rows=4, group=lambda request: request.seed % 2
+    )
+
+    ended = finish(scheduler)
+
+    assert {f"r{j.number}": j.tokens for j in jobs} == ended
+    assert all(len({int(i[1:]) % 2 for i in ids}) == 1 for ids in runs(engine))
+
+
+def test_prompts_that_are_fed_step_by_step_get_their_tokens_later():
+    jobs = [job(0, prompt_length=4), job(1, prompt_length=9)]
+    scheduler, _ = scheduler_of(
+        *jobs, traits=BatchTraits(prompt_work=PromptWork.STEPWISE)
+    )
+
+    told = [[o.request_id for o in scheduler.step()] for _ in range(4)]
+
+    assert [["r0"], ["r0"], ["r0"], ["r1"]] == told
+
+
+def test_tokens_behind_a_rows_end_are_dropped():
+    class Chunks(ScriptedBatchEngine):
+        """Tells many tokens at once, and goes on behind each end."""
+
+        def run(self, rows, *, max_new_tokens):
+            assert [6, 2] == [row.max_new_tokens for row in rows]
+            yield RunStep(
+                [
+                    RowTokens(row=0, token_ids=(5, 6, 0, 7, 8)),
+                    RowTokens(row=1, token_ids=(5, 6, 7, 8, 9)),
+                ],
+                num_steps=5,
+            )
+            yield RunStep([RowTokens(row=0, token_ids=(9,))])
+
+    engine = Chunks(lambda *_: 1, max_rows=2)
+    scheduler = RunScheduler(engine, clock=engine.clock)
+    scheduler.add_request(job(0, max_new_tokens=6).request)
+    scheduler.add_request(job(1, max_new_tokens=2).request)
+
+    outputs = scheduler.step()
+
+    assert [("r0", (5, 6, 0), "stop", 0), ("r1", (5, 6), "length", None)] == [
+        (o.request_id, o.token_ids, o.finish_reason, o.stop_token_id) for o in outputs
+    ]
+    assert not scheduler.has_unfinished()
+
+
+def test_a_row_that_fails_takes_no_other_with_it():
+    class Failing(ScriptedBatchEngine):
+        def run(self, rows, *, max_new_tokens):
+            for step in super().run(rows, max_new_tokens=max_new_tokens):
+                yield attrs.evolve(
+                    step,
+                    rows=[
+                        RowTokens(row=1, error="non-finite logits")
+                        if tokens.row == 1
+                        else tokens
+                        for tokens in step.rows
+                    ],
+                )
+
+    jobs = [job(0, natural_length=4), job(1, natural_length=4)]
+    engine = Failing(script_of(jobs), max_rows=2)
+    scheduler = RunScheduler(engine, clock=engine.clock)
+    for each in jobs:
+        scheduler.add_request(each.request)
+
+    outputs = []
+    while scheduler.has_unfinished():
+        outputs += scheduler.step()
+
+    ended = {o.request_id: o for o in outputs if o.finish_reason}
+    assert "stop" == ended["r0"].finish_reason
+    assert ("error", "non-finite logits") == (
+        ended["r1"].finish_reason,
+        ended["r1"].error,
+    )
+
+
+def test_an_aborted_request_leaves_its_run_to_the_others():
+    jobs = [job(0, natural_length=6), job(1, natural_length=90)]
+    scheduler, engine = scheduler_of(*jobs)
+    [first, _] = scheduler.step()
+
+    scheduler.abort(["r1"])
+
+    [(request_id, rest)] = finish(scheduler).items()
+    assert ("r0", jobs[0].tokens) == (request_id, (*first.token_ids, *rest))
+    assert engine.now < 10
+
+
+def test_a_run_of_which_nobody_wants_more_is_closed():
+    scheduler, engine = scheduler_of(job(0, natural_length=90))
+    scheduler.step()
+
+    scheduler.abort(["r0", "nobody"])
+
+    engine.check_idle()
+    assert not scheduler.has_unfinished()
+    assert 1 == scheduler.counters.aborted
+
+
+def test_lower_priority_numbers_go_first_and_ties_by_arrival():
+    jobs = [job(0), job(1, priority=5), job(2, priority=-1), job(3)]
+    scheduler, _ = scheduler_of(*jobs, rows=1)
+
+    assert ["r2", "r0", "r3", "r1"] == list(finish(scheduler))
+
+
+def test_a_refused_request_is_not_kept():
+    class Choosy(ScriptedBatchEngine):
+        def check_request(self, request):
+            raise InvalidParameterError("no", parameter="top_p", value=0.5)
+
+    engine = Choosy(lambda *_: 1)
+    scheduler = RunScheduler(engine, clock=engine.clock)
+
+    with pytest.raises(InvalidParameterError):
+        scheduler.add_request(job(0).request)
+
+    assert not scheduler.has_unfinished()
+
+
+def test_an_engine_that_ends_a_run_too_soon_is_told_so():
+    class Short(ScriptedBatchEngine):
+        def run(self, rows, *, max_new_tokens):
+            yield RunStep([RowTokens(row=0, token_ids=(5,))])
+
+    engine = Short(lambda *_: 1)
+    scheduler = RunScheduler(engine, clock=engine.clock)
+    scheduler.add_request(job(0).request)
+    scheduler.step()
+
+    with pytest.raises(PluginError, match="after 1 of 100 steps, and 1 of its rows"):
+        scheduler.step()
+
+
+def test_metrics_tell_what_a_request_cost():
+    jobs = [job(0, natural_length=40), *(job(n, natural_length=3) for n in (1, 2))]
+    scheduler, _ = scheduler_of(*jobs)
+
+    ended = {}
+    while scheduler.has_unfinished():
+        ended |= {o.request_id: o.slots for o in scheduler.step() if o.finish_reason}
+
+    assert (0, 1, 3, False) == attrs.astuple(
+        ended["r1"], filter=attrs.filters.exclude("prefill_padding")
+    )
+    assert (2, 40) == (ended["r0"].prefill_chunks, ended["r0"].decode_steps)
+    assert ended["r2"].refilled
+    assert ended["r2"].waited_steps > 0
+
+
+def test_a_step_without_work_does_nothing():
+    scheduler, engine = scheduler_of()
+
+    assert [] == scheduler.step()
+    assert [] == engine.calls
+
+
+def test_closing_ends_the_run_and_closes_the_engine():
+    scheduler, engine = scheduler_of(job(0, natural_length=90))
+
+    with scheduler:
+        scheduler.step()
+
+    engine.check_idle()
+    assert ("close",) == engine.calls[-1]

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The contract on the backends that need no torch, and the contract itself."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unillm.testing.backends import reference_backend
+from unillm.testing.contract import BackendContract, clauses_of
+
+
+class TestSlots(BackendContract):
+    backend = reference_backend("slots")
+    keep_engine = False
+
+
+class TestRuns(BackendContract):
+    backend = reference_backend("runs")
+    keep_engine = False
+
+
+class TestContinuous(BackendContract):
+    backend = reference_backend("continuous")
+    keep_engine = False
+
+
+def test_the_page_lists_the_same_clauses():
+    page = (Path(__file__).parents[2] / "docs/reference/contract.md").read_text("utf-8")
+
+    listed = re.findall(r"^- \*\*(\w+)\.\*\* (.+)$", page, re.MULTILINE)
+
+    clauses = clauses_of(BackendContract).values()
+    assert {(c.number, c.statement) for c in clauses} == set(listed)
+    assert len(clauses) == len(listed)
+
+
+def test_clauses_are_counted_without_gaps():
+    numbers = [clause.number for clause in clauses_of(BackendContract).values()]
+
+    counted = [
+        f"{group}{place}"
+        for group, members in itertools.groupby(numbers, lambda number: number[0])
+        for place, _ in enumerate(members, 1)
+    ]
+    assert numbers == counted
+    assert len(numbers) == len(set(numbers)) >= 80
+
+
+@pytest.mark.parametrize(
+    "module", ["backends", "reference", "scripted", "timeline"], ids=str
+)
+def test_the_fakes_need_no_pytest_and_no_torch(module):
+    code = (
+        f"import sys, unillm.testing.{module}\n"
+        "print(*{'pytest', 'torch', 'hypothesis'} & set(sys.modules))"
+    )
+
+    run = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+
+    assert run.stdout.strip() == ""

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The simulator: it proves the real code, replays exactly, and catches broken code."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from unillm.engines.driver import Driver
+from unillm.scheduling.queue import WaitingQueue
+from unillm.scheduling.slots import SlotScheduler
+from unillm.testing.sim import World, check, simulate
+from unillm.testing.sim.__main__ import main
+
+
+def world(seed, requests=400, **changes):
+    import attrs
+
+    return attrs.evolve(World.of(seed, requests), **changes)
+
+
+def broken_rules(seeds=range(6), requests=400):
+    found = set()
+    for seed in seeds:
+        found |= {v.rule for v in check(simulate(world(seed, requests)))}
+    return found
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_nothing_is_lost_doubled_or_mixed(seed):
+    assert [] == check(simulate(world(seed)))
+
+
+@pytest.mark.parametrize("seed", [3, 7])
+def test_a_seed_replays_exactly(seed):
+    first, second = simulate(world(seed)), simulate(world(seed))
+
+    assert list(first) == list(second)
+    assert first.digest == second.digest
+    assert first.digest != simulate(world(seed + 1)).digest
+
+
+def test_every_kind_of_fault_and_of_ending_is_met():
+    events = [event for seed in range(30) for event in simulate(world(seed))]
+
+    assert {"raises", "hangs", "short", "extra"} == {
+        event[1] for event in events if event[0] == "fault"
+    }
+    assert {
+        "",
+        "EngineDeadError",
+        "InvalidParameterError",
+        "RequestCancelledError",
+        "RequestFailedError",
+        "RequestTimeoutError",
+    } == {event[3] for event in events if event[0] == "end"}
+    assert {"abort", "error", "length", "stop", None} >= {
+        event[3] for event in events if event[0] == "say"
+    }
+
+
+# ------------------------------------------------------ the proof can fail: broken code
+
+
+def test_a_request_that_is_never_told_is_found(monkeypatch):
+    deliver = Driver._deliver
+    monkeypatch.setattr(
+        Driver,
+        "_deliver",
+        lambda self, output: (
+            None if output.request_id.endswith("7-0") else deliver(self, output)
+        ),
+    )
+
+    # The driver itself notices that the engine has nothing left to do.
+    assert "an error is true" in broken_rules()
+
+
+def test_a_row_that_is_never_freed_is_found(monkeypatch):
+    def leak(self, running):
+        del self._running[running.request.request_id]
+        self._free.append(running.slot)
+
+    monkeypatch.setattr(SlotScheduler, "_free_slot", leak)
+
+    assert "an error is true" in broken_rules()  # the scripted engine complains
+
+
+def test_a_later_request_that_goes_first_is_found(monkeypatch):
+    def pop_any(self):
+        request = random.Random(len(self)).choice(list(self))
+        self.remove(request.request_id)
+        return request
+
+    monkeypatch.setattr(WaitingQueue, "pop", pop_any)
+
+    assert "rows are given by priority, then by arrival" in broken_rules()
+
+
+def test_a_row_that_idles_is_found(monkeypatch):
+    admit = SlotScheduler._admit
+    monkeypatch.setattr(
+        SlotScheduler,
+        "_admit",
+        lambda self, budget: None if self._running else admit(self, budget),
+    )
+
+    assert {"no row is idle while a request waits"} == broken_rules()
+
+
+def test_a_wrong_end_is_found(monkeypatch):
+    finish = SlotScheduler._finish_reason
+
+    def one_too_many(running, *, stopped):
+        running.generated -= 1
+        reason = finish(running, stopped=stopped)
+        running.generated += 1
+        return reason
+
+    monkeypatch.setattr(SlotScheduler, "_finish_reason", staticmethod(one_too_many))
+
+    assert "tokens, text and end follow from the request alone" in broken_rules()
+
+
+def test_swapped_tokens_are_found(monkeypatch):
+    decode = SlotScheduler._decode
+
+    def swap(self):
+        outputs = decode(self)
+        if len(outputs) > 1:
+            import attrs
+
+            first, second, *rest = outputs
+            outputs = [
+                attrs.evolve(first, token_ids=second.token_ids),
+                attrs.evolve(second, token_ids=first.token_ids),
+                *rest,
+            ]
+        return outputs
+
+    monkeypatch.setattr(SlotScheduler, "_decode", swap)
+
+    assert "tokens, text and end follow from the request alone" in broken_rules()
+
+
+def test_an_abort_that_is_lost_is_found(monkeypatch):
+    monkeypatch.setattr(SlotScheduler, "abort", lambda self, ids: None)
+
+    assert "nothing is told after the end" in broken_rules()
+
+
+def test_a_deadline_that_is_forgotten_is_found(monkeypatch):
+    monkeypatch.setattr(Driver, "_expire", lambda self: None)
+
+    assert "a deadline ends a request" in broken_rules()
+
+
+def test_a_queue_that_never_forgets_is_found(monkeypatch):
+    monkeypatch.setattr(Driver, "_leave_queue", lambda self, handle: None)
+
+    assert "nothing is left at the end" in broken_rules()
+
+
+# -------------------------------------------------------------------- what was found
+
+
+def test_an_engine_that_dies_while_requests_are_added_is_told_to_all_of_them(
+    monkeypatch,
+):
+    """Those that were out of the inbox and not yet in the engine waited for ever."""
+
+    def dies(self, request):
+        raise TypeError("a plugin's own mistake")
+
+    monkeypatch.setattr(SlotScheduler, "add_request", dies)
+    history = list(simulate(world(1, requests=1)))
+
+    [end] = [event for event in history if event[0] == "end"]
+    assert "EngineDeadError" == end[3]
+
+
+def test_a_request_that_has_ended_is_not_kept_until_its_deadline():
+    """With a deadline far away, every ended request stayed in memory until then."""
+    rest = [event[1] for event in simulate(world(2)) if event[0] == "rest"]
+
+    assert rest
+    assert all(0 == left["deadlines"] for left in rest)
+
+
+# ------------------------------------------------------------------------ the command
+
+
+def test_the_command_proves_and_prints_a_digest(capsys, tmp_path):
+    file = tmp_path / "history.jsonl"
+
+    code = main(["--requests", "300", "--seeds", "0:2", "--history", str(file)])
+
+    printed = capsys.readouterr().out.splitlines()
+    assert 0 == code
+    assert 3 == len(printed)
+    assert '"violations": 0' in printed[-1]
+    assert file.read_text(encoding="utf-8").startswith('["world", {"seed": 0')
+
+
+def test_the_command_says_which_rule_was_broken_and_how_to_see_it_again(
+    capsys, monkeypatch
+):
+    monkeypatch.setattr(Driver, "_expire", lambda self: None)
+
+    code = main(["--requests", "600", "--seeds", "0:3"])
+
+    printed = capsys.readouterr().out
+    assert 1 == code
+    assert "a deadline ends a request: request" in printed
+    assert "again: python -m unillm.testing.sim --requests 200 --seeds" in printed
