@@ -18,6 +18,7 @@ nox.options.sessions = [
     "properties",
     "simulation",
     "vllm",
+    "tensorrt_llm",
     "docs",
     "build",
 ]
@@ -96,6 +97,15 @@ def vllm(session: nox.Session) -> None:
     session.run("pip", "uninstall", "-y", "torchvision", "torchaudio", "torchcodec")
     plugin = ROOT / "plugins" / "unillm-vllm"
     session.install(".[transformers,testing]", str(plugin))
+    session.chdir(plugin)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def tensorrt_llm(session: nox.Session) -> None:
+    """The TensorRT-LLM plugin against a double of it, made of published sources."""
+    plugin = ROOT / "plugins" / "unillm-tensorrt-llm"
+    session.install(*CONSTRAINTS, ".[transformers,testing]", str(plugin))
     session.chdir(plugin)
     session.run("pytest", *session.posargs)
 

@@ -73,6 +73,27 @@ def test_a_second_build_finds_the_first(found):
     assert second["spec"]["max_seq_len"] == 512
 
 
+def test_a_larger_engine_is_said_to_serve(run):
+    run("build", "--max-model-len", 1024)
+
+    result = run("build", "--max-model-len", 100)
+
+    assert "note: The scripted engine for unillm/tiny that was built" in result.stderr
+    assert "max_seq_len=1024 serves 100." in result.stderr
+    assert "note: It was there" in result.stderr
+
+
+def test_a_damaged_engine_is_a_warning(run, found, cache):
+    file = Path(found("build")["path"]) / "engine.bin"
+    file.unlink()
+
+    result = run("build")
+
+    assert "warning: The prepared engine" in result.stderr
+    assert "engine.bin is missing" in result.stderr
+    assert file.exists()
+
+
 def test_a_failed_build_is_an_engines_error(run, monkeypatch):
     monkeypatch.setattr(scripted_backend, "FAULT", OSError(28, "No space left"))
 

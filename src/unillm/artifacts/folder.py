@@ -99,6 +99,10 @@ class ArtifactFolder:
         """Return the lock that is shared by who uses an entry."""
         return self._lock(f"{key}.use")
 
+    def locks(self) -> list[tuple[str, FileLock]]:
+        """Return all locks that have a file, with the keys that they are of."""
+        return [(path.stem, FileLock(path)) for path in self._listed("locks")]
+
     def _lock(self, name: str) -> FileLock:
         return FileLock(self.root / "locks" / name)
 

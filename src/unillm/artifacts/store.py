@@ -164,7 +164,9 @@ class ArtifactStore:
 
     def _candidates(self, spec: BuildSpec) -> Iterator[str]:
         yield spec.key
-        yield from (entry.key for entry in self.folder.serving(spec))
+        for entry in self.folder.serving(spec):
+            if entry.key != spec.key:
+                yield entry.key
 
     def _open(self, key: str) -> Artifact | None:
         """Open an entry if there is one.
@@ -189,19 +191,20 @@ class ArtifactStore:
     def _use(self, key: str) -> FileLock | None:
         lock = self.folder.use_lock(key)
         try:
+            lock.path.parent.mkdir(exist_ok=True)
             lock.acquire(shared=True)
-            os.utime(self.folder.path(key))  # when it was used last
         except OSError as error:
             # A cache that is full or read-only serves all the same.
             log.debug("%s is used without a lock: %s", key, error)
-            lock.release()
             return None
+        with contextlib.suppress(OSError):  # it may be another user's
+            os.utime(self.folder.path(key))  # when it was used last
         return lock
 
     def _try_set_aside(self, key: str) -> None:
         """Set a damaged entry of another key aside, unless somebody is at it."""
         lock = self.folder.build_lock(key)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ForeignError):
             if not lock.try_acquire():
                 return
             try:
@@ -364,14 +367,9 @@ class ArtifactStore:
         return artifact
 
 
-_told: set[tuple[str, str]] = set()
-"""Keys of what was built and what was asked for, of which the log has been told."""
-
-
 def _tell_if_larger(built: BuildSpec, asked: BuildSpec) -> None:
-    if built.key == asked.key or (built.key, asked.key) in _told:
+    if built.key == asked.key:
         return
-    _told.add((built.key, asked.key))
     larger = ", ".join(
         f"{name}={limit or 'unlimited'} serves {asked.limits[name]}"
         for name, limit in built.limits.items()

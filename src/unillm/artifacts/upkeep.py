@@ -171,13 +171,19 @@ def prune(
             removed.append(_removal("engine", entry.key, entry.path))
             if not dry_run:
                 folder.delete(entry.path)
-                folder.digests.forget(entry.path / FILES)
-                use.remove()
-                build.remove()
     if not dry_run:
         folder.empty_trash()
         folder.digests.prune()
+        _remove_locks(folder)
     return PruneReport(removed=tuple(removed), in_use=tuple(in_use))
+
+
+def _remove_locks(folder: ArtifactFolder) -> None:
+    """Delete the lock files of keys that have neither an entry nor a build."""
+    for key, lock in folder.locks():
+        with _locked(lock) as free:
+            if free and not folder.path(key).exists() and not folder.unfinished(key):
+                lock.remove()
 
 
 def _removal(what: str, key: str, path: Path) -> Removal:

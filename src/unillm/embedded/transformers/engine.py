@@ -30,16 +30,29 @@ from typing_extensions import override
 from ...engines.base import EngineRequest, TokenLogprobs
 from ...errors import InvalidParameterError, UnsupportedModelError
 from ...lora import LoRARequest
-from ...memory import KvShape, MemoryEstimate
+from ...memory import Limits, MemoryNeeds, needs_of
 from ...sampling import PromptLogprobs, Sampler
-from ...scheduling.slots import PrefillResult, PromptChunk, SlotEngine, SlotToken
+from ...scheduling.slots import (
+    DEFAULT_MAX_NUM_BATCHED_TOKENS,
+    PrefillResult,
+    PromptChunk,
+    SlotEngine,
+    SlotToken,
+)
+from ...shapes import KvShape
 from . import attention, families
 from .cache import ChunkStep, PromptStep, SlotCache, Step
 from .lora import Adapters
 from .masks import Mask, Masks
-from .memory import asked_bytes, free_bytes, is_out_of_memory, out_of_memory
-from .packing import group_by_width, width_for
+from .memory import (
+    asked_bytes,
+    free_bytes,
+    is_out_of_memory,
+    out_of_memory,
+)
+from .packing import group_by_length, group_by_width, width_for
 from .runners import DecodeRunner, forward, make_runner
+from .states import layouts_of
 
 _FILLER = 0
 """Id of padding and of rows that nobody asked for; any id would do."""
@@ -67,6 +80,8 @@ class TransformersSlotEngine(SlotEngine):
         model: A ``*ForCausalLM`` of a supported family, on its device, in its dtype.
         num_slots: Rows.
         max_model_len: Prompt and new tokens of a row.
+        max_num_batched_tokens: Prompt tokens of one prefill, for the estimate of what
+            fits; whoever schedules keeps to it.
         enforce_eager: Call the model as it is in every step: nothing is compiled,
             recorded or packed for the decode step.
         max_loras: Adapters at a time; `None` for none at all. With adapters decode
@@ -83,6 +98,7 @@ class TransformersSlotEngine(SlotEngine):
         *,
         num_slots: int,
         max_model_len: int,
+        max_num_batched_tokens: int = DEFAULT_MAX_NUM_BATCHED_TOKENS,
         enforce_eager: bool = False,
         max_loras: int | None = None,
     ) -> None:
@@ -93,7 +109,17 @@ class TransformersSlotEngine(SlotEngine):
         self._vocab_size: int = model.get_output_embeddings().weight.shape[0]
         self._device: torch.device = model.device
         self._masks = Masks.of(model)
-        self._cache = _allocate(model, num_slots=num_slots, max_model_len=max_model_len)
+        self._needs = needs_of(
+            model.config,
+            weight_bytes=model.get_memory_footprint(),
+            item_bytes=model.dtype.itemsize,
+        )
+        self._limits = Limits(
+            max_num_seqs=num_slots,
+            max_model_len=max_model_len,
+            max_num_batched_tokens=max_num_batched_tokens,
+        )
+        self._cache = _allocate(model, self._needs, self._limits)
         self._adapters: Adapters | None = None
         if max_loras is not None:
             self._adapters = Adapters(model, max_loras=max_loras)
@@ -101,7 +127,9 @@ class TransformersSlotEngine(SlotEngine):
             model,
             self._cache,
             self._masks,
-            enforce_eager=enforce_eager or self._adapters is not None,
+            enforce_eager=enforce_eager
+            or self._adapters is not None
+            or self._cache.is_recurrent,
         )
         self._sampler = Sampler(
             num_slots=num_slots, vocab_size=self._vocab_size, device=self._device
@@ -124,6 +152,11 @@ class TransformersSlotEngine(SlotEngine):
     @override
     def vocab_size(self) -> int:
         return self._vocab_size
+
+    @property
+    @override
+    def splits_prompts(self) -> bool:
+        return not self._cache.is_recurrent
 
     @property
     @override
@@ -191,8 +224,9 @@ class TransformersSlotEngine(SlotEngine):
     def _passes(self, chunks: Sequence[PromptChunk]) -> Iterator[list[PromptChunk]]:
         """Yield the chunks of each forward pass."""
         fresh = [chunk for chunk in chunks if chunk.is_first]
-        for group in group_by_width([chunk.end for chunk in fresh]):
-            yield [fresh[index] for index in group]
+        group = group_by_length if self._cache.is_recurrent else group_by_width
+        for indices in group([chunk.end for chunk in fresh]):
+            yield [fresh[index] for index in indices]
         for chunk in chunks:
             if not chunk.is_first:
                 yield [chunk]
@@ -200,6 +234,8 @@ class TransformersSlotEngine(SlotEngine):
     def _width(self, group: Sequence[PromptChunk]) -> int:
         """Return how many positions of each row a pass computes."""
         length = max(chunk.end - chunk.start for chunk in group)
+        if self._cache.is_recurrent:
+            return length
         # What continues a prompt is alone in its pass: nothing to be as wide as.
         return width_for(length, self._max_model_len) if group[0].is_first else length
 
@@ -335,18 +371,13 @@ class TransformersSlotEngine(SlotEngine):
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            needed = _needed(
-                self._model,
-                num_slots=self._num_slots,
-                max_model_len=self._max_model_len,
-            )
+            needed = self._needs.estimate(self._limits)
             raise out_of_memory(
                 f"{doing} ran out of memory",
-                needed=needed,
-                num_slots=self._num_slots,
-                max_model_len=self._max_model_len,
+                needs=self._needs,
+                limits=self._limits,
                 device=self._device,
-                loaded_bytes=needed.total_bytes,
+                loaded_bytes=needed.weight_bytes + needed.cache_bytes,
                 asked=asked_bytes(error),
             ) from error
 
@@ -359,7 +390,7 @@ class TransformersSlotEngine(SlotEngine):
 def _use_slot_attention(model: Any) -> None:
     """Make the model attend through `attention.slot_attention`, if it is to."""
     config = model.config.get_text_config(decoder=True)
-    if config.model_type in families.OWN_ATTENTION:
+    if config.model_type in families.OWN_ATTENTION | families.CACHE_ARGUMENTS.keys():
         return
     model.set_attn_implementation(attention.NAME)
     # A model outside the attention interface keeps its own code whatever it was told.
@@ -372,29 +403,15 @@ def _use_slot_attention(model: Any) -> None:
         )
 
 
-def _needed(model: Any, *, num_slots: int, max_model_len: int) -> MemoryEstimate:
-    """Return what a loaded model and its cache take."""
-    shape = KvShape.of(model.config)
-    item_bytes = model.dtype.itemsize
-    return MemoryEstimate(
-        weight_bytes=model.get_memory_footprint(),
-        kv_bytes_per_token=shape.bytes_per_token(item_bytes),
-        cache_bytes=shape.cache_bytes(
-            num_slots=num_slots, max_model_len=max_model_len, item_bytes=item_bytes
-        ),
-    )
-
-
-def _allocate(model: Any, *, num_slots: int, max_model_len: int) -> SlotCache:
+def _allocate(model: Any, needs: MemoryNeeds, limits: Limits) -> SlotCache:
     """Make the cache, or say with numbers why it does not fit."""
-    needed = _needed(model, num_slots=num_slots, max_model_len=max_model_len)
+    needed = needs.estimate(limits)
     too_much = out_of_memory(
         "The cache does not fit",
-        needed=needed,
-        num_slots=num_slots,
-        max_model_len=max_model_len,
+        needs=needs,
+        limits=limits,
         device=model.device,
-        loaded_bytes=needed.weight_bytes,
+        loaded_bytes=needs.weight_bytes,
     )
     # An operating system that overcommits would give the memory, and kill the process
     # when it is written to.
@@ -403,10 +420,11 @@ def _allocate(model: Any, *, num_slots: int, max_model_len: int) -> SlotCache:
     try:
         return SlotCache(
             KvShape.of(model.config),
-            num_rows=num_slots,
-            max_model_len=max_model_len,
+            num_rows=limits.max_num_seqs,
+            max_model_len=limits.max_model_len,
             dtype=model.dtype,
             device=model.device,
+            layouts=layouts_of(model),
         )
     except RuntimeError as error:
         raise too_much from error

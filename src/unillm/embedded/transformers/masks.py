@@ -16,14 +16,18 @@ import attrs
 import torch
 from torch import Tensor
 
-from ...memory import positions_of, round_up
+from ...shapes import positions_of, round_up
 from . import families
 
 FULL = "full_attention"
 SLIDING = "sliding_attention"
 
-Mask = Tensor | Mapping[str, Tensor | None]
+Mask = Tensor | Mapping[str, Tensor | None] | None
 """For all layers, or by kind of layer; `None` is causal attention of a prompt alone."""
+
+_UNMASKED = ("linear_attention", "conv")
+"""Layers that keep a state of a row: nothing of other rows, and no padding, ever comes
+to them."""
 
 
 @attrs.frozen(kw_only=True)
@@ -31,7 +35,9 @@ class Masks:
     """Makes the masks of one model."""
 
     kinds: frozenset[str]
-    """Of its layers: `FULL`, `SLIDING` or both."""
+    """Of its layers that attend: `FULL`, `SLIDING`, both or none."""
+    recurrent: bool
+    """Whether other layers keep states: prompts come without padding."""
     window: int
     """Positions that a token in a sliding layer sees, itself among them."""
     by_length: bool
@@ -46,12 +52,15 @@ class Masks:
         """Read from a model's configuration what its layers want."""
         config = model.config.get_text_config(decoder=True)
         kinds = {FULL}
-        if config.model_type in families.WINDOW_BY_LAYER:
+        if config.model_type in families.CACHE_ARGUMENTS:
+            kinds = set()
+        elif config.model_type in families.WINDOW_BY_LAYER:
             kinds = set(config.layer_types)
         elif config.model_type in families.WINDOW_ON_ALL and config.sliding_window:
             kinds = {SLIDING}
         return cls(
             kinds=frozenset(kinds),
+            recurrent=config.model_type in families.RECURRENT,
             window=config.sliding_window if SLIDING in kinds else 0,
             by_length=config.model_type in families.OWN_ATTENTION,
             positions=positions_of(config),
@@ -72,6 +81,8 @@ class Masks:
         no mask is made of the ones, attention.py sees to; they are there because GPT-2
         warns of padding without them, and ALiBi counts them.
         """
+        if self.recurrent:
+            return self._by_kind({FULL: None}) if self.kinds else None
         if SLIDING not in self.kinds or width <= self.window:
             return torch.ones(rows, width, dtype=torch.int64, device=self.device)
         positions = torch.arange(width, device=self.device)[None]
@@ -94,7 +105,13 @@ class Masks:
             )
             for kind in self.kinds
         }
+        if self.recurrent:
+            return self._by_kind(masks) if self.kinds else None
         return masks if len(masks) > 1 else next(iter(masks.values()))
+
+    @staticmethod
+    def _by_kind(masks: Mapping[str, Tensor | None]) -> Mask:
+        return {**dict.fromkeys(_UNMASKED), **masks}
 
     def _additive(self, positions: Tensor, seen: int, *, window: int | None) -> Tensor:
         """Return ``[rows, 1, tokens, seen]``: zero, or the least number where hidden.

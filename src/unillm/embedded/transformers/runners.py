@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from .cache import DecodeStep, SlotCache, Step
 from .masks import Mask, Masks
+from .states import cache_argument
 
 
 class DecodeRunner(abc.ABC):
@@ -108,13 +109,14 @@ def forward(
     Returns:
         ``[rows, vocab]``: the last logits that the output layer gives for each row.
     """
-    cache.step = step
+    cache.begin(step)
     output = model(
         input_ids=ids,
         position_ids=positions,
         attention_mask=mask,
-        past_key_values=cache,
         use_cache=True,
+        **{cache_argument(model): cache},
     )
+    cache.end()
     logits: Tensor = output.logits
     return logits[:, -1]

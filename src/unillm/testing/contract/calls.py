@@ -33,7 +33,7 @@ from .driving import DrivenEngine
 from .subject import Subject
 
 GREEDY = SamplingParams(temperature=0, max_tokens=64)
-ENDLESS = SamplingParams(temperature=0, max_tokens=200, min_tokens=200)
+ENDLESS = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
 
 SOON_S = 30.0
 """Within which what should happen at once has happened, on a slow machine too."""
@@ -143,7 +143,7 @@ class CallClauses:
         limits = generator.limits
         prompt = [10 + n % 90 for n in range(limits.longest_prompt - 4)]
         room = limits.max_model_len - len(prompt)
-        params = SamplingParams(temperature=0, max_tokens=10_000, min_tokens=room)
+        params = SamplingParams(temperature=0, max_tokens=10_000, ignore_eos=True)
 
         [output] = generator.generate(prompt, params)
 
