@@ -18,8 +18,7 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 Tokens = list[list[int]]
@@ -50,20 +49,21 @@ class Engine(abc.ABC):
 
 
 class Unillm(Engine):
-    """`unillm.Generator`, with its texts."""
+    """`unillm.Generator`, with its texts; decode steps are compiled at once."""
 
     enforce_eager = False
+    backend_options: Mapping[str, Any] = {"device": "cpu", "compile_after": 0}
 
     def load(self) -> None:
         from unillm import Generator
 
-        self.generator = Generator(
+        self.generator: Any = Generator(
             self.path,
             backend="transformers",
             max_num_seqs=self.slots,
             max_model_len=self.max_model_len,
             enforce_eager=self.enforce_eager,
-            backend_options={"device": "cpu"},
+            backend_options=dict(self.backend_options),
         )
 
     def run(self, prompts: Tokens, lengths: list[int]) -> Tokens:
@@ -77,7 +77,13 @@ class Unillm(Engine):
         return [list(output.outputs[0].token_ids) for output in outputs]
 
 
-class UnillmEager(Unillm):
+class UnillmDefault(Unillm):
+    """The same as it comes: weights are packed, nothing is compiled."""
+
+    backend_options: Mapping[str, Any] = {"device": "cpu"}
+
+
+class UnillmEager(UnillmDefault):
     """The same with ``enforce_eager=True``."""
 
     enforce_eager = True
@@ -96,7 +102,7 @@ class Vllm(Engine):
         }
         from vllm import LLM
 
-        self.llm = LLM(
+        self.llm: Any = LLM(
             self.path,
             dtype="float32",
             max_num_seqs=self.slots,
@@ -200,7 +206,7 @@ class Floor(Engine):
     """The forward passes of unillm's run, prefill and decode, and nothing else.
 
     The passes of a run are recorded, and are computed again one after the other: no
-    scheduler, no sampler, no driver, no text.
+    scheduler, no sampler of decode steps, no driver, no text.
     """
 
     enforce_eager = False
@@ -208,12 +214,13 @@ class Floor(Engine):
     def load(self) -> None:
         from unillm.embedded.transformers.loading import load_engine
 
-        self.engine = load_engine(
+        self.engine: Any = load_engine(
             self.path,
             device="cpu",
             max_num_seqs=self.slots,
             max_model_len=self.max_model_len,
             enforce_eager=self.enforce_eager,
+            compile_after=None if self.enforce_eager else 0,
         )
 
     def run(self, prompts: Tokens, lengths: list[int]) -> Tokens:
@@ -243,26 +250,33 @@ class Floor(Engine):
     def time(self, prompts: Tokens, lengths: list[int]) -> tuple[float, Tokens]:
         import torch
 
-        passes: list[Callable[[], Any]] = []
+        calls: list[tuple[str, Any, Any]] = []
+        prefill, run = self.engine.prefill, self.engine._runner.run
 
-        def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
-            def record(*args: Any, **kwargs: Any) -> Any:
-                passes.append(partial(function, *args, **kwargs))
-                return function(*args, **kwargs)
+        def record_prefill(chunks: Any) -> Any:
+            calls.append(("prefill", chunks, {}))
+            return prefill(chunks)
 
-            return record
+        def record_run(*args: Any, **kwargs: Any) -> Any:
+            calls.append(("run", args, kwargs))
+            return run(*args, **kwargs)
 
-        owners = ((self.engine._runner, "run"), (self.engine, "_compute"))
-        for owner, name in owners:
-            setattr(owner, name, recorded(getattr(owner, name)))
+        self.engine.prefill = record_prefill
+        self.engine._runner.run = record_run
         tokens = self.run(prompts, lengths)
-        for owner, name in owners:
-            delattr(owner, name)
+        del self.engine.prefill, self.engine._runner.run
+        seconds = 0.0
         with torch.inference_mode():
-            start = time.perf_counter()
-            for compute in passes:
-                compute()
-            return time.perf_counter() - start, tokens
+            for kind, given, options in calls:
+                start = time.perf_counter()
+                if kind == "prefill":
+                    prefill(given)
+                else:
+                    run(*given, **options)
+                seconds += time.perf_counter() - start
+                for chunk in given if kind == "prefill" else ():
+                    self.engine.release(chunk.slot)
+        return seconds, tokens
 
 
 class FloorEager(Floor):
@@ -273,6 +287,7 @@ class FloorEager(Floor):
 
 ENGINES: dict[str, type[Engine]] = {
     "unillm": Unillm,
+    "unillm-default": UnillmDefault,
     "unillm-eager": UnillmEager,
     "static": Static,
     "generate_batch": GenerateBatch,

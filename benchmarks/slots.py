@@ -28,6 +28,7 @@ from types import TracebackType
 from typing import Any
 
 import attrs
+from typing_extensions import Self
 from workload import MAX_MODEL_LEN, MODELS, Workload, draw, make_model
 
 WORKERS = Path(__file__).with_name("slot_engines.py")
@@ -79,7 +80,7 @@ class Worker:
             raise RuntimeError(f"{self.engine} ended; --verbose shows why")
         return dict(json.loads(line))
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -157,7 +158,7 @@ def python_of(engine: str, options: Any) -> str:
 def read_options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    names = (*ENGINES, *VLLM, "unillm-eager", "floor-eager")
+    names = (*ENGINES, *VLLM, "unillm-default", "unillm-eager", "floor-eager")
     parser.add_argument("--models", type=_list_of(tuple(MODELS)), default=["10M"])
     parser.add_argument("--engines", type=_list_of(names), default=list(ENGINES))
     parser.add_argument("--vllm-python", type=Path, help="for vllm and vllm-eager")

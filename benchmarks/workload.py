@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the benchmark of the slots runs: random Llamas, and requests of known lengths."""
+"""What the benchmark of the slots runs: random Llamas and requests."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from ...shapes import positions_of
 from .checkpoint import check_code, check_weights, load_config, read_config
 from .engine import TransformersSlotEngine
 from .families import check_supported
+from .linears import pack_linears
 from .lora import require_peft
 from .memory import (
     DEFAULT_SLOTS,
@@ -59,6 +60,7 @@ def load_engine(
     max_num_batched_tokens: int = DEFAULT_MAX_NUM_BATCHED_TOKENS,
     trust_remote_code: bool = False,
     enforce_eager: bool = False,
+    compile_after: int | None = None,
     enable_lora: bool = False,
     max_loras: int | None = None,
 ) -> TransformersSlotEngine:
@@ -75,7 +77,9 @@ def load_engine(
             both are chosen: `memory.plan_limits`.
         max_num_batched_tokens: Prompt tokens of one prefill.
         trust_remote_code: Run the model code that comes with the checkpoint.
-        enforce_eager: Call the model as it is in every decode step.
+        enforce_eager: Call the model as it is: nothing is packed or compiled.
+        compile_after: On a CPU, decode steps before they are compiled; `None` compiles
+            none.
         enable_lora: Take requests with adapters.
         max_loras: Adapters at a time; `None` for as many as slots.
 
@@ -90,6 +94,12 @@ def load_engine(
     """
     if dtype not in _DTYPES:
         raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}.")
+    if compile_after is not None and not (
+        isinstance(compile_after, int) and compile_after >= 0
+    ):
+        raise ConfigError(
+            f"compile_after must be a number of steps ≥ 0, got {compile_after!r}."
+        )
     if enable_lora:
         require_peft()
     target = _find_device(device)
@@ -115,6 +125,8 @@ def load_engine(
     try:
         model = _load_model(path, config, dtype, trust_remote_code=trust_remote_code)
         model.to(target)
+        if target.type == "cpu" and not enforce_eager and not enable_lora:
+            pack_linears(model)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -140,6 +152,7 @@ def load_engine(
         max_model_len=limits.max_model_len,
         max_num_batched_tokens=max_num_batched_tokens,
         enforce_eager=enforce_eager,
+        compile_after=compile_after,
         max_loras=(max_loras or limits.max_num_seqs) if enable_lora else None,
     )
 
