@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from unillm.embedded.transformers import linears
 from unillm.embedded.transformers.engine import TransformersSlotEngine
+from unillm.embedded.transformers.fusing import fuse_projections
 from unillm.embedded.transformers.linears import PackedLinear, pack_linears
 from unillm.embedded.transformers.loading import load_engine
 
@@ -28,11 +29,12 @@ def packed_layers(model) -> list[str]:
     return [n for n, module in model.named_modules() if type(module) is PackedLinear]
 
 
-@pytest.mark.parametrize("variant", ["llama", "qwen2", "gpt2", "mixtral"])
+@pytest.mark.parametrize("variant", ["llama", "qwen2", "gpt2", "mixtral", "phi3"])
 @pytest.mark.usefixtures("small_ones_too")
 def test_tokens_are_those_of_generate(reference, variant):
     known = reference.known(variant, 40)
     model = make_model(variant)
+    fuse_projections(model)
     assert pack_linears(model) > 3
     engine = PoisonedEngine(model, num_slots=5, max_model_len=224)
 

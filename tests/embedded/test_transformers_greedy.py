@@ -233,15 +233,3 @@ def test_a_model_of_full_length_is_served_to_its_last_position(reference, family
 
     assert len(full.tokens) == POSITIONS - 240
     assert_same_tokens(reference.model(family), [full], got)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("budget", [2048, 40], ids=["whole", "in chunks"])
-def test_tokens_on_cuda_are_those_of_the_cpu(reference, family, budget):
-    known = reference.known(family, 40)
-    engine = PoisonedEngine(make_model(family).cuda(), num_slots=5, max_model_len=224)
-
-    got = serve(engine, [k.request for k in known], max_num_batched_tokens=budget)
-
-    # Other kernels add in another order.
-    assert_same_tokens(reference.model(family), known, got, near_tie=1e-3)

@@ -26,6 +26,7 @@ from ...shapes import positions_of
 from .checkpoint import check_code, check_weights, load_config, read_config
 from .engine import TransformersSlotEngine
 from .families import check_supported
+from .fusing import fuse_projections
 from .linears import pack_linears
 from .lora import require_peft
 from .memory import (
@@ -123,10 +124,14 @@ def load_engine(
     if needs.weight_bytes > free_bytes(target):
         raise too_large()
     try:
-        model = _load_model(path, config, dtype, trust_remote_code=trust_remote_code)
+        model = load_model(path, config, dtype, trust_remote_code=trust_remote_code)
         model.to(target)
-        if target.type == "cpu" and not enforce_eager and not enable_lora:
-            pack_linears(model)
+        if not enforce_eager and not enable_lora:
+            fuse_projections(model)
+            if target.type == "cuda":
+                torch.cuda.empty_cache()
+            else:
+                pack_linears(model)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -191,7 +196,12 @@ def _check_config(path: Path, *, trust_remote_code: bool) -> Any:
 # ------------------------------------------------------------------------- the weights
 
 
-def _load_model(path: Path, config: Any, dtype: str, *, trust_remote_code: bool) -> Any:
+def load_model(path: Path, config: Any, dtype: str, *, trust_remote_code: bool) -> Any:
+    """Return a transformers model that is safe and whole.
+
+    Raises:
+        ModelLoadError: transformers cannot load it, or a tensor of it is missing.
+    """
     from transformers import AutoModelForCausalLM
 
     try:
