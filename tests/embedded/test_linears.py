@@ -9,12 +9,13 @@ import gc
 import pytest
 import torch
 from embedded.test_transformers_greedy import PoisonedEngine, assert_same_tokens
-from embedded.tiny_models import make_model, serve
+from embedded.tiny_models import family_of, make_model, serve
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from unillm.embedded.transformers import linears
 from unillm.embedded.transformers.engine import TransformersSlotEngine
+from unillm.embedded.transformers.families import RECURRENT
 from unillm.embedded.transformers.fusing import fuse_projections
 from unillm.embedded.transformers.linears import PackedLinear, pack_linears
 from unillm.embedded.transformers.loading import load_engine
@@ -41,6 +42,22 @@ def test_tokens_are_those_of_generate(reference, variant):
     got = serve(engine, [k.request for k in known], max_num_batched_tokens=90)
 
     assert_same_tokens(reference.model(variant), known, got)
+
+
+@pytest.mark.large
+@pytest.mark.usefixtures("small_ones_too")
+def test_tokens_of_every_family_are_those_of_generate(reference, family):
+    if family_of(family) in RECURRENT:
+        pytest.skip("not packed")
+    known = reference.known(family, 12)
+    model = make_model(family)
+    fuse_projections(model)
+    assert pack_linears(model) > 0
+    engine = PoisonedEngine(model, num_slots=4, max_model_len=224)
+
+    got = serve(engine, [k.request for k in known], max_num_batched_tokens=90)
+
+    assert_same_tokens(reference.model(family), known, got)
 
 
 @pytest.mark.parametrize("shape", [(1, 48), (8, 1, 48), (2, 9, 48)])

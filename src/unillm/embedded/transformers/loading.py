@@ -25,7 +25,7 @@ from ...scheduling.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
 from ...shapes import positions_of
 from .checkpoint import check_code, check_weights, load_config, read_config
 from .engine import TransformersSlotEngine
-from .families import check_supported
+from .families import RECURRENT, check_supported
 from .fusing import fuse_projections
 from .linears import pack_linears
 from .lora import require_peft
@@ -127,11 +127,7 @@ def load_engine(
         model = load_model(path, config, dtype, trust_remote_code=trust_remote_code)
         model.to(target)
         if not enforce_eager and not enable_lora:
-            fuse_projections(model)
-            if target.type == "cuda":
-                torch.cuda.empty_cache()
-            else:
-                pack_linears(model)
+            _join_weights(model)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -160,6 +156,17 @@ def load_engine(
         compile_after=compile_after,
         max_loras=(max_loras or limits.max_num_seqs) if enable_lora else None,
     )
+
+
+def _join_weights(model: Any) -> None:
+    """Fuse projections and pack weights, where that is verified."""
+    if model.config.get_text_config(decoder=True).model_type in RECURRENT:
+        return
+    fuse_projections(model)
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()  # gives the old weights back
+    else:
+        pack_linears(model)
 
 
 # ------------------------------------------------------------------ before the weights
