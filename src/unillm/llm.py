@@ -26,6 +26,7 @@ from .config import BACKEND_VARIABLE, EngineConfig
 from .engine_args import DEFAULTS, SortedArguments, sort_arguments
 from .errors import ConfigError, UnsupportedParameterError
 from .generator import Generator, ParamsLike, PriorityLike
+from .lora import LoRALike
 from .models import find_model
 from .outputs import RequestOutput
 from .params import SamplingParams
@@ -34,7 +35,6 @@ from .text.eos import read_config_file
 
 if TYPE_CHECKING:
     from .engines.backend import Backend
-    from .lora import LoRALike
 
 log = logging.getLogger("unillm")
 
@@ -170,7 +170,7 @@ class LLM:
 
     @property
     def generator(self) -> Generator:
-        """What does the work: it streams, submits, and serves event loops too."""
+        """The generator that does the work; it streams and serves event loops too."""
         return self._generator
 
     def get_tokenizer(self) -> Any:

@@ -19,6 +19,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -82,6 +83,32 @@ class ChunkStep:
         return stored[self._row : self._row + 1, :, : self.seen]
 
 
+class PackedStep:
+    """Fresh prompts one after the other in a single row of tokens.
+
+    Args:
+        rows: ``[tokens]``, int64: of each token's prompt.
+        positions: ``[tokens]``, int64: in its prompt.
+        sources: ``[tokens]``, int64: whose keys and values are written there: a token's
+            own, but for padding, which writes again what another one does.
+    """
+
+    offset = 0
+    count: int | None = None
+
+    def __init__(self, rows: Tensor, positions: Tensor, sources: Tensor) -> None:
+        self._rows = rows
+        self._positions = positions
+        self._sources = sources
+        self.seen = rows.shape[0]
+
+    def exchange(self, stored: Tensor, new: Tensor) -> Tensor:
+        """Write each token to its place; attention sees the new tokens."""
+        written = new[0, :, self._sources].transpose(0, 1)
+        stored[self._rows, :, self._positions] = written
+        return new
+
+
 class DecodeStep:
     """One token for each of the leading rows, at its own position.
 
@@ -98,19 +125,34 @@ class DecodeStep:
         self.seen = seen
         self.offset = seen - 1
         self.count: int | None = positions.shape[0]
-        # Numbers of the vectors in a cache seen as [rows · heads · positions, dim], for
-        # all layers at once: a third of the cost of three index tensors in each layer.
-        rows = torch.arange(positions.shape[0] * kv_heads, device=positions.device)
-        starts = rows.view(positions.shape[0], kv_heads) * capacity
-        self._places = (starts + positions[:, None]).view(-1)
+        self._positions = positions
+        self._rows = torch.arange(positions.shape[0], device=positions.device)
+        self._kv_heads = kv_heads
+        self._capacity = capacity
 
     def exchange(self, stored: Tensor, new: Tensor) -> Tensor:
         """Write one vector a row and head; attention sees views of the leading rows."""
         rows, heads, _, dim = new.shape
-        stored.view(-1, dim).index_copy_(
-            0, self._places, new.reshape(rows * heads, dim)
-        )
+        if torch.compiler.is_compiling():
+            # A compiler writes in place what is indexed as it is given. Through a view
+            # it makes a copy of the whole cache, and copies that back (torch 2.11).
+            stored[self._rows, :, self._positions] = new[:, :, 0]
+        else:
+            stored.view(-1, dim).index_copy_(
+                0, self._places, new.reshape(rows * heads, dim)
+            )
         return stored[:rows, :, : self.seen]
+
+    @cached_property
+    def _places(self) -> Tensor:
+        """Numbers of the vectors in a cache seen as ``[rows · heads · places, dim]``.
+
+        For all layers at once: a third of the cost of three index tensors in each.
+        """
+        rows = len(self._rows)
+        numbers = torch.arange(rows * self._kv_heads, device=self._positions.device)
+        starts = numbers.view(rows, self._kv_heads) * self._capacity
+        return (starts + self._positions[:, None]).view(-1)
 
 
 class SlotCache(Cache):

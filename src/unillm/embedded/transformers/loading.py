@@ -26,6 +26,7 @@ from ...shapes import positions_of
 from .checkpoint import check_code, check_weights, load_config, read_config
 from .engine import TransformersSlotEngine
 from .families import check_supported
+from .fusing import fuse_projections
 from .lora import require_peft
 from .memory import (
     DEFAULT_SLOTS,
@@ -118,7 +119,7 @@ def load_engine(
     if needs.weight_bytes > free_bytes(target):
         raise too_large()
     try:
-        model = _load_model(
+        model = load_model(
             path,
             config,
             dtype,
@@ -128,6 +129,10 @@ def load_engine(
         )
         if not method:
             model.to(target)
+        eager = enforce_eager or enable_lora or method is not None
+        if target.type == "cuda" and not eager:
+            fuse_projections(model)
+            torch.cuda.empty_cache()
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -152,7 +157,7 @@ def load_engine(
         num_slots=limits.max_num_seqs,
         max_model_len=limits.max_model_len,
         max_num_batched_tokens=max_num_batched_tokens,
-        enforce_eager=enforce_eager or method is not None,
+        enforce_eager=eager,
         max_loras=(max_loras or limits.max_num_seqs) if enable_lora else None,
     )
 
@@ -210,14 +215,19 @@ def _check_quantization(
 # ------------------------------------------------------------------------- the weights
 
 
-def _load_model(
+def load_model(
     path: Path,
     config: Any,
     dtype: str,
     *,
-    device_map: Mapping[str, torch.device] | None,
+    device_map: Mapping[str, torch.device] | None = None,
     trust_remote_code: bool,
 ) -> Any:
+    """Return a transformers model that is safe and whole.
+
+    Raises:
+        ModelLoadError: transformers cannot load it, or a tensor of it is missing.
+    """
     from transformers import AutoModelForCausalLM
 
     try:

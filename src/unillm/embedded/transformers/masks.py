@@ -85,9 +85,26 @@ class Masks:
             return self._by_kind({FULL: None}) if self.kinds else None
         if SLIDING not in self.kinds or width <= self.window:
             return torch.ones(rows, width, dtype=torch.int64, device=self.device)
-        positions = torch.arange(width, device=self.device)[None]
-        sliding = self._additive(positions, width, window=self.window)
+        positions = torch.arange(width, device=self.device)
+        hidden = self._hidden(positions[:, None], positions, SLIDING)
+        sliding = self._additive(hidden)[None, None]
         return sliding if self.kinds == {SLIDING} else {FULL: None, SLIDING: sliding}
+
+    def for_packed(self, positions: Tensor, prompts: Tensor) -> Mask:
+        """Return the mask of fresh prompts that stand one after the other.
+
+        Args:
+            positions: ``[tokens]``, int64: of each token in its prompt.
+            prompts: ``[tokens]``, int64: which prompt it is of.
+        """
+        others = prompts[:, None] != prompts
+        masks = {
+            kind: self._additive(
+                others | self._hidden(positions[:, None], positions, kind)
+            )[None, None]
+            for kind in self.kinds
+        }
+        return masks if len(masks) > 1 else next(iter(masks.values()))
 
     def for_cached(self, positions: Tensor, seen: int) -> Mask:
         """Return the mask of tokens that see what is cached before them.
@@ -99,10 +116,9 @@ class Masks:
         if self.by_length:
             keys = torch.arange(seen, device=self.device)
             return (keys <= positions[:, -1:]).to(torch.int64)
+        keys = torch.arange(seen, device=self.device)
         masks = {
-            kind: self._additive(
-                positions, seen, window=self.window if kind == SLIDING else None
-            )
+            kind: self._additive(self._hidden(positions[:, None, :, None], keys, kind))
             for kind in self.kinds
         }
         if self.recurrent:
@@ -113,15 +129,17 @@ class Masks:
     def _by_kind(masks: Mapping[str, Tensor | None]) -> Mask:
         return {**dict.fromkeys(_UNMASKED), **masks}
 
-    def _additive(self, positions: Tensor, seen: int, *, window: int | None) -> Tensor:
-        """Return ``[rows, 1, tokens, seen]``: zero, or the least number where hidden.
+    def _hidden(self, queries: Tensor, keys: Tensor, kind: str) -> Tensor:
+        """Return which positions of *keys* a query does not see."""
+        hidden = keys > queries
+        if kind == SLIDING:
+            hidden = hidden | (keys <= queries - self.window)
+        return hidden
+
+    def _additive(self, hidden: Tensor) -> Tensor:
+        """Return zero, or the least number where hidden.
 
         SDPA would turn a mask of booleans into this in every layer.
         """
-        keys = torch.arange(seen, device=self.device)
-        queries = positions[:, None, :, None]
-        hidden = keys > queries
-        if window is not None:
-            hidden = hidden | (keys <= queries - window)
         mask = torch.zeros((), dtype=self.dtype, device=self.device)
         return mask.masked_fill(hidden, torch.finfo(self.dtype).min)

@@ -10,8 +10,11 @@ when the engine is made.
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -34,6 +37,33 @@ class DecodeRunner(abc.ABC):
         rows alone rounds up here; the engine gives harmless tokens to the others.
         """
         return count
+
+    best: Tensor | None = None
+    """``[2, rows]``, float64: the highest of each row of the logits that were returned
+    last, and its id; `None` from a runner that leaves that to the sampler."""
+
+    def tokens_for(self, count: int) -> int | None:
+        """Return how many tokens `write_prompts` computes for *count* of them.
+
+        `None` where it does not take so many: the engine computes such prompts itself.
+        """
+        del count
+        return None
+
+    def write_prompts(
+        self, rows: Sequence[int], prompts: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """Compute fresh prompts in one pass, each into a row that is clear.
+
+        Args:
+            rows: One for each prompt.
+            prompts: Their ids, for whose number `tokens_for` gives one.
+
+        Returns:
+            ``[prompts, vocab]``: logits of their last tokens. Valid until the next
+            call.
+        """
+        raise NotImplementedError
 
     @abc.abstractmethod
     def run(self, ids: Tensor, positions: Tensor, *, seen: int) -> Tensor:
@@ -83,7 +113,11 @@ def make_runner(
     model: Any, cache: SlotCache, masks: Masks, *, enforce_eager: bool
 ) -> DecodeRunner:
     """Choose the runner of a model on its device."""
-    del enforce_eager  # there is no other yet
+    if not enforce_eager and cache.tensors[0].device.type == "cuda":
+        from .graphs import record_graphs
+
+        if recorded := record_graphs(model, cache, masks):
+            return recorded
     return EagerRunner(model, cache, masks)
 
 
@@ -120,3 +154,23 @@ def forward(
     cache.end()
     logits: Tensor = output.logits
     return logits[:, -1]
+
+
+@contextmanager
+def only_positions(head: torch.nn.Module, places: Tensor) -> Iterator[None]:
+    """Have the output layer compute *places* alone: ``[n, 2]``, row and position.
+
+    ``logits_to_keep`` takes the same positions of every row, which are many logits too
+    many when prompts of different lengths share a pass. The layer's output is
+    ``[n, 1, vocab]``.
+    """
+
+    def select(_: torch.nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        rows, positions = places.view(-1, 2).unbind(1)
+        return inputs[0][rows, positions][:, None]
+
+    hook = head.register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        hook.remove()

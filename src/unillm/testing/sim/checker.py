@@ -295,7 +295,9 @@ def expected_completion(
         if token_id in ends:
             reason = token_id if token_id != END else None
             return tuple(ids), _text(ids[:-1]), "stop", reason
-        if may_end and (found := _stop_in(_text(ids), job["stop"])):
+        # What was complete before the end was allowed is not looked at again.
+        found = _stop_in(_text(ids), job["stop"]) if _text([token_id]) else None
+        if may_end and found:
             at, stop = found
             return tuple(ids), _text(ids)[:at], "stop", stop
     return tuple(ids), _text(ids), "length", None
