@@ -147,6 +147,9 @@ class LLM:
         if given.shared.get("max_model_len") == -1:  # vLLM: what the memory allows
             del given.shared["max_model_len"]
         base = _base_defaults(given.text.get("generation_config"))
+        overrides = given.text.get("override_generation_config", {})
+        # What can be wrong with them is told now, not when the model is loaded.
+        SamplingParams.from_generation_config(overrides)
         name = _backend_name(backend)
         chosen = _chosen_backend(model, name, given.shared)
         self._generator = Generator(
@@ -159,7 +162,7 @@ class LLM:
         # Programs for vLLM close nothing.
         weakref.finalize(self, self._generator.close)
         self._default_params = SamplingParams.from_generation_config(
-            given.text.get("override_generation_config", {}),
+            overrides,
             base=base or self._generator.get_default_sampling_params(),
         )
 

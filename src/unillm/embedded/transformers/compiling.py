@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The decoder layers of a model, compiled for decode steps.
+"""The decoder layers of a model, compiled.
 
 All layers of a kind share what is compiled, because each is given its own layer of the
 cache instead of the whole one: nothing in their code depends on their number then.
@@ -22,7 +22,7 @@ from .cache import DecodeStep, SlotCache
 _CACHE_NAMES = ("past_key_values", "layer_past")
 
 _VARIANTS = 256
-"""Compiled forms of one kind of layer in a process. torch stops at 8 without a word."""
+"""Compiled forms of one kind of layer in a process; torch compiles no more than 8."""
 
 _ONE_ROW: Mapping[str, Any] = {"coordinate_descent_tuning": True}
 """A product with a single row becomes a sum, which reads the weights faster than the
@@ -48,7 +48,6 @@ class CompiledLayers:
             _compiled(layer, cache, own)
             for layer, own in zip(self._layers, cache.layers, strict=True)
         ]
-
         # All engines of a process share the code of a kind of layer, and each has
         # shapes of its own.
         self._limit = dynamo.patch(recompile_limit=_VARIANTS)

@@ -126,14 +126,15 @@ class TransformersSlotEngine(SlotEngine):
         self._adapters: Adapters | None = None
         if max_loras is not None:
             self._adapters = Adapters(model, max_loras=max_loras)
-        self._runner: DecodeRunner | None = make_runner(
-            model,
-            self._cache,
-            self._masks,
-            enforce_eager=enforce_eager
-            or self._adapters is not None
-            or self._cache.is_recurrent,
-        )
+        with self._memory_told("Preparing decode steps"):
+            self._runner: DecodeRunner | None = make_runner(
+                model,
+                self._cache,
+                self._masks,
+                enforce_eager=enforce_eager
+                or self._adapters is not None
+                or self._cache.is_recurrent,
+            )
         self._sampler = Sampler(
             num_slots=num_slots, vocab_size=self._vocab_size, device=self._device
         )

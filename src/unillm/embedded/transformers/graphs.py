@@ -40,7 +40,7 @@ log = logging.getLogger("unillm.transformers")
 
 WARM_UP_S = 60.0
 """No graph is begun later than this while an engine is made. The others are recorded
-when they are first needed; the step that needs one then takes some 0.1 s."""
+when they are first needed; the step that needs one then takes some 0.3 s."""
 
 FEWEST_SEEN = 256
 """Positions that the shortest rows are taken to have."""
@@ -167,6 +167,9 @@ class GraphRunner(DecodeRunner):
         self._best = torch.empty(
             2, self._num_rows, dtype=torch.float64, device=self._device
         )
+        # What is recorded before there are requests writes to the start of each row.
+        for row in range(self._num_rows):
+            cache.note_written(row, 1)
         self._steps: dict[tuple[int, int], Callable[[], None]] = {}
         self._prompts: dict[int, Callable[[], None]] = {}
 

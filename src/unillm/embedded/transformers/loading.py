@@ -25,7 +25,7 @@ from ...scheduling.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
 from ...shapes import positions_of
 from .checkpoint import check_code, check_weights, load_config, read_config
 from .engine import TransformersSlotEngine
-from .families import check_supported
+from .families import RECURRENT, check_supported
 from .fusing import fuse_projections
 from .lora import require_peft
 from .memory import (
@@ -131,8 +131,7 @@ def load_engine(
             model.to(target)
         eager = enforce_eager or enable_lora or method is not None
         if target.type == "cuda" and not eager:
-            fuse_projections(model)
-            torch.cuda.empty_cache()
+            _fuse(model)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -160,6 +159,13 @@ def load_engine(
         enforce_eager=eager,
         max_loras=(max_loras or limits.max_num_seqs) if enable_lora else None,
     )
+
+
+def _fuse(model: Any) -> None:
+    """Fuse projections where that is verified, and give the old weights back."""
+    if model.config.get_text_config(decoder=True).model_type not in RECURRENT:
+        fuse_projections(model)
+        torch.cuda.empty_cache()
 
 
 # ------------------------------------------------------------------ before the weights
