@@ -28,7 +28,7 @@ class TransformersBackend(Backend):
     name = "transformers"
     description = "transformers models on torch (CPU, CUDA); slots scheduled by unillm"
     auto_rank = 100
-    option_names = frozenset({"device"})
+    option_names = frozenset({"device", "compile_after"})
     engine_options = frozenset(
         {"enable_lora", "max_lora_rank", "max_loras", "quantization"}
     )
@@ -72,6 +72,7 @@ class TransformersBackend(Backend):
             quantization=config.quantization,
             trust_remote_code=config.trust_remote_code,
             enforce_eager=config.enforce_eager,
+            compile_after=config.backend_options.get("compile_after"),
             enable_lora=config.enable_lora,
             max_loras=config.max_loras,
         )

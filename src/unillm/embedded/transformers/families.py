@@ -85,6 +85,9 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
 )
 """``model_type`` of the families that are verified, and what people call them."""
 
+SINKS = frozenset({"gpt_oss"})
+"""Families whose attention gives a part of its weight to nothing at all."""
+
 WINDOW_ON_ALL = frozenset({"mistral", "mixtral", "phi3", "qwen3_moe", "starcoder2"})
 """Families verified with a ``sliding_window``, which all their layers have."""
 

@@ -27,6 +27,7 @@ from .checkpoint import check_code, check_weights, load_config, read_config
 from .engine import TransformersSlotEngine
 from .families import RECURRENT, check_supported
 from .fusing import fuse_projections
+from .linears import pack_linears
 from .lora import require_peft
 from .memory import (
     DEFAULT_SLOTS,
@@ -62,6 +63,7 @@ def load_engine(
     quantization: str | None = None,
     trust_remote_code: bool = False,
     enforce_eager: bool = False,
+    compile_after: int | None = None,
     enable_lora: bool = False,
     max_loras: int | None = None,
 ) -> TransformersSlotEngine:
@@ -79,7 +81,9 @@ def load_engine(
         max_num_batched_tokens: Prompt tokens of one prefill.
         quantization: How the checkpoint is stored, if the caller is to be sure of it.
         trust_remote_code: Run the model code that comes with the checkpoint.
-        enforce_eager: Call the model as it is in every decode step.
+        enforce_eager: Call the model as it is: nothing is packed or compiled.
+        compile_after: On a CPU, decode steps before they are compiled; `None` compiles
+            none.
         enable_lora: Take requests with adapters.
         max_loras: Adapters at a time; `None` for as many as slots.
 
@@ -94,6 +98,12 @@ def load_engine(
     """
     if dtype not in _DTYPES:
         raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}.")
+    if compile_after is not None and not (
+        isinstance(compile_after, int) and compile_after >= 0
+    ):
+        raise ConfigError(
+            f"compile_after must be a number of steps ≥ 0, got {compile_after!r}."
+        )
     if enable_lora:
         require_peft()
     target = _find_device(device)
@@ -130,8 +140,8 @@ def load_engine(
         if not method:
             model.to(target)
         eager = enforce_eager or enable_lora or method is not None
-        if target.type == "cuda" and not eager:
-            _fuse(model)
+        if not eager:
+            _join_weights(model)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -157,15 +167,20 @@ def load_engine(
         max_model_len=limits.max_model_len,
         max_num_batched_tokens=max_num_batched_tokens,
         enforce_eager=eager,
+        compile_after=compile_after,
         max_loras=(max_loras or limits.max_num_seqs) if enable_lora else None,
     )
 
 
-def _fuse(model: Any) -> None:
-    """Fuse projections where that is verified, and give the old weights back."""
-    if model.config.get_text_config(decoder=True).model_type not in RECURRENT:
-        fuse_projections(model)
-        torch.cuda.empty_cache()
+def _join_weights(model: Any) -> None:
+    """Fuse projections and pack weights, where that is verified."""
+    if model.config.get_text_config(decoder=True).model_type in RECURRENT:
+        return
+    fuse_projections(model)
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()  # gives the old weights back
+    else:
+        pack_linears(model)
 
 
 # ------------------------------------------------------------------ before the weights
