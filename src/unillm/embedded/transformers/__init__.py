@@ -29,7 +29,9 @@ class TransformersBackend(Backend):
     description = "transformers models on torch (CPU, CUDA); slots scheduled by unillm"
     auto_rank = 100
     option_names = frozenset({"device", "compile_after"})
-    engine_options = frozenset({"enable_lora", "max_lora_rank", "max_loras"})
+    engine_options = frozenset(
+        {"enable_lora", "max_lora_rank", "max_loras", "quantization"}
+    )
 
     @property
     @override
@@ -67,6 +69,7 @@ class TransformersBackend(Backend):
             max_model_len=config.max_model_len,
             max_num_seqs=config.max_num_seqs,
             max_num_batched_tokens=budget,
+            quantization=config.quantization,
             trust_remote_code=config.trust_remote_code,
             enforce_eager=config.enforce_eager,
             compile_after=config.backend_options.get("compile_after"),

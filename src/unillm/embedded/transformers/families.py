@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ...errors import UnsupportedModelError
+from . import quantised
 from .checkpoint import read_config
 
 FAMILIES: Mapping[str, str] = MappingProxyType(
@@ -200,9 +201,8 @@ def refusal_of(config: Mapping[str, Any]) -> str | None:
             f"{model_type!r} is an encoder-decoder: what its encoder makes of a prompt "
             "would need a cache of its own, and slots hold decoders only"
         )
-    if quantization := config.get("quantization_config"):
-        method = quantization.get("quant_method", "an unknown method")
-        return f"the checkpoint is quantised ({method}), which is not verified yet"
+    if reason := quantised.refusal_of(config):
+        return reason
     if reason := _KNOWN_REASONS.get(model_type):
         return f"{model_type!r} is not supported: {reason}"
     if model_type not in FAMILIES:

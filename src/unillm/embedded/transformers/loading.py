@@ -39,6 +39,7 @@ from .memory import (
     out_of_memory,
     plan_limits,
 )
+from .quantised import method_of
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -59,6 +60,7 @@ def load_engine(
     max_model_len: int | None = None,
     max_num_seqs: int | None = None,
     max_num_batched_tokens: int = DEFAULT_MAX_NUM_BATCHED_TOKENS,
+    quantization: str | None = None,
     trust_remote_code: bool = False,
     enforce_eager: bool = False,
     compile_after: int | None = None,
@@ -77,6 +79,7 @@ def load_engine(
         max_num_seqs: Slots; `None` for 8 on CPU and 64 on CUDA, if memory allows. How
             both are chosen: `memory.plan_limits`.
         max_num_batched_tokens: Prompt tokens of one prefill.
+        quantization: How the checkpoint is stored, if the caller is to be sure of it.
         trust_remote_code: Run the model code that comes with the checkpoint.
         enforce_eager: Call the model as it is: nothing is packed or compiled.
         compile_after: On a CPU, decode steps before they are compiled; `None` compiles
@@ -106,6 +109,8 @@ def load_engine(
     target = _find_device(device)
     path = Path(path).expanduser()
     config = _check_config(path, trust_remote_code=trust_remote_code)
+    method = method_of(read_config(path))
+    _check_quantization(quantization, method, enable_lora=enable_lora)
     positions = positions_of(config)
     check_model_len(max_model_len, positions=positions)
     check_weights(path)
@@ -124,9 +129,18 @@ def load_engine(
     if needs.weight_bytes > free_bytes(target):
         raise too_large()
     try:
-        model = load_model(path, config, dtype, trust_remote_code=trust_remote_code)
-        model.to(target)
-        if not enforce_eager and not enable_lora:
+        model = load_model(
+            path,
+            config,
+            dtype,
+            # What is quantised cannot be moved once it is loaded.
+            device_map={"": target} if method else None,
+            trust_remote_code=trust_remote_code,
+        )
+        if not method:
+            model.to(target)
+        eager = enforce_eager or enable_lora or method is not None
+        if not eager:
             _join_weights(model)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -152,7 +166,7 @@ def load_engine(
         num_slots=limits.max_num_seqs,
         max_model_len=limits.max_model_len,
         max_num_batched_tokens=max_num_batched_tokens,
-        enforce_eager=enforce_eager,
+        enforce_eager=eager,
         compile_after=compile_after,
         max_loras=(max_loras or limits.max_num_seqs) if enable_lora else None,
     )
@@ -200,10 +214,36 @@ def _check_config(path: Path, *, trust_remote_code: bool) -> Any:
     return config
 
 
+def _check_quantization(
+    asked: str | None, method: str | None, *, enable_lora: bool
+) -> None:
+    """Refuse what a checkpoint is not, and adapters on one that is quantised."""
+    if asked is not None and asked != method:
+        stored = f"quantised ({method})" if method else "not quantised"
+        raise ConfigError(
+            f"quantization={asked!r} was asked for, and the checkpoint is {stored}. "
+            "This backend serves weights as they are stored: leave quantization out, "
+            f"or store them with {asked}."
+        )
+    if method and enable_lora:
+        raise ConfigError(
+            f"enable_lora=True was asked for, and the checkpoint is quantised "
+            f"({method}): adapters on it were not verified. Use the checkpoint that is "
+            "not quantised."
+        )
+
+
 # ------------------------------------------------------------------------- the weights
 
 
-def load_model(path: Path, config: Any, dtype: str, *, trust_remote_code: bool) -> Any:
+def load_model(
+    path: Path,
+    config: Any,
+    dtype: str,
+    *,
+    device_map: Mapping[str, torch.device] | None = None,
+    trust_remote_code: bool,
+) -> Any:
     """Return a transformers model that is safe and whole.
 
     Raises:
@@ -217,6 +257,7 @@ def load_model(path: Path, config: Any, dtype: str, *, trust_remote_code: bool) 
                 path,
                 config=config,
                 dtype=_DTYPES[dtype],
+                device_map=device_map,
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=trust_remote_code,
