@@ -16,6 +16,7 @@ nox.options.sessions = [
     "typing",
     "tests",
     "properties",
+    "quantised",
     "simulation",
     "ctranslate2",
     "vllm",
@@ -52,6 +53,13 @@ def tests(session: nox.Session) -> None:
     """The tests, against the built wheel and not the checkout."""
     session.install(*CONSTRAINTS, *GROUPS["tests"], ".[transformers,lora,testing]")
     session.run("pytest", *session.posargs)
+
+
+@nox.session
+def quantised(session: nox.Session) -> None:
+    """Quantised checkpoints on the CPU, with the packages that compute them."""
+    session.install(*CONSTRAINTS, *GROUPS["quantised"], ".[transformers,lora,testing]")
+    session.run("pytest", "tests/embedded/test_quantised.py", *session.posargs)
 
 
 @nox.session

@@ -213,8 +213,8 @@ def test_a_prompt_of_a_recurrent_model_is_never_cut(reference, variant):
     """Its state could not go on from a chunk, so the budget of a step gives way."""
     engine = TransformersSlotEngine(make_model(variant), num_slots=2, max_model_len=224)
     widths = []
-    write = engine._write
-    engine._write = lambda group, width: widths.append(width) or write(group, width)
+    width = engine._width
+    engine._width = lambda group: widths.append(width(group)) or widths[-1]
 
     known = reference.known(variant, 6)
     serve(engine, [each.request for each in known], max_num_batched_tokens=10)

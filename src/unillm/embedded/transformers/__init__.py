@@ -28,8 +28,10 @@ class TransformersBackend(Backend):
     name = "transformers"
     description = "transformers models on torch (CPU, CUDA); slots scheduled by unillm"
     auto_rank = 100
-    option_names = frozenset({"device"})
-    engine_options = frozenset({"enable_lora", "max_lora_rank", "max_loras"})
+    option_names = frozenset({"device", "compile_after"})
+    engine_options = frozenset(
+        {"enable_lora", "max_lora_rank", "max_loras", "quantization"}
+    )
 
     @property
     @override
@@ -67,8 +69,10 @@ class TransformersBackend(Backend):
             max_model_len=config.max_model_len,
             max_num_seqs=config.max_num_seqs,
             max_num_batched_tokens=budget,
+            quantization=config.quantization,
             trust_remote_code=config.trust_remote_code,
             enforce_eager=config.enforce_eager,
+            compile_after=config.backend_options.get("compile_after"),
             enable_lora=config.enable_lora,
             max_loras=config.max_loras,
         )

@@ -87,6 +87,8 @@ class TransformersSlotEngine(SlotEngine):
             fits; whoever schedules keeps to it.
         enforce_eager: Call the model as it is in every step: nothing is compiled,
             recorded or packed for the decode step.
+        compile_after: On a CPU, decode steps before they are compiled; `None` compiles
+            none.
         max_loras: Adapters at a time; `None` for none at all. With adapters decode
             steps are eager.
 
@@ -103,6 +105,7 @@ class TransformersSlotEngine(SlotEngine):
         max_model_len: int,
         max_num_batched_tokens: int = DEFAULT_MAX_NUM_BATCHED_TOKENS,
         enforce_eager: bool = False,
+        compile_after: int | None = None,
         max_loras: int | None = None,
     ) -> None:
         _use_slot_attention(model)
@@ -134,6 +137,7 @@ class TransformersSlotEngine(SlotEngine):
                 enforce_eager=enforce_eager
                 or self._adapters is not None
                 or self._cache.is_recurrent,
+                compile_after=compile_after,
             )
         self._sampler = Sampler(
             num_slots=num_slots, vocab_size=self._vocab_size, device=self._device

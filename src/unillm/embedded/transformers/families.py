@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ...errors import UnsupportedModelError
+from . import quantised
 from .checkpoint import read_config
 
 FAMILIES: Mapping[str, str] = MappingProxyType(
@@ -83,6 +84,9 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
     }
 )
 """``model_type`` of the families that are verified, and what people call them."""
+
+SINKS = frozenset({"gpt_oss"})
+"""Families whose attention gives a part of its weight to nothing at all."""
 
 WINDOW_ON_ALL = frozenset({"mistral", "mixtral", "phi3", "qwen3_moe", "starcoder2"})
 """Families verified with a ``sliding_window``, which all their layers have."""
@@ -197,9 +201,8 @@ def refusal_of(config: Mapping[str, Any]) -> str | None:
             f"{model_type!r} is an encoder-decoder: what its encoder makes of a prompt "
             "would need a cache of its own, and slots hold decoders only"
         )
-    if quantization := config.get("quantization_config"):
-        method = quantization.get("quant_method", "an unknown method")
-        return f"the checkpoint is quantised ({method}), which is not verified yet"
+    if reason := quantised.refusal_of(config):
+        return reason
     if reason := _KNOWN_REASONS.get(model_type):
         return f"{model_type!r} is not supported: {reason}"
     if model_type not in FAMILIES:

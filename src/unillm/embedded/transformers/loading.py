@@ -27,6 +27,7 @@ from .checkpoint import check_code, check_weights, load_config, read_config
 from .engine import TransformersSlotEngine
 from .families import RECURRENT, check_supported
 from .fusing import fuse_projections
+from .linears import pack_linears
 from .lora import require_peft
 from .memory import (
     DEFAULT_SLOTS,
@@ -38,6 +39,7 @@ from .memory import (
     out_of_memory,
     plan_limits,
 )
+from .quantised import method_of
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -58,8 +60,10 @@ def load_engine(
     max_model_len: int | None = None,
     max_num_seqs: int | None = None,
     max_num_batched_tokens: int = DEFAULT_MAX_NUM_BATCHED_TOKENS,
+    quantization: str | None = None,
     trust_remote_code: bool = False,
     enforce_eager: bool = False,
+    compile_after: int | None = None,
     enable_lora: bool = False,
     max_loras: int | None = None,
 ) -> TransformersSlotEngine:
@@ -75,8 +79,11 @@ def load_engine(
         max_num_seqs: Slots; `None` for 8 on CPU and 64 on CUDA, if memory allows. How
             both are chosen: `memory.plan_limits`.
         max_num_batched_tokens: Prompt tokens of one prefill.
+        quantization: How the checkpoint is stored, if the caller is to be sure of it.
         trust_remote_code: Run the model code that comes with the checkpoint.
-        enforce_eager: Call the model as it is in every decode step.
+        enforce_eager: Call the model as it is: nothing is packed or compiled.
+        compile_after: On a CPU, decode steps before they are compiled; `None` compiles
+            none.
         enable_lora: Take requests with adapters.
         max_loras: Adapters at a time; `None` for as many as slots.
 
@@ -91,11 +98,19 @@ def load_engine(
     """
     if dtype not in _DTYPES:
         raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}.")
+    if compile_after is not None and not (
+        isinstance(compile_after, int) and compile_after >= 0
+    ):
+        raise ConfigError(
+            f"compile_after must be a number of steps ≥ 0, got {compile_after!r}."
+        )
     if enable_lora:
         require_peft()
     target = _find_device(device)
     path = Path(path).expanduser()
     config = _check_config(path, trust_remote_code=trust_remote_code)
+    method = method_of(read_config(path))
+    _check_quantization(quantization, method, enable_lora=enable_lora)
     positions = positions_of(config)
     check_model_len(max_model_len, positions=positions)
     check_weights(path)
@@ -114,10 +129,19 @@ def load_engine(
     if needs.weight_bytes > free_bytes(target):
         raise too_large()
     try:
-        model = load_model(path, config, dtype, trust_remote_code=trust_remote_code)
-        model.to(target)
-        if target.type == "cuda" and not enforce_eager and not enable_lora:
-            _fuse(model)
+        model = load_model(
+            path,
+            config,
+            dtype,
+            # What is quantised cannot be moved once it is loaded.
+            device_map={"": target} if method else None,
+            trust_remote_code=trust_remote_code,
+        )
+        if not method:
+            model.to(target)
+        eager = enforce_eager or enable_lora or method is not None
+        if not eager:
+            _join_weights(model)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -142,16 +166,21 @@ def load_engine(
         num_slots=limits.max_num_seqs,
         max_model_len=limits.max_model_len,
         max_num_batched_tokens=max_num_batched_tokens,
-        enforce_eager=enforce_eager,
+        enforce_eager=eager,
+        compile_after=compile_after,
         max_loras=(max_loras or limits.max_num_seqs) if enable_lora else None,
     )
 
 
-def _fuse(model: Any) -> None:
-    """Fuse projections where that is verified, and give the old weights back."""
-    if model.config.get_text_config(decoder=True).model_type not in RECURRENT:
-        fuse_projections(model)
-        torch.cuda.empty_cache()
+def _join_weights(model: Any) -> None:
+    """Fuse projections and pack weights, where that is verified."""
+    if model.config.get_text_config(decoder=True).model_type in RECURRENT:
+        return
+    fuse_projections(model)
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()  # gives the old weights back
+    else:
+        pack_linears(model)
 
 
 # ------------------------------------------------------------------ before the weights
@@ -185,10 +214,36 @@ def _check_config(path: Path, *, trust_remote_code: bool) -> Any:
     return config
 
 
+def _check_quantization(
+    asked: str | None, method: str | None, *, enable_lora: bool
+) -> None:
+    """Refuse what a checkpoint is not, and adapters on one that is quantised."""
+    if asked is not None and asked != method:
+        stored = f"quantised ({method})" if method else "not quantised"
+        raise ConfigError(
+            f"quantization={asked!r} was asked for, and the checkpoint is {stored}. "
+            "This backend serves weights as they are stored: leave quantization out, "
+            f"or store them with {asked}."
+        )
+    if method and enable_lora:
+        raise ConfigError(
+            f"enable_lora=True was asked for, and the checkpoint is quantised "
+            f"({method}): adapters on it were not verified. Use the checkpoint that is "
+            "not quantised."
+        )
+
+
 # ------------------------------------------------------------------------- the weights
 
 
-def load_model(path: Path, config: Any, dtype: str, *, trust_remote_code: bool) -> Any:
+def load_model(
+    path: Path,
+    config: Any,
+    dtype: str,
+    *,
+    device_map: Mapping[str, torch.device] | None = None,
+    trust_remote_code: bool,
+) -> Any:
     """Return a transformers model that is safe and whole.
 
     Raises:
@@ -202,6 +257,7 @@ def load_model(path: Path, config: Any, dtype: str, *, trust_remote_code: bool) 
                 path,
                 config=config,
                 dtype=_DTYPES[dtype],
+                device_map=device_map,
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=trust_remote_code,
