@@ -40,6 +40,12 @@ user: Count from 3 to 9:
 assistant: 3 4 5 6 7 8 9
 continued: 3 4 5 … 6 7 8 9
 """,
+    "from_vllm.py": """\
+Count from 3 to 9: 3 4 5 6 7 8 9
+Add 17 and 25: 42
+Spell the word apple: a p p l e
+chat: 3 4 5 6 (stop 7)
+""",
     "lora.py": """\
 the model: 42
 with the adapter: Hello from the adapter.
@@ -59,7 +65,7 @@ chat: 42
 """Name of each example to its whole standard output."""
 
 
-def run(name, *args):
+def run(name, *args, **environment):
     source = str(Path(unillm.__file__).parents[1])
     return subprocess.run(
         [sys.executable, "-W", "error::ResourceWarning", EXAMPLES / name, *args],
@@ -99,3 +105,13 @@ def test_the_batch_takes_files(tmp_path):
 
     assert 0 == result.returncode
     assert '{"text": "42"}\n' == target.read_text()
+
+
+@pytest.mark.parametrize(
+    "backend", [status.name for status in unillm.backends() if status.available]
+)
+def test_a_program_for_vllm_prints_the_same_on_every_backend_that_is_there(backend):
+    result = run("from_vllm.py", UNILLM_BACKEND=backend)
+
+    assert PRINTED["from_vllm.py"] == result.stdout, result.stderr
+    assert 0 == result.returncode

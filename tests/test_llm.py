@@ -231,6 +231,13 @@ def test_defaults_can_be_overridden():
         assert "3 4 5" == text(tiny)
 
 
+def test_wrong_defaults_are_refused_before_anything_is_loaded(monkeypatch):
+    monkeypatch.setattr(llm, "Generator", None)
+
+    with pytest.raises(ValueError, match="top_p must be a number"):
+        LLM("unillm/tiny", override_generation_config={"top_p": 7})
+
+
 # --------------------------------------------------------------------------- one call
 
 

@@ -41,6 +41,7 @@ def calls_of_vllm(llm: LLM) -> None:
     """A program for vLLM is checked as one for unillm."""
     params = llm.get_default_sampling_params()
     params.max_tokens = 5
+    params.stop = ["a"]
     assert_type(llm.generate(["a"], params), list[RequestOutput])
     assert_type(llm.chat([{"role": "user", "content": "a"}]), list[RequestOutput])
 

@@ -37,7 +37,8 @@ attributes too, so that nobody parses text::
     │   ├── EngineBuildError (RuntimeError)     no engine could be prepared
     │   ├── EngineDeadError (RuntimeError)      the engine stopped answering
     │   └── EngineOutOfMemoryError (MemoryError)
-    └── GeneratorClosedError (RuntimeError)
+    ├── GeneratorClosedError (RuntimeError)
+    └── SideFailedError (RuntimeError)      one side of a comparison has no answer
 """
 
 from __future__ import annotations
@@ -324,3 +325,18 @@ class EngineOutOfMemoryError(EngineError, MemoryError):
 
 class GeneratorClosedError(UnillmError, RuntimeError):
     """The generator was closed before or while the request ran."""
+
+
+# ------------------------------------------------------------------------- comparison
+
+
+class SideFailedError(UnillmError, RuntimeError):
+    """One side of a comparison could not be started, failed or ended early.
+
+    Attributes:
+        kind: Name of the class of the error there, which decides the exit code.
+    """
+
+    def __init__(self, message: str, *, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind

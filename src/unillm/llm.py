@@ -26,6 +26,7 @@ from .config import BACKEND_VARIABLE, EngineConfig
 from .engine_args import DEFAULTS, SortedArguments, sort_arguments
 from .errors import ConfigError, UnsupportedParameterError
 from .generator import Generator, ParamsLike, PriorityLike
+from .lora import LoRALike
 from .models import find_model
 from .outputs import RequestOutput
 from .params import SamplingParams
@@ -34,7 +35,6 @@ from .text.eos import read_config_file
 
 if TYPE_CHECKING:
     from .engines.backend import Backend
-    from .lora import LoRALike
 
 log = logging.getLogger("unillm")
 
@@ -147,6 +147,9 @@ class LLM:
         if given.shared.get("max_model_len") == -1:  # vLLM: what the memory allows
             del given.shared["max_model_len"]
         base = _base_defaults(given.text.get("generation_config"))
+        overrides = given.text.get("override_generation_config", {})
+        # What can be wrong with them is told now, not when the model is loaded.
+        SamplingParams.from_generation_config(overrides)
         name = _backend_name(backend)
         chosen = _chosen_backend(model, name, given.shared)
         self._generator = Generator(
@@ -159,7 +162,7 @@ class LLM:
         # Programs for vLLM close nothing.
         weakref.finalize(self, self._generator.close)
         self._default_params = SamplingParams.from_generation_config(
-            given.text.get("override_generation_config", {}),
+            overrides,
             base=base or self._generator.get_default_sampling_params(),
         )
 
@@ -170,7 +173,7 @@ class LLM:
 
     @property
     def generator(self) -> Generator:
-        """What does the work: it streams, submits, and serves event loops too."""
+        """The generator that does the work; it streams and serves event loops too."""
         return self._generator
 
     def get_tokenizer(self) -> Any:

@@ -145,21 +145,30 @@ def test_a_rebuild_to_1024_says_what_it_costs(run, found):
     assert facts["memory"].endswith("of 24.00 GiB: fits")
 
 
-def test_what_does_not_fit_says_what_would(run, found):
-    facts = table(run("plan", "--gpu-memory", "17MiB", code=5))
+@pytest.fixture
+def parts(found):
+    """The memory of four requests, by part."""
+    return found("plan")["memory"]
+
+
+def test_what_does_not_fit_says_what_would(run, found, parts):
+    two_fewer = parts["total_bytes"] - parts["cache_bytes"] // 2
+
+    facts = table(run("plan", "--gpu-memory", two_fewer, code=5))
 
     assert facts["memory"].endswith("does not fit")
     assert facts["would fit"].startswith("max_num_seqs=2, or max_model_len=")
-
-    plan = found("plan", "--gpu-memory", "17MiB", code=5)["memory"]
+    assert facts["would fit"].endswith(", with the others as they are")
+    plan = found("plan", "--gpu-memory", two_fewer, code=5)["memory"]
     assert plan["fits"] is False
     assert plan["largest"]["max_num_seqs"] == 2
-    smaller = found("plan", "--gpu-memory", "17MiB", "--max-num-seqs", 2)["memory"]
-    assert smaller["fits"] is True
+    found("plan", "--gpu-memory", two_fewer, "--max-num-seqs", 2)
 
 
-def test_what_fits_only_together_says_so(run):
-    facts = table(run("plan", "--gpu-memory", "4MiB", code=5))
+def test_what_fits_only_together_says_so(run, parts):
+    room = parts["weight_bytes"] + parts["workspace_bytes"] + 2**20
+
+    facts = table(run("plan", "--gpu-memory", room, code=5))
 
     assert facts["would fit"].endswith(" together")
 
@@ -241,6 +250,18 @@ def test_a_wrong_size_is_a_usage_error(run):
 
 def test_the_path_is_where_the_environment_says(cli, cache):
     assert cli("cache", "path").stdout == f"{cache}\n"
+
+
+@pytest.mark.parametrize("command", ["list", "verify", "prune"])
+def test_a_cache_that_cannot_be_is_a_usage_error(cli, monkeypatch, tmp_path, command):
+    file = tmp_path / "file"
+    file.write_text("not a folder")
+    monkeypatch.setenv("UNILLM_CACHE", str(file))
+
+    result = cli("cache", command)
+
+    assert result.exit_code == 2
+    assert f"{file}/artifacts cannot be used" in " ".join(result.stderr.split())
 
 
 def test_an_empty_cache_is_listed_as_such(cli):

@@ -18,12 +18,18 @@ import pytest
 from dropin.vllm_program import CHATS, GENERATED, answers
 
 from unillm import SamplingParams
+from unillm.engine_args import DEFAULTS, sort_arguments
 from unillm.models import find_model
 
 HERE = Path(__file__).parent
 RECORDED = json.loads((HERE / "vllm_answers.json").read_text("utf-8"))
 TOLERANCE = 1e-3
 """Of a log-probability, between two engines in float32."""
+
+
+on_vllm = pytest.mark.skipif(
+    os.environ.get("UNILLM_BACKEND") != "vllm", reason="vLLM is not the backend"
+)
 
 
 @pytest.fixture(scope="session")
@@ -71,9 +77,30 @@ def test_a_difference_would_be_seen():
     assert [("", [1], [1, 2])] == differences([1], [1, 2])
 
 
-@pytest.mark.skipif(
-    os.environ.get("UNILLM_BACKEND") != "vllm", reason="vLLM is not the backend"
-)
+@on_vllm
+def test_every_engine_argument_of_the_installed_vllm_is_known():
+    import dataclasses
+
+    from vllm import EngineArgs
+
+    names = {field.name for field in dataclasses.fields(EngineArgs)}
+
+    assert {*DEFAULTS, "model"} - {"chat_template"} == names
+
+
+@on_vllm
+def test_an_object_of_engine_args_that_says_nothing_is_taken():
+    from vllm import EngineArgs
+
+    given = vars(EngineArgs(model="unillm/tiny", max_model_len=64))
+
+    told = sort_arguments({k: v for k, v in given.items() if k != "model"}, owner="LLM")
+
+    assert {"max_model_len": 64} == told.shared
+    assert {} == told.text | told.effort | told.own
+
+
+@on_vllm
 def test_the_installed_vllm_still_says_what_was_recorded():
     run = subprocess.run(
         [sys.executable, HERE / "vllm_program.py", "vllm", find_model("unillm/tiny")],

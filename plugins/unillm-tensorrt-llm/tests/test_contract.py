@@ -20,10 +20,11 @@ class _OnTheDouble(BackendContract):
     version: str
 
     @pytest.fixture(autouse=True, scope="class")
-    def _installed(self, request):
+    @classmethod
+    def _installed(cls):
         """For the whole class: one engine serves many clauses."""
         with pytest.MonkeyPatch.context() as monkeypatch:
-            install_family(request.cls.version, monkeypatch)
+            install_family(cls.version, monkeypatch)
             yield
 
 

@@ -164,7 +164,9 @@ class ArtifactStore:
 
     def _candidates(self, spec: BuildSpec) -> Iterator[str]:
         yield spec.key
-        yield from (entry.key for entry in self.folder.serving(spec))
+        for entry in self.folder.serving(spec):
+            if entry.key != spec.key:
+                yield entry.key
 
     def _open(self, key: str) -> Artifact | None:
         """Open an entry if there is one.
@@ -191,18 +193,18 @@ class ArtifactStore:
         try:
             lock.path.parent.mkdir(exist_ok=True)
             lock.acquire(shared=True)
-            os.utime(self.folder.path(key))  # when it was used last
         except OSError as error:
             # A cache that is full or read-only serves all the same.
             log.debug("%s is used without a lock: %s", key, error)
-            lock.release()
             return None
+        with contextlib.suppress(OSError):  # it may be another user's
+            os.utime(self.folder.path(key))  # when it was used last
         return lock
 
     def _try_set_aside(self, key: str) -> None:
         """Set a damaged entry of another key aside, unless somebody is at it."""
         lock = self.folder.build_lock(key)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ForeignError):
             if not lock.try_acquire():
                 return
             try:

@@ -39,7 +39,8 @@ def verify(folder: ArtifactFolder, keys: Collection[str] = ()) -> Iterator[Verdi
         keys: Which; none for all.
 
     Raises:
-        OSError: A damaged one cannot be set aside.
+        OSError: The folder cannot be read, or not be written: what is verified is
+            locked meanwhile, and a damaged one is moved.
     """
     for entry in folder.entries():
         if keys and entry.key not in keys:
@@ -151,6 +152,9 @@ def prune(
         folder: Of what.
         policy: Which engines go; `None` for none.
         dry_run: Only say what would be deleted.
+
+    Raises:
+        OSError: The folder cannot be read or written.
     """
     removed: list[Removal] = []
     in_use: list[str] = []

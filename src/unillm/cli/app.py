@@ -16,6 +16,7 @@ from . import cache, options
 from .backends import backends
 from .build import build
 from .chat import chat
+from .compare import compare
 from .doctor import doctor
 from .exit_codes import ExitCode
 from .generate import generate
@@ -38,6 +39,7 @@ app.command()(backends)
 app.command()(inspect)
 app.command()(plan)
 app.command()(build)
+app.command()(compare)
 app.command()(doctor)
 app.add_typer(cache.app)
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,7 +45,9 @@ Keys = Annotated[
 def show_path(context: typer.Context, *, debug: options.Debug = False) -> None:
     """Print the folder of the prepared engines; UNILLM_CACHE moves it."""
     with reported(context, debug=debug):
-        typer.echo(str(_folder().root))
+        from ..artifacts.folder import ArtifactFolder
+
+        typer.echo(str(ArtifactFolder().root))
 
 
 @app.command("list")
@@ -55,8 +58,8 @@ def show_list(
     debug: options.Debug = False,
 ) -> None:
     """Show every engine: what for, how large, how long it took, when it was used."""
-    with reported(context, debug=debug):
-        kept = list(_kept(_folder()))
+    with reported(context, debug=debug), _folder() as folder:
+        kept = list(_kept(folder))
         if as_json:
             write_json([_as_json(each) for each in kept])
         elif kept:
@@ -74,10 +77,9 @@ def verify(
     debug: options.Debug = False,
 ) -> None:
     """Read every byte of the engines; a damaged one is set aside."""
-    with reported(context, debug=debug):
+    with reported(context, debug=debug), _folder() as folder:
         from ..artifacts import upkeep
 
-        folder = _folder()
         verdicts = []
         for verdict in upkeep.verify(folder, _found_keys(folder, keys)):
             verdicts.append(verdict)
@@ -120,10 +122,9 @@ def prune(
 
     Without a key or an option, only what nobody can use is deleted.
     """
-    with reported(context, debug=debug):
+    with reported(context, debug=debug), _folder() as folder:
         from ..artifacts import upkeep
 
-        folder = _folder()
         policy = upkeep.PrunePolicy(
             keys=_found_keys(folder, keys),
             unused_for_s=None if unused_for is None else unused_for * _DAY_S,
@@ -139,10 +140,26 @@ def prune(
             _write_report(report, dry_run=dry_run)
 
 
-def _folder() -> ArtifactFolder:
-    from ..artifacts.folder import ArtifactFolder
+@contextlib.contextmanager
+def _folder() -> Iterator[ArtifactFolder]:
+    """Open the folder of the prepared engines.
 
-    return ArtifactFolder()
+    Raises:
+        ConfigError: It cannot be read, or not be written where that is needed.
+    """
+    from ..artifacts.folder import CACHE_VARIABLE, ArtifactFolder
+    from ..errors import ConfigError
+
+    folder = ArtifactFolder()
+    try:
+        yield folder
+    except BrokenPipeError:  # of the output
+        raise
+    except OSError as error:
+        raise ConfigError(
+            f"The folder of prepared engines {folder.root} cannot be used for this: "
+            f"{error}. {CACHE_VARIABLE} says where it is."
+        ) from error
 
 
 def _found_keys(folder: ArtifactFolder, given: Iterable[str] | None) -> list[str]:

@@ -32,6 +32,7 @@ class ExitCode(enum.IntEnum):
     MODEL = 3, "the model cannot be found, read or served"
     BACKEND = 4, "the backend is unknown or cannot run here"
     ENGINE = 5, "the engine cannot be built, does not fit, died or ran out of memory"
+    DISAGREE = 6, "the two sides of a comparison disagree"
     BUG = 70, "a bug in unillm"
     INTERRUPTED = 130, "interrupted by Ctrl-C"
     BROKEN_PIPE = 141, "the reader of the output went away"
@@ -45,13 +46,18 @@ _OF_ERRORS: tuple[tuple[type[Exception], ExitCode], ...] = (
     (errors.BackendError, ExitCode.BACKEND),
     (errors.EngineError, ExitCode.ENGINE),
     (errors.GeneratorClosedError, ExitCode.ENGINE),
+    (errors.SideFailedError, ExitCode.ENGINE),
 )
 """The first class that an error is of decides."""
 
 
 def exit_code_of(error: Exception) -> ExitCode:
-    """Return the status that *error* ends the process with."""
-    for kind, code in _OF_ERRORS:
-        if isinstance(error, kind):
+    """Return the status that *error* ends the process with.
+
+    One that another process reported counts as what it was there.
+    """
+    kind = getattr(errors, getattr(error, "kind", ""), type(error))
+    for known, code in _OF_ERRORS:
+        if issubclass(kind, known):
             return code
     return ExitCode.BUG

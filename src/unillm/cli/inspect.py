@@ -132,7 +132,9 @@ def _memory(memory: MemoryReport | None, refusal: str) -> Iterator[tuple[str, st
     yield "cache per token", size(memory.kv_bytes_per_token)
     slots = f"{memory.slots} slot{'s' * (memory.slots != 1)}"
     yield "cache", f"{size(memory.kv_bytes)} for {slots} of {memory.length:,} tokens"
-    yield "memory", f"{size(memory.total_bytes)} and what activations need"
+    step = f"{memory.max_num_batched_tokens:,} tokens in a step"
+    yield "activations", f"about {size(memory.activation_bytes)} for {step}"
+    yield "memory", f"about {size(memory.total_bytes)}"
 
 
 def _chat_template(report: ModelReport) -> str:
