@@ -135,6 +135,8 @@ def _start(
         if threads is not None:
             threads.restore()
         raise
+    if threads is not None:
+        threads.give_back()
     processes.started()
     return VllmEngine(
         engine,

@@ -32,6 +32,7 @@ from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import register_after_fork
 from pathlib import Path
+from typing import cast
 
 import attrs
 from typing_extensions import override
@@ -47,6 +48,9 @@ PLUGIN = "unillm"
 
 LOOK_S = 0.5
 """How often a process looks whether its parent is there."""
+
+REAP_S = 1.0
+"""How long an exit code may take after the process has ended."""
 
 GRACE_S = 15.0
 """How long it may take to end in good order when its parent is gone. On a busy CPU the
@@ -126,13 +130,14 @@ class EngineProcesses:
     def watch(self, on_death: Callable[[], None]) -> None:
         """Call *on_death* on another thread when a process ends before `close`."""
         # Copies, because vLLM closes its own when it cleans up.
-        sentinels = [os.dup(child.sentinel) for child in self._children]
-        if not sentinels:
+        watched = {os.dup(child.sentinel): child for child in self._children}
+        if not watched:
             return
 
         def wait() -> None:
-            connection.wait(sentinels)
-            for sentinel in sentinels:
+            for sentinel in connection.wait(list(watched)):
+                watched[cast("int", sentinel)].join(REAP_S)  # its exit code is next
+            for sentinel in watched:
                 os.close(sentinel)
             if not self._closing:
                 on_death()

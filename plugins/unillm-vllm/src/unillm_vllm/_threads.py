@@ -43,7 +43,12 @@ class OmpThreads:
             # Not the public name, which vLLM makes do nothing.
             self._torch._C.set_num_threads(self.number)  # noqa: SLF001
 
+    def give_back(self) -> None:
+        """Give the calling thread, which has started the engine, its own number."""
+        self._thread = None
+        self._torch._C.set_num_threads(self._before)  # noqa: SLF001
+
     def restore(self) -> None:
         """Put back the number and the function that sets it."""
         self._torch.set_num_threads = self._function
-        self._torch.set_num_threads(self._before)
+        self.give_back()

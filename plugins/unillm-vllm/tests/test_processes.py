@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""An engine in processes of its own: what ends it, and who is told."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+GONE_S = 40
+"""Within which nothing is left. On a quiet machine it was 5 s."""
+
+OPTIONS = """
+    OPTIONS = {
+        "backend": "vllm", "dtype": "float32", "max_model_len": 512,
+        "enforce_eager": True,
+        "backend_options": {"multiprocessing": True, "kv_cache_memory_bytes": 64 << 20},
+    }
+"""
+
+SERVING = """
+    import os, signal, sys, time
+    from multiprocessing import active_children
+    from unillm import Generator, SamplingParams
+    from unillm.errors import EngineDeadError, RequestsFailedError
+
+    ENDLESS = SamplingParams(temperature=0, max_tokens=None, ignore_eos=True)
+    COUNT = "Count from 3 to 9:"
+
+    def children():
+        pairs = {}
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                stat = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            pairs.setdefault(int(stat[1]), []).append(int(pid))
+        found, ask = [], [os.getpid()]
+        while ask:
+            new = pairs.get(ask.pop(), [])
+            found += new
+            ask += new
+        return found
+"""
+
+
+def program(tmp_path, body: str, *, guarded: bool = True) -> list[str]:
+    """Write a program whose generator has processes of its own."""
+    text = textwrap.dedent(SERVING) + textwrap.dedent(OPTIONS)
+    body = textwrap.dedent(body)
+    if guarded:
+        body = 'if __name__ == "__main__":\n' + textwrap.indent(body, "    ")
+    path = tmp_path / "program.py"
+    path.write_text(text + "\n" + body)
+    return [sys.executable, str(path)]
+
+
+def alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def wait_until_gone(pids: list[int]) -> None:
+    until = time.monotonic() + GONE_S
+    while left := [pid for pid in pids if alive(pid)]:
+        assert time.monotonic() < until, f"still there: {left}"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_nothing_is_left_when_the_program_is_killed_at_work(tmp_path, name):
+    body = """
+    generator = Generator("unillm/tiny", **OPTIONS)
+    handle = generator.submit(COUNT, ENDLESS)
+    next(iter(handle))
+    print(*children(), flush=True)
+    time.sleep(600)
+    """
+    with subprocess.Popen(
+        program(tmp_path, body), stdout=subprocess.PIPE, text=True
+    ) as run:
+        pids = [int(pid) for pid in run.stdout.readline().split()]
+        run.send_signal(getattr(signal, name))
+        run.stdout.close()
+
+    assert len(pids) >= 2
+    wait_until_gone(pids)
+
+
+def test_a_death_a_ctrl_c_and_an_end_in_good_order(tmp_path):
+    """One start for three things that need an engine."""
+    body = """
+    # A shell makes what it runs in the background ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with Generator("unillm/tiny", **OPTIONS) as generator:
+        print(*children(), flush=True)
+        # The terminal sends it to the whole group, the engine's processes are in none.
+        signal.signal(signal.SIGALRM, lambda *_: os.killpg(0, signal.SIGINT))
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        try:
+            generator.generate([COUNT] * 4, ENDLESS)
+            generator.generate([COUNT] * 40, ENDLESS)
+            print("no interrupt", flush=True)
+        except KeyboardInterrupt:
+            pass
+        greedy = SamplingParams(temperature=0, max_tokens=60)
+        again = generator.generate([COUNT], greedy)
+        print(len(again), again[0].text, flush=True)
+
+        handles = [generator.submit(COUNT, ENDLESS) for _ in range(3)]
+        next(iter(handles[0]))
+        [engine] = [c for c in active_children() if "EngineCore" in c.name]
+        start = time.monotonic()
+        os.kill(engine.pid, signal.SIGKILL)
+        for handle in handles:
+            try:
+                handle.result(30)
+            except EngineDeadError as error:
+                print("SIGKILL" in str(error), time.monotonic() - start < 5, flush=True)
+        try:
+            generator.generate(COUNT)
+        except EngineDeadError:
+            print("dead", flush=True)
+    """
+    run = subprocess.run(
+        program(tmp_path, body),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        start_new_session=True,
+        check=False,
+    )
+
+    pids, *lines = run.stdout.splitlines()
+    assert [
+        "1 3 4 5 6 7 8 9",
+        "True True",
+        "True True",
+        "True True",
+        "dead",
+    ] == lines, run.stderr
+    wait_until_gone([int(pid) for pid in pids.split()])
+    assert "force killing" not in run.stderr
+
+
+def test_a_program_without_a_guard_is_told_of_it(tmp_path):
+    body = """
+    try:
+        Generator("unillm/tiny", **OPTIONS)
+    except Exception as error:
+        print(type(error).__name__, error, flush=True)
+    """
+    run = subprocess.run(
+        program(tmp_path, body, guarded=False),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+    assert "ConfigError" in run.stdout
+    assert '__name__ == "__main__"' in run.stdout
+
+
+def test_memory_that_runs_out_in_a_process_is_told_with_its_numbers(tmp_path):
+    body = """
+    OPTIONS["backend_options"]["kv_cache_memory_bytes"] = 1 << 20
+    OPTIONS["max_model_len"] = 1024
+    try:
+        Generator("unillm/tiny", **OPTIONS)
+    except MemoryError as error:
+        print(type(error).__name__, error, flush=True)
+    """
+    run = subprocess.run(
+        program(tmp_path, body),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+    assert "EngineOutOfMemoryError" in run.stdout
+    assert "max_model_len=384" in run.stdout
