@@ -146,7 +146,7 @@ def test_prompt_logprobs_are_of_the_first_completion_alone(generator):
 
 
 def test_prompt_logprobs_of_a_prompt_that_is_cached_are_whole(generator):
-    prompt = [10 + n % 90 for n in range(300)]
+    prompt = [20 + n % 70 for n in range(300)]
     generator.generate(prompt, params(max_tokens=1))
 
     [output] = generator.generate(prompt, params(max_tokens=1, prompt_logprobs=0))

@@ -62,9 +62,9 @@ def failure(options: str) -> tuple[str, str]:
             "with tensor_parallel_size=2 here: AssertionError: Not enough allowed",
         ),
         (
-            "dict(max_model_len=1024, backend_options={'kv_cache_memory_bytes': 2**20})",
+            '{"backend_options": {"kv_cache_memory_bytes": 1 << 19}}',
             "EngineOutOfMemoryError",
-            "create the Generator with max_model_len=384",
+            "create the Generator with max_model_len=",
         ),
     ],
     ids=["quantization", "places", "memory"],

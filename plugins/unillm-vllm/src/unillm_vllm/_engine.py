@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""vLLM's `LLMEngine` as an engine of unillm: token ids in, token ids out.
+"""vLLM's engine core as an engine of unillm: token ids in, token ids out.
 
 vLLM never sees text here, nor its own end ids: the core resolves those and passes them
-as stop ids, so that a request ends by the same rules on every engine.
+as stop ids, so that a request ends by the same rules on every engine. `LLMEngine`
+checks and prepares requests. What comes out is read from its engine core: its `step`
+would make an object for each token, which is taken apart here at once.
 
 What holds: the engine is called from one thread (vLLM's is not safe from several); an
 aborted request leaves nothing queued; everything unfinished is known by id, so `step`
@@ -13,8 +15,8 @@ process of the engine dies, a `step` that waits for it raises.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import override
 
@@ -40,7 +42,9 @@ from ._lora import NOTHING_ID
 
 if TYPE_CHECKING:
     from vllm import LLMEngine
-    from vllm.outputs import CompletionOutput, RequestOutput
+    from vllm.v1.engine import EngineCoreOutput
+
+    from unillm.outputs import FinishReason
 
     from ._lora import NoAdapter
     from ._processes import EngineProcesses
@@ -83,7 +87,8 @@ class VllmEngine(Engine):
         self._sampling_params, self._lora_request = sampling_params, lora_request
         self._no_adapter = no_adapter
         self._refusals = refusals()
-        self._unfinished: dict[str, EngineRequest] = {}
+        self._live: dict[str, _Live] = {}  # by vLLM's id
+        self._ids: dict[str, str] = {}  # ours to vLLM's
         self._adapters: set[int] = set()
         self._closed = False
         processes.watch(self._wake)
@@ -109,8 +114,7 @@ class VllmEngine(Engine):
         with self._alone.lock:
             self._use_threads()
             try:
-                adapter = self._adapter(request)
-                self._engine.add_request(
+                prepared = self._engine.input_processor.process_inputs(
                     request.request_id,
                     # A real list: vLLM's in-process engine chokes on a tuple.
                     {
@@ -118,20 +122,23 @@ class VllmEngine(Engine):
                         "prompt_token_ids": list(request.prompt_token_ids),
                     },
                     self._sampling_params(request),
-                    lora_request=adapter,
+                    supported_tasks=self._engine.get_supported_tasks(),
+                    lora_request=self._adapter(request),
                     priority=request.priority,
                 )
+                # An id of its own: what an aborted request still says is no one's.
+                self._engine.input_processor.assign_request_id(prepared)
+                self._engine.engine_core.add_request(prepared)
             except InvalidParameterError:
                 raise
             except self._refusals as error:
-                # It may have been half taken.
-                self._engine.abort_request([request.request_id])
                 raise InvalidParameterError(
                     f"vLLM refused the request: {error}",
                     parameter=getattr(error, "parameter", None) or "params",
                     value=getattr(error, "value", None),
                 ) from error
-        self._unfinished[request.request_id] = request
+        self._live[prepared.request_id] = _Live(request)
+        self._ids[request.request_id] = prepared.request_id
 
     def _adapter(self, request: EngineRequest) -> Any:
         """Name a request's adapter, loaded: a step that cannot would be fatal."""
@@ -166,35 +173,42 @@ class VllmEngine(Engine):
         with self._alone.lock:
             self._use_threads()
             try:
-                told = self._engine.step()
+                told = self._engine.engine_core.get_output().outputs
             except Exception as error:
                 raise self._death(error) from error
-        outputs = [
-            self._output(output)
-            for output in told
-            if output.request_id in self._unfinished
-        ]
-        for output in outputs:
+        outputs = []
+        for each in told:
+            live = self._live.get(each.request_id)
+            if live is None:
+                continue  # aborted
+            output = live.output(each)
+            if output is None:
+                continue
+            outputs.append(output)
             if output.finish_reason is not None:
-                del self._unfinished[output.request_id]
+                del self._live[each.request_id]
+                del self._ids[output.request_id]
         return outputs
 
     @override
     def abort(self, request_ids: Iterable[str]) -> None:
-        known = [each for each in request_ids if self._unfinished.pop(each, None)]
+        found = [self._ids.pop(each, None) for each in request_ids]
+        known = [each for each in found if each is not None]
+        for each in known:
+            del self._live[each]
         if known:
             with self._alone.lock:
-                self._engine.abort_request(known)
+                self._engine.engine_core.abort_requests(known)
 
     @override
     def has_unfinished(self) -> bool:
-        return bool(self._unfinished)
+        return bool(self._live)
 
     @override
     def stats(self) -> Mapping[str, Any]:
         cache = self._engine.vllm_config.cache_config
         return {
-            "unfinished": len(self._unfinished),
+            "unfinished": len(self._live),
             "cache_blocks": cache.num_gpu_blocks,
             "cache_block_size": cache.block_size,
             "processes": self._processes.count(),
@@ -239,23 +253,62 @@ class VllmEngine(Engine):
             return EngineOutOfMemoryError(f"vLLM ran out of memory in a step: {causes}")
         return EngineDeadError(f"vLLM's engine died: {causes}")
 
-    # -------------------------------------------------------------------------- output
 
-    def _output(self, output: RequestOutput) -> EngineOutput:
-        [completion] = output.outputs
-        request = self._unfinished[output.request_id]
-        token_ids = tuple(completion.token_ids)
-        reason = completion.finish_reason
+class _Live:
+    """A request that vLLM works on."""
+
+    def __init__(self, request: EngineRequest) -> None:
+        self._request = request
+        self._num_cached_tokens = 0
+        self._prompt_logprobs: list[TokenLogprobs] | None = (
+            None if request.params.prompt_logprobs is None else []
+        )
+
+    def output(self, told: EngineCoreOutput) -> EngineOutput | None:
+        """Return what a step added, or `None` if that is not for the core yet."""
+        params = self._request.params
+        if told.prefill_stats is not None:
+            self._num_cached_tokens = told.prefill_stats.num_cached_tokens
+        if told.new_prompt_logprobs_tensors is not None:  # of one chunk of the prompt
+            assert self._prompt_logprobs is not None
+            self._prompt_logprobs += _read_logprobs(
+                told.new_prompt_logprobs_tensors, params.prompt_logprobs
+            )
+        token_ids = told.new_token_ids
+        reason = None if told.finish_reason is None else str(told.finish_reason)
+        if not token_ids and reason is None:
+            return None
+        prompt_logprobs, self._prompt_logprobs = self._prompt_logprobs, None
+        logprobs = None
+        if params.logprobs is not None and told.new_logprobs is not None:
+            logprobs = _read_logprobs(told.new_logprobs, params.logprobs)
         return EngineOutput(
-            request_id=output.request_id,
+            request_id=self._request.request_id,
             token_ids=token_ids,
-            logprobs=_logprobs(completion, request),
-            prompt_logprobs=_prompt_logprobs(output, request),
-            finish_reason=reason,
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+            finish_reason=cast("FinishReason | None", reason),
             stop_token_id=token_ids[-1] if reason == "stop" else None,
             error="vLLM failed on it; its log says why" if reason == "error" else None,
-            num_cached_tokens=output.num_cached_tokens or 0,
+            num_cached_tokens=self._num_cached_tokens,
         )
+
+
+def _read_logprobs(told: Any, asked: int | None) -> list[TokenLogprobs]:
+    """Read vLLM's arrays: a row has the token itself first, then the best ones.
+
+    Rows are as wide as another request of the step may have asked.
+    """
+    ids, logprobs, ranks, *_ = told
+    end = None if asked in (None, -1) else asked + 1
+    return [
+        TokenLogprobs(
+            logprob=values[0], rank=rank, top_ids=row[1:end], top_logprobs=values[1:end]
+        )
+        for row, values, rank in zip(
+            ids.tolist(), logprobs.tolist(), ranks.tolist(), strict=True
+        )
+    ]
 
 
 def _refuse_impossible(request: EngineRequest) -> None:
@@ -278,41 +331,3 @@ def _refuse_impossible(request: EngineRequest) -> None:
             parameter="allowed_token_ids",
             value=params.allowed_token_ids,
         )
-
-
-def _logprobs(
-    completion: CompletionOutput, request: EngineRequest
-) -> list[TokenLogprobs] | None:
-    if completion.logprobs is None:
-        return None
-    asked = request.params.logprobs
-    return _told(completion.token_ids, completion.logprobs, asked)
-
-
-def _prompt_logprobs(
-    output: RequestOutput, request: EngineRequest
-) -> list[TokenLogprobs] | None:
-    if not output.prompt_logprobs:
-        return None
-    asked = request.params.prompt_logprobs
-    return _told(request.prompt_token_ids[1:], output.prompt_logprobs[1:], asked)
-
-
-def _told(
-    token_ids: Sequence[int], positions: Sequence[Any], asked: int | None
-) -> list[TokenLogprobs]:
-    """Read vLLM's entries: the token's own, which may be one of the best, and those."""
-    told = []
-    for token_id, entries in zip(token_ids, positions, strict=True):
-        own = entries[token_id]
-        ranked = sorted(entries.items(), key=lambda item: item[1].rank or 0)
-        top = ranked if asked == -1 else ranked[:asked]
-        told.append(
-            TokenLogprobs(
-                logprob=own.logprob,
-                rank=own.rank or 1,
-                top_ids=[each for each, _ in top],
-                top_logprobs=[entry.logprob for _, entry in top],
-            )
-        )
-    return told
