@@ -9,7 +9,6 @@ from unillm.testing.contract import BackendContract
 
 class TestVllm(BackendContract):
     backend = "vllm"
-    waivers = {"R8": "vLLM's queue is told of no priorities yet"}
     options = {
         "backend_options": {"enforce_eager": True, "kv_cache_memory_bytes": 64 << 20}
     }

@@ -15,6 +15,7 @@ import typer
 from . import options
 from .backends import backends
 from .chat import chat
+from .conformance import conformance
 from .exit_codes import ExitCode
 from .generate import generate
 from .inspect import inspect
@@ -33,6 +34,7 @@ app.command()(generate)
 app.command()(chat)
 app.command()(backends)
 app.command()(inspect)
+app.command()(conformance)
 
 
 def _show_version(wanted: bool) -> None:

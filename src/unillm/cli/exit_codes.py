@@ -29,6 +29,7 @@ class ExitCode(enum.IntEnum):
     MODEL = 3, "the model cannot be found, read or served"
     BACKEND = 4, "the backend is unknown or cannot run here"
     ENGINE = 5, "the engine died or ran out of memory"
+    NONCONFORMING = 6, "the backend does not hold the contract"
     BUG = 70, "a bug in unillm"
     INTERRUPTED = 130, "interrupted by Ctrl-C"
     BROKEN_PIPE = 141, "the reader of the output went away"

@@ -99,6 +99,7 @@ def _engine_args(config: EngineConfig, options: Mapping[str, Any]) -> Any:
             "max_logprobs": config.max_logprobs,
             "disable_log_stats": True,
             "use_tqdm_on_load": False,
+            "scheduling_policy": "priority",  # equal ones in their order
             **given,
             **options,
         }

@@ -8,6 +8,8 @@ import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import override
+
 from ...config import EngineConfig
 from ...generator import Generator
 from ...models import find_model
@@ -28,6 +30,26 @@ STANDARD_OPTIONS: Mapping[str, Any] = {
 }
 """Small numbers, so that requests wait, prompts are computed in parts and rows change
 their owners; and the dtype in which the expected log-probabilities were computed."""
+
+
+class ImpatientGenerator(Generator):
+    """Gives every request a deadline: a clause must fail where nothing ever ends.
+
+    Args:
+        model: As `Generator` takes it.
+        patience_s: Seconds that a request has, if it is given none.
+        options: As `Generator` takes them.
+    """
+
+    def __init__(self, model: str, *, patience_s: float, **options: Any) -> None:
+        self._patience_s = patience_s
+        super().__init__(model, **options)
+
+    @override
+    def _make_handle(self, *args: Any, timeout_s: float | None, **given: Any) -> Any:
+        return super()._make_handle(
+            *args, timeout_s=timeout_s or self._patience_s, **given
+        )
 
 
 class Subject:
@@ -97,8 +119,11 @@ class Subject:
     def create_generator(self, **options: Any) -> Generator:
         """Return a new generator; what else there was is closed."""
         self.close()
-        return Generator(
-            self.model, backend=self.backend.name, **{**self.options, **options}
+        return ImpatientGenerator(
+            self.model,
+            patience_s=self.patience_s,
+            backend=self.backend.name,
+            **{**self.options, **options},
         )
 
     def after_clause(self, *, failed: bool) -> None:
