@@ -36,11 +36,13 @@ from unillm.errors import (
 
 from ._compat import refusals
 from ._errors import is_out_of_memory
+from ._lora import NOTHING_ID
 
 if TYPE_CHECKING:
     from vllm import LLMEngine
     from vllm.outputs import CompletionOutput, RequestOutput
 
+    from ._lora import NoAdapter
     from ._processes import EngineProcesses
     from ._shared import Alone
     from ._threads import OmpThreads
@@ -58,6 +60,7 @@ class VllmEngine(Engine):
         alone: What it shares with other engines of this process.
         threads: How many threads it computes with, in this process on a CPU.
         unsupported: What it cannot do, with the reasons.
+        no_adapter: What requests without an adapter name, where they have to.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class VllmEngine(Engine):
         alone: Alone,
         threads: OmpThreads | None,
         unsupported: Mapping[str, Capability],
+        no_adapter: NoAdapter | None,
     ) -> None:
         from ._params import lora_request, sampling_params
 
@@ -77,6 +81,7 @@ class VllmEngine(Engine):
         self._threads = threads
         self._capabilities = Capabilities(fields=unsupported)
         self._sampling_params, self._lora_request = sampling_params, lora_request
+        self._no_adapter = no_adapter
         self._refusals = refusals()
         self._unfinished: dict[str, EngineRequest] = {}
         self._adapters: set[int] = set()
@@ -104,7 +109,7 @@ class VllmEngine(Engine):
         with self._alone.lock:
             self._use_threads()
             try:
-                self._load_adapter(request)
+                adapter = self._adapter(request)
                 self._engine.add_request(
                     request.request_id,
                     # A real list: vLLM's in-process engine chokes on a tuple.
@@ -113,9 +118,11 @@ class VllmEngine(Engine):
                         "prompt_token_ids": list(request.prompt_token_ids),
                     },
                     self._sampling_params(request),
-                    lora_request=self._lora_request(request),
+                    lora_request=adapter,
                     priority=request.priority,
                 )
+            except InvalidParameterError:
+                raise
             except self._refusals as error:
                 # It may have been half taken.
                 self._engine.abort_request([request.request_id])
@@ -126,13 +133,22 @@ class VllmEngine(Engine):
                 ) from error
         self._unfinished[request.request_id] = request
 
-    def _load_adapter(self, request: EngineRequest) -> None:
-        """Load an adapter ahead of its requests: a step that cannot would be fatal."""
+    def _adapter(self, request: EngineRequest) -> Any:
+        """Name a request's adapter, loaded: a step that cannot would be fatal."""
         own = request.lora_request
+        if own is None and self._no_adapter is not None:
+            own = self._no_adapter.request
+        elif own is not None and own.lora_int_id == NOTHING_ID:
+            raise InvalidParameterError(
+                f"lora_int_id={NOTHING_ID} is taken. Give the adapter another one.",
+                parameter="lora_request",
+                value=own,
+            )
+        named = self._lora_request(own)
         if own is None or own.lora_int_id in self._adapters:
-            return
+            return named
         try:
-            self._engine.add_lora(self._lora_request(request))
+            self._engine.add_lora(named)
         except Exception as error:
             if self._processes.ended():
                 raise
@@ -143,6 +159,7 @@ class VllmEngine(Engine):
                 value=own,
             ) from error
         self._adapters.add(own.lora_int_id)
+        return named
 
     @override
     def step(self) -> list[EngineOutput]:
@@ -192,6 +209,8 @@ class VllmEngine(Engine):
         self._alone.leave(self._shut_down)
         if self._threads is not None:
             self._threads.restore()
+        if self._no_adapter is not None:
+            self._no_adapter.close()
 
     def _shut_down(self) -> None:
         self._engine.engine_core.shutdown(timeout=SHUTDOWN_TIMEOUT_S)

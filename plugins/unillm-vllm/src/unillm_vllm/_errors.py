@@ -96,12 +96,13 @@ def is_out_of_memory(text: str) -> bool:
 def _out_of_memory(text: str, config: EngineConfig) -> str:
     fits = _FITS.search(text)
     shorter = f"max_model_len={fits[1]}" if fits else "a smaller max_model_len"
-    share = config.gpu_memory_utilization
-    more = f"more than gpu_memory_utilization={share}" if share else "more memory"
+    if "on startup is less than" in text:
+        advice = "a smaller gpu_memory_utilization, or end what holds the memory"
+    else:
+        advice = f"{shorter}, fewer max_num_seqs, or a larger gpu_memory_utilization"
     return (
         f"{config.model!r} does not fit. vLLM says: {text} To make it fit, create the "
-        f"Generator with {shorter}, fewer max_num_seqs, or quantization; or give it "
-        f"{more}."
+        f"Generator with {advice}."
     )
 
 

@@ -23,6 +23,7 @@ from unillm.errors import ConfigError, nearest_name
 
 from ._engine import VllmEngine
 from ._errors import configuration_refused, start_failed
+from ._lora import NoAdapter
 from ._processes import EngineProcesses, environment
 from ._shared import IN_PROCESS, Alone
 from ._threads import OmpThreads
@@ -116,6 +117,9 @@ def _start(
             vllm_config = _vllm_config(config, options)
             if on_cpu:
                 _bound_cpu_cache(vllm_config)
+            spare_slot = on_cpu and vllm_config.lora_config is not None
+            if spare_slot:
+                _add_lora_slot(vllm_config.lora_config)
             without_tokenizer = _read_tokenizer(vllm_config)
             try:
                 engine = LLMEngine(
@@ -138,6 +142,7 @@ def _start(
         alone=alone,
         threads=threads,
         unsupported=_unsupported(vllm_config, without_tokenizer),
+        no_adapter=NoAdapter() if spare_slot else None,
     )
 
 
@@ -224,6 +229,13 @@ def _unsupported(vllm_config: Any, without_tokenizer: str) -> dict[str, Capabili
         name: Capability(support=Support.UNSUPPORTED, reason=reason)
         for name, reason in reasons.items()
     }
+
+
+def _add_lora_slot(lora: Any) -> None:
+    """Leave all slots that were asked for, beside that of `NoAdapter`."""
+    lora.max_loras += 1
+    if lora.max_cpu_loras is not None:
+        lora.max_cpu_loras = max(lora.max_cpu_loras, lora.max_loras)
 
 
 def _bound_cpu_cache(vllm_config: Any) -> None:

@@ -18,6 +18,7 @@ from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 if TYPE_CHECKING:
     from unillm.engines.base import EngineRequest
+    from unillm.lora import LoRARequest as CoreLoRARequest
     from unillm.params import StructuredOutputs
 
 
@@ -106,9 +107,8 @@ def structured_outputs(wanted: StructuredOutputs) -> StructuredOutputsParams:
     return StructuredOutputsParams(**{wanted.kind: wanted.source})
 
 
-def lora_request(request: EngineRequest) -> LoRARequest | None:
-    """Name a request's adapter."""
-    own = request.lora_request
+def lora_request(own: CoreLoRARequest | None) -> LoRARequest | None:
+    """Name an adapter."""
     if own is None:
         return None
     return LoRARequest(
