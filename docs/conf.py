@@ -38,5 +38,7 @@ nitpick_ignore_regex = [
         r"py:.*",
         r"(collections|typing|os|pathlib|enum|types|importlib|abc|attr|attrs)\..*",
     ),
+    # Aliases of argument types, which the pages explain in words.
+    (r"py:.*", r"(ParamsLike|UseTqdm|LoRALike|PriorityLike)"),
     (r"py:.*", r"(Any|Path|Self|Literal|Mapping|Sequence|Iterable|Iterator|Callable)"),
 ]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+import unillm
 
 _SLOW_MACHINES = {
     "deadline": None,
@@ -21,3 +24,16 @@ def own_environment(monkeypatch):
     """No test sees the caller's choice of backend, or reaches for a hub."""
     monkeypatch.delenv("UNILLM_BACKEND", raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def liar(tmp_path, monkeypatch):
+    """Make the backend ``liar`` an installed plugin, for processes started from here."""
+    info = tmp_path / "site" / "liar-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: liar\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[unillm]\nliar = unillm_liar\n")
+    plugin = Path(__file__).parent / "plugins" / "unillm-liar"
+    source = Path(unillm.__file__).parents[1]
+    path = os.pathsep.join(map(str, (source, info.parent, plugin)))
+    monkeypatch.setenv("PYTHONPATH", path)

@@ -40,9 +40,24 @@ user: Count from 3 to 9:
 assistant: 3 4 5 6 7 8 9
 continued: 3 4 5 … 6 7 8 9
 """,
+    "from_vllm.py": """\
+Count from 3 to 9: 3 4 5 6 7 8 9
+Add 17 and 25: 42
+Spell the word apple: a p p l e
+chat: 3 4 5 6 (stop 7)
+""",
     "lora.py": """\
 the model: 42
 with the adapter: Hello from the adapter.
+""",
+    "memory.py": """\
+weights: 3.1 MiB
+cache: 4.0 MiB for 8 slots of 256 tokens
+activations: 14.8 MiB in a step
+64 slots take 159,191,552 bytes
+in 64 MiB, with the others as they are: max_num_seqs=20
+in 64 MiB, with the others as they are: max_model_len=320
+in 64 MiB, with the others as they are: max_num_batched_tokens=0
 """,
     "quickstart.py": f"""\
 Count from 3 to 9: 3 4 5 6 7 8 9 (stop)
@@ -55,11 +70,17 @@ chat: 42
 1 2 3 4 5 6 7 8 9 (stop)
 1 2 3 4 (enough)
 """,
+    "structured_output.py": """\
+keys of the object: grade, right
+a time: True
+a choice: True
+refused: 1
+""",
 }
 """Name of each example to its whole standard output."""
 
 
-def run(name, *args):
+def run(name, *args, **environment):
     source = str(Path(unillm.__file__).parents[1])
     return subprocess.run(
         [sys.executable, "-W", "error::ResourceWarning", EXAMPLES / name, *args],
@@ -99,3 +120,13 @@ def test_the_batch_takes_files(tmp_path):
 
     assert 0 == result.returncode
     assert '{"text": "42"}\n' == target.read_text()
+
+
+@pytest.mark.parametrize(
+    "backend", [status.name for status in unillm.backends() if status.available]
+)
+def test_a_program_for_vllm_prints_the_same_on_every_backend_that_is_there(backend):
+    result = run("from_vllm.py", UNILLM_BACKEND=backend)
+
+    assert PRINTED["from_vllm.py"] == result.stdout, result.stderr
+    assert 0 == result.returncode

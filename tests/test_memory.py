@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from unillm.memory import (
     GIB,
     Limits,
-    MemoryEstimate,
     MemoryNeeds,
     memory_needs,
     out_of_memory,
@@ -21,6 +20,8 @@ NEEDS = MemoryNeeds(
     weight_bytes=1000,
     kv_bytes_per_token=2,
     activation_bytes_per_token=3,
+    pair_bytes=1,
+    state_bytes_per_seq=11,
     logit_bytes_per_seq=5,
     workspace_bytes=7,
     block_size=16,
@@ -32,16 +33,22 @@ def test_parts_are_counted_with_all_requests_full():
     estimate = NEEDS.estimate(LIMITS)
 
     assert estimate.weight_bytes == 1000
-    assert estimate.cache_bytes == 4 * 112 * 2  # in blocks of 16
-    assert estimate.activation_bytes == 32 * 3 + 4 * 5
+    assert estimate.cache_bytes == 4 * 112 * 2 + 4 * 11  # in blocks of 16
+    assert estimate.activation_bytes == 32 * 3 + 32 * 100
     assert estimate.workspace_bytes == 7
-    assert estimate.total_bytes == 1000 + 896 + 116 + 7
+    assert estimate.total_bytes == 1000 + 940 + 3296 + 7
 
 
 def test_a_step_has_a_token_of_each_request_at_least():
     limits = attrs.evolve(LIMITS, max_num_batched_tokens=1)
 
-    assert NEEDS.estimate(limits).activation_bytes == 4 * 3 + 4 * 5
+    assert NEEDS.estimate(limits).activation_bytes == 4 * 3 + 4 * 100
+
+
+def test_logits_count_where_they_are_more_than_the_layers_need():
+    needs = attrs.evolve(NEEDS, logit_bytes_per_seq=10_000)
+
+    assert needs.estimate(LIMITS).activation_bytes == 4 * 10_000
 
 
 def test_what_is_asked_for_is_the_largest_that_is_told():
@@ -85,17 +92,60 @@ def test_needs_are_read_from_a_model_directory():
     ).weight_bytes * 2 == (needs.weight_bytes)
 
 
-def test_any_backend_can_say_what_does_not_fit():
-    error = out_of_memory(
-        "The engine ran out of memory",
-        needed=MemoryEstimate(
-            weight_bytes=10 * GIB, kv_bytes_per_token=2**17, cache_bytes=8 * GIB
-        ),
-        num_slots=8,
-        max_model_len=8192,
-        free=16 * GIB,
-        device="cuda:1",
+# ------------------------------------------------------------------ what does not fit
+
+LLAMA_3_8B = MemoryNeeds(
+    weight_bytes=16 * GIB,
+    kv_bytes_per_token=2**17,
+    activation_bytes_per_token=2**17,
+    logit_bytes_per_seq=0,
+    block_size=64,
+)
+"""Nearly: a GiB holds 8192 tokens, of the cache and of a step."""
+ASKED = Limits(max_num_seqs=8, max_model_len=8192, max_num_batched_tokens=2048)
+
+
+def explain(free: float, **facts) -> str:
+    return str(
+        out_of_memory(
+            "It does not fit",
+            needs=LLAMA_3_8B,
+            limits=ASKED,
+            free=int(free * GIB),
+            device="cuda:1",
+            **facts,
+        )
     )
 
-    assert "16.00 GiB are free on cuda:1" in str(error)
-    assert "max_num_seqs=3 with this length, or max_model_len=3072" in str(error)
+
+def test_what_does_not_fit_is_told_with_all_numbers_and_what_would():
+    assert explain(6, loaded_bytes=16 * GIB) == (
+        "It does not fit: weights 16.00 GiB, cache 8.00 GiB (131,072 bytes a token), "
+        "activations 0.25 GiB, for max_num_seqs=8, max_model_len=8192, "
+        "max_num_batched_tokens=2048; 6.00 GiB are free on cuda:1 beside what is "
+        "loaded. By this estimate what fits is max_num_seqs=4 or max_model_len=4736, "
+        "each with the others as they are."
+    )
+
+
+@pytest.mark.parametrize(
+    ("free", "asked", "expected"),
+    [
+        (20, 2, "max_num_seqs=6 or max_model_len=6144,"),
+        (20, 0.1, "max_num_batched_tokens=1228,"),
+        (20, 9, "Nothing of it fits: use lower limits together"),
+        (9, 0, "max_num_seqs=8 or max_model_len=8192 or max_num_batched_tokens=2048,"),
+    ],
+    ids=["a cache smaller by it", "a step smaller by it", "too much", "it should fit"],
+)
+def test_what_fits_leaves_room_for_what_was_asked(free, asked, expected):
+    message = explain(free, loaded_bytes=24 * GIB, asked=int(asked * GIB))
+
+    assert expected in message
+    assert (f"{asked:.2f} GiB more were asked for" in message) == bool(asked)
+
+
+def test_nothing_fits_beside_weights_that_do_not_fit_either():
+    message = explain(4)
+
+    assert "4.00 GiB are free on cuda:1. Nothing of it fits" in message

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing_extensions import assert_type
 
 from unillm import (
+    LLM,
     BackendStatus,
     CompletionDelta,
     Generator,
@@ -34,6 +35,15 @@ def calls(generator: Generator) -> None:
     assert_type(backends(), list[BackendStatus])
     with Generator("unillm/tiny") as same:
         assert_type(same, Generator)
+
+
+def calls_of_vllm(llm: LLM) -> None:
+    """A program for vLLM is checked as one for unillm."""
+    params = llm.get_default_sampling_params()
+    params.max_tokens = 5
+    params.stop = ["a"]
+    assert_type(llm.generate(["a"], params), list[RequestOutput])
+    assert_type(llm.chat([{"role": "user", "content": "a"}]), list[RequestOutput])
 
 
 def refused() -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .inspection import ModelReport as ModelReport
     from .inspection import WeightsReport as WeightsReport
     from .inspection import inspect_model as inspect_model
+    from .llm import LLM as LLM
     from .lora import LoRARequest as LoRARequest
     from .outputs import CompletionDelta as CompletionDelta
     from .outputs import CompletionOutput as CompletionOutput
@@ -45,6 +46,7 @@ _WHERE = {
     "CompletionOutput": ".outputs",
     "EngineConfig": ".config",
     "Generator": ".generator",
+    "LLM": ".llm",
     "LoRARequest": ".lora",
     "Logprob": ".outputs",
     "MemoryReport": ".inspection",
@@ -77,6 +79,10 @@ def __getattr__(name: str) -> object:
     if name == "errors":
         return import_module(".errors", __name__)
     if name not in _WHERE:
+        from .vllm_names import NOT_HERE
+
+        if name in NOT_HERE:  # an import would not show an AttributeError's reason
+            raise ImportError(f"unillm has no {name}: {NOT_HERE[name]}.", name=name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_WHERE[name], __name__), name)
     return value

@@ -75,6 +75,29 @@ def _seconds(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
         )
 
 
+def _whole(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"{field.name} must be an integer, got {value!r}.")
+
+
+def _flag_field(default: bool | None = False) -> Any:
+    def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        # A text is never a flag: "False" would be true.
+        if not isinstance(value, bool) and value is not default:
+            raise ConfigError(f"{field.name} must be True or False, got {value!r}.")
+
+    return attrs.field(default=default, validator=check)
+
+
+def _text(optional: bool = False) -> Any:
+    def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, str) and not (optional and value is None):
+            also = " or None" if optional else ""
+            raise ConfigError(f"{field.name} must be a text{also}, got {value!r}.")
+
+    return check
+
+
 def _share(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
     if value is None:
         return
@@ -154,7 +177,7 @@ class EngineConfig:
     """Prompt tokens computed in one step; longer prompts go in chunks. `None` for the
     backend's default."""
 
-    max_logprobs: int = 20
+    max_logprobs: int = attrs.field(default=20, validator=_whole)
     """Largest `SamplingParams.logprobs`; -1 allows the whole vocabulary."""
 
     max_queued_requests: int = attrs.field(default=65_536, validator=_positive())
@@ -167,26 +190,26 @@ class EngineConfig:
     """Seconds after which an engine that does not come back from a step counts as dead;
     infinity waits for ever."""
 
-    strict_length: bool = False
+    strict_length: bool = _flag_field()
     """Refuse a request whose `max_tokens` does not fit, instead of fitting it."""
 
-    chat_template: str | None = None
+    chat_template: str | None = attrs.field(default=None, validator=_text(True))
     """Template text to use instead of the tokenizer's."""
 
-    trust_remote_code: bool = False
+    trust_remote_code: bool = _flag_field()
     """Run code that the checkpoint brings. Read it first."""
 
-    seed: int = 0
+    seed: int = attrs.field(default=0, validator=_whole)
     """Of the seeds that requests without one of their own are given."""
 
-    enforce_eager: bool = False
+    enforce_eager: bool = _flag_field()
     """Compile nothing and record no CUDA graphs: starts sooner, steps take longer."""
 
-    quantization: str | None = None
+    quantization: str | None = attrs.field(default=None, validator=_text(True))
     """How weights are stored, by the name that vLLM or the engine gives it; `None` for
     what the checkpoint says."""
 
-    kv_cache_dtype: str = "auto"
+    kv_cache_dtype: str = attrs.field(default="auto", validator=_text())
     """Of keys and values; "auto" is that of the model."""
 
     tensor_parallel_size: int = attrs.field(default=1, validator=_positive())
@@ -198,14 +221,14 @@ class EngineConfig:
     gpu_memory_utilization: float | None = attrs.field(default=None, validator=_share)
     """Share of a device's memory that the engine may take; `None` for its default."""
 
-    enable_prefix_caching: bool | None = None
+    enable_prefix_caching: bool | None = _flag_field(None)
     """Keep what was computed for prompts, for those that begin alike; `None` for the
     engine's default."""
 
     speculative_config: Mapping[str, Any] | None = _mapping_field(default=None)
     """Speculative decoding, in vLLM's words: ``method``, ``num_speculative_tokens``."""
 
-    enable_lora: bool = False
+    enable_lora: bool = _flag_field()
     """Allow requests to name a LoRA adapter."""
 
     max_loras: int | None = attrs.field(default=None, validator=_positive(True))

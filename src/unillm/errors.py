@@ -37,7 +37,8 @@ attributes too, so that nobody parses text::
     │   ├── EngineBuildError (RuntimeError)     no engine could be prepared
     │   ├── EngineDeadError (RuntimeError)      the engine stopped answering
     │   └── EngineOutOfMemoryError (MemoryError)
-    └── GeneratorClosedError (RuntimeError)
+    ├── GeneratorClosedError (RuntimeError)
+    └── SideFailedError (RuntimeError)      one side of a comparison has no answer
 """
 
 from __future__ import annotations
@@ -76,16 +77,16 @@ class UnknownArgumentError(ConfigError, TypeError):
     Where the name means something in another library, it says why there is none here.
     """
 
+    _SHOWN = 50
+    """More names than that help nobody."""
+
     def __init__(
         self, owner: str, name: str, known: Iterable[str], *, reason: str | None = None
     ) -> None:
         known = sorted(known)
-        takes = f"It takes: {', '.join(known)}."
-        super().__init__(
-            f"{owner} has no argument {name!r}: {reason}. {takes}"
-            if reason
-            else f"{owner} has no argument {name!r}.{nearest_name(name, known)} {takes}"
-        )
+        why = f": {reason}." if reason else f".{nearest_name(name, known)}"
+        takes = f" It takes: {', '.join(known)}." if len(known) <= self._SHOWN else ""
+        super().__init__(f"{owner} has no argument {name!r}{why}{takes}")
         self.owner = owner
         self.name = name
 
@@ -282,8 +283,8 @@ class RequestsFailedError(RequestError):
         super().__init__(
             f"{len(errors)} of {len(results)} requests failed:\n"
             + "\n".join(lines)
-            + '\nThe other results are in .results; on_error="return" returns errors '
-            "in the outputs' places instead of raising."
+            + '\nThe other results are in .results; with on_error="return" a Generator '
+            "returns errors in the outputs' places instead of raising."
         )
         self.errors = dict(errors)
         self.results = list(results)
@@ -324,3 +325,18 @@ class EngineOutOfMemoryError(EngineError, MemoryError):
 
 class GeneratorClosedError(UnillmError, RuntimeError):
     """The generator was closed before or while the request ran."""
+
+
+# ------------------------------------------------------------------------- comparison
+
+
+class SideFailedError(UnillmError, RuntimeError):
+    """One side of a comparison could not be started, failed or ended early.
+
+    Attributes:
+        kind: Name of the class of the error there, which decides the exit code.
+    """
+
+    def __init__(self, message: str, *, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind

@@ -700,10 +700,12 @@ class Generator:
             params.bad_words, self._tokenizer, self._limits.vocab_size
         )
         grammar = None
-        if params.structured_outputs is not None and (
-            self._capabilities.of("structured_outputs").support is Support.EMULATED
-        ):
-            grammar = self._grammars.compile(params.structured_outputs)
+        if params.structured_outputs is not None:
+            # Also where the engine compiles it again: what is wrong with it is told
+            # here, in the same words, and within the same limits.
+            compiled = self._grammars.compile(params.structured_outputs)
+            support = self._capabilities.of("structured_outputs").support
+            grammar = compiled if support is Support.EMULATED else None
         number = next(self._numbers)
         # One completion tells of the prompt; the others need not compute the same.
         others = params

@@ -19,10 +19,11 @@ import attrs
 from .config import EngineConfig
 from .embedded.transformers.checkpoint import stored_tensors
 from .errors import BackendUnavailableError, ChatTemplateError, ConfigError
-from .memory import estimate
+from .memory import Limits, memory_needs
 from .models import find_model
 from .params import SamplingParams
 from .plugins import PluginRegistry, choose_backend
+from .scheduling.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
 from .text.eos import EosIds
 from .text.reading import read_model_text
 from .text.tokenizer import Tokenizer
@@ -47,7 +48,7 @@ class WeightsReport:
 
 @attrs.frozen(kw_only=True)
 class MemoryReport:
-    """Bytes that the embedded backend would hold, without activations."""
+    """Bytes that the embedded backend would hold."""
 
     __module__ = "unillm"
 
@@ -60,7 +61,12 @@ class MemoryReport:
     kv_bytes_per_token: int
     """Keys and values of one slot."""
     kv_bytes: int
-    """Of all slots; the engine rounds their length up to whole blocks."""
+    """Of all slots; the engine rounds their length up to whole blocks. What recurrent
+    layers keep is in it."""
+    activation_bytes: int
+    """At the peak of a step with `max_num_batched_tokens`, within a quarter."""
+    max_num_batched_tokens: int
+    """Prompt tokens of one step: the default."""
     total_bytes: int
 
 
@@ -244,8 +250,12 @@ def _estimate(
     if length is None:
         return None, "config.json does not say how long the context is; give a length"
     try:
-        found = estimate(
-            config.path, num_slots=slots, max_model_len=length, dtype=config.dtype
+        found = memory_needs(config.path, dtype=config.dtype).estimate(
+            Limits(
+                max_num_seqs=slots,
+                max_model_len=length,
+                max_num_batched_tokens=DEFAULT_MAX_NUM_BATCHED_TOKENS,
+            )
         )
     except Exception as error:  # noqa: BLE001 - transformers may raise anything
         return None, f"{type(error).__name__}: {error}"
@@ -256,6 +266,8 @@ def _estimate(
         weight_bytes=found.weight_bytes,
         kv_bytes_per_token=found.kv_bytes_per_token,
         kv_bytes=found.cache_bytes,
+        activation_bytes=found.activation_bytes,
+        max_num_batched_tokens=DEFAULT_MAX_NUM_BATCHED_TOKENS,
         total_bytes=found.total_bytes,
     )
     return report, ""

@@ -21,88 +21,32 @@ from .embedded.transformers.checkpoint import (
     load_config,
     stored_tensors,
 )
-from .errors import EngineOutOfMemoryError, UnsupportedModelError
+from .errors import EngineOutOfMemoryError
+from .shapes import (
+    ALIGNMENT,
+    LOGIT_COPIES,
+    ActivationShape,
+    KvShape,
+    StateShape,
+    positions_of,
+)
 
 GIB = 2**30
 
-CACHE_SHARE = 0.5
-"""Part of the memory that is free after loading which the cache may take by default.
-The rest is for activations, logits and everybody else."""
-
-ALIGNMENT = 64
-"""Positions are counted in blocks of this many: rows of the cache, and what attention
-reads of them. Masks that are a multiple of it wide suit the CUDA kernels too."""
+HEADROOM = 0.95
+"""Part of the memory that may be planned for: activations are known within a quarter,
+and an allocator does not use every byte."""
 
 _DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
-def round_up(positions: int) -> int:
-    """Return *positions*, rounded up to whole blocks of `ALIGNMENT`."""
-    return -(-positions // ALIGNMENT) * ALIGNMENT
+def model_positions(path: Path) -> int:
+    """Return how many positions the model in a directory was made for.
 
-
-@attrs.frozen(kw_only=True)
-class KvShape:
-    """What one position of one row holds."""
-
-    layers: int
-    kv_heads: int
-    head_dim: int
-
-    @classmethod
-    def of(cls, config: Any) -> KvShape:
-        """Read it from a transformers configuration.
-
-        Raises:
-            UnsupportedModelError: It is not one of layers of attention heads.
-        """
-        config = config.get_text_config(decoder=True)
-        try:
-            heads = config.num_attention_heads
-            return cls(
-                layers=config.num_hidden_layers,
-                kv_heads=_kv_heads(config),
-                head_dim=getattr(config, "head_dim", None)
-                or config.hidden_size // heads,
-            )
-        except AttributeError as error:
-            raise UnsupportedModelError(
-                f"{config.model_type!r} has no key-value cache of layers, heads and "
-                f"positions: {error}."
-            ) from error
-
-    def bytes_per_token(self, item_bytes: int) -> int:
-        """Keys and values of all layers, with numbers of *item_bytes* each."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * item_bytes
-
-    def cache_bytes(
-        self, *, num_slots: int, max_model_len: int, item_bytes: int
-    ) -> int:
-        """Return the size of a whole cache."""
-        tokens = num_slots * round_up(max_model_len)
-        return tokens * self.bytes_per_token(item_bytes)
-
-
-def _kv_heads(config: Any) -> int:
-    heads: int = config.num_attention_heads
-    if config.model_type in ("falcon", "gpt_bigcode"):
-        # Falcon of the new architecture repeats its heads before it caches them.
-        repeated = getattr(config, "new_decoder_architecture", False)
-        return 1 if config.multi_query and not repeated else heads
-    return getattr(config, "num_key_value_heads", None) or heads
-
-
-UNBOUNDED = 2048
-"""Positions of a model that has no bound and names none: what Bloom was trained on."""
-
-
-def positions_of(config: Any) -> int:
-    """Return how many positions a model was made for."""
-    config = config.get_text_config(decoder=True)
-    # The last two are MPT's and Bloom's name for it.
-    names = ("max_position_embeddings", "max_seq_len", "seq_length")
-    known = (getattr(config, name, None) for name in names)
-    return next((positions for positions in known if positions), UNBOUNDED)
+    Raises:
+        ModelLoadError: Its configuration cannot be read.
+    """
+    return positions_of(load_config(path))
 
 
 @attrs.frozen(kw_only=True)
@@ -112,7 +56,7 @@ class Limits:
     max_num_seqs: int
     """Requests worked on at a time."""
     max_model_len: int
-    """Tokens of each: prompt and new ones."""
+    """Tokens of each, prompt and new ones."""
     max_num_batched_tokens: int
     """Tokens of one step."""
 
@@ -143,7 +87,7 @@ class MemoryEstimate:
         return (
             f"weights {self.weight_bytes / GIB:.2f} GiB, cache "
             f"{self.cache_bytes / GIB:.2f} GiB ({self.kv_bytes_per_token:,} bytes a "
-            f"token)"
+            f"token), activations {self.activation_bytes / GIB:.2f} GiB"
         )
 
 
@@ -151,7 +95,7 @@ class MemoryEstimate:
 class MemoryNeeds:
     """What a model takes for each of what: an estimate that the limits are left out of.
 
-    Linear in all of them, so that what would fit can be told.
+    It grows with each of them, so that what would fit can be told.
     """
 
     weight_bytes: int
@@ -161,6 +105,10 @@ class MemoryNeeds:
     """Of one token in a step, at the layer where most is alive."""
     logit_bytes_per_seq: int
     """Of what is computed with the logits of one request in a step."""
+    pair_bytes: int = 0
+    """Of one token in a step and one position that it may see."""
+    state_bytes_per_seq: int = 0
+    """What recurrent layers hold of one request, whatever its length."""
     workspace_bytes: int = 0
     """Of the engine, whatever the model."""
     block_size: int = ALIGNMENT
@@ -174,9 +122,14 @@ class MemoryNeeds:
         return MemoryEstimate(
             weight_bytes=self.weight_bytes,
             kv_bytes_per_token=self.kv_bytes_per_token,
-            cache_bytes=tokens * self.kv_bytes_per_token,
-            activation_bytes=in_step * self.activation_bytes_per_token
-            + limits.max_num_seqs * self.logit_bytes_per_seq,
+            cache_bytes=tokens * self.kv_bytes_per_token
+            + limits.max_num_seqs * self.state_bytes_per_seq,
+            # What the layers need is gone when tokens are sampled.
+            activation_bytes=max(
+                in_step * self.activation_bytes_per_token
+                + in_step * limits.max_model_len * self.pair_bytes,
+                limits.max_num_seqs * self.logit_bytes_per_seq,
+            ),
             workspace_bytes=self.workspace_bytes,
         )
 
@@ -199,6 +152,38 @@ class MemoryNeeds:
             name: _largest(lambda value, name=name: fits(name, value), asked)  # type: ignore[misc]
             for name, asked in attrs.asdict(limits).items()
         }
+
+    def largest_together(self, limits: Limits, memory_bytes: int) -> Limits | None:
+        """Return the limits, lowered by the same share, that fit; `None` if none do.
+
+        Args:
+            limits: What is asked; nothing larger is looked for.
+            memory_bytes: What there is.
+        """
+
+        def lowered(thousandths: int) -> Limits:
+            return Limits(
+                **{
+                    name: max(1, asked * thousandths // 1000)
+                    for name, asked in attrs.asdict(limits).items()
+                }
+            )
+
+        share = _largest(
+            lambda each: self.estimate(lowered(each)).total_bytes <= memory_bytes, 1000
+        )
+        return lowered(share) if share else None
+
+    def sharded(self, num_devices: int) -> MemoryNeeds:
+        """Return what one of several devices takes that share weights and cache.
+
+        Activations are counted in full: not all of them are shared.
+        """
+        return attrs.evolve(
+            self,
+            weight_bytes=-(-self.weight_bytes // num_devices),
+            kv_bytes_per_token=-(-self.kv_bytes_per_token // num_devices),
+        )
 
 
 def _largest(fits: Callable[[int], bool], asked: int) -> int:
@@ -227,34 +212,33 @@ def memory_needs(path: Path, *, dtype: str = "auto") -> MemoryNeeds:
     config = load_config(path)
     tensors = list(stored_tensors(path))
     item_bytes = _item_bytes(dtype, config, tensors)
-    return MemoryNeeds(
+    return needs_of(
+        config,
         weight_bytes=sum(tensor.bytes_as(item_bytes) for tensor in tensors),
-        kv_bytes_per_token=KvShape.of(config).bytes_per_token(item_bytes),
-        activation_bytes_per_token=_activation_bytes(config, item_bytes),
-        logit_bytes_per_seq=_LOGIT_COPIES * 4 * config.get_text_config().vocab_size,
+        item_bytes=item_bytes,
     )
 
 
-def estimate(
-    path: Path, *, num_slots: int, max_model_len: int, dtype: str = "auto"
-) -> MemoryEstimate:
-    """Say what weights and cache of a model directory take, without loading it.
+def needs_of(config: Any, *, weight_bytes: int, item_bytes: int) -> MemoryNeeds:
+    """Return what a model with a transformers configuration takes.
 
     Args:
-        path: Directory with ``config.json`` and safetensors files.
-        num_slots: Rows of the cache.
-        max_model_len: Positions of a row.
-        dtype: As in `EngineConfig`; "auto" is the checkpoint's.
+        config: Of the model.
+        weight_bytes: Known from elsewhere.
+        item_bytes: Of one number of the model's dtype.
 
     Raises:
-        ModelLoadError: A file is missing or cannot be read.
         UnsupportedModelError: The model keeps something else than keys and values.
     """
-    needs = memory_needs(path, dtype=dtype)
-    limits = Limits(
-        max_num_seqs=num_slots, max_model_len=max_model_len, max_num_batched_tokens=0
+    activations = ActivationShape.of(config)
+    return MemoryNeeds(
+        weight_bytes=weight_bytes,
+        kv_bytes_per_token=KvShape.of(config).bytes_per_token(item_bytes),
+        state_bytes_per_seq=StateShape.of(config).bytes_per_seq(item_bytes),
+        activation_bytes_per_token=activations.bytes_per_token(item_bytes),
+        pair_bytes=activations.bytes_per_pair(item_bytes),
+        logit_bytes_per_seq=LOGIT_COPIES * 4 * config.get_text_config().vocab_size,
     )
-    return attrs.evolve(needs.estimate(limits), activation_bytes=0)
 
 
 def _item_bytes(dtype: str, config: Any, tensors: Iterable[StoredTensor]) -> int:
@@ -266,35 +250,14 @@ def _item_bytes(dtype: str, config: Any, tensors: Iterable[StoredTensor]) -> int
     return next((ITEM_BYTES[t.dtype] for t in tensors if t.is_floating), 4)
 
 
-_LOGIT_COPIES = 4
-"""Of float32, alive at once while tokens are sampled."""
-
-
-def _activation_bytes(config: Any, item_bytes: int) -> int:
-    """Return what one token takes in the layer where most is alive: the MLP.
-
-    Gate, up and their product are there at once, beside the residual, its norm and the
-    output. Of a mixture of experts, those of the experts that a token goes to.
-    """
-    config = config.get_text_config(decoder=True)
-    hidden: int = config.hidden_size
-    names = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
-    found = (getattr(config, name, None) for name in names)
-    width = next((size for size in found if isinstance(size, int)), 4 * hidden)
-    experts = getattr(config, "num_experts_per_tok", None) or 1
-    expert_width = getattr(config, "moe_intermediate_size", None) or width
-    return item_bytes * 3 * (max(width, experts * expert_width) + hidden)
-
-
 # ------------------------------------------------------------------ what does not fit
 
 
 def out_of_memory(
     what: str,
     *,
-    needed: MemoryEstimate,
-    num_slots: int,
-    max_model_len: int,
+    needs: MemoryNeeds,
+    limits: Limits,
     free: int,
     device: object,
     loaded_bytes: int = 0,
@@ -304,36 +267,33 @@ def out_of_memory(
 
     Args:
         what: Opens the message: what was under way.
-        needed: Weights, and the cache of these slots.
-        num_slots: Rows.
-        max_model_len: Positions of a row.
+        needs: Of the model.
+        limits: Of the engine.
         free: Bytes that nobody uses there.
         device: Where, for the message.
-        loaded_bytes: What of *needed* is in memory already.
-        asked: What the allocation asked for that failed beside it.
+        loaded_bytes: What the engine has in memory already.
+        asked: What the allocation asked for that failed; 0 where nothing was asked.
     """
-    room = free + loaded_bytes - needed.weight_bytes
-    # The cache is as large as by default, and makes way for what did not fit.
-    tokens = min(int(room * CACHE_SHARE), needed.cache_bytes - max(asked, 1))
-    tokens //= needed.kv_bytes_per_token
-    slots = tokens // round_up(max_model_len)
-    length = min(tokens // num_slots // ALIGNMENT * ALIGNMENT, max_model_len)
+    needed = needs.estimate(limits)
+    memory_bytes = int((free + loaded_bytes) * HEADROOM)
+    if asked:
+        # It was needed beside all that was there, whatever the estimate says.
+        memory_bytes = min(memory_bytes, needed.total_bytes - asked)
     fitting = [
-        text
-        for fits, text in (
-            (slots, f"max_num_seqs={slots} with this length"),
-            (length, f"max_model_len={length} with these slots"),
-        )
-        if fits > 0
+        f"{name}={value}"
+        for name, value in needs.largest(limits, memory_bytes).items()
+        if value
     ]
     advice = (
-        f"By this estimate what fits is {', or '.join(fitting)}."
+        f"By this estimate what fits is {' or '.join(fitting)}, each with the others "
+        "as they are."
         if fitting
-        else "Use fewer and shorter slots, a smaller dtype or a smaller model."
+        else "Nothing of it fits: use lower limits together, a smaller dtype or a "
+        "smaller model."
     )
     request = f" {asked / GIB:.2f} GiB more were asked for." if asked else ""
+    given = ", ".join(f"{name}={value}" for name, value in attrs.asdict(limits).items())
     return EngineOutOfMemoryError(
-        f"{what}: {needed} for {num_slots} slots of {max_model_len} tokens; "
-        f"{free / GIB:.2f} GiB are free on {device}"
-        f"{' beside the weights' if loaded_bytes else ''}.{request} {advice}"
+        f"{what}: {needed}, for {given}; {free / GIB:.2f} GiB are free on {device}"
+        f"{' beside what is loaded' if loaded_bytes else ''}.{request} {advice}",
     )

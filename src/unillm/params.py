@@ -16,7 +16,7 @@ import math
 import numbers
 import operator
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -426,10 +426,10 @@ class SamplingParams:
     """Makes the request reproducible, whatever runs beside it. Completion *i* of
     several uses ``seed + i``."""
 
-    stop: tuple[str, ...] = attrs.field(default=(), converter=_as_stop)
+    stop: Sequence[str] = attrs.field(default=(), converter=_as_stop)
     """Texts that end a completion; not part of the text returned."""
 
-    stop_token_ids: tuple[int, ...] = attrs.field(
+    stop_token_ids: Sequence[int] = attrs.field(
         default=(), converter=_as_stop_token_ids
     )
     """Token ids that end a completion, besides the model's own."""
@@ -456,13 +456,13 @@ class SamplingParams:
     """Added to the logits of token ids before penalties and temperature: a dict of id
     to number, cut to ±100, kept as sorted pairs."""
 
-    allowed_token_ids: tuple[int, ...] | None = attrs.field(
+    allowed_token_ids: Sequence[int] | None = attrs.field(
         default=None, converter=_as_allowed_token_ids
     )
     """Nothing else is generated; `None` allows all. An end id has to be among them for
     the model to end by itself."""
 
-    bad_words: tuple[str, ...] = attrs.field(default=(), converter=_as_bad_words)
+    bad_words: Sequence[str] = attrs.field(default=(), converter=_as_bad_words)
     """Texts whose token ids, with and without a space before them, are never completed.
     As in vLLM it is their usual tokens that are banned: another way to spell the same
     text in tokens stays possible."""
@@ -526,11 +526,17 @@ class SamplingParams:
             )
 
     @classmethod
-    def from_generation_config(cls, config: Mapping[str, Any]) -> SamplingParams:
+    def from_generation_config(
+        cls, config: Mapping[str, Any], *, base: SamplingParams | None = None
+    ) -> SamplingParams:
         """Return what a call without params uses: the model's own defaults.
 
         Takes the fields that vLLM takes and no others; ``do_sample`` is not one of
         them, so a model that wants greedy decoding says ``temperature: 0``.
+
+        Args:
+            config: A ``generation_config.json``, read.
+            base: Where the other fields come from; `None` for the class's defaults.
 
         References:
             ``get_default_sampling_params``, vLLM 0.32.
@@ -540,7 +546,7 @@ class SamplingParams:
             for theirs, ours in _GENERATION_CONFIG_FIELDS.items()
             if config.get(theirs) is not None
         }
-        return cls(**given)
+        return attrs.evolve(cls() if base is None else base, **given)
 
     @property
     def greedy(self) -> bool:

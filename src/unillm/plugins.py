@@ -34,7 +34,11 @@ if TYPE_CHECKING:
 EMBEDDED = {"transformers": "unillm.embedded.transformers"}
 """Backends that come with the core: name to module."""
 
-KNOWN = {"vllm": "unillm-vllm"}
+KNOWN = {
+    "ctranslate2": "unillm-ctranslate2",
+    "tensorrt-llm": "unillm-tensorrt-llm",
+    "vllm": "unillm-vllm",
+}
 """Backends that are distributions of their own: name to distribution."""
 
 PLUGGED: dict[str, object] = {}

@@ -35,8 +35,8 @@ from unillm.errors import EngineBuildError
 
 OURS = (str(Path(unillm.artifacts.__file__).parent), __file__)
 PROCESSES = 8
-PATIENCE_S = 20
-"""After which a child that should be done within a second hangs."""
+PATIENCE_S = 300
+"""After which a child that should be done within a second hangs, on any machine."""
 
 
 def expected(spec):
@@ -328,6 +328,7 @@ def without_room(bench, rooms, work):
         (bench.root.parent / "fill").unlink(missing_ok=True)
         status = ended(forked(lambda room=room: sys.exit(2 * work(room))))
         (bench.root.parent / "fill").unlink(missing_ok=True)
+        bench.log.unlink(missing_ok=True)  # half a line of it may be all that fitted
         outcomes[{0: "built", 2: "refused"}.get(status, status)] += 1
         try:
             check(status in (0, 2), f"status {status}")

@@ -13,10 +13,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
 
 from unillm.artifacts import digests
 from unillm.artifacts.manifest import DamagedError
+from unillm.artifacts.store import ArtifactStore
+from unillm.errors import EngineBuildError
 
 PROGRAM = Path(__file__).with_name("crashes.py")
 
@@ -39,7 +42,6 @@ def run(tmp_path):
             capture_output=True,
             text=True,
             check=True,
-            timeout=1200,
         )
         found = json.loads(done.stdout)
         assert [] == found["failures"], done.stderr
@@ -117,6 +119,21 @@ def test_a_full_disk_is_told_and_leaves_nothing(run, small_disk, count):
 
     assert outcomes["refused"] > 0
     assert outcomes["built"] > 0 or count == 12
+
+
+def test_a_read_only_disk_serves_what_is_on_it(small_disk, spec, builder):
+    on_disk = ArtifactStore(small_disk)
+    on_disk.obtain(spec, builder).close()
+    remount = ["mount", "-o", "remount,ro", small_disk]
+    if subprocess.run(remount, check=False).returncode:
+        pytest.skip("a disk cannot be made read-only here")
+
+    with on_disk.obtain(spec, builder) as artifact:
+        assert (artifact.path / "engine.bin").read_bytes() == bytes(range(200))
+    with pytest.raises(EngineBuildError, match="Set UNILLM_CACHE to a folder that can"):
+        on_disk.obtain(attrs.evolve(spec, dtype="float16"), builder)
+
+    assert len(builder.built) == 1
 
 
 # --------------------------------------------------------------------------- bit flips

@@ -173,6 +173,21 @@ def test_prune_forgets_what_is_gone(model, tmp_path, settled):
     assert [] == list((tmp_path / "memory").iterdir())
 
 
+def test_prune_deletes_half_records_of_killed_processes(model, tmp_path, settled):
+    digests = Digests(tmp_path / "memory")
+    settled()
+    digests.of(model, NAMES)
+    old, new = tmp_path / "memory" / ".a.json.1.2", tmp_path / "memory" / ".b.json.1.2"
+    for half in (old, new):
+        half.write_text("{")
+    os.utime(old, (0, 0))
+
+    digests.prune()
+
+    assert not old.exists()
+    assert new.exists()
+
+
 def test_a_renamed_directory_keeps_its_digests(model, tmp_path, hashed, settled):
     digests = Digests(tmp_path / "memory")
     settled()

@@ -22,11 +22,25 @@ def page():
     return PAGE.read_text("utf-8")
 
 
+def all_commands(command):
+    """A command and those below it."""
+    yield command
+    for each in getattr(command, "commands", {}).values():
+        yield from all_commands(each)
+
+
 def test_every_command_has_a_section_and_no_other(page):
     documented = re.findall(r"^## `unillm (\w+)`$", page, re.MULTILINE)
 
     assert set(documented) == set(typer.main.get_command(app).commands)
     assert len(documented) == len(set(documented))
+
+
+def test_the_commands_of_the_cache_are_those_of_the_program(page):
+    documented = re.findall(r"^\| `unillm cache (\w+)` \|", page, re.MULTILINE)
+
+    cache = typer.main.get_command(app).commands["cache"]
+    assert set(documented) == set(cache.commands)
 
 
 def test_the_exit_codes_are_those_of_the_program(page):
@@ -46,10 +60,9 @@ def test_the_commands_of_a_chat_are_those_of_the_program(page):
 
 
 def test_every_option_on_the_page_exists(page):
-    commands = typer.main.get_command(app)
     known = {
         flag
-        for command in [commands, *commands.commands.values()]
+        for command in all_commands(typer.main.get_command(app))
         for parameter in command.params
         for flag in parameter.opts
     }

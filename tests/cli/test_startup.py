@@ -37,14 +37,20 @@ print("\\n".join(sys.modules), file=sys.stderr)
         ["generate", "--help"],
         ["chat", "--help"],
         ["inspect", "--help"],
+        ["plan", "--help"],
+        ["build", "--help"],
+        ["cache", "--help"],
+        ["cache", "list"],
         ["--version"],
     ],
     ids=" ".join,
 )
-def test_what_needs_no_engine_imports_nothing_heavy(args, process_environment):
+def test_what_needs_no_engine_imports_nothing_heavy(
+    args, process_environment, tmp_path
+):
     done = subprocess.run(
         [sys.executable, "-c", _PROBE, *args],
-        env=process_environment,
+        env={**process_environment, "UNILLM_CACHE": str(tmp_path)},
         capture_output=True,
         text=True,
         check=True,

@@ -449,7 +449,7 @@ def test_a_large_one_is_compiled_or_refused_within_its_time(generator, fields):
         state = generator._grammars.compile(StructuredOutputs(**fields)).start()
         state.allowed()
     except InvalidParameterError as error:
-        assert error.parameter == "structured_outputs"  # noqa: PT017 - or none
+        assert error.parameter == "structured_outputs"
 
     assert time.monotonic() - started < grammars.COMPILE_TIMEOUT_S + 2
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 
+import attrs
 import pytest
 import torch
 from embedded.tiny_models import greedy_request, make_model
-from transformers import LlamaForCausalLM, MambaConfig
+from transformers import LlamaForCausalLM
 
 from unillm import Generator
-from unillm.embedded.transformers import memory
 from unillm.embedded.transformers.engine import TransformersSlotEngine
+from unillm.embedded.transformers.families import RECURRENT
 from unillm.embedded.transformers.loading import load_engine
 from unillm.embedded.transformers.memory import (
     _free_group_bytes,
@@ -19,29 +20,48 @@ from unillm.embedded.transformers.memory import (
     check_model_len,
     free_bytes,
     is_out_of_memory,
-    out_of_memory,
-    plan_slots,
+    plan_limits,
 )
-from unillm.errors import ConfigError, EngineOutOfMemoryError, UnsupportedModelError
-from unillm.memory import GIB, KvShape, MemoryEstimate, estimate
+from unillm.errors import ConfigError, EngineOutOfMemoryError
+from unillm.memory import GIB, Limits, MemoryNeeds, memory_needs
 from unillm.scheduling.slots import SlotScheduler
+from unillm.shapes import KvShape, StateShape
+
+LIMITS = Limits(max_num_seqs=3, max_model_len=100, max_num_batched_tokens=2048)
 
 
 @pytest.mark.parametrize(("dtype", "item_bytes"), [("auto", 4), ("bfloat16", 2)])
 def test_an_estimate_is_what_the_engine_takes(reference, family, dtype, item_bytes):
-    estimated = estimate(
-        reference.path(family), num_slots=3, max_model_len=100, dtype=dtype
-    )
+    needs = memory_needs(reference.path(family), dtype=dtype)
+    estimated = needs.estimate(LIMITS)
 
     model = make_model(family)
     engine = TransformersSlotEngine(model, num_slots=3, max_model_len=100)
-    cache_bytes = sum(t.numel() * item_bytes for t in engine._cache.tensors)
+    kv_bytes = sum(t.numel() * item_bytes for t in engine._cache.tensors)
+    state_bytes = StateShape.of(model.config).bytes_per_seq(item_bytes) * 3
+    cache_bytes = kv_bytes + state_bytes
     stored = {t.data_ptr(): t.numel() for t in model.state_dict().values()}
     weight_bytes = sum(stored.values()) * item_bytes
     assert estimated.cache_bytes == cache_bytes
-    assert estimated.kv_bytes_per_token == cache_bytes // (3 * 128)
+    assert estimated.kv_bytes_per_token == kv_bytes // (3 * 128)
     assert estimated.weight_bytes == weight_bytes
-    assert estimated.total_bytes == cache_bytes + weight_bytes
+    assert estimated.total_bytes == sum(
+        (cache_bytes, weight_bytes, estimated.activation_bytes)
+    )
+
+
+@pytest.mark.parametrize("variant", sorted(RECURRENT))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_states_are_estimated_as_the_engine_takes_them(variant, dtype):
+    model = make_model(variant).to(dtype)
+
+    cache = TransformersSlotEngine(model, num_slots=3, max_model_len=100)._cache
+
+    kept = sum(tensor.nbytes for tensor in cache.states)
+    assert StateShape.of(model.config).bytes_per_seq(dtype.itemsize) * 3 == kept
+    stored = sum(tensor.nbytes for tensor in cache.tensors)
+    per_token = KvShape.of(model.config).bytes_per_token(dtype.itemsize)
+    assert per_token * 3 * 128 == stored
 
 
 def test_known_shape_of_llama_3_8b():
@@ -49,6 +69,14 @@ def test_known_shape_of_llama_3_8b():
     shape = KvShape(layers=32, kv_heads=8, head_dim=128)
 
     assert shape.bytes_per_token(2) == 128 * 1024
+
+
+NEEDS = MemoryNeeds(
+    weight_bytes=0,
+    kv_bytes_per_token=10,
+    activation_bytes_per_token=0,
+    logit_bytes_per_seq=0,
+)
 
 
 @pytest.mark.parametrize(
@@ -81,29 +109,52 @@ def test_known_shape_of_llama_3_8b():
 def test_what_is_left_open_is_made_to_fit(asked, tokens_that_fit, expected):
     max_model_len, max_num_seqs = asked
 
-    plan = plan_slots(
+    plan = plan_limits(
+        NEEDS,
         positions=8192,
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=2048,
         default_slots=8,
-        free_bytes=tokens_that_fit * 2 * 10,  # half of it is for the cache
-        bytes_per_token=10,
+        memory_bytes=tokens_that_fit * 10,
     )
 
-    assert (plan.num_slots, plan.max_model_len) == expected
+    assert (plan.max_num_seqs, plan.max_model_len) == expected
+
+
+def plan_of(needs, *, positions, memory_bytes):
+    return plan_limits(
+        needs,
+        positions=positions,
+        max_model_len=None,
+        max_num_seqs=None,
+        max_num_batched_tokens=2048,
+        default_slots=8,
+        memory_bytes=memory_bytes,
+    )
 
 
 def test_a_model_with_few_positions_keeps_them():
-    plan = plan_slots(
-        positions=512,
-        max_model_len=None,
-        max_num_seqs=None,
-        default_slots=8,
-        free_bytes=10,
-        bytes_per_token=10,
-    )
+    plan = plan_of(NEEDS, positions=512, memory_bytes=10)
 
-    assert (plan.num_slots, plan.max_model_len) == (1, 512)
+    assert (plan.max_num_seqs, plan.max_model_len) == (1, 512)
+
+
+def test_room_is_left_for_activations_and_weights():
+    needs = attrs.evolve(NEEDS, weight_bytes=1000, activation_bytes_per_token=5)
+    memory_bytes = 1000 + 2048 * 5 + 8 * 6400 * 10
+
+    plan = plan_of(needs, positions=8192, memory_bytes=memory_bytes)
+
+    assert (plan.max_num_seqs, plan.max_model_len) == (8, 6400)
+
+
+def test_states_without_a_length_bound_the_slots_alone():
+    needs = attrs.evolve(NEEDS, kv_bytes_per_token=0, state_bytes_per_seq=1000)
+
+    plan = plan_of(needs, positions=8192, memory_bytes=5000)
+
+    assert (plan.max_num_seqs, plan.max_model_len) == (5, 8192)
 
 
 def test_more_length_than_the_model_has_is_refused_with_both_numbers():
@@ -128,69 +179,7 @@ def test_some_memory_is_free():
     assert free_bytes(make_model("llama").device) > 2**20
 
 
-def test_a_model_without_attention_heads_has_no_shape():
-    with pytest.raises(UnsupportedModelError, match="'mamba' has no key-value cache"):
-        KvShape.of(MambaConfig())
-
-
 # ------------------------------------------------------------------ what does not fit
-
-NEEDED = MemoryEstimate(
-    weight_bytes=10 * GIB, kv_bytes_per_token=2**17, cache_bytes=8 * 2**30
-)
-"""Llama 3 8B, nearly: a GiB holds 8192 tokens, so the cache is 8 slots of 8192."""
-
-
-def explain(monkeypatch, *, free, **options) -> str:
-    monkeypatch.setattr(memory, "free_bytes", lambda _: int(free * GIB))
-    return str(
-        out_of_memory(
-            "It does not fit",
-            needed=NEEDED,
-            num_slots=8,
-            max_model_len=8192,
-            device="cuda",
-            **options,
-        )
-    )
-
-
-def test_what_does_not_fit_is_told_with_all_numbers_and_what_would(monkeypatch):
-    message = explain(monkeypatch, free=6, loaded_bytes=10 * GIB)
-
-    assert message == (
-        "It does not fit: weights 10.00 GiB, cache 8.00 GiB (131,072 bytes a token) for "
-        "8 slots of 8192 tokens; 6.00 GiB are free on cuda beside the weights. By this "
-        "estimate what fits is max_num_seqs=3 with this length, or max_model_len=3072 "
-        "with these slots."
-    )
-
-
-@pytest.mark.parametrize(
-    ("free", "asked", "expected"),
-    [
-        (20, 2 * GIB, "max_num_seqs=6 with this length, or max_model_len=6144"),
-        (20, 0, "max_num_seqs=7 with this length, or max_model_len=8128"),
-        (1, 0, "max_num_seqs=4 with this length, or max_model_len=4608"),
-        (20, 9 * GIB, "Use fewer and shorter slots"),
-    ],
-    ids=["room is made for what was asked", "asked unknown", "cache too large", "none"],
-)
-def test_what_fits_leaves_room_for_the_step_that_failed(
-    monkeypatch, free, asked, expected
-):
-    loaded = NEEDED.total_bytes
-
-    assert expected in explain(monkeypatch, free=free, loaded_bytes=loaded, asked=asked)
-
-
-def test_nothing_fits_beside_weights_that_do_not_fit(monkeypatch):
-    message = explain(monkeypatch, free=4)
-
-    assert (
-        "4.00 GiB are free on cuda. Use fewer and shorter slots, a smaller" in message
-    )
-
 
 CUDA_ERROR = torch.OutOfMemoryError(
     "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of"
@@ -260,8 +249,9 @@ def test_a_step_that_runs_out_of_memory_says_what_takes_it(
         scheduler.step()
 
     assert re.search(
-        rf"^{doing} ran out of memory: weights .* GiB, cache .* \(512 bytes a token\) "
-        r"for 4 slots of 128 tokens; .* GiB are free on cpu .* more were asked for",
+        rf"^{doing} ran out of memory: weights .* GiB, cache .* \(512 bytes a token\), "
+        r"activations .* GiB, for max_num_seqs=4, max_model_len=128, "
+        r"max_num_batched_tokens=2048; .* GiB are free on cpu .* more were asked for",
         str(caught.value),
     )
     assert caught.value.__cause__ is error
@@ -307,7 +297,8 @@ def test_loading_that_runs_out_of_memory_says_what_takes_it(
         load_engine(reference.path("llama"), max_num_seqs=4, max_model_len=128)
 
     assert re.search(
-        r"weights of .*llama do not fit: weights .* GiB, cache .* \(512 bytes a token\) "
-        r"for 4 slots of 128 tokens; .* GiB are free on cpu\. .*max_num_seqs=3",
+        r"weights of .*llama do not fit: weights .* GiB, cache .* \(512 bytes a token\), "
+        r"activations .* for max_num_seqs=4, max_model_len=128, "
+        r"max_num_batched_tokens=2048; .* GiB are free on cpu\.",
         str(caught.value),
     )

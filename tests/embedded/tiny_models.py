@@ -54,9 +54,43 @@ _EXPERTS = {
     "num_experts_per_tok": 2,
     "moe_intermediate_size": 64,
 }
+_HYBRID = _ROTARY_BASE | {"num_hidden_layers": 4, "initializer_range": 0.2}
+_MAMBA = {
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "state_size": 8,
+    "initializer_range": 0.2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+}
+_SSM = {
+    "mamba_n_heads": 8,
+    "mamba_d_head": 16,
+    "mamba_n_groups": 1,
+    "mamba_d_state": 8,
+    "mamba_chunk_size": 16,
+}
+_CONVOLUTIONS = {
+    "layer_types": ["conv", "full_attention"] * 2,
+    "conv_L_cache": 3,
+}
+_DELTA_RULE = {
+    "head_dim": 16,
+    "layer_types": ["linear_attention", "full_attention"] * 2,
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "linear_conv_kernel_dim": 4,
+}
+_SHARED_BLOCKS = {"layers_block_type": ["mamba", "hybrid"] * 2, "mamba_d_state": 8}
 CONFIGS = {
     "apertus": _ROTARY_BASE,
     "arcee": _ROTARY_BASE,
+    "bamba": _HYBRID | _SSM | {"attn_layer_indices": [1, 3]},
     "bloom": _ABSOLUTE | {"hidden_size": 64, "seq_length": POSITIONS},
     "codegen": _ABSOLUTE | {"rotary_dim": 8},
     "cohere": _ROTARY_BASE,
@@ -67,6 +101,8 @@ CONFIGS = {
     "falcon, ALiBi": _ALL_HEADS | {"alibi": True, "multi_query": False},
     "falcon, groups": _ALL_HEADS
     | {"alibi": False, "new_decoder_architecture": True, "num_kv_heads": 2},
+    "falcon_h1": _HYBRID | _SSM | {"mamba_d_ssm": 128},
+    "falcon_mamba": _MAMBA,
     "gemma": _ROTARY_BASE | {"head_dim": 16},
     "gemma2": _BY_LAYER
     | {
@@ -88,9 +124,28 @@ CONFIGS = {
     "gptj": _ABSOLUTE | {"rotary_dim": 8},
     "granite": _ROTARY_BASE | {"logits_scaling": 2.0},
     "granitemoe": _ROTARY_BASE | _EXPERTS,
+    "granitemoehybrid": _HYBRID
+    | _EXPERTS
+    | _SSM
+    | {"layer_types": ["mamba", "attention"] * 2, "shared_intermediate_size": 64},
     "helium": _ROTARY_BASE | {"head_dim": 16},
     "hunyuan_v1_dense": _ROTARY_BASE | {"head_dim": 16},
+    "jamba": _HYBRID
+    | _EXPERTS
+    | {
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "expert_layer_period": 2,
+        "expert_layer_offset": 1,
+        "mamba_d_state": 8,
+        "mamba_dt_rank": 8,
+    },
+    "lfm2": _HYBRID | _CONVOLUTIONS,
+    "lfm2_moe": _HYBRID | _EXPERTS | _CONVOLUTIONS | {"num_dense_layers": 1},
     "llama": _ROTARY,
+    "mamba": _MAMBA,
+    "mamba2": _MAMBA
+    | {"num_heads": 8, "head_dim": 16, "n_groups": 2, "chunk_size": 16},
     "ministral": _BY_LAYER | {"rope_theta": 1e4, "head_dim": 16},
     "mistral": _ROTARY_BASE | {"sliding_window": None},
     "mistral, window": _WINDOW,
@@ -106,9 +161,20 @@ CONFIGS = {
         "initializer_range": 0.2,
     },
     "nemotron": _ROTARY_BASE,
+    "nemotron_h": _HYBRID
+    | {
+        "layers_block_type": ["mamba", "attention", "mlp", "mamba"],
+        "mamba_num_heads": 8,
+        "mamba_head_dim": 16,
+        "n_groups": 1,
+        "ssm_state_size": 8,
+        "chunk_size": 16,
+        "head_dim": 16,
+    },
     "olmo": _ROTARY_BASE,
     "olmo2": _ROTARY_BASE,
     "olmo3": _BY_LAYER,
+    "olmo_hybrid": _HYBRID | _DELTA_RULE | {"linear_num_key_heads": 4},
     "olmoe": _ROTARY_BASE | _EXPERTS,
     "opt": _ALL_HEADS | {"word_embed_proj_dim": 64, "ffn_dim": 128, "init_std": 0.2},
     "persimmon": _ALL_HEADS,
@@ -123,10 +189,19 @@ CONFIGS = {
     | {"shared_expert_intermediate_size": 64, "use_sliding_window": True},
     "qwen3": _ROTARY | {"head_dim": 32},
     "qwen3, windows": _BY_LAYER | {"head_dim": 32, "use_sliding_window": True},
+    "qwen3_5_moe_text": _HYBRID
+    | _EXPERTS
+    | _DELTA_RULE
+    | {"shared_expert_intermediate_size": 64},
+    "qwen3_5_text": _HYBRID | _DELTA_RULE,
     "qwen3_moe": _ROTARY_BASE | _EXPERTS | {"head_dim": 16},
     "qwen3_moe, window": _WINDOW
     | _EXPERTS
     | {"head_dim": 16, "use_sliding_window": True},
+    "qwen3_next": _HYBRID
+    | _EXPERTS
+    | _DELTA_RULE
+    | {"shared_expert_intermediate_size": 64},
     "seed_oss": _ROTARY_BASE | {"head_dim": 16},
     "smollm3": _ROTARY_BASE | {"no_rope_layers": [1, 0]},
     "smollm3, windows": _BY_LAYER
@@ -134,6 +209,17 @@ CONFIGS = {
     "stablelm": _ROTARY_BASE,
     "starcoder2": _ROTARY_BASE,
     "starcoder2, window": _WINDOW,
+    "zamba": _HYBRID | _SHARED_BLOCKS | {"mamba_dt_rank": 8, "n_mamba_heads": 2},
+    "zamba2": _HYBRID
+    | _SHARED_BLOCKS
+    | {
+        "mamba_ngroups": 1,
+        "n_mamba_heads": 8,
+        "mamba_headdim": 16,
+        "chunk_size": 16,
+        "num_mem_blocks": 1,
+        "use_mem_rope": True,
+    },
 }
 VARIANTS = tuple(CONFIGS)
 """Families, some of them in several shapes: ``family, shape``."""

@@ -466,3 +466,22 @@ def test_many_threads_submit_read_and_cancel(drive, handle_for):
     assert 80 == len(texts) + len(errors)
     assert 80 == stats["accepted"] == stats["finished"] + stats["cancelled"]
     assert (0, 0) == (stats["queued"], stats["queued_tokens"])
+
+
+def test_a_driver_can_be_closed_from_its_own_thread(drive, handle_for):
+    """As when the collector, which runs in any thread, finds its last owner."""
+    engine = Gate(num_slots=1)
+    driver = drive(engine)
+    decode = engine.decode
+
+    def decode_and_close(slots):
+        driver.close()
+        return decode(slots)
+
+    engine.decode = decode_and_close
+    engine.let()
+    handle = handle_for(driver)
+    driver.submit(handle, block=False)
+
+    with pytest.raises(GeneratorClosedError):
+        handle.result(PATIENCE_S)

@@ -367,6 +367,50 @@ def test_a_run_of_which_nobody_wants_more_is_closed():
     assert 1 == scheduler.counters.aborted
 
 
+def test_a_run_is_made_of_requests_that_end_together():
+    """The first to go, and of those behind it the ones most like it."""
+    lengths = [9, 90, 8, 91, 9, 92]
+    jobs = [job(n, natural_length=200, max_new_tokens=m) for n, m in enumerate(lengths)]
+    scheduler, engine = scheduler_of(*jobs, rows=3)
+
+    finish(scheduler)
+
+    assert [("r0", "r4", "r2"), ("r1", "r3", "r5")] == runs(engine)
+
+
+def test_fed_prompts_are_put_together_by_their_length_too():
+    lengths = [5, 50, 6, 51]
+    jobs = [job(n, prompt_length=length) for n, length in enumerate(lengths)]
+    scheduler, engine = scheduler_of(
+        *jobs, traits=BatchTraits(prompt_work=PromptWork.STEPWISE)
+    )
+
+    finish(scheduler)
+
+    assert [("r0", "r2"), ("r1", "r3")] == runs(engine)
+
+
+def test_a_run_is_not_stopped_while_a_row_is_still_fed():
+    """Or a long survivor could begin again and again and never get to its end."""
+    jobs = [
+        job(0, prompt_length=4, natural_length=2),
+        job(1, prompt_length=120, natural_length=9),
+        *(job(n, prompt_length=4, natural_length=2) for n in range(2, 30)),
+    ]
+    costs = StepCosts(step_s=1.0, call_s=0.0, prompt_token_s=0.0)
+    scheduler, engine = scheduler_of(
+        *jobs, traits=BatchTraits(prompt_work=PromptWork.STEPWISE), costs=costs
+    )
+    seen = []
+    while scheduler.has_unfinished():
+        seen += [o.request_id for o in scheduler.step()]
+        scheduler.check()
+
+    times = sum("r1" in ids for ids in runs(engine))
+    assert times <= 9
+    assert 9 == seen.count("r1")
+
+
 def test_lower_priority_numbers_go_first_and_ties_by_arrival():
     jobs = [job(0), job(1, priority=5), job(2, priority=-1), job(3)]
     scheduler, _ = scheduler_of(*jobs, rows=1)

@@ -175,17 +175,37 @@ def test_a_bound_request_is_in_one_run(jobs, setting):
 
 
 @given(traffic(), SETTINGS)
-def test_requests_that_wait_alike_are_admitted_in_their_order(jobs, setting):
-    """Of one group and priority, with all there from the beginning."""
+def test_requests_that_are_alike_are_admitted_in_their_order(jobs, setting):
+    """Of one group, priority and size, with all there from the beginning."""
+    same = {"arrives_at": 0, "priority": 0, "aborted_at": None}
+    same |= {"prompt_length": 5, "max_new_tokens": 20}
+    alike = [attrs.evolve(job, **same) for job in jobs]
+    result = run(alike, attrs.evolve(setting, groups=1))
+
+    assert [f"r{job.number}" for job in alike] == first_runs(result)
+
+
+@given(traffic(), SETTINGS)
+def test_the_next_in_line_is_always_in_the_next_admission(jobs, setting):
     alike = [
         attrs.evolve(job, arrives_at=0, priority=0, aborted_at=None) for job in jobs
     ]
     result = run(alike, attrs.evolve(setting, groups=1))
 
-    first_runs = dict.fromkeys(
-        request_id
-        for call in result.engine.calls
-        if call[0] == "run"
-        for request_id in call[1]
+    waiting = [f"r{job.number}" for job in alike]
+    for call in result.engine.calls:
+        admitted = [each for each in waiting if call[0] == "run" and each in call[1]]
+        assert not admitted or waiting[0] in admitted
+        waiting = [each for each in waiting if each not in admitted]
+
+
+def first_runs(result: Run) -> list[str]:
+    """In which order requests came into a run."""
+    return list(
+        dict.fromkeys(
+            request_id
+            for call in result.engine.calls
+            if call[0] == "run"
+            for request_id in call[1]
+        )
     )
-    assert [f"r{job.number}" for job in alike] == list(first_runs)

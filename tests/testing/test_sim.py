@@ -10,6 +10,7 @@ import pytest
 
 from unillm.engines.driver import Driver
 from unillm.scheduling.queue import WaitingQueue
+from unillm.scheduling.runs import RunScheduler
 from unillm.scheduling.slots import SlotScheduler
 from unillm.testing.sim import World, check, simulate
 from unillm.testing.sim.__main__ import main
@@ -21,16 +22,18 @@ def world(seed, requests=400, **changes):
     return attrs.evolve(World.of(seed, requests), **changes)
 
 
-def broken_rules(seeds=range(6), requests=400):
+def broken_rules(seeds=range(6), requests=400, scheduler="slots"):
     found = set()
     for seed in seeds:
-        found |= {v.rule for v in check(simulate(world(seed, requests)))}
+        run = simulate(world(seed, requests, scheduler=scheduler))
+        found |= {v.rule for v in check(run)}
     return found
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_nothing_is_lost_doubled_or_mixed(seed):
-    assert [] == check(simulate(world(seed)))
+@pytest.mark.parametrize("scheduler", ["slots", "runs"])
+@pytest.mark.parametrize("seed", range(8))
+def test_nothing_is_lost_doubled_or_mixed(seed, scheduler):
+    assert [] == check(simulate(world(seed, scheduler=scheduler)))
 
 
 @pytest.mark.parametrize("seed", [3, 7])
@@ -151,6 +154,28 @@ def test_an_abort_that_is_lost_is_found(monkeypatch):
     assert "nothing is told after the end" in broken_rules()
 
 
+def test_a_survivor_that_is_forgotten_is_found(monkeypatch):
+    def forget(self, run):
+        self._run = None
+
+    monkeypatch.setattr(RunScheduler, "_leave", forget)
+
+    assert "an error is true" in broken_rules(scheduler="runs")
+
+
+def test_a_survivor_that_begins_again_from_its_prompt_is_found(monkeypatch):
+    from unillm.scheduling import runs
+
+    monkeypatch.setattr(
+        runs._Started, "row", lambda self: runs.BatchRow(request=self.request)
+    )
+
+    assert {
+        "an error is true",
+        "tokens, text and end follow from the request alone",
+    } & broken_rules(scheduler="runs")
+
+
 def test_a_deadline_that_is_forgotten_is_found(monkeypatch):
     monkeypatch.setattr(Driver, "_expire", lambda self: None)
 
@@ -175,7 +200,7 @@ def test_an_engine_that_dies_while_requests_are_added_is_told_to_all_of_them(
         raise TypeError("a plugin's own mistake")
 
     monkeypatch.setattr(SlotScheduler, "add_request", dies)
-    history = list(simulate(world(1, requests=1)))
+    history = list(simulate(world(1, requests=1, scheduler="slots")))
 
     [end] = [event for event in history if event[0] == "end"]
     assert "EngineDeadError" == end[3]

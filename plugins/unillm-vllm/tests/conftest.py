@@ -15,18 +15,25 @@ import pytest
 
 from unillm import Generator
 
-SMALL = {"enforce_eager": True, "kv_cache_memory_bytes": 64 << 20}
+TINY = {
+    "backend": "vllm",
+    "dtype": "float32",
+    "max_model_len": 512,
+    "enforce_eager": True,
+    "max_logprobs": -1,
+    "backend_options": {"kv_cache_memory_bytes": 64 << 20},
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_options():
+    """What makes a small engine start quickly."""
+    return TINY
 
 
 @pytest.fixture(scope="session")
 def generator():
-    with Generator(
-        "unillm/tiny",
-        backend="vllm",
-        dtype="float32",
-        max_model_len=512,
-        backend_options=SMALL,
-    ) as generator:
+    with Generator("unillm/tiny", max_num_seqs=16, **TINY) as generator:
         yield generator
 
 
@@ -34,6 +41,10 @@ def generator():
 def reference():
     """The embedded backend on the same model."""
     with Generator(
-        "unillm/tiny", backend="transformers", dtype="float32", max_model_len=512
+        "unillm/tiny",
+        backend="transformers",
+        dtype="float32",
+        max_model_len=512,
+        max_logprobs=-1,
     ) as generator:
         yield generator

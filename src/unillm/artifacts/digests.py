@@ -34,6 +34,7 @@ log = logging.getLogger("unillm.artifacts")
 SETTLED_S = 2.0
 """The coarsest clock of a file system that is still in use: FAT's."""
 
+_HALF_S = 3600
 _CHUNK_BYTES = 2**20
 _THREADS = 4
 """At most; a disk seldom feeds more."""
@@ -151,7 +152,11 @@ class Digests:
             self._record(directory).unlink()
 
     def prune(self) -> None:
-        """Drop what is remembered of directories that are gone."""
+        """Drop what is remembered of directories that are gone, and half records."""
+        for half in self._memory.glob(".*"):
+            # Of a process that was killed; one that writes it now needs milliseconds.
+            if half.stat().st_mtime < time.time() - _HALF_S:
+                half.unlink(missing_ok=True)
         for record in self._memory.glob("*.json"):
             try:
                 gone = not Path(read_sealed(record)["directory"]).is_dir()

@@ -30,6 +30,7 @@ import attrs
 
 from ..errors import ModelLoadError
 from .digests import Digests
+from .key import BuildSpec
 from .lock import FileLock
 from .manifest import FILES, DamagedError, ForeignError, Manifest, sizes_of_files
 from .sealed import BrokenSealError, read_sealed, sync_folder, write_sealed
@@ -98,6 +99,10 @@ class ArtifactFolder:
         """Return the lock that is shared by who uses an entry."""
         return self._lock(f"{key}.use")
 
+    def locks(self) -> list[tuple[str, FileLock]]:
+        """Return all locks that have a file, with the keys that they are of."""
+        return [(path.stem, FileLock(path)) for path in self._listed("locks")]
+
     def _lock(self, name: str) -> FileLock:
         return FileLock(self.root / "locks" / name)
 
@@ -129,6 +134,15 @@ class ArtifactFolder:
     def entries(self) -> list[Entry]:
         """Return what is there to be loaded, without a look at the files."""
         return [self._entry(path) for path in self._listed("entries")]
+
+    def serving(self, spec: BuildSpec) -> list[Entry]:
+        """Return the entries that were built for a spec or more, the tightest first."""
+        fitting = [
+            (entry.manifest.spec.excess(spec), entry.key, entry)
+            for entry in self.entries()
+            if entry.manifest is not None and entry.manifest.spec.covers(spec)
+        ]
+        return [entry for _, _, entry in sorted(fitting, key=lambda each: each[:2])]
 
     def set_aside_entries(self) -> list[Entry]:
         """Return what was found damaged, each with the reason."""

@@ -157,7 +157,7 @@ class BuildSpec:
 
     @property
     def key(self) -> str:
-        """Name of the result: 32 hexadecimal digits of a SHA-256."""
+        """Name of the result, of 32 hexadecimal digits."""
         content = self.to_json()
         for name in _names(Role.LABEL):
             del content[name]
@@ -177,11 +177,15 @@ class BuildSpec:
         )
 
     def covers(self, asked: BuildSpec) -> bool:
-        """Whether what was built for this spec serves what *asked* is for."""
-        same = all(
-            getattr(self, name) == getattr(asked, name) for name in _names(Role.EXACT)
-        )
-        return same and all(
+        """Whether what was built for this spec serves what *asked* is for.
+
+        As far as can be known: what *asked* does not know is not compared.
+        """
+        return all(
+            getattr(self, name) == getattr(asked, name)
+            for name in _names(Role.EXACT)
+            if name not in asked.unknown
+        ) and all(
             _covers(limit, asked.limits[name]) for name, limit in self.limits.items()
         )
 

@@ -46,7 +46,7 @@ class Owner:
     since: float
     """Seconds since the epoch."""
     failure: str | None = None
-    """What its work ended with, if it failed: left for those who waited for it."""
+    """What its work ended with if it failed, for those who waited for it."""
 
     @classmethod
     def this_process(cls) -> Owner:

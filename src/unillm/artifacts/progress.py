@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import logging
 import time
 from collections.abc import Callable, Iterable
 from typing import Literal, Protocol
@@ -16,13 +15,11 @@ from .key import BuildSpec
 from .lock import Owner
 from .manifest import Manifest
 
-log = logging.getLogger("unillm.artifacts")
-
 Stage = Literal["waiting", "building", "sealing", "ready"]
 """For another process; in the backend's hands; hashed and written out; done."""
 
 REPEAT_S = 30.0
-"""How often `log_status` says the same again while one waits."""
+"""How often `tell_news` says again what has not changed."""
 
 
 class Progress(Protocol):
@@ -43,6 +40,8 @@ class PastBuild:
 
     seconds: float
     built_at: dt.datetime
+    total_bytes: int
+    """What it takes on the disk."""
     same: bool
     """Whether it was of the same spec. If not, of the same model and backend with
     other numbers, so that it is only a hint."""
@@ -88,8 +87,8 @@ class BuildStatus:
 Listener = Callable[[BuildStatus], None]
 
 
-def log_to(level: int = logging.INFO) -> Listener:
-    """Return a listener that logs what is new, and every `REPEAT_S` that it waits."""
+def tell_news(tell: Callable[[str], None]) -> Listener:
+    """Return a listener that tells what is new, and the same every `REPEAT_S`."""
     last: BuildStatus | None = None
 
     def listen(status: BuildStatus) -> None:
@@ -100,7 +99,7 @@ def log_to(level: int = logging.INFO) -> Listener:
         )
         if not same or status.elapsed_s - last.elapsed_s >= REPEAT_S:  # type: ignore[union-attr]
             last = status
-            log.log(level, "%s.", status)
+            tell(f"{status}.")
 
     return listen
 
@@ -123,6 +122,7 @@ def past_build(spec: BuildSpec, manifests: Iterable[Manifest]) -> PastBuild | No
     return PastBuild(
         seconds=best.build_seconds,
         built_at=best.built_at,
+        total_bytes=best.total_bytes,
         same=best.spec.key == spec.key,
     )
 

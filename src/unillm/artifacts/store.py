@@ -17,14 +17,14 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attrs
 from typing_extensions import Self
 
 from ..errors import ConfigError, EngineBuildError, UnillmError
-from .folder import CACHE_VARIABLE, ArtifactFolder, Entry
+from .folder import CACHE_VARIABLE, ArtifactFolder
 from .key import BuildSpec
 from .lock import FileLock, Owner
 from .manifest import (
@@ -36,7 +36,7 @@ from .manifest import (
     sizes_of_files,
     versions_here,
 )
-from .progress import BuildStatus, Listener, Progress, Stage, log_to, past_build
+from .progress import BuildStatus, Listener, Progress, Stage, past_build, tell_news
 from .sealed import sync_folder
 
 log = logging.getLogger("unillm.artifacts")
@@ -115,19 +115,19 @@ class ArtifactStore:
         Raises:
             EngineBuildError: The build failed, here or in the process that was waited
                 for. Nothing is left of it.
-            ConfigError: Nothing is there that serves, and the spec has unknown fields.
+            ConfigError: The spec has unknown fields.
             UnillmError: What `build` raised, as it is.
         """
-        listener = listener or log_to()
+        if spec.unknown:
+            raise ConfigError(
+                f"No engine can be had for {spec.model!r}: {' and '.join(spec.unknown)}"
+                f" of the backend {spec.backend!r} cannot be known here."
+            )
+        listener = listener or tell_news(log.info)
         with _explained(spec, self.folder):
             artifact = self._open_best(spec, alone=False)
         if artifact is not None:
             return artifact
-        if spec.unknown:
-            raise ConfigError(
-                f"Nothing can be built for {spec.model!r}: {' and '.join(spec.unknown)}"
-                f" of the backend {spec.backend!r} cannot be known here."
-            )
         with self._alone(spec, listener):
             # Who was waited for may have built it.
             if artifact := self._open_best(spec, alone=True):
@@ -164,7 +164,9 @@ class ArtifactStore:
 
     def _candidates(self, spec: BuildSpec) -> Iterator[str]:
         yield spec.key
-        yield from (entry.key for entry in serving(spec, self.folder.entries()))
+        for entry in self.folder.serving(spec):
+            if entry.key != spec.key:
+                yield entry.key
 
     def _open(self, key: str) -> Artifact | None:
         """Open an entry if there is one.
@@ -189,19 +191,20 @@ class ArtifactStore:
     def _use(self, key: str) -> FileLock | None:
         lock = self.folder.use_lock(key)
         try:
+            lock.path.parent.mkdir(exist_ok=True)
             lock.acquire(shared=True)
-            os.utime(self.folder.path(key))  # when it was used last
         except OSError as error:
             # A cache that is full or read-only serves all the same.
             log.debug("%s is used without a lock: %s", key, error)
-            lock.release()
             return None
+        with contextlib.suppress(OSError):  # it may be another user's
+            os.utime(self.folder.path(key))  # when it was used last
         return lock
 
     def _try_set_aside(self, key: str) -> None:
         """Set a damaged entry of another key aside, unless somebody is at it."""
         lock = self.folder.build_lock(key)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ForeignError):
             if not lock.try_acquire():
                 return
             try:
@@ -364,24 +367,9 @@ class ArtifactStore:
         return artifact
 
 
-def serving(spec: BuildSpec, entries: Iterable[Entry]) -> list[Entry]:
-    """Return the entries that were built for *spec* or more, the tightest first."""
-    fitting = [
-        (entry.manifest.spec.excess(spec), entry.key, entry)
-        for entry in entries
-        if entry.manifest is not None and entry.manifest.spec.covers(spec)
-    ]
-    return [entry for _, _, entry in sorted(fitting, key=lambda each: each[:2])]
-
-
-_told: set[tuple[str, str]] = set()
-"""Keys of what was built and what was asked for, of which the log has been told."""
-
-
 def _tell_if_larger(built: BuildSpec, asked: BuildSpec) -> None:
-    if built.key == asked.key or (built.key, asked.key) in _told:
+    if built.key == asked.key:
         return
-    _told.add((built.key, asked.key))
     larger = ", ".join(
         f"{name}={limit or 'unlimited'} serves {asked.limits[name]}"
         for name, limit in built.limits.items()

@@ -39,7 +39,8 @@ def verify(folder: ArtifactFolder, keys: Collection[str] = ()) -> Iterator[Verdi
         keys: Which; none for all.
 
     Raises:
-        OSError: A damaged one cannot be set aside.
+        OSError: The folder cannot be read, or not be written: what is verified is
+            locked meanwhile, and a damaged one is moved.
     """
     for entry in folder.entries():
         if keys and entry.key not in keys:
@@ -151,6 +152,9 @@ def prune(
         folder: Of what.
         policy: Which engines go; `None` for none.
         dry_run: Only say what would be deleted.
+
+    Raises:
+        OSError: The folder cannot be read or written.
     """
     removed: list[Removal] = []
     in_use: list[str] = []
@@ -171,13 +175,19 @@ def prune(
             removed.append(_removal("engine", entry.key, entry.path))
             if not dry_run:
                 folder.delete(entry.path)
-                folder.digests.forget(entry.path / FILES)
-                use.remove()
-                build.remove()
     if not dry_run:
         folder.empty_trash()
         folder.digests.prune()
+        _remove_locks(folder)
     return PruneReport(removed=tuple(removed), in_use=tuple(in_use))
+
+
+def _remove_locks(folder: ArtifactFolder) -> None:
+    """Delete the lock files of keys that have neither an entry nor a build."""
+    for key, lock in folder.locks():
+        with _locked(lock) as free:
+            if free and not folder.path(key).exists() and not folder.unfinished(key):
+                lock.remove()
 
 
 def _removal(what: str, key: str, path: Path) -> Removal:

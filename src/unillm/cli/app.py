@@ -12,13 +12,17 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from . import options
+from . import cache, options
 from .backends import backends
+from .build import build
 from .chat import chat
+from .compare import compare
 from .conformance import conformance
+from .doctor import doctor
 from .exit_codes import ExitCode
 from .generate import generate
 from .inspect import inspect
+from .plan import plan
 
 _EXIT_CODES = "; ".join(f"{code:d} {code.meaning}" for code in ExitCode)
 
@@ -35,6 +39,11 @@ app.command()(chat)
 app.command()(backends)
 app.command()(inspect)
 app.command()(conformance)
+app.command()(plan)
+app.command()(build)
+app.command()(compare)
+app.command()(doctor)
+app.add_typer(cache.app)
 
 
 def _show_version(wanted: bool) -> None:

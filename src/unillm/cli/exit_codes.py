@@ -24,12 +24,16 @@ class ExitCode(enum.IntEnum):
         return member
 
     OK = 0, "all went well"
-    REQUESTS_FAILED = 1, "a prompt failed; the others were answered"
+    REQUESTS_FAILED = (
+        1,
+        "a prompt failed, a prepared engine is damaged, an assumption does not hold",
+    )
     USAGE = 2, "a wrong option or value"
     MODEL = 3, "the model cannot be found, read or served"
     BACKEND = 4, "the backend is unknown or cannot run here"
-    ENGINE = 5, "the engine died or ran out of memory"
-    NONCONFORMING = 6, "the backend does not hold the contract"
+    ENGINE = 5, "the engine cannot be built, does not fit, died or ran out of memory"
+    DISAGREE = 6, "the two sides of a comparison disagree"
+    NONCONFORMING = 7, "the backend does not hold the contract"
     BUG = 70, "a bug in unillm"
     INTERRUPTED = 130, "interrupted by Ctrl-C"
     BROKEN_PIPE = 141, "the reader of the output went away"
@@ -43,13 +47,18 @@ _OF_ERRORS: tuple[tuple[type[Exception], ExitCode], ...] = (
     (errors.BackendError, ExitCode.BACKEND),
     (errors.EngineError, ExitCode.ENGINE),
     (errors.GeneratorClosedError, ExitCode.ENGINE),
+    (errors.SideFailedError, ExitCode.ENGINE),
 )
 """The first class that an error is of decides."""
 
 
 def exit_code_of(error: Exception) -> ExitCode:
-    """Return the status that *error* ends the process with."""
-    for kind, code in _OF_ERRORS:
-        if isinstance(error, kind):
+    """Return the status that *error* ends the process with.
+
+    One that another process reported counts as what it was there.
+    """
+    kind = getattr(errors, getattr(error, "kind", ""), type(error))
+    for known, code in _OF_ERRORS:
+        if issubclass(kind, known):
             return code
     return ExitCode.BUG

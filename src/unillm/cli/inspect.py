@@ -14,6 +14,7 @@ import typer
 
 from . import options
 from .reporting import reported
+from .sizes import size
 from .writing import write_json
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def _parameters(weights: WeightsReport | None) -> str:
     kinds = ", ".join(sorted(weights.parameters_by_dtype))
     files = f"{weights.num_files} file{'s' * (weights.num_files != 1)}"
     return (
-        f"{weights.num_parameters:,} ({kinds}, {_size(weights.file_bytes)} in {files})"
+        f"{weights.num_parameters:,} ({kinds}, {size(weights.file_bytes)} in {files})"
     )
 
 
@@ -127,11 +128,13 @@ def _memory(memory: MemoryReport | None, refusal: str) -> Iterator[tuple[str, st
         yield "memory", f"unknown: {_shortened(refusal, _SHOWN_REFUSAL)}"
         return
     kind = "stored" if memory.dtype == "auto" else memory.dtype
-    yield "weights", f"{_size(memory.weight_bytes)} as {kind}"
-    yield "cache per token", _size(memory.kv_bytes_per_token)
+    yield "weights", f"{size(memory.weight_bytes)} as {kind}"
+    yield "cache per token", size(memory.kv_bytes_per_token)
     slots = f"{memory.slots} slot{'s' * (memory.slots != 1)}"
-    yield "cache", f"{_size(memory.kv_bytes)} for {slots} of {memory.length:,} tokens"
-    yield "memory", f"{_size(memory.total_bytes)} and what activations need"
+    yield "cache", f"{size(memory.kv_bytes)} for {slots} of {memory.length:,} tokens"
+    step = f"{memory.max_num_batched_tokens:,} tokens in a step"
+    yield "activations", f"about {size(memory.activation_bytes)} for {step}"
+    yield "memory", f"about {size(memory.total_bytes)}"
 
 
 def _chat_template(report: ModelReport) -> str:
@@ -179,13 +182,3 @@ def _count(number: int | None, of_what: str) -> str:
 
 def _shortened(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
-
-
-def _size(num_bytes: int) -> str:
-    """Bytes for a person: exact below a KiB."""
-    size = float(num_bytes)
-    for unit in ("bytes", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.2f} GiB"

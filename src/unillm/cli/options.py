@@ -101,6 +101,14 @@ MaxNumBatchedTokens = Annotated[
     int | None,
     _engine("--max-num-batched-tokens", "Prompt tokens in one step.", "TOKENS"),
 ]
+Quantization = Annotated[
+    str | None,
+    _engine("--quantization", "How weights are stored. Default: as they are.", "NAME"),
+]
+TensorParallelSize = Annotated[
+    int | None,
+    _engine("--tensor-parallel-size", "Devices that share each layer.", "COUNT"),
+]
 BackendOption = Annotated[
     list[str] | None,
     _engine("--option", "Option that only this backend knows.", "KEY=VALUE"),

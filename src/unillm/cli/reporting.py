@@ -60,7 +60,7 @@ def reported(context: typer.Context, *, debug: bool) -> Iterator[None]:
         typer.Exit: With the code, for every exception but a normal end.
     """
     debug = debug or bool(context.find_root().params.get("debug"))
-    with _shown_log() if debug else _short_warnings():
+    with _shown_log() if debug else _short_messages():
         try:
             yield
             sys.stdout.flush()
@@ -87,11 +87,24 @@ def _tell(error: Exception, *, debug: bool) -> None:
 
 
 @contextlib.contextmanager
-def _short_warnings() -> Iterator[None]:
-    """Show a warning as one line, without the place in the code."""
-    with warnings.catch_warnings():
+def _short_messages() -> Iterator[None]:
+    """Show a warning as one line, without the place in the code, and long waits."""
+    with (
+        warnings.catch_warnings(),
+        _logging(_Notes(), "unillm.artifacts", logging.INFO),
+    ):
         warnings.showwarning = _show_warning
         yield
+
+
+class _Notes(logging.Handler):
+    """Shows what is logged while an engine is prepared, which may take minutes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            say("warning", record.getMessage())
+        else:
+            note(record.getMessage())
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -100,17 +113,23 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 @contextlib.contextmanager
 def _shown_log() -> Iterator[None]:
-    log = logging.getLogger("unillm")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(name)s %(levelname)s: %(message)s"))
-    level = log.level
+    with _logging(handler, "unillm", logging.DEBUG):
+        yield
+
+
+@contextlib.contextmanager
+def _logging(handler: logging.Handler, name: str, level: int) -> Iterator[None]:
+    log = logging.getLogger(name)
+    before = log.level
     log.addHandler(handler)
-    log.setLevel(logging.DEBUG)
+    log.setLevel(level)
     try:
         yield
     finally:
         log.removeHandler(handler)
-        log.setLevel(level)
+        log.setLevel(before)
 
 
 def _leave_quietly() -> None:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..artifacts.key import BuildSpec
     from ..artifacts.progress import Progress
     from ..config import EngineConfig
+    from ..memory import MemoryNeeds
     from .base import Engine
 
 
@@ -29,6 +30,20 @@ class Availability:
     available: bool
     reason: str = ""
     remedy: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Finding:
+    """What `unillm doctor` found out about something that a backend relies on."""
+
+    assumption: str
+    """As a sentence in the present tense."""
+    source: str
+    """Where it comes from, for a person to look up."""
+    held: bool | None
+    """`None` where no source says it, and this is the first answer."""
+    detail: str = ""
+    """What was seen."""
 
 
 class Backend(abc.ABC):
@@ -71,6 +86,29 @@ class Backend(abc.ABC):
         """Say why a model cannot be served, or `None`. Asked by ``backend="auto"``."""
         del config
         return None
+
+    def memory_needs(self, config: EngineConfig) -> MemoryNeeds:
+        """Say what a model takes of each device's memory; works without the engine.
+
+        By default what the files of the model say; a backend adds what it knows of its
+        engine.
+
+        Raises:
+            ModelError: The model cannot be read, or nothing is known of its kind.
+        """
+        from ..memory import memory_needs
+
+        num_devices = config.tensor_parallel_size * config.pipeline_parallel_size
+        return memory_needs(config.path, dtype=config.dtype).sharded(num_devices)
+
+    def examine(self, config: EngineConfig) -> Iterator[Finding]:
+        """Check on the real engine what the backend assumes of it.
+
+        For backends whose engine the authors could not run everywhere. Loads the model.
+        Raises what `create_engine` raises.
+        """
+        del config
+        return iter(())
 
     def build_spec(self, config: EngineConfig) -> BuildSpec | None:
         """Say what would be built for a configuration; `None` if nothing has to be.

@@ -189,6 +189,8 @@ class Driver:
             while self.turn(block=False):
                 pass
             return
+        if self._thread is threading.current_thread():  # collected in its own thread
+            return
         self._thread.join(CLOSE_TIMEOUT_S)
         if self._thread.is_alive():
             log.warning(

@@ -156,12 +156,15 @@ class Sampler:
         self._rows.clear()
         self._penalties.free()
 
-    def sample(self, logits: Tensor, slots: Sequence[int]) -> list[SlotToken]:
+    def sample(
+        self, logits: Tensor, slots: Sequence[int], *, best: Tensor | None = None
+    ) -> list[SlotToken]:
         """Choose one token for each row.
 
         Args:
             logits: ``[rows, vocab]``, any floating type; not changed.
             slots: Whose logits these are, row by row; each has a request.
+            best: `best_of` the logits, where it is known already.
 
         Returns:
             In the order of *slots*. A row whose logits hold NaN or ``+inf``, or nothing
@@ -171,7 +174,9 @@ class Sampler:
         rows = [self._rows[slot] for slot in slots]
         with torch.inference_mode():
             if all(row.takes_best for row in rows):
-                tokens = self._take_best(logits, rows)
+                tokens = self._take_best(
+                    best_of(logits) if best is None else best, rows
+                )
             else:
                 tokens = self._choose(logits.float(), rows)
         for row, token in zip(rows, tokens, strict=True):
@@ -179,10 +184,9 @@ class Sampler:
                 row.note(token.token_id)
         return [_checked(row, token) for row, token in zip(rows, tokens, strict=True)]
 
-    def _take_best(self, logits: Tensor, rows: Sequence[_Row]) -> list[SlotToken]:
-        best, chosen = logits.max(dim=-1)
+    def _take_best(self, best: Tensor, rows: Sequence[_Row]) -> list[SlotToken]:
         # NaN wins a maximum, so the best score tells whether all of them are numbers.
-        scores, ids = torch.stack([best.double(), chosen.double()]).tolist()
+        scores, ids = best.tolist()
         return [
             _token(row, int(token_id), score, score, None)
             for row, token_id, score in zip(rows, ids, scores, strict=True)
@@ -367,6 +371,12 @@ class Sampler:
     ) -> Tensor:
         """Put host numbers on the device without waiting for it."""
         return torch.tensor(values, dtype=dtype).to(self._device, non_blocking=True)
+
+
+def best_of(logits: Tensor) -> Tensor:
+    """Return ``[2, rows]``, float64: each row's highest logit and its id."""
+    best, chosen = logits.max(dim=-1)
+    return torch.stack([best.double(), chosen.double()])
 
 
 def _checked(row: _Row, token: SlotToken) -> SlotToken:

@@ -23,8 +23,9 @@ from collections.abc import Sequence
 import attrs
 
 PATIENCE = 8.0
-"""A run with a free row is stopped at the latest when requests have waited for it as
-long as this many stops take. So waiting costs a run at most 1 / 8 of its time."""
+"""Requests wait for a row that is free no longer than this many stops would have taken
+when they began to wait, nor than this many of the last stop, whether the next one pays
+or not. So it costs at most an eighth of the time that nobody waits for ever."""
 
 
 class PromptWork(enum.Enum):
@@ -189,15 +190,16 @@ def restart_s(
         max_rows: Rows of its largest batch.
 
     Returns:
-        Seconds: a step for the call itself, the survivors' tokens, and what they make
-        the others' prompts cost in addition.
+        What it takes, in seconds. That is a step for the call itself, the survivors'
+        tokens, and what they make the others' prompts cost in addition.
     """
     together = prefill_of([*survivors, *joining], work)
     alone = prefill_of(joining, work)
-    extra = together.seconds(costs, max_rows=max_rows) - alone.seconds(
-        costs, max_rows=max_rows
-    )
-    return costs.step_s(max_rows) + max(extra, 0.0)
+    at_once = max(together.tokens - alone.tokens, 0) * costs.prefill_token_s
+    fed = max(together.fed - alone.fed, 0)
+    # What is fed may find nobody to share its steps with.
+    rows = len(survivors)
+    return costs.step_s(max_rows) + at_once + fed * costs.step_s(rows) / rows
 
 
 def step_waste_s(
@@ -222,6 +224,8 @@ class RunProgress:
     """Gathered while requests waited, since the run began."""
     waited_s: float
     """Since requests wait for a row that is free."""
+    patience_s: float
+    """How long they are to wait at most."""
     restart_s: float
     """What stopping now costs."""
 
@@ -238,7 +242,7 @@ def pays_to_stop(run: RunProgress, *, costs: Costs, max_rows: int) -> bool:
         return False  # nothing was measured yet
     if run.longest_left * costs.step_s(run.live_rows) <= run.restart_s:
         return False  # it ends by itself before a stop could pay
-    if run.waited_s >= PATIENCE * run.restart_s:
+    if run.waited_s >= run.patience_s:
         return True
     most_a_step = step_waste_s(
         1, seconds=costs.step_s(1), costs=costs, max_rows=max_rows

@@ -58,6 +58,12 @@ class WaitingQueue:
         heapq.heappop(self._heap)
         return self._requests.pop(request.request_id)
 
+    def first(self, count: int) -> list[EngineRequest]:
+        """Return the requests that are next, in their order; they stay here."""
+        return heapq.nsmallest(
+            count, self, key=lambda request: (request.priority, request.arrival)
+        )
+
     def remove(self, request_id: str) -> EngineRequest | None:
         """Take one request out by its id; `None` if it is not here."""
         request = self._requests.pop(request_id, None)

@@ -39,6 +39,7 @@ from ..errors import PluginError
 from ..outputs import FinishReason, SlotMetrics
 from ..params import SamplingParams
 from .policy import (
+    PATIENCE,
     Costs,
     PromptWork,
     RunProgress,
@@ -51,7 +52,9 @@ from .policy import (
 from .queue import WaitingQueue
 
 WINDOW = 4
-"""Times the rows of a batch: how many of the oldest requests a run may choose from."""
+WINDOW = 4
+"""How many of the next requests a run may choose from, in batches. The first of them
+always goes, so nobody is passed by more than this many batches."""
 
 
 # --------------------------------------------------------------------- the contract
@@ -222,7 +225,7 @@ class _Started:
     request: EngineRequest
     group: Hashable
     waited_steps: int
-    refilled: bool
+    refilled: bool = False
     generated: list[int] = attrs.Factory(list)
     runs: int = 0
     steps: int = 0
@@ -231,6 +234,10 @@ class _Started:
     """The scheduler's step since which it is in no run."""
     bound: bool = False
     """Whether it has to end in the run in which it began."""
+    row: int = 0
+    """In the run that it is in, or was in last."""
+    before: int = 0
+    """New tokens that it had when that run began."""
 
     @property
     def length(self) -> int:
@@ -242,7 +249,7 @@ class _Started:
         """New tokens that it may still get."""
         return self.request.max_new_tokens - len(self.generated)
 
-    def row(self) -> BatchRow:
+    def as_row(self) -> BatchRow:
         return BatchRow(request=self.request, generated=tuple(self.generated))
 
     def metrics(self) -> SlotMetrics:
@@ -270,6 +277,8 @@ class _RunUnderWay:
     steps: int = 0
     waste_s: float = 0.0
     waited_s: float = 0.0
+    patience_s: float | None = None
+    """How long requests are to wait for a free row; `None` while none does."""
 
     @property
     def live(self) -> list[_Started]:
@@ -289,7 +298,7 @@ class RunCounters:
     """Requests that joined survivors of a stopped run."""
     decode_steps: int = 0
     row_steps: int = 0
-    """Decode steps times the rows of the largest batch: what could have been used."""
+    """All that could have been used, decode steps times rows of the largest batch."""
     idle_row_steps: int = 0
     """Of those, rows that were empty, had ended or got no token yet."""
     padding_rows: int = 0
@@ -328,6 +337,8 @@ class RunScheduler(Engine):
         self._between: list[_Started] = []
         """Stopped, and in no run."""
         self._costs = Costs()
+        self._rest_until = 0.0
+        """Until then nobody's patience is over: the last stop has to pay first."""
         self.counters = RunCounters()
 
     # ------------------------------------------------------------ the Engine contract
@@ -417,12 +428,12 @@ class RunScheduler(Engine):
             if each.group == group and self._can_run([*survivors, each]):
                 survivors.append(each)
         self._between = [s for s in self._between if s not in survivors]
-        started = survivors + self._admit(group, survivors)
-        rows: list[_Started | None] = [*started]
-        if self._traits.fixed_batch:
-            rows += [None] * (self._max_rows - len(rows))
-        batch = [each.row() for each in started]
-        batch += [_filler(batch)] * (len(rows) - len(batch))
+        joining = self._admit(group, survivors)
+        started = survivors + joining
+        size = self._max_rows if self._traits.fixed_batch else len(started)
+        rows = _placed(survivors, joining, size)
+        filler = _filler(started)
+        batch = [filler if each is None else each.as_row() for each in rows]
         work = prefill_of(
             [len(row.prompt_token_ids) for row in batch], self._traits.prompt_work
         )
@@ -452,39 +463,55 @@ class RunScheduler(Engine):
         return min(ready, key=lambda each: each[:2])[2]
 
     def _admit(self, group: Hashable, survivors: Sequence[_Started]) -> list[_Started]:
-        """Take the next requests of a group out of the queue."""
-        refilled = bool(survivors)
-        free = self._max_rows - len(survivors)
+        """Take the next requests of a group out of the queue.
+
+        The next one to go is always taken, if it fits; of those behind it that are as
+        urgent, inside a window, the ones that are most like the rows it will run with.
+        """
+        candidates = self._candidates(group)
+        if len(candidates) > 1:
+            first, *others = candidates
+            aim = self._steps_of(survivors[0] if survivors else first)
+            others.sort(
+                key=lambda each: (
+                    each.request.priority,
+                    abs(self._steps_of(each) - aim),
+                )
+            )
+            candidates = [first, *others]
         admitted: list[_Started] = []
-        passed: list[EngineRequest] = []
-        while len(admitted) < free and self._waiting and len(passed) < self._window:
-            request = self._waiting.pop()
-            started = _Started(
+        for each in candidates:
+            if self._can_run([*survivors, *admitted, each]):
+                admitted.append(each)
+        for each in admitted:
+            self._waiting.remove(each.request.request_id)
+            del self._arrived_at[each.request.request_id]
+            each.refilled = bool(survivors)
+        self.counters.admitted += len(admitted)
+        self.counters.refills += len(admitted) if survivors else 0
+        return admitted
+
+    def _candidates(self, group: Hashable) -> list[_Started]:
+        """Return those of a group among the next requests to go, in their order."""
+        window = self._waiting.first(WINDOW * self._max_rows)
+        return [
+            _Started(
                 request=request,
-                group=self._engine.group(request),
+                group=group,
                 # Admission is in the step after the arrival at the soonest.
                 waited_steps=self.counters.steps
                 - self._arrived_at[request.request_id]
                 - 1,
-                refilled=refilled,
                 bound=self._is_bound(request),
             )
-            if started.group != group or not self._can_run(
-                [*survivors, *admitted, started]
-            ):
-                passed.append(request)
-                continue
-            del self._arrived_at[request.request_id]
-            admitted.append(started)
-        for request in passed:
-            self._waiting.push(request)
-        self.counters.admitted += len(admitted)
-        self.counters.refills += len(admitted) if refilled else 0
-        return admitted
+            for request in window
+            if self._engine.group(request) == group
+        ]
 
-    @property
-    def _window(self) -> int:
-        return WINDOW * self._max_rows
+    def _steps_of(self, started: _Started) -> int:
+        """Return after how many steps of a run a row would end at the latest."""
+        stepwise = self._traits.prompt_work is PromptWork.STEPWISE
+        return started.left + (started.length if stepwise else 0)
 
     def _planned_steps(self, started: Sequence[_Started]) -> int:
         """Return after how many tokens the run is to end, whatever happens."""
@@ -536,6 +563,7 @@ class RunScheduler(Engine):
             else:
                 self.counters.prompt_tokens += each.length
             each.runs += 1
+            each.before = len(each.generated)
             if self._traits.prompt_work is PromptWork.PADDED:
                 each.padding += longest - each.length
 
@@ -547,17 +575,26 @@ class RunScheduler(Engine):
         if not self._somebody_waits() or len(live) == self._max_rows:
             return False
         if not self._traits.can_stop or not all(
-            self._can_go_on_after(each, 0) for each in live
+            # Each run brings each of its rows on, or they could be fed for ever.
+            self._can_go_on_after(each, 0) and len(each.generated) > each.before
+            for each in live
         ):
             return False
+        restart = self._restart_s(live)
+        if run.patience_s is None:
+            run.patience_s = max(PATIENCE * restart, self._rest_until - run.told_at)
         progress = RunProgress(
             live_rows=len(live),
             longest_left=max(each.left for each in live),
             waste_s=run.waste_s,
             waited_s=run.waited_s,
-            restart_s=self._restart_s(live),
+            patience_s=run.patience_s,
+            restart_s=restart,
         )
-        return pays_to_stop(progress, costs=self._costs, max_rows=self._max_rows)
+        if not pays_to_stop(progress, costs=self._costs, max_rows=self._max_rows):
+            return False
+        self._rest_until = run.told_at + PATIENCE * restart
+        return True
 
     def _somebody_waits(self) -> bool:
         return bool(self._waiting or self._between)
@@ -707,10 +744,10 @@ class RunScheduler(Engine):
             if started.request.request_id == request_id:
                 self._between.remove(started)
                 return True
-        for row, each in enumerate(self._run.rows if self._run else []):
-            if each is not None and each.request.request_id == request_id:
+        for started in self._run.live if self._run else []:
+            if started.request.request_id == request_id:
                 assert self._run is not None
-                self._retire(self._run, row)
+                self._retire(self._run, started.row)
                 return True
         return False
 
@@ -723,9 +760,27 @@ def _uses(params: SamplingParams, name: str) -> bool:
     return value != attrs.fields_dict(SamplingParams)[name].default
 
 
-def _filler(batch: Sequence[BatchRow]) -> BatchRow:
-    """A row that costs as little as possible."""
-    shortest = min(batch, key=lambda row: len(row.prompt_token_ids))
+def _placed(
+    survivors: Sequence[_Started], joining: Sequence[_Started], size: int
+) -> list[_Started | None]:
+    """Give everyone a row; survivors keep theirs where the run is large enough."""
+    rows: list[_Started | None] = [None] * size
+    moved = []
+    for each in survivors:
+        if each.row < size and rows[each.row] is None:
+            rows[each.row] = each
+        else:
+            moved.append(each)
+    free = [row for row in range(size) if rows[row] is None]
+    for each, row in zip([*moved, *joining], free, strict=False):
+        rows[row] = each
+        each.row = row
+    return rows
+
+
+def _filler(started: Sequence[_Started]) -> BatchRow:
+    """Return a row that costs as little as possible."""
+    shortest = min(started, key=lambda each: len(each.request.prompt_token_ids))
     return BatchRow(request=attrs.evolve(shortest.request, max_new_tokens=1))
 
 

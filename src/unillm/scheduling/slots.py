@@ -125,6 +125,15 @@ class SlotEngine(abc.ABC):
         return Capabilities()
 
     @property
+    def splits_prompts(self) -> bool:
+        """Whether a prompt may be written in several chunks. Constant.
+
+        If not, a prompt longer than the budget of a step is computed in one step all
+        the same, and the rows that decode stand still as long.
+        """
+        return True
+
+    @property
     def max_loras(self) -> int | None:
         """Different adapters that rows may have at a time; `None` for any. Constant."""
         return None
@@ -401,7 +410,7 @@ class SlotScheduler(Engine):
             if budget <= 0:
                 break
             left = len(running.request.prompt_token_ids) - running.prefilled
-            size = min(left, budget)
+            size = min(left, budget) if self._engine.splits_prompts else left
             budget -= size
             chunks.append(
                 PromptChunk(

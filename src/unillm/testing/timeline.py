@@ -1,21 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Who held which slot, step by step: a recorder of real runs, and a drawing of them.
+"""Who held which slot, step by step: recorders of real runs, and a drawing of them.
 
 `RecordingSlotEngine` stands between a `SlotScheduler` and its engine and notes what
-passes; it changes nothing. `draw` turns what it noted into an SVG. For tests,
-benchmarks and pages; the scheduler itself knows nothing of it.
+passes; it changes nothing. `RecordingBatchEngine` does the same below a `RunScheduler`,
+where the slots are the rows of the runs. `draw` turns what they noted into an SVG. For
+tests, benchmarks and pages; the schedulers themselves know nothing of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Hashable, Sequence
 from xml.sax.saxutils import escape
 
 import attrs
 from typing_extensions import override
 
-from ..engines.base import Capabilities
+from ..engines.base import Capabilities, EngineLimits, EngineRequest
+from ..scheduling.runs import (
+    BatchEngine,
+    BatchRow,
+    BatchTraits,
+    Run,
+    RunStep,
+)
 from ..scheduling.slots import PrefillResult, PromptChunk, SlotEngine, SlotToken
 
 
@@ -161,6 +169,93 @@ class RecordingSlotEngine(SlotEngine):
             hold,
             last_step=self._step,
             prompt_steps=self._step - hold.first_step + 1,
+        )
+
+
+class RecordingBatchEngine(BatchEngine):
+    """Does what another batch engine does, and notes who was in which row of its runs.
+
+    A request that was stopped has a hold for each run that it was in. The dark
+    beginning of a hold are the steps until the run gave it a token.
+
+    Args:
+        engine: Computes. Closed with this one.
+    """
+
+    def __init__(self, engine: BatchEngine) -> None:
+        self._engine = engine
+        self._step = 0
+        self._holds: dict[tuple[int, int], Hold] = {}  # by first step and row
+
+    def timeline(self) -> Timeline:
+        """Return the record until now; what still runs ends at its last token."""
+        holds = sorted(self._holds.values(), key=lambda h: (h.first_step, h.slot))
+        return Timeline(num_slots=self.limits.max_num_seqs, holds=tuple(holds))
+
+    @property
+    @override
+    def limits(self) -> EngineLimits:
+        return self._engine.limits
+
+    @property
+    @override
+    def traits(self) -> BatchTraits:
+        return self._engine.traits
+
+    @property
+    @override
+    def capabilities(self) -> Capabilities:
+        return self._engine.capabilities
+
+    @override
+    def group(self, request: EngineRequest) -> Hashable:
+        return self._engine.group(request)
+
+    @override
+    def check_request(self, request: EngineRequest) -> None:
+        self._engine.check_request(request)
+
+    @override
+    def run(
+        self, rows: Sequence[BatchRow], *, max_new_tokens: int
+    ) -> Generator[RunStep, None, None]:
+        run = self._engine.run(rows, max_new_tokens=max_new_tokens)
+        try:
+            yield from self._recorded(run, rows)
+        finally:
+            run.close()
+
+    @override
+    def end_row(self, row: int) -> None:
+        self._engine.end_row(row)
+
+    @override
+    def close(self) -> None:
+        self._engine.close()
+
+    def _recorded(
+        self, run: Run, rows: Sequence[BatchRow]
+    ) -> Generator[RunStep, None, None]:
+        start = self._step
+        for told in run:
+            self._step += told.num_steps
+            for tokens in told.rows:
+                if tokens.token_ids:
+                    self._note(start, tokens.row, rows[tokens.row].request.request_id)
+            yield told
+
+    def _note(self, start: int, row: int, request_id: str) -> None:
+        hold = self._holds.get((start, row))
+        last_step = self._step - 1
+        if hold is not None:
+            self._holds[start, row] = attrs.evolve(hold, last_step=last_step)
+            return
+        self._holds[start, row] = Hold(
+            request_id=request_id,
+            slot=row,
+            first_step=start,
+            last_step=last_step,
+            prompt_steps=last_step - start + 1,
         )
 
 

@@ -12,13 +12,18 @@ import abc
 import functools
 import inspect
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from typing_extensions import override
 
 from ..errors import ChatTemplateError, TokenizerError
+from .bounded import call_within
 from .chat import as_conversation
 from .pieces import Pieces, rust_pieces, sentencepiece_pieces
+
+TEMPLATE_TIMEOUT_S = 10.0
+"""A chat template is a program that a checkpoint brings: it may go on for ever."""
 
 
 class Tokenizer(abc.ABC):
@@ -94,7 +99,8 @@ class Tokenizer(abc.ABC):
 
         Raises:
             InvalidPromptError: *messages* are not a conversation of texts.
-            ChatTemplateError: There is no template, it is none, or it refused.
+            ChatTemplateError: There is no template, it is none, it refused, or it
+                took longer than `TEMPLATE_TIMEOUT_S`.
         """
         conversation = as_conversation(messages)
         self._check_template(chat_template)
@@ -105,13 +111,17 @@ class Tokenizer(abc.ABC):
                 "add_generation_prompt=False."
             )
         try:
-            return self._render(
-                conversation,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=continue_final_message,
-                chat_template=chat_template,
-                tools=None if tools is None else list(tools),
-                **template_kwargs,
+            return call_within(
+                TEMPLATE_TIMEOUT_S,
+                partial(
+                    self._render,
+                    conversation,
+                    add_generation_prompt=add_generation_prompt,
+                    continue_final_message=continue_final_message,
+                    chat_template=chat_template,
+                    tools=None if tools is None else list(tools),
+                    **template_kwargs,
+                ),
             )
         except Exception as error:  # a template is a program: it may raise anything
             raise ChatTemplateError(

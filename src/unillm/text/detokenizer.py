@@ -258,7 +258,7 @@ class _WindowText:
 class _StopStrings:
     """Finds stop strings in a growing text, and holds back what may begin one."""
 
-    def __init__(self, stops: tuple[str, ...]) -> None:
+    def __init__(self, stops: Sequence[str]) -> None:
         self._stops = stops
         self._longest = max(map(len, stops))
         self._held = ""

@@ -28,6 +28,9 @@ from ..params import SamplingParams
 if TYPE_CHECKING:
     from .adapters import Tokenizer
 
+_NAMED = 5
+"""How many of many wrong ids a message names."""
+
 _FORMS = (
     'a text, a list of token ids, {"prompt": text}, {"prompt_token_ids": ids}, '
     '{"messages": conversation}, or a list of these'
@@ -323,6 +326,13 @@ def _checked_id(token_id: Any, place: int, vocab_size: int) -> int:
     return number
 
 
+def _listed(token_ids: Sequence[int]) -> str:
+    """Name the first few, and how many more there are."""
+    text = ", ".join(map(str, token_ids[:_NAMED]))
+    more = len(token_ids) - _NAMED
+    return text if more <= 0 else f"{text} and {more} more"
+
+
 def _check_token_ids(params: SamplingParams, vocab_size: int) -> None:
     for field, token_ids in (
         ("stop_token_ids", params.stop_token_ids),
@@ -332,7 +342,7 @@ def _check_token_ids(params: SamplingParams, vocab_size: int) -> None:
         outside = _outside(token_ids, vocab_size)
         if outside:
             raise InvalidParameterError(
-                f"{field} has {', '.join(map(str, outside))}, out of vocabulary: "
+                f"{field} has {_listed(outside)}, out of vocabulary: "
                 f"the model has the ids 0 to {vocab_size - 1}. Remove them.",
                 parameter=field,
                 value=getattr(params, field),

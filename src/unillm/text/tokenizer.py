@@ -172,7 +172,8 @@ def _load_by_transformers(path: Path, *, trust_remote_code: bool) -> Tokenizer:
     except Exception as error:
         raise TokenizerError(
             f"The tokenizer in {str(path)!r} cannot be read: {type(error).__name__}: "
-            f"{error}. Files found there: {', '.join(files) or 'none'}."
+            f"{error}. Files found there: {', '.join(files) or 'none'}. If the "
+            "tokenizer is somewhere else, pass tokenizer= with its directory."
         ) from error
     return TransformersTokenizer(wrapped, files=files)
 

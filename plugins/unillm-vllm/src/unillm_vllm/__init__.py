@@ -9,17 +9,14 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from unillm.config import ENGINE_OPTIONS
 from unillm.engines.backend import Availability, Backend
-from unillm.engines.base import Capabilities, Capability, Support
+from unillm.engines.base import Capabilities, Capability
 from unillm.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from unillm.config import EngineConfig
     from unillm.engines.base import Engine
-
-_NOT_MAPPED = Capability(
-    support=Support.UNSUPPORTED, reason="this plugin does not pass it to vLLM yet"
-)
 
 
 class VllmBackend(Backend):
@@ -29,18 +26,8 @@ class VllmBackend(Backend):
     description = "vLLM (CUDA, CPU), which schedules by itself"
     auto_rank = 10
     option_names = None  # every field of EngineArgs, which only vLLM knows
-    capabilities = Capabilities(
-        fields=dict.fromkeys(
-            (
-                "allowed_token_ids",
-                "bad_words",
-                "logit_bias",
-                "prompt_logprobs",
-                "structured_outputs",
-            ),
-            _NOT_MAPPED,
-        )
-    )
+    engine_options = ENGINE_OPTIONS
+    capabilities = Capabilities(fields={"lora": Capability()})
 
     @override
     def availability(self) -> Availability:

@@ -7,44 +7,86 @@ as stop ids, so that a request ends by the same rules on every engine.
 
 What holds: the engine is called from one thread (vLLM's is not safe from several); an
 aborted request leaves nothing queued; everything unfinished is known by id, so `step`
-is never called on an idle engine, where it would block in a multi-process vLLM.
+is never called on an idle engine, where it would block in a multi-process vLLM; when a
+process of the engine dies, a `step` that waits for it raises.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
 from unillm.engines.base import (
+    Capabilities,
+    Capability,
     Engine,
     EngineLimits,
     EngineOutput,
     EngineRequest,
     TokenLogprobs,
 )
-from unillm.errors import InvalidParameterError
+from unillm.errors import (
+    EngineDeadError,
+    EngineError,
+    EngineOutOfMemoryError,
+    InvalidParameterError,
+)
+
+from ._compat import refusals
+from ._errors import is_out_of_memory
+from ._lora import NOTHING_ID
 
 if TYPE_CHECKING:
     from vllm import LLMEngine
     from vllm.outputs import CompletionOutput, RequestOutput
 
+    from ._lora import NoAdapter
+    from ._processes import EngineProcesses
+    from ._shared import Alone
+    from ._threads import OmpThreads
+
 SHUTDOWN_TIMEOUT_S = 30
-"""vLLM kills its processes after 5 s by default; a clean end took 7 to 9 s on a CPU."""
+"""vLLM kills its processes after 5 s by default; a good end took up to 9 s on a CPU."""
 
 
 class VllmEngine(Engine):
     """A running `LLMEngine`.
 
     Args:
-        engine: Loaded, without a tokenizer; closed by this object.
+        engine: Loaded; closed by this object.
+        processes: Those of the engine, if it has any.
+        alone: What it shares with other engines of this process.
+        threads: How many threads it computes with, in this process on a CPU.
+        unsupported: What it cannot do, with the reasons.
+        no_adapter: What requests without an adapter name, where they have to.
     """
 
-    def __init__(self, engine: LLMEngine) -> None:
+    def __init__(
+        self,
+        engine: LLMEngine,
+        *,
+        processes: EngineProcesses,
+        alone: Alone,
+        threads: OmpThreads | None,
+        unsupported: Mapping[str, Capability],
+        no_adapter: NoAdapter | None,
+    ) -> None:
+        from ._params import lora_request, sampling_params
+
         self._engine = engine
+        self._processes = processes
+        self._alone = alone
+        self._threads = threads
+        self._capabilities = Capabilities(fields=unsupported)
+        self._sampling_params, self._lora_request = sampling_params, lora_request
+        self._no_adapter = no_adapter
+        self._refusals = refusals()
         self._unfinished: dict[str, EngineRequest] = {}
+        self._adapters: set[int] = set()
         self._closed = False
+        processes.watch(self._wake)
 
     @property
     @override
@@ -56,32 +98,80 @@ class VllmEngine(Engine):
             vocab_size=config.model_config.get_vocab_size(),
         )
 
+    @property
+    @override
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
     @override
     def add_request(self, request: EngineRequest) -> None:
-        from vllm.exceptions import VLLMClientError
-
-        try:
-            self._engine.add_request(
-                request.request_id,
-                # A real list: vLLM's in-process engine chokes on a tuple and keeps a
-                # ghost of the request.
-                {"prompt_token_ids": list(request.prompt_token_ids)},
-                sampling_params(request),
-                priority=request.priority,
-            )
-        except VLLMClientError as error:
-            raise InvalidParameterError(
-                f"vLLM refused the request: {error}",
-                parameter=getattr(error, "parameter", None) or "params",
-                value=getattr(error, "value", None),
-            ) from error
+        _refuse_impossible(request)
+        with self._alone.lock:
+            self._use_threads()
+            try:
+                adapter = self._adapter(request)
+                self._engine.add_request(
+                    request.request_id,
+                    # A real list: vLLM's in-process engine chokes on a tuple.
+                    {
+                        "type": "token",
+                        "prompt_token_ids": list(request.prompt_token_ids),
+                    },
+                    self._sampling_params(request),
+                    lora_request=adapter,
+                    priority=request.priority,
+                )
+            except InvalidParameterError:
+                raise
+            except self._refusals as error:
+                # It may have been half taken.
+                self._engine.abort_request([request.request_id])
+                raise InvalidParameterError(
+                    f"vLLM refused the request: {error}",
+                    parameter=getattr(error, "parameter", None) or "params",
+                    value=getattr(error, "value", None),
+                ) from error
         self._unfinished[request.request_id] = request
+
+    def _adapter(self, request: EngineRequest) -> Any:
+        """Name a request's adapter, loaded: a step that cannot would be fatal."""
+        own = request.lora_request
+        if own is None and self._no_adapter is not None:
+            own = self._no_adapter.request
+        elif own is not None and own.lora_int_id == NOTHING_ID:
+            raise InvalidParameterError(
+                f"lora_int_id={NOTHING_ID} is taken. Give the adapter another one.",
+                parameter="lora_request",
+                value=own,
+            )
+        named = self._lora_request(own)
+        if own is None or own.lora_int_id in self._adapters:
+            return named
+        try:
+            self._engine.add_lora(named)
+        except Exception as error:
+            if self._processes.ended():
+                raise
+            raise InvalidParameterError(
+                f"vLLM cannot load the adapter {own.lora_name!r} of {own.lora_path}: "
+                f"{error}",
+                parameter="lora_request",
+                value=own,
+            ) from error
+        self._adapters.add(own.lora_int_id)
+        return named
 
     @override
     def step(self) -> list[EngineOutput]:
+        with self._alone.lock:
+            self._use_threads()
+            try:
+                told = self._engine.step()
+            except Exception as error:
+                raise self._death(error) from error
         outputs = [
             self._output(output)
-            for output in self._engine.step()
+            for output in told
             if output.request_id in self._unfinished
         ]
         for output in outputs:
@@ -93,7 +183,8 @@ class VllmEngine(Engine):
     def abort(self, request_ids: Iterable[str]) -> None:
         known = [each for each in request_ids if self._unfinished.pop(each, None)]
         if known:
-            self._engine.abort_request(known)
+            with self._alone.lock:
+                self._engine.abort_request(known)
 
     @override
     def has_unfinished(self) -> bool:
@@ -101,56 +192,92 @@ class VllmEngine(Engine):
 
     @override
     def stats(self) -> Mapping[str, Any]:
-        return {"unfinished": len(self._unfinished)}
+        cache = self._engine.vllm_config.cache_config
+        return {
+            "unfinished": len(self._unfinished),
+            "cache_blocks": cache.num_gpu_blocks,
+            "cache_block_size": cache.block_size,
+            "processes": self._processes.count(),
+        }
 
     @override
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._engine.engine_core.shutdown(timeout=SHUTDOWN_TIMEOUT_S)
+        if self._closed:
+            return
+        self._closed = True
+        self._processes.close()
+        self._alone.leave(self._shut_down)
+        if self._threads is not None:
+            self._threads.restore()
+        if self._no_adapter is not None:
+            self._no_adapter.close()
+
+    def _shut_down(self) -> None:
+        self._engine.engine_core.shutdown(timeout=SHUTDOWN_TIMEOUT_S)
+
+    def _use_threads(self) -> None:
+        if self._threads is not None:
+            self._threads.use()
+
+    # -------------------------------------------------------------------------- death
+
+    def _wake(self) -> None:
+        """Let a `step` raise that waits for a process which has died.
+
+        vLLM says it to the next call only; one that is waiting would wait for ever.
+        """
+        queue = getattr(self._engine.engine_core, "outputs_queue", None)
+        if queue is not None:
+            queue.put_nowait(EngineDeadError("a process of vLLM's engine has ended"))
+
+    def _death(self, error: Exception) -> EngineError:
+        """Return what a step died of."""
+        causes = f"{type(error).__name__}: {error}"
+        if self._processes.count():
+            causes = self._processes.obituary()
+        if is_out_of_memory(causes):
+            return EngineOutOfMemoryError(f"vLLM ran out of memory in a step: {causes}")
+        return EngineDeadError(f"vLLM's engine died: {causes}")
+
+    # -------------------------------------------------------------------------- output
 
     def _output(self, output: RequestOutput) -> EngineOutput:
         [completion] = output.outputs
         request = self._unfinished[output.request_id]
         token_ids = tuple(completion.token_ids)
-        stopped = completion.finish_reason == "stop"
+        reason = completion.finish_reason
         return EngineOutput(
             request_id=output.request_id,
             token_ids=token_ids,
             logprobs=_logprobs(completion, request),
-            finish_reason=completion.finish_reason,
-            stop_token_id=token_ids[-1] if stopped else None,
+            prompt_logprobs=_prompt_logprobs(output, request),
+            finish_reason=reason,
+            stop_token_id=token_ids[-1] if reason == "stop" else None,
+            error="vLLM failed on it; its log says why" if reason == "error" else None,
             num_cached_tokens=output.num_cached_tokens or 0,
         )
 
 
-def sampling_params(request: EngineRequest) -> Any:
-    """Say a request's sampling in vLLM's words.
+def _refuse_impossible(request: EngineRequest) -> None:
+    """Refuse a request that leaves no token to choose, where vLLM would choose one.
 
-    Ends are the core's: the stop ids are complete, so vLLM ignores its own EOS, and
-    stop strings and detokenising stay with the core.
+    Raises:
+        InvalidParameterError: The fields that say what may come contradict each other.
     """
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
     params = request.params
-    return SamplingParams(
-        presence_penalty=params.presence_penalty,
-        frequency_penalty=params.frequency_penalty,
-        repetition_penalty=params.repetition_penalty,
-        temperature=params.temperature,
-        top_p=params.top_p,
-        top_k=params.top_k,
-        min_p=params.min_p,
-        seed=request.seed,
-        stop_token_ids=sorted(request.stop_token_ids),
-        ignore_eos=True,
-        max_tokens=request.max_new_tokens,
-        min_tokens=params.min_tokens,
-        logprobs=params.logprobs,
-        detokenize=False,
-        output_kind=RequestOutputKind.DELTA,
-    )
+    if params.allowed_token_ids is None:
+        return
+    banned = {ids[0] for ids in request.bad_words_token_ids if len(ids) == 1}
+    if params.min_tokens:
+        banned |= request.stop_token_ids
+    if banned.issuperset(params.allowed_token_ids):
+        raise InvalidParameterError(
+            f"allowed_token_ids={list(params.allowed_token_ids)} leaves no token: "
+            "bad_words, or min_tokens before an end id, forbid each of them. Allow "
+            "another one.",
+            parameter="allowed_token_ids",
+            value=params.allowed_token_ids,
+        )
 
 
 def _logprobs(
@@ -159,10 +286,24 @@ def _logprobs(
     if completion.logprobs is None:
         return None
     asked = request.params.logprobs
+    return _told(completion.token_ids, completion.logprobs, asked)
+
+
+def _prompt_logprobs(
+    output: RequestOutput, request: EngineRequest
+) -> list[TokenLogprobs] | None:
+    if not output.prompt_logprobs:
+        return None
+    asked = request.params.prompt_logprobs
+    return _told(request.prompt_token_ids[1:], output.prompt_logprobs[1:], asked)
+
+
+def _told(
+    token_ids: Sequence[int], positions: Sequence[Any], asked: int | None
+) -> list[TokenLogprobs]:
+    """Read vLLM's entries: the token's own, which may be one of the best, and those."""
     told = []
-    for token_id, entries in zip(
-        completion.token_ids, completion.logprobs, strict=True
-    ):
+    for token_id, entries in zip(token_ids, positions, strict=True):
         own = entries[token_id]
         ranked = sorted(entries.items(), key=lambda item: item[1].rank or 0)
         top = ranked if asked == -1 else ranked[:asked]

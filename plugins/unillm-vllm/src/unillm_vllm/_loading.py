@@ -1,31 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""From a configuration to a running `LLMEngine`: names, environment, errors.
+"""From a configuration to a running `LLMEngine`: names, door, environment, memory.
 
-vLLM reads much of its configuration from the environment when it is imported or when an
-engine is made. What is set here is set only where the user has not, and before vLLM is
-imported.
+vLLM reads much of its configuration from the environment. What is set for it here is
+set only where the user has not, while the engine starts, and put back then.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import logging
 import os
-from collections.abc import Mapping
+import random
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unillm.errors import ConfigError, ModelLoadError
+from unillm.engines.base import Capability, Support
+from unillm.errors import ConfigError, nearest_name
 
 from ._engine import VllmEngine
+from ._errors import configuration_refused, start_failed
+from ._lora import NoAdapter
+from ._processes import EngineProcesses, environment
+from ._shared import IN_PROCESS, Alone
+from ._threads import OmpThreads
 
 if TYPE_CHECKING:
     from unillm.config import EngineConfig
+
+log = logging.getLogger("unillm.vllm")
 
 QUIET: Mapping[str, str] = {
     "VLLM_LOGGING_LEVEL": "ERROR",  # 32 lines for one tiny run otherwise
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # vLLM's default is stdout
     "VLLM_NO_USAGE_STATS": "1",  # vLLM sends usage statistics by default
+    "TRANSFORMERS_VERBOSITY": "error",  # of its processes, which read the model again
 }
 
 SHARED_FIELDS = (
@@ -35,72 +47,252 @@ SHARED_FIELDS = (
     "dtype",
     "trust_remote_code",
     "seed",
+    "enforce_eager",
+    "quantization",
+    "kv_cache_dtype",
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "gpu_memory_utilization",
+    "enable_prefix_caching",
+    "speculative_config",
+    "enable_lora",
+    "max_loras",
+    "max_lora_rank",
 )
 """Fields of `EngineConfig` that `EngineArgs` has under the same name."""
 
 OWN_OPTION = "multiprocessing"
-"""Option of this backend: run vLLM's engine in a process of its own, as vLLM does by
-default. In one process it starts seven times as fast and was 1.5 to 2 times as fast on
-two cores (vLLM 0.32, CPU)."""
+"""Option of this backend: whether vLLM's engine runs in a process of its own. `None` is
+vLLM's own variable ``VLLM_ENABLE_V1_MULTIPROCESSING`` if that is set; else no on a CPU,
+where one process was 1.5 to 2 times as fast and starts seven times as fast, and yes on
+an accelerator, where it keeps Python's lock away from the one that feeds the device."""
+
+DOOR_VARIABLE = "VLLM_ENABLE_V1_MULTIPROCESSING"
+
+CACHE_SHARE = 0.5
+"""Of the memory of a CPU that is free before loading, the largest part that the cache
+takes by default. vLLM's own default is 92 % of all there is, free or not."""
 
 
 def open_engine(config: EngineConfig) -> VllmEngine:
     """Load the model into vLLM.
 
     Raises:
-        ConfigError: vLLM has no such option, or refuses its value.
+        ConfigError: vLLM has no such option, refuses its value, or starts processes
+            that import the main module while that is being imported.
+        UnsupportedModelError: vLLM does not know the architecture.
         ModelLoadError: vLLM cannot load the model.
+        EngineOutOfMemoryError: Weights or cache do not fit.
     """
     options = dict(config.backend_options)
-    multiprocessing = bool(options.pop(OWN_OPTION, False))
-    _set_environment(multiprocessing=multiprocessing)
-    from vllm import LLMEngine
-
-    arguments = _engine_args(config, options)
+    asked = options.pop(OWN_OPTION, None)
+    processes = EngineProcesses()
     try:
-        engine = LLMEngine.from_engine_args(arguments)
-    except ValueError as error:  # pydantic's ValidationError is one
-        raise ConfigError(f"vLLM refused the configuration: {error}") from error
-    except Exception as error:
-        raise ModelLoadError(
-            f"vLLM could not start with {config.model!r}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    return VllmEngine(engine)
+        with processes.starting(), environment(_unset(QUIET)), _undisturbed():
+            return _start(config, options, asked, processes)
+    except BaseException:
+        processes.close()
+        raise
 
 
-def _set_environment(*, multiprocessing: bool) -> None:
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if multiprocessing else "0"
+def _start(
+    config: EngineConfig,
+    options: Mapping[str, Any],
+    asked: bool | None,
+    processes: EngineProcesses,
+) -> VllmEngine:
+    from vllm import LLMEngine
+    from vllm.platforms import current_platform
+    from vllm.v1.executor import Executor
+
+    on_cpu = current_platform.is_cpu()
+    multiprocessing = _door(asked, on_cpu=on_cpu)
+    alone = Alone(nullcontext()) if multiprocessing else IN_PROCESS.enter()
+    threads = OmpThreads() if on_cpu and not multiprocessing else None
+    door = {DOOR_VARIABLE: "1" if multiprocessing else "0"}
+    try:
+        with alone.lock, environment(door):
+            if threads is not None:
+                threads.use()
+            vllm_config = _vllm_config(config, options)
+            if on_cpu:
+                _bound_cpu_cache(vllm_config)
+            spare_slot = on_cpu and vllm_config.lora_config is not None
+            if spare_slot:
+                _add_lora_slot(vllm_config.lora_config)
+            without_tokenizer = _read_tokenizer(vllm_config)
+            try:
+                engine = LLMEngine(
+                    vllm_config=vllm_config,
+                    executor_class=Executor.get_class(vllm_config),
+                    log_stats=not options.get("disable_log_stats", True),
+                    multiprocess_mode=multiprocessing,
+                )
+            except Exception as error:
+                raise start_failed(error, config, processes.report()) from error
+    except BaseException:
+        alone.leave()
+        if threads is not None:
+            threads.restore()
+        raise
+    processes.started()
+    return VllmEngine(
+        engine,
+        processes=processes,
+        alone=alone,
+        threads=threads,
+        unsupported=_unsupported(vllm_config, without_tokenizer),
+        no_adapter=NoAdapter() if spare_slot else None,
+    )
 
 
-def _engine_args(config: EngineConfig, options: Mapping[str, Any]) -> Any:
+def _door(asked: bool | None, *, on_cpu: bool) -> bool:
+    """Say whether the engine gets a process of its own."""
+    said = os.environ.get(DOOR_VARIABLE)
+    if asked is None:
+        return not on_cpu if said is None else said != "0"
+    if said is not None and (said != "0") != asked:
+        log.warning(
+            "backend_options has %s=%r, and %s=%s is set: the option is followed",
+            OWN_OPTION,
+            asked,
+            DOOR_VARIABLE,
+            said,
+        )
+    return asked
+
+
+def _vllm_config(config: EngineConfig, options: Mapping[str, Any]) -> Any:
     from vllm import EngineArgs
 
-    given = {
-        name: getattr(config, name)
-        for name in SHARED_FIELDS
-        if getattr(config, name) is not None
-    }
     known = {field.name for field in dataclasses.fields(EngineArgs)}
     for name in options:
         if name not in known:
-            close = difflib.get_close_matches(name, [*known, OWN_OPTION], n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
             raise ConfigError(
-                f"The backend 'vllm' has no option {name!r}.{hint} It takes every "
-                f"field of vllm.EngineArgs, and {OWN_OPTION!r}."
+                f"The backend 'vllm' has no option {name!r}."
+                f"{nearest_name(name, [*known, OWN_OPTION])} It takes every field of "
+                f"vllm.EngineArgs, and {OWN_OPTION!r}."
             )
-    return EngineArgs(
-        **{
-            "model": str(config.path),
-            "skip_tokenizer_init": True,  # text is the core's
-            "max_logprobs": config.max_logprobs,
-            "disable_log_stats": True,
-            "use_tqdm_on_load": False,
-            "scheduling_policy": "priority",  # equal ones in their order
-            **given,
-            **options,
-        }
+    given = {name: getattr(config, name) for name in SHARED_FIELDS}
+    if given["speculative_config"] is not None:
+        given["speculative_config"] = dict(given["speculative_config"])
+    named = isinstance(config.tokenizer, (str, os.PathLike))
+    arguments = {
+        "model": str(config.path),
+        "tokenizer": os.fspath(config.tokenizer) if named else None,
+        # Text is the core's; vLLM needs the vocabulary for structured outputs alone.
+        "skip_tokenizer_init": config.tokenizer is not None and not named,
+        "structured_outputs_config": {"backend": "guidance"},
+        "scheduling_policy": "priority",  # equal priorities come first in, first out
+        "max_logprobs": config.max_logprobs,
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+        "max_model_len": -1,  # what the model and the memory allow
+        **{name: value for name, value in given.items() if value is not None},
+        **options,
+    }
+    try:
+        return EngineArgs(**arguments).create_engine_config()
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise configuration_refused(error, config) from error
+
+
+def _read_tokenizer(vllm_config: Any) -> str:
+    """Let vLLM read its tokenizer; say why not, if it has none then.
+
+    A model whose tokenizer only the core can read is served without structured outputs.
+    """
+    from vllm.tokenizers import cached_tokenizer_from_config
+
+    if vllm_config.model_config.skip_tokenizer_init:
+        return (
+            "vLLM has no tokenizer here: it takes the path of one, not an object. Pass "
+            "tokenizer= as a path, and not skip_tokenizer_init"
+        )
+    try:
+        cached_tokenizer_from_config(vllm_config.model_config)
+    except Exception as error:  # noqa: BLE001 - whatever a tokenizer's files cause
+        vllm_config.model_config.skip_tokenizer_init = True
+        return f"vLLM cannot read the tokenizer: {type(error).__name__}: {error}"
+    return ""
+
+
+def _unsupported(vllm_config: Any, without_tokenizer: str) -> dict[str, Capability]:
+    """Return what this engine cannot do, with the reasons."""
+    reasons = {}
+    if without_tokenizer:
+        reasons["structured_outputs"] = without_tokenizer
+    if vllm_config.speculative_config is not None:
+        why = "vLLM refuses it together with speculative decoding"
+        reasons |= {"min_p": why, "logit_bias": why}
+    return {
+        name: Capability(support=Support.UNSUPPORTED, reason=reason)
+        for name, reason in reasons.items()
+    }
+
+
+def _add_lora_slot(lora: Any) -> None:
+    """Leave all slots that were asked for, beside that of `NoAdapter`."""
+    lora.max_loras += 1
+    if lora.max_cpu_loras is not None:
+        lora.max_cpu_loras = max(lora.max_cpu_loras, lora.max_loras)
+
+
+def _bound_cpu_cache(vllm_config: Any) -> None:
+    """Give the cache of a CPU what the requests can use, if it fits, unless told."""
+    cache, model = vllm_config.cache_config, vllm_config.model_config
+    parallel = vllm_config.parallel_config
+    default = type(cache).gpu_memory_utilization
+    if cache.kv_cache_memory_bytes or cache.gpu_memory_utilization != default:
+        return
+    from vllm.utils.cpu_resource_utils import (
+        get_memory_node_info,
+        get_visible_memory_node,
     )
+
+    number_bytes = 1 if cache.cache_dtype.startswith("fp8") else model.dtype.itemsize
+    per_token = (
+        2
+        * model.get_num_layers(parallel)
+        * model.get_num_kv_heads(parallel)
+        * model.get_head_size()
+        * number_bytes
+    )
+    tokens = vllm_config.scheduler_config.max_num_seqs * model.max_model_len
+    files = Path(model.model).glob("*.safetensors")
+    weights = sum(file.stat().st_size for file in files)
+    memory = get_memory_node_info(get_visible_memory_node()[0])
+    free = max(0, memory.available_memory - weights)
+    cache.kv_cache_memory_bytes = min(tokens * per_token, int(CACHE_SHARE * free))
+
+
+# ------------------------------------------------------------------------ surroundings
+
+
+def _unset(variables: Mapping[str, str]) -> dict[str, str]:
+    return {n: value for n, value in variables.items() if n not in os.environ}
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keep what a starting vLLM does to its surroundings from the caller.
+
+    It seeds the caller's generators of random numbers, adds libraries to those that
+    every later process loads first, and warns of what is not the caller's to mend.
+    torch's generator stays seeded: an engine in this process draws from it.
+    """
+    import numpy as np
+
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    preload = os.environ.get("LD_PRELOAD")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
+            if preload is None:
+                os.environ.pop("LD_PRELOAD", None)
+            else:
+                os.environ["LD_PRELOAD"] = preload

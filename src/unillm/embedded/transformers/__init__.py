@@ -28,8 +28,10 @@ class TransformersBackend(Backend):
     name = "transformers"
     description = "transformers models on torch (CPU, CUDA); slots scheduled by unillm"
     auto_rank = 100
-    option_names = frozenset({"device"})
-    engine_options = frozenset({"enable_lora", "max_lora_rank", "max_loras"})
+    option_names = frozenset({"device", "compile_after"})
+    engine_options = frozenset(
+        {"enable_lora", "max_lora_rank", "max_loras", "quantization"}
+    )
 
     @property
     @override
@@ -59,22 +61,22 @@ class TransformersBackend(Backend):
         from ...scheduling.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS, SlotScheduler
         from .loading import load_engine
 
+        budget = config.max_num_batched_tokens or DEFAULT_MAX_NUM_BATCHED_TOKENS
         engine = load_engine(
             config.path,
             dtype=config.dtype,
             device=config.backend_options.get("device", "auto"),
             max_model_len=config.max_model_len,
             max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=budget,
+            quantization=config.quantization,
             trust_remote_code=config.trust_remote_code,
             enforce_eager=config.enforce_eager,
+            compile_after=config.backend_options.get("compile_after"),
             enable_lora=config.enable_lora,
             max_loras=config.max_loras,
         )
-        return SlotScheduler(
-            engine,
-            max_num_batched_tokens=config.max_num_batched_tokens
-            or DEFAULT_MAX_NUM_BATCHED_TOKENS,
-        )
+        return SlotScheduler(engine, max_num_batched_tokens=budget)
 
 
 @hookimpl(trylast=True)

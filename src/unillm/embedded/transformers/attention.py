@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
@@ -29,7 +30,7 @@ def slot_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | BlockMask | None,
     *,
     scaling: float | None = None,
     softcap: float | None = None,
@@ -44,7 +45,8 @@ def slot_attention(
         key: ``[rows, kv_heads, keys, head_dim]``.
         value: Like the keys.
         attention_mask: Additive, ``[rows, 1, queries, keys]``; `None` where the keys
-            are the queries' own and attention is causal.
+            are the queries' own and attention is causal. In blocks for a compiled step
+            of one query.
         scaling: Factor of the scores; `None` for ``1 / sqrt(head_dim)``.
         softcap: Bound that scores approach and never reach. transformers honours it in
             eager attention, and drops it in SDPA.
@@ -55,7 +57,12 @@ def slot_attention(
         ``[rows, queries, heads, head_dim]``, and no weights.
     """
     del module
-    if softcap is not None or s_aux is not None:
+    if isinstance(attention_mask, BlockMask):
+        assert s_aux is None, "sinks have no place in blocks"
+        attended = _attend_in_blocks(
+            query, key, value, attention_mask, scaling, cap=softcap
+        )
+    elif softcap is not None or s_aux is not None:
         attended = _attend_stepwise(
             query, key, value, attention_mask, scaling, cap=softcap, sinks=s_aux
         )
@@ -102,6 +109,33 @@ def _attend_masked(
             dim=2,
         )
     return attended.reshape(rows, heads, queries, value.shape[-1])
+
+
+def _attend_in_blocks(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: BlockMask,
+    scale: float | None,
+    *,
+    cap: float | None,
+) -> Tensor:
+    """Attend with a single position, for which the heads of a group are queries."""
+    rows, heads, _, dim = query.shape
+
+    def capped(score: Tensor, *_: Tensor) -> Tensor:
+        return score if cap is None else cap * (score / cap).tanh()
+
+    attended = flex_attention(
+        query.reshape(rows, key.shape[1], -1, dim),
+        key,
+        value,
+        score_mod=None if cap is None else capped,
+        block_mask=mask,
+        scale=scale,
+    )
+    assert isinstance(attended, Tensor)
+    return attended.reshape(rows, heads, 1, value.shape[-1])
 
 
 def _attend_stepwise(

@@ -80,8 +80,8 @@ def check_code(config: Mapping[str, Any], *, name: object) -> None:
         )
 
 
-def load_config(name: str | Path, *, trust_remote_code: bool = False) -> Any:
-    """Return the transformers configuration of a directory, or of a model of the hub.
+def load_config(path: Path, *, trust_remote_code: bool = False) -> Any:
+    """Return the transformers configuration of a directory.
 
     Raises:
         ModelLoadError: It cannot be made of what the file says.
@@ -90,13 +90,13 @@ def load_config(name: str | Path, *, trust_remote_code: bool = False) -> Any:
 
     try:
         return AutoConfig.from_pretrained(
-            name,
+            path,
             trust_remote_code=trust_remote_code,
-            local_files_only=isinstance(name, Path),
+            local_files_only=True,
         )
     except Exception as error:  # code of any checkpoint may run here, if trusted
         raise ModelLoadError(
-            f"transformers cannot read the configuration of {name}: {error}"
+            f"transformers cannot read the configuration of {path}: {error}"
         ) from error
 
 

@@ -18,7 +18,7 @@ when the tokens are fetched.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -30,19 +30,35 @@ from typing_extensions import override
 from ...engines.base import EngineRequest, TokenLogprobs
 from ...errors import InvalidParameterError, UnsupportedModelError
 from ...lora import LoRARequest
-from ...memory import KvShape, MemoryEstimate
+from ...memory import Limits, MemoryNeeds, needs_of
 from ...sampling import PromptLogprobs, Sampler
-from ...scheduling.slots import PrefillResult, PromptChunk, SlotEngine, SlotToken
+from ...scheduling.slots import (
+    DEFAULT_MAX_NUM_BATCHED_TOKENS,
+    PrefillResult,
+    PromptChunk,
+    SlotEngine,
+    SlotToken,
+)
+from ...shapes import KvShape
 from . import attention, families
 from .cache import ChunkStep, PromptStep, SlotCache, Step
 from .lora import Adapters
 from .masks import Mask, Masks
-from .memory import asked_bytes, free_bytes, is_out_of_memory, out_of_memory
-from .packing import group_by_width, width_for
-from .runners import DecodeRunner, forward, make_runner
+from .memory import (
+    asked_bytes,
+    free_bytes,
+    is_out_of_memory,
+    out_of_memory,
+)
+from .packing import group_by_length, group_by_width, width_for
+from .runners import DecodeRunner, forward, make_runner, only_positions
+from .states import layouts_of
 
 _FILLER = 0
 """Id of padding and of rows that nobody asked for; any id would do."""
+
+
+_Write = Callable[[Sequence[PromptChunk], dict[int, int]], Tensor]
 
 
 @attrs.define(eq=False)
@@ -67,8 +83,12 @@ class TransformersSlotEngine(SlotEngine):
         model: A ``*ForCausalLM`` of a supported family, on its device, in its dtype.
         num_slots: Rows.
         max_model_len: Prompt and new tokens of a row.
+        max_num_batched_tokens: Prompt tokens of one prefill, for the estimate of what
+            fits; whoever schedules keeps to it.
         enforce_eager: Call the model as it is in every step: nothing is compiled,
             recorded or packed for the decode step.
+        compile_after: On a CPU, decode steps before they are compiled; `None` compiles
+            none.
         max_loras: Adapters at a time; `None` for none at all. With adapters decode
             steps are eager.
 
@@ -83,7 +103,9 @@ class TransformersSlotEngine(SlotEngine):
         *,
         num_slots: int,
         max_model_len: int,
+        max_num_batched_tokens: int = DEFAULT_MAX_NUM_BATCHED_TOKENS,
         enforce_eager: bool = False,
+        compile_after: int | None = None,
         max_loras: int | None = None,
     ) -> None:
         _use_slot_attention(model)
@@ -93,16 +115,30 @@ class TransformersSlotEngine(SlotEngine):
         self._vocab_size: int = model.get_output_embeddings().weight.shape[0]
         self._device: torch.device = model.device
         self._masks = Masks.of(model)
-        self._cache = _allocate(model, num_slots=num_slots, max_model_len=max_model_len)
+        self._needs = needs_of(
+            model.config,
+            weight_bytes=model.get_memory_footprint(),
+            item_bytes=model.dtype.itemsize,
+        )
+        self._limits = Limits(
+            max_num_seqs=num_slots,
+            max_model_len=max_model_len,
+            max_num_batched_tokens=max_num_batched_tokens,
+        )
+        self._cache = _allocate(model, self._needs, self._limits)
         self._adapters: Adapters | None = None
         if max_loras is not None:
             self._adapters = Adapters(model, max_loras=max_loras)
-        self._runner: DecodeRunner | None = make_runner(
-            model,
-            self._cache,
-            self._masks,
-            enforce_eager=enforce_eager or self._adapters is not None,
-        )
+        with self._memory_told("Preparing decode steps"):
+            self._runner: DecodeRunner | None = make_runner(
+                model,
+                self._cache,
+                self._masks,
+                enforce_eager=enforce_eager
+                or self._adapters is not None
+                or self._cache.is_recurrent,
+                compile_after=compile_after,
+            )
         self._sampler = Sampler(
             num_slots=num_slots, vocab_size=self._vocab_size, device=self._device
         )
@@ -124,6 +160,11 @@ class TransformersSlotEngine(SlotEngine):
     @override
     def vocab_size(self) -> int:
         return self._vocab_size
+
+    @property
+    @override
+    def splits_prompts(self) -> bool:
+        return not self._cache.is_recurrent
 
     @property
     @override
@@ -149,11 +190,10 @@ class TransformersSlotEngine(SlotEngine):
             self._prompt_logprobs = {}
             sampled: list[int] = []
             logits: list[Tensor] = []
-            for group in self._passes([c for c in chunks if c.slot not in refused]):
-                width = self._width(group)
-                padding |= {c.slot: width - (c.end - c.start) for c in group}
+            left = [chunk for chunk in chunks if chunk.slot not in refused]
+            for group, write in self._passes(left):
                 sampled += [chunk.slot for chunk in group if chunk.is_last]
-                logits.append(self._write(group, width))
+                logits.append(write(group, padding))
             tokens = refused
             if sampled:
                 tokens |= self._sample(torch.cat(logits), sampled)
@@ -188,27 +228,62 @@ class TransformersSlotEngine(SlotEngine):
                 refused[chunk.slot] = SlotToken(_FILLER, error=str(error))
         return refused
 
-    def _passes(self, chunks: Sequence[PromptChunk]) -> Iterator[list[PromptChunk]]:
-        """Yield the chunks of each forward pass."""
+    def _passes(
+        self, chunks: Sequence[PromptChunk]
+    ) -> Iterator[tuple[list[PromptChunk], _Write]]:
+        """Yield the chunks of each forward pass, and what computes them."""
         fresh = [chunk for chunk in chunks if chunk.is_first]
-        for group in group_by_width([chunk.end for chunk in fresh]):
-            yield [fresh[index] for index in group]
+        packed = [c for c in fresh if c.request.params.prompt_logprobs is None]
+        if packed and self._tokens_for(packed) is not None:
+            yield packed, self._write_packed
+            fresh = [chunk for chunk in fresh if chunk not in packed]
+        group = group_by_length if self._cache.is_recurrent else group_by_width
+        for indices in group([chunk.end for chunk in fresh]):
+            yield [fresh[index] for index in indices], self._write
         for chunk in chunks:
             if not chunk.is_first:
-                yield [chunk]
+                yield [chunk], self._write
+
+    def _tokens_for(self, chunks: Sequence[PromptChunk]) -> int | None:
+        """Return how many tokens the runner computes for fresh chunks, if any."""
+        assert self._runner is not None, "the engine is closed"
+        return self._runner.tokens_for(sum(chunk.end for chunk in chunks))
+
+    def _write_packed(
+        self, group: Sequence[PromptChunk], padding: dict[int, int]
+    ) -> Tensor:
+        """Compute fresh chunks in one pass of the runner; as `_write`."""
+        assert self._runner is not None, "the engine is closed"
+        rows = [self._row_of[chunk.slot] for chunk in group]
+        logits = self._runner.write_prompts(rows, [c.token_ids for c in group])
+        for row, chunk in zip(rows, group, strict=True):
+            self._cache.note_written(row, chunk.end)
+            self._held(row).length = chunk.end
+        # Where there is any, it is nobody's own.
+        tokens = self._tokens_for(group) or 0
+        padding[group[0].slot] = tokens - sum(chunk.end for chunk in group)
+        ends = [index for index, chunk in enumerate(group) if chunk.is_last]
+        return logits if len(ends) == len(group) else logits[self._tensor(ends)]
 
     def _width(self, group: Sequence[PromptChunk]) -> int:
         """Return how many positions of each row a pass computes."""
         length = max(chunk.end - chunk.start for chunk in group)
+        if self._cache.is_recurrent:
+            return length
         # What continues a prompt is alone in its pass: nothing to be as wide as.
         return width_for(length, self._max_model_len) if group[0].is_first else length
 
-    def _write(self, group: Sequence[PromptChunk], width: int) -> Tensor:
+    def _write(self, group: Sequence[PromptChunk], padding: dict[int, int]) -> Tensor:
         """Compute chunks that begin at the same position.
+
+        Args:
+            group: Chunks.
+            padding: By slot; what is computed for nothing is noted in it.
 
         Returns:
             ``[chunks that end a prompt, vocab]``: logits of their last tokens.
         """
+        width = self._width(group)
         rows = [self._row_of[chunk.slot] for chunk in group]
         start = group[0].start
         lengths = [chunk.end - chunk.start for chunk in group]
@@ -231,7 +306,7 @@ class TransformersSlotEngine(SlotEngine):
         places = self._tensor([*ends, *asked.places])
         owners = [self._held(row) for row in rows]
         head = self._model.get_output_embeddings()
-        with self._adapters_of(owners), _only_positions(head, places):
+        with self._adapters_of(owners), only_positions(head, places):
             logits = forward(
                 self._model,
                 self._cache,
@@ -241,6 +316,7 @@ class TransformersSlotEngine(SlotEngine):
                 mask=mask,
             )
         for row, owner, chunk in zip(rows, owners, group, strict=True):
+            padding[chunk.slot] = width - (chunk.end - chunk.start)
             self._cache.note_written(row, start + width)
             owner.length = chunk.end
         self._prompt_logprobs |= asked.read(logits[len(ends) :])
@@ -255,8 +331,8 @@ class TransformersSlotEngine(SlotEngine):
         with self._memory_told("A decode step"), torch.inference_mode():
             self._compact()
             rows = sorted(self._row_of[slot] for slot in slots)
-            logits = self._advance(rows)
-            tokens = self._sample(logits, [self._held(row).slot for row in rows])
+            logits, best = self._advance(rows)
+            tokens = self._sample(logits, [self._held(row).slot for row in rows], best)
         return [tokens[slot] for slot in slots]
 
     def _compact(self) -> None:
@@ -274,11 +350,11 @@ class TransformersSlotEngine(SlotEngine):
             self._rows[gap], self._rows[place] = row, None
             self._row_of[row.slot] = gap
 
-    def _advance(self, rows: Sequence[int]) -> Tensor:
+    def _advance(self, rows: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """Feed each of *rows* (ascending) its last token.
 
         Returns:
-            ``[rows, vocab]``.
+            ``[rows, vocab]``, and their highest as in `DecodeRunner.best`.
         """
         assert self._runner is not None, "the engine is closed"
         count = self._runner.rows_for(rows[-1] + 1)
@@ -293,7 +369,11 @@ class TransformersSlotEngine(SlotEngine):
             self._cache.note_written(row, owner.length + 1)
         for row in rows:
             owners[row].length += 1
-        return logits if len(rows) == count else logits[self._tensor(rows)]
+        best = self._runner.best
+        if len(rows) < count:
+            chosen = self._tensor(rows)
+            logits, best = logits[chosen], None if best is None else best[:, chosen]
+        return logits, best
 
     # -------------------------------------------------------------------------- both
 
@@ -303,9 +383,12 @@ class TransformersSlotEngine(SlotEngine):
             return nullcontext()
         return self._adapters.rows([owner.adapter for owner in owners])
 
-    def _sample(self, logits: Tensor, slots: Sequence[int]) -> dict[int, SlotToken]:
+    def _sample(
+        self, logits: Tensor, slots: Sequence[int], best: Tensor | None = None
+    ) -> dict[int, SlotToken]:
         """Choose a token for each row of logits, and note it as the row's last."""
-        tokens = dict(zip(slots, self._sampler.sample(logits, slots), strict=True))
+        sampled = self._sampler.sample(logits, slots, best=best)
+        tokens = dict(zip(slots, sampled, strict=True))
         for slot, token in tokens.items():
             if token.error is None:
                 self._held(self._row_of[slot]).last_token = token.token_id
@@ -335,18 +418,13 @@ class TransformersSlotEngine(SlotEngine):
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            needed = _needed(
-                self._model,
-                num_slots=self._num_slots,
-                max_model_len=self._max_model_len,
-            )
+            needed = self._needs.estimate(self._limits)
             raise out_of_memory(
                 f"{doing} ran out of memory",
-                needed=needed,
-                num_slots=self._num_slots,
-                max_model_len=self._max_model_len,
+                needs=self._needs,
+                limits=self._limits,
                 device=self._device,
-                loaded_bytes=needed.total_bytes,
+                loaded_bytes=needed.weight_bytes + needed.cache_bytes,
                 asked=asked_bytes(error),
             ) from error
 
@@ -359,7 +437,7 @@ class TransformersSlotEngine(SlotEngine):
 def _use_slot_attention(model: Any) -> None:
     """Make the model attend through `attention.slot_attention`, if it is to."""
     config = model.config.get_text_config(decoder=True)
-    if config.model_type in families.OWN_ATTENTION:
+    if config.model_type in families.OWN_ATTENTION | families.CACHE_ARGUMENTS.keys():
         return
     model.set_attn_implementation(attention.NAME)
     # A model outside the attention interface keeps its own code whatever it was told.
@@ -372,29 +450,15 @@ def _use_slot_attention(model: Any) -> None:
         )
 
 
-def _needed(model: Any, *, num_slots: int, max_model_len: int) -> MemoryEstimate:
-    """Return what a loaded model and its cache take."""
-    shape = KvShape.of(model.config)
-    item_bytes = model.dtype.itemsize
-    return MemoryEstimate(
-        weight_bytes=model.get_memory_footprint(),
-        kv_bytes_per_token=shape.bytes_per_token(item_bytes),
-        cache_bytes=shape.cache_bytes(
-            num_slots=num_slots, max_model_len=max_model_len, item_bytes=item_bytes
-        ),
-    )
-
-
-def _allocate(model: Any, *, num_slots: int, max_model_len: int) -> SlotCache:
+def _allocate(model: Any, needs: MemoryNeeds, limits: Limits) -> SlotCache:
     """Make the cache, or say with numbers why it does not fit."""
-    needed = _needed(model, num_slots=num_slots, max_model_len=max_model_len)
+    needed = needs.estimate(limits)
     too_much = out_of_memory(
         "The cache does not fit",
-        needed=needed,
-        num_slots=num_slots,
-        max_model_len=max_model_len,
+        needs=needs,
+        limits=limits,
         device=model.device,
-        loaded_bytes=needed.weight_bytes,
+        loaded_bytes=needs.weight_bytes,
     )
     # An operating system that overcommits would give the memory, and kill the process
     # when it is written to.
@@ -403,30 +467,11 @@ def _allocate(model: Any, *, num_slots: int, max_model_len: int) -> SlotCache:
     try:
         return SlotCache(
             KvShape.of(model.config),
-            num_rows=num_slots,
-            max_model_len=max_model_len,
+            num_rows=limits.max_num_seqs,
+            max_model_len=limits.max_model_len,
             dtype=model.dtype,
             device=model.device,
+            layouts=layouts_of(model),
         )
     except RuntimeError as error:
         raise too_much from error
-
-
-@contextmanager
-def _only_positions(head: torch.nn.Module, places: Tensor) -> Iterator[None]:
-    """Have the output layer compute *places* alone: ``[n, 2]``, row and position.
-
-    ``logits_to_keep`` takes the same positions of every row, which are many logits too
-    many when prompts of different lengths share a pass. The layer's output is
-    ``[n, 1, vocab]``.
-    """
-
-    def select(_: torch.nn.Module, inputs: tuple[Tensor]) -> Tensor:
-        rows, positions = places.view(-1, 2).unbind(1)
-        return inputs[0][rows, positions][:, None]
-
-    hook = head.register_forward_pre_hook(select)
-    try:
-        yield
-    finally:
-        hook.remove()

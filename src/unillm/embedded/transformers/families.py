@@ -14,12 +14,14 @@ from types import MappingProxyType
 from typing import Any
 
 from ...errors import UnsupportedModelError
+from . import quantised
 from .checkpoint import read_config
 
 FAMILIES: Mapping[str, str] = MappingProxyType(
     {
         "apertus": "Apertus",
         "arcee": "Arcee",
+        "bamba": "Bamba",
         "bloom": "Bloom",
         "codegen": "CodeGen",
         "cohere": "Command R",
@@ -27,6 +29,8 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
         "ernie4_5": "ERNIE 4.5",
         "exaone4": "EXAONE 4",
         "falcon": "Falcon",
+        "falcon_h1": "Falcon H1",
+        "falcon_mamba": "Falcon Mamba",
         "gemma": "Gemma",
         "gemma2": "Gemma 2",
         "gemma3_text": "Gemma 3 (text)",
@@ -40,17 +44,25 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
         "gptj": "GPT-J",
         "granite": "Granite",
         "granitemoe": "Granite MoE",
+        "granitemoehybrid": "Granite 4",
         "helium": "Helium",
         "hunyuan_v1_dense": "Hunyuan",
+        "jamba": "Jamba",
+        "lfm2": "LFM2",
+        "lfm2_moe": "LFM2 MoE",
         "llama": "Llama",
+        "mamba": "Mamba",
+        "mamba2": "Mamba 2",
         "ministral": "Ministral",
         "mistral": "Mistral",
         "mixtral": "Mixtral",
         "mpt": "MPT",
         "nemotron": "Nemotron",
+        "nemotron_h": "Nemotron-H",
         "olmo": "OLMo",
         "olmo2": "OLMo 2",
         "olmo3": "OLMo 3",
+        "olmo_hybrid": "OLMo Hybrid",
         "olmoe": "OLMoE",
         "opt": "OPT",
         "persimmon": "Persimmon",
@@ -59,14 +71,22 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
         "qwen2": "Qwen2",
         "qwen2_moe": "Qwen2 MoE",
         "qwen3": "Qwen3",
+        "qwen3_5_moe_text": "Qwen3.5 MoE (text)",
+        "qwen3_5_text": "Qwen3.5 (text)",
         "qwen3_moe": "Qwen3 MoE",
+        "qwen3_next": "Qwen3-Next",
         "seed_oss": "Seed-OSS",
         "smollm3": "SmolLM3",
         "stablelm": "StableLM",
         "starcoder2": "StarCoder2",
+        "zamba": "Zamba",
+        "zamba2": "Zamba 2",
     }
 )
 """``model_type`` of the families that are verified, and what people call them."""
+
+SINKS = frozenset({"gpt_oss"})
+"""Families whose attention gives a part of its weight to nothing at all."""
 
 WINDOW_ON_ALL = frozenset({"mistral", "mixtral", "phi3", "qwen3_moe", "starcoder2"})
 """Families verified with a ``sliding_window``, which all their layers have."""
@@ -92,7 +112,39 @@ OWN_ATTENTION = frozenset({"bloom", "codegen", "falcon", "gptj", "mpt"})
 """Families outside transformers' attention interface; those with ALiBi are here. Their
 own code attends, and makes its masks from which positions of a row hold tokens."""
 
-_RECURRENT = "its layers keep a recurrent state, which the slot cache does not hold yet"
+RECURRENT = frozenset(
+    {
+        "bamba",
+        "falcon_h1",
+        "falcon_mamba",
+        "granitemoehybrid",
+        "jamba",
+        "lfm2",
+        "lfm2_moe",
+        "mamba",
+        "mamba2",
+        "nemotron_h",
+        "olmo_hybrid",
+        "qwen3_5_moe_text",
+        "qwen3_5_text",
+        "qwen3_next",
+        "zamba",
+        "zamba2",
+    }
+)
+"""Families some or all of whose layers keep a state of each row (`states`)."""
+
+RECURRENT_LAYERS = frozenset(
+    {"attention", "conv", "hybrid", "linear_attention", "mamba", "mlp", "moe"}
+)
+"""Their ``layer_types``, in older words too; "mlp" and "moe" keep nothing."""
+
+CACHE_ARGUMENTS: Mapping[str, str] = MappingProxyType(
+    dict.fromkeys(("falcon_mamba", "mamba", "mamba2"), "cache_params")
+)
+"""Families of which no layer attends, and under which name they take their cache."""
+
+_OWN_STATE = "it keeps the states of its layers in itself, not in a cache of rows"
 _LOCAL = (
     "it masks its local layers by itself, so rows of different lengths get mixed up"
 )
@@ -107,25 +159,16 @@ _MULTIMODAL = (
 
 _KNOWN_REASONS: Mapping[str, str] = MappingProxyType(
     {
-        "bamba": _RECURRENT,
         "deepseek_v2": _LATENT,
         "deepseek_v3": _LATENT,
-        "falcon_h1": _RECURRENT,
-        "falcon_mamba": _RECURRENT,
         "gemma3": _MULTIMODAL,
         "gemma3n": _SHARED,
         "gemma3n_text": _SHARED,
         "gpt_neo": _LOCAL,
-        "granitemoehybrid": _RECURRENT,
-        "jamba": _RECURRENT,
-        "lfm2": _RECURRENT,
         "llama4": _MULTIMODAL,
         "llama4_text": _CHUNKED,
-        "mamba": _RECURRENT,
-        "mamba2": _RECURRENT,
-        "qwen3_next": _RECURRENT,
-        "recurrent_gemma": _RECURRENT,
-        "rwkv": _RECURRENT,
+        "recurrent_gemma": _OWN_STATE,
+        "rwkv": _OWN_STATE,
     }
 )
 """``model_type`` of families that would need something that is not there."""
@@ -158,9 +201,8 @@ def refusal_of(config: Mapping[str, Any]) -> str | None:
             f"{model_type!r} is an encoder-decoder: what its encoder makes of a prompt "
             "would need a cache of its own, and slots hold decoders only"
         )
-    if quantization := config.get("quantization_config"):
-        method = quantization.get("quant_method", "an unknown method")
-        return f"the checkpoint is quantised ({method}), which is not verified yet"
+    if reason := quantised.refusal_of(config):
+        return reason
     if reason := _KNOWN_REASONS.get(model_type):
         return f"{model_type!r} is not supported: {reason}"
     if model_type not in FAMILIES:
@@ -175,6 +217,8 @@ def _unusual_layers(config: Mapping[str, Any]) -> str | None:
     known = {"full_attention"}
     if family in WINDOW_BY_LAYER:
         known.add("sliding_attention")
+    if family in RECURRENT:
+        known |= RECURRENT_LAYERS
     if kinds := set(config.get("layer_types") or ()) - known:
         return f"layers of type {', '.join(sorted(kinds))} are not verified yet"
     window = config.get("sliding_window")

@@ -2,7 +2,7 @@
 
 """From a model directory to an engine: checked first, then loaded.
 
-Nothing is downloaded for a local path, no code of a checkpoint runs unless it is
+Nothing is downloaded, no code of a checkpoint runs unless it is
 allowed, and weights are safetensors or refused. transformers fills tensors that a
 checkpoint lacks with random numbers and only warns; here that is an error.
 """
@@ -10,8 +10,7 @@ checkpoint lacks with random numbers and only warns; here that is an error.
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,26 +19,27 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from ...errors import (
-    BackendUnavailableError,
-    ConfigError,
-    EngineOutOfMemoryError,
-    ModelLoadError,
-    ModelNotFoundError,
-)
-from ...memory import GIB, KvShape, estimate, positions_of
+from ...errors import BackendUnavailableError, ConfigError, ModelLoadError
+from ...memory import Limits, memory_needs, needs_of
+from ...scheduling.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
+from ...shapes import positions_of
 from .checkpoint import check_code, check_weights, load_config, read_config
 from .engine import TransformersSlotEngine
-from .families import check_supported
+from .families import RECURRENT, check_supported
+from .fusing import fuse_projections
+from .linears import pack_linears
 from .lora import require_peft
 from .memory import (
     DEFAULT_SLOTS,
+    MEMORY_SHARE,
+    asked_bytes,
     check_model_len,
     free_bytes,
     is_out_of_memory,
     out_of_memory,
-    plan_slots,
+    plan_limits,
 )
+from .quantised import method_of
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -49,7 +49,6 @@ _DTYPES: Mapping[str, Any] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _SHOWN_KEYS = 5
 
 
@@ -60,31 +59,37 @@ def load_engine(
     device: str = "auto",
     max_model_len: int | None = None,
     max_num_seqs: int | None = None,
+    max_num_batched_tokens: int = DEFAULT_MAX_NUM_BATCHED_TOKENS,
+    quantization: str | None = None,
     trust_remote_code: bool = False,
     enforce_eager: bool = False,
+    compile_after: int | None = None,
     enable_lora: bool = False,
     max_loras: int | None = None,
 ) -> TransformersSlotEngine:
     """Load a model and make its slots.
 
     Args:
-        path: A directory. A text that is none, and that could be the id of a model of
-            the Hugging Face hub, is taken for one.
+        path: A directory.
         dtype: Of weights and cache: "auto" (the checkpoint's), "float32", "bfloat16" or
             "float16".
         device: "auto" is CUDA where there is one, else the CPU.
         max_model_len: Prompt and new tokens of a slot; `None` for what the model knows
             and memory allows.
         max_num_seqs: Slots; `None` for 8 on CPU and 64 on CUDA, if memory allows. How
-            both are chosen: `memory.plan_slots`.
+            both are chosen: `memory.plan_limits`.
+        max_num_batched_tokens: Prompt tokens of one prefill.
+        quantization: How the checkpoint is stored, if the caller is to be sure of it.
         trust_remote_code: Run the model code that comes with the checkpoint.
-        enforce_eager: Call the model as it is in every decode step.
+        enforce_eager: Call the model as it is: nothing is packed or compiled.
+        compile_after: On a CPU, decode steps before they are compiled; `None` compiles
+            none.
         enable_lora: Take requests with adapters.
         max_loras: Adapters at a time; `None` for as many as slots.
 
     Raises:
         ConfigError: An option has no such value, or is more than the model can.
-        ModelNotFoundError: There is no such directory, or model on the hub.
+        ModelNotFoundError: There is no such directory.
         ModelLoadError: A file is missing, broken or does not match the others.
         UnsafeModelError: Loading would run code from the checkpoint.
         UnsupportedModelError: The model cannot be held in slots; says why.
@@ -93,46 +98,89 @@ def load_engine(
     """
     if dtype not in _DTYPES:
         raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}.")
+    if compile_after is not None and not (
+        isinstance(compile_after, int) and compile_after >= 0
+    ):
+        raise ConfigError(
+            f"compile_after must be a number of steps ≥ 0, got {compile_after!r}."
+        )
     if enable_lora:
         require_peft()
     target = _find_device(device)
-    name = _find_model(path)
-    config = _check_config(name, trust_remote_code=trust_remote_code)
+    path = Path(path).expanduser()
+    config = _check_config(path, trust_remote_code=trust_remote_code)
+    method = method_of(read_config(path))
+    _check_quantization(quantization, method, enable_lora=enable_lora)
     positions = positions_of(config)
     check_model_len(max_model_len, positions=positions)
+    check_weights(path)
+    needs = memory_needs(path, dtype=dtype)
     too_large = partial(
-        _too_large,
-        name,
-        dtype=dtype,
+        out_of_memory,
+        f"The weights of {path} do not fit",
         device=target,
-        num_slots=max_num_seqs or 1,
-        max_model_len=max_model_len or positions,
+        needs=needs,
+        limits=Limits(
+            max_num_seqs=max_num_seqs or 1,
+            max_model_len=max_model_len or positions,
+            max_num_batched_tokens=max_num_batched_tokens,
+        ),
     )
-    if isinstance(name, Path):
-        check_weights(name)
-        _check_weights_fit(name, dtype, target, too_large)
+    if needs.weight_bytes > free_bytes(target):
+        raise too_large()
     try:
-        model = _load_model(name, config, dtype, trust_remote_code=trust_remote_code)
-        model.to(target)
+        model = load_model(
+            path,
+            config,
+            dtype,
+            # What is quantised cannot be moved once it is loaded.
+            device_map={"": target} if method else None,
+            trust_remote_code=trust_remote_code,
+        )
+        if not method:
+            model.to(target)
+        eager = enforce_eager or enable_lora or method is not None
+        if not eager:
+            _join_weights(model)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise too_large() from error
-    plan = plan_slots(
+        raise too_large(asked=asked_bytes(error)) from error
+    needs = needs_of(
+        config,
+        weight_bytes=model.get_memory_footprint(),
+        item_bytes=model.dtype.itemsize,
+    )
+    limits = plan_limits(
+        needs,
         positions=positions,
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
         default_slots=DEFAULT_SLOTS[target.type],
-        free_bytes=free_bytes(target),
-        bytes_per_token=KvShape.of(config).bytes_per_token(model.dtype.itemsize),
+        memory_bytes=needs.weight_bytes
+        + int(free_bytes(target) * MEMORY_SHARE[target.type]),
     )
     return TransformersSlotEngine(
         model,
-        num_slots=plan.num_slots,
-        max_model_len=plan.max_model_len,
-        enforce_eager=enforce_eager,
-        max_loras=(max_loras or plan.num_slots) if enable_lora else None,
+        num_slots=limits.max_num_seqs,
+        max_model_len=limits.max_model_len,
+        max_num_batched_tokens=max_num_batched_tokens,
+        enforce_eager=eager,
+        compile_after=compile_after,
+        max_loras=(max_loras or limits.max_num_seqs) if enable_lora else None,
     )
+
+
+def _join_weights(model: Any) -> None:
+    """Fuse projections and pack weights, where that is verified."""
+    if model.config.get_text_config(decoder=True).model_type in RECURRENT:
+        return
+    fuse_projections(model)
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()  # gives the old weights back
+    else:
+        pack_linears(model)
 
 
 # ------------------------------------------------------------------ before the weights
@@ -154,94 +202,64 @@ def _find_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def _find_model(path: str | Path) -> str | Path:
-    """Return a directory, or the id of a model of the hub."""
-    directory = Path(path).expanduser()
-    if directory.is_dir():
-        return directory
-    if isinstance(path, str) and _HUB_ID.fullmatch(path):
-        return path
-    raise ModelNotFoundError(f"There is no model directory {path}.")
-
-
-def _check_config(name: str | Path, *, trust_remote_code: bool) -> Any:
+def _check_config(path: Path, *, trust_remote_code: bool) -> Any:
     """Return the configuration of a model that is safe and supported."""
-    declared = read_config(name) if isinstance(name, Path) else _read_hub_config(name)
+    declared = read_config(path)
     if not trust_remote_code:
-        check_code(declared, name=name)
+        check_code(declared, name=path)
     check_supported(declared)
-    config = load_config(name, trust_remote_code=trust_remote_code)
+    config = load_config(path, trust_remote_code=trust_remote_code)
     # Once more: what the file leaves out has defaults, layer types among them.
     check_supported(config.to_dict())
     return config
 
 
-def _read_hub_config(name: str) -> Mapping[str, Any]:
-    from transformers import PreTrainedConfig
-
-    try:
-        config, _ = PreTrainedConfig.get_config_dict(name)
-    except OSError as error:
-        raise ModelNotFoundError(
-            f"There is no model directory {name}, and no model of that name on the hub "
-            f"or in its cache: {error}"
-        ) from error
-    return dict(config)
-
-
-def _check_weights_fit(
-    path: Path,
-    dtype: str,
-    device: torch.device,
-    too_large: Callable[[], EngineOutOfMemoryError],
+def _check_quantization(
+    asked: str | None, method: str | None, *, enable_lora: bool
 ) -> None:
-    needed = estimate(path, num_slots=0, max_model_len=0, dtype=dtype)
-    if needed.weight_bytes > free_bytes(device):
-        raise too_large()
-
-
-def _too_large(
-    name: str | Path,
-    *,
-    dtype: str,
-    device: torch.device,
-    num_slots: int,
-    max_model_len: int,
-) -> EngineOutOfMemoryError:
-    """Make the error of weights that do not fit."""
-    what = f"The weights of {name} do not fit"
-    if not isinstance(name, Path):
-        return EngineOutOfMemoryError(
-            f"{what}: {free_bytes(device) / GIB:.2f} GiB are free on {device}. Use a "
-            "smaller dtype or a smaller model."
+    """Refuse what a checkpoint is not, and adapters on one that is quantised."""
+    if asked is not None and asked != method:
+        stored = f"quantised ({method})" if method else "not quantised"
+        raise ConfigError(
+            f"quantization={asked!r} was asked for, and the checkpoint is {stored}. "
+            "This backend serves weights as they are stored: leave quantization out, "
+            f"or store them with {asked}."
         )
-    return out_of_memory(
-        what,
-        needed=estimate(
-            name, num_slots=num_slots, max_model_len=max_model_len, dtype=dtype
-        ),
-        num_slots=num_slots,
-        max_model_len=max_model_len,
-        device=device,
-    )
+    if method and enable_lora:
+        raise ConfigError(
+            f"enable_lora=True was asked for, and the checkpoint is quantised "
+            f"({method}): adapters on it were not verified. Use the checkpoint that is "
+            "not quantised."
+        )
 
 
 # ------------------------------------------------------------------------- the weights
 
 
-def _load_model(
-    name: str | Path, config: Any, dtype: str, *, trust_remote_code: bool
+def load_model(
+    path: Path,
+    config: Any,
+    dtype: str,
+    *,
+    device_map: Mapping[str, torch.device] | None = None,
+    trust_remote_code: bool,
 ) -> Any:
+    """Return a transformers model that is safe and whole.
+
+    Raises:
+        ModelLoadError: transformers cannot load it, or a tensor of it is missing.
+    """
     from transformers import AutoModelForCausalLM
 
     try:
         with _silently():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                name,
+                path,
                 config=config,
                 dtype=_DTYPES[dtype],
+                device_map=device_map,
                 use_safetensors=True,
-                local_files_only=isinstance(name, Path),
+                local_files_only=True,
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
             )
@@ -249,14 +267,14 @@ def _load_model(
         if is_out_of_memory(error):
             raise
         raise ModelLoadError(
-            f"transformers cannot load the weights of {name}: {error}"
+            f"transformers cannot load the weights of {path}: {error}"
         ) from error
     model, info = loaded
-    _check_complete(name, info)
+    _check_complete(path, info)
     return model
 
 
-def _check_complete(name: str | Path, info: Mapping[str, Any]) -> None:
+def _check_complete(path: Path, info: Mapping[str, Any]) -> None:
     """Refuse a model whose gaps transformers has filled with random numbers."""
     missing = sorted(info["missing_keys"])
     mismatched = sorted(key for key, *_shapes in info["mismatched_keys"])
@@ -269,7 +287,7 @@ def _check_complete(name: str | Path, info: Mapping[str, Any]) -> None:
         if keys
     ]
     raise ModelLoadError(
-        f"The weights of {name} do not match its config.json: {', '.join(facts)}."
+        f"The weights of {path} do not match its config.json: {', '.join(facts)}."
     )
 
 

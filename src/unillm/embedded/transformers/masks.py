@@ -16,14 +16,18 @@ import attrs
 import torch
 from torch import Tensor
 
-from ...memory import positions_of, round_up
+from ...shapes import positions_of, round_up
 from . import families
 
 FULL = "full_attention"
 SLIDING = "sliding_attention"
 
-Mask = Tensor | Mapping[str, Tensor | None]
+Mask = Tensor | Mapping[str, Tensor | None] | None
 """For all layers, or by kind of layer; `None` is causal attention of a prompt alone."""
+
+_UNMASKED = ("linear_attention", "conv")
+"""Layers that keep a state of a row: nothing of other rows, and no padding, ever comes
+to them."""
 
 
 @attrs.frozen(kw_only=True)
@@ -31,7 +35,9 @@ class Masks:
     """Makes the masks of one model."""
 
     kinds: frozenset[str]
-    """Of its layers: `FULL`, `SLIDING` or both."""
+    """Of its layers that attend: `FULL`, `SLIDING`, both or none."""
+    recurrent: bool
+    """Whether other layers keep states: prompts come without padding."""
     window: int
     """Positions that a token in a sliding layer sees, itself among them."""
     by_length: bool
@@ -46,12 +52,15 @@ class Masks:
         """Read from a model's configuration what its layers want."""
         config = model.config.get_text_config(decoder=True)
         kinds = {FULL}
-        if config.model_type in families.WINDOW_BY_LAYER:
+        if config.model_type in families.CACHE_ARGUMENTS:
+            kinds = set()
+        elif config.model_type in families.WINDOW_BY_LAYER:
             kinds = set(config.layer_types)
         elif config.model_type in families.WINDOW_ON_ALL and config.sliding_window:
             kinds = {SLIDING}
         return cls(
             kinds=frozenset(kinds),
+            recurrent=config.model_type in families.RECURRENT,
             window=config.sliding_window if SLIDING in kinds else 0,
             by_length=config.model_type in families.OWN_ATTENTION,
             positions=positions_of(config),
@@ -72,11 +81,30 @@ class Masks:
         no mask is made of the ones, attention.py sees to; they are there because GPT-2
         warns of padding without them, and ALiBi counts them.
         """
+        if self.recurrent:
+            return self._by_kind({FULL: None}) if self.kinds else None
         if SLIDING not in self.kinds or width <= self.window:
             return torch.ones(rows, width, dtype=torch.int64, device=self.device)
-        positions = torch.arange(width, device=self.device)[None]
-        sliding = self._additive(positions, width, window=self.window)
+        positions = torch.arange(width, device=self.device)
+        hidden = self._hidden(positions[:, None], positions, SLIDING)
+        sliding = self._additive(hidden)[None, None]
         return sliding if self.kinds == {SLIDING} else {FULL: None, SLIDING: sliding}
+
+    def for_packed(self, positions: Tensor, prompts: Tensor) -> Mask:
+        """Return the mask of fresh prompts that stand one after the other.
+
+        Args:
+            positions: ``[tokens]``, int64: of each token in its prompt.
+            prompts: ``[tokens]``, int64: which prompt it is of.
+        """
+        others = prompts[:, None] != prompts
+        masks = {
+            kind: self._additive(
+                others | self._hidden(positions[:, None], positions, kind)
+            )[None, None]
+            for kind in self.kinds
+        }
+        return masks if len(masks) > 1 else next(iter(masks.values()))
 
     def for_cached(self, positions: Tensor, seen: int) -> Mask:
         """Return the mask of tokens that see what is cached before them.
@@ -88,23 +116,30 @@ class Masks:
         if self.by_length:
             keys = torch.arange(seen, device=self.device)
             return (keys <= positions[:, -1:]).to(torch.int64)
+        keys = torch.arange(seen, device=self.device)
         masks = {
-            kind: self._additive(
-                positions, seen, window=self.window if kind == SLIDING else None
-            )
+            kind: self._additive(self._hidden(positions[:, None, :, None], keys, kind))
             for kind in self.kinds
         }
+        if self.recurrent:
+            return self._by_kind(masks) if self.kinds else None
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
-    def _additive(self, positions: Tensor, seen: int, *, window: int | None) -> Tensor:
-        """Return ``[rows, 1, tokens, seen]``: zero, or the least number where hidden.
+    @staticmethod
+    def _by_kind(masks: Mapping[str, Tensor | None]) -> Mask:
+        return {**dict.fromkeys(_UNMASKED), **masks}
+
+    def _hidden(self, queries: Tensor, keys: Tensor, kind: str) -> Tensor:
+        """Return which positions of *keys* a query does not see."""
+        hidden = keys > queries
+        if kind == SLIDING:
+            hidden = hidden | (keys <= queries - self.window)
+        return hidden
+
+    def _additive(self, hidden: Tensor) -> Tensor:
+        """Return zero, or the least number where hidden.
 
         SDPA would turn a mask of booleans into this in every layer.
         """
-        keys = torch.arange(seen, device=self.device)
-        queries = positions[:, None, :, None]
-        hidden = keys > queries
-        if window is not None:
-            hidden = hidden | (keys <= queries - window)
         mask = torch.zeros((), dtype=self.dtype, device=self.device)
         return mask.masked_fill(hidden, torch.finfo(self.dtype).min)

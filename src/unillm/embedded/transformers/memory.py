@@ -16,7 +16,8 @@ import attrs
 
 from ... import memory
 from ...errors import ConfigError, EngineOutOfMemoryError
-from ...memory import ALIGNMENT, CACHE_SHARE, GIB, MemoryEstimate, round_up
+from ...memory import GIB, Limits, MemoryNeeds
+from ...shapes import ALIGNMENT
 
 DEFAULT_SLOTS = {"cpu": 8, "cuda": 64}
 """What a decode step still serves at nearly the price of one row."""
@@ -25,15 +26,12 @@ SHORTEST_DEFAULT = 4096
 """Positions that a row has even if fewer slots then fit, unless the model has fewer."""
 
 
+MEMORY_SHARE = {"cpu": 0.5, "cuda": 0.9}
+"""Part of the memory that is free after loading which an engine takes by default. The
+rest is for everybody else, of whom a CPU has more."""
+
+
 # --------------------------------------------------------------------------- what fits
-
-
-@attrs.frozen(kw_only=True)
-class SlotPlan:
-    """How many rows of how many positions."""
-
-    num_slots: int
-    max_model_len: int
 
 
 def check_model_len(max_model_len: int | None, *, positions: int) -> None:
@@ -45,16 +43,17 @@ def check_model_len(max_model_len: int | None, *, positions: int) -> None:
         )
 
 
-def plan_slots(
+def plan_limits(
+    needs: MemoryNeeds,
     *,
     positions: int,
     max_model_len: int | None,
     max_num_seqs: int | None,
+    max_num_batched_tokens: int,
     default_slots: int,
-    free_bytes: int,
-    bytes_per_token: int,
-) -> SlotPlan:
-    """Fill in what the user left open, so that the cache fits `CACHE_SHARE` of memory.
+    memory_bytes: int,
+) -> Limits:
+    """Fill in what the user left open, so that cache and activations fit.
 
     What is given is kept, whatever it takes. A length that is not given is the model's,
     or as many positions as fit with the default number of slots, but not less than
@@ -62,22 +61,29 @@ def plan_slots(
     as fit with that length, but at least one.
 
     Args:
+        needs: Of the model.
         positions: Positions that the model knows.
         max_model_len: What the user asked, or `None`.
         max_num_seqs: What the user asked, or `None`.
+        max_num_batched_tokens: Of one prefill.
         default_slots: Rows, if they fit.
-        free_bytes: Memory that is free once the weights are loaded.
-        bytes_per_token: Of keys and values.
+        memory_bytes: What there is for the engine, its weights among it.
     """
-    tokens = int(free_bytes * CACHE_SHARE) // bytes_per_token
-    length = max_model_len
-    if length is None:
-        fits = tokens // (max_num_seqs or default_slots) // ALIGNMENT * ALIGNMENT
-        length = min(positions, max(fits, SHORTEST_DEFAULT))
-    slots = max_num_seqs
-    if slots is None:
-        slots = max(1, min(default_slots, tokens // round_up(length)))
-    return SlotPlan(num_slots=slots, max_model_len=length)
+    limits = Limits(
+        max_num_seqs=max_num_seqs or default_slots,
+        max_model_len=max_model_len or positions,
+        max_num_batched_tokens=max_num_batched_tokens,
+    )
+    if max_model_len is None and needs.kv_bytes_per_token:
+        fits = needs.largest(limits, memory_bytes)["max_model_len"]
+        shortest = min(positions, SHORTEST_DEFAULT)
+        if fits < positions:
+            fits = max(fits // ALIGNMENT * ALIGNMENT, shortest)
+        limits = attrs.evolve(limits, max_model_len=fits)
+    if max_num_seqs is None:
+        fits = needs.largest(limits, memory_bytes)["max_num_seqs"]
+        limits = attrs.evolve(limits, max_num_seqs=max(1, fits))
+    return limits
 
 
 # ------------------------------------------------------------------ what does not fit
@@ -104,20 +110,15 @@ def asked_bytes(error: BaseException) -> int:
     return int(float(found["amount"]) * _UNITS[found["unit"]]) if found else 0
 
 
-def out_of_memory(
-    what: str, *, device: Any, needed: MemoryEstimate, **facts: Any
-) -> EngineOutOfMemoryError:
+def out_of_memory(what: str, *, device: Any, **facts: Any) -> EngineOutOfMemoryError:
     """Make the error of whatever did not fit, by what is free on a `torch.device`.
 
     Args:
         what: Opens the message: what was under way.
         device: Where.
-        needed: Weights and cache.
         facts: The rest of what `unillm.memory.out_of_memory` takes.
     """
-    return memory.out_of_memory(
-        what, needed=needed, free=free_bytes(device), device=device, **facts
-    )
+    return memory.out_of_memory(what, free=free_bytes(device), device=device, **facts)
 
 
 def free_bytes(device: Any) -> int:

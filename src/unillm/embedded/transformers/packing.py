@@ -35,3 +35,15 @@ def group_by_width(lengths: Sequence[int]) -> list[list[int]]:
         else:
             groups.append([index])
     return groups
+
+
+def group_by_length(lengths: Sequence[int]) -> list[list[int]]:
+    """Group prompts of the same length, longest first: none of them is padded.
+
+    Returns:
+        Indices into *lengths*.
+    """
+    groups: dict[int, list[int]] = {}
+    for index, length in enumerate(lengths):
+        groups.setdefault(length, []).append(index)
+    return [groups[length] for length in sorted(groups, reverse=True)]

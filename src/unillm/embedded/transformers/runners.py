@@ -10,13 +10,20 @@ when the engine is made.
 from __future__ import annotations
 
 import abc
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
 from .cache import DecodeStep, SlotCache, Step
 from .masks import Mask, Masks
+from .states import cache_argument
+
+log = logging.getLogger("unillm.transformers")
 
 
 class DecodeRunner(abc.ABC):
@@ -33,6 +40,33 @@ class DecodeRunner(abc.ABC):
         rows alone rounds up here; the engine gives harmless tokens to the others.
         """
         return count
+
+    best: Tensor | None = None
+    """``[2, rows]``, float64: the highest of each row of the logits that were returned
+    last, and its id; `None` from a runner that leaves that to the sampler."""
+
+    def tokens_for(self, count: int) -> int | None:
+        """Return how many tokens `write_prompts` computes for *count* of them.
+
+        `None` where it does not take so many: the engine computes such prompts itself.
+        """
+        del count
+        return None
+
+    def write_prompts(
+        self, rows: Sequence[int], prompts: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """Compute fresh prompts in one pass, each into a row that is clear.
+
+        Args:
+            rows: One for each prompt.
+            prompts: Their ids, for whose number `tokens_for` gives one.
+
+        Returns:
+            ``[prompts, vocab]``: logits of their last tokens. Valid until the next
+            call.
+        """
+        raise NotImplementedError
 
     @abc.abstractmethod
     def run(self, ids: Tensor, positions: Tensor, *, seen: int) -> Tensor:
@@ -79,10 +113,34 @@ class EagerRunner(DecodeRunner):
 
 
 def make_runner(
-    model: Any, cache: SlotCache, masks: Masks, *, enforce_eager: bool
+    model: Any,
+    cache: SlotCache,
+    masks: Masks,
+    *,
+    enforce_eager: bool,
+    compile_after: int | None = None,
 ) -> DecodeRunner:
-    """Choose the runner of a model on its device."""
-    del enforce_eager  # there is no other yet
+    """Choose the runner of a model on its device.
+
+    Args:
+        model: The model.
+        cache: Of the model.
+        masks: Of the model.
+        enforce_eager: Leave no choice.
+        compile_after: On a CPU, eager steps before they are compiled; `None` compiles
+            none.
+    """
+    if compile_after is not None and not enforce_eager and model.device.type == "cpu":
+        from .compiled import CompilingRunner, refusal
+
+        if (reason := refusal(model, masks)) is None:
+            return CompilingRunner(model, cache, masks, compile_after=compile_after)
+        log.warning("Decode steps are not compiled: %s.", reason)
+    if not enforce_eager and cache.tensors[0].device.type == "cuda":
+        from .graphs import record_graphs
+
+        if recorded := record_graphs(model, cache, masks):
+            return recorded
     return EagerRunner(model, cache, masks)
 
 
@@ -108,13 +166,34 @@ def forward(
     Returns:
         ``[rows, vocab]``: the last logits that the output layer gives for each row.
     """
-    cache.step = step
+    cache.begin(step)
     output = model(
         input_ids=ids,
         position_ids=positions,
         attention_mask=mask,
-        past_key_values=cache,
         use_cache=True,
+        **{cache_argument(model): cache},
     )
+    cache.end()
     logits: Tensor = output.logits
     return logits[:, -1]
+
+
+@contextmanager
+def only_positions(head: torch.nn.Module, places: Tensor) -> Iterator[None]:
+    """Have the output layer compute *places* alone: ``[n, 2]``, row and position.
+
+    ``logits_to_keep`` takes the same positions of every row, which are many logits too
+    many when prompts of different lengths share a pass. The layer's output is
+    ``[n, 1, vocab]``.
+    """
+
+    def select(_: torch.nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        rows, positions = places.view(-1, 2).unbind(1)
+        return inputs[0][rows, positions][:, None]
+
+    hook = head.register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -35,7 +35,7 @@ from .driving import DrivenEngine
 from .subject import Subject
 
 GREEDY = SamplingParams(temperature=0, max_tokens=64)
-ENDLESS = SamplingParams(temperature=0, max_tokens=200, min_tokens=200)
+ENDLESS = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
 
 _TRIES = 50
 """A fast engine may be done with a request before anybody can take it back."""
@@ -145,7 +145,7 @@ class CallClauses:
         limits = generator.limits
         prompt = [10 + n % 90 for n in range(limits.longest_prompt - 4)]
         room = limits.max_model_len - len(prompt)
-        params = SamplingParams(temperature=0, max_tokens=10_000, min_tokens=room)
+        params = SamplingParams(temperature=0, max_tokens=10_000, ignore_eos=True)
 
         [output] = generator.generate(prompt, params)
 

@@ -36,6 +36,11 @@ class RequiredSettings:
 class OptionalSettings:
     """What some say, because their engine needs it."""
 
+    waivers: Mapping[str, str] = MappingProxyType({})
+    """Clauses that do not hold under these options alone, by number, each with the
+    reason. Those that never hold are in `Backend.waivers`. A waived clause has to fail:
+    one that holds is an error, so that the list shrinks."""
+
     model: str = "unillm/tiny"
     """The bundled model, or the directory of the same model in another form."""
 
@@ -74,6 +79,7 @@ class ProvidedFixtures:
                 options=settings.options,
                 patience_s=settings.patience_s,
                 keep=settings.keep_engine,
+                waivers=settings.waivers,
             )
             node.stash[_SUBJECT] = subject
             node.addfinalizer(subject.end)
@@ -88,7 +94,7 @@ class ProvidedFixtures:
             yield
             return
         subject: Subject = request.getfixturevalue("subject")
-        if reason := subject.backend.waivers.get(clause.number):
+        if reason := subject.waivers.get(clause.number):
             request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
         for field in clause.needs:
             capability = subject.capabilities.of(field)

@@ -87,7 +87,7 @@ class SamplingClauses:
 
         assert len({tuple(each.token_ids) for each in told}) >= 5
 
-    @clause("seed", "temperature")
+    @clause("temperature")
     def test_s5_distribution(
         self, engine: DrivenEngine, ask: Asker, oracle: Oracle
     ) -> None:
@@ -106,7 +106,7 @@ class SamplingClauses:
                 spread = (share * (1 - share) / _DRAWS) ** 0.5
                 assert abs(counts[token_id] / _DRAWS - share) < 4.5 * spread
 
-    @clause("seed", "temperature", "top_k")
+    @clause("temperature", "top_k")
     def test_s6_top_k(self, engine: DrivenEngine, ask: Asker, oracle: Oracle) -> None:
         """With `top_k` only the k most probable tokens are drawn.
 
@@ -115,7 +115,7 @@ class SamplingClauses:
         """
         _only_what_is_kept(engine, ask, oracle, temperature=2.0, top_k=3)
 
-    @clause("seed", "temperature", "top_p")
+    @clause("temperature", "top_p")
     def test_s7_top_p(self, engine: DrivenEngine, ask: Asker, oracle: Oracle) -> None:
         """With `top_p` only the smallest set with that probability is drawn.
 
@@ -124,7 +124,7 @@ class SamplingClauses:
         """
         _only_what_is_kept(engine, ask, oracle, temperature=1.5, top_p=0.6)
 
-    @clause("seed", "temperature", "min_p")
+    @clause("temperature", "min_p")
     def test_s8_min_p(self, engine: DrivenEngine, ask: Asker, oracle: Oracle) -> None:
         """With `min_p` tokens below that share of the best one are not drawn.
 
@@ -230,7 +230,7 @@ class SamplingClauses:
         assert [t.token_ids for t in told] == [oracle.token_ids(r) for r in requests]
         assert [t.token_ids[:4] for t in told] == [whole[:4]] * 2
 
-    @clause("seed", "temperature")
+    @clause("temperature")
     def test_s15_own_temperature(
         self, engine: DrivenEngine, ask: Asker, oracle: Oracle
     ) -> None:

@@ -61,6 +61,7 @@ class Subject:
         options: Of every engine, as a `Generator` takes them.
         patience_s: How long one call of an engine may take.
         keep: Whether an engine serves several clauses.
+        waivers: Clauses that do not hold, besides those that the backend waives.
     """
 
     def __init__(
@@ -71,11 +72,13 @@ class Subject:
         options: Mapping[str, Any],
         patience_s: float,
         keep: bool,
+        waivers: Mapping[str, str],
     ) -> None:
         self._plugged = contextlib.ExitStack()
         if not isinstance(backend, str):
             backend = self._plugged.enter_context(plugged(backend)).name
         self.backend = PluginRegistry().load(backend)
+        self.waivers = {**self.backend.waivers, **waivers}
         self.model = model
         self.options = {**STANDARD_OPTIONS, **options}
         self.patience_s = patience_s

@@ -45,7 +45,7 @@ class BackendContract(
                 f"{name} is replaced; a clause that does not hold needs a waiver"
             )
         numbers = {clause.number for clause in clauses.values()}
-        waivers = subject.backend.waivers
+        waivers = subject.waivers
         unknown = ", ".join(waivers.keys() - numbers)
         assert not unknown, f"they name what is no clause: {unknown}"
         silent = ", ".join(n for n, reason in waivers.items() if not reason.strip())

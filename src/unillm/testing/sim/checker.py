@@ -194,12 +194,13 @@ class _Check:
         self.waiting.add((priority, arrival), request_id)
 
     def on_admit(self, request_id: str, row: int) -> None:
-        if row in self.owner_of:
-            self.broken(
-                "a row has one owner",
-                f"{request_id} into {row} of {self.owner_of[row]}",
-            )
-        self.owner_of[row] = request_id
+        if self.world["scheduler"] == "slots":
+            if row in self.owner_of:
+                self.broken(
+                    "a row has one owner",
+                    f"{request_id} into {row} of {self.owner_of[row]}",
+                )
+            self.owner_of[row] = request_id
         self.waiting.ids.discard(request_id)
         first = self.waiting.first()
         if first is not None and first[:2] < self.ranks[request_id]:
@@ -240,6 +241,15 @@ class _Check:
     def on_release(self, row: int) -> None:
         if self.owner_of.pop(row, None) is None:
             self.broken("a row is released once", f"row {row}")
+
+    def on_run(self, ids: tuple[str, ...]) -> None:
+        if len(ids) > self.world["num_slots"]:
+            self.broken("a run fits the batch", f"{len(ids)} rows")
+        if len(set(ids)) < len(ids):
+            self.broken("a request has one row of a run", str(ids))
+        for request_id in ids:
+            if request_id in self.over or request_id not in self.ranks:
+                self.broken("a run has requests that are wanted", request_id)
 
     def on_step(
         self, decode_steps: int, decoded: int, waiting: int, prompt_tokens: int
@@ -285,7 +295,9 @@ def expected_completion(
         if token_id in ends:
             reason = token_id if token_id != END else None
             return tuple(ids), _text(ids[:-1]), "stop", reason
-        if may_end and (found := _stop_in(_text(ids), job["stop"])):
+        # What was complete before the end was allowed is not looked at again.
+        found = _stop_in(_text(ids), job["stop"]) if _text([token_id]) else None
+        if may_end and found:
             at, stop = found
             return tuple(ids), _text(ids)[:at], "stop", stop
     return tuple(ids), _text(ids), "length", None

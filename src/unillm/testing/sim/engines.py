@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -14,7 +15,9 @@ from typing_extensions import override
 
 from ...engines.base import Engine, EngineLimits, EngineOutput, EngineRequest
 from ...errors import InvalidParameterError
+from ...scheduling.runs import BatchRow, BatchTraits, RowTokens, RunStep
 from ...scheduling.slots import PrefillResult, PromptChunk, SlotToken
+from ..batches import ScriptedBatchEngine, StepCosts
 from ..scripted import ScriptedSlotEngine
 from .history import History
 from .traffic import VOCAB_SIZE, say
@@ -28,9 +31,12 @@ class Fault(enum.Enum):
     HANGS = "hangs"
     """It does not come back before the watchdog loses patience."""
     SHORT = "short"
-    """It answers for one row too few."""
+    """It answers for one row too few; a run of a static batch ends too soon."""
     EXTRA = "extra"
     """It answers for one row too many."""
+
+
+NAN_ROW = "its logits are NaN"
 
 
 class SimulatedFaultError(RuntimeError):
@@ -52,25 +58,25 @@ class Failing:
     history: History
     calls: int = 0
 
-    def after_call(self, tokens: list[SlotToken | None]) -> list[SlotToken | None]:
-        """Return what a call answers, given what it computed."""
+    def next_fault(self) -> Fault | None:
+        """Count a call, and return how it is to answer wrongly, if it is.
+
+        One that raises or hangs does so here.
+        """
         self.calls += 1
-        if self.row_chance:
-            tokens = [self._after_row(token) for token in tokens]
         if self.calls != self.at_call:
-            return tokens
+            return None
         self.history.note("fault", self.fault.value)
         if self.fault is Fault.RAISES:
             raise SimulatedFaultError("device-side assert triggered")
         if self.fault is Fault.HANGS:
             self.hang()
-            return tokens
-        return tokens[:-1] if self.fault is Fault.SHORT else [*tokens, SlotToken(1)]
+            return None
+        return self.fault
 
-    def _after_row(self, token: SlotToken | None) -> SlotToken | None:
-        if token is None or self.rng.random() >= self.row_chance:
-            return token
-        return SlotToken(0, error="its logits are NaN")
+    def row_fails(self) -> bool:
+        """Draw whether a row has no valid token."""
+        return bool(self.row_chance) and self.rng.random() < self.row_chance
 
 
 class SimulatedSlotEngine(ScriptedSlotEngine):
@@ -107,20 +113,104 @@ class SimulatedSlotEngine(ScriptedSlotEngine):
                 self._history.note("admit", chunk.request.request_id, chunk.slot)
         result = super().prefill(chunks)
         self.calls.clear()
-        return attrs.evolve(
-            result, tokens=self._failing.after_call(list(result.tokens))
-        )
+        return attrs.evolve(result, tokens=self._answer(result.tokens))
 
     @override
     def decode(self, slots: Sequence[int]) -> Sequence[SlotToken]:
-        tokens = self._failing.after_call(list(super().decode(slots)))
+        tokens = self._answer(super().decode(slots))
         self.calls.clear()
         return [token for token in tokens if token is not None]
+
+    def _answer(self, tokens: Sequence[SlotToken | None]) -> list[SlotToken | None]:
+        """Return what a call answers, given what it computed."""
+        told = [
+            SlotToken(0, error=NAN_ROW)
+            if token is not None and self._failing.row_fails()
+            else token
+            for token in tokens
+        ]
+        fault = self._failing.next_fault()
+        if fault is Fault.SHORT:
+            return told[:-1]
+        return [*told, SlotToken(1)] if fault is Fault.EXTRA else told
 
     @override
     def release(self, slot: int) -> None:
         super().release(slot)
         self._history.note("release", slot)
+
+
+class SimulatedBatchEngine(ScriptedBatchEngine):
+    """A scripted batch engine that fails when it is told to.
+
+    Args:
+        failing: When.
+        history: Is told who is in which run.
+        num_rows: Rows of its largest batch.
+        max_model_len: Prompt and new tokens of a row.
+        traits: What it cannot do.
+        costs: What its work takes, on its own clock.
+    """
+
+    def __init__(
+        self,
+        failing: Failing,
+        history: History,
+        *,
+        num_rows: int,
+        max_model_len: int,
+        traits: BatchTraits,
+        costs: StepCosts,
+    ) -> None:
+        super().__init__(
+            say,
+            max_rows=num_rows,
+            traits=traits,
+            costs=costs,
+            max_model_len=max_model_len,
+            vocab_size=VOCAB_SIZE,
+        )
+        self._failing = failing
+        self._history = history
+        self._begun: set[str] = set()
+
+    @property
+    def rows_in_use(self) -> int:
+        """1 while a run goes on."""
+        return int(self._running)
+
+    @override
+    def run(
+        self, rows: Sequence[BatchRow], *, max_new_tokens: int
+    ) -> Generator[RunStep, None, None]:
+        for place, row in enumerate(rows):
+            request_id = row.request.request_id
+            if request_id not in self._begun:
+                self._begun.add(request_id)
+                self._history.note("admit", request_id, place)
+        self._history.note("run", tuple(row.request.request_id for row in rows))
+        steps = super().run(rows, max_new_tokens=max_new_tokens)
+        self.calls.clear()
+        return self._answers(steps, len(rows))
+
+    def _answers(
+        self, steps: Generator[RunStep, None, None], num_rows: int
+    ) -> Generator[RunStep, None, None]:
+        with contextlib.closing(steps):
+            for step in steps:
+                fault = self._failing.next_fault()
+                if fault is Fault.SHORT:
+                    return
+                extra = [RowTokens(row=num_rows, token_ids=(1,))]
+                told = [self._after_row(each) for each in step.rows]
+                yield attrs.evolve(
+                    step, rows=told + (extra if fault is Fault.EXTRA else [])
+                )
+
+    def _after_row(self, told: RowTokens) -> RowTokens:
+        if not self._failing.row_fails():
+            return told
+        return RowTokens(row=told.row, error=NAN_ROW)
 
 
 class RecordedEngine(Engine):
@@ -165,6 +255,8 @@ class RecordedEngine(Engine):
                 output.error,
             )
         after = self._engine.stats()
+        if "occupied_slot_steps" not in after:
+            return outputs
         self._history.note(
             "step",
             after["decode_steps"] - before["decode_steps"],

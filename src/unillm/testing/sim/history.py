@@ -14,6 +14,7 @@ An event is a tuple of a kind and plain values. The kinds:
 ``add``         id: the engine was given a completion to compute
 ``abort``       id: the engine was told to forget it
 ``admit``       id, row: its prompt begins
+``run``         ids of the rows of a run of a static batch
 ``release``     row: it has no owner any more
 ``say``         id, ids, finish reason, stop id, error: what the engine told
 ``step``        rows that decoded, requests that waited for a row, prompt tokens spent

@@ -9,16 +9,25 @@ from collections.abc import Iterator
 
 import attrs
 
-from ...engines.base import EngineRequest
+from ...engines.base import Engine, EngineRequest
 from ...engines.driver import Driver
 from ...engines.handle import Completion, RequestHandle
 from ...errors import QueueFullError, UnillmError
 from ...outputs import CompletionOutput, RequestOutput
 from ...params import SamplingParams
+from ...scheduling.policy import PromptWork
+from ...scheduling.runs import BatchTraits, RunScheduler
 from ...scheduling.slots import SlotScheduler
 from ...text.detokenizer import Detokenizer
 from ...text.tokenizer import Tokenizer, load_tokenizer
-from .engines import Failing, Fault, RecordedEngine, SimulatedSlotEngine
+from ..batches import StepCosts
+from .engines import (
+    Failing,
+    Fault,
+    RecordedEngine,
+    SimulatedBatchEngine,
+    SimulatedSlotEngine,
+)
 from .history import History
 from .traffic import END, Job, Letters, draw_job
 
@@ -37,6 +46,12 @@ class World:
 
     seed: int
     num_requests: int
+    scheduler: str
+    """"slots", or "runs" of a static batch."""
+    can_stop: bool
+    """Whether a run of a static batch can be stopped."""
+    prompt_work: str
+    """How a static batch computes its prompts."""
     num_slots: int
     max_model_len: int
     max_num_batched_tokens: int
@@ -54,6 +69,9 @@ class World:
         return cls(
             seed=seed,
             num_requests=num_requests,
+            scheduler=rng.choice(("slots", "runs")),
+            can_stop=rng.random() < 0.7,
+            prompt_work=rng.choice([work.value for work in PromptWork]),
             num_slots=num_slots,
             max_model_len=rng.choice((8, 32, 64)),
             max_num_batched_tokens=rng.choice((1, 7, 64, 2048)),
@@ -92,6 +110,7 @@ class _Run:
         self._asked: dict[int, _Asked] = {}
         self._refused: set[str] = set()
         self._history.note("world", attrs.asdict(world))
+        self._engine: SimulatedSlotEngine | SimulatedBatchEngine
         self._begin()
 
     def run(self) -> History:
@@ -120,25 +139,19 @@ class _Run:
         """Make a driver over a new engine, which may be fated to fail."""
         world, rng = self._world, self._rng
         fails = world.faults and rng.random() < 0.8
-        self._engine = SimulatedSlotEngine(
-            Failing(
-                at_call=rng.randint(1, 400) if fails else -1,
-                fault=rng.choice(list(Fault)),
-                row_chance=rng.choice((0.0, 0.002)) if world.faults else 0.0,
-                rng=rng,
-                hang=self._hang,
-                history=self._history,
-            ),
-            self._history,
-            num_slots=world.num_slots,
-            max_model_len=world.max_model_len,
+        failing = Failing(
+            at_call=rng.randint(1, 400) if fails else -1,
+            fault=rng.choice(list(Fault)),
+            row_chance=rng.choice((0.0, 0.002)) if world.faults else 0.0,
+            rng=rng,
+            hang=self._hang,
+            history=self._history,
         )
         self._driver = Driver(
             RecordedEngine(
-                SlotScheduler(
-                    self._engine,
-                    max_num_batched_tokens=world.max_num_batched_tokens,
-                ),
+                self._slots(failing)
+                if world.scheduler == "slots"
+                else self._runs(failing),
                 self._history,
                 refused=self._refused.__contains__,
             ),
@@ -150,6 +163,36 @@ class _Run:
             clock=lambda: self._now,
             threaded=False,
         )
+
+    def _slots(self, failing: Failing) -> Engine:
+        world = self._world
+        self._engine = SimulatedSlotEngine(
+            failing,
+            self._history,
+            num_slots=world.num_slots,
+            max_model_len=world.max_model_len,
+        )
+        return SlotScheduler(
+            self._engine, max_num_batched_tokens=world.max_num_batched_tokens
+        )
+
+    def _runs(self, failing: Failing) -> Engine:
+        world = self._world
+        self._engine = engine = SimulatedBatchEngine(
+            failing,
+            self._history,
+            num_rows=world.num_slots,
+            max_model_len=world.max_model_len,
+            traits=BatchTraits(
+                can_stop=world.can_stop, prompt_work=PromptWork(world.prompt_work)
+            ),
+            costs=StepCosts(
+                row_s=self._rng.choice((0.0, 0.2)),
+                call_s=self._rng.choice((0.1, 2.0)),
+                prompt_token_s=self._rng.choice((0.001, 0.1, 2.0)),
+            ),
+        )
+        return RunScheduler(engine, clock=engine.clock)
 
     def _hang(self) -> None:
         """Do what time and the watchdog do while the engine does not come back."""

@@ -1,0 +1,414 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Tokens a second on one GPU: vLLM, unillm over vLLM, unillm's own engine, generate.
+
+    python benchmarks/h100.py --engines unillm-vllm vllm unillm generate --rounds 5
+
+Fast with a model in memory: ``--model /dev/shm/llama-8b-random`` (16 GB).
+
+The model has Llama 3.1 8B's shape, random weights and bfloat16. Prompts are random too,
+and new in each round, so no prefix is known already. Each engine has a process of its
+own, all of them live at the same time, and each round asks one after the other: what
+disturbs the machine disturbs all. Prints a table, and one line of JSON with conditions.
+
+What an engine is asked for is one call with a batch of prompts, greedy, and every
+prompt gets all its new tokens. What is measured is that call, prefill and text too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+LLAMA_8B = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 128256,
+}
+SMALL = {
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "vocab_size": 1024,
+}
+"""To try the script where there is no GPU."""
+
+SCRATCH = Path(tempfile.gettempdir())
+
+ENGINES = ("vllm", "unillm-vllm", "unillm", "unillm-eager", "generate")
+MAX_MODEL_LEN = 1024
+VLLM_OPTIONS: dict[str, dict[str, Any]] = {
+    "cuda": {"load_format": "dummy", "gpu_memory_utilization": 0.27},
+    "cpu": {"load_format": "dummy", "kv_cache_memory_bytes": 2**26},
+}
+"""Of vLLM, alone and under unillm. Two of them and two others share one GPU."""
+SLOW = frozenset({"generate", "unillm-eager"})
+"""Measured in every third round only."""
+
+
+# ----------------------------------------------------------------------- the model
+
+
+def make_model(directory: Path, shape: dict[str, int], device: str) -> None:
+    """Write configuration, tokenizer and random weights."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import (
+        AutoModelForCausalLM,
+        LlamaConfig,
+        PreTrainedTokenizerFast,
+    )
+
+    config = LlamaConfig(
+        **shape,
+        max_position_embeddings=131072,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=False,
+        bos_token_id=0,
+        eos_token_id=1,
+        rope_parameters={
+            "rope_type": "llama3",
+            "rope_theta": 500_000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+    )
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(directory)
+    # As many tokens as the model has, each of a few letters.
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {letter: index for index, letter in enumerate(letters)}
+    vocab |= {f"Ġt{n}": n for n in range(len(letters), shape["vocab_size"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=letters[0], eos_token=letters[1]
+    ).save_pretrained(directory)
+
+
+# ---------------------------------------------------------- the engines, as processes
+
+
+class Vllm:
+    """``vllm.LLM`` as it comes."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        from vllm import LLM, SamplingParams
+
+        self.params = SamplingParams(
+            temperature=0, max_tokens=args.new_tokens, ignore_eos=True
+        )
+        self.llm = LLM(
+            str(args.model),
+            dtype="bfloat16",
+            max_model_len=MAX_MODEL_LEN,
+            max_num_seqs=max(args.batches),
+            **VLLM_OPTIONS[args.device],
+        )
+
+    def run(self, prompts: list[list[int]]) -> list[Any]:
+        """Return the new tokens of each prompt."""
+        inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
+        outputs = self.llm.generate(inputs, self.params, use_tqdm=False)
+        return [output.outputs[0].token_ids for output in outputs]
+
+
+class Unillm:
+    """`unillm.Generator` over its own engine."""
+
+    backend = "transformers"
+    enforce_eager = False
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        from unillm import Generator, SamplingParams
+
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+        self.params = SamplingParams(
+            temperature=0, max_tokens=args.new_tokens, ignore_eos=True
+        )
+        self.generator = Generator(
+            str(args.model),
+            backend=self.backend,
+            dtype="bfloat16",
+            max_model_len=MAX_MODEL_LEN,
+            max_num_seqs=max(args.batches),
+            enforce_eager=self.enforce_eager,
+            backend_options=self.options(args),
+        )
+
+    def options(self, args: argparse.Namespace) -> dict[str, Any]:
+        """Return what only the backend knows."""
+        return {"device": args.device}
+
+    def run(self, prompts: list[list[int]]) -> list[Any]:
+        """Return the new tokens of each prompt."""
+        outputs = self.generator.generate(prompts, self.params, use_tqdm=False)
+        return [output.outputs[0].token_ids for output in outputs]
+
+
+class UnillmEager(Unillm):
+    """The same without graphs and compiler."""
+
+    enforce_eager = True
+
+
+class UnillmVllm(Unillm):
+    """`unillm.Generator` over vLLM."""
+
+    backend = "vllm"
+
+    def options(self, args: argparse.Namespace) -> dict[str, Any]:
+        """Return what only the backend knows."""
+        return VLLM_OPTIONS[args.device]
+
+
+class Generate:
+    """``generate`` of transformers."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        self.torch = torch
+        self.device = args.device
+        self.model = AutoModelForCausalLM.from_pretrained(
+            args.model, dtype=torch.bfloat16, device_map=args.device
+        )
+        self.options = {
+            "do_sample": False,
+            "max_new_tokens": args.new_tokens,
+            "min_new_tokens": args.new_tokens,
+            "eos_token_id": None,
+            "pad_token_id": 0,
+        }
+
+    def run(self, prompts: list[list[int]]) -> list[Any]:
+        """Return the new tokens of each prompt."""
+        ids = self.torch.tensor(prompts, device=self.device)
+        mask = self.torch.ones_like(ids)
+        output = self.model.generate(ids, attention_mask=mask, **self.options)
+        return output[:, ids.shape[1] :].tolist()
+
+
+WORKERS = {
+    "vllm": Vllm,
+    "unillm-vllm": UnillmVllm,
+    "unillm": Unillm,
+    "unillm-eager": UnillmEager,
+    "generate": Generate,
+}
+
+
+def serve(args: argparse.Namespace) -> None:
+    """Be one engine: answer batches on stdin with their seconds on stdout."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever an engine prints
+    begun = time.perf_counter()
+    engine = WORKERS[args.worker](args)
+    print(time.perf_counter() - begun, file=answers, flush=True)
+    for line in sys.stdin:
+        prompts = json.loads(line)
+        begun = time.perf_counter()
+        tokens = engine.run(prompts)
+        seconds = time.perf_counter() - begun
+        assert [len(ids) for ids in tokens] == [args.new_tokens] * len(prompts)
+        print(seconds, file=answers, flush=True)
+
+
+class Worker:
+    """A process that is one engine."""
+
+    def __init__(self, name: str, log: Path) -> None:
+        self.name = name
+        self._log = log.open("w")
+        self._process = subprocess.Popen(  # noqa: S603 - this very script
+            [sys.executable, __file__, *sys.argv[1:], "--worker", name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+        self.load_s = self._answer()
+
+    def seconds(self, prompts: list[list[int]]) -> float:
+        """Run a batch."""
+        assert self._process.stdin is not None
+        print(json.dumps(prompts), file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=30)
+        self._process.kill()
+        self._log.close()
+
+    def _answer(self) -> float:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} died; see {self._log.name}")
+        return float(line)
+
+
+# ------------------------------------------------------------------ the measurement
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Load all engines, ask them in turn, and sum up."""
+    rng = random.Random(0)
+    shape = SMALL if args.small else LLAMA_8B
+
+    def prompts(batch: int) -> list[list[int]]:
+        ids = range(shape["vocab_size"])
+        return [rng.choices(ids, k=args.prompt_tokens) for _ in range(batch)]
+
+    workers = []
+    for name in args.engines:
+        workers.append(Worker(name, args.logs / f"{name}.log"))
+        say(f"{name} loaded in {workers[-1].load_s:.1f} s")
+    seconds: dict[str, dict[int, list[float]]] = {
+        name: {batch: [] for batch in args.batches} for name in args.engines
+    }
+    for turn in range(-1, args.rounds):
+        for batch in args.batches:
+            for worker in workers:
+                if worker.name in SLOW and turn % 3 and turn >= 0:
+                    continue
+                taken = worker.seconds(prompts(batch))
+                if turn >= 0:  # the round before the first one warms up
+                    seconds[worker.name][batch].append(taken)
+    for worker in workers:
+        worker.close()
+    return {
+        "conditions": conditions(args, shape),
+        "load_s": {worker.name: round(worker.load_s, 1) for worker in workers},
+        "tokens_per_s": {
+            name: {
+                batch: round(args.new_tokens * batch / statistics.median(taken), 1)
+                for batch, taken in batches.items()
+            }
+            for name, batches in seconds.items()
+        },
+        "ratios": {
+            f"{one}/{other}": {
+                batch: round(paired(seconds[other][batch], seconds[one][batch]), 4)
+                for batch in args.batches
+            }
+            for one, other in (
+                ("unillm-vllm", "vllm"),
+                ("unillm", "vllm"),
+                ("unillm", "generate"),
+            )
+            if {one, other} <= set(args.engines)
+        },
+        "seconds": seconds,
+    }
+
+
+def paired(slower: list[float], faster: list[float]) -> float:
+    """Return the median ratio of two engines' times, round by round."""
+    if len(slower) != len(faster):
+        return statistics.median(slower) / statistics.median(faster)
+    return statistics.median(a / b for a, b in zip(slower, faster, strict=True))
+
+
+def conditions(args: argparse.Namespace, shape: dict[str, int]) -> dict[str, Any]:
+    """Say on what and with what this ran."""
+    import torch
+
+    def known(name: str) -> str | None:
+        with contextlib.suppress(PackageNotFoundError):
+            return version(name)
+        return None
+
+    cuda = args.device == "cuda"
+    return {
+        "gpu": torch.cuda.get_device_name() if cuda else None,
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {name: known(name) for name in ("torch", "transformers", "vllm")},
+        "model": shape,
+        "dtype": "bfloat16",
+        "prompt_tokens": args.prompt_tokens,
+        "new_tokens": args.new_tokens,
+        "rounds": args.rounds,
+        "max_model_len": MAX_MODEL_LEN,
+        "max_num_seqs": max(args.batches),
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the tokens a second as lines of text."""
+    batches = next(iter(result["tokens_per_s"].values()))
+    lines = [f"{'tokens/s':14}" + "".join(f"{f'batch {b}':>10}" for b in batches)]
+    for name, rates in (result["tokens_per_s"] | result["ratios"]).items():
+        lines.append(f"{name:18}" + "".join(f"{rate:10}" for rate in rates.values()))
+    return "\n".join(lines)
+
+
+def say(text: str) -> None:
+    """Tell a person how far it is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def parse() -> argparse.Namespace:
+    """Return what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 8])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--prompt-tokens", type=int, default=128)
+    parser.add_argument("--new-tokens", type=int, default=100)
+    parser.add_argument("--model", type=Path, default=SCRATCH / "llama-8b-random")
+    parser.add_argument("--small", action="store_true", help="a model of 1 M weights")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--logs", type=Path, default=SCRATCH)
+    parser.add_argument("--worker", choices=ENGINES, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Make the model where it is missing, measure, and print."""
+    args = parse()
+    if args.worker:
+        serve(args)
+        return
+    if not (args.model / "tokenizer.json").exists():
+        shape = SMALL if args.small else LLAMA_8B
+        make_model(args.model, shape, args.device)
+        say(f"model written to {args.model}")
+    result = measure(args)
+    say(table(result))
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

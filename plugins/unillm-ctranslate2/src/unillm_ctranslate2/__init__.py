@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""CTranslate2 as a backend of unillm: a hook and a `Backend`. Imports no CTranslate2.
+
+Models are converted once and kept with the prepared engines. CTranslate2 knows only
+static batches; unillm's run scheduler gives it continuous batching.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from typing_extensions import override
+
+from unillm.engines.backend import Availability, Backend
+from unillm.engines.base import Capabilities, Capability, Support
+from unillm.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from unillm.artifacts.key import BuildSpec
+    from unillm.artifacts.progress import Progress
+    from unillm.config import EngineConfig
+    from unillm.engines.base import Engine
+    from unillm.memory import MemoryNeeds
+
+_NO_HOOK = Capability(
+    support=Support.UNSUPPORTED,
+    reason="CTranslate2 has no such option, and lets nobody change its logits",
+)
+
+
+class CTranslate2Backend(Backend):
+    """Models that CTranslate2 converts, in runs that unillm schedules."""
+
+    name = "ctranslate2"
+    description = "CTranslate2 (CPU, CUDA), int8 among others; runs scheduled by unillm"
+    # Behind what loads any model as it is: a conversion takes time and disk.
+    auto_rank = None
+    option_names = frozenset({"device", "intra_threads"})
+    engine_options = frozenset({"quantization"})
+    option_reasons = MappingProxyType(
+        {
+            "kv_cache_dtype": "CTranslate2 keeps keys and values in the type that it "
+            "computes with",
+            "gpu_memory_utilization": "CTranslate2 takes memory as runs need it; bound "
+            "it with max_num_seqs and max_model_len",
+            "enable_prefix_caching": "CTranslate2 keeps nothing between two runs",
+            "tensor_parallel_size": "this plugin runs CTranslate2 on one device",
+            "pipeline_parallel_size": "this plugin runs CTranslate2 on one device",
+        }
+    )
+    waivers = MappingProxyType(
+        {
+            "R3": "CTranslate2 feeds a survivor's tokens again one a step, so a stop "
+            "costs more than a short wait; who waits is let in after "
+            "scheduling.policy.PATIENCE"
+        }
+    )
+    capabilities = Capabilities(
+        fields={
+            "logprobs": Capability(
+                support=Support.EMULATED,
+                reason="read from the logits of a run of one row, so such requests are "
+                "computed one at a time",
+            ),
+            "seed": Capability(
+                support=Support.UNSUPPORTED,
+                reason="CTranslate2 draws from one generator a thread, which is seeded "
+                "once a process",
+            ),
+            "repetition_penalty": Capability(
+                support=Support.UNSUPPORTED,
+                reason="CTranslate2's penalty leaves out the prompt",
+            ),
+            "prompt_logprobs": Capability(
+                support=Support.UNSUPPORTED,
+                reason="CTranslate2 keeps no logits of a prompt that it goes on from",
+            ),
+            **dict.fromkeys(
+                (
+                    "presence_penalty",
+                    "frequency_penalty",
+                    "min_p",
+                    "logit_bias",
+                    "allowed_token_ids",
+                    "structured_outputs",
+                ),
+                _NO_HOOK,
+            ),
+        }
+    )
+    """Temperature, `top_k`, `top_p`, `min_tokens` and `bad_words` are CTranslate2's
+    own."""
+
+    @override
+    def availability(self) -> Availability:
+        for module, command in (
+            ("ctranslate2", 'pip install "ctranslate2>=4.8,<4.9"'),
+            ("torch", 'pip install "unillm[transformers]"'),
+        ):
+            if find_spec(module) is None:
+                return Availability(
+                    available=False,
+                    reason=f"{module} is not installed",
+                    remedy=command,
+                )
+        return Availability(available=True)
+
+    @override
+    def refusal(self, config: EngineConfig) -> str | None:
+        from ._families import refusal_of
+
+        return refusal_of(config.path, max_model_len=config.max_model_len)
+
+    @override
+    def memory_needs(self, config: EngineConfig) -> MemoryNeeds:
+        from ._loading import memory_needs
+
+        return memory_needs(config)
+
+    @override
+    def build_spec(self, config: EngineConfig) -> BuildSpec:
+        from ._loading import build_spec
+
+        return build_spec(config)
+
+    @override
+    def build(self, spec: BuildSpec, target: Path, progress: Progress) -> None:
+        from ._conversion import convert
+
+        convert(spec, target, progress)
+
+    @override
+    def create_engine(self, config: EngineConfig) -> Engine:
+        from ._loading import open_engine
+
+        return open_engine(config, build=self.build)
+
+
+@hookimpl
+def unillm_create_backend(name: str) -> Backend | None:
+    """Create the CTranslate2 backend."""
+    return CTranslate2Backend() if name == "ctranslate2" else None

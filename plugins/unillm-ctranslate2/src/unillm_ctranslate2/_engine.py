@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""CTranslate2's `Generator` as a batch engine: prompts in, tokens of all rows by step.
+
+CTranslate2 computes on threads of its own and calls back for each token. A run here is
+a thread that waits for it, and a queue between the two. The computation is at most one
+step ahead of who reads, so that closing a run loses no more than that.
+
+What was found of CTranslate2 4.8 and is relied on:
+
+- With ``include_prompt_in_result=False`` prompts are computed at once as far as the
+  shortest; the rest of the longer ones goes in with the decode steps, a token a step,
+  during which these rows are not called back.
+- ``max_length`` counts the new tokens of each row from its own first one.
+- Returning true from the callback ends that row alone, and it leaves the batch.
+- Sampling options hold for a whole call, and random numbers come from one generator a
+  thread that is seeded once a process.
+- The logits that a callback is given are whole for a batch of one row only.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable, Mapping, Sequence
+from queue import SimpleQueue
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from typing_extensions import override
+
+from unillm.engines.base import EngineLimits, EngineRequest, TokenLogprobs
+from unillm.errors import EngineOutOfMemoryError
+from unillm.scheduling.policy import PromptWork
+from unillm.scheduling.runs import (
+    BatchEngine,
+    BatchRow,
+    BatchTraits,
+    RowTokens,
+    RunStep,
+)
+
+if TYPE_CHECKING:
+    from ctranslate2 import GenerationStepResult, Generator
+
+RUN_BOUND: Mapping[str, str] = MappingProxyType(
+    {
+        "min_tokens": "counted from the beginning of a run",
+        "bad_words": "looked for in what a run has generated",
+    }
+)
+
+
+@attrs.frozen(kw_only=True)
+class _Group:
+    """What CTranslate2 takes once for a whole batch."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_tokens: int = 0
+    end_ids: frozenset[int] = frozenset()
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    prompt_length: int | None = None
+    """Of requests whose options look back into a longer prompt than the shortest."""
+    alone: str | None = None
+    """Id of a request that shares its run with no other."""
+
+    @classmethod
+    def of(cls, request: EngineRequest) -> _Group:
+        params = request.params
+        looks_back = bool(params.min_tokens or request.bad_words_token_ids)
+        return cls(
+            temperature=1.0 if params.greedy else params.temperature,
+            top_k=1 if params.greedy else max(params.top_k, 0),
+            top_p=1.0 if params.greedy else params.top_p,
+            min_tokens=params.min_tokens,
+            end_ids=request.stop_token_ids if params.min_tokens else frozenset(),
+            bad_words=request.bad_words_token_ids,
+            prompt_length=len(request.prompt_token_ids) if looks_back else None,
+            alone=request.request_id if params.logprobs is not None else None,
+        )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """As keywords of ``Generator.generate_batch``."""
+        words = [[str(each) for each in word] for word in self.bad_words]
+        return {
+            "sampling_temperature": self.temperature,
+            "sampling_topk": self.top_k,
+            "sampling_topp": self.top_p,
+            "min_length": self.min_tokens,
+            # Ends are the callback's, which keeps the end id; only what must not end
+            # too soon is CTranslate2's.
+            "end_token": sorted(self.end_ids),
+            "return_end_token": True,
+            "suppress_sequences": words or None,
+            "return_logits_vocab": self.alone is not None,
+        }
+
+
+class CTranslate2Engine(BatchEngine):
+    """A converted model.
+
+    Args:
+        generator: Loaded, with a vocabulary of the ids themselves as texts; unloaded
+            when this is closed.
+        limits: What it may be asked.
+    """
+
+    def __init__(self, generator: Generator, limits: EngineLimits) -> None:
+        self._generator: Generator | None = generator
+        self._limits = limits
+        self._texts = [str(token_id) for token_id in range(limits.vocab_size)]
+        self._run: _Run | None = None
+
+    @property
+    @override
+    def limits(self) -> EngineLimits:
+        return self._limits
+
+    @property
+    @override
+    def traits(self) -> BatchTraits:
+        return BatchTraits(prompt_work=PromptWork.STEPWISE, run_bound_fields=RUN_BOUND)
+
+    @override
+    def group(self, request: EngineRequest) -> Hashable:
+        return _Group.of(request)
+
+    @override
+    def run(self, rows: Sequence[BatchRow], *, max_new_tokens: int) -> _Run:
+        assert self._generator is not None, "the engine is closed"
+        texts = self._texts
+        self._run = _Run(
+            self._generator,
+            rows,
+            prompts=[[texts[each] for each in row.prompt_token_ids] for row in rows],
+            max_new_tokens=max_new_tokens,
+        )
+        return self._run
+
+    @override
+    def end_row(self, row: int) -> None:
+        if self._run is not None:
+            self._run.end_row(row)
+
+    @override
+    def close(self) -> None:
+        if self._run is not None:
+            self._run.close()
+            self._run = None
+        self._generator = None
+
+
+@attrs.frozen
+class _Told:
+    """What the callbacks of one step said."""
+
+    step: int
+    tokens: Sequence[tuple[int, int, Any]]
+    """Row, id, and logits or `None`."""
+
+
+class _Run:
+    """One call of ``generate_batch``, read step by step.
+
+    Three threads meet here. CTranslate2's calls `_on_token`; a waiting one makes the
+    call and reports its end; the reader has the rest.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        rows: Sequence[BatchRow],
+        *,
+        prompts: list[list[str]],
+        max_new_tokens: int,
+    ) -> None:
+        self._rows = rows
+        self._steps: SimpleQueue[_Told | BaseException | None] = SimpleQueue()
+        self._may_go_on: SimpleQueue[None] = SimpleQueue()
+        self._may_go_on.put(None)  # one step ahead of the reader
+        self._closed = False
+        self._over = False
+        self._told_steps = 0
+        self._unwanted: set[int] = set()
+        # The callback's own.
+        shortest = min(map(len, prompts))
+        self._begins = [len(prompt) - shortest for prompt in prompts]
+        self._left = [min(row.max_new_tokens, max_new_tokens) for row in rows]
+        self._live = set(range(len(rows)))
+        self._due = {row for row in self._live if self._begins[row] == 0}
+        self._tokens: list[tuple[int, int, Any]] = []
+        self._thread = threading.Thread(
+            target=self._compute,
+            args=(generator, prompts, max(self._left)),
+            name="unillm-ctranslate2",
+            daemon=True,
+        )
+        self._thread.start()
+
+    # ---------------------------------------------------------------- the reader's side
+
+    def __iter__(self) -> _Run:
+        return self
+
+    def __next__(self) -> RunStep:
+        if self._over:
+            raise StopIteration
+        told = self._steps.get()
+        if not isinstance(told, _Told):
+            self._over = True
+            self._thread.join()
+            if told is None:
+                raise StopIteration
+            raise told
+        self._may_go_on.put(None)
+        num_steps = told.step + 1 - self._told_steps
+        self._told_steps = told.step + 1
+        return RunStep(
+            [self._row_tokens(*token) for token in told.tokens], num_steps=num_steps
+        )
+
+    def end_row(self, row: int) -> None:
+        """Let a row end at its next token."""
+        self._unwanted.add(row)
+
+    def close(self) -> None:
+        """Let all rows end at their next token, and wait for that."""
+        self._closed = self._over = True
+        self._may_go_on.put(None)
+        self._thread.join()
+
+    def _row_tokens(self, row: int, token_id: int, logits: Any) -> RowTokens:
+        asked = self._rows[row].request.params.logprobs
+        if asked is None:
+            return RowTokens(row=row, token_ids=(token_id,))
+        told = token_logprobs(logits, token_id, asked)
+        return RowTokens(row=row, token_ids=(token_id,), logprobs=(told,))
+
+    # ----------------------------------------------------------- on the waiting thread
+
+    def _compute(
+        self, generator: Generator, prompts: list[list[str]], max_length: int
+    ) -> None:
+        end: BaseException | None = None
+        try:
+            generator.generate_batch(
+                prompts,
+                max_batch_size=0,
+                beam_size=1,
+                max_length=max_length,
+                include_prompt_in_result=False,
+                callback=self._on_token,
+                **_Group.of(self._rows[0].request).options,
+            )
+        except BaseException as error:  # noqa: BLE001 - told to who reads
+            end = _explained(error)
+        self._steps.put(end)
+
+    # ---------------------------------------------------------- on CTranslate2's thread
+
+    def _on_token(self, result: GenerationStepResult) -> bool:
+        """Take one token; true ends its row."""
+        row, token_id = result.batch_id, result.token_id
+        logits = None
+        if not self._closed and result.logits is not None:
+            logits = _copied(result.logits)
+        self._tokens.append((row, token_id, logits))
+        self._left[row] -= 1
+        ends = (
+            self._closed
+            or row in self._unwanted
+            or self._left[row] == 0
+            or token_id in self._rows[row].request.stop_token_ids
+        )
+        if ends:
+            self._live.discard(row)
+        self._due.discard(row)
+        if not self._due:
+            self._tell(result.step)
+        return ends
+
+    def _tell(self, step: int) -> None:
+        """Hand a step over, and wait until the one before it was read."""
+        tokens, self._tokens = self._tokens, []
+        self._due = {row for row in self._live if self._begins[row] <= step + 1}
+        if not self._due and self._live:
+            first = min(self._begins[row] for row in self._live)
+            self._due = {row for row in self._live if self._begins[row] == first}
+        self._steps.put(_Told(step, tokens))
+        if not self._closed:
+            self._may_go_on.get()
+
+
+def token_logprobs(logits: Any, token_id: int, count: int) -> TokenLogprobs:
+    """Return what logits say of a token.
+
+    Args:
+        logits: ``[vocab]``, float32, before any sampling option.
+        token_id: The one that was chosen.
+        count: How many of the most probable ones to name; -1 for all.
+    """
+    import numpy as np
+
+    values = logits.astype(np.float64)
+    values -= values.max()
+    values -= np.log(np.exp(values).sum())
+    count = len(values) if count == -1 else count
+    order = np.argsort(-values, kind="stable")[:count]
+    return TokenLogprobs(
+        logprob=float(values[token_id]),
+        rank=int((values > values[token_id]).sum()) + 1,
+        top_ids=[int(each) for each in order],
+        top_logprobs=[float(values[each]) for each in order],
+    )
+
+
+def _copied(logits: Any) -> Any:
+    """Copy what CTranslate2 will overwrite: ``[1, vocab]`` or ``[vocab]``, any device.
+
+    A row of a larger batch has no data, and none is wanted of it.
+    """
+    import numpy as np
+    from ctranslate2 import Device
+
+    if logits.device != Device.cpu.name:
+        logits = logits.to_device(Device.cpu)
+    return np.array(logits, dtype=np.float32).reshape(-1)
+
+
+def _explained(error: BaseException) -> BaseException:
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        told = EngineOutOfMemoryError(
+            f"CTranslate2 ran out of memory in a run: {error}. Lower max_num_seqs or "
+            "max_model_len, or choose a quantization of fewer bytes."
+        )
+        told.__cause__ = error
+        return told
+    return error

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The same answers as transformers, with and without refills, on real CTranslate2."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import attrs
+import pytest
+
+from unillm import Generator, SamplingParams
+from unillm.engines.base import EngineRequest
+from unillm.errors import ConfigError, PromptTooLongError
+from unillm.scheduling.policy import PromptWork
+from unillm.scheduling.runs import RunScheduler
+from unillm.testing.timeline import RecordingBatchEngine
+
+HELD_OUT = Path(__file__).parents[3] / "tests" / "data" / "tiny_heldout.jsonl"
+COUNT = "Count from 3 to 9:"
+GREEDY = SamplingParams(temperature=0, max_tokens=100)
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    lines = HELD_OUT.read_text("utf-8").splitlines()[:300]
+    return [json.loads(line)["prompt"] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def expected(reference, prompts):
+    return [output.token_ids for output in reference.generate(prompts, GREEDY)]
+
+
+class Ticks:
+    """A clock on which everything takes as long: prompts are cheap, so stops pay."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        self.now += 1.0
+        return self.now
+
+
+class Eager(RecordingBatchEngine):
+    """Says that prompts are computed at once, so that the scheduler stops often."""
+
+    @property
+    def traits(self):
+        return attrs.evolve(super().traits, prompt_work=PromptWork.PACKED)
+
+
+def request(generator, number, prompt, max_new_tokens=100, **fields):
+    return EngineRequest(
+        **{
+            "request_id": f"r{number}",
+            "prompt_token_ids": tuple(generator.get_tokenizer()(prompt)["input_ids"]),
+            "params": GREEDY,
+            "stop_token_ids": generator.eos_token_ids,
+            "max_new_tokens": max_new_tokens,
+            "seed": number,
+            "arrival": number,
+            **fields,
+        }
+    )
+
+
+def finish(scheduler, tokens=None):
+    tokens = {} if tokens is None else tokens
+    order = []
+    while scheduler.has_unfinished():
+        for output in scheduler.step():
+            tokens.setdefault(output.request_id, []).extend(output.token_ids)
+            if output.finish_reason:
+                order.append(output.request_id)
+        scheduler.check()
+    return tokens, order
+
+
+def test_greedy_tokens_equal_those_of_transformers(generator, prompts, expected):
+    found = [output.token_ids for output in generator.generate(prompts, GREEDY)]
+
+    assert expected == found
+
+
+def test_refills_change_no_token(load, reference, prompts, expected):
+    scheduler = RunScheduler(Eager(load(dtype="float32")), clock=Ticks())
+    for number, prompt in enumerate(prompts):
+        scheduler.add_request(request(reference, number, prompt))
+
+    tokens, _ = finish(scheduler)
+
+    assert expected == [tokens[f"r{n}"] for n in range(300)]
+    assert scheduler.counters.refills > 30
+    assert scheduler.counters.reprefilled_tokens > 0
+
+
+def test_int8_equals_its_own_results_one_at_a_time(load, reference, prompts, capsys):
+    """But for near ties: a batch rounds its sums another way than one row."""
+    answers = []
+    for rows in (1, 8):
+        scheduler = RunScheduler(
+            Eager(load(quantization="int8", max_num_seqs=rows)), clock=Ticks()
+        )
+        for number, prompt in enumerate(prompts):
+            scheduler.add_request(request(reference, number, prompt))
+        tokens, _ = finish(scheduler)
+        answers.append([tokens[f"r{n}"] for n in range(300)])
+
+    alone, together = answers
+    equal = sum(a == b for a, b in zip(alone, together, strict=True))
+    with capsys.disabled():
+        print(f"\nint8: {equal} of 300 equal to one at a time")  # noqa: T201
+    assert equal >= 297
+
+
+def test_three_who_come_later_do_not_wait_for_the_first_five(load, reference):
+    engine = RecordingBatchEngine(load(dtype="float32"))
+    scheduler = RunScheduler(engine, clock=Ticks())
+    endless = SamplingParams(temperature=0, max_tokens=None, ignore_eos=True)
+    for number in range(5):
+        scheduler.add_request(
+            request(
+                reference,
+                number,
+                COUNT,
+                400,
+                params=endless,
+                stop_token_ids=frozenset(),
+            )
+        )
+    for _ in range(3):
+        scheduler.step()
+    for number in range(5, 8):
+        scheduler.add_request(request(reference, number, COUNT))
+
+    _, order = finish(scheduler)
+
+    holds = engine.timeline().holds
+    first_ends = min(
+        max(h.last_step for h in holds if h.request_id == f"r{n}") for n in range(5)
+    )
+    assert ["r5", "r6", "r7"] == sorted(order[:3])
+    for number in range(5, 8):
+        [hold] = [h for h in holds if h.request_id == f"r{number}"]
+        assert hold.last_step < first_ends
+
+
+def test_an_over_length_prompt_is_refused_before_any_run():
+    with Generator(
+        "unillm/tiny", backend="ctranslate2", dtype="float32", max_model_len=512
+    ) as generator:
+        with pytest.raises(PromptTooLongError, match=r"has 600 tokens.*holds 512"):
+            generator.generate([10] * 600)
+        assert 0 == generator.stats()["engine"]["runs"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"max_tokens": 5},
+        {"stop": "7"},
+        {"ignore_eos": True, "max_tokens": 30},
+        {"min_tokens": 20, "max_tokens": 40},
+        {"bad_words": ["5"], "max_tokens": 30},
+        {"bad_words": ["5 6"], "max_tokens": 30},
+        {"logprobs": 0, "max_tokens": 5},
+    ],
+    ids=str,
+)
+def test_every_rule_ends_as_on_the_embedded_backend(generator, reference, given):
+    params = SamplingParams(**{"temperature": 0, "max_tokens": 50, **given})
+    asked = [COUNT, "Count from 11 to 19, please:", COUNT]
+
+    ours = generator.generate(asked, params)
+    theirs = reference.generate(asked, params)
+
+    for mine, other in zip(ours, theirs, strict=True):
+        assert other.token_ids == mine.token_ids
+        assert (other.text, other.finish_reason) == (mine.text, mine.finish_reason)
+
+
+def test_logprobs_are_those_of_the_embedded_backend(generator, reference):
+    params = SamplingParams(temperature=0, max_tokens=6, logprobs=3)
+
+    ours = generator.generate([COUNT] * 3, params)
+    [theirs] = reference.generate([COUNT], params)
+
+    for output in ours:
+        for mine, other in zip(
+            output.outputs[0].logprobs, theirs.outputs[0].logprobs, strict=True
+        ):
+            assert list(other) == list(mine)
+            for token_id, entry in mine.items():
+                assert entry.logprob == pytest.approx(other[token_id].logprob, abs=1e-3)
+                assert entry.rank == other[token_id].rank
+
+
+def test_sampling_keeps_to_top_k(generator, reference):
+    """What is drawn at the first position is among the k most probable ids."""
+    unsure = "qwerty zxc %%"
+    [known] = reference.generate(
+        unsure, SamplingParams(temperature=0, max_tokens=1, logprobs=4)
+    )
+    likely = set(known.outputs[0].logprobs[0])
+    params = SamplingParams(temperature=2.0, top_k=4, max_tokens=1, n=60)
+
+    [output] = generator.generate(unsure, params)
+
+    drawn = {completion.token_ids[0] for completion in output.outputs}
+    assert drawn <= likely
+    assert len(drawn) > 1
+
+
+def test_an_engine_that_fails_in_a_run_is_told(load, reference):
+    engine = load(dtype="float32")
+    scheduler = RunScheduler(engine, clock=Ticks())
+    broken = request(reference, 0, COUNT, prompt_token_ids=(10, 511, 3))
+    scheduler.add_request(broken)
+    engine._texts[511] = None  # noqa: SLF001 - nothing that CTranslate2 takes
+
+    with pytest.raises(TypeError):
+        scheduler.step()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quantization": "fp8"}, "quantization must be one of int8"),
+        ({"dtype": "float16"}, "does not compute with dtype='float16' on this cpu"),
+        ({"quantization": "int8", "dtype": "float16"}, "computes in float32"),
+        ({"backend_options": {"device": "tpu"}}, "device must be one of"),
+        ({"backend_options": {"intra_threads": -1}}, "intra_threads must be"),
+        ({"backend_options": {"threads": 1}}, "has no option 'threads'"),
+        ({"kv_cache_dtype": "fp8"}, "in the type that it computes with"),
+        ({"max_model_len": 4096}, "more than the 1024 positions"),
+    ],
+    ids=str,
+)
+def test_an_option_that_cannot_work_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        Generator("unillm/tiny", backend="ctranslate2", **options)

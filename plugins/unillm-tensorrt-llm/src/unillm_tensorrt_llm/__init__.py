@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""TensorRT-LLM as a backend of unillm: a hook and a `Backend`. Imports no TensorRT-LLM.
+
+Built from published sources, documentation and issue threads, and tested against a
+double made of them: nothing here has met a GPU yet. ``unillm doctor`` checks on a
+machine that has one what the double assumes.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from typing_extensions import override
+
+from unillm.engines.backend import Availability, Backend, Finding
+from unillm.engines.base import Capabilities
+from unillm.hookspecs import hookimpl
+
+from ._capabilities import CAPABILITIES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from unillm.artifacts.key import BuildSpec
+    from unillm.artifacts.progress import Progress
+    from unillm.config import EngineConfig
+    from unillm.engines.base import Engine
+
+
+class TensorRTLLMBackend(Backend):
+    """Checkpoints and engine directories, through the door that TensorRT-LLM has."""
+
+    name = "tensorrt-llm"
+    description = "TensorRT-LLM (CUDA): its LLM API, or engines under our scheduler"
+    # Asked for by name only: an engine may take minutes to build, and the plugin was
+    # verified against a double.
+    auto_rank = None
+    option_names = None  # "door", and every keyword of the LLM class, which knows them
+    engine_options = frozenset(
+        {
+            "quantization",
+            "kv_cache_dtype",
+            "tensor_parallel_size",
+            "pipeline_parallel_size",
+            "gpu_memory_utilization",
+            "enable_prefix_caching",
+            "speculative_config",
+        }
+    )
+    option_reasons = MappingProxyType(
+        dict.fromkeys(
+            ("enable_lora", "max_loras", "max_lora_rank"),
+            "adapters are not mapped: where LoraConfig is imported from differs by "
+            "version, and how the adapters of a batch mix was not published",
+        )
+    )
+
+    @property
+    @override
+    def capabilities(self) -> Capabilities:
+        return CAPABILITIES
+
+    @override
+    def availability(self) -> Availability:
+        if find_spec("tensorrt_llm") is None:
+            return Availability(
+                available=False,
+                reason="TensorRT-LLM is not installed",
+                remedy='pip install "unillm-tensorrt-llm[cuda]", or run in the image '
+                "nvcr.io/nvidia/tensorrt-llm/release",
+            )
+        return Availability(available=True)
+
+    @override
+    def examine(self, config: EngineConfig) -> Iterator[Finding]:
+        from ._doctor import examine
+
+        return examine(config)
+
+    @override
+    def build_spec(self, config: EngineConfig) -> BuildSpec | None:
+        from ._opening import needed_build
+
+        return needed_build(config)
+
+    @override
+    def build(self, spec: BuildSpec, target: Path, progress: Progress) -> None:
+        from ._building import build
+
+        build(spec, target, progress)
+
+    @override
+    def create_engine(self, config: EngineConfig) -> Engine:
+        from ._opening import open_engine
+
+        return open_engine(config)
+
+
+@hookimpl
+def unillm_create_backend(name: str) -> Backend | None:
+    """Create the TensorRT-LLM backend."""
+    return TensorRTLLMBackend() if name == "tensorrt-llm" else None

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""From a checkpoint to an engine: what would be built, and the building of it.
+
+TensorRT-LLM's own build cache leaves the GPU, the driver and the contents of the
+weights out of its key; the artifact store's key has the GPU and the contents.
+
+References:
+    ``BuildConfig`` of ``tensorrt_llm/builder.py`` and the quantisation page of the
+    documentation, for the versions that build engines: 0.11 to 1.3.0rc20.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from unillm.artifacts.folder import ArtifactFolder
+from unillm.artifacts.key import BuildSpec
+from unillm.errors import BackendUnavailableError, ConfigError, ModelLoadError
+
+from . import _device, _errors
+from ._doors import LAST_WITH_ENGINES, Installed
+
+if TYPE_CHECKING:
+    from unillm.artifacts.progress import Progress
+    from unillm.config import EngineConfig
+
+DEFAULT_MAX_BATCH_SIZE = 256
+"""vLLM's default for `max_num_seqs`. TensorRT-LLM's own is 2048, and takes more."""
+
+DEFAULT_MAX_NUM_TOKENS = 8192
+"""TensorRT-LLM's own since 0.11; more where one prompt may be longer."""
+
+QUANT_ALGOS: Mapping[str, str] = MappingProxyType(
+    {
+        "fp8": "FP8",
+        "awq": "W4A16_AWQ",
+        "gptq": "W4A16_GPTQ",
+        "int8": "W8A16",
+        "int4": "W4A16",
+        "smoothquant": "W8A8_SQ_PER_CHANNEL",
+    }
+)
+"""`EngineConfig.quantization` to a member of ``QuantAlgo``."""
+
+_BOUND_TO = ("tensorrt-llm", "tensorrt")
+"""Distributions whose versions an engine is bound to."""
+
+_READ = ("*.safetensors", "config.json", "model.safetensors.index.json", "*.model")
+
+
+def checkpoint_config(path: Path) -> Mapping[str, Any]:
+    """Return ``config.json`` of a Hugging Face checkpoint, its text part if it has one.
+
+    Raises:
+        ModelLoadError: It is missing or broken.
+    """
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        text = config.get("text_config") or config
+        return dict(text)
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelLoadError(
+            f"{path} has no config.json that can be read: {error}. Pass a Hugging Face "
+            "checkpoint or an engine directory."
+        ) from error
+
+
+def context_of(config: EngineConfig, checkpoint: Mapping[str, Any]) -> int:
+    """Return the context to use: what was asked, or what the model has.
+
+    TensorRT-LLM lowers a length that is too long with no more than a warning.
+
+    Raises:
+        ConfigError: More was asked than the model has positions.
+        ModelLoadError: The checkpoint does not say how many it has.
+    """
+    positions = checkpoint.get("max_position_embeddings")
+    if not isinstance(positions, int):
+        raise ModelLoadError(
+            f"config.json of {config.model!r} has no max_position_embeddings."
+        )
+    asked = config.max_model_len or positions
+    if asked > positions:
+        raise ConfigError(
+            f"max_model_len={asked} is more than the {positions} positions that the "
+            f"model was made for. Pass max_model_len={positions} or less."
+        )
+    return asked
+
+
+def quant_algo(name: str | None) -> str | None:
+    """Return TensorRT-LLM's name of a quantisation.
+
+    Raises:
+        ConfigError: It is not one of `QUANT_ALGOS`.
+    """
+    if name is None:
+        return None
+    try:
+        return QUANT_ALGOS[name]
+    except KeyError:
+        raise ConfigError(
+            f"quantization must be one of {', '.join(QUANT_ALGOS)} for engines of "
+            f"TensorRT-LLM, got {name!r}."
+        ) from None
+
+
+def build_spec(config: EngineConfig) -> BuildSpec:
+    """Say what an engine for *config* is built of; needs no TensorRT-LLM."""
+    checkpoint = checkpoint_config(config.path)
+    context = context_of(config, checkpoint)
+
+    return BuildSpec(
+        model=config.model,
+        model_path=config.path,
+        model_files=ArtifactFolder().digest_model(config.path, _READ),
+        backend="tensorrt-llm",
+        backend_version=metadata.version("unillm-tensorrt-llm"),
+        engine_version=engine_version(),
+        device=_device.architecture(),
+        dtype=_dtype(config.dtype, checkpoint),
+        quantization=quant_algo(config.quantization),
+        tensor_parallel_size=config.tensor_parallel_size,
+        pipeline_parallel_size=config.pipeline_parallel_size,
+        max_batch_size=config.max_num_seqs or DEFAULT_MAX_BATCH_SIZE,
+        max_input_len=context - 1,
+        max_seq_len=context,
+        # An engine takes a prompt in one step, so a step has to hold the longest.
+        max_num_tokens=max(
+            config.max_num_batched_tokens or DEFAULT_MAX_NUM_TOKENS, context
+        ),
+    )
+
+
+def _dtype(dtype: str, checkpoint: Mapping[str, Any]) -> str:
+    if dtype != "auto":
+        return dtype
+    return str(checkpoint.get("dtype") or checkpoint.get("torch_dtype") or "float16")
+
+
+def engine_version() -> str | None:
+    """Return the versions that an engine is bound to; `None` if none is installed."""
+    versions = [f"{name} {found}" for name in _BOUND_TO if (found := _version(name))]
+    if versions:
+        return ", ".join(versions)
+    try:
+        return f"tensorrt-llm {Installed.look().version}"
+    except BackendUnavailableError:
+        return None
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def build(spec: BuildSpec, target: Path, progress: Progress) -> None:
+    """Build an engine of a checkpoint into *target*, with the ``LLM`` class.
+
+    Raises:
+        BackendUnavailableError: The installed version builds none.
+        EngineOutOfMemoryError: Building ran out of memory.
+        ConfigError: An option was refused.
+    """
+    installed = Installed.look()
+    if installed.engine_llm is None:
+        raise BackendUnavailableError(
+            f"TensorRT-LLM {installed.version} builds no engines; the last version "
+            f"that does is {LAST_WITH_ENGINES}.",
+            name="tensorrt-llm",
+        )
+    progress("loading the checkpoint and building the engine")
+    try:
+        llm = installed.engine_llm(
+            str(spec.model_path),
+            skip_tokenizer_init=True,
+            dtype=spec.dtype,
+            tensor_parallel_size=spec.tensor_parallel_size,
+            pipeline_parallel_size=spec.pipeline_parallel_size,
+            build_config=_member("BuildConfig", installed)(
+                max_batch_size=spec.max_batch_size,
+                max_input_len=spec.max_input_len,
+                max_seq_len=spec.max_seq_len,
+                max_num_tokens=spec.max_num_tokens,
+            ),
+            **_quantised(spec.quantization, installed),
+        )
+    except Exception as error:
+        raise _errors.translated(
+            error, "while it built an engine", facts=_size(spec)
+        ) from error
+    try:
+        progress("saving the engine")
+        llm.save(str(target))
+    finally:
+        _errors.shut_down(llm)
+
+
+def _size(spec: BuildSpec) -> str:
+    return (
+        f"The engine was to hold max_num_seqs={spec.max_batch_size} requests of "
+        f"max_model_len={spec.max_seq_len} tokens, with max_num_batched_tokens="
+        f"{spec.max_num_tokens} in a step."
+    )
+
+
+def _quantised(algo: str | None, installed: Installed) -> dict[str, Any]:
+    if algo is None:
+        return {}
+    algos = _member("QuantAlgo", installed)
+    quant_config = _member("QuantConfig", installed)
+    return {"quant_config": quant_config(quant_algo=getattr(algos, algo))}
+
+
+def _member(name: str, installed: Installed) -> Any:
+    """Return a class of the LLM API, wherever this version has it."""
+    for module in (installed.llm_module, importlib.import_module("tensorrt_llm")):
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise BackendUnavailableError(
+        f"TensorRT-LLM {installed.version} has no {name}, which building an engine "
+        "needs.",
+        name="tensorrt-llm",
+    )

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The GPU that an engine would be bound to."""
+
+from __future__ import annotations
+
+
+def architecture() -> str | None:
+    """Return the compute capability of the first GPU as ``"sm_90"``, or `None`."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    if not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability(0)
+    return f"sm_{major}{minor}"

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Three doors into TensorRT-LLM, found by what can be imported and what the model is.
+
+==========  ================================================  ==========================
+door        what                                              where it is
+==========  ================================================  ==========================
+`PYTORCH`   ``tensorrt_llm.LLM`` on PyTorch; continuous       1.0 on
+`ENGINE`    ``LLM`` on built engines; continuous              ``tensorrt_llm.LLM`` up to
+                                                              0.21, ``_tensorrt_engine``
+                                                              from 1.0 to 1.3.0rc20
+`RUNNER`    ``ModelRunner``, ``ModelRunnerCpp``; static,      up to 1.3.0rc20
+            under unillm's run scheduler
+==========  ================================================  ==========================
+
+References:
+    The release notes of 1.0 and v1.3.0rc20, and the page "Migration Guide: TensorRT
+    Backend Removed".
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib
+import inspect
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from unillm.errors import BackendUnavailableError, ConfigError, nearest_name
+
+from ._engine_dir import EngineDirectory, is_engine_directory, is_tensorrt_checkpoint
+
+LAST_WITH_ENGINES = "1.3.0rc20"
+"""The last release with engines and runners; 1.2.1 is the last stable one."""
+
+
+class Door(enum.Enum):
+    """A way into TensorRT-LLM."""
+
+    PYTORCH = "pytorch"
+    ENGINE = "engine"
+    RUNNER = "runner"
+
+
+@attrs.frozen(kw_only=True)
+class Installed:
+    """What the installed TensorRT-LLM has. `None` where it has no such thing."""
+
+    version: str
+    pytorch_llm: Any
+    engine_llm: Any
+    llm_module: Any
+    """``llmapi`` or, up to 0.13, ``hlapi``."""
+    model_runner: Any
+    model_runner_cpp: Any
+
+    @classmethod
+    def look(cls) -> Installed:
+        """Import what is there.
+
+        Raises:
+            BackendUnavailableError: TensorRT-LLM cannot be imported.
+        """
+        try:
+            top = importlib.import_module("tensorrt_llm")
+        except Exception as error:  # a driver, a library or MPI may be missing
+            raise BackendUnavailableError(
+                f"TensorRT-LLM is installed and cannot be imported: "
+                f"{type(error).__name__}: {error}. It needs an NVIDIA driver, the CUDA "
+                "libraries of its version and OpenMPI (libopenmpi-dev).",
+                name="tensorrt-llm",
+            ) from error
+        llm_module = _module("tensorrt_llm.llmapi") or _module("tensorrt_llm.hlapi")
+        runtime = _module("tensorrt_llm.runtime")
+        runner = getattr(runtime, "ModelRunner", None)
+        top_llm = getattr(top, "LLM", None) or getattr(llm_module, "LLM", None)
+        engine_module = _module("tensorrt_llm._tensorrt_engine")
+        # Up to 0.21 the top level's class runs engines, and the runners stand beside
+        # it. From 1.0 it runs on PyTorch, and the class for engines is in a module of
+        # its own, until both it and the runners are gone.
+        on_pytorch = engine_module is not None or runner is None
+        return cls(
+            version=str(getattr(top, "__version__", "unknown")),
+            pytorch_llm=top_llm if on_pytorch else None,
+            engine_llm=(getattr(engine_module, "LLM", None) if on_pytorch else top_llm),
+            llm_module=llm_module,
+            model_runner=runner,
+            model_runner_cpp=getattr(runtime, "ModelRunnerCpp", None),
+        )
+
+    @property
+    def sampling_params(self) -> Any:
+        """The class ``SamplingParams``."""
+        top = importlib.import_module("tensorrt_llm")
+        return getattr(top, "SamplingParams", None) or self.llm_module.SamplingParams
+
+    def has(self, door: Door) -> bool:
+        """Whether a door is there."""
+        return {
+            Door.PYTORCH: self.pytorch_llm,
+            Door.ENGINE: self.engine_llm,
+            Door.RUNNER: self.model_runner or self.model_runner_cpp,
+        }[door] is not None
+
+    @property
+    def tells_stop_ids(self) -> bool:
+        """Whether results of its LLM API can keep the id that ended them.
+
+        Without that, which of several end ids it was cannot be known.
+        """
+        names = inspect.signature(self.sampling_params).parameters
+        return "include_stop_str_in_output" in names
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+@attrs.frozen
+class Choice:
+    """A door, and why it was taken, for a person to read."""
+
+    door: Door
+    reason: str
+
+
+def choose(installed: Installed, path: Path, wanted: str | None) -> Choice:
+    """Choose the door for a model.
+
+    Args:
+        installed: What is there.
+        path: A Hugging Face checkpoint, a TensorRT-LLM checkpoint or an engine
+            directory.
+        wanted: What the user asked: the value of a `Door`, or `None`.
+
+    Raises:
+        ConfigError: There is no door of that name, or it does not take this model.
+        BackendUnavailableError: The installed version does not have the door that the
+            model needs, or that was asked for.
+    """
+    if wanted is not None:
+        return _asked_for(installed, path, wanted)
+    if is_engine_directory(path):
+        return _for_engine(installed, EngineDirectory.read(path))
+    if is_tensorrt_checkpoint(path):
+        _need(installed, Door.ENGINE, "a TensorRT-LLM checkpoint")
+        return Choice(Door.ENGINE, "a TensorRT-LLM checkpoint is built into an engine")
+    if installed.has(Door.PYTORCH):
+        return Choice(
+            Door.PYTORCH, "a Hugging Face checkpoint runs on PyTorch as it is"
+        )
+    if installed.has(Door.ENGINE) and installed.tells_stop_ids:
+        return Choice(
+            Door.ENGINE, f"TensorRT-LLM {installed.version} builds an engine of it"
+        )
+    return Choice(
+        Door.RUNNER,
+        f"TensorRT-LLM {installed.version} builds an engine of it, and its LLM API "
+        "does not say which end id ended a request",
+    )
+
+
+def _for_engine(installed: Installed, engine: EngineDirectory) -> Choice:
+    if engine.inflight and installed.has(Door.ENGINE) and installed.tells_stop_ids:
+        return Choice(Door.ENGINE, "the engine was built for in-flight batching")
+    if installed.has(Door.RUNNER):
+        why = (
+            "its LLM API does not say which end id ended a request"
+            if engine.inflight
+            else "the engine was built without in-flight batching"
+        )
+        return Choice(Door.RUNNER, why)
+    raise _gone(installed, "an engine directory")
+
+
+def _asked_for(installed: Installed, path: Path, wanted: str) -> Choice:
+    names = [door.value for door in Door]
+    if wanted not in names:
+        raise ConfigError(
+            f"TensorRT-LLM has no door {wanted!r}.{nearest_name(wanted, names)} Its "
+            f"doors are {', '.join(names)}."
+        )
+    door = Door(wanted)
+    _need(installed, door, f"door={wanted!r}")
+    if door is Door.PYTORCH and (
+        is_engine_directory(path) or is_tensorrt_checkpoint(path)
+    ):
+        raise ConfigError(
+            f'{path} was made for engines, and door="pytorch" takes Hugging Face '
+            "checkpoints. Pass the checkpoint, or leave the door out."
+        )
+    return Choice(door, "it was asked for")
+
+
+def _need(installed: Installed, door: Door, what: str) -> None:
+    if installed.has(door):
+        return
+    if door is Door.PYTORCH:
+        raise BackendUnavailableError(
+            f"{what} needs the LLM API on PyTorch, which is the default from "
+            f"TensorRT-LLM 1.0 on; {installed.version} is installed.",
+            name="tensorrt-llm",
+        )
+    raise _gone(installed, what)
+
+
+def _gone(installed: Installed, what: str) -> BackendUnavailableError:
+    return BackendUnavailableError(
+        f"{what} needs TensorRT engines, which TensorRT-LLM has up to "
+        f"{LAST_WITH_ENGINES} (1.2.1 is the last stable version); {installed.version} "
+        "is installed. Install tensorrt-llm==1.2.1, or pass the Hugging Face "
+        "checkpoint, which runs on PyTorch.",
+        name="tensorrt-llm",
+    )

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""TensorRT-LLM's errors in unillm's words, with what to do.
+
+References:
+    The texts are those of its sources and of issues of NVIDIA/TensorRT-LLM: #346, #102,
+    #743 (memory while building), #401, #542 (memory while loading), #1838, #3031 (an
+    engine for another GPU or TensorRT), #2405, #3636.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from unillm.errors import (
+    BackendUnavailableError,
+    ConfigError,
+    EngineOutOfMemoryError,
+    ModelLoadError,
+    UnillmError,
+)
+
+_MEMORY = re.compile(
+    r"out of memory|OutOfMemory|could not be allocated"
+    r"|maxTokensInPagedKvCache must be large enough",
+    re.IGNORECASE,
+)
+_MISMATCH = re.compile(
+    r"incompatible device|not compatible with this version of TensorRT"
+    r"|Failed to deserialize cuda engine|deserialize\(start",
+)
+_TOO_FEW = re.compile(r"Only (\d+) GPUs are available, but (\d+) are required")
+_NO_LAUNCH = re.compile(r"Only rank 0 can submit requests|MPI|mpi4py", re.IGNORECASE)
+
+LAUNCH = (
+    "Several GPUs are several processes: put the program's start under "
+    '`if __name__ == "__main__":`, have OpenMPI installed (libopenmpi-dev, mpi4py), '
+    "and under Slurm or mpirun start it with trtllm-llmapi-launch."
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out."""
+    return isinstance(error, MemoryError) or bool(_MEMORY.search(str(error)))
+
+
+def translated(  # noqa: PLR0911 - a table, an answer a row
+    error: Exception, doing: str, *, facts: str = ""
+) -> UnillmError:
+    """Return what to raise for an error of TensorRT-LLM, ``from`` it.
+
+    Args:
+        error: What came out.
+        doing: Opens the message: ``"loading the engine …"``.
+        facts: What is known of engine and machine, for an engine that does not fit.
+    """
+    text = f"{type(error).__name__}: {error}".rstrip(": ")
+    if isinstance(error, UnillmError):
+        return error
+    if is_out_of_memory(error):
+        return EngineOutOfMemoryError(
+            f"TensorRT-LLM ran out of memory {doing}: {text}. {facts} Use a smaller "
+            "max_num_seqs, max_model_len, max_num_batched_tokens or "
+            "gpu_memory_utilization (of what the weights leave free, 0.9 by default); "
+            "`unillm plan` says what fits."
+        )
+    # The Python session says no more than AssertionError of an engine that does not
+    # deserialize; the reason is in the log alone.
+    if _MISMATCH.search(str(error)) or (isinstance(error, AssertionError) and facts):
+        return ModelLoadError(
+            f"TensorRT-LLM could not load the engine ({text}). An engine fits one kind "
+            f"of GPU and one version of TensorRT. {facts} Build it again here: pass "
+            "the checkpoint instead of the engine, or run trtllm-build."
+        )
+    if found := _TOO_FEW.search(str(error)):
+        return ConfigError(
+            f"The model is spread over {found[2]} GPUs and {found[1]} are there. Lower "
+            f"tensor_parallel_size or pipeline_parallel_size. {LAUNCH}"
+        )
+    if _NO_LAUNCH.search(text):
+        return BackendUnavailableError(
+            f"TensorRT-LLM could not start its processes {doing}: {text}. {LAUNCH}",
+            name="tensorrt-llm",
+        )
+    if isinstance(error, (ValueError, TypeError)):
+        return ConfigError(f"TensorRT-LLM refused an option {doing}: {text}")
+    return ModelLoadError(f"TensorRT-LLM failed {doing}: {text}")
+
+
+def request_errors() -> tuple[type[BaseException], ...]:
+    """Return the classes with which it tells of a request that fails alone."""
+    try:
+        from tensorrt_llm.executor.utils import RequestError
+    except ImportError:  # before 0.16 or so
+        return (ValueError, RuntimeError)
+    return (RequestError, ValueError, RuntimeError)
+
+
+def shut_down(llm: Any) -> None:
+    """Close an ``LLM``: ``shutdown`` from about 0.17 on, ``_shutdown`` before."""
+    close = getattr(llm, "shutdown", None) or getattr(llm, "_shutdown", None)
+    if close is not None:
+        close()

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""``ModelRunner`` and ``ModelRunnerCpp`` as batch engines, for unillm's run scheduler.
+
+What a run reads is the cumulative output of the stream: prompt, new tokens, padding.
+The padding is the end id, so a row's own tokens are those below its sequence length;
+and as no source says whether that length counts the end id, a row that got no token in
+a step in which another one did, or that is short at the run's end, ended with it.
+
+``ModelRunner`` stops when its stream is left, and takes sampling options row by row.
+``ModelRunnerCpp`` leaves its requests behind when its stream is left, so a run is
+drained, and the requests of a run share their options.
+
+References:
+    ``tensorrt_llm/runtime/model_runner.py``, ``model_runner_cpp.py``, ``generation.py``
+    and ``examples/run.py``, 0.11 to 1.x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Hashable, Sequence
+from typing import Any
+
+from typing_extensions import override
+
+from unillm.engines.base import (
+    Capabilities,
+    EngineLimits,
+    EngineRequest,
+)
+from unillm.scheduling.policy import PromptWork
+from unillm.scheduling.runs import (
+    BatchEngine,
+    BatchRow,
+    BatchTraits,
+    RowTokens,
+    Run,
+    RunStep,
+)
+
+from . import _sampling
+from ._capabilities import NO_BIAS, NO_MIN_P
+
+_BEGIN_ANEW = {
+    "seed": "the session's generator of random numbers begins anew with each run",
+    "presence_penalty": "tokens of earlier runs would count as prompt",
+    "frequency_penalty": "tokens of earlier runs would count as prompt",
+}
+
+_BY_ROW = {
+    "temperature": "float32",
+    "top_p": "float32",
+    "top_k": "int32",
+    "random_seed": "int64",
+    "presence_penalty": "float32",
+    "frequency_penalty": "float32",
+    "repetition_penalty": "float32",
+}
+"""Options of ``SamplingConfig`` that may be tensors with a value for each row, and
+their dtypes."""
+
+_NEUTRAL = {
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 1,
+    "random_seed": 0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "repetition_penalty": 1.0,
+}
+
+
+class RunnerEngine(BatchEngine):
+    """A runner on an engine directory.
+
+    Args:
+        runner: Closed with this engine, which is to be forgotten.
+        limits: Of the engine that was built.
+        packed: Whether prompts are packed, or padded to the longest.
+        by_row: Whether each row may have sampling options of its own: ``ModelRunner``.
+        release: Called when the engine is closed.
+    """
+
+    def __init__(
+        self,
+        runner: Any,
+        *,
+        limits: EngineLimits,
+        packed: bool,
+        by_row: bool,
+        release: Callable[[], None],
+    ) -> None:
+        self._runner = runner
+        self._limits = limits
+        self._packed = packed
+        self._by_row = by_row
+        self._release = release
+
+    @property
+    @override
+    def limits(self) -> EngineLimits:
+        return self._limits
+
+    @property
+    @override
+    def traits(self) -> BatchTraits:
+        return BatchTraits(
+            can_stop=self._by_row,
+            prompt_work=PromptWork.PACKED if self._packed else PromptWork.PADDED,
+            # One max_new_tokens for all, checked with the longest prompt.
+            shared_context=True,
+            run_bound_fields=_BEGIN_ANEW,
+        )
+
+    @property
+    @override
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            fields={
+                "logit_bias": NO_BIAS,
+                "min_p": NO_MIN_P,
+            }
+        )
+
+    @override
+    def group(self, request: EngineRequest) -> Hashable:
+        end_id, _ = _sampling.end_ids(request)
+        if self._by_row:
+            return end_id
+        return end_id, tuple(sorted(_options(request).items()))
+
+    @override
+    def run(self, rows: Sequence[BatchRow], *, max_new_tokens: int) -> Run:
+        return self._steps(rows, max_new_tokens)
+
+    @override
+    def close(self) -> None:
+        if self._runner is not None:
+            self._runner = None
+            self._release()
+
+    def _steps(
+        self, rows: Sequence[BatchRow], max_new_tokens: int
+    ) -> Generator[RunStep, None, None]:
+        reader = _Reader(rows)
+        stream = self._runner.generate(**self._arguments(rows, max_new_tokens))
+        try:
+            for told in stream:
+                if step := reader.read(told):
+                    yield step
+            if last := reader.missing_ends(max_new_tokens):
+                yield last
+        finally:
+            if self._by_row:
+                stream.close()
+            else:
+                for _ in stream:  # what is left behind would come back to the next run
+                    pass
+
+    def _arguments(
+        self, rows: Sequence[BatchRow], max_new_tokens: int
+    ) -> dict[str, Any]:
+        """Say a run in the runner's words: names that it does not know it ignores."""
+        import torch
+
+        end_id, _ = _sampling.end_ids(rows[0].request)
+        options = [_options(row.request) for row in rows]
+        shared = self._as_tensors(options) if self._by_row else options[0]
+        return {
+            "batch_input_ids": [
+                torch.tensor(row.prompt_token_ids, dtype=torch.int32) for row in rows
+            ],
+            "max_new_tokens": max_new_tokens,
+            "end_id": end_id,
+            "pad_id": end_id,
+            # One list for each row, or the C++ runner drops the rows behind.
+            "stop_words_list": [
+                [[token_id] for token_id in _sampling.end_ids(row.request)[1]]
+                for row in rows
+            ],
+            "streaming": True,
+            "return_dict": True,
+            "output_sequence_lengths": True,
+            **shared,
+        }
+
+    @staticmethod
+    def _as_tensors(options: Sequence[dict[str, float]]) -> dict[str, Any]:
+        import torch
+
+        given = {name for each in options for name in each}
+        return {
+            name: torch.tensor(
+                [each.get(name, _NEUTRAL[name]) for each in options],
+                dtype=getattr(torch, _BY_ROW[name]),
+            )
+            for name in sorted(given)
+        }
+
+
+def _options(request: EngineRequest) -> dict[str, float]:
+    """Return the sampling options of a request, under the runners' names."""
+    chosen = {**_sampling.choice(request), **_sampling.penalties(request)}
+    if not request.params.greedy:
+        chosen["random_seed"] = request.seed
+    return chosen
+
+
+class _Reader:
+    """Reads what is new for each row out of cumulative outputs."""
+
+    def __init__(self, rows: Sequence[BatchRow]) -> None:
+        self._rows = rows
+        self._starts = [len(row.prompt_token_ids) for row in rows]
+        self._seen = [0] * len(rows)
+        self._ended = [False] * len(rows)
+
+    def read(self, told: Any) -> RunStep | None:
+        """Return what an output adds; `None` if it adds nothing."""
+        lengths = told["sequence_lengths"][:, 0].tolist()
+        new: list[RowTokens] = []
+        for row, length in enumerate(lengths):
+            start = self._starts[row] + self._seen[row]
+            if self._ended[row] or length <= start:
+                continue
+            # Only what is new is fetched; the rest of a row is prompt and padding.
+            token_ids = told["output_ids"][row, 0, start:length].tolist()
+            new.append(self._note(row, token_ids))
+        if not new:
+            return None
+        return RunStep(new, num_steps=max(len(each.token_ids) for each in new))
+
+    def missing_ends(self, max_new_tokens: int) -> RunStep | None:
+        """Return the end ids that no length counted, once the run is over."""
+        short = [
+            row
+            for row, seen in enumerate(self._seen)
+            if not self._ended[row]
+            and seen < min(max_new_tokens, self._rows[row].max_new_tokens)
+        ]
+        if not short:
+            return None
+        return RunStep([self._note(row, [self._end_id(row)]) for row in short])
+
+    def _note(self, row: int, token_ids: list[int]) -> RowTokens:
+        stops = self._rows[row].request.stop_token_ids
+        self._seen[row] += len(token_ids)
+        self._ended[row] = any(token_id in stops for token_id in token_ids)
+        return RowTokens(row=row, token_ids=token_ids)
+
+    def _end_id(self, row: int) -> int:
+        return _sampling.end_ids(self._rows[row].request)[0]

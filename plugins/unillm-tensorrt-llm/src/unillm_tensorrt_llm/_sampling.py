@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""A request's sampling in TensorRT-LLM's words; every default is ours and said aloud.
+
+What its own defaults would do: greedy without a word (an object with nothing set), 32
+tokens, a seed that is 0 in every run, a top-k that refuses -1.
+
+References:
+    ``tensorrt_llm/sampling_params.py``, and ``SamplingConfig`` of
+    ``tensorrt_llm/runtime/generation.py``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from unillm.engines.base import EngineRequest
+
+from ._names import BEFORE_0_13
+
+NO_END = -1
+"""What the LLM API itself sends as ``end_id`` under ``ignore_eos``."""
+
+
+def end_ids(request: EngineRequest) -> tuple[int, list[int]]:
+    """Return the one ``end_id`` and the other ids that end a request."""
+    first, *others = sorted(request.stop_token_ids) or [NO_END]
+    return first, others
+
+
+def choice(request: EngineRequest) -> dict[str, Any]:
+    """Return how the next token is chosen.
+
+    A greedy request is one with ``top_k=1`` at every door and in every version.
+    """
+    params = request.params
+    if params.greedy:
+        return {"top_k": 1}
+    chosen: dict[str, Any] = {
+        "temperature": params.temperature,
+        "top_k": max(params.top_k, 0),
+        "top_p": params.top_p,
+    }
+    if params.min_p:
+        chosen["min_p"] = params.min_p
+    return chosen
+
+
+def penalties(request: EngineRequest) -> dict[str, float]:
+    """Return the penalties that are on."""
+    params = request.params
+    neutral = {
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "repetition_penalty": 1.0,
+    }
+    return {
+        name: getattr(params, name)
+        for name, value in neutral.items()
+        if getattr(params, name) != value
+    }
+
+
+def llm_params(request: EngineRequest, params_class: Any, *, vocab_size: int) -> Any:
+    """Make the ``SamplingParams`` of a request for the LLM API.
+
+    A new object each time: TensorRT-LLM changes those it is given. Stop strings never
+    go there: with an ``end_id`` of ours it would refuse them.
+    """
+    end_id, others = end_ids(request)
+    has_end = end_id != NO_END
+    given = {
+        "end_id": end_id if has_end else 0,
+        "pad_id": end_id if has_end else 0,
+        # It drops stop words too, in 2026; there are none then.
+        "ignore_eos": not has_end,
+        "stop_token_ids": others or None,
+        "max_tokens": request.max_new_tokens,
+        "seed": request.seed,
+        "detokenize": False,
+        "include_stop_str_in_output": True,  # else the id that ended it is cut off
+        **choice(request),
+        **penalties(request),
+    }
+    if request.params.logit_bias:
+        given["embedding_bias"] = _bias(request.params.logit_bias, vocab_size)
+    known = inspect.signature(params_class).parameters
+    return params_class(
+        **{
+            name if name in known else BEFORE_0_13.get(name, name): value
+            for name, value in given.items()
+        }
+    )
+
+
+def _bias(pairs: Sequence[tuple[int, float]], vocab_size: int) -> Any:
+    import torch
+
+    bias = torch.zeros(vocab_size, dtype=torch.float32)
+    for token_id, value in pairs:
+        bias[token_id] = value
+    return bias

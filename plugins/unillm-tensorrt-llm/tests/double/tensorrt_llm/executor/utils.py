@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""``tensorrt_llm.executor.utils`` (§2.5)."""
+
+from trtllm_double import llmapi
+
+RequestError = llmapi.RequestError

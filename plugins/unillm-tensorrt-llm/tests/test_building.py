@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Engines: what would be built, built once, reused, and told when they do not fit."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+from trtllm_double import calls
+from unillm_tensorrt_llm import TensorRTLLMBackend, _building, _device
+
+from unillm import SamplingParams
+from unillm.artifacts.store import ArtifactStore
+from unillm.config import EngineConfig
+from unillm.errors import (
+    BackendUnavailableError,
+    ConfigError,
+    EngineOutOfMemoryError,
+    ModelLoadError,
+    PromptTooLongError,
+)
+
+GREEDY = SamplingParams(temperature=0, max_tokens=20)
+
+
+def config(path=TINY, **given):
+    return EngineConfig.create(
+        backend="tensorrt-llm", model=str(path), path=Path(path), **given
+    )
+
+
+def spec(**given):
+    return TensorRTLLMBackend().build_spec(config(**given))
+
+
+# ------------------------------------------------------------------------------- specs
+
+
+def test_a_plan_needs_no_tensorrt_llm(monkeypatch):
+    """On any machine: what cannot be known there is left open."""
+    monkeypatch.setattr(_building, "engine_version", lambda: None)
+    monkeypatch.setattr(_device, "architecture", lambda: None)
+
+    planned = spec(max_model_len=512, max_num_seqs=4)
+
+    assert (4, 511, 512, 8192) == (
+        planned.max_batch_size,
+        planned.max_input_len,
+        planned.max_seq_len,
+        planned.max_num_tokens,
+    )
+    assert ("engine_version", "device") == planned.unknown
+
+
+def test_nothing_is_built_where_a_checkpoint_runs_as_it_is(install):
+    install("1.4")
+
+    assert spec() is None
+
+
+def test_nothing_is_built_of_an_engine(install, engine_at):
+    install("0.21")
+
+    assert TensorRTLLMBackend().build_spec(config(engine_at())) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dtype": "float16"},
+        {"quantization": "fp8"},
+        {"tensor_parallel_size": 2},
+        {"pipeline_parallel_size": 2},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_whatever_changes_an_engine_changes_its_key(install, change):
+    install("0.21")
+
+    assert spec().key != spec(**change).key
+    assert not spec().covers(spec(**change))
+
+
+def test_the_gpu_is_a_part_of_the_key(install, monkeypatch):
+    """TensorRT-LLM's own build cache leaves it out."""
+    install("0.21")
+    here = spec()
+    monkeypatch.setattr(_device, "architecture", lambda: "sm_89")
+
+    assert here.key != spec().key
+
+
+def test_the_contents_of_the_weights_are_a_part_of_the_key(install, tmp_path):
+    """TensorRT-LLM's own build cache knows the path alone."""
+    install("0.21")
+    copy = shutil.copytree(TINY, tmp_path / "model")
+    before = TensorRTLLMBackend().build_spec(config(copy)).key
+    weights = copy / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+
+    assert before != TensorRTLLMBackend().build_spec(config(copy)).key
+
+
+def test_an_unknown_quantisation_is_refused_with_the_known_ones(install):
+    install("0.21")
+
+    with pytest.raises(ConfigError, match="fp8, awq, gptq, int8"):
+        spec(quantization="q4_0")
+
+
+# ---------------------------------------------------------------------------- building
+
+
+@pytest.mark.parametrize(
+    ("version", "door"), [("0.11", None), ("0.21", None), ("1.2", "engine")]
+)
+def test_an_engine_is_built_once_and_loaded_many_times(
+    install, open_generator, reference, version, door
+):
+    install(version)
+    options = {"max_model_len": 512, "max_num_seqs": 4}
+    if door:
+        options["backend_options"] = {"door": door}
+    prompt = "Count from 3 to 9:"
+
+    texts = [
+        open_generator(**options).generate(prompt, GREEDY)[0].text for _ in range(2)
+    ]
+
+    assert [reference.generate(prompt, GREEDY)[0].text] * 2 == texts
+    assert 1 == len(calls.of("build"))
+
+
+def test_a_larger_engine_is_reused_and_says_so(install, open_generator, caplog):
+    install("0.21")
+    caplog.set_level("INFO")
+    open_generator(max_model_len=512, max_num_seqs=8).close()
+
+    generator = open_generator(max_model_len=256, max_num_seqs=4)
+
+    assert 1 == len(calls.of("build"))
+    assert 256 == generator.limits.max_model_len
+    assert "512" in caplog.text
+
+
+def test_over_length_names_the_number_that_the_engine_was_built_with(
+    install, open_generator
+):
+    install("0.21")
+    generator = open_generator(max_model_len=512)
+
+    with pytest.raises(PromptTooLongError, match=r"600 tokens.*512"):
+        generator.generate([[1] * 600])
+
+
+def test_a_build_that_fails_leaves_nothing(install, open_generator, monkeypatch):
+    install("0.21")
+    import tensorrt_llm
+
+    def fails(self, target):
+        (Path(target) / "rank0.engine").write_text("half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(tensorrt_llm.LLM, "save", fails)
+
+    with pytest.raises(Exception, match="no space left"):
+        open_generator()
+
+    assert [] == ArtifactStore().folder.entries()
+
+
+def test_a_version_without_engines_says_which_one_has_them(install, tmp_path):
+    install("1.4")
+    wanted = spec(backend_options={"door": "engine"})
+
+    with pytest.raises(BackendUnavailableError, match=r"1\.3\.0rc20"):
+        TensorRTLLMBackend().build(wanted, tmp_path, lambda *_, **__: None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Error Code 2: OutOfMemory (no further information)",
+        "Requested amount of GPU memory (24793579520 bytes) could not be allocated.",
+    ],
+)
+def test_running_out_of_memory_while_building_names_what_to_reduce(
+    install, open_generator, monkeypatch, text
+):
+    install("0.21")
+    import tensorrt_llm
+
+    def fails(self, path, dtype):
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(tensorrt_llm.LLM, "_build", fails)
+
+    with pytest.raises(
+        EngineOutOfMemoryError,
+        match=r"max_num_seqs=16 requests of max_model_len=512 tokens",
+    ):
+        open_generator(max_num_seqs=16, max_model_len=512)
+
+
+# --------------------------------------------------------------------- does not fit
+
+
+def test_an_engine_of_another_version_is_refused_before_loading(
+    install, open_generator, engine_at
+):
+    install("0.21")
+    path = engine_at(version="0.20.0")
+
+    with pytest.raises(ModelLoadError, match=r"by TensorRT-LLM 0\.20\.0, and 0\.21"):
+        open_generator(path, tokenizer=TINY)
+
+    assert [] == calls.of("LLM")
+
+
+@pytest.mark.parametrize("inflight", [True, False], ids=["engine", "runner"])
+@pytest.mark.parametrize(
+    "other", [{"compute": "8.9"}, {"tensorrt": "9.2.0.5"}], ids=["gpu", "tensorrt"]
+)
+def test_an_engine_of_another_gpu_or_tensorrt_says_to_build_it_again(
+    install, open_generator, engine_at, inflight, other
+):
+    """The runner says no more than AssertionError."""
+    install("0.21")
+    path = engine_at(inflight=inflight, **other)
+
+    with pytest.raises(ModelLoadError, match=r"fits one kind of GPU.*Build it again"):
+        open_generator(path, tokenizer=TINY)
+
+
+@pytest.mark.parametrize(
+    ("asked", "match"),
+    [
+        ({"max_model_len": 1000}, r"max_model_len=1000 is more than the 512"),
+        ({"max_num_seqs": 9}, r"max_num_seqs=9 is more than the 8"),
+        ({"tensor_parallel_size": 2}, r"tensor_parallel_size=2 does not fit"),
+        ({"kv_cache_dtype": "fp8"}, r"fixed when an engine is built"),
+    ],
+    ids=["length", "batch", "tp", "kv"],
+)
+def test_more_than_an_engine_was_built_for_is_refused_with_both_numbers(
+    install, open_generator, engine_at, asked, match
+):
+    install("0.21")
+
+    with pytest.raises(ConfigError, match=match):
+        open_generator(engine_at(max_seq_len=512), tokenizer=TINY, **asked)

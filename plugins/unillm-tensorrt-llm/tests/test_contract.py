@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The contract on the double, through each door and in each version family.
+
+What holds here holds against published sources; ``unillm doctor`` asks the real one.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+import pytest
+from conftest import install_family
+
+from unillm.testing.contract import BackendContract
+
+
+class _OnTheDouble(BackendContract):
+    backend = "tensorrt-llm"
+    version: str
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def _installed(cls):
+        """For the whole class: one engine serves many clauses."""
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            install_family(cls.version, monkeypatch)
+            yield
+
+
+class TestRunnerOf011(_OnTheDouble):
+    version = "0.11"
+    waivers = MappingProxyType(
+        {
+            "R3": "ModelRunnerCpp leaves its requests behind when it is stopped, so a "
+            "run goes on to its end, and requests with other end ids wait for it"
+        }
+    )
+
+
+class TestEnginesOf021(_OnTheDouble):
+    version = "0.21"
+
+
+class TestPyTorchOf12(_OnTheDouble):
+    version = "1.2"
+
+
+class TestPyTorchOf14(_OnTheDouble):
+    version = "1.4"

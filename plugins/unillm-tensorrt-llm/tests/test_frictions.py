@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""What is known to hurt with TensorRT-LLM, one test for each, in every version."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from conftest import TINY
+from trtllm_double import calls
+
+from unillm import SamplingParams
+from unillm.errors import (
+    ConfigError,
+    PromptTooLongError,
+    RequestsFailedError,
+    TokenizerError,
+    UnsupportedParameterError,
+)
+
+GREEDY = SamplingParams(temperature=0, max_tokens=40)
+PROMPTS = ["Count from 3 to 9:", "Add 17 and 25:", "Spell the word apple:"]
+
+
+def test_ids_become_text(profile, open_generator, reference):
+    outputs = open_generator().generate(PROMPTS, GREEDY)
+
+    expected = reference.generate(PROMPTS, GREEDY)
+    assert [o.text for o in expected] == [o.text for o in outputs]
+    assert [o.token_ids for o in expected] == [o.token_ids for o in outputs]
+
+
+def test_the_end_id_comes_from_the_model_and_all_of_them_count(
+    profile, open_generator, reference
+):
+    """The API takes one end_id, and ignores the others that a checkpoint names."""
+    generator = open_generator()
+    end = generator.eos.primary
+    others = sorted(generator.eos_token_ids - {end})
+
+    assert 3 == len(generator.eos_token_ids)
+    for token_id in (end, *others):
+        params = SamplingParams(
+            temperature=0, max_tokens=8, logit_bias={token_id: 100.0}
+        )
+        if profile.hlapi:  # its runner takes no bias: what ends there is the prompt's
+            params = GREEDY
+        [output] = generator.generate("Count from 3 to 9:", params)
+        [expected] = reference.generate("Count from 3 to 9:", params)
+        assert expected.token_ids == output.token_ids
+        assert expected.outputs[0].stop_reason == output.outputs[0].stop_reason
+        assert "stop" == output.finish_reason
+
+
+@pytest.mark.parametrize("door", ["llm", "runner"])
+def test_over_length_raises_before_the_engine_sees_it(
+    profile, open_generator, engine_at, door
+):
+    if not profile.runtime:
+        generator = open_generator(max_model_len=512)
+    else:
+        path = engine_at(max_seq_len=512, max_input_len=512, inflight=door == "llm")
+        generator = open_generator(path, tokenizer=TINY)
+    calls.clear()
+
+    with pytest.raises(PromptTooLongError, match=r"600 tokens; at most 511.*512"):
+        generator.generate([[1] * 600], GREEDY)
+
+    assert [] == calls.SEEN
+
+
+def test_nothing_is_clamped_in_silence(profile, open_generator):
+    """Some versions cut max_tokens to what fits, and others refuse the request."""
+    generator = open_generator(max_model_len=64)
+
+    [output] = generator.generate(
+        [[1] * 50], SamplingParams(temperature=0, max_tokens=30, ignore_eos=True)
+    )
+
+    assert 14 == len(output.token_ids)
+    assert 14 == output.fitted_max_tokens
+    assert "length" == output.finish_reason
+    assert [] == calls.of("clamped")
+
+
+def test_a_prompt_over_max_num_tokens_is_computed_in_chunks(install, open_generator):
+    """Without chunked prefill it is refused, however much fits the context."""
+    install("1.2")
+    generator = open_generator(max_num_batched_tokens=64)
+
+    [output] = generator.generate([[1] * 200], GREEDY)
+
+    assert output.token_ids
+    assert calls.of("LLM")[0]["enable_chunked_prefill"] is True
+
+
+def test_defaults_are_ours_and_not_its(profile, open_generator):
+    """Its own are greedy, 32 tokens and a seed that is 0 in every run."""
+    generator = open_generator()
+    prompt = [[40, 41, 42]]
+    params = SamplingParams(max_tokens=16, ignore_eos=True, temperature=2.0)
+
+    [first] = generator.generate(prompt, params)
+    [second] = generator.generate(prompt, params)
+
+    assert 16 == len(first.token_ids)
+    assert first.token_ids != second.token_ids
+
+
+def test_a_seed_repeats_and_another_one_differs(profile, open_generator):
+    generator = open_generator()
+
+    def sample(seed):
+        params = SamplingParams(
+            max_tokens=16, ignore_eos=True, seed=seed, temperature=2.0
+        )
+        return generator.generate([[40, 41, 42]], params)[0].token_ids
+
+    assert sample(7) == sample(7)
+    assert sample(7) != sample(8)
+
+
+def test_a_top_k_of_minus_one_means_all(profile, open_generator):
+    """Its own check refuses a negative number."""
+    params = SamplingParams(max_tokens=2, top_k=-1)
+
+    assert open_generator().generate("Add 17 and 25:", params)
+
+
+def test_ids_come_without_the_prompt_and_without_padding(
+    install, open_generator, engine_at, reference
+):
+    """The runners return both, the padding being the end id."""
+    install("0.21")
+    generator = open_generator(engine_at(inflight=False), tokenizer=TINY)
+
+    outputs = generator.generate(PROMPTS, GREEDY)
+
+    expected = [o.token_ids for o in reference.generate(PROMPTS, GREEDY)]
+    assert expected == [o.token_ids for o in outputs]
+
+
+@pytest.mark.parametrize("version", ["0.11", "0.21", "1.2", "1.3rc20"])
+def test_it_does_not_matter_whether_lengths_count_the_end_id(
+    install, open_generator, engine_at, reference, version
+):
+    """No source says it; the version families of the double differ."""
+    install(version)
+    for inflight in (False, True):
+        generator = open_generator(
+            engine_at(f"e{inflight}", inflight=inflight),
+            tokenizer=TINY,
+            backend_options={"door": "runner"},
+        )
+
+        outputs = generator.generate(PROMPTS, GREEDY)
+
+        expected = reference.generate(PROMPTS, GREEDY)
+        assert [o.token_ids for o in expected] == [o.token_ids for o in outputs]
+
+
+def test_one_failed_request_fails_alone(profile, open_generator, reference):
+    """Its own generate() gives nobody a result then."""
+    generator = open_generator()
+
+    with pytest.raises(RequestsFailedError) as caught:
+        generator.generate([PROMPTS[0], [[1] * 2000][0], PROMPTS[1]], GREEDY)
+
+    good = [o.text for o in caught.value.results if o is not None]
+    assert [o.text for o in reference.generate(PROMPTS[:2], GREEDY)] == good
+    assert [1] == list(caught.value.errors)
+
+
+def test_a_cancelled_request_is_aborted(install, open_generator):
+    install("1.2")
+    generator = open_generator()
+    handle = generator.submit([1] * 10, SamplingParams(max_tokens=900, ignore_eos=True))
+    next(iter(handle))
+
+    handle.cancel()
+
+    wait_for(lambda: calls.of("abort"))
+
+
+def test_leaving_a_stream_aborts_its_request(install, open_generator):
+    """Leaving TensorRT-LLM's own loop does not."""
+    install("1.3rc20")
+    generator = open_generator()
+
+    for _ in generator.stream(
+        [1] * 10, SamplingParams(max_tokens=900, ignore_eos=True)
+    ):
+        break
+
+    wait_for(lambda: calls.of("abort"))
+
+
+def wait_for(condition):
+    until = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_unknown_options_never_reach_a_runner_that_ignores_them(
+    install, open_generator, engine_at
+):
+    install("0.21")
+
+    with pytest.raises(ConfigError, match="ModelRunner takes no max_bach_size"):
+        open_generator(
+            engine_at(inflight=False),
+            tokenizer=TINY,
+            backend_options={"max_bach_size": 4},
+        )
+
+
+def test_unknown_options_of_the_llm_class_are_told(install, open_generator):
+    install("1.2")
+
+    with pytest.raises(ConfigError, match="LLM got invalid argument: max_bach_size"):
+        open_generator(backend_options={"max_bach_size": 4})
+
+
+def test_a_missing_tokenizer_is_asked_for_by_name(install, open_generator, engine_at):
+    """trtllm-build writes none, and the LLM class goes on without one."""
+    install("1.2")
+
+    with pytest.raises(TokenizerError, match="tokenizer="):
+        open_generator(engine_at())
+
+
+def test_end_ids_of_an_engine_come_from_where_its_tokenizer_is(
+    install, open_generator, engine_at
+):
+    """An engine directory has no generation_config."""
+    install("1.2")
+
+    generator = open_generator(engine_at(), tokenizer=TINY)
+
+    assert {506, 510, 511} == generator.eos_token_ids
+
+
+def test_what_cannot_be_trusted_is_refused_and_never_dropped(profile, open_generator):
+    generator = open_generator()
+
+    for field in (
+        {"logprobs": 1},
+        {"prompt_logprobs": 1},
+        {"min_tokens": 3},
+        {"allowed_token_ids": [1]},
+        {"bad_words": ["apple"]},
+        {"structured_outputs": {"choice": ["a", "b"]}},
+    ):
+        with pytest.raises(UnsupportedParameterError, match=next(iter(field))):
+            generator.generate("Add 1 and 2:", SamplingParams(**field))
+
+
+def test_its_objects_are_not_shared_between_requests(install, open_generator):
+    """It writes into the params that it is given."""
+    install("1.2")
+    params = SamplingParams(temperature=0, max_tokens=4)
+
+    open_generator().generate(PROMPTS, params)
+
+    assert SamplingParams(temperature=0, max_tokens=4) == params
+    assert 3 == len(calls.of("generate_async"))
+
+
+def test_five_requests_and_late_ones_waste_no_row_that_one_could_have(
+    install, open_generator, engine_at
+):
+    """A static batch of eight runs to the end of its longest row otherwise."""
+    install("0.21")
+    generator = open_generator(
+        engine_at(max_batch_size=8, inflight=False), tokenizer=TINY
+    )
+    long = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
+    short = SamplingParams(temperature=0, max_tokens=5, ignore_eos=True)
+    first = [generator.submit([1] * 99 + [2 + i], long) for i in range(5)]
+    next(iter(first[0]))
+
+    late = [generator.submit([3] * 99 + [4 + i], short) for i in range(3)]
+    for handle in late:
+        handle.result(60)
+
+    assert not any(handle.done() for handle in first)
+    runs = calls.of("ModelRunner.run")
+    assert [5, 8] == [len(run["lengths"]) for run in runs][:2]
+    for handle in first:
+        assert 200 == len(handle.result(60).token_ids)

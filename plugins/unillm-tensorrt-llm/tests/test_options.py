@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""vLLM's option names at every door."""
+
+from __future__ import annotations
+
+import pytest
+from trtllm_double import calls
+from unillm_tensorrt_llm import TensorRTLLMBackend
+from unillm_tensorrt_llm._doors import Door
+from unillm_tensorrt_llm._names import CONSTRUCTOR, SAMPLING, vllm_name
+
+from unillm.config import ENGINE_OPTIONS
+from unillm.errors import BackendUnavailableError, ConfigError
+
+
+@pytest.fixture
+def seen(install, open_generator):
+    """Open a generator on PyTorch and return what its LLM was made with."""
+    install("1.2")
+
+    def seen(**options):
+        open_generator(**options)
+        return calls.of("LLM")[-1]
+
+    return seen
+
+
+def test_every_option_is_given_explicitly_under_its_own_name(seen):
+    made = seen(max_model_len=512, max_num_seqs=4, max_num_batched_tokens=1024)
+
+    assert (512, 4, 1024) == (
+        made["max_seq_len"],
+        made["max_batch_size"],
+        made["max_num_tokens"],
+    )
+    assert made["skip_tokenizer_init"] is True
+
+
+def test_lengths_are_given_even_where_nothing_was_asked(seen):
+    """Its own defaults would lower what does not fit with no more than a warning."""
+    made = seen()
+
+    assert 1024 == made["max_seq_len"]
+    assert 256 == made["max_batch_size"]
+
+
+def test_the_cache_is_configured_in_an_object_of_its_own(seen):
+    made = seen(
+        gpu_memory_utilization=0.5, enable_prefix_caching=False, kv_cache_dtype="fp8"
+    )
+
+    assert {
+        "free_gpu_memory_fraction": 0.5,
+        "enable_block_reuse": False,
+        "dtype": "fp8",
+    } == made["kv_cache_config"].fields
+
+
+def test_eager_means_no_cuda_graphs(seen):
+    assert seen(enforce_eager=True)["cuda_graph_config"] is None
+
+
+def test_more_context_than_the_model_has_is_refused(seen):
+    with pytest.raises(ConfigError, match="max_model_len=4096 is more than the 1024"):
+        seen(max_model_len=4096)
+
+
+@pytest.mark.parametrize(
+    ("config", "made_by"),
+    [
+        ({"method": "ngram", "num_speculative_tokens": 3}, "NGramDecodingConfig"),
+        (
+            {"method": "draft_model", "num_speculative_tokens": 3, "model": "draft"},
+            "DraftTargetDecodingConfig",
+        ),
+        (
+            {"method": "eagle3", "num_speculative_tokens": 3, "model": "head"},
+            "Eagle3DecodingConfig",
+        ),
+    ],
+    ids=["ngram", "draft_model", "eagle3"],
+)
+def test_speculation_comes_from_the_same_field_as_vllms(seen, config, made_by):
+    made = seen(speculative_config=config)
+
+    speculative = made["speculative_config"]
+    assert made_by == type(speculative).__name__
+    assert 3 == speculative.max_draft_len
+    assert config.get("model") == getattr(speculative, "speculative_model", None)
+    assert ("disable_overlap_scheduler" in made) == (config["method"] == "draft_model")
+
+
+@pytest.mark.parametrize(
+    ("config", "match"),
+    [
+        ({"method": "magic", "num_speculative_tokens": 3}, "ngram, draft_model"),
+        ({"method": "ngram", "num_speculative_tokens": 0}, "≥ 1, got 0"),
+        (
+            {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4},
+            "has prompt_lookup_max",
+        ),
+    ],
+    ids=["method", "tokens", "key"],
+)
+def test_speculation_without_a_counterpart_is_refused(seen, config, match):
+    with pytest.raises(ConfigError, match=match):
+        seen(speculative_config=config)
+
+
+def test_a_speculation_that_the_version_lacks_is_told(seen):
+    config = {"method": "mtp", "num_speculative_tokens": 1}
+
+    with pytest.raises(BackendUnavailableError, match="has no MTPDecodingConfig"):
+        seen(speculative_config=config)
+
+
+def test_pytorch_does_not_quantise_while_loading(seen):
+    with pytest.raises(ConfigError, match="Quantise it with NVIDIA ModelOpt first"):
+        seen(quantization="fp8")
+
+
+def test_an_engine_is_quantised_when_it_is_built(install, open_generator):
+    install("0.21")
+
+    open_generator(quantization="awq")
+
+    assert "W4A16_AWQ" == calls.of("LLM")[0]["quant_config"].quant_algo
+
+
+def test_several_gpus_say_what_a_launch_needs(seen):
+    with pytest.raises(ConfigError, match=r"2 GPUs and 1 are there.*__main__.*OpenMPI"):
+        seen(tensor_parallel_size=2)
+
+
+def test_adapters_are_refused_with_the_reason(seen):
+    with pytest.raises(ConfigError, match="enable_lora=True: adapters are not mapped"):
+        seen(enable_lora=True)
+
+
+# --------------------------------------------------------------------------- the table
+
+
+def test_the_table_has_every_engine_option_once():
+    names = [name.vllm for name in CONSTRUCTOR]
+
+    assert len(names) == len(set(names))
+    assert TensorRTLLMBackend.engine_options <= set(names)
+    refused = TensorRTLLMBackend.option_reasons.keys()
+    assert ENGINE_OPTIONS == TensorRTLLMBackend.engine_options | refused
+
+
+def test_no_name_means_two_things_at_one_door():
+    for door in Door:
+        theirs = [name.at(door) for name in (*CONSTRUCTOR, *SAMPLING) if name.at(door)]
+        assert len(theirs) == len(set(theirs))
+
+
+@pytest.mark.parametrize(
+    ("door", "theirs", "ours"),
+    [
+        (Door.PYTORCH, "max_seq_len", "max_model_len"),
+        (Door.PYTORCH, "free_gpu_memory_fraction", "gpu_memory_utilization"),
+        (Door.ENGINE, "max_batch_size", "max_num_seqs"),
+        (Door.RUNNER, "random_seed", "seed"),
+        (Door.RUNNER, "medusa_choices", None),
+    ],
+)
+def test_the_table_is_read_the_other_way_too(door, theirs, ours):
+    assert ours == vllm_name(door, theirs)

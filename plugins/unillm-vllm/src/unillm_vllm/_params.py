@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""A request in vLLM's words.
+
+What ends it is the core's: the stop ids are complete, so vLLM adds none of its own, and
+stop strings and detokenising never reach it. Imports vLLM.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import override
+from vllm import SamplingParams
+from vllm.lora.request import LoRARequest
+from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+if TYPE_CHECKING:
+    from unillm.engines.base import EngineRequest
+    from unillm.lora import LoRARequest as CoreLoRARequest
+    from unillm.params import StructuredOutputs
+
+
+class CoreSamplingParams(SamplingParams):  # type: ignore[misc]  # vLLM has no types
+    """Sampling params that already hold all that the model's files say.
+
+    vLLM would add the end ids of ``generation_config.json`` and of its tokenizer, and
+    tokenise bad words: both has the core done, the same for every engine.
+    """
+
+    @override
+    def update_from_generation_config(self, *args: Any, **kwargs: Any) -> None:
+        """Add no end ids."""
+
+    @override
+    def update_from_tokenizer(self, *args: Any, **kwargs: Any) -> None:
+        """Tokenise nothing."""
+
+
+def sampling_params(request: EngineRequest) -> CoreSamplingParams:
+    """Say how a request is sampled.
+
+    A request without a seed of its user's draws from the engine's generator, which the
+    engine's seed starts, as in vLLM: a generator for each row costs time in each step.
+    """
+    params = request.params
+    return CoreSamplingParams(
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
+        repetition_penalty=params.repetition_penalty,
+        temperature=params.temperature,
+        top_p=params.top_p,
+        top_k=params.top_k,
+        min_p=params.min_p,
+        seed=None if params.seed is None else _seed(request.seed),
+        stop_token_ids=sorted(request.stop_token_ids),
+        ignore_eos=True,
+        max_tokens=request.max_new_tokens,
+        min_tokens=params.min_tokens,
+        logprobs=params.logprobs,
+        prompt_logprobs=params.prompt_logprobs,
+        logit_bias=dict(params.logit_bias) or None,
+        allowed_token_ids=(
+            None if params.allowed_token_ids is None else list(params.allowed_token_ids)
+        ),
+        # The field that vLLM's own tokenising of `bad_words` would fill.
+        _bad_words_token_ids=[list(ids) for ids in request.bad_words_token_ids] or None,
+        structured_outputs=(
+            None
+            if params.structured_outputs is None
+            else structured_outputs(params.structured_outputs)
+        ),
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+        skip_clone=True,  # this object is the request's alone
+    )
+
+
+def _seed(seed: int) -> int:
+    """Return a seed that vLLM takes for one: to it, -1 means none."""
+    return 2**63 - 1 if seed == -1 else seed
+
+
+def structured_outputs(wanted: StructuredOutputs) -> StructuredOutputsParams:
+    """Say what the text has to be, for vLLM's backend "guidance".
+
+    That is llguidance, which the core has too, so a structure means the same. Options
+    of JSON travel inside the schema: vLLM has them for the whole engine only.
+    """
+    if wanted.kind in ("json", "json_object"):
+        schema = json.loads(wanted.source)
+        options: dict[str, Any] = {}
+        if wanted.disable_any_whitespace:
+            options = {
+                "whitespace_flexible": False,
+                "item_separator": ",",
+                "key_separator": ":",
+            }
+        elif wanted.whitespace_pattern is not None:
+            options = {"whitespace_pattern": wanted.whitespace_pattern}
+        if options:
+            schema["x-guidance"] = {**schema.get("x-guidance", {}), **options}
+        return StructuredOutputsParams(json=json.dumps(schema))
+    if wanted.kind == "choice":
+        return StructuredOutputsParams(choice=list(wanted.choice or ()))
+    return StructuredOutputsParams(**{wanted.kind: wanted.source})
+
+
+def lora_request(own: CoreLoRARequest | None) -> LoRARequest | None:
+    """Name an adapter."""
+    if own is None:
+        return None
+    return LoRARequest(
+        lora_name=own.lora_name,
+        lora_int_id=own.lora_int_id,
+        lora_path=own.lora_path,
+    )

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The processes that vLLM starts: they end with ours, and tell why they failed.
+
+vLLM alone leaves its engine running when the program that started it is killed, ends
+it at Ctrl-C, blocks for ever when it is killed itself, and says "see the log" when it
+cannot start. This module has a side here and one inside those processes.
+
+Inside, vLLM's plugins are loaded, and `attach` is one of them. It does nothing but in
+processes that an engine of ours has started. There it
+
+- ends the process when its parent is gone, whatever ended that;
+- leaves the terminal's process group, so Ctrl-C is for the caller alone;
+- writes the first error with its text to a file, for `EngineProcesses.report`.
+
+Imports no vLLM.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
+from multiprocessing.util import register_after_fork
+from pathlib import Path
+
+import attrs
+from typing_extensions import override
+
+from unillm.errors import ConfigError
+
+OWNER_VARIABLE = "UNILLM_VLLM_OWNER"
+"""Set while an engine is started: id of the process that starts it, a colon, and where
+errors are written. Its processes inherit it."""
+
+PLUGIN = "unillm"
+"""Name of `attach` among vLLM's plugins."""
+
+LOOK_S = 0.5
+"""How often a process looks whether its parent is there."""
+
+GRACE_S = 15.0
+"""How long it may take to end in good order when its parent is gone. On a busy CPU the
+engine took 9 s."""
+
+MISSING_GUARD = (
+    "vLLM starts its engine in processes that import the program's main module again, "
+    "and that creates a Generator when it is imported. Put what the program does "
+    'under `if __name__ == "__main__":`, or pass backend_options='
+    '{"multiprocessing": False}, which needs no processes.'
+)
+
+
+# ------------------------------------------------------------------------- on our side
+
+
+@attrs.frozen
+class Report:
+    """The first error of a process."""
+
+    kind: str
+    """Name of its class."""
+    message: str
+
+
+class EngineProcesses:
+    """What one engine starts, from before it does until they have ended."""
+
+    def __init__(self) -> None:
+        descriptor, path = tempfile.mkstemp(prefix="unillm-vllm-", suffix=".jsonl")
+        os.close(descriptor)
+        self._path = Path(path)
+        self._before: set[BaseProcess] = set()
+        self._children: list[BaseProcess] = []
+        self._closing = False
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """Let the processes that are started meanwhile know whose they are.
+
+        Raises:
+            ConfigError: This is itself such a process, which imports the main module.
+        """
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            if OWNER_VARIABLE in os.environ:
+                _write(_owner()[1], Report("MissingGuard", MISSING_GUARD))
+            raise ConfigError(MISSING_GUARD)
+        self._before = set(multiprocessing.active_children())
+        _watch_forks()
+        changed = {OWNER_VARIABLE: f"{os.getpid()}:{self._path}"}
+        if allowed := os.environ.get("VLLM_PLUGINS"):
+            changed["VLLM_PLUGINS"] = f"{allowed},{PLUGIN}"
+        with environment(changed):
+            yield
+
+    def started(self) -> None:
+        """Take those that were started meanwhile for this engine's."""
+        children = set(multiprocessing.active_children()) - self._before
+        self._children = sorted(children, key=lambda child: child.pid or 0)
+
+    def count(self) -> int:
+        """Return how many there are."""
+        return len(self._children)
+
+    def ended(self) -> bool:
+        """Whether one of them is no longer there."""
+        return any(not child.is_alive() for child in self._children)
+
+    def report(self) -> Report | None:
+        """Return the first error that a process wrote."""
+        try:
+            first, *_ = self._path.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError):
+            return None
+        return Report(**json.loads(first))
+
+    def watch(self, on_death: Callable[[], None]) -> None:
+        """Call *on_death* on another thread when a process ends before `close`."""
+        # Copies, because vLLM closes its own when it cleans up.
+        sentinels = [os.dup(child.sentinel) for child in self._children]
+        if not sentinels:
+            return
+
+        def wait() -> None:
+            connection.wait(sentinels)
+            for sentinel in sentinels:
+                os.close(sentinel)
+            if not self._closing:
+                on_death()
+
+        threading.Thread(target=wait, name="unillm-vllm-death", daemon=True).start()
+
+    def obituary(self) -> str:
+        """Say what is known of the processes that have ended."""
+        ended = [child for child in self._children if not child.is_alive()]
+        says = [f"{child.name} ended with {_exit(child)}" for child in ended]
+        if report := self.report():
+            says.append(f"{report.kind}: {report.message}")
+        return "; ".join(says) or "no process of it has ended"
+
+    def close(self) -> None:
+        """Expect the processes to end."""
+        self._closing = True
+        self._path.unlink(missing_ok=True)
+
+
+def _exit(child: BaseProcess) -> str:
+    code = child.exitcode
+    if code is None or code >= 0:
+        return f"exit code {code}"
+    name = signal.Signals(-code).name
+    also = ", as the kernel does when memory runs out" if name == "SIGKILL" else ""
+    return f"{name}{also}"
+
+
+@contextmanager
+def environment(changed: dict[str, str]) -> Iterator[None]:
+    """Set variables, and put back what was there."""
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+class _ForkHook:
+    """Something that lives as long as this module, as `register_after_fork` asks."""
+
+
+_FORK_HOOKS: list[_ForkHook] = []
+
+
+def _watch_forks() -> None:
+    """Attach to processes that are forked: those load no plugins again."""
+    if not _FORK_HOOKS:
+        hook = _ForkHook()
+        _FORK_HOOKS.append(hook)
+        register_after_fork(hook, lambda _: attach())
+
+
+# ----------------------------------------------------------------- inside the processes
+
+
+def attach() -> None:
+    """Bind this process to the one that started it, if that was an engine of ours.
+
+    vLLM calls it in each of its processes, as it does with every plugin.
+    """
+    parent = multiprocessing.parent_process()
+    if OWNER_VARIABLE not in os.environ or parent is None or parent.pid is None:
+        return
+    owner, path = _owner()
+    if os.getpid() == owner or _ATTACHED.pid == os.getpid():
+        return
+    _ATTACHED.pid = os.getpid()
+    _watch_forks()
+    logging.getLogger("vllm").addHandler(_ReportHandler(path))
+    if parent.pid == owner:  # the others follow it into its group
+        with suppress(OSError):  # the leader of a session has no other group
+            os.setpgid(0, 0)
+    threading.Thread(
+        target=_end_with,
+        args=(parent.pid, path),
+        name="unillm-vllm-parent",
+        daemon=True,
+    ).start()
+
+
+@attrs.define
+class _Attached:
+    """Which process has been attached: a fork of it has not."""
+
+    pid: int | None = None
+
+
+_ATTACHED = _Attached()
+
+
+def _owner() -> tuple[int, Path]:
+    pid, _, path = os.environ[OWNER_VARIABLE].partition(":")
+    return int(pid), Path(path)
+
+
+def _end_with(parent: int, path: Path) -> None:
+    """Wait until the parent is gone, then end this process."""
+    while os.getppid() == parent:
+        time.sleep(LOOK_S)
+    path.unlink(missing_ok=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_S)
+    os._exit(1)
+
+
+class _ReportHandler(logging.Handler):
+    """Writes exceptions that vLLM logs."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(logging.ERROR)
+        self._path = path
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            _write(self._path, Report(type(error).__name__, str(error)))
+
+
+def _write(path: Path, report: Report) -> None:
+    """Append to the file, if it is still there: nobody reads a new one."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+        with os.fdopen(descriptor, "a", encoding="utf-8") as file:
+            file.write(json.dumps(attrs.asdict(report)) + "\n")

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Every sampling field on real vLLM: the same result as on the embedded backend."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from unillm import Generator, SamplingParams, StructuredOutputs
+from unillm.errors import InvalidParameterError, UnsupportedParameterError
+
+COUNT = "Count from 3 to 9:"
+UNSURE = "qwerty zxc %%"  # sampling has something to choose
+
+
+def params(**fields) -> SamplingParams:
+    return SamplingParams(**{"temperature": 0, "max_tokens": 24, **fields})
+
+
+def ids_of(generator, text: str) -> list[int]:
+    return generator.get_tokenizer().encode(text, add_special_tokens=False)
+
+
+# ---------------------------------------------------------------- which tokens may come
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"logit_bias": {10: 100.0}},
+        {"logit_bias": dict.fromkeys(range(20, 60), -100.0), "ignore_eos": True},
+        {"allowed_token_ids": [20, 30, 40], "ignore_eos": True},
+        {"bad_words": ["5", " 6", "8 9"]},
+        {"ignore_eos": True, "min_tokens": 10, "max_tokens": 20},
+        {"min_tokens": 20, "stop_token_ids": [17]},
+        {"repetition_penalty": 0.5, "frequency_penalty": -1.0, "presence_penalty": 2},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("prompt", [COUNT, UNSURE])
+def test_greedy_tokens_equal_those_of_the_embedded_backend(
+    generator, reference, prompt, fields
+):
+    [ours] = generator.generate(prompt, params(**fields))
+    [theirs] = reference.generate(prompt, params(**fields))
+
+    assert theirs.token_ids == ours.token_ids
+    assert theirs.text == ours.text
+    assert theirs.finish_reason == ours.finish_reason
+    assert theirs.outputs[0].stop_reason == ours.outputs[0].stop_reason
+
+
+def test_a_bad_word_never_comes_in_its_usual_tokens(generator):
+    allowed = [*ids_of(generator, "7"), *ids_of(generator, "3")]
+    free = {"allowed_token_ids": allowed, "ignore_eos": True}
+
+    [before] = generator.generate(COUNT, params(**free))
+    [output] = generator.generate(COUNT, params(**free, bad_words=["33"]))
+
+    assert "333" in before.text
+    assert "33" not in output.text
+    assert 24 == len(output.text)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}],
+    ids=str,
+)
+def test_a_filter_that_leaves_one_token_is_greedy(generator, fields):
+    [greedy] = generator.generate(UNSURE, params())
+    [filtered] = generator.generate(UNSURE, params(temperature=2.0, seed=3, **fields))
+
+    assert greedy.token_ids == filtered.token_ids
+
+
+def test_each_of_several_completions_equals_the_one_with_its_seed(generator):
+    sampled = {"temperature": 1.5, "max_tokens": 40}
+
+    [several] = generator.generate(UNSURE, params(**sampled, seed=7, n=3))
+    singles = [
+        generator.generate(UNSURE, params(**sampled, seed=7 + index))[0]
+        for index in range(3)
+    ]
+
+    assert [one.token_ids for one in singles] == [
+        completion.token_ids for completion in several.outputs
+    ]
+
+
+def test_a_seed_of_minus_two_has_a_neighbour_that_is_seeded_too(generator):
+    sampled = params(temperature=1.5, max_tokens=40, seed=-2, n=2)
+
+    [first] = generator.generate(UNSURE, sampled)
+    [second] = generator.generate(UNSURE, sampled)
+
+    assert first.outputs[1].token_ids == second.outputs[1].token_ids
+
+
+def test_without_detokenizing_there_are_ids_and_no_text(generator):
+    [plain] = generator.generate(COUNT, params())
+    [output] = generator.generate(COUNT, params(detokenize=False, logprobs=1))
+
+    assert "" == output.text
+    assert plain.token_ids == output.token_ids
+    entries = [each for at in output.outputs[0].logprobs for each in at.values()]
+    assert {None} == {each.decoded_token for each in entries}
+
+
+# -------------------------------------------------------------------- log-probabilities
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, -1])
+def test_logprobs_have_the_same_entries_and_nearly_the_same_values(
+    generator, reference, count
+):
+    asked = params(max_tokens=4, logprobs=count, prompt_logprobs=count)
+
+    [ours] = generator.generate(COUNT, asked)
+    [theirs] = reference.generate(COUNT, asked)
+
+    assert ours.prompt_logprobs[0] is None
+    assert len(ours.prompt_token_ids) == len(ours.prompt_logprobs)
+    for mine, other in zip(
+        [*ours.prompt_logprobs[1:], *ours.outputs[0].logprobs],
+        [*theirs.prompt_logprobs[1:], *theirs.outputs[0].logprobs],
+        strict=True,
+    ):
+        assert next(iter(mine)) == next(iter(other))  # the token itself comes first
+        assert mine.keys() == other.keys()
+        for token_id, entry in mine.items():
+            assert entry.logprob == pytest.approx(other[token_id].logprob, abs=2e-3)
+            assert entry.decoded_token == other[token_id].decoded_token
+
+
+def test_prompt_logprobs_are_of_the_first_completion_alone(generator):
+    asked = params(temperature=1, n=2, seed=1, prompt_logprobs=1, max_tokens=3)
+
+    [output] = generator.generate(COUNT, asked)
+
+    assert len(output.prompt_token_ids) == len(output.prompt_logprobs)
+    assert 2 == len(output.outputs)
+
+
+def test_prompt_logprobs_of_a_prompt_that_is_cached_are_whole(generator):
+    prompt = [10 + n % 90 for n in range(300)]
+    generator.generate(prompt, params(max_tokens=1))
+
+    [output] = generator.generate(prompt, params(max_tokens=1, prompt_logprobs=0))
+
+    assert 300 == len(output.prompt_logprobs)
+    assert all(len(entries) == 1 for entries in output.prompt_logprobs[1:])
+
+
+# ----------------------------------------------------------------------- structure
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "right": {"type": "boolean"},
+        "grade": {"type": "integer", "minimum": 0, "maximum": 9},
+    },
+    "required": ["right", "grade"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"json": SCHEMA, "disable_any_whitespace": True},
+        {"json": SCHEMA, "whitespace_pattern": " ?"},
+        {"regex": "[0-9]{2}:[0-9]{2}"},
+        {"regex": "(yes|no)!?"},
+        {"choice": ["yes", "no", "it depends"]},
+        {"grammar": 'start: "a" | "(" start ")"\n'},
+    ],
+    ids=lambda wanted: next(iter(wanted)),
+)
+@pytest.mark.parametrize("prompt", [COUNT, UNSURE])
+def test_a_structure_gives_the_same_tokens_on_both_backends(
+    generator, reference, prompt, wanted
+):
+    """But for the end id: vLLM lets a structure end with the tokenizer's own alone."""
+    asked = params(structured_outputs=StructuredOutputs(**wanted), max_tokens=60)
+
+    [ours] = generator.generate(prompt, asked)
+    [theirs] = reference.generate(prompt, asked)
+
+    assert (theirs.text, theirs.token_ids[:-1]) == (ours.text, ours.token_ids[:-1])
+    assert theirs.finish_reason == ours.finish_reason
+    if "stop" == ours.finish_reason:
+        assert generator.eos.primary == ours.token_ids[-1]
+        assert theirs.token_ids[-1] in reference.eos_token_ids
+
+
+def test_json_has_no_spaces_where_none_are_wanted(generator):
+    wanted = {"json": SCHEMA, "disable_any_whitespace": True}
+
+    [output] = generator.generate(
+        UNSURE, params(structured_outputs=wanted, temperature=1, max_tokens=60)
+    )
+
+    assert re.fullmatch(r'\{"right":(true|false),"grade":[0-9]\}', output.text)
+    assert "stop" == output.finish_reason
+
+
+def test_any_json_object_is_one(generator):
+    wanted = {"json_object": True, "disable_any_whitespace": True}
+    asked = [
+        params(structured_outputs=wanted, temperature=1, seed=seed, max_tokens=400)
+        for seed in range(4)
+    ]
+
+    outputs = generator.generate([UNSURE] * 4, asked)
+
+    ended = [output for output in outputs if output.finish_reason == "stop"]
+    assert ended
+    assert all(isinstance(json.loads(output.text), dict) for output in ended)
+
+
+def test_an_impossible_structure_fails_alone_and_in_the_core_s_words(generator):
+    bad = params(structured_outputs={"regex": "("})
+    good = params(structured_outputs={"choice": ["yes"]})
+
+    wrong, right = generator.generate([COUNT, COUNT], [bad, good], on_error="return")
+
+    assert isinstance(wrong, InvalidParameterError)
+    assert "this regex cannot be used" in str(wrong)
+    assert "yes" == right.text
+
+
+def test_structures_and_free_text_run_side_by_side(generator):
+    asked = [
+        params(),
+        params(structured_outputs={"choice": ["left", "right"]}),
+        params(structured_outputs={"regex": "[a-f]{5}"}),
+        params(temperature=1, seed=1, structured_outputs={"regex": "[0-9]{4}"}),
+    ]
+
+    free, choice, letters, digits = generator.generate([COUNT] * 4, asked)
+
+    assert "3 4 5 6 7 8 9" == free.text
+    assert choice.text in ("left", "right")
+    assert re.fullmatch("[a-f]{5}", letters.text)
+    assert re.fullmatch("[0-9]{4}", digits.text)
+
+
+# ---------------------------------------------------------------------------- order
+
+
+def test_a_lower_priority_number_goes_first(generator):
+    """More requests than the engine works on at a time, so somebody waits."""
+    busy = [
+        generator.submit(COUNT, params(ignore_eos=True, max_tokens=60))
+        for _ in range(generator.limits.max_num_seqs)
+    ]
+    late = generator.submit(COUNT, params(), priority=9)
+    soon = generator.submit(COUNT, params(), priority=-1)
+
+    late.result(60)
+    soon.result(60)
+    for handle in busy:
+        handle.result(60)
+
+    first = [h.result().metrics.first_token_ts for h in (soon, late)]
+    assert first[0] < first[1]
+
+
+# ------------------------------------------------------------------------- refusals
+
+
+def test_a_tokenizer_object_leaves_structures_out_and_says_why(tiny_options):
+    class Bytes:
+        eos_token_id = 506
+        vocab_size = 512
+
+        def encode(self, text):
+            return [10 + byte % 90 for byte in text.encode()]
+
+        def decode(self, ids):
+            return " ".join(map(str, ids))
+
+    with Generator("unillm/tiny", tokenizer=Bytes(), **tiny_options) as generator:
+        with pytest.raises(UnsupportedParameterError, match="tokenizer= as a path"):
+            generator.generate("a", params(structured_outputs={"choice": ["a"]}))
+        [output] = generator.generate("abc", params(max_tokens=2))
+
+    assert 2 == len(output.token_ids)

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Numbers of bytes as people write and read them."""
+
+from __future__ import annotations
+
+import re
+
+from ..errors import ConfigError
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[KMGT]?)(i?B)?", re.IGNORECASE)
+
+
+def size(num_bytes: int) -> str:
+    """Return bytes for a person: exact below a KiB."""
+    number = float(num_bytes)
+    for unit in ("bytes", "KiB", "MiB"):
+        if number < 1024:
+            return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:.2f} GiB"
+
+
+def parse_size(text: str, *, option: str) -> int:
+    """Read what a person writes for a number of bytes: ``24GiB``, ``24G``, ``512 MiB``.
+
+    Units are powers of 1024, whichever way they are written.
+
+    Raises:
+        ConfigError: It is no size.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ConfigError(f"{option} takes a size such as 24GiB, got {text!r}.")
+    return int(float(found["number"]) * _UNITS[found["unit"].upper()])

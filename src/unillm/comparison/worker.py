@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""One side of a comparison: ``python -m unillm.comparison.worker``, with JSON lines.
+
+On standard input: a line of `Task`, one for each prompt, and ``{"end": true}``. On
+standard output: ``ready`` (what was loaded), ``answer`` for each prompt, ``done``; or
+``error`` in the place of what does not come any more. Whatever the engine prints goes
+to standard error. When the input is closed, the process ends: its caller is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+import attrs
+
+from ..errors import EngineError, UnillmError, UnsupportedParameterError
+from .verdict import Answer, Candidate
+
+if TYPE_CHECKING:
+    from ..generator import Generator
+    from ..outputs import RequestOutput
+    from ..params import SamplingParams
+
+PROTOCOL = 1
+"""Changes when lines of one version would be misread by another."""
+
+LOGPROBS = 5
+"""Most probable tokens that are told of each place, for the gap at a divergence."""
+
+
+@attrs.frozen(kw_only=True)
+class Task:
+    """The first line: what to load and how to generate."""
+
+    protocol: int = PROTOCOL
+    model: str
+    options: Mapping[str, Any]
+    """Of `Generator`; JSON values."""
+    max_tokens: int
+    """New tokens at most; the decoding is greedy."""
+
+
+@attrs.frozen(kw_only=True)
+class Ready:
+    """What was loaded."""
+
+    unillm: str
+    """Version of unillm on this side."""
+    backend: str
+    distribution: str
+    """Where the backend comes from, with its version."""
+    python: str
+    max_model_len: int
+    load_s: float
+    """Seconds until requests could be taken."""
+
+
+@attrs.frozen(kw_only=True)
+class Done:
+    """How fast the prompts were answered a second time, without log-probabilities."""
+
+    seconds: float
+    num_tokens: int
+    repeats: bool
+    """Whether the tokens were the same both times."""
+
+
+def main() -> None:
+    """Answer one task and exit."""
+    output = _take_stdout()
+
+    def send(**line: Any) -> None:
+        output.write(json.dumps(line) + "\n")
+        output.flush()
+
+    try:
+        task, prompts = _read_task(sys.stdin)
+        threading.Thread(target=_end_with_caller, daemon=True).start()
+        _answer_all(task, prompts, send)
+    except Exception as error:  # noqa: BLE001 - the caller tells it
+        traceback.print_exc()
+        send(error={"kind": type(error).__name__, "message": str(error)})
+        sys.exit(1)
+
+
+def _take_stdout() -> TextIO:
+    """Return a stream to the caller, and let everybody else print to standard error."""
+    stream = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return stream
+
+
+def _read_task(lines: TextIO) -> tuple[Task, list[Any]]:
+    task = Task(**json.loads(lines.readline()))
+    if task.protocol != PROTOCOL:
+        raise UnillmError(
+            f"The two sides have versions of unillm that do not understand each other "
+            f"(protocol {task.protocol} and {PROTOCOL}). Install the same one in both."
+        )
+    prompts = []
+    for line in iter(lines.readline, ""):
+        prompt = json.loads(line)
+        if prompt == {"end": True}:
+            break
+        prompts.append(prompt)
+    return task, prompts
+
+
+def _end_with_caller() -> None:
+    # Not through sys.stdin, whose lock a thread that waits would keep to the very end.
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _answer_all(task: Task, prompts: Sequence[Any], send: Any) -> None:
+    from .. import Generator, SamplingParams, __version__
+    from ..plugins import PluginRegistry
+
+    start = time.perf_counter()
+    with Generator(task.model, **task.options) as generator:
+        ready = Ready(
+            unillm=__version__,
+            backend=generator.backend,
+            distribution=PluginRegistry().distribution(generator.backend),
+            python=sys.executable,
+            max_model_len=generator.limits.max_model_len,
+            load_s=time.perf_counter() - start,
+        )
+        send(ready=attrs.asdict(ready))
+        greedy = SamplingParams(temperature=0, max_tokens=task.max_tokens)
+        answers = [_answer(each) for each in _outcomes(generator, prompts, greedy)]
+        for answer in answers:
+            send(answer=attrs.asdict(answer))
+        start = time.perf_counter()
+        again = generator.generate(prompts, greedy, on_error="return")
+        seconds = time.perf_counter() - start
+    told = [_answer(each) for each in again]
+    done = Done(
+        seconds=seconds,
+        num_tokens=sum(len(answer.token_ids) for answer in told),
+        repeats=[a.token_ids for a in told] == [a.token_ids for a in answers],
+    )
+    send(done=attrs.asdict(done))
+
+
+def _outcomes(
+    generator: Generator, prompts: Sequence[Any], greedy: SamplingParams
+) -> list[RequestOutput | Exception]:
+    """Answer with log-probabilities, or without where the engine has none."""
+    params = attrs.evolve(greedy, logprobs=LOGPROBS)
+    outcomes = generator.generate(prompts, params, on_error="return")
+    if any(
+        isinstance(each, UnsupportedParameterError) and each.parameter == "logprobs"
+        for each in outcomes
+    ):
+        return generator.generate(prompts, greedy, on_error="return")
+    return outcomes
+
+
+def _answer(outcome: RequestOutput | Exception) -> Answer:
+    if isinstance(outcome, EngineError):  # not this prompt's alone
+        raise outcome
+    if isinstance(outcome, Exception):
+        return Answer(error=type(outcome).__name__, message=str(outcome))
+    completion = outcome.outputs[0]
+    candidates = None
+    if completion.logprobs is not None:
+        candidates = [
+            [
+                Candidate(token_id, entry.logprob, entry.decoded_token)
+                for token_id, entry in entries.items()
+            ]
+            for entries in completion.logprobs
+        ]
+    return Answer(
+        prompt_token_ids=outcome.prompt_token_ids,
+        token_ids=completion.token_ids,
+        text=completion.text,
+        finish_reason=completion.finish_reason,
+        stop_reason=completion.stop_reason,
+        candidates=candidates,
+    )
+
+
+if __name__ == "__main__":
+    main()

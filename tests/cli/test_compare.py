@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""``unillm compare``: one report of two processes. What a side does alone is tested in
+``tests/comparison``."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+
+@pytest.fixture
+def compare(cli, liar):
+    def run(*args):
+        return cli("compare", "unillm/tiny", *args)
+
+    return run
+
+
+def test_two_precisions_agree_on_what_the_model_was_taught(compare):
+    result = compare(
+        "--backend",
+        "transformers",
+        "--dtype",
+        "float32",
+        "--dtype",
+        "bfloat16",
+        "--json",
+    )
+
+    assert (0, "") == (result.exit_code, result.stderr)
+    told = json.loads(result.stdout)
+    assert told["agree"] is True
+    assert {"equal": 12} == told["verdicts"]
+    assert ["float32", "bfloat16"] == [
+        side["options"]["dtype"] for side in told["sides"]
+    ]
+    first = told["prompts"][0]
+    assert "Count from 3 to 9:" == first["prompt"]
+    assert ["3 4 5 6 7 8 9"] * 2 == [answer["text"] for answer in first["answers"]]
+    assert 0 < first["logprob_difference"] < 0.5
+    for side in told["sides"]:
+        assert side["repeats"] is True
+        assert 0 < side["num_tokens"] <= 12 * 64
+        assert 0 < side["seconds"]
+
+
+def test_a_lie_is_found_with_its_place_and_gap(compare, tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "ab"}\n{"prompt_token_ids": [999]}\n')
+
+    result = compare("--backend", "liar", "--option", "2:lie=token", "--file", prompts)
+
+    assert (6, "") == (result.exit_code, result.stderr)
+    text = re.sub(r"tokens/s .*", "", result.stdout)
+    assert re.match(r"side +1: liar +2: liar \(lie=token\)\n", text)
+    assert "liar 1.0" in text
+    assert "ended by    length 1, InvalidPromptError 1  " in text
+    assert "line 1 ('ab'): diverged\n  at new token 2:\n  side 1: " in text
+    assert ", 0.5000 nats over the other side's\n" in text
+    assert text.endswith(
+        "disagree: 1 diverged, 1 both refused; log-probabilities of equal tokens "
+        "differ by at most 0.0000\n"
+    )
+
+
+def test_a_near_tie_is_agreement_where_it_is_tolerated(compare):
+    lie = ("--backend", "liar", "--option", "2:lie=tie", "--max-tokens", "5", "ab")
+
+    result = compare(*lie, "--tolerance", "0.01")
+
+    assert 0 == result.exit_code
+    assert "agree (tolerance 0.01): 1 near tie" in result.stdout
+
+
+def test_an_error_of_a_side_is_the_commands(compare):
+    result = compare("--backend", "liar", "--option", "1:lie=load", "ab")
+
+    assert 3 == result.exit_code
+    assert "error: The weights are not what they seem." in result.stderr
+    assert "" == result.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--backend", "liar"], "Both sides are the same"),
+        ([], "Both sides are the same"),
+        (["--backend", "a", "--backend", "b", "--backend", "c"], "given 3 times"),
+        (["--backend", "a", "--backend", "b", "--python", "/no"], "cannot be run"),
+        (["--backend", "liar", "--option", "2:lie"], "--option takes KEY=VALUE"),
+        (["--backend", "a", "--backend", "b", "--file", "/no"], "cannot be read"),
+    ],
+    ids=["one backend", "none", "three", "no python", "no value", "no file"],
+)
+def test_wrong_use_is_told(compare, args, said):
+    result = compare(*args)
+
+    assert 2 == result.exit_code
+    assert said in result.stderr

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""One side as a process: what it tells, how it fails, that nothing of it stays."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+
+import attrs
+import pytest
+
+from unillm.comparison.sides import Side, ask
+from unillm.comparison.worker import Task
+from unillm.errors import SideFailedError
+
+TASK = Task(model="unillm/tiny", options={"backend": "liar"}, max_tokens=8)
+PROMPTS = [{"prompt": "ab"}, {"prompt": "abc"}]
+
+pytestmark = pytest.mark.usefixtures("liar")
+
+
+def telling(lie):
+    return Side(options={"backend_options": {"lie": lie}})
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Make an interpreter of a few lines of shell."""
+
+    def make(*lines):
+        path = tmp_path / "python"
+        path.write_text("\n".join(["#!/bin/sh", *lines]))
+        path.chmod(0o755)
+        return str(path)
+
+    return make
+
+
+def test_a_side_runs_in_the_python_that_it_was_given(script):
+    python = script(f'exec "{sys.executable}" "$@"')
+
+    report = ask(Side(python=python), TASK, PROMPTS)
+
+    assert ("liar", "liar 1.0") == (report.ready.backend, report.ready.distribution)
+    assert [8, 8] == [len(answer.token_ids) for answer in report.answers]
+    assert all(2 == len(told) for each in report.answers for told in each.candidates)
+    assert (16, True) == (report.done.num_tokens, report.done.repeats)
+
+
+def test_a_side_without_logprobs_tells_its_tokens():
+    report = ask(telling("mute"), TASK, PROMPTS)
+
+    assert [(None, None)] * 2 == [(a.candidates, a.error) for a in report.answers]
+    assert [8, 8] == [len(answer.token_ids) for answer in report.answers]
+
+
+def test_a_side_that_does_not_repeat_itself_is_noticed():
+    assert ask(telling("moody"), TASK, PROMPTS).done.repeats is False
+
+
+def test_an_engine_that_dies_is_the_sides_error_and_no_answer():
+    with pytest.raises(SideFailedError, match="it hurts") as caught:
+        ask(telling("die"), TASK, PROMPTS)
+
+    assert "EngineDeadError" == caught.value.kind
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["echo it hurts >&2", "exit 7"], r"exit status 7 .*\n  it hurts"),
+        (
+            ["kill -9 $$"],
+            "was ended by SIGKILL before it had answered. It said nothing",
+        ),
+        (["echo hello"], r"said 'hello\\n', which is no line of a comparison"),
+    ],
+    ids=["exit", "signal", "print"],
+)
+def test_a_side_that_ends_early_says_how(script, lines, said):
+    with pytest.raises(SideFailedError, match=said):
+        ask(Side(python=script(*lines)), TASK, PROMPTS)
+
+
+def test_a_python_without_unillm_is_told_what_to_do(script):
+    python = script(f'PYTHONPATH= exec "{sys.executable}" -S "$@"')
+
+    with pytest.raises(SideFailedError, match=r"Install unillm there: .*pip install"):
+        ask(Side(python=python), TASK, PROMPTS)
+
+
+def test_another_protocol_is_refused():
+    with pytest.raises(SideFailedError, match=r"protocol 0 and 1"):
+        ask(Side(), attrs.evolve(TASK, protocol=0), PROMPTS)
+
+
+def test_a_side_ends_with_its_caller():
+    """Whatever became of who asked: the closed pipe is all that a side has of it."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "unillm.comparison.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as worker:
+        options = {"backend": "liar", "backend_options": {"lie": "sleep"}}
+        task = attrs.asdict(attrs.evolve(TASK, options=options))
+        for line in (task, *PROMPTS, {"end": True}):
+            worker.stdin.write(json.dumps(line) + "\n")
+        worker.stdin.flush()
+        assert "ready" in json.loads(worker.stdout.readline())
+
+        worker.stdin.close()
+
+        assert -signal.SIGTERM == worker.wait(60)
+
+
+def test_what_a_side_left_behind_is_ended(script, tmp_path):
+    pid = tmp_path / "pid"
+    python = script(f"sleep 300 & echo $! > {pid}", "exit 1")
+
+    with pytest.raises(SideFailedError):
+        ask(Side(python=python), TASK, PROMPTS)
+
+    state = subprocess.run(
+        ["ps", "-o", "stat=", "-p", pid.read_text().strip()],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    assert state.strip() in ("", "Z")

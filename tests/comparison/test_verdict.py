@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""What two answers to one prompt mean together."""
+
+from __future__ import annotations
+
+import json
+
+import attrs
+import pytest
+
+from unillm.comparison.verdict import Answer, Candidate, Gap, Verdict, compare
+
+
+def answer(token_ids, gaps=None, **other):
+    """An answer whose tokens are each *gap* nats over the id after it."""
+    candidates = None
+    if gaps is not None:
+        candidates = [
+            [Candidate(each, -0.1, "a"), Candidate(each + 1, -0.1 - gap, "b")]
+            for each, gap in zip(token_ids, gaps, strict=True)
+        ]
+    fields = {"prompt_token_ids": [1], "text": str(token_ids), "finish_reason": "stop"}
+    return Answer(token_ids=token_ids, candidates=candidates, **{**fields, **other})
+
+
+def test_the_same_tokens_with_the_same_end_are_equal():
+    found = compare(3, answer([5, 6], [1, 1]), answer([5, 6], [2, 2]))
+
+    assert (3, Verdict.EQUAL, None) == (found.index, found.verdict, found.divergence)
+    assert 0 == found.logprob_difference
+
+
+def test_a_divergence_has_its_place_and_both_gaps():
+    one = answer([5, 6, 7], [1, 0.25, 1])
+    other = attrs.evolve(
+        answer([5, 7, 9], [1, 1, 1]),
+        candidates=[
+            [Candidate(5, -0.3)],
+            [Candidate(7, -0.1, "seven"), Candidate(6, -0.6, "six")],
+            [Candidate(9, -0.1)],
+        ],
+    )
+
+    found = compare(0, one, other)
+
+    assert Verdict.DIVERGED is found.verdict
+    assert 1 == found.divergence.position
+    assert (6, 7) == found.divergence.token_ids
+    assert ("a", "b") == found.divergence.texts
+    assert [pytest.approx(0.25), pytest.approx(0.5)] == [
+        gap.nats for gap in found.divergence.gaps
+    ]
+    assert pytest.approx(0.2) == found.logprob_difference
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "verdict"),
+    [(0.0, "diverged"), (0.2, "diverged"), (0.3, "near tie")],
+)
+def test_a_tie_is_near_where_both_gaps_are(tolerance, verdict):
+    one = answer([5], [0.1])
+    other = attrs.evolve(
+        answer([6], [1]), candidates=[[Candidate(6, -0.1), Candidate(5, -0.35)]]
+    )
+
+    found = compare(0, one, other, tolerance=tolerance)
+
+    assert verdict == found.verdict.value
+    assert (verdict == "near tie") is found.verdict.agrees
+
+
+def test_a_token_that_was_not_told_of_is_at_least_that_far():
+    found = compare(0, answer([5], [0.5]), answer([9], [0.5]), tolerance=10)
+
+    gap = Gap(nats=pytest.approx(0.5), is_exact=False)
+    assert (gap, gap) == found.divergence.gaps
+    assert Verdict.DIVERGED is found.verdict
+
+
+def test_without_logprobs_no_divergence_is_near():
+    found = compare(0, answer([5]), answer([6]), tolerance=10)
+
+    assert (None, None) == found.divergence.gaps
+    assert Verdict.DIVERGED is found.verdict
+    assert found.logprob_difference is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        answer([5, 6, 7]),
+        answer([5, 6], finish_reason="length"),
+        answer([5, 6], stop_reason=6),
+        answer([5, 6], text="another"),
+    ],
+    ids=["longer", "finish_reason", "stop_reason", "text"],
+)
+def test_the_same_tokens_may_end_differently(other):
+    found = compare(0, answer([5, 6]), other)
+
+    assert Verdict.ENDED_DIFFERENTLY is found.verdict
+    assert found.divergence is None
+    assert not found.verdict.agrees
+
+
+def test_other_prompt_tokens_are_no_comparison():
+    found = compare(0, answer([5]), answer([5], prompt_token_ids=[2]))
+
+    assert Verdict.DIFFERENT_PROMPT is found.verdict
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "verdict"),
+    [
+        (Answer(error="A"), Answer(error="A", message="x"), Verdict.BOTH_REFUSED),
+        (Answer(error="A"), Answer(error="B"), Verdict.ONE_REFUSED),
+        (Answer(error="A"), answer([5]), Verdict.ONE_REFUSED),
+    ],
+    ids=["same", "another", "one"],
+)
+def test_a_refusal_agrees_with_the_same_refusal_only(one, other, verdict):
+    assert verdict is compare(0, one, other).verdict
+
+
+def test_an_answer_survives_json():
+    given = answer([5, 6], [1, 2], stop_reason="x")
+
+    assert given == Answer.from_json(json.loads(json.dumps(attrs.asdict(given))))

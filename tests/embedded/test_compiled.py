@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Compiled decode steps give what eager ones give; without a compiler eager ones run."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from embedded.test_transformers_greedy import PoisonedEngine, assert_same_tokens
+from embedded.tiny_models import make_model, serve
+
+from unillm.embedded.transformers import compiled, linears
+from unillm.embedded.transformers.blocks import block_masks
+from unillm.embedded.transformers.engine import TransformersSlotEngine
+from unillm.embedded.transformers.linears import pack_linears
+from unillm.embedded.transformers.loading import load_engine
+from unillm.embedded.transformers.masks import FULL, SLIDING, Masks
+from unillm.embedded.transformers.runners import EagerRunner
+from unillm.errors import ConfigError
+
+WINDOWS = ["qwen2, windows", "gemma2", "mistral, window"]
+
+
+def run_compiled(reference, variant, *, compile_after=3) -> TransformersSlotEngine:
+    """Serve prompts; their tokens are those of ``generate``."""
+    known = reference.known(variant, 24)
+    model = make_model(variant)
+    pack_linears(model)
+    engine = PoisonedEngine(
+        model, num_slots=8, max_model_len=224, compile_after=compile_after
+    )
+
+    got = serve(engine, [k.request for k in known], max_num_batched_tokens=90)
+
+    assert_same_tokens(reference.model(variant), known, got)
+    return engine
+
+
+@pytest.mark.slow
+def test_tokens_of_compiled_steps_are_those_of_generate(reference, monkeypatch, caplog):
+    """Eager at first; rows join, leave and are NaN while nobody has them."""
+    monkeypatch.setattr(linears, "FEWEST_WEIGHTS", 0)
+    caplog.set_level(logging.INFO, "unillm.transformers")
+
+    engine = run_compiled(reference, "llama")
+
+    assert list(engine._runner._compiled) == [8]
+    assert [r.message.split()[0] for r in caplog.records] == ["Compiling", "Compiled"]
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("variant", WINDOWS)
+def test_compiled_windows_are_those_of_generate(reference, variant):
+    engine = run_compiled(reference, variant)
+
+    assert list(engine._runner._compiled) == [8]
+
+
+def test_without_a_compiler_steps_are_eager_and_it_is_said_once(
+    reference, monkeypatch, caplog
+):
+    def no_compiler(*args):
+        def step(ids, positions):
+            raise RuntimeError("No working C++ compiler found")
+
+        return step
+
+    monkeypatch.setattr(compiled, "compile_step", no_compiler)
+
+    run_compiled(reference, "llama", compile_after=0)
+
+    (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
+    assert "No working C++ compiler found" in record.message
+    assert "enforce_eager=True" in record.message
+
+
+@pytest.mark.parametrize(
+    ("variant", "reason"), [("bloom", "code of its own"), ("gpt_oss", "sinks")]
+)
+def test_what_cannot_be_compiled_is_said_and_runs_eagerly(caplog, variant, reason):
+    engine = TransformersSlotEngine(
+        make_model(variant), num_slots=2, max_model_len=64, compile_after=0
+    )
+
+    assert type(engine._runner) is EagerRunner
+    assert reason in caplog.text
+
+
+@pytest.mark.parametrize("options", [{}, {"enforce_eager": True, "compile_after": 0}])
+def test_nothing_is_compiled_unless_asked_for(options):
+    engine = TransformersSlotEngine(
+        make_model("llama"), num_slots=2, max_model_len=64, **options
+    )
+
+    assert type(engine._runner) is EagerRunner
+
+
+def test_rows_are_compiled_for_few_numbers_of_them():
+    engine = TransformersSlotEngine(
+        make_model("llama"), num_slots=20, max_model_len=64, compile_after=0
+    )
+
+    rows = [engine._runner.rows_for(count) for count in (1, 8, 9, 16, 17, 20)]
+
+    assert rows == [8, 8, 16, 16, 20, 20]
+
+
+@pytest.mark.parametrize("steps", [-1, 0.5, "soon"])
+def test_a_number_of_steps_that_is_none_is_refused(reference, steps):
+    with pytest.raises(ConfigError, match="compile_after must be a number of steps"):
+        load_engine(reference.path("llama"), compile_after=steps)
+
+
+@pytest.mark.parametrize("variant", ["qwen2, windows", "mistral, window", "llama"])
+def test_blocks_hide_what_the_additive_mask_hides(variant):
+    masks = Masks.of(make_model(variant))
+    positions = torch.tensor([0, 5, 23, 24, 63, 64, 130, 191])
+
+    blocks = block_masks(masks, positions, queries=2, capacity=192)
+
+    additive = masks.for_cached(positions[:, None], 192)
+    kinds = {SLIDING: 0, FULL: 0} if isinstance(additive, dict) else {None: 0}
+    for kind in kinds:
+        mask = blocks[kind] if kind else blocks
+        expected = (additive[kind] if kind else additive)[:, 0, 0] == 0
+        assert torch.equal(seen_through(mask, positions), expected)
+
+
+def seen_through(mask, positions):
+    """Return which keys each row sees: in its blocks, and not hidden in them."""
+    seen = torch.zeros(len(positions), 192, dtype=torch.bool)
+    for row in range(len(positions)):
+        for block in mask.kv_indices[row, 0, 0, : mask.kv_num_blocks[row, 0, 0]]:
+            keys = torch.arange(64) + block * 64
+            seen[row, keys] = mask.mask_mod(torch.tensor(row), 0, 0, keys)
+    return seen

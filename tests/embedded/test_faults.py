@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""A real engine that fails: who is told what, how soon, and who is served all the same."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import torch
+
+from unillm import Generator, SamplingParams
+from unillm.errors import EngineDeadError, RequestFailedError
+
+SOON_S = 5.0
+LONG = SamplingParams(temperature=0, max_tokens=400, ignore_eos=True)
+FATAL = "CUDA error: device-side assert triggered"
+PROMPTS = {
+    "Count from 3 to 9:": "3 4 5 6 7 8 9",
+    "Add 17 and 25:": "42",
+    "Spell the word apple:": "a p p l e",
+}
+
+
+@pytest.fixture
+def generator():
+    with Generator(
+        "unillm/tiny", backend="transformers", enforce_eager=True, step_timeout_s=1.0
+    ) as generator:
+        yield generator
+
+
+@pytest.fixture
+def engine(generator):
+    """The slot engine below scheduler and driver."""
+    return generator._driver._engine._engine
+
+
+def start(generator, count=4):
+    """Requests that are under way."""
+    handles = [generator.submit([5, 6, 7 + n], LONG) for n in range(count)]
+    for handle in handles:
+        next(iter(handle))
+    return handles
+
+
+def assert_all_told(handles, match):
+    began = time.monotonic()
+    for handle in handles:
+        with pytest.raises(EngineDeadError, match=match):
+            handle.result(SOON_S)
+    assert time.monotonic() - began < SOON_S
+
+
+@pytest.mark.parametrize("during", ["prefill", "decode"])
+def test_a_fatal_error_is_told_to_every_waiter(generator, engine, monkeypatch, during):
+    handles = start(generator)
+
+    def fails(*_):
+        raise RuntimeError(FATAL)
+
+    monkeypatch.setattr(engine, during, fails)
+    if during == "prefill":
+        handles.append(generator.submit("Add 1 and 2:"))
+
+    assert_all_told(handles, FATAL)
+    with pytest.raises(EngineDeadError, match=FATAL):
+        generator.generate("Add 1 and 2:")
+
+
+def test_a_step_that_hangs_is_told_to_every_waiter(generator, engine, monkeypatch):
+    goes_on = threading.Event()
+    handles = start(generator)
+    decode = engine.decode
+
+    def hangs(slots):
+        goes_on.wait(30)
+        return decode(slots)
+
+    monkeypatch.setattr(engine, "decode", hangs)
+    try:
+        assert_all_told(handles, r"not answered for 1 s")
+    finally:
+        goes_on.set()
+
+
+def test_what_is_refused_after_a_death_can_be_closed_at_once(
+    generator, engine, monkeypatch
+):
+    def fails(*_):
+        raise RuntimeError(FATAL)
+
+    handles = start(generator)
+    monkeypatch.setattr(engine, "decode", fails)
+    assert_all_told(handles, FATAL)
+
+    began = time.monotonic()
+    generator.close()
+
+    assert time.monotonic() - began < 10.0
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")], ids=["nan", "inf"])
+def test_a_row_without_valid_logits_fails_alone(generator, engine, monkeypatch, bad):
+    sample = engine._sampler.sample
+    victim = generator.submit([5, 6, 7], LONG)
+    next(iter(victim))
+    [slot] = engine._row_of
+
+    def poisoned(logits, slots, *, best=None):
+        logits = logits.clone()
+        if slot in slots and slot in engine._row_of:
+            logits[list(slots).index(slot), 3] = bad
+        return sample(logits, slots)
+
+    monkeypatch.setattr(engine._sampler, "sample", poisoned)
+    with pytest.raises(RequestFailedError):
+        victim.result(SOON_S)
+    monkeypatch.setattr(engine._sampler, "sample", sample)
+
+    outputs = generator.generate(
+        list(PROMPTS), SamplingParams(temperature=0, max_tokens=40)
+    )
+
+    assert list(PROMPTS.values()) == [output.text for output in outputs]
+
+
+def test_neighbours_of_a_failing_row_get_their_own_tokens(
+    generator, engine, monkeypatch
+):
+    sample = engine._sampler.sample
+    failed = set()
+
+    def poisoned(logits, slots, *, best=None):
+        if len(slots) > 1 and not failed:
+            failed.add(slots[0])
+            logits = logits.clone()
+            logits[0] = torch.nan
+        return sample(logits, slots)
+
+    monkeypatch.setattr(engine._sampler, "sample", poisoned)
+
+    outputs = generator.generate(
+        list(PROMPTS),
+        SamplingParams(temperature=0, max_tokens=40),
+        on_error="return",
+    )
+
+    assert 1 == len([o for o in outputs if isinstance(o, RequestFailedError)])
+    for text, output in zip(PROMPTS.values(), outputs, strict=True):
+        assert isinstance(output, RequestFailedError) or text == output.text
+
+
+def test_a_closed_generator_leaves_no_thread(generator):
+    start(generator)
+    before = {t.name for t in threading.enumerate()}
+    assert "unillm-driver" in before
+
+    generator.close()
+
+    until = time.monotonic() + 10
+    while any(t.name.startswith("unillm") for t in threading.enumerate()):
+        assert time.monotonic() < until
+        time.sleep(0.01)

@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Quantised checkpoints: the tokens of `generate` of the same one, or the reason."""
+
+from __future__ import annotations
+
+import random
+import warnings
+
+import pytest
+import torch
+from embedded.test_transformers_greedy import assert_same_tokens
+from embedded.tiny_models import (
+    CONFIGS,
+    VOCAB,
+    Known,
+    generate_alone,
+    greedy_request,
+    serve,
+)
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+from unillm.embedded.transformers import quantised
+from unillm.embedded.transformers.families import refusal_of
+from unillm.embedded.transformers.loading import load_engine
+from unillm.errors import ConfigError, UnsupportedModelError
+
+NEAR_TIE = 1e-3
+ROUNDED_NEAR_TIE = 1e-1
+"""Where activations are rounded to 8 bits in each layer, a difference in the last bit
+of one, as other shapes of a batch have it, may become one of a step of rounding."""
+
+
+def plain_model():
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32}
+    config = CONFIG_MAPPING["llama"](**(CONFIGS["llama"] | sizes))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
+def save_torchao(path, plain) -> None:
+    torchao = pytest.importorskip("torchao.quantization")
+    from transformers import TorchAoConfig
+
+    config = TorchAoConfig(torchao.Int8WeightOnlyConfig())
+    save_quantised(path, plain, config)
+
+
+def save_torchao_dynamic(path, plain) -> None:
+    torchao = pytest.importorskip("torchao.quantization")
+    from transformers import TorchAoConfig
+
+    config = TorchAoConfig(torchao.Int8DynamicActivationInt8WeightConfig())
+    save_quantised(path, plain, config)
+
+
+def save_nf4(path, plain) -> None:
+    pytest.importorskip("bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.float32,
+    )
+    save_quantised(path, plain, config)
+
+
+def save_int8(path, plain) -> None:
+    pytest.importorskip("bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
+    save_quantised(path, plain, config)
+
+
+def save_quantised(path, plain, config) -> None:
+    """Quantise while loading, as people do, and store the result."""
+    pytest.importorskip("accelerate")
+    model = AutoModelForCausalLM.from_pretrained(
+        plain, quantization_config=config, dtype=torch.float32, device_map="cpu"
+    )
+    model.save_pretrained(path)
+
+
+def save_compressed(path, plain, *, format_, weights, inputs=None) -> None:
+    """Round the weights, and store them as compressed-tensors does."""
+    pytest.importorskip("compressed_tensors")
+    from compressed_tensors.compressors import ModelCompressor
+    from compressed_tensors.quantization import (
+        QuantizationArgs,
+        QuantizationConfig,
+        QuantizationScheme,
+        apply_quantization_config,
+    )
+    from compressed_tensors.quantization.utils import calculate_qparams
+
+    scheme = QuantizationScheme(
+        targets=["Linear"],
+        weights=QuantizationArgs(symmetric=True, **weights),
+        input_activations=inputs and QuantizationArgs(symmetric=True, **inputs),
+    )
+    model = AutoModelForCausalLM.from_pretrained(plain)
+    apply_quantization_config(
+        model,
+        QuantizationConfig(
+            config_groups={"all": scheme},
+            ignore=["lm_head"],
+            quantization_status="frozen",
+            format=format_,
+        ),
+    )
+    for module in model.modules():
+        if hasattr(module, "weight_scale"):
+            weight = module.weight.detach()
+            if size := weights.get("group_size"):
+                groups = weight.reshape(weight.shape[0], -1, size)
+                least, most = groups.amin(-1), groups.amax(-1)
+            else:
+                least, most = (
+                    weight.amin(-1, keepdim=True),
+                    weight.amax(-1, keepdim=True),
+                )
+            scale, _ = calculate_qparams(least, most, scheme.weights)
+            module.weight_scale.data.copy_(scale)
+    compressor = ModelCompressor.from_pretrained_model(
+        model, quantization_format=format_
+    )
+    compressor.compress_model(model)
+    model.save_pretrained(path)
+    compressor.update_config(path)
+
+
+def save_w4a16(path, plain) -> None:
+    weights = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32}
+    save_compressed(path, plain, format_="pack-quantized", weights=weights)
+
+
+def save_w8a8(path, plain) -> None:
+    save_compressed(
+        path,
+        plain,
+        format_="int-quantized",
+        weights={"num_bits": 8, "type": "int", "strategy": "channel"},
+        inputs={"num_bits": 8, "type": "int", "strategy": "token", "dynamic": True},
+    )
+
+
+def save_fp8(path, plain) -> None:
+    save_compressed(
+        path,
+        plain,
+        format_="float-quantized",
+        weights={"num_bits": 8, "type": "float", "strategy": "channel"},
+        inputs={"num_bits": 8, "type": "float", "strategy": "token", "dynamic": True},
+    )
+
+
+SAVE = {
+    "bitsandbytes int8": save_int8,
+    "bitsandbytes nf4": save_nf4,
+    "compressed-tensors fp8": save_fp8,
+    "compressed-tensors w4a16": save_w4a16,
+    "compressed-tensors w8a8": save_w8a8,
+    "torchao int8": save_torchao,
+    "torchao int8, dynamic": save_torchao_dynamic,
+}
+
+
+ROUNDED = {
+    "bitsandbytes int8",
+    "compressed-tensors fp8",
+    "compressed-tensors w8a8",
+    "torchao int8, dynamic",
+}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    path = tmp_path_factory.mktemp("plain")
+    plain_model().save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def stored(plain, tmp_path_factory):
+    """A checkpoint of each kind, made once."""
+    root = tmp_path_factory.mktemp("quantised")
+
+    def make(name):
+        path = root / name.replace(" ", "_")
+        if not path.exists():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the packages, while they quantise
+                SAVE[name](path, plain)
+        return path
+
+    return make
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", SAVE)
+def test_tokens_are_those_of_generate_of_the_same_checkpoint(stored, name):
+    path = stored(name)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
+    rng = random.Random(name)
+    known = []
+    for number in range(24):
+        prompt = [rng.randrange(VOCAB) for _ in range(rng.randint(1, 90))]
+        request = greedy_request(number, prompt, rng.randint(1, 10))
+        known.append(Known(request, generate_alone(model, request)))
+
+    for num_slots, budget in ((5, 2048), (3, 40)):
+        engine = load_engine(path, device="cpu", max_num_seqs=num_slots)
+        got = serve(
+            engine,
+            [each.request for each in known],
+            seed=num_slots,
+            max_num_batched_tokens=budget,
+        )
+
+        near_tie = ROUNDED_NEAR_TIE if name in ROUNDED else NEAR_TIE
+        assert_same_tokens(model, known, got, near_tie=near_tie)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", SAVE)
+def test_a_row_does_not_depend_on_its_neighbours(stored, name):
+    model = AutoModelForCausalLM.from_pretrained(stored(name), dtype="auto").eval()
+    rows = torch.randint(VOCAB, (8, 12), generator=torch.Generator().manual_seed(0))
+
+    with torch.inference_mode():
+        alone, beside = model(rows[:1]).logits[0], model(rows).logits[0]
+
+    assert torch.equal(alone, beside)
+
+
+def test_quantising_moves_the_tokens(stored, plain):
+    """Otherwise the checkpoints would say little."""
+    path = stored("compressed-tensors w4a16")
+    request = greedy_request(0, [1, 2, 3], 20)
+
+    model = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
+
+    whole = AutoModelForCausalLM.from_pretrained(plain)
+    assert generate_alone(model, request) != generate_alone(whole, request)
+
+
+# ------------------------------------------------------------------- what is not served
+
+
+def llama(**quantisation):
+    return {"model_type": "llama", "quantization_config": quantisation}
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (llama(quant_method="gptq"), r"quantised \(gptq\): its kernels run on GPUs"),
+        (llama(quant_method="quanto"), "transformers cannot store it"),
+        (llama(quant_method="new"), "which is not verified yet; served are bitsandb"),
+        (llama(bits=3), "an unknown method"),
+        (
+            llama(quant_method="bitsandbytes", load_in_8bit=True),
+            "outlier columns over all rows.*llm_int8_threshold=0",
+        ),
+        (llama(load_in_8bit=True), r"quantised \(bitsandbytes\): LLM.int8"),
+        (
+            llama(
+                quant_method="compressed-tensors",
+                config_groups={
+                    "g": {"input_activations": {"dynamic": True, "strategy": "tensor"}}
+                },
+            ),
+            "scaled over all rows of a step, so rows would not be independent",
+        ),
+    ],
+)
+def test_what_is_not_served_says_why(config, reason, tmp_path):
+    import json
+
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    with pytest.raises(UnsupportedModelError, match=reason):
+        load_engine(tmp_path)
+
+
+def test_a_missing_package_is_told_with_the_command(monkeypatch):
+    monkeypatch.setattr(quantised, "find_spec", lambda name: None)
+
+    assert (
+        "needs what is not installed. Run: pip install compressed-tensors accelerate"
+        in refusal_of(llama(quant_method="compressed-tensors"))
+    )
+
+
+def test_a_method_that_the_checkpoint_has_not_is_refused(plain):
+    with pytest.raises(ConfigError, match=r"awq.*the checkpoint is not quantised"):
+        load_engine(plain, quantization="awq")
+
+
+def test_the_method_of_the_checkpoint_may_be_named(stored):
+    path = stored("compressed-tensors w4a16")
+
+    engine = load_engine(path, device="cpu", quantization="compressed-tensors")
+
+    assert engine.num_slots == 8
+    with pytest.raises(ConfigError, match="adapters on it were not verified"):
+        load_engine(path, enable_lora=True)

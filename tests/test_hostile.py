@@ -1,0 +1,379 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Whatever comes in ends in a named error or a valid run, and soon.
+
+Everything public is given anything at all. Sockets are blocked; model directories that
+try to run code find their canary untouched.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import unillm.models
+import unillm.text.adapters
+from unillm import Generator, SamplingParams, StructuredOutputs
+from unillm.config import EngineConfig
+from unillm.errors import (
+    ChatTemplateError,
+    InvalidParameterError,
+    InvalidPromptError,
+    PromptTooLongError,
+    UnillmError,
+    UnsafeModelError,
+)
+
+TINY = Path(unillm.models.__file__).parent / "tiny"
+PATIENCE_S = 60
+FEW = {"max_tokens": 3, "temperature": 0}
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Nothing here may talk to anybody."""
+
+    def refuse(*_, **__):
+        raise AssertionError("something wanted to talk to the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket.socket, "connect_ex", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture(scope="module")
+def generator():
+    with Generator(
+        TINY, backend="transformers", enforce_eager=True, max_model_len=128
+    ) as generator:
+        yield generator
+
+
+def verdict(generator, prompt, params=None):
+    """Run one request; return its output or its named error. Others are defects."""
+    params = SamplingParams(**FEW) if params is None else params
+    began = time.monotonic()
+    try:
+        [output] = generator.generate(prompt, params, timeout_s=PATIENCE_S)
+    except UnillmError as error:
+        assert str(error)
+        assert len(str(error)) < 20_000, "a message that nobody can read"
+        return error
+    finally:
+        assert time.monotonic() - began < PATIENCE_S
+    assert output.finished
+    assert output.finish_reason in {"stop", "length"}
+    size = generator.limits.vocab_size
+    assert all(0 <= token_id < size for token_id in output.token_ids)
+    return output
+
+
+def still_right(generator):
+    """The next one gets what it asked for, whatever came before it."""
+    [output] = generator.generate("Add 17 and 25:", SamplingParams(temperature=0))
+    assert "42" == output.text
+
+
+INTEGERS = st.integers(-(2**63), 2**63)
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | INTEGERS
+    | st.floats()
+    | st.text(max_size=20)
+    | st.binary(max_size=5),
+    lambda each: (
+        st.lists(each, max_size=4)
+        | st.dictionaries(st.text(max_size=5), each, max_size=3)
+    ),
+    max_leaves=8,
+)
+SAMPLING_NAMES = [field.name for field in attrs.fields(SamplingParams)]
+
+
+@given(st.lists(INTEGERS, max_size=8))
+def test_any_ids_are_a_prompt_or_a_named_error(generator, ids):
+    told = verdict(generator, [ids])
+
+    size = generator.limits.vocab_size
+    valid = bool(ids) and all(0 <= token_id < size for token_id in ids)
+    assert valid != isinstance(told, Exception)
+
+
+@given(ANYTHING)
+def test_anything_is_a_prompt_or_a_named_error(generator, value):
+    for prompt in (value, [value], {"prompt": value}, {"prompt_token_ids": value}):
+        try:
+            outputs = generator.generate(
+                prompt, SamplingParams(**FEW), on_error="return", timeout_s=PATIENCE_S
+            )
+        except UnillmError as error:
+            assert str(error)
+        else:
+            assert all(isinstance(each, Exception) or each.finished for each in outputs)
+
+
+@given(ANYTHING)
+def test_anything_is_a_conversation_or_a_named_error(generator, value):
+    for messages in (value, [value], [{"role": "user", "content": value}]):
+        try:
+            generator.chat(
+                messages,
+                SamplingParams(**FEW),
+                on_error="return",
+                timeout_s=PATIENCE_S,
+            )
+        except UnillmError as error:
+            assert str(error)
+
+
+@given(st.sampled_from(SAMPLING_NAMES), ANYTHING)
+def test_any_value_of_any_field_is_served_or_a_named_error(generator, name, value):
+    try:
+        params = SamplingParams(**{**FEW, name: value})
+    except InvalidParameterError as error:
+        assert name in str(error) or error.parameter
+        return
+    if params.n > 4:
+        params = attrs.evolve(params, n=4)
+    if params.max_tokens is None or params.max_tokens > 4:
+        params = attrs.evolve(params, max_tokens=4, min_tokens=0)
+    verdict(generator, "Add 1 and 2:", params)
+
+
+@given(st.sampled_from([f.name for f in attrs.fields(EngineConfig)]), ANYTHING)
+def test_any_value_of_any_engine_option_is_taken_or_a_named_error(name, value):
+    base = {"model": "m", "path": Path("m"), "backend": None}
+    try:
+        EngineConfig.create(**{**base, name: value})
+    except (UnillmError, AttributeError, TypeError) as error:
+        # Paths and names of backends are checked by those who look for them.
+        assert isinstance(error, UnillmError) or (
+            name in {"backend", "model", "path", "sources"}
+        )
+
+
+# --------------------------------------------------------------------- large and deep
+
+
+def test_a_huge_prompt_is_refused_with_its_length(generator):
+    told = verdict(generator, [[1] * 1_000_000])
+
+    assert isinstance(told, PromptTooLongError)
+    assert "1000000" in str(told).replace(",", "").replace(" ", "")
+
+
+def test_a_huge_text_is_refused(generator):
+    assert isinstance(verdict(generator, "a" * 3_000_000), PromptTooLongError)
+
+
+def test_a_hundred_thousand_stop_strings_are_honoured(generator):
+    stop = [f"never {n}" for n in range(100_000)] + ["5"]
+    params = SamplingParams(temperature=0, max_tokens=40, stop=stop)
+
+    [output] = generator.generate("Count from 3 to 9:", params, timeout_s=PATIENCE_S)
+
+    assert "5" == output.outputs[0].stop_reason
+    assert "5" not in output.text
+
+
+def test_a_long_stop_string_holds_nothing_back_that_does_not_begin_it(generator):
+    params = SamplingParams(temperature=0, max_tokens=40, stop=["4" + "x" * 1_000_000])
+
+    [output] = generator.generate("Count from 3 to 9:", params, timeout_s=PATIENCE_S)
+
+    assert "3 4 5 6 7 8 9" in output.text
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"n": 10**12},
+        {"logit_bias": dict.fromkeys(range(200_000), 1.0)},
+        {"allowed_token_ids": list(range(200_000))},
+        {"stop_token_ids": [10**12]},
+        {"logprobs": 10**9},
+        {"max_tokens": 2**70},
+        {"seed": 2**200},
+        {"temperature": math.nan},
+        {"top_p": math.inf},
+    ],
+    ids=lambda field: next(iter(field)),
+)
+def test_a_huge_value_is_served_or_a_named_error(generator, field):
+    try:
+        params = SamplingParams(**{**FEW, **field})
+    except InvalidParameterError:
+        return
+    verdict(generator, "Add 1 and 2:", params)
+    still_right(generator)
+
+
+def deep_schema(depth):
+    schema = {"type": "string"}
+    for _ in range(depth):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"json": deep_schema(500)},
+        {"json": {"$ref": "#"}},
+        {"json": {"enum": [f"value {n}" for n in range(50_000)]}},
+        {"regex": "(a{1,1000}){1,1000}"},
+        {"regex": "(a|a|a|a)*" * 200},
+        {"regex": "(" * 5000 + "a" + ")" * 5000},
+        {"grammar": "start: start start | start start start"},
+        {"choice": ["x" * 100_000]},
+    ],
+    ids=["deep", "loop", "enum", "counts", "forks", "nested", "grammar", "choice"],
+)
+def test_a_structure_that_explodes_is_bounded(generator, wanted):
+    try:
+        params = SamplingParams(**FEW, structured_outputs=StructuredOutputs(**wanted))
+    except UnillmError:
+        return
+    verdict(generator, "Add 1 and 2:", params)
+    still_right(generator)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ ().__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.append(1) }}",
+        "{{ 1 / 0 }}",
+        "{% for %}",
+        "{{ range(10**9) }}",
+    ],
+    ids=["loops", "recursion", "escape", "change", "divide", "syntax", "range"],
+)
+def test_a_hostile_template_is_a_named_error(generator, template, monkeypatch):
+    monkeypatch.setattr(unillm.text.adapters, "TEMPLATE_TIMEOUT_S", 1.0)
+    messages = [{"role": "user", "content": "Add 1 and 2:"}]
+
+    with pytest.raises(ChatTemplateError):
+        generator.chat(messages, SamplingParams(**FEW), chat_template=template)
+
+    assert [{"role": "user", "content": "Add 1 and 2:"}] == messages
+    still_right(generator)
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\x00b", "\U0010ffff" * 3, "<|eot_id|>"])
+def test_odd_texts_are_prompts_or_named_errors(generator, text):
+    told = verdict(generator, text)
+
+    assert not isinstance(told, Exception) or isinstance(told, InvalidPromptError)
+    still_right(generator)
+
+
+# ----------------------------------------------------- directories that try to run code
+
+
+@pytest.fixture
+def trap(tmp_path):
+    """A copy of the bundled model with Python files that would leave a canary."""
+    model = Path(shutil.copytree(TINY, tmp_path / "model"))
+    canary = tmp_path / "canary"
+    code = f"open({str(canary)!r}, 'w').write('it ran')\n"
+    for name in ("evil.py", "modeling_evil.py", "tokenization_evil.py"):
+        (model / name).write_text(code)
+    return model, canary
+
+
+def edit(path, **changes):
+    content = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(content | changes))
+
+
+TRAPS = {
+    "config": lambda m: edit(
+        m / "config.json",
+        auto_map={"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"},
+    ),
+    "tokenizer": lambda m: edit(
+        m / "tokenizer_config.json",
+        auto_map={"AutoTokenizer": ["evil.Tokenizer", None]},
+        tokenizer_class="EvilTokenizer",
+    ),
+    "generation": lambda m: edit(
+        m / "generation_config.json", auto_map={"GenerationConfig": "evil.Config"}
+    ),
+    "custom_generate": lambda m: (
+        (m / "custom_generate").mkdir(),
+        shutil.copy(m / "evil.py", m / "custom_generate" / "generate.py"),
+    ),
+    "kernel": lambda m: edit(
+        m / "config.json", _attn_implementation="evil-org/evil-kernel"
+    ),
+    "experts": lambda m: edit(
+        m / "config.json", _experts_implementation="evil-org/evil-kernel"
+    ),
+    "pickle": lambda m: (
+        (m / "model.safetensors").unlink(),
+        (m / "pytorch_model.bin").write_bytes(
+            f"cbuiltins\nopen\n(V{m.parent / 'canary'}\nVw\ntR.".encode()
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRAPS)
+def test_a_model_directory_that_tries_to_run_code_leaves_no_trace(trap, name):
+    model, canary = trap
+    TRAPS[name](model)
+
+    try:
+        with Generator(model, backend="transformers", enforce_eager=True) as generator:
+            still_right(generator)
+    except UnillmError as error:
+        assert str(error)
+
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("name", ["config", "pickle"])
+def test_what_would_run_code_is_refused_as_unsafe(trap, name):
+    model, _ = trap
+    TRAPS[name](model)
+
+    with pytest.raises(UnsafeModelError):
+        Generator(model, backend="transformers", enforce_eager=True)
+
+
+def test_python_files_beside_a_model_are_not_imported(trap):
+    """Not even when the program runs in that directory."""
+    model, canary = trap
+    program = (
+        "from unillm import Generator\n"
+        "with Generator('.', backend='transformers', enforce_eager=True) as g:\n"
+        "    print(g.generate('Add 17 and 25:')[0].text)\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program],
+        cwd=model,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert "42" in done.stdout, done.stderr
+    assert not canary.exists()
