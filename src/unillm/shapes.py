@@ -257,7 +257,15 @@ and what they sort has indices of eight bytes."""
 _STEPWISE_GELU = {"gelu_accurate", "gelu_fast", "gelu_new", "gelu_python"}
 """Activations that transformers computes in several operations."""
 
-STEPWISE_ATTENTION = {"bloom", "codegen", "falcon", "gpt_oss", "gptj", "mpt"}
+STEPWISE_ATTENTION = {
+    "bloom",
+    "codegen",
+    "falcon",
+    "gpt_neo",
+    "gpt_oss",
+    "gptj",
+    "mpt",
+}
 """Families whose attention holds all scores; soft-capping does so in any family."""
 
 
