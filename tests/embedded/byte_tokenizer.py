@@ -45,7 +45,7 @@ def byte_tokenizer() -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def save_model(path: Path) -> Path:
+def save_model(path: Path, seed: int = 0) -> Path:
     """Write a random Llama with a bare ``tokenizer.json``; it has more ids than that.
 
     Its weights are small, so that sampling at temperature 1 meets everything.
@@ -64,7 +64,7 @@ def save_model(path: Path) -> Path:
         eos_token_id=EOS,
     )
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.save_pretrained(path)
     tokenizer.save(str(path / "tokenizer.json"))

@@ -108,7 +108,7 @@ def test_a_row_without_valid_logits_fails_alone(generator, engine, monkeypatch, 
     next(iter(victim))
     [slot] = engine._row_of
 
-    def poisoned(logits, slots):
+    def poisoned(logits, slots, *, best=None):
         logits = logits.clone()
         if slot in slots and slot in engine._row_of:
             logits[list(slots).index(slot), 3] = bad
@@ -132,7 +132,7 @@ def test_neighbours_of_a_failing_row_get_their_own_tokens(
     sample = engine._sampler.sample
     failed = set()
 
-    def poisoned(logits, slots):
+    def poisoned(logits, slots, *, best=None):
         if len(slots) > 1 and not failed:
             failed.add(slots[0])
             logits = logits.clone()

@@ -16,19 +16,30 @@ from unillm.testing.backends import reference_backend
 from unillm.testing.contract import BackendContract, clauses_of
 
 
-class TestSlots(BackendContract):
+def kill(engine):
+    """Make the next step fail, as it does when a process is gone."""
+
+    def step():
+        raise ConnectionResetError("the engine's process is gone")
+
+    engine.step = step
+
+
+class Scripted(BackendContract):
+    keep_engine = False
+    kill_engine = staticmethod(kill)
+
+
+class TestSlots(Scripted):
     backend = reference_backend("slots")
-    keep_engine = False
 
 
-class TestRuns(BackendContract):
+class TestRuns(Scripted):
     backend = reference_backend("runs")
-    keep_engine = False
 
 
-class TestContinuous(BackendContract):
+class TestContinuous(Scripted):
     backend = reference_backend("continuous")
-    keep_engine = False
 
 
 def test_the_page_lists_the_same_clauses():

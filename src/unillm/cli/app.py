@@ -17,6 +17,7 @@ from .backends import backends
 from .build import build
 from .chat import chat
 from .compare import compare
+from .conformance import conformance
 from .doctor import doctor
 from .exit_codes import ExitCode
 from .generate import generate
@@ -37,6 +38,7 @@ app.command()(generate)
 app.command()(chat)
 app.command()(backends)
 app.command()(inspect)
+app.command()(conformance)
 app.command()(plan)
 app.command()(build)
 app.command()(compare)

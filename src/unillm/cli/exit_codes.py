@@ -33,6 +33,7 @@ class ExitCode(enum.IntEnum):
     BACKEND = 4, "the backend is unknown or cannot run here"
     ENGINE = 5, "the engine cannot be built, does not fit, died or ran out of memory"
     DISAGREE = 6, "the two sides of a comparison disagree"
+    NONCONFORMING = 7, "the backend does not hold the contract"
     BUG = 70, "a bug in unillm"
     INTERRUPTED = 130, "interrupted by Ctrl-C"
     BROKEN_PIPE = 141, "the reader of the output went away"

@@ -69,6 +69,10 @@ class Backend(abc.ABC):
     option_reasons: Mapping[str, str] = MappingProxyType({})
     """Why it does not honour one of the others, where a person would ask."""
 
+    waivers: Mapping[str, str] = MappingProxyType({})
+    """Clauses of the contract that its engines do not hold, by number, each with the
+    reason. Who runs the contract on it sees that they fail, and reads why."""
+
     @property
     def capabilities(self) -> Capabilities:
         """What its engines can do; an engine's own word about a field goes first."""
@@ -133,6 +137,14 @@ class Backend(abc.ABC):
             progress: To be told how far it is.
         """
         raise NotImplementedError(f"the backend {self.name!r} builds nothing")
+
+    def remark(self, config: EngineConfig) -> str | None:
+        """Say what a person should know of how a model would be served, or `None`.
+
+        `unillm inspect` shows it; an engine that is created says the same in its log.
+        """
+        del config
+        return None
 
     @abc.abstractmethod
     def create_engine(self, config: EngineConfig) -> Engine:

@@ -201,15 +201,28 @@ class RequestHandle:
 
     @contextmanager
     def _alarm(self) -> Iterator[asyncio.Event]:
-        """An event of the running loop that is set at every change."""
+        """An event of the running loop that is set after every change.
+
+        A loop that is busy elsewhere is called once, however much changes meanwhile.
+        """
         import asyncio
 
         loop, event = asyncio.get_running_loop(), asyncio.Event()
+        called = False
+
+        def wake() -> None:
+            nonlocal called
+            called = False  # first: what changes from here on calls again
+            event.set()
 
         def ring() -> None:
+            nonlocal called
+            if called:
+                return
+            called = True
             # The loop may be closed before its reader said goodbye.
             with suppress(RuntimeError):
-                loop.call_soon_threadsafe(event.set)
+                loop.call_soon_threadsafe(wake)
 
         with self._changed:
             self._alarms.append(ring)

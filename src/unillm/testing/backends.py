@@ -11,8 +11,9 @@ For tests of backends, and for tests of applications that want no engine::
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from typing_extensions import override
@@ -39,6 +40,7 @@ class ScriptedBackend(Backend):
         make_engine: Creates an engine from a configuration.
         name: What a generator is given.
         capabilities: What it says of its engines.
+        waivers: Clauses of the contract that they do not hold.
     """
 
     description = "follows a script; for tests"
@@ -50,8 +52,10 @@ class ScriptedBackend(Backend):
         *,
         name: str = "scripted",
         capabilities: Capabilities | None = None,
+        waivers: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.name = name
+        self.waivers = waivers
         self._make_engine = make_engine
         self._capabilities = capabilities or Capabilities()
 

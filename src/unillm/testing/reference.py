@@ -299,6 +299,21 @@ class ReferenceScript:
                 break
         return tokens
 
+    def scores(self, request: EngineRequest, generated: Sequence[int]) -> _Array:
+        """Return ``[vocab]``: the scores of the next token, after masks and penalties.
+
+        Args:
+            request: Says what to apply.
+            generated: The new tokens that it has.
+        """
+        grammar = None
+        if request.grammar is not None:
+            grammar = request.grammar.start()
+            for token_id in generated:
+                grammar.accept(token_id)
+        logits = self.model.logits([*request.prompt_token_ids, *generated])
+        return scores_after_rules(logits, request, generated, grammar)
+
     def prompt_logprobs(self, request: EngineRequest) -> list[TokenLogprobs] | None:
         """Return those of the prompt tokens but the first, if the request asked."""
         count = request.params.prompt_logprobs
@@ -314,13 +329,7 @@ class ReferenceScript:
         import numpy as np
 
         params = request.params
-        context = [*request.prompt_token_ids, *generated]
-        grammar = None if request.grammar is None else request.grammar.start()
-        for token_id in generated if grammar else ():
-            grammar.accept(token_id)  # type: ignore[union-attr]
-        scores = scores_after_rules(
-            self.model.logits(context), request, generated, grammar
-        )
+        scores = self.scores(request, generated)
         if not np.isfinite(scores.max()):
             return SlotToken(
                 -1,
@@ -336,7 +345,7 @@ class ReferenceScript:
         asked = params.logprobs
         if asked is None:
             return SlotToken(token_id)
-        logprobs = self.model.logprobs(context)
+        logprobs = self.model.logprobs([*request.prompt_token_ids, *generated])
         return SlotToken(token_id, token_logprobs(logprobs, token_id, asked))
 
 

@@ -52,6 +52,13 @@ class CTranslate2Backend(Backend):
             "pipeline_parallel_size": "this plugin runs CTranslate2 on one device",
         }
     )
+    waivers = MappingProxyType(
+        {
+            "R3": "CTranslate2 feeds a survivor's tokens again one a step, so a stop "
+            "costs more than a short wait; who waits is let in after "
+            "scheduling.policy.PATIENCE"
+        }
+    )
     capabilities = Capabilities(
         fields={
             "logprobs": Capability(

@@ -20,7 +20,7 @@ from ...engines.base import EngineRequest
 from ...models import find_model
 from ...params import SamplingParams
 from ...text.reading import read_model_text
-from ..reference import ReferenceScript, scores_after_rules
+from ..reference import ReferenceScript
 
 if TYPE_CHECKING:
     from ...text.eos import EosIds
@@ -139,11 +139,10 @@ class Oracle:
         assert request.params.greedy, "an engine draws by its own numbers"
         ids = [token.token_id for token in self._script.complete(request)]
         for place in range(len(ids)):
-            best = np.sort(self.scores(request, ids[:place]))[-2:]
+            best = np.sort(self._script.scores(request, ids[:place]))[-2:]
             assert best[1] - best[0] > MARGIN, "a clause asks what rounding decides"
         return ids
 
-    def scores(self, request: EngineRequest, generated: Sequence[int]) -> Any:
-        """Return ``[vocab]``: logits after masks, bias and penalties."""
-        logits = self.model.logits([*request.prompt_token_ids, *generated])
-        return scores_after_rules(logits, request, generated)
+    def scores(self, request: EngineRequest) -> Any:
+        """Return ``[vocab]``: the scores of the first new token."""
+        return self._script.scores(request, ())

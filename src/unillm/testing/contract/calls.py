@@ -14,6 +14,7 @@ import attrs
 import pytest
 
 from ...engines.base import SAMPLING_FIELDS, Support
+from ...engines.handle import RequestHandle
 from ...errors import (
     ConfigError,
     GeneratorClosedError,
@@ -21,6 +22,7 @@ from ...errors import (
     InvalidPromptError,
     PromptTooLongError,
     RequestCancelledError,
+    RequestError,
     RequestsFailedError,
     RequestTimeoutError,
     UnsupportedParameterError,
@@ -35,8 +37,8 @@ from .subject import Subject
 GREEDY = SamplingParams(temperature=0, max_tokens=64)
 ENDLESS = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
 
-SOON_S = 30.0
-"""Within which what should happen at once has happened, on a slow machine too."""
+_TRIES = 50
+"""A fast engine may be done with a request before anybody can take it back."""
 
 EXAMPLES: dict[str, Any] = {
     "n": 2,
@@ -177,42 +179,45 @@ class CallClauses:
             assert capability.reason in str(caught.value)
 
     @clause()
-    def test_g7_cancelling(self, generator: Generator) -> None:
+    def test_g7_cancelling(self, generator: Generator, soon_s: float) -> None:
         """A request that is cancelled ends at once, with what it had, and others go on.
 
         Troubleshooting:
             See A1 to A4.
         """
-        handle, other = (
-            generator.submit(COUNT, ENDLESS),
-            generator.submit(COUNT, GREEDY),
-        )
-        next(iter(handle))
-
-        handle.cancel()
-
-        with pytest.raises(RequestCancelledError) as caught:
-            handle.result(SOON_S)
-        assert caught.value.output is not None
-        assert caught.value.output.text.startswith("3")
-        assert other.result(SOON_S).text == ANSWERS[COUNT]
-        _until_idle(generator)
+        for _ in range(_TRIES):
+            handle = generator.submit(COUNT, ENDLESS)
+            other = generator.submit(COUNT, GREEDY)
+            next(iter(handle))
+            handle.cancel()
+            assert other.result(soon_s).text == ANSWERS[COUNT]
+            _until_idle(generator, soon_s)
+            error = _error_of(handle, soon_s)
+            if error is not None:
+                assert isinstance(error, RequestCancelledError)
+                assert error.output is not None
+                assert error.output.text.startswith("3")
+                return
+        pytest.fail("every request had ended when it was cancelled")
 
     @clause()
-    def test_g8_leaving_a_stream(self, generator: Generator) -> None:
+    def test_g8_leaving_a_stream(self, generator: Generator, soon_s: float) -> None:
         """A stream that is left ends its request.
 
         Troubleshooting:
             See A2.
         """
-        for delta in generator.stream(COUNT, ENDLESS):
-            assert delta.finish_reason is None
-            break
-
-        _until_idle(generator)
+        for _ in range(_TRIES):
+            stream: Any = generator.stream(COUNT, ENDLESS)
+            first = next(stream)
+            stream.close()  # as leaving a loop does
+            _until_idle(generator, soon_s)
+            if first.finish_reason is None:
+                return
+        pytest.fail("every request had ended when its stream was left")
 
     @clause()
-    def test_g9_deadlines(self, generator: Generator) -> None:
+    def test_g9_deadlines(self, generator: Generator, soon_s: float) -> None:
         """A request that is not done in its time ends with what it had.
 
         Troubleshooting:
@@ -224,13 +229,13 @@ class CallClauses:
         late = generator.submit(COUNT, GREEDY, timeout_s=0.001)
 
         with pytest.raises(RequestTimeoutError):
-            late.result(SOON_S)
+            late.result(soon_s)
         for handle in busy:
             handle.cancel()
-        _until_idle(generator)
+        _until_idle(generator, soon_s)
 
     @clause()
-    def test_g10_threads(self, generator: Generator) -> None:
+    def test_g10_threads(self, generator: Generator, soon_s: float) -> None:
         """Several threads use one generator at the same time.
 
         Troubleshooting:
@@ -245,7 +250,7 @@ class CallClauses:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(4 * SOON_S)
+            thread.join(4 * soon_s)
 
         assert sorted(texts) == sorted([*ANSWERS.values()] * 4)
 
@@ -268,7 +273,7 @@ class CallClauses:
         assert streamed == ANSWERS[COUNT]
 
     @clause()
-    def test_g12_closing(self, subject: Subject) -> None:
+    def test_g12_closing(self, subject: Subject, soon_s: float) -> None:
         """Closing ends all requests with an error, and afterwards all are refused.
 
         Troubleshooting:
@@ -283,7 +288,7 @@ class CallClauses:
 
         for handle in handles:
             with pytest.raises(GeneratorClosedError):
-                handle.result(SOON_S)
+                handle.result(soon_s)
         with pytest.raises(GeneratorClosedError):
             generator.generate(COUNT)
 
@@ -345,11 +350,20 @@ class CallClauses:
         assert output.text == ANSWERS[COUNT]
 
 
-def _until_idle(generator: Generator) -> None:
+def _error_of(handle: RequestHandle, timeout_s: float) -> RequestError | None:
+    """Return the error that ended a request; `None` for one that just ended."""
+    try:
+        handle.result(timeout_s)
+    except RequestError as error:
+        return error
+    return None
+
+
+def _until_idle(generator: Generator, soon_s: float) -> None:
     """Wait until nothing is queued or unfinished any more; asserts that it comes."""
     [output] = generator.generate("Add 17 and 25:", GREEDY)
     assert output.text == "42"
-    until = time.monotonic() + SOON_S
+    until = time.monotonic() + soon_s
     while generator.stats()["queued"] or generator._driver._engine.has_unfinished():  # type: ignore[union-attr] # noqa: SLF001
         assert time.monotonic() < until, "something is still under way"
         time.sleep(0.01)

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import pytest
@@ -16,12 +15,6 @@ from .asking import ANSWERS, COUNT, Asker, Oracle
 from .clauses import clause
 from .driving import DrivenEngine
 from .subject import Subject
-
-CLOSE_S = 30.0
-"""How long an engine may take to close."""
-
-DEATH_S = 30.0
-"""Within which every waiter is told that the engine died."""
 
 
 class ClosingClauses:
@@ -53,10 +46,8 @@ class ClosingClauses:
         engine.add(*(ask(max_tokens=150, ignore_eos=True) for _ in range(9)))
         engine.step()
 
-        start = time.monotonic()
         engine.close()
 
-        assert time.monotonic() - start < CLOSE_S
         subject.close()
 
     @clause()
@@ -138,7 +129,10 @@ class ClosingClauses:
 
     @clause()
     def test_c7_death(
-        self, subject: Subject, kill: Callable[[Engine], None] | None
+        self,
+        subject: Subject,
+        kill: Callable[[Engine], None] | None,
+        soon_s: float,
     ) -> None:
         """When an engine dies, every waiter is told, and later requests are refused.
 
@@ -158,7 +152,7 @@ class ClosingClauses:
 
             for handle in handles:
                 with pytest.raises(EngineDeadError):
-                    handle.result(timeout=DEATH_S)
+                    handle.result(timeout=soon_s)
             with pytest.raises(EngineDeadError):
                 generator.generate(COUNT, params)
         finally:

@@ -8,7 +8,6 @@ written down as it was when it was told; judging is the clauses' work.
 
 from __future__ import annotations
 
-import copy
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -169,11 +168,7 @@ class DrivenEngine:
 
     def step(self) -> list[EngineOutput]:
         """Step once, write down what was told, and return it."""
-        outputs = self._thread.call(self.engine.step, "step()")
-        self.live_outputs += outputs
-        copied = [copy.deepcopy(output) for output in outputs]
-        self._outputs += copied
-        return copied
+        return self._note(self._thread.call(self.engine.step, "step()"))
 
     def abort(self, *request_ids: str) -> None:
         """Abort requests."""
@@ -198,9 +193,8 @@ class DrivenEngine:
             AssertionError: That took more steps than anything can need.
         """
         for _ in range(self.MAX_STEPS):
-            if not self.unfinished:
+            if self._step_or_none() is None:
                 return
-            self.step()
         raise AssertionError(f"requests have not ended after {self.MAX_STEPS} steps")
 
     def step_until_begun(self, *requests: EngineRequest) -> None:
@@ -220,9 +214,32 @@ class DrivenEngine:
         for _ in range(self.MAX_STEPS):
             if done():
                 return
-            assert self.unfinished, "the engine has nothing left to do"
-            self.step()
+            told = self._step_or_none()
+            assert told is not None, "the engine has nothing left to do"
         raise AssertionError(f"it has not come to that after {self.MAX_STEPS} steps")
+
+    def _step_or_none(self) -> list[EngineOutput] | None:
+        """Step once, as the driver does: not if nothing is unfinished."""
+
+        def step() -> list[EngineOutput] | None:
+            return self.engine.step() if self.engine.has_unfinished() else None
+
+        outputs = self._thread.call(step, "step()")
+        return None if outputs is None else self._note(outputs)
+
+    def _note(self, outputs: list[EngineOutput]) -> list[EngineOutput]:
+        """Write down what was told, in copies."""
+        self.live_outputs += outputs
+        copies = [
+            attrs.evolve(
+                output,
+                token_ids=tuple(output.token_ids),
+                logprobs=None if output.logprobs is None else tuple(output.logprobs),
+            )
+            for output in outputs
+        ]
+        self._outputs += copies
+        return copies
 
     def told(self, request: EngineRequest | str) -> Told:
         """Return what was told of a request until now."""

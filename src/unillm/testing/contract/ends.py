@@ -236,7 +236,7 @@ class EndClauses:
             Not even a beginning-of-text id is added: prompts arrive complete.
         """
         request = ask(ask.ids(COUNT)[:1], max_tokens=1)
-        logits = oracle.scores(request, [])
+        logits = oracle.scores(request)
 
         [told] = engine.run(request)
 

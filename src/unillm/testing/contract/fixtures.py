@@ -37,8 +37,9 @@ class OptionalSettings:
     """What some say, because their engine needs it."""
 
     waivers: Mapping[str, str] = MappingProxyType({})
-    """Clauses that the backend does not hold, by number, each with the reason. A waived
-    clause has to fail: one that holds is an error, so that the list shrinks."""
+    """Clauses that do not hold under these options alone, by number, each with the
+    reason. Those that never hold are in `Backend.waivers`. A waived clause has to fail:
+    one that holds is an error, so that the list shrinks."""
 
     model: str = "unillm/tiny"
     """The bundled model, or the directory of the same model in another form."""
@@ -47,7 +48,8 @@ class OptionalSettings:
     """What a `Generator` is given besides `subject.STANDARD_OPTIONS`, or instead."""
 
     patience_s: float = 60.0
-    """Seconds that one call of the engine may take."""
+    """Seconds that one call of the engine may take, and anything that should happen at
+    once."""
 
     logprob_tolerance: float = 1e-3
     """How far a log-probability may be off, by rounding."""
@@ -77,6 +79,7 @@ class ProvidedFixtures:
                 options=settings.options,
                 patience_s=settings.patience_s,
                 keep=settings.keep_engine,
+                waivers=settings.waivers,
             )
             node.stash[_SUBJECT] = subject
             node.addfinalizer(subject.end)
@@ -90,11 +93,9 @@ class ProvidedFixtures:
         if clause is None:
             yield
             return
-        settings: Any = self
-        if clause.number in settings.waivers:
-            reason = settings.waivers[clause.number]
-            request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
         subject: Subject = request.getfixturevalue("subject")
+        if reason := subject.waivers.get(clause.number):
+            request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
         for field in clause.needs:
             capability = subject.capabilities.of(field)
             if capability.support is Support.UNSUPPORTED:
@@ -128,6 +129,13 @@ class ProvidedFixtures:
         settings: Any = self
         tolerance: float = settings.logprob_tolerance
         return tolerance
+
+    @pytest.fixture
+    def soon_s(self) -> float:
+        """Return how long may take what should happen at once."""
+        settings: Any = self
+        patience: float = settings.patience_s
+        return patience
 
     @pytest.fixture
     def kill(self) -> Callable[[Engine], None] | None:

@@ -5,8 +5,11 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 from typing import Any
+
+import pytest
 
 from ...engines.base import FEATURES, SAMPLING_FIELDS, Support
 from .asking import COUNT, Asker, Oracle
@@ -45,7 +48,7 @@ class LimitClauses:
 
     @clause()
     def test_l3_longest_prompt(
-        self, engine: DrivenEngine, ask: Asker, oracle: Oracle
+        self, subject: Subject, ask: Asker, oracle: Oracle, tolerance: float
     ) -> None:
         """A prompt as long as the limits allow is served whole, and not cut.
 
@@ -53,15 +56,16 @@ class LimitClauses:
             If it is refused, `max_prompt_len` says too much. If the token is wrong, the
             prompt was cut in silence.
         """
-        length = engine.limits.longest_prompt
-        prompt = (ask.ids(COUNT) * (length // 5))[:length]
-        request = ask(prompt, max_tokens=1)
-        scores = oracle.scores(request, [])
+        prompt = _any_ids(subject.engine().limits.longest_prompt)
+        tells = subject.capabilities.of("logprobs").support is not Support.UNSUPPORTED
+        request = ask(prompt, max_tokens=1, logprobs=0 if tells else None)
 
-        [told] = engine.run(request)
+        [told] = subject.engine().run(request)
 
-        [token_id] = told.token_ids
-        assert scores[token_id] > scores.max() - 0.01
+        assert told.token_ids == oracle.token_ids(request)
+        if tells:  # which a token more or less at the start changes
+            expected = oracle.model.logprobs(prompt)[told.token_ids[0]]
+            assert told.logprobs[0].logprob == pytest.approx(expected, abs=tolerance)
 
     @clause()
     def test_l4_context(self, engine: DrivenEngine, ask: Asker) -> None:
@@ -183,3 +187,9 @@ class LimitClauses:
         assert engine.told(plain).token_ids == oracle.token_ids(plain)
         first, second = (engine.told(request).token_ids for request in requests)
         assert first == second
+
+
+def _any_ids(count: int) -> list[int]:
+    """Return ids without a sense, after which the model is sure all the same."""
+    numbers = random.Random(9)
+    return [505, *(numbers.randrange(10, 500) for _ in range(count - 1))]

@@ -52,7 +52,7 @@ class LogprobClauses:
             expected = oracle.model.logprobs(context)[token_id]
             assert at.logprob == pytest.approx(expected, abs=tolerance)
 
-    @clause("logprobs", "seed", "temperature")
+    @clause("logprobs", "temperature")
     def test_p3_rank(
         self, engine: DrivenEngine, ask: Asker, oracle: Oracle, tolerance: float
     ) -> None:
@@ -96,7 +96,7 @@ class LogprobClauses:
             for context, _, at in _places(request.prompt_token_ids, told):
                 _assert_top(at, count, oracle.model.logprobs(context), tolerance)
 
-    @clause("logprobs", "seed", "temperature")
+    @clause("logprobs", "temperature")
     def test_p5_raw(
         self, engine: DrivenEngine, ask: Asker, oracle: Oracle, tolerance: float
     ) -> None:

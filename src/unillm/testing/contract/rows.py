@@ -212,7 +212,7 @@ class RowClauses:
         engine.step()
         engine.abort(running[0].request_id)  # one place, so they go one by one
         engine.step_until_ended(*waiting)
-        engine.abort(*(request.request_id for request in running))
+        engine.abort(*(request.request_id for request in running[1:]))
         names = [output.request_id for output in engine.outputs]
         return sorted(
             range(len(waiting)), key=lambda n: names.index(waiting[n].request_id)

@@ -8,6 +8,8 @@ import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import override
+
 from ...config import EngineConfig
 from ...generator import Generator
 from ...models import find_model
@@ -30,6 +32,26 @@ STANDARD_OPTIONS: Mapping[str, Any] = {
 their owners; and the dtype in which the expected log-probabilities were computed."""
 
 
+class ImpatientGenerator(Generator):
+    """Gives every request a deadline: a clause must fail where nothing ever ends.
+
+    Args:
+        model: As `Generator` takes it.
+        patience_s: Seconds that a request has, if it is given none.
+        options: As `Generator` takes them.
+    """
+
+    def __init__(self, model: str, *, patience_s: float, **options: Any) -> None:
+        self._patience_s = patience_s
+        super().__init__(model, **options)
+
+    @override
+    def _make_handle(self, *args: Any, timeout_s: float | None, **given: Any) -> Any:
+        return super()._make_handle(
+            *args, timeout_s=timeout_s or self._patience_s, **given
+        )
+
+
 class Subject:
     """Makes engines and generators of one backend, never two of them at a time.
 
@@ -39,6 +61,7 @@ class Subject:
         options: Of every engine, as a `Generator` takes them.
         patience_s: How long one call of an engine may take.
         keep: Whether an engine serves several clauses.
+        waivers: Clauses that do not hold, besides those that the backend waives.
     """
 
     def __init__(
@@ -49,11 +72,13 @@ class Subject:
         options: Mapping[str, Any],
         patience_s: float,
         keep: bool,
+        waivers: Mapping[str, str],
     ) -> None:
         self._plugged = contextlib.ExitStack()
         if not isinstance(backend, str):
             backend = self._plugged.enter_context(plugged(backend)).name
         self.backend = PluginRegistry().load(backend)
+        self.waivers = {**self.backend.waivers, **waivers}
         self.model = model
         self.options = {**STANDARD_OPTIONS, **options}
         self.patience_s = patience_s
@@ -97,8 +122,11 @@ class Subject:
     def create_generator(self, **options: Any) -> Generator:
         """Return a new generator; what else there was is closed."""
         self.close()
-        return Generator(
-            self.model, backend=self.backend.name, **{**self.options, **options}
+        return ImpatientGenerator(
+            self.model,
+            patience_s=self.patience_s,
+            backend=self.backend.name,
+            **{**self.options, **options},
         )
 
     def after_clause(self, *, failed: bool) -> None:

@@ -9,7 +9,8 @@ What it proves:
    else happened; one that was cut short has the beginning of them;
 3. the end is truthful: which rule it was, which id or string, at which time;
 4. a row belongs to one request at a time, and requests get rows by priority, then by
-   arrival: nobody waits for a later one of the same or a lower urgency;
+   arrival: nobody waits for a later one of the same or a lower urgency; a run of a
+   static batch takes the most urgent one, and may choose who is beside it;
 5. no row is idle while a request waits, unless the step's prompt tokens are spent;
 6. the engine tells nothing of a completion after its end or its abort;
 7. at the end of each epoch nothing is left in any map.
@@ -86,6 +87,7 @@ class _Check:
         self.ranks: dict[str, tuple[int, int]] = {}
         self.owner_of: dict[int, str] = {}
         self.over: set[str] = set()
+        self.head: tuple[int, int, str] | None = None
 
     def run(self, history: Iterable[tuple[Any, ...]]) -> list[Violation]:
         for kind, *facts in history:
@@ -201,6 +203,11 @@ class _Check:
                     f"{request_id} into {row} of {self.owner_of[row]}",
                 )
             self.owner_of[row] = request_id
+        if self.world["scheduler"] == "runs":
+            # A run takes the most urgent request, and may choose beside it.
+            self.head = self.head or self.waiting.first()
+            self.waiting.ids.discard(request_id)
+            return
         self.waiting.ids.discard(request_id)
         first = self.waiting.first()
         if first is not None and first[:2] < self.ranks[request_id]:
@@ -243,6 +250,9 @@ class _Check:
             self.broken("a row is released once", f"row {row}")
 
     def on_run(self, ids: tuple[str, ...]) -> None:
+        if self.head is not None and self.head[2] not in ids:
+            self.broken("the most urgent request is in the next run", self.head[2])
+        self.head = None
         if len(ids) > self.world["num_slots"]:
             self.broken("a run fits the batch", f"{len(ids)} rows")
         if len(set(ids)) < len(ids):

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Does a backend hold the contract? Every clause on an installed one, as data.
+
+`unillm conformance` shows what `run_contract` gives. pytest runs the clauses, in this
+process, with no configuration but its own; it is imported when they run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import io
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from ..config import EngineConfig
+from ..errors import ConfigError, PluginError
+from ..models import find_model
+from ..plugins import PluginRegistry, choose_backend
+
+if TYPE_CHECKING:
+    import pytest
+
+    from .contract.clauses import Clause
+
+_CONTRACT = Path(__file__).parent / "contract"
+
+
+class Outcome(enum.Enum):
+    """What became of a clause."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    WAIVED = "waived"
+    """It failed, and the backend says so and why."""
+    NOT_DECLARED = "not declared"
+    """It is about a field that the backend refuses."""
+    NOT_SHOWN = "not shown"
+    """Something is missing here to show it."""
+
+
+@attrs.frozen(kw_only=True)
+class ClauseResult:
+    """One clause on one backend."""
+
+    number: str
+    statement: str
+    outcome: Outcome
+    detail: str = ""
+    """The reason of a waiver or of what is missing; of a failure, what was seen."""
+
+
+@attrs.frozen(kw_only=True)
+class Conformance:
+    """All clauses on one backend."""
+
+    backend: str
+    distribution: str
+    """Where it comes from: name and version."""
+    results: tuple[ClauseResult, ...]
+
+    @property
+    def conforms(self) -> bool:
+        """Whether no clause failed."""
+        return not self.of(Outcome.FAILED)
+
+    def of(self, outcome: Outcome) -> list[ClauseResult]:
+        """Return the clauses with this outcome."""
+        return [result for result in self.results if result.outcome is outcome]
+
+    def counts(self) -> dict[str, int]:
+        """Return how many clauses had which outcome, zeros too."""
+        counted = Counter(result.outcome for result in self.results)
+        return {outcome.value: counted[outcome] for outcome in Outcome}
+
+
+def run_contract(
+    backend: str,
+    *,
+    model: str = "unillm/tiny",
+    options: Mapping[str, Any] = MappingProxyType({}),
+    on_result: Callable[[ClauseResult], None] | None = None,
+) -> Conformance:
+    """Run all clauses of the contract on an installed backend.
+
+    Takes as long as the engine does: its model is loaded some ten times.
+
+    Args:
+        backend: Its name.
+        model: The bundled model, or the same one in another form.
+        options: What a `Generator` is given to make the engine.
+        on_result: Called after each clause.
+
+    Raises:
+        BackendNotFoundError: There is no such backend.
+        BackendUnavailableError: It cannot run here.
+        ConfigError: pytest is not installed, or an option has no meaning.
+        PluginError: The backend waives what is no clause, or without a reason.
+    """
+    registry = PluginRegistry()
+    config = EngineConfig.create(
+        model=model, path=find_model(model), backend=backend, **options
+    )
+    choose_backend(registry, config)  # what cannot run is told before anything runs
+    try:
+        import pytest
+    except ImportError as error:
+        raise ConfigError(
+            "The contract is run by pytest, which is not installed. Run: "
+            'pip install "unillm[testing]"'
+        ) from error
+    from .contract import BackendContract, clauses_of
+
+    settings = {"backend": backend, "model": model, "options": dict(options)}
+    clauses = clauses_of(BackendContract)
+    watcher = _Watcher(settings, clauses, on_result)
+    output = io.StringIO()
+    arguments = [
+        f"--rootdir={_CONTRACT}",
+        f"--config-file={_CONTRACT / 'pytest.ini'}",
+        "--noconftest",
+        "--import-mode=importlib",
+        "-pno:cacheprovider",
+        "--tb=short",
+        str(_CONTRACT / "adopted.py"),
+    ]
+    with contextlib.redirect_stdout(output):
+        pytest.main(arguments, plugins=[watcher])
+    if watcher.not_whole:
+        raise PluginError(
+            f"The waivers of the backend {backend!r} cannot be: {watcher.not_whole}"
+        )
+    if missing := clauses.keys() - watcher.results.keys():
+        raise RuntimeError(
+            f"{len(missing)} clauses were not run. pytest said:\n{output.getvalue()}"
+        )
+    return Conformance(
+        backend=backend,
+        distribution=registry.distribution(backend),
+        results=tuple(watcher.results[name] for name in clauses),
+    )
+
+
+class _Watcher:
+    """A plugin of pytest: puts the settings in and notes what became of the clauses."""
+
+    WHOLE = "test_the_contract_is_whole"
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        clauses: Mapping[str, Clause],
+        on_result: Callable[[ClauseResult], None] | None,
+    ) -> None:
+        self._settings = settings
+        self._clauses = clauses
+        self._on_result = on_result
+        self.results: dict[str, ClauseResult] = {}
+        self.not_whole = ""
+
+    def pytest_collection_modifyitems(self, items: Sequence[pytest.Item]) -> None:
+        for item in items:
+            for name, value in self._settings.items():
+                setattr(item.cls, name, value)  # type: ignore[attr-defined]
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        name = report.nodeid.rpartition("::")[2]
+        outcome = _outcome(report)
+        known = self.results.get(name)
+        if name == self.WHOLE and outcome is Outcome.FAILED:
+            self.not_whole = _detail(report, outcome)
+        if name not in self._clauses or outcome is None:
+            return
+        if known is not None and known.outcome is Outcome.FAILED:
+            return  # it failed before its teardown did
+        clause = self._clauses[name]
+        result = ClauseResult(
+            number=clause.number,
+            statement=clause.statement,
+            outcome=outcome,
+            detail=_detail(report, outcome),
+        )
+        self.results[name] = result
+        if self._on_result is not None:
+            self._on_result(result)
+
+
+def _outcome(report: pytest.TestReport) -> Outcome | None:
+    """Return what a phase of a test decides, if it does."""
+    if report.failed:
+        return Outcome.FAILED
+    if report.skipped and hasattr(report, "wasxfail"):
+        return Outcome.WAIVED
+    if report.skipped:
+        declared = "not declared" not in _reason(report)
+        return Outcome.NOT_SHOWN if declared else Outcome.NOT_DECLARED
+    return Outcome.PASSED if report.when == "call" else None
+
+
+def _detail(report: pytest.TestReport, outcome: Outcome) -> str:
+    if outcome is Outcome.PASSED:
+        return ""
+    if outcome is Outcome.WAIVED:
+        return str(report.wasxfail).removeprefix("reason: ")
+    if outcome is Outcome.FAILED:
+        crash = getattr(report.longrepr, "reprcrash", None)
+        return str(report.longrepr if crash is None else crash.message)
+    return _reason(report)
+
+
+def _reason(report: pytest.TestReport) -> str:
+    """Return why a test was skipped."""
+    assert isinstance(report.longrepr, tuple)
+    return str(report.longrepr[2]).removeprefix("Skipped: ")

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Engines that hold the contract, to be broken in one way each; and their register.
+
+The ids that a broken engine tells are those of the bundled model, so what is wrong with
+it is the break alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from unillm.engines.base import Capabilities, Capability, Engine, EngineRequest, Support
+from unillm.models import find_model
+from unillm.scheduling.slots import SlotScheduler
+from unillm.testing.backends import ScriptedBackend, reference_script
+from unillm.testing.scripted import ScriptedEngine, ScriptedSlotEngine
+from unillm.text.tokenizer import load_tokenizer
+
+
+@attrs.frozen(kw_only=True)
+class Broken:
+    """A backend that is broken in one way, and which clauses tell."""
+
+    name: str
+    breaks: str
+    """What it does wrong: the docstring of its engine."""
+    make_engine: Callable[[Any], Engine]
+    caught_by: str
+    """The clause that is about this."""
+    seen_by: frozenset[str]
+    """The others that fail too, because the break touches what they are about."""
+    sometimes: frozenset[str]
+    """Others that may fail, as threads happen to meet."""
+    settings: dict[str, Any]
+    """Of the adopted contract."""
+
+    def backend(self) -> ScriptedBackend:
+        return ScriptedBackend(
+            self.make_engine,
+            name=self.name.lower(),
+            capabilities=CAPABILITIES,
+            waivers=dict.fromkeys((self.caught_by, *self.seen_by), self.breaks),
+        )
+
+
+BROKEN: list[Broken] = []
+
+SETTINGS = {
+    "keep_engine": False,
+    # Read once: a generator reads it when it is made, and here many are made.
+    "options": {"tokenizer": load_tokenizer(find_model("unillm/tiny")).wrapped},
+}
+"""Of every adopted contract without a real engine."""
+
+CAPABILITIES = Capabilities(
+    fields={
+        "structured_outputs": Capability(
+            support=Support.EMULATED, reason="the core masks"
+        )
+    }
+)
+
+
+def broken(caught_by: str, seen_by: str = "", sometimes: str = "", **settings: Any):
+    """Register an engine class.
+
+    Args:
+        caught_by: Number of the clause that is about the break.
+        seen_by: Numbers of the others that fail, with spaces between.
+        sometimes: Numbers of those that may fail or not.
+        settings: Of the adopted contract.
+    """
+
+    def register(engine):
+        make = engine if issubclass(engine, Engine) else engine.scheduled
+        BROKEN.append(
+            Broken(
+                name=engine.__name__,
+                breaks=engine.__doc__,
+                make_engine=make,
+                caught_by=caught_by,
+                seen_by=frozenset(seen_by.split()),
+                sometimes=frozenset(sometimes.split()),
+                settings=settings,
+            )
+        )
+        return engine
+
+    return register
+
+
+class Changes:
+    """Requests with other fields than they came with, each made once."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[Any, ...], tuple[EngineRequest, EngineRequest]] = {}
+
+    def of(self, request: EngineRequest, **changes: Any) -> EngineRequest:
+        """Return *request* with other fields, of its own or of its params."""
+        key = (id(request), *((name, repr(value)) for name, value in changes.items()))
+        if key not in self._made:
+            own = {field.name for field in attrs.fields(EngineRequest)}
+            params = {n: v for n, v in changes.items() if n not in own}
+            fields = {n: v for n, v in changes.items() if n in own}
+            if params:
+                fields["params"] = attrs.evolve(request.params, **params)
+            self._made[key] = (request, attrs.evolve(request, **fields))
+        return self._made[key][1]
+
+
+class Own(ScriptedEngine):
+    """Schedules by itself, and holds the contract."""
+
+    reference = staticmethod(reference_script)
+
+    def __init__(self, config) -> None:
+        script = self.reference()
+        super().__init__(
+            self.say,
+            max_num_seqs=config.max_num_seqs,
+            max_model_len=config.max_model_len,
+            vocab_size=script.model.vocab_size,
+            prompt_script=script.prompt_logprobs,
+        )
+        self.script = script
+        self.changed = Changes().of
+
+    def say(self, request, position):
+        return self.script(request, position)
+
+
+class Slots(ScriptedSlotEngine):
+    """A static batch with slots, and holds the contract."""
+
+    reference = staticmethod(reference_script)
+
+    def __init__(self, config) -> None:
+        script = self.reference()
+        super().__init__(
+            self.say,
+            num_slots=config.max_num_seqs,
+            max_model_len=config.max_model_len,
+            vocab_size=script.model.vocab_size,
+            prompt_script=script.prompt_logprobs,
+        )
+        self.script = script
+        self.changed = Changes().of
+
+    def say(self, request, position):
+        return self.script(request, position)
+
+    @classmethod
+    def scheduled(cls, config) -> Engine:
+        return SlotScheduler(
+            cls(config), max_num_batched_tokens=config.max_num_batched_tokens
+        )
+
+    def slot_of(self, request) -> int:
+        return next(s for s, row in self._rows.items() if row.request is request)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Engines that fail, die or close in the wrong way."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from .bases import Own, broken
+
+
+@broken("C1", "C3")
+class ClosesOnce(Own):
+    """Has an error when it is closed for the second time."""
+
+    def close(self):
+        assert ("close",) not in self.calls, "it is closed"
+        super().close()
+
+
+@broken("C2", patience_s=0.5)
+class WaitsForTheEnd(Own):
+    """Waits in `close` until all requests have ended, which nobody lets them."""
+
+    def close(self):
+        if self.has_unfinished() and ("close",) not in self.calls:
+            threading.Event().wait(1.5)
+        super().close()
+
+
+@broken("C3")
+class CannotCloseUnused(Own):
+    """Frees what only the first request makes."""
+
+    def close(self):
+        assert any(call[0] == "add" for call in self.calls), "nothing to free"
+        super().close()
+
+
+@broken("C4")
+class BelongsToAThread(Own):
+    """Can be closed only in the thread that used it."""
+
+    user = None
+
+    def step(self):
+        self.user = threading.get_ident()
+        return super().step()
+
+    def close(self):
+        assert self.user in {None, threading.get_ident()}, "another thread's"
+        super().close()
+
+
+@broken("C6")
+class DiesOfOneRequest(Own):
+    """Has an exception out of `step` for a request that cannot go on."""
+
+    def _say(self, row):
+        output = super()._say(row)
+        assert output.error is None, output.error
+        return output
+
+
+@broken("C6")
+class SaysNothingAndStops(Own):
+    """Ends a request that cannot go on with "length", as if all were well."""
+
+    def _say(self, row):
+        import attrs
+
+        output = super()._say(row)
+        if output.error is None:
+            return output
+        return attrs.evolve(output, finish_reason="length", error=None)
+
+
+def hang(engine):
+    """Make an engine wait for a process that is gone."""
+    engine.step = lambda: time.sleep(2)
+
+
+@broken("C7", kill_engine=staticmethod(hang), patience_s=0.5)
+class HangsWhenItDies(Own):
+    """Waits for an answer that cannot come, when its process is gone."""

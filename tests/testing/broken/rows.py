@@ -1,0 +1,364 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Engines in which requests meet: rows, owners, queues and aborts."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+
+from unillm.engines.base import EngineOutput
+from unillm.errors import RequestFailedError
+
+from .bases import Own, Slots, broken
+
+
+@broken("R1", "A3 A4 G10 G11 R2 R4 R5 R7 S3 T1")
+class SwapsTwoRows(Slots):
+    """Exchanges the tokens of the first two rows when all of them decode."""
+
+    def decode(self, slots):
+        tokens = list(super().decode(slots))
+        if len(slots) == self.num_slots > 1:
+            tokens[:2] = tokens[1::-1]
+        return tokens
+
+
+@broken("R2", "A3 A7 E2 E7 E9 G10 G11 L9 P4 R4 R5 R7 S3 T1 T2")
+class KeepsTheCounterOfTheRow(Slots):
+    """A row that was used twice skips the first token of its third owner."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self._owners = [0] * self.num_slots
+
+    def _write(self, chunk):
+        if chunk.is_first:
+            self._owners[chunk.slot] += 1
+        token = super()._write(chunk)
+        if token is not None and self._owners[chunk.slot] % 3 == 0:
+            row = self._rows[chunk.slot]
+            if row.said < row.request.max_new_tokens:
+                return self._say(row)
+        return token
+
+
+@broken("R3")
+class NeverRefills(Own):
+    """Begins a batch when the last one has ended altogether."""
+
+    def step(self):
+        if not self._running:
+            return super().step()
+        waiting, self._waiting = self._waiting, type(self._waiting)()
+        outputs = super().step()
+        self._waiting = waiting
+        return outputs
+
+
+@broken("R4")
+class ShowsTheLastOwner(Slots):
+    """Reads what a much longer owner left behind the end of a shorter prompt."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self._left = {}
+
+    def say(self, request, position):
+        left = self._left.get(self.slot_of(request), ())
+        if len(left) < len(request.prompt_token_ids) + 40:
+            return super().say(request, position)
+        seen = (*left[:40], *request.prompt_token_ids)
+        return self.script(self.changed(request, prompt_token_ids=seen), position)
+
+    def release(self, slot):
+        self._left[slot] = self._rows[slot].request.prompt_token_ids
+        super().release(slot)
+
+
+@broken("R5")
+class KeepsPenalties(Slots):
+    """Counts the tokens of the last owner to those that are penalised."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self._said = {}
+
+    def say(self, request, position):
+        penalty = request.params.frequency_penalty
+        said = self._said.get(self.slot_of(request), ())
+        if not penalty or not said:
+            return super().say(request, position)
+        bias = {token_id: -penalty * said.count(token_id) * 20 for token_id in said}
+        return self.script(self.changed(request, logit_bias=bias), position)
+
+    def release(self, slot):
+        row = self._rows[slot]
+        if row.request.params.frequency_penalty:
+            self._said[slot] = tuple(
+                self.script(row.request, n).token_id for n in range(row.said)
+            )
+        super().release(slot)
+
+
+@broken("R6", "S15", sometimes="G7")
+class OneSetOfParams(Own):
+    """Takes the params of the last request that began for all that run."""
+
+    def say(self, request, position):
+        last = list(self._running.values())[-1].request
+        same = self.changed(
+            request,
+            min_tokens=last.params.min_tokens,
+            temperature=last.params.temperature,
+        )
+        return self.script(same, position)
+
+
+@broken("R6")
+class OneSetOfStops(Own):
+    """Ends all requests at the stop ids of any of those that run."""
+
+    def _say(self, row):
+        ids = frozenset().union(
+            *(each.request.stop_token_ids for each in self._running.values())
+        )
+        own = row.request
+        row.request = self.changed(own, stop_token_ids=ids)
+        output = super()._say(row)
+        row.request = own
+        return output
+
+
+@broken("R7")
+class StallsWhenOthersJoin(Slots):
+    """Rows say their last token again after a prompt of several parts."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self._long = False
+
+    def prefill(self, chunks):
+        self._long |= any(c.is_last and not c.is_first for c in chunks)
+        return super().prefill(chunks)
+
+    def decode(self, slots):
+        if self._long:
+            for slot in slots[:-1]:
+                self._rows[slot].said -= 1
+        self._long = False
+        return super().decode(slots)
+
+
+@broken("R8")
+class KnowsNoPriority(Own):
+    """Serves requests in the order of their arrival."""
+
+    def add_request(self, request):
+        super().add_request(self.changed(request, priority=0))
+
+
+@broken("R9", "A5", sometimes="G12")
+class ServesTheLastFirst(Own):
+    """Serves the youngest request of a priority first."""
+
+    def add_request(self, request):
+        super().add_request(self.changed(request, arrival=-request.arrival))
+
+
+@broken("R10", patience_s=2.0)
+class StarvesTheLeastUrgent(Own):
+    """Never begins a request whose priority is a large number."""
+
+    MAX_STEPS = 400
+
+    def step(self):
+        first = self._waiting.peek()
+        if not self._running and first is not None and first.priority > 100:
+            return []
+        return super().step()
+
+
+# ----------------------------------------------------------------------------- aborts
+
+
+@broken("A1")
+class TellsOfAborts(Own):
+    """Tells that a request was aborted, to whom aborted it."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self._aborted = []
+
+    def abort(self, request_ids):
+        self._aborted += [i for i in request_ids if i in self._running]
+        super().abort(request_ids)
+
+    def step(self):
+        aborted, self._aborted = self._aborted, []
+        ends = [EngineOutput(request_id=i, finish_reason="abort") for i in aborted]
+        return ends + super().step()
+
+
+@broken("A2", "A1 A6 A7 G7 G8", patience_s=2.0)
+class LosesAborts(Own):
+    """Takes an abort for what waits and forgets it for what runs."""
+
+    def abort(self, request_ids):
+        super().abort([i for i in request_ids if i not in self._running])
+
+
+@broken("A3", sometimes="G7 G8 G9", patience_s=2.0)
+class LeaksAPlace(Own):
+    """Loses the place of each request that is aborted while it runs, but the last."""
+
+    leaked = 0
+
+    def abort(self, request_ids):
+        self.leaked += sum(i in self._running for i in request_ids)
+        super().abort(request_ids)
+
+    def step(self):
+        limits = self._limits
+        places = max(limits.max_num_seqs - self.leaked, 0)
+        self._limits = attrs.evolve(limits, max_num_seqs=places)
+        outputs = super().step()
+        self._limits = limits
+        return outputs
+
+
+@broken("A4", sometimes="G7")
+class MovesTheWrongRow(Own):
+    """The last request goes back by a token when another one is aborted."""
+
+    def abort(self, request_ids):
+        before = len(self._running)
+        super().abort(request_ids)
+        if len(self._running) < before:
+            for row in list(self._running.values())[-1:]:
+                row.said = max(row.said - 1, 1)
+
+
+@broken("A5", "G9", patience_s=2.0)
+class AbortsOnlyWhatRuns(Own):
+    """Does not look for a request in the queue."""
+
+    def abort(self, request_ids):
+        super().abort([i for i in request_ids if i not in self._waiting])
+
+
+@broken("A6")
+class RaisesForUnknownIds(Own):
+    """Has an error for an id that it doesn't know."""
+
+    def abort(self, request_ids):
+        for request_id in request_ids:
+            if not self._has(request_id):
+                raise KeyError(request_id)
+            super().abort([request_id])
+
+
+@broken("A7")
+class WantsNewIds(Own):
+    """Refuses an id that came before."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self._seen = set()
+
+    def add_request(self, request):
+        if request.request_id in self._seen:
+            raise RequestFailedError("the id came before")
+        self._seen.add(request.request_id)
+        super().add_request(request)
+
+
+# ----------------------------------------------------------------------------- limits
+
+
+@broken("L1")
+class ChangesItsLimits(Own):
+    """Says another context length when it has served something."""
+
+    @property
+    def limits(self):
+        used = any(call[0] == "step" for call in self.calls)
+        return attrs.evolve(
+            self._limits, max_model_len=self._limits.max_model_len - used
+        )
+
+
+@broken("L2")
+class TakesMoreThanAsked(Own):
+    """Runs more requests at a time than it was told to."""
+
+    def __init__(self, config):
+        super().__init__(attrs.evolve(config, max_num_seqs=config.max_num_seqs + 1))
+
+
+@broken("L3")
+class CutsPrompts(Own):
+    """Cuts long prompts in silence."""
+
+    def say(self, request, position):
+        kept = request.prompt_token_ids[-250:]
+        return self.script(self.changed(request, prompt_token_ids=kept), position)
+
+
+@broken("L4", "G5")
+class HasNoRoomForTheLast(Own):
+    """Ends a request one token before the context is full."""
+
+    def add_request(self, request):
+        room = self.limits.max_model_len - len(request.prompt_token_ids) - 1
+        limit = max(min(request.max_new_tokens, room), 1)
+        super().add_request(self.changed(request, max_new_tokens=limit))
+
+
+@broken("L5", "G4 T12")
+class HasASmallerVocabulary(Own):
+    """Has no row for the last id of the vocabulary that it states."""
+
+    def say(self, request, position):
+        if self.limits.vocab_size - 1 in request.prompt_token_ids:
+            from unillm.scheduling.slots import SlotToken
+
+            return SlotToken(-1, error="no such row")
+        return super().say(request, position)
+
+
+@broken("L6", "A5", sometimes="G9")
+class RunsMoreThanItSays(Own):
+    """States half of the places that it has."""
+
+    @property
+    def limits(self):
+        return attrs.evolve(self._limits, max_num_seqs=self._limits.max_num_seqs // 2)
+
+
+@broken("L8")
+class CountsInSets(Own):
+    """Has a statistic that is no JSON value."""
+
+    def stats(self):
+        return {"running": set(self._running)}
+
+
+@broken("L8")
+class LosesCountAtWork(Own):
+    """Cannot be asked for statistics while requests run."""
+
+    def stats(self):
+        return {"share": math.nan, "first": [*self._running, *self._waiting][:0]} | (
+            {} if not self._running else {"bad": object()}
+        )
+
+
+@broken("L9")
+class FindsAllCached(Own):
+    """Says that the whole prompt came from a cache."""
+
+    def _say(self, row):
+        count = len(row.request.prompt_token_ids)
+        return attrs.evolve(super()._say(row), num_cached_tokens=count)

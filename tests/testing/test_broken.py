@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Each broken backend is caught by the clause that is about its break.
+
+A class for each of them adopts the contract, and its backend waives the clauses that
+have to fail. A waived one that holds is an error, and so is another one that fails: so
+each is caught by its own clause, and by no others than those it names. That it is by no
+others takes the whole contract for each of them, which is marked ``large``.
+"""
+
+from __future__ import annotations
+
+import pytest
+from testing.broken import ends, lives, rows, sampling  # noqa: F401 - they register
+from testing.broken.bases import BROKEN, SETTINGS
+
+from unillm.testing.contract import BackendContract, clauses_of
+
+CLAUSES = clauses_of(BackendContract)
+
+THE_CORES = {"G1", "G12", "G13", "G14", "G15", "T8"}
+"""Clauses that an engine cannot break: they are about the core and the `Backend`."""
+
+
+class Breaks(BackendContract):
+    """The contract on a broken backend."""
+
+    sometimes: frozenset[str]
+
+    @pytest.fixture(autouse=True)
+    def _may_fail(self, request):
+        clause = getattr(request.function, "clause", None)
+        if clause is not None and clause.number in self.sometimes:
+            request.applymarker(pytest.mark.xfail(reason="threads", strict=False))
+
+
+def adopt(broken, *, whole):
+    own = {broken.caught_by, *broken.seen_by}
+    left_out = [n for n, c in CLAUSES.items() if c.number not in own]
+    settings = {
+        "__doc__": broken.breaks,
+        "backend": broken.backend(),
+        "sometimes": broken.sometimes,
+    }
+    settings = {**SETTINGS, **settings, **broken.settings}
+    if whole:
+        name = f"TestAllOf{broken.name}"
+        return name, pytest.mark.large(type(name, (Breaks,), settings))
+    name = f"Test{broken.name}"
+    none = dict.fromkeys([*left_out, "test_the_contract_is_whole"])
+    return name, type(name, (Breaks,), {**settings, **none})
+
+
+globals().update(adopt(broken, whole=False) for broken in BROKEN)
+globals().update(adopt(broken, whole=True) for broken in BROKEN)
+
+
+def test_there_are_many_of_them():
+    names = {each.name for each in BROKEN}
+
+    assert len(names) == len(BROKEN) >= 80
+
+
+@pytest.mark.parametrize("number", sorted(c.number for c in CLAUSES.values()))
+def test_every_clause_fails_on_some_engine(number):
+    """A clause that nothing breaks would show nothing."""
+    fails_on = [
+        each.name for each in BROKEN if number in {each.caught_by, *each.seen_by}
+    ]
+
+    assert bool(fails_on) is (number not in THE_CORES)
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.name)
+def test_every_break_is_about_a_clause(broken):
+    numbers = {clause.number for clause in CLAUSES.values()}
+
+    assert {broken.caught_by, *broken.seen_by, *broken.sometimes} <= numbers
+    assert broken.caught_by not in broken.seen_by

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Running the contract on an installed backend, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from testing.broken.bases import SETTINGS, Own
+
+from unillm.engines.base import Capabilities, Capability, Support
+from unillm.errors import BackendNotFoundError, PluginError
+from unillm.testing.backends import ScriptedBackend, plugged
+from unillm.testing.conformance import Outcome, run_contract
+
+NO_BIAS = Capability(support=Support.UNSUPPORTED, reason="it takes no bias")
+
+
+class Flawed(Own):
+    """Has a statistic that is no JSON value, and adds one id behind each end."""
+
+    def stats(self):
+        return {"running": set(self._running)}
+
+    def close(self):
+        assert ("close",) not in self.calls, "it is closed"
+        super().close()
+
+
+def flawed(**waivers) -> ScriptedBackend:
+    return ScriptedBackend(
+        Flawed,
+        name="flawed",
+        capabilities=Capabilities(
+            fields={"logit_bias": NO_BIAS, "structured_outputs": NO_BIAS}
+        ),
+        waivers=waivers,
+    )
+
+
+@pytest.fixture(scope="module")
+def found():
+    seen = []
+    with plugged(flawed(C1="it closes once")):
+        found = run_contract(
+            "flawed", options=SETTINGS["options"], on_result=seen.append
+        )
+    assert sorted(seen, key=repr) == sorted(found.results, key=repr)
+    return found
+
+
+def test_each_clause_has_one_outcome(found):
+    assert found.counts() == {
+        "passed": len(found.results) - 6,
+        "failed": 2,
+        "waived": 1,
+        "not declared": 2,
+        "not shown": 1,
+    }
+    assert len({result.number for result in found.results}) == len(found.results)
+
+
+def test_a_failure_says_what_was_seen(found):
+    failed = {result.number: result for result in found.of(Outcome.FAILED)}
+
+    assert set(failed) == {"C3", "L8"}
+    assert "it is closed" in failed["C3"].detail
+    assert not found.conforms
+
+
+def test_a_waiver_and_what_is_not_declared_say_why(found):
+    [waived] = found.of(Outcome.WAIVED)
+    reasons = {
+        result.number: result.detail for result in found.of(Outcome.NOT_DECLARED)
+    }
+
+    assert (waived.number, waived.detail) == ("C1", "it closes once")
+    assert set(reasons) == {"S12", "T14"}
+    assert "it takes no bias" in reasons["S12"]
+
+
+def test_a_waived_clause_that_holds_is_a_failure():
+    waivers = {"C1": "it closes once", "C3": "so too", "L8": "sets", "E1": "no idea"}
+    with plugged(flawed(**waivers)):
+        found = run_contract("flawed", options=SETTINGS["options"])
+
+    [failed] = found.of(Outcome.FAILED)
+    assert failed.number == "E1"
+    assert "XPASS" in failed.detail
+
+
+def test_a_waiver_of_what_is_no_clause_is_refused():
+    with plugged(flawed(Z9="never heard")), pytest.raises(PluginError, match="Z9"):
+        run_contract("flawed", options=SETTINGS["options"])
+
+
+def test_an_unknown_backend_is_told_before_anything_runs():
+    with pytest.raises(BackendNotFoundError, match="Did you mean 'transformers'"):
+        run_contract("transformer")
+
+
+def test_results_are_plain_data(found):
+    text = json.dumps([result.detail for result in found.results])
+
+    assert json.loads(text)
