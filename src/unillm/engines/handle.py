@@ -109,6 +109,7 @@ class RequestHandle:
         self._fitted_max_tokens = fitted_max_tokens
         self._on_cancel = on_cancel
         self._changed = threading.Condition(threading.RLock())
+        self._num_waiting = 0
         self._alarms: list[Callable[[], None]] = []
         self._ended = False
         self._error: Exception | None = None
@@ -142,7 +143,7 @@ class RequestHandle:
             GeneratorClosedError: The generator was closed before the end.
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: self._ended, timeout):
+            if not self._wait_for(lambda: self._ended, timeout):
                 raise RequestTimeoutError(
                     f"Request {self.request_id} has not ended after {timeout} s. It "
                     "goes on: call result() again, or cancel() to end it."
@@ -164,7 +165,7 @@ class RequestHandle:
         reads = [_Read() for _ in self.completions]
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._ended or self._is_behind(reads))
+                self._wait_for(lambda: self._ended or self._is_behind(reads))
                 deltas = self._read(reads)
                 ended, error = self._ended, self._error
             yield from deltas
@@ -246,7 +247,12 @@ class RequestHandle:
             write()
             self._last_token_ts = time.monotonic()
             self._first_token_ts = self._first_token_ts or self._last_token_ts
-            self._ended = all(c.finish_reason for c in self.completions)
+            # A loop, because `all` makes a generator, for each token of each request.
+            for completion in self.completions:
+                if completion.finish_reason is None:
+                    break
+            else:
+                self._ended = True
             self._wake()
             return True
 
@@ -267,9 +273,20 @@ class RequestHandle:
         """Whether anything was generated yet."""
         return self._first_token_ts is not None
 
+    def _wait_for(
+        self, predicate: Callable[[], bool], timeout: float | None = None
+    ) -> bool:
+        """Wait until *predicate* holds, or return false. The lock is held."""
+        self._num_waiting += 1
+        try:
+            return self._changed.wait_for(predicate, timeout)
+        finally:
+            self._num_waiting -= 1
+
     def _wake(self) -> None:
         """Tell all readers that something changed. The lock is held."""
-        self._changed.notify_all()
+        if self._num_waiting:
+            self._changed.notify_all()
         for ring in self._alarms:
             ring()
 

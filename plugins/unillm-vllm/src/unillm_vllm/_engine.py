@@ -260,8 +260,10 @@ class _Live:
     def __init__(self, request: EngineRequest) -> None:
         self._request = request
         self._num_cached_tokens = 0
+        params = request.params
+        self._plain = params.logprobs is None and params.prompt_logprobs is None
         self._prompt_logprobs: list[TokenLogprobs] | None = (
-            None if request.params.prompt_logprobs is None else []
+            None if params.prompt_logprobs is None else []
         )
 
     def output(self, told: EngineCoreOutput) -> EngineOutput | None:
@@ -275,9 +277,16 @@ class _Live:
                 told.new_prompt_logprobs_tensors, params.prompt_logprobs
             )
         token_ids = told.new_token_ids
+        if told.finish_reason is None:
+            if not token_ids:
+                return None
+            if self._plain:
+                return EngineOutput(
+                    request_id=self._request.request_id,
+                    token_ids=token_ids,
+                    num_cached_tokens=self._num_cached_tokens,
+                )
         reason = None if told.finish_reason is None else str(told.finish_reason)
-        if not token_ids and reason is None:
-            return None
         prompt_logprobs, self._prompt_logprobs = self._prompt_logprobs, None
         logprobs = None
         if params.logprobs is not None and told.new_logprobs is not None:
