@@ -85,6 +85,8 @@ class ModelReport:
     """Which would serve it; `None` if none can."""
     backend_refusal: str = ""
     """Why it cannot be served by what was asked for."""
+    backend_remark: str = ""
+    """What there is to know of how it would be served."""
     context_length: int | None
     """Prompt and new tokens together, by config.json; `None` if it does not say."""
     vocab_size: int | None
@@ -153,7 +155,7 @@ def inspect_model(
             f"length={length} is more than the {context_length} tokens of the model's "
             f"context. Ask for {context_length} or less."
         )
-    backend_name, backend_refusal = _choose(config)
+    backend_name, backend_refusal, backend_remark = _choose(config)
     example, chat_refusal = _chat_example(text.tokenizer)
     memory, memory_refusal = None, "there are no safetensors files"
     if weights is not None:
@@ -167,6 +169,7 @@ def inspect_model(
         model_type=model_config.get("model_type"),
         backend=backend_name,
         backend_refusal=backend_refusal,
+        backend_remark=backend_remark,
         context_length=context_length,
         vocab_size=_first_integer(model_config, ("vocab_size",)),
         tokenizer_size=text.tokenizer.vocab_size,
@@ -204,14 +207,15 @@ def _first_integer(config: Mapping[str, Any], keys: tuple[str, ...]) -> int | No
     return None
 
 
-def _choose(config: EngineConfig) -> tuple[str | None, str]:
-    """Return the backend that would serve the model, or why none would."""
+def _choose(config: EngineConfig) -> tuple[str | None, str, str]:
+    """Return the backend that would serve the model, or why none would; a remark."""
     try:
         backend = choose_backend(PluginRegistry(), config)
     except BackendUnavailableError as error:
-        return None, str(error)
-    refusal = backend.refusal(config)
-    return (None, refusal) if refusal else (backend.name, "")
+        return None, str(error), ""
+    if refusal := backend.refusal(config):
+        return None, refusal, ""
+    return backend.name, "", backend.remark(config) or ""
 
 
 def _chat_example(tokenizer: Tokenizer) -> tuple[str | None, str]:

@@ -107,6 +107,8 @@ class MemoryNeeds:
     """Of what is computed with the logits of one request in a step."""
     pair_bytes: int = 0
     """Of one token in a step and one position that it may see."""
+    position_bytes: int = 0
+    """Of one position of one request, while a step reads it."""
     state_bytes_per_seq: int = 0
     """What recurrent layers hold of one request, whatever its length."""
     workspace_bytes: int = 0
@@ -129,6 +131,7 @@ class MemoryNeeds:
                 in_step * self.activation_bytes_per_token
                 + in_step * limits.max_model_len * self.pair_bytes,
                 limits.max_num_seqs * self.logit_bytes_per_seq,
+                limits.max_num_seqs * limits.max_model_len * self.position_bytes,
             ),
             workspace_bytes=self.workspace_bytes,
         )
@@ -237,6 +240,7 @@ def needs_of(config: Any, *, weight_bytes: int, item_bytes: int) -> MemoryNeeds:
         state_bytes_per_seq=StateShape.of(config).bytes_per_seq(item_bytes),
         activation_bytes_per_token=activations.bytes_per_token(item_bytes),
         pair_bytes=activations.bytes_per_pair(item_bytes),
+        position_bytes=activations.bytes_per_position(item_bytes),
         logit_bytes_per_seq=LOGIT_COPIES * 4 * config.get_text_config().vocab_size,
     )
 

@@ -32,6 +32,9 @@ class KvShape:
     layers: int
     kv_heads: int
     head_dim: int
+    """Of keys."""
+    value_dim: int
+    """Of values."""
 
     @classmethod
     def of(cls, config: Any) -> KvShape:
@@ -43,17 +46,19 @@ class KvShape:
         config = config.get_text_config(decoder=True)
         kinds = _kinds(config)
         if kinds and not _ATTENDING & set(kinds):
-            return cls(layers=0, kv_heads=0, head_dim=0)
+            return cls(layers=0, kv_heads=0, head_dim=0, value_dim=0)
         try:
-            heads = config.num_attention_heads
-            return cls(
-                layers=sum(kind in _ATTENDING for kind in kinds)
-                if kinds
-                else config.num_hidden_layers,
-                kv_heads=_kv_heads(config),
-                head_dim=_first(config, "attention_head_dim", "head_dim")
-                or config.hidden_size // heads,
-            )
+            layers = config.num_hidden_layers
+            if kinds:
+                layers = sum(kind in _ATTENDING for kind in kinds)
+            if rank := _first(config, "kv_lora_rank"):
+                # Latent attention: what all heads are made of, and what is rotated.
+                rotated = config.qk_rope_head_dim
+                return cls(layers=layers, kv_heads=1, head_dim=rank, value_dim=rotated)
+            dim = _first(config, "attention_head_dim", "head_dim")
+            dim = dim or config.hidden_size // config.num_attention_heads
+            heads = _kv_heads(config)
+            return cls(layers=layers, kv_heads=heads, head_dim=dim, value_dim=dim)
         except AttributeError as error:
             raise UnsupportedModelError(
                 f"{config.model_type!r} has no key-value cache of layers, heads and "
@@ -62,7 +67,8 @@ class KvShape:
 
     def bytes_per_token(self, item_bytes: int) -> int:
         """Keys and values of all layers, with numbers of *item_bytes* each."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * item_bytes
+        numbers = self.kv_heads * (self.head_dim + self.value_dim)
+        return self.layers * numbers * item_bytes
 
 
 _ATTENDING = {
@@ -171,9 +177,25 @@ UNBOUNDED = 2048
 """Positions of a model that has no bound and names none: what Bloom was trained on."""
 
 
+def _short_context(config: Any) -> int:
+    """Return the context in which longrope keeps one set of frequencies; 0 without it.
+
+    Beyond, the longest row of a step would choose those of all, and what is cached of a
+    row would have to be computed anew when it gets there.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    if "longrope" not in (rope.get("rope_type"), rope.get("type")):
+        return 0
+    return _first(config, "original_max_position_embeddings") or int(
+        rope.get("original_max_position_embeddings") or 0
+    )
+
+
 def positions_of(config: Any) -> int:
     """Return how many positions a model was made for."""
     config = config.get_text_config(decoder=True)
+    if short := _short_context(config):
+        return short
     # The last two are MPT's and Bloom's name for it.
     names = ("max_position_embeddings", "max_seq_len", "seq_length")
     known = (getattr(config, name, None) for name in names)
@@ -191,6 +213,8 @@ class ActivationShape:
     """Numbers of one token, in the part of a layer that needs most."""
     per_pair: int
     """Numbers of one token and one position that it may see: masks and scores."""
+    per_position: int
+    """Numbers of one position of one row that attention makes of what is cached."""
 
     @classmethod
     def of(cls, config: Any) -> ActivationShape:
@@ -207,11 +231,19 @@ class ActivationShape:
             parts.append(_in_attention(config))
         if StateShape.of(config).layers:
             parts.append(_in_recurrence(config))
-        return cls(per_token=max(parts), per_pair=_per_pair(config))
+        return cls(
+            per_token=max(parts),
+            per_pair=_per_pair(config),
+            per_position=_per_position(config),
+        )
 
     def bytes_per_token(self, item_bytes: int) -> int:
         """Of one token, with numbers of *item_bytes* each."""
         return self.per_token * item_bytes
+
+    def bytes_per_position(self, item_bytes: int) -> int:
+        """Of one position of one row, with numbers of *item_bytes* each."""
+        return self.per_position * item_bytes
 
     def bytes_per_pair(self, item_bytes: int) -> int:
         """Of one token and one position, with numbers of *item_bytes* each."""
@@ -225,7 +257,15 @@ and what they sort has indices of eight bytes."""
 _STEPWISE_GELU = {"gelu_accurate", "gelu_fast", "gelu_new", "gelu_python"}
 """Activations that transformers computes in several operations."""
 
-STEPWISE_ATTENTION = {"bloom", "codegen", "falcon", "gpt_oss", "gptj", "mpt"}
+STEPWISE_ATTENTION = {
+    "bloom",
+    "codegen",
+    "falcon",
+    "gpt_neo",
+    "gpt_oss",
+    "gptj",
+    "mpt",
+}
 """Families whose attention holds all scores; soft-capping does so in any family."""
 
 
@@ -251,9 +291,10 @@ def _in_attention(config: Any) -> int:
     """Residual and norm, queries, keys and values, and the queries being rotated."""
     shape = KvShape.of(config)
     hidden: int = config.hidden_size
-    queries = int(config.num_attention_heads) * shape.head_dim
-    keys_and_values = 2 * shape.kv_heads * shape.head_dim
-    return 2 * hidden + 5 * queries + keys_and_values + 2 * shape.head_dim
+    dim = _first(config, "qk_head_dim") or shape.head_dim
+    queries = int(config.num_attention_heads) * dim
+    keys_and_values = shape.kv_heads * (shape.head_dim + shape.value_dim)
+    return 2 * hidden + 5 * queries + keys_and_values + 2 * dim
 
 
 def _in_recurrence(config: Any) -> int:
@@ -285,3 +326,13 @@ def _per_pair(config: Any) -> int:
     if config.model_type in STEPWISE_ATTENTION:
         return masks + 4 * heads
     return masks
+
+
+def _per_position(config: Any) -> int:
+    """Keys and values of all heads, where only what they are made of is cached."""
+    if not _first(config, "kv_lora_rank"):
+        return 0
+    heads = int(config.num_attention_heads)
+    # The product, and keys and values of it.
+    nope, values = int(config.qk_nope_head_dim), int(config.v_head_dim)
+    return heads * (2 * (nope + values) + int(config.qk_rope_head_dim))

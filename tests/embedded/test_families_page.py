@@ -15,6 +15,8 @@ PAGE = ROOT / "docs/reference/families.md"
 
 
 def window_of(family: str) -> str:
+    if family in families.ONE_AT_A_TIME:
+        return "one at a time"
     if family in families.WINDOW_ON_ALL:
         return "all layers"
     return "by layer" if family in families.WINDOW_BY_LAYER else ""

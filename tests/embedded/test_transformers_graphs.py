@@ -16,7 +16,7 @@ from embedded.tiny_models import (
 )
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from unillm.embedded.transformers.families import RECURRENT
+from unillm.embedded.transformers.families import ONE_AT_A_TIME, RECURRENT
 from unillm.embedded.transformers.fusing import fuse_projections
 from unillm.embedded.transformers.graphs import GraphRunner, row_counts, seen_counts
 from unillm.scheduling.slots import PromptChunk
@@ -46,7 +46,8 @@ class PaddedEngine(PoisonedEngine):
         )
 
 
-ATTENDING = tuple(each for each in VARIANTS if family_of(each) not in RECURRENT)
+EAGER = RECURRENT | ONE_AT_A_TIME.keys()
+ATTENDING = tuple(each for each in VARIANTS if family_of(each) not in EAGER)
 
 
 def check(reference, family, count, *, num_slots, budget=2048):

@@ -14,6 +14,7 @@ from embedded.tiny_models import (
     generate_alone,
     make_model,
     serve,
+    slots_for,
 )
 
 from unillm.embedded.transformers.engine import TransformersSlotEngine
@@ -94,7 +95,11 @@ SLOTS_AND_BUDGETS = pytest.mark.parametrize(
 
 def check_variant(reference, variant, count, *, engine_class, num_slots, budget):
     known = reference.known(variant, count)
-    engine = engine_class(make_model(variant), num_slots=num_slots, max_model_len=224)
+    engine = engine_class(
+        make_model(variant),
+        num_slots=slots_for(variant, num_slots),
+        max_model_len=224,
+    )
 
     got = serve(
         engine,
@@ -227,7 +232,9 @@ def test_a_model_of_full_length_is_served_to_its_last_position(reference, family
     request = reference.known(family, 1)[0].request
     prompt = tuple(range(240))
     full = reference.full_length(family, prompt)
-    engine = TransformersSlotEngine(make_model(family), num_slots=2, max_model_len=256)
+    engine = TransformersSlotEngine(
+        make_model(family), num_slots=slots_for(family, 2), max_model_len=256
+    )
 
     got = serve(engine, [full.request, request])
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from embedded.tiny_models import make_model, serve
+from embedded.tiny_models import make_model, serve, slots_for
 from transformers.utils import logging as transformers_logging
 
-from unillm.embedded.transformers.families import refusal, refusal_of
+from unillm.embedded.transformers.families import refusal, refusal_of, remark
 from unillm.embedded.transformers.loading import load_engine
 from unillm.errors import (
     BackendUnavailableError,
@@ -55,10 +55,11 @@ def edit_weights(path: Path, change) -> None:
 def test_a_loaded_model_gives_the_tokens_of_generate(reference, family):
     known = reference.known(family, 3)
 
-    engine = load_engine(reference.path(family), max_num_seqs=4)
+    slots = slots_for(family, 4)
+    engine = load_engine(reference.path(family), max_num_seqs=slots)
 
     positions = positions_of(reference.model(family).config)
-    assert (engine.num_slots, engine.max_model_len) == (4, positions)
+    assert (engine.num_slots, engine.max_model_len) == (slots, positions)
     assert serve(engine, [k.request for k in known]) == {
         k.request.request_id: k.tokens for k in known
     }
@@ -165,21 +166,10 @@ def test_weights_that_cannot_fit_are_refused_before_they_are_read(llama, monkeyp
             r"quantised \(gptq\)",
         ),
         (
-            {
-                "model_type": "olmo3",
-                "rope_parameters": {"full_attention": {"rope_type": "longrope"}},
-            },
-            "longrope",
-        ),
-        (
             {"model_type": "qwen3", "layer_types": ["full_attention", "conv"]},
             "layers of type conv",
         ),
         ({"model_type": "gpt2", "add_cross_attention": True}, "cross-attention"),
-        (
-            {"model_type": "llama", "rope_scaling": {"type": "longrope"}},
-            "longrope",
-        ),
     ],
     ids=lambda value: (
         value.get("model_type", "none") if isinstance(value, dict) else ""
@@ -193,6 +183,27 @@ def test_models_that_cannot_be_held_say_why(llama, config, reason):
     with pytest.raises(UnsupportedModelError, match=reason):
         load_engine(llama)
     assert refusal(llama) == refusal_of(config)
+
+
+def test_longrope_is_served_as_far_as_one_set_of_frequencies_goes(reference):
+    """Beyond, the longest row of a step would choose those of all."""
+    path = reference.path("phi3, longrope")
+
+    assert load_engine(path).max_model_len == 256
+    with pytest.raises(ConfigError, match=r"max_model_len=257 .* 256 positions"):
+        load_engine(path, max_model_len=257)
+
+
+def test_what_is_served_one_at_a_time_is_told(reference, caplog):
+    path = reference.path("gpt_neo")
+
+    engine = load_engine(path)
+
+    assert engine.num_slots == 1
+    assert "served one request at a time: it masks its local layers" in caplog.text
+    assert remark(path) in caplog.text
+    with pytest.raises(ConfigError, match="Pass max_num_seqs=1, or leave it out"):
+        load_engine(path, max_num_seqs=2)
 
 
 def test_qwen2_names_a_window_that_it_does_not_use():

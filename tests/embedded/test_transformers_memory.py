@@ -7,7 +7,7 @@ import re
 import attrs
 import pytest
 import torch
-from embedded.tiny_models import greedy_request, make_model
+from embedded.tiny_models import greedy_request, make_model, slots_for
 from transformers import LlamaForCausalLM
 
 from unillm import Generator
@@ -27,23 +27,23 @@ from unillm.memory import GIB, Limits, MemoryNeeds, memory_needs
 from unillm.scheduling.slots import SlotScheduler
 from unillm.shapes import KvShape, StateShape
 
-LIMITS = Limits(max_num_seqs=3, max_model_len=100, max_num_batched_tokens=2048)
-
 
 @pytest.mark.parametrize(("dtype", "item_bytes"), [("auto", 4), ("bfloat16", 2)])
 def test_an_estimate_is_what_the_engine_takes(reference, family, dtype, item_bytes):
+    slots = slots_for(family, 3)
+    limits = Limits(max_num_seqs=slots, max_model_len=100, max_num_batched_tokens=2048)
     needs = memory_needs(reference.path(family), dtype=dtype)
-    estimated = needs.estimate(LIMITS)
+    estimated = needs.estimate(limits)
 
     model = make_model(family)
-    engine = TransformersSlotEngine(model, num_slots=3, max_model_len=100)
+    engine = TransformersSlotEngine(model, num_slots=slots, max_model_len=100)
     kv_bytes = sum(t.numel() * item_bytes for t in engine._cache.tensors)
-    state_bytes = StateShape.of(model.config).bytes_per_seq(item_bytes) * 3
+    state_bytes = StateShape.of(model.config).bytes_per_seq(item_bytes) * slots
     cache_bytes = kv_bytes + state_bytes
     stored = {t.data_ptr(): t.numel() for t in model.state_dict().values()}
     weight_bytes = sum(stored.values()) * item_bytes
     assert estimated.cache_bytes == cache_bytes
-    assert estimated.kv_bytes_per_token == kv_bytes // (3 * 128)
+    assert estimated.kv_bytes_per_token == kv_bytes // (slots * 128)
     assert estimated.weight_bytes == weight_bytes
     assert estimated.total_bytes == sum(
         (cache_bytes, weight_bytes, estimated.activation_bytes)
@@ -66,7 +66,7 @@ def test_states_are_estimated_as_the_engine_takes_them(variant, dtype):
 
 def test_known_shape_of_llama_3_8b():
     """32 layers, 8 key-value heads of 128: 128 KiB a token in half precision."""
-    shape = KvShape(layers=32, kv_heads=8, head_dim=128)
+    shape = KvShape(layers=32, kv_heads=8, head_dim=128, value_dim=128)
 
     assert shape.bytes_per_token(2) == 128 * 1024
 

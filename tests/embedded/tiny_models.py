@@ -12,6 +12,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from unillm import SamplingParams
+from unillm.embedded.transformers.families import ONE_AT_A_TIME
 from unillm.engines.base import EngineRequest
 from unillm.scheduling.slots import SlotEngine, SlotScheduler
 
@@ -54,6 +55,22 @@ _EXPERTS = {
     "num_experts_per_tok": 2,
     "moe_intermediate_size": 64,
 }
+_LATENT = _ALL_HEADS | {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 32,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+}
+_ROUTED = _EXPERTS | {
+    "num_hidden_layers": 3,
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "n_group": 2,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+}
 _HYBRID = _ROTARY_BASE | {"num_hidden_layers": 4, "initializer_range": 0.2}
 _MAMBA = {
     "vocab_size": VOCAB,
@@ -95,6 +112,8 @@ CONFIGS = {
     "codegen": _ABSOLUTE | {"rotary_dim": 8},
     "cohere": _ROTARY_BASE,
     "cohere2": _BY_LAYER,
+    "deepseek_v2": _LATENT | _ROUTED,
+    "deepseek_v3": _LATENT | _ROUTED,
     "ernie4_5": _ROTARY_BASE,
     "exaone4": _BY_LAYER,
     "falcon": _ALL_HEADS | {"alibi": False, "multi_query": True},
@@ -117,8 +136,21 @@ CONFIGS = {
     "glm4_moe": _ROTARY_BASE
     | _EXPERTS
     | {"head_dim": 16, "n_routed_experts": 4, "first_k_dense_replace": 1},
+    "glm4_moe_lite": _LATENT | _ROUTED,
     "gpt2": _ABSOLUTE,
     "gpt_bigcode": _ABSOLUTE,
+    "gpt_neo": {
+        "vocab_size": VOCAB,
+        "hidden_size": 64,
+        "num_layers": 2,
+        "num_heads": 4,
+        "attention_types": [[["global", "local"], 1]],
+        "window_size": 24,
+        "max_position_embeddings": POSITIONS,
+        "initializer_range": 0.2,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
     "gpt_neox": _ALL_HEADS,
     "gpt_oss": _BY_LAYER | _EXPERTS | {"head_dim": 16},
     "gptj": _ABSOLUTE | {"rotary_dim": 8},
@@ -146,6 +178,7 @@ CONFIGS = {
     "mamba": _MAMBA,
     "mamba2": _MAMBA
     | {"num_heads": 8, "head_dim": 16, "n_groups": 2, "chunk_size": 16},
+    "minicpm3": _LATENT,
     "ministral": _BY_LAYER | {"rope_theta": 1e4, "head_dim": 16},
     "mistral": _ROTARY_BASE | {"sliding_window": None},
     "mistral, window": _WINDOW,
@@ -180,6 +213,17 @@ CONFIGS = {
     "persimmon": _ALL_HEADS,
     "phi": _ROTARY_BASE,
     "phi3": _ROTARY_BASE,
+    "phi3, longrope": _ROTARY_BASE
+    | {
+        "max_position_embeddings": 4 * POSITIONS,
+        "original_max_position_embeddings": POSITIONS,
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 1e4,
+            "short_factor": [1.0 + number / 4 for number in range(8)],
+            "long_factor": [4.0 + number for number in range(8)],
+        },
+    },
     "phi3, window": _WINDOW,
     "qwen2": _ROTARY | {"tie_word_embeddings": True},
     "qwen2, windows": _BY_LAYER | {"use_sliding_window": True},
@@ -209,6 +253,7 @@ CONFIGS = {
     "stablelm": _ROTARY_BASE,
     "starcoder2": _ROTARY_BASE,
     "starcoder2, window": _WINDOW,
+    "youtu": _LATENT,
     "zamba": _HYBRID | _SHARED_BLOCKS | {"mamba_dt_rank": 8, "n_mamba_heads": 2},
     "zamba2": _HYBRID
     | _SHARED_BLOCKS
@@ -230,6 +275,11 @@ CORE = ("llama", "qwen2", "qwen3", "gpt2")
 def family_of(variant: str) -> str:
     """Return its ``model_type``."""
     return variant.partition(",")[0]
+
+
+def slots_for(variant: str, num_slots: int) -> int:
+    """Return *num_slots*, or 1 for a family that is served one request at a time."""
+    return 1 if family_of(variant) in ONE_AT_A_TIME else num_slots
 
 
 def make_model(family: str):

@@ -4,7 +4,8 @@
 
 A class for each of them adopts the contract, and its backend waives the clauses that
 have to fail. A waived one that holds is an error, and so is another one that fails: so
-each is caught by its own clause, and by no others than those it names.
+each is caught by its own clause, and by no others than those it names. That it is by no
+others takes the whole contract for each of them, which is marked ``large``.
 """
 
 from __future__ import annotations
@@ -33,17 +34,25 @@ class Breaks(BackendContract):
             request.applymarker(pytest.mark.xfail(reason="threads", strict=False))
 
 
-def adopt(broken):
+def adopt(broken, *, whole):
+    own = {broken.caught_by, *broken.seen_by}
+    left_out = [n for n, c in CLAUSES.items() if c.number not in own]
     settings = {
         "__doc__": broken.breaks,
         "backend": broken.backend(),
         "sometimes": broken.sometimes,
     }
+    settings = {**SETTINGS, **settings, **broken.settings}
+    if whole:
+        name = f"TestAllOf{broken.name}"
+        return name, pytest.mark.large(type(name, (Breaks,), settings))
     name = f"Test{broken.name}"
-    return name, type(name, (Breaks,), {**SETTINGS, **settings, **broken.settings})
+    none = dict.fromkeys([*left_out, "test_the_contract_is_whole"])
+    return name, type(name, (Breaks,), {**settings, **none})
 
 
-globals().update(map(adopt, BROKEN))
+globals().update(adopt(broken, whole=False) for broken in BROKEN)
+globals().update(adopt(broken, whole=True) for broken in BROKEN)
 
 
 def test_there_are_many_of_them():

@@ -100,6 +100,8 @@ def _facts(report: ModelReport) -> Iterator[tuple[str, str]]:
     yield "architecture", f"{kind} ({report.model_type or 'no model type'})"
     refusal = _shortened(report.backend_refusal, _SHOWN_REFUSAL)
     yield "backend", report.backend or f"none: {refusal}"
+    if report.backend_remark:
+        yield "", _shortened(report.backend_remark, _SHOWN_REFUSAL)
     yield "context", _count(report.context_length, "tokens")
     yield "vocabulary", _vocabulary(report)
     yield "parameters", _parameters(report.weights)

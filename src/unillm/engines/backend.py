@@ -138,6 +138,14 @@ class Backend(abc.ABC):
         """
         raise NotImplementedError(f"the backend {self.name!r} builds nothing")
 
+    def remark(self, config: EngineConfig) -> str | None:
+        """Say what a person should know of how a model would be served, or `None`.
+
+        `unillm inspect` shows it; an engine that is created says the same in its log.
+        """
+        del config
+        return None
+
     @abc.abstractmethod
     def create_engine(self, config: EngineConfig) -> Engine:
         """Load the model and return an engine that is ready for requests.

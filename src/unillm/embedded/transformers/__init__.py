@@ -57,6 +57,12 @@ class TransformersBackend(Backend):
         return refusal(config.path)
 
     @override
+    def remark(self, config: EngineConfig) -> str | None:
+        from .families import remark
+
+        return remark(config.path)
+
+    @override
     def create_engine(self, config: EngineConfig) -> Engine:
         from ...scheduling.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS, SlotScheduler
         from .loading import load_engine

@@ -156,7 +156,7 @@ class DecodeStep:
 
 
 class SlotCache(Cache):
-    """Keys and values ``[rows, kv_heads, capacity, head_dim]`` of every layer.
+    """Keys and values ``[rows, kv_heads, capacity, dim]`` of every layer.
 
     Args:
         shape: Of the model.
@@ -181,10 +181,11 @@ class SlotCache(Cache):
         self.capacity = round_up(max_model_len)
         self.step: Step | None = None
         self.written = [0] * num_rows
-        size = (num_rows, shape.kv_heads, self.capacity, shape.head_dim)
+        size = (num_rows, shape.kv_heads, self.capacity)
         self.tensors = [
-            torch.zeros(size, dtype=dtype, device=device)
-            for _ in range(2 * shape.layers)
+            torch.zeros((*size, dim), dtype=dtype, device=device)
+            for _ in range(shape.layers)
+            for dim in (shape.head_dim, shape.value_dim)
         ]
         """Keys and values of the first layer, of the second, and so on."""
         if layouts is None:

@@ -28,7 +28,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ...engines.base import EngineRequest, TokenLogprobs
-from ...errors import InvalidParameterError, UnsupportedModelError
+from ...errors import ConfigError, InvalidParameterError, UnsupportedModelError
 from ...lora import LoRARequest
 from ...memory import Limits, MemoryNeeds, needs_of
 from ...sampling import PromptLogprobs, Sampler
@@ -93,6 +93,7 @@ class TransformersSlotEngine(SlotEngine):
             steps are eager.
 
     Raises:
+        ConfigError: More than one slot of a family that is served one at a time.
         UnsupportedModelError: The model does not use transformers' attention interface.
         EngineOutOfMemoryError: The cache does not fit.
     """
@@ -108,6 +109,7 @@ class TransformersSlotEngine(SlotEngine):
         compile_after: int | None = None,
         max_loras: int | None = None,
     ) -> None:
+        _check_slots(model, num_slots)
         _use_slot_attention(model)
         self._model: Any = model.eval()
         self._num_slots = num_slots
@@ -136,7 +138,8 @@ class TransformersSlotEngine(SlotEngine):
                 self._masks,
                 enforce_eager=enforce_eager
                 or self._adapters is not None
-                or self._cache.is_recurrent,
+                or self._cache.is_recurrent
+                or self._masks.exact,
                 compile_after=compile_after,
             )
         self._sampler = Sampler(
@@ -432,6 +435,16 @@ class TransformersSlotEngine(SlotEngine):
         """Put host integers on the device without waiting for it."""
         tensor = torch.tensor(values, dtype=torch.int64)
         return tensor.to(self._device, non_blocking=True)
+
+
+def _check_slots(model: Any, num_slots: int) -> None:
+    """Refuse more than one slot of a family whose rows would not be independent."""
+    family = model.config.get_text_config(decoder=True).model_type
+    if num_slots > 1 and (reason := families.ONE_AT_A_TIME.get(family)):
+        raise ConfigError(
+            f"max_num_seqs={num_slots} was asked for, and {family!r} is served one "
+            f"request at a time: {reason}. Pass max_num_seqs=1, or leave it out."
+        )
 
 
 def _use_slot_attention(model: Any) -> None:

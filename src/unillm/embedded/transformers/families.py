@@ -26,6 +26,8 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
         "codegen": "CodeGen",
         "cohere": "Command R",
         "cohere2": "Command R7B and A",
+        "deepseek_v2": "DeepSeek V2",
+        "deepseek_v3": "DeepSeek V3 and R1",
         "ernie4_5": "ERNIE 4.5",
         "exaone4": "EXAONE 4",
         "falcon": "Falcon",
@@ -37,8 +39,10 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
         "glm": "GLM",
         "glm4": "GLM 4",
         "glm4_moe": "GLM 4.5 and later",
+        "glm4_moe_lite": "GLM 4 MoE Lite",
         "gpt2": "GPT-2",
         "gpt_bigcode": "StarCoder",
+        "gpt_neo": "GPT-Neo",
         "gpt_neox": "GPT-NeoX, Pythia",
         "gpt_oss": "GPT-OSS",
         "gptj": "GPT-J",
@@ -53,6 +57,7 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
         "llama": "Llama",
         "mamba": "Mamba",
         "mamba2": "Mamba 2",
+        "minicpm3": "MiniCPM3",
         "ministral": "Ministral",
         "mistral": "Mistral",
         "mixtral": "Mixtral",
@@ -79,6 +84,7 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
         "smollm3": "SmolLM3",
         "stablelm": "StableLM",
         "starcoder2": "StarCoder2",
+        "youtu": "Youtu",
         "zamba": "Zamba",
         "zamba2": "Zamba 2",
     }
@@ -108,9 +114,17 @@ WINDOW_BY_LAYER = frozenset(
 )
 """Families verified with a ``sliding_window`` in some layers, by ``layer_types``."""
 
-OWN_ATTENTION = frozenset({"bloom", "codegen", "falcon", "gptj", "mpt"})
+OWN_ATTENTION = frozenset({"bloom", "codegen", "falcon", "gpt_neo", "gptj", "mpt"})
 """Families outside transformers' attention interface; those with ALiBi are here. Their
 own code attends, and makes its masks from which positions of a row hold tokens."""
+
+ONE_AT_A_TIME: Mapping[str, str] = MappingProxyType(
+    {
+        "gpt_neo": "it masks its local layers by itself, by where the cache ends, so "
+        "rows of different lengths would be mixed up",
+    }
+)
+"""Families that are served in one slot alone, and why."""
 
 RECURRENT = frozenset(
     {
@@ -145,12 +159,6 @@ CACHE_ARGUMENTS: Mapping[str, str] = MappingProxyType(
 """Families of which no layer attends, and under which name they take their cache."""
 
 _OWN_STATE = "it keeps the states of its layers in itself, not in a cache of rows"
-_LOCAL = (
-    "it masks its local layers by itself, so rows of different lengths get mixed up"
-)
-_LATENT = (
-    "its keys and values are of different sizes, which the slot cache does not hold yet"
-)
 _SHARED = "its layers share keys and values, which the slot cache does not do yet"
 _CHUNKED = "it scales its queries by the longest row, so rows would not be independent"
 _MULTIMODAL = (
@@ -159,12 +167,9 @@ _MULTIMODAL = (
 
 _KNOWN_REASONS: Mapping[str, str] = MappingProxyType(
     {
-        "deepseek_v2": _LATENT,
-        "deepseek_v3": _LATENT,
         "gemma3": _MULTIMODAL,
         "gemma3n": _SHARED,
         "gemma3n_text": _SHARED,
-        "gpt_neo": _LOCAL,
         "llama4": _MULTIMODAL,
         "llama4_text": _CHUNKED,
         "recurrent_gemma": _OWN_STATE,
@@ -181,6 +186,16 @@ def refusal(path: Path) -> str | None:
         ModelError: The directory or its ``config.json`` cannot be read.
     """
     return refusal_of(read_config(path))
+
+
+def remark(path: Path) -> str | None:
+    """Say what a person should know of how a model would be served, if anything.
+
+    Raises:
+        ModelError: The directory or its ``config.json`` cannot be read.
+    """
+    reason = ONE_AT_A_TIME.get(read_config(path).get("model_type", ""))
+    return reason and f"it is served one request at a time: {reason}"
 
 
 def check_supported(config: Mapping[str, Any]) -> None:
@@ -228,21 +243,8 @@ def _unusual_layers(config: Mapping[str, Any]) -> str | None:
         return "its tokens see in both directions, so it does not generate"
     if config.get("add_cross_attention"):
         return "it has cross-attention to an encoder, and slots hold decoders only"
-    if "longrope" in _rope_types(config):
-        return (
-            "longrope chooses its frequencies by the longest row of a batch, so that "
-            "rows would not be independent"
-        )
     return None
 
 
 def _has_window(family: str) -> bool:
     return family in WINDOW_ON_ALL or family in WINDOW_BY_LAYER
-
-
-def _rope_types(config: Mapping[str, Any]) -> set[Any]:
-    # `rope_scaling` until transformers 4, `rope_parameters` from 5 on.
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    # Some families have a rope for each type of layer.
-    ropes = [rope, *(value for value in rope.values() if isinstance(value, Mapping))]
-    return {rope.get("rope_type") or rope.get("type") for rope in ropes}

@@ -23,9 +23,9 @@ from ...errors import BackendUnavailableError, ConfigError, ModelLoadError
 from ...memory import Limits, memory_needs, needs_of
 from ...scheduling.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
 from ...shapes import positions_of
+from . import families
 from .checkpoint import check_code, check_weights, load_config, read_config
 from .engine import TransformersSlotEngine
-from .families import RECURRENT, check_supported
 from .fusing import fuse_projections
 from .linears import pack_linears
 from .lora import require_peft
@@ -40,6 +40,8 @@ from .memory import (
     plan_limits,
 )
 from .quantised import method_of
+
+log = logging.getLogger("unillm")
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -151,13 +153,16 @@ def load_engine(
         weight_bytes=model.get_memory_footprint(),
         item_bytes=model.dtype.itemsize,
     )
+    if remark := families.remark(path):
+        log.warning("%s: %s", path, remark)
+    alone = config.model_type in families.ONE_AT_A_TIME
     limits = plan_limits(
         needs,
         positions=positions,
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
-        default_slots=DEFAULT_SLOTS[target.type],
+        default_slots=1 if alone else DEFAULT_SLOTS[target.type],
         memory_bytes=needs.weight_bytes
         + int(free_bytes(target) * MEMORY_SHARE[target.type]),
     )
@@ -174,7 +179,7 @@ def load_engine(
 
 def _join_weights(model: Any) -> None:
     """Fuse projections and pack weights, where that is verified."""
-    if model.config.get_text_config(decoder=True).model_type in RECURRENT:
+    if model.config.get_text_config(decoder=True).model_type in families.RECURRENT:
         return
     fuse_projections(model)
     if model.device.type == "cuda":
@@ -207,10 +212,10 @@ def _check_config(path: Path, *, trust_remote_code: bool) -> Any:
     declared = read_config(path)
     if not trust_remote_code:
         check_code(declared, name=path)
-    check_supported(declared)
+    families.check_supported(declared)
     config = load_config(path, trust_remote_code=trust_remote_code)
     # Once more: what the file leaves out has defaults, layer types among them.
-    check_supported(config.to_dict())
+    families.check_supported(config.to_dict())
     return config
 
 

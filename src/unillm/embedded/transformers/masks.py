@@ -42,6 +42,8 @@ class Masks:
     """Positions that a token in a sliding layer sees, itself among them."""
     by_length: bool
     """Whether the model makes its own from which positions hold tokens."""
+    exact: bool
+    """Whether it also goes by where the cache ends: no position more is read."""
     positions: int
     """Positions that the model knows."""
     dtype: torch.dtype
@@ -63,6 +65,7 @@ class Masks:
             recurrent=config.model_type in families.RECURRENT,
             window=config.sliding_window if SLIDING in kinds else 0,
             by_length=config.model_type in families.OWN_ATTENTION,
+            exact=config.model_type in families.ONE_AT_A_TIME,
             positions=positions_of(config),
             dtype=model.dtype,
             device=model.device,
@@ -70,6 +73,8 @@ class Masks:
 
     def seen(self, end: int) -> int:
         """Return how many positions attention reads of rows that end before *end*."""
+        if self.exact:
+            return end
         seen = round_up(end)
         # Biases that a model makes by itself end with its last position.
         return min(seen, self.positions) if self.by_length else seen

