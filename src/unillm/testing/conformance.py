@@ -62,7 +62,7 @@ class Conformance:
 
     backend: str
     distribution: str
-    """Where it comes from: name and version."""
+    """Name and version of what was installed."""
     results: tuple[ClauseResult, ...]
 
     @property
