@@ -141,6 +141,8 @@ def test_a_missing_directory_is_refused(book, tmp_path):
         ("[]", "peft_type is None"),
         ('{"peft_type": "IA3"}', "peft_type is 'IA3', and only 'LORA' is served"),
         ('{"peft_type": "LORA"}', "KeyError('r')"),
+        ('{"peft_type": "LORA", "r": "many"}', "ValueError"),
+        ('{"peft_type": "LORA", "r": 8, "rank_pattern": [3]}', "AttributeError"),
     ],
 )
 def test_a_configuration_that_is_none_is_refused(book, adapter, content, reason):
@@ -193,4 +195,5 @@ def test_two_adapters_cannot_have_one_id(book, adapter, tmp_path):
 def test_one_adapter_may_be_written_in_two_ways(book, adapter):
     first = book.check(LoRARequest("one", 1, adapter))
 
-    assert first == book.check(LoRARequest("one", 1, f"{adapter}/"))
+    assert first is book.check(LoRARequest("one", 1, f"{adapter}/"))
+    assert first is book.check(LoRARequest("another name", 1, adapter))

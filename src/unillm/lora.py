@@ -108,29 +108,32 @@ class AdapterBook:
 
     def __init__(self, *, max_rank: int | None) -> None:
         self._max_rank = max_rank
-        self._known: dict[int, tuple[LoRARequest, LoRARequest]] = {}
+        self._known: dict[int, dict[LoRARequest, LoRARequest]] = {}
 
     def check(self, request: LoRARequest) -> LoRARequest:
-        """Return a request that an engine can take: its path is absolute.
+        """Return what an engine is given: one value an adapter, its path absolute.
 
         Raises:
             InvalidParameterError: There is no such adapter, it is of another kind, its
                 rank is too large, it is no safetensors file, or its id is another's.
         """
-        given, checked = self._known.get(request.lora_int_id, (None, None))
-        if given == request and checked is not None:
-            return checked
+        known = self._known.setdefault(request.lora_int_id, {})
+        if request in known:
+            return known[request]
         path = Path(request.lora_path).expanduser()
         check_adapter(request, path, max_rank=self._max_rank)
         found = attrs.evolve(request, lora_path=str(path.resolve()))
-        if checked is not None and checked.lora_path != found.lora_path:
-            raise _refuse(
-                f"lora_int_id={request.lora_int_id} is that of {checked.lora_name!r} "
-                f"in {checked.lora_path}, and was given for {request.lora_name!r} in "
-                f"{found.lora_path}. Give each adapter an id of its own.",
-                request,
-            )
-        self._known[request.lora_int_id] = request, found
+        for first in known.values():  # all the same: the first that had this id
+            if first.lora_path != found.lora_path:
+                raise _refuse(
+                    f"lora_int_id={request.lora_int_id} is that of "
+                    f"{first.lora_name!r} in {first.lora_path}, and was given for "
+                    f"{request.lora_name!r} in {found.lora_path}. Give each adapter an "
+                    "id of its own.",
+                    request,
+                )
+            found = first
+        known[request] = found
         return found
 
 
@@ -146,7 +149,7 @@ def check_adapter(request: LoRARequest, path: Path, *, max_rank: int | None) -> 
     try:
         config = read_adapter_config(path)
         rank = largest_rank(config)
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise _refuse(
             f"{whose} cannot be read: {path / CONFIG_FILE}: {error!r}.", request
         ) from error

@@ -31,6 +31,7 @@ from unillm.errors import (
     UnsupportedParameterError,
 )
 from unillm.models import find_model
+from unillm.scheduling.slots import PromptChunk
 
 TARGETS = {
     "llama": ["q_proj", "v_proj", "down_proj"],
@@ -210,6 +211,12 @@ def refusal(engine, path) -> str:
         ({"modules_to_save": ["lm_head"]}, "modules_to_save=['lm_head'] is not served"),
         ({"bias": "all"}, "bias='all' is not served"),
         ({"something_new": 1}, "something_new=1 is not served"),
+        ({"r": 8}, "have rank 4, and its configuration says 8"),
+        ({"r": 0}, "r is 0, no number > 0"),
+        ({"lora_alpha": "16"}, "lora_alpha is '16', no number > 0"),
+        ({"rank_pattern": {"q_proj": 2}}, "configuration says 2"),
+        ({"rank_pattern": {"(a+)+$": 4}}, "rank_pattern has '(a+)+$': 4"),
+        ({"alpha_pattern": {"q_proj": None}}, "alpha_pattern has 'q_proj': None"),
         ({"init_lora_weights": "pissa"}, "'pissa' changes the model's own weights too"),
     ],
 )
@@ -235,6 +242,8 @@ def test_an_adapter_of_another_model_is_refused(engine, tmp_path):
     [
         (lambda _: {}, "it has no tensors"),
         (lambda old: old | {"a.b": torch.zeros(1)}, "a.b is no matrix of LoRA"),
+        (lambda old: {k: v.int() for k, v in old.items()}, "is no matrix of LoRA"),
+        (lambda old: {k: v[0].clone() for k, v in old.items()}, "is no matrix of LoRA"),
         (
             lambda old: {k: v for k, v in old.items() if "lora_B" not in k},
             "lacks one of its two matrices",
@@ -299,6 +308,21 @@ def test_an_adapter_that_breaks_while_it_waits_fails_alone(engine, adapter, know
     )
 
     assert_same_tokens(model, [each], got)
+
+
+def test_an_adapter_that_changes_while_it_waits_fails_alone(engine, adapter):
+    changed = attrs.evolve(
+        greedy_request(0, [1, 2, 3], 4), lora_request=LoRARequest("c", 9, adapter)
+    )
+    engine.check_request(changed)
+    change_tensors(adapter, lambda old: {k: v[:2].clone() for k, v in old.items()})
+
+    result = engine.prefill(
+        [PromptChunk(slot=0, request=changed, start=0, end=3)],
+    )
+
+    [token] = result.tokens
+    assert "its weights changed after they were checked" in token.error
 
 
 def test_without_peft_the_error_names_the_command(monkeypatch):

@@ -159,7 +159,7 @@ class KnowsNoPriority(Own):
         super().add_request(self.changed(request, priority=0))
 
 
-@broken("R9", "A5", sometimes="G12")
+@broken("R9", "A5")
 class ServesTheLastFirst(Own):
     """Serves the youngest request of a priority first."""
 

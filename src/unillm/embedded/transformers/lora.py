@@ -7,8 +7,8 @@ done here: an adapter is checked against the model before anything of it is load
 many are kept as were allowed, and each forward pass tells the layers whose rows it has.
 
 An adapter is two matrices for each layer, and nothing else: whatever else its files ask
-for is refused. Its configuration is read as data; no module, pattern of module names or
-code of it is followed.
+for is refused. Its configuration is read as data, and its tensors tell which layers it
+changes, not the patterns that it was trained with.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ BASE = "__base__"
 """peft's name for a row without an adapter."""
 
 _TENSOR = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<side>[AB])\.weight")
+
+_PLAIN_NAME = re.compile(r"\^?[\w.]+")
+"""Keys of ``rank_pattern`` and ``alpha_pattern`` that peft can match in no time."""
 
 _UNCHANGED_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
 """Values of ``init_lora_weights`` that leave the model's own weights as they are."""
@@ -134,7 +137,7 @@ class Adapters:
             self._loaded.move_to_end(request)
             return
         plan = self._plan(request)
-        weights = _read_weights(request, self._model.dtype)
+        weights = _read_weights(request, plan, self._model.dtype)
         stay = set(in_use)
         while len(self._loaded) >= self.max_loras:
             self._drop(next(old for old in self._loaded if old not in stay))
@@ -187,7 +190,9 @@ class Adapters:
         return args, {**kwargs, "adapter_names": self._rows}
 
 
-def _read_weights(request: LoRARequest, dtype: torch.dtype) -> Mapping[str, Tensor]:
+def _read_weights(
+    request: LoRARequest, plan: _Plan, dtype: torch.dtype
+) -> Mapping[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -195,6 +200,8 @@ def _read_weights(request: LoRARequest, dtype: torch.dtype) -> Mapping[str, Tens
         weights = load_file(Path(request.lora_path) / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
         raise _refuse(request, f"its weights cannot be read: {error}") from error
+    if {name: tuple(tensor.shape) for name, tensor in weights.items()} != plan.shapes:
+        raise _refuse(request, "its weights changed after they were checked")
     return {name: tensor.to(dtype) for name, tensor in weights.items()}
 
 
@@ -216,6 +223,8 @@ class _Plan:
     """What an adapter that was checked will change."""
 
     layers: tuple[str, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of its tensors."""
     options: Mapping[str, Any]
     """Of peft's `LoraConfig`."""
 
@@ -231,6 +240,7 @@ def _plan(request: LoRARequest, layers: Mapping[str, _Layer]) -> _Plan:
     names = _check_tensors(request, config, tensors, layers)
     return _Plan(
         layers=names,
+        shapes={tensor.name: tensor.shape for tensor in tensors},
         options={
             "r": config["r"],
             "lora_alpha": config.get("lora_alpha", 8),
@@ -250,6 +260,13 @@ def _check_config(request: LoRARequest, config: Mapping[str, Any]) -> None:
             raise _refuse(request, f"{name}={config[name]!r} is not served")
     if config.get("bias", "none") != "none":
         raise _refuse(request, f"bias={config['bias']!r} is not served")
+    for name in ("rank_pattern", "alpha_pattern"):
+        for key, value in (config.get(name) or {}).items():
+            if not _PLAIN_NAME.fullmatch(key) or not _is_number(value):
+                raise _refuse(request, f"{name} has {key!r}: {value!r}")
+    for name in ("r", "lora_alpha"):
+        if not _is_number(config.get(name, 8)):
+            raise _refuse(request, f"{name} is {config[name]!r}, no number > 0")
     if (start := config.get("init_lora_weights")) not in _UNCHANGED_BASE:
         raise _refuse(
             request,
@@ -257,6 +274,18 @@ def _check_config(request: LoRARequest, config: Mapping[str, Any]) -> None:
             "requests. Save it again as a plain adapter (peft: save_pretrained with "
             "path_initial_model_for_weight_conversion)",
         )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+
+
+def _rank_of(config: Mapping[str, Any], layer: str) -> int:
+    """Return the rank that peft will make of a layer's matrices."""
+    from peft.utils.other import get_pattern_key
+
+    patterns = config.get("rank_pattern") or {}
+    return int(patterns.get(get_pattern_key(list(patterns), layer), config["r"]))
 
 
 def _check_tensors(
@@ -269,7 +298,7 @@ def _check_tensors(
     sides: dict[str, dict[str, tuple[int, ...]]] = {}
     for tensor in tensors:
         found = _TENSOR.fullmatch(tensor.name)
-        if found is None:
+        if found is None or not tensor.is_floating or len(tensor.shape) != 2:
             raise _refuse(request, f"{tensor.name} is no matrix of LoRA")
         sides.setdefault(found["layer"], {})[found["side"]] = tensor.shape
     if not sides:
@@ -286,6 +315,12 @@ def _check_tensors(
             raise _refuse(request, f"{layer} lacks one of its two matrices")
         inputs, outputs = layers[layer].inputs, layers[layer].outputs
         rank = shapes["A"][0]
+        if rank != (said := _rank_of(config, layer)):
+            raise _refuse(
+                request,
+                f"its matrices for {layer} have rank {rank}, and its configuration "
+                f"says {said}",
+            )
         if (shapes["A"], shapes["B"]) != ((rank, inputs), (outputs, rank)):
             raise _refuse(
                 request,

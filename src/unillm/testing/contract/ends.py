@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import time
-
 import attrs
 
 from .asking import COUNT, Asker, Oracle
@@ -185,11 +183,7 @@ class EndClauses:
         engine.run(ask(max_tokens=2))
         assert not engine.unfinished
 
-        start = time.monotonic()
-        outputs = engine.step()
-
-        assert outputs == []
-        assert time.monotonic() - start < 5
+        assert engine.step() == []
 
     @clause()
     def test_e11_unfinished(self, engine: DrivenEngine, ask: Asker) -> None:
