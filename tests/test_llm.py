@@ -12,7 +12,6 @@ import subprocess
 import sys
 import weakref
 
-import attrs
 import pytest
 
 import unillm
@@ -62,11 +61,10 @@ def test_an_argument_goes_before_the_environment(monkeypatch):
 
 @pytest.mark.parametrize(("available", "chosen"), [(True, "vllm"), (False, "auto")])
 def test_vllm_is_the_default_where_it_can_run(monkeypatch, available, chosen):
-    real = PluginRegistry.status
-
-    def status(registry, name):
-        found = real(registry, name)
-        return attrs.evolve(found, available=available) if name == "vllm" else found
+    def status(_, name):
+        return unillm.BackendStatus(
+            name=name, available=available, distribution=f"unillm-{name} 1.0"
+        )
 
     monkeypatch.setattr(PluginRegistry, "status", status)
     monkeypatch.setattr(PluginRegistry, "names", lambda _: ["transformers", "vllm"])
