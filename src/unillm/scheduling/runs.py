@@ -52,7 +52,6 @@ from .policy import (
 from .queue import WaitingQueue
 
 WINDOW = 4
-WINDOW = 4
 """How many of the next requests a run may choose from, in batches. The first of them
 always goes, so nobody is passed by more than this many batches."""
 
@@ -665,7 +664,7 @@ class RunScheduler(Engine):
         if run.steps:
             self._costs.note_step(live, seconds_a_step)
         elif told.num_steps == 1:
-            self._costs.note_prefill(run.prefill_tokens, seconds)
+            self._costs.note_prefill(run.prefill_tokens, rows=live, seconds=seconds)
             seconds_a_step = 0.0
         else:
             self._costs.note_whole(
