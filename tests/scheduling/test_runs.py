@@ -8,6 +8,7 @@ from strategies import Job, script_of
 
 from unillm import SamplingParams
 from unillm.errors import InvalidParameterError, PluginError
+from unillm.scheduling import runs as runs_module
 from unillm.scheduling.policy import PATIENCE, PromptWork
 from unillm.scheduling.runs import BatchTraits, RowTokens, RunScheduler, RunStep
 from unillm.testing.batches import ScriptedBatchEngine, StepCosts
@@ -408,6 +409,21 @@ def test_a_run_is_made_of_requests_that_end_together():
     finish(scheduler)
 
     assert [("r0", "r4", "r2"), ("r1", "r3", "r5")] == runs(engine)
+
+
+def test_nobody_is_passed_by_more_than_a_window_of_later_ones(monkeypatch):
+    """Each of seven in front of a long one has seven behind it that it would take."""
+    monkeypatch.setattr(runs_module, "WINDOW", 2)
+    different = range(20, 90, 10)
+    lengths = [*[10] * 8, *different, 300, *(n for n in different for _ in range(7))]
+    jobs = [job(n, natural_length=3, max_new_tokens=m) for n, m in enumerate(lengths)]
+    scheduler, engine = scheduler_of(*jobs, rows=8, max_model_len=512)
+
+    finish(scheduler)
+
+    order = [int(request_id[1:]) for ids in runs(engine) for request_id in ids]
+    for place, number in enumerate(order):
+        assert sum(later > number for later in order[:place]) <= 2 * 8
 
 
 def test_fed_prompts_are_put_together_by_their_length_too():
