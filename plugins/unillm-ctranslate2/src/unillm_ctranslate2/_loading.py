@@ -16,7 +16,7 @@ import attrs
 from unillm.artifacts.folder import ArtifactFolder
 from unillm.artifacts.key import BuildSpec
 from unillm.artifacts.store import Artifact, ArtifactStore
-from unillm.embedded.transformers.checkpoint import load_config
+from unillm.checkpoint import load_config
 from unillm.embedded.transformers.memory import (
     MEMORY_SHARE,
     check_model_len,
