@@ -58,13 +58,17 @@ class Unillm(Engine):
         from unillm import Generator
 
         self.generator: Any = Generator(
-            self.path,
-            backend="transformers",
-            max_num_seqs=self.slots,
-            max_model_len=self.max_model_len,
-            enforce_eager=self.enforce_eager,
-            backend_options=dict(self.backend_options),
+            self.path, max_model_len=self.max_model_len, **self.options()
         )
+
+    def options(self) -> dict[str, Any]:
+        """Return what makes this engine differ from another one of unillm."""
+        return {
+            "backend": "transformers",
+            "max_num_seqs": self.slots,
+            "enforce_eager": self.enforce_eager,
+            "backend_options": dict(self.backend_options),
+        }
 
     def run(self, prompts: Tokens, lengths: list[int]) -> Tokens:
         from unillm import SamplingParams
@@ -87,6 +91,25 @@ class UnillmEager(UnillmDefault):
     """The same with ``enforce_eager=True``."""
 
     enforce_eager = True
+
+
+class CTranslate2(Unillm):
+    """`unillm.Generator` on CTranslate2, in runs of *slots* rows."""
+
+    def options(self) -> dict[str, Any]:
+        threads = int(os.environ["OMP_NUM_THREADS"])
+        return {
+            "backend": "ctranslate2",
+            "max_num_seqs": self.slots,
+            "backend_options": {"device": "cpu", "intra_threads": threads},
+        }
+
+
+class CTranslate2Wide(CTranslate2):
+    """The same in runs of as many rows as it takes by itself."""
+
+    def options(self) -> dict[str, Any]:
+        return super().options() | {"max_num_seqs": None}
 
 
 class Vllm(Engine):
@@ -289,6 +312,8 @@ ENGINES: dict[str, type[Engine]] = {
     "unillm": Unillm,
     "unillm-default": UnillmDefault,
     "unillm-eager": UnillmEager,
+    "ctranslate2": CTranslate2,
+    "ctranslate2-wide": CTranslate2Wide,
     "static": Static,
     "generate_batch": GenerateBatch,
     "vllm": Vllm,

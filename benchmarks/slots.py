@@ -34,6 +34,13 @@ from workload import MAX_MODEL_LEN, MODELS, Workload, draw, make_model
 WORKERS = Path(__file__).with_name("slot_engines.py")
 ENGINES = ("unillm", "floor", "static", "generate_batch")
 VLLM = ("vllm", "vllm-eager")
+OTHERS = (
+    "unillm-default",
+    "unillm-eager",
+    "ctranslate2",
+    "ctranslate2-wide",
+    "floor-eager",
+)
 
 
 class Worker:
@@ -158,7 +165,7 @@ def python_of(engine: str, options: Any) -> str:
 def read_options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    names = (*ENGINES, *VLLM, "unillm-default", "unillm-eager", "floor-eager")
+    names = (*ENGINES, *VLLM, *OTHERS)
     parser.add_argument("--models", type=_list_of(tuple(MODELS)), default=["10M"])
     parser.add_argument("--engines", type=_list_of(names), default=list(ENGINES))
     parser.add_argument("--vllm-python", type=Path, help="for vllm and vllm-eager")
