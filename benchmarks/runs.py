@@ -58,7 +58,7 @@ PARAMS = SamplingParams(temperature=0, max_tokens=None, ignore_eos=True)
 
 def lengths_of(kind: str, count: int, numbers: random.Random) -> list[int]:
     """Draw output lengths; their mean is about 90."""
-    if kind == "equal":
+    if kind in ("equal", "same"):
         return [90] * count
     if kind == "bimodal":
         means = [36 if numbers.random() < 0.8 else 306 for _ in range(count)]
@@ -70,11 +70,16 @@ def lengths_of(kind: str, count: int, numbers: random.Random) -> list[int]:
 
 
 def make_requests(kind: str, count: int, *, seed: int = 0) -> list[EngineRequest]:
-    """Draw prompts (lognormal, median 40, at most 256) and lengths."""
+    """Draw prompts (lognormal, median 40, at most 256) and lengths.
+
+    Those of the kind "same" have 40 tokens, and nothing is to be gained.
+    """
     numbers = random.Random(seed)
     lengths = lengths_of(kind, count, numbers)
     sizes = [
-        max(4, min(256, int(numbers.lognormvariate(math.log(40), 0.8))))
+        40
+        if kind == "same"
+        else max(4, min(256, int(numbers.lognormvariate(math.log(40), 0.8))))
         for _ in lengths
     ]
     return [
@@ -308,7 +313,9 @@ def main() -> None:
     """Measure, and print conditions and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--lengths", choices=["lognormal", "bimodal", "equal"], default="lognormal"
+        "--lengths",
+        choices=["lognormal", "bimodal", "equal", "same"],
+        default="lognormal",
     )
     parser.add_argument("--requests", type=int, default=256)
     parser.add_argument("--rows", type=int, default=8)

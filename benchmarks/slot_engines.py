@@ -41,11 +41,11 @@ class Engine(abc.ABC):
     def run(self, prompts: Tokens, lengths: list[int]) -> Tokens:
         """Return the new tokens of each prompt."""
 
-    def time(self, prompts: Tokens, lengths: list[int]) -> tuple[float, Tokens]:
-        """Return the seconds that a run took, and what it gave."""
-        start = time.perf_counter()
+    def time(self, prompts: Tokens, lengths: list[int]) -> tuple[float, float, Tokens]:
+        """Return seconds that passed and that were computed, and what the run gave."""
+        start, used = time.perf_counter(), time.process_time()
         tokens = self.run(prompts, lengths)
-        return time.perf_counter() - start, tokens
+        return time.perf_counter() - start, time.process_time() - used, tokens
 
 
 class Unillm(Engine):
@@ -270,7 +270,7 @@ class Floor(Engine):
                 tokens[int(output.request_id)] += output.token_ids
         return tokens
 
-    def time(self, prompts: Tokens, lengths: list[int]) -> tuple[float, Tokens]:
+    def time(self, prompts: Tokens, lengths: list[int]) -> tuple[float, float, Tokens]:
         import torch
 
         calls: list[tuple[str, Any, Any]] = []
@@ -288,18 +288,19 @@ class Floor(Engine):
         self.engine._runner.run = record_run
         tokens = self.run(prompts, lengths)
         del self.engine.prefill, self.engine._runner.run
-        seconds = 0.0
+        seconds = cpu_seconds = 0.0
         with torch.inference_mode():
             for kind, given, options in calls:
-                start = time.perf_counter()
+                start, used = time.perf_counter(), time.process_time()
                 if kind == "prefill":
                     prefill(given)
                 else:
                     run(*given, **options)
                 seconds += time.perf_counter() - start
+                cpu_seconds += time.process_time() - used
                 for chunk in given if kind == "prefill" else ():
                     self.engine.release(chunk.slot)
-        return seconds, tokens
+        return seconds, cpu_seconds, tokens
 
 
 class FloorEager(Floor):
@@ -336,9 +337,10 @@ def main() -> None:
     answer = {"load_s": loaded - start, "warm_up_s": warm - loaded}
     print(json.dumps(answer), file=answers, flush=True)
     for line in sys.stdin:
-        seconds, tokens = engine.time(**json.loads(line))
+        seconds, cpu_seconds, tokens = engine.time(**json.loads(line))
         answer = {
             "seconds": seconds,
+            "cpu_seconds": cpu_seconds,
             "counts": [len(ids) for ids in tokens],
             "checksums": [zlib.crc32(json.dumps(ids).encode()) for ids in tokens],
         }

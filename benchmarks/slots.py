@@ -7,7 +7,9 @@
 
 Every engine has a process of its own, with the same number of threads, and gives the
 same prompts the same numbers of greedy tokens. They run in turn, A B A B, while the
-others wait; loading, compiling and warming up are told apart. The last line is JSON.
+others wait; loading, compiling and warming up are told apart. Where others use the
+machine, tokens by second of the processors tell more than by second. The last line is
+JSON.
 """
 
 from __future__ import annotations
@@ -68,6 +70,7 @@ class Worker:
             warm_up=attrs.asdict(warm_up),
         )
         self.tokens_per_s: list[float] = []
+        self.tokens_per_cpu_s: list[float] = []
         self.checksums: list[int] = []
 
     def run(self, workload: Workload) -> None:
@@ -76,6 +79,7 @@ class Worker:
         if answer["counts"] != workload.lengths:
             raise RuntimeError(f"{self.engine} gave other numbers of tokens")
         self.tokens_per_s.append(workload.tokens / answer["seconds"])
+        self.tokens_per_cpu_s.append(workload.tokens / answer["cpu_seconds"])
         self.checksums = answer["checksums"]
 
     def _ask(self, **question: Any) -> dict[str, Any]:
@@ -142,6 +146,7 @@ def print_row(model: str, worker: Worker, first: Worker) -> dict[str, Any]:
         "engine": worker.engine,
         "tokens_per_s": round(statistics.median(worker.tokens_per_s), 1),
         "runs": [round(rate, 1) for rate in worker.tokens_per_s],
+        "tokens_per_cpu_s": round(statistics.median(worker.tokens_per_cpu_s), 1),
         f"{first.engine}_is_times": round(
             statistics.median(one / other for one, other in pairs), 3
         ),
