@@ -25,7 +25,9 @@ def main() -> None:
     short = SamplingParams(temperature=0, max_tokens=4)
     until_six = SamplingParams(temperature=0, max_tokens=64, stop="6")
 
-    with Generator("unillm/tiny", dtype="float32", max_model_len=512) as generator:
+    with Generator(
+        "unillm/tiny", dtype="float32", max_model_len=512, enforce_eager=True
+    ) as generator:
         outputs = generator.generate(PROMPTS, greedy)
         outputs += generator.generate(PROMPTS[:1], short)
         outputs += generator.generate(PROMPTS[:1], until_six)
