@@ -19,6 +19,7 @@ from unillm.errors import (
     EngineOutOfMemoryError,
     ModelLoadError,
     UnillmError,
+    UnsafeModelError,
 )
 
 _MEMORY = re.compile(
@@ -82,6 +83,12 @@ def translated(  # noqa: PLR0911 - a table, an answer a row
         return BackendUnavailableError(
             f"TensorRT-LLM could not start its processes {doing}: {text}. {LAUNCH}",
             name="tensorrt-llm",
+        )
+    if "trust_remote_code=True" in str(error):
+        return UnsafeModelError(
+            "The model can only be loaded by code that it brings, and nothing of that "
+            "was run. Read it; if you trust it, pass trust_remote_code=True. "
+            f"TensorRT-LLM says, {doing}: {text}"
         )
     if isinstance(error, (ValueError, TypeError)):
         return ConfigError(f"TensorRT-LLM refused an option {doing}: {text}")

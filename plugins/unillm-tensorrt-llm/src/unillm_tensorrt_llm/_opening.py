@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from unillm.artifacts.store import ArtifactStore
+from unillm.checkpoint import check_weights
 from unillm.engines.base import Capabilities, EngineLimits
 from unillm.errors import ConfigError, ModelLoadError
 from unillm.scheduling.runs import RunScheduler
@@ -102,6 +103,7 @@ def _open_pytorch(
     config: EngineConfig, installed: Installed, options: dict[str, Any]
 ) -> Engine:
     checkpoint = _building.checkpoint_config(config.path)
+    check_weights(config.path)
     context = _building.context_of(config, checkpoint)
     _check_prequantised(config, checkpoint)
     batched = config.max_num_batched_tokens or _building.DEFAULT_MAX_NUM_TOKENS
