@@ -20,12 +20,15 @@ from unillm.scheduling.policy import (
 )
 
 
-def costs_of(*, steps=(), prefill=None) -> Costs:
+def costs_of(*, steps=(), token_s=None) -> Costs:
+    """Return costs that have learned what steps and a prompt token take."""
     costs = Costs()
     for rows, seconds in steps:
         costs.note_step(rows, seconds)
-    if prefill is not None:
-        costs.note_prefill(*prefill)
+    if token_s is not None:
+        costs.note_prefill(1, rows=1, seconds=99.0)  # the first call says nothing
+        seconds = 10 * token_s + costs.step_s(1)
+        costs.note_prefill(10, rows=1, seconds=seconds)
     return costs
 
 
@@ -78,15 +81,70 @@ def test_beyond_what_was_measured_a_step_costs_what_the_nearest_does():
     assert (1.0, 3.0) == (costs.step_s(1), costs.step_s(9))
 
 
+def test_the_first_call_of_an_engine_says_nothing_of_its_prompts():
+    costs = Costs()
+
+    costs.note_prefill(15, rows=1, seconds=0.4)
+    costs.note_step(1, 0.01)
+
+    assert 0.0 == costs.prefill_token_s
+
+    costs.note_prefill(100, rows=1, seconds=0.02)
+
+    assert pytest.approx(0.0001) == costs.prefill_token_s
+
+
+def test_prompts_take_what_is_beyond_a_step():
+    costs = Costs()
+    costs.note_prefill(3, rows=2, seconds=1.0)
+    costs.note_step(2, 0.02)
+
+    costs.note_prefill(6, rows=2, seconds=0.02)
+
+    assert 0.0 == costs.prefill_token_s
+
+
+def test_a_prompt_token_takes_no_more_than_a_step_of_one_row():
+    costs = Costs()
+    costs.note_prefill(4, rows=1, seconds=1.0)
+    costs.note_step(1, 0.01)
+
+    costs.note_prefill(4, rows=1, seconds=5.0)
+
+    assert 0.01 == costs.prefill_token_s
+
+
+def test_what_the_first_run_told_as_a_whole_is_replaced_by_the_next():
+    costs = Costs()
+    costs.note_whole(10, steps=10, rows=4, seconds=50.0)
+    assert pytest.approx(5.0) == costs.step_s(4)
+
+    costs.note_whole(10, steps=10, rows=4, seconds=0.1)
+
+    assert pytest.approx(0.01) == costs.step_s(4)
+
+
+def test_prompts_and_steps_are_told_apart_by_many_runs():
+    costs = Costs()
+    costs.note_whole(5, steps=5, rows=4, seconds=9.0)
+    for tokens, steps in 20 * ((100, 10), (10, 30), (50, 20)):
+        seconds = tokens * 0.001 + steps * 0.02
+        costs.note_whole(tokens, steps=steps, rows=4, seconds=seconds)
+
+    assert pytest.approx(0.001, rel=0.2) == costs.prefill_token_s
+    assert pytest.approx(0.02, rel=0.2) == costs.step_s(4)
+
+
 def test_what_prompts_cost_is_forgotten_slowly():
-    costs = costs_of(prefill=(100, 10.0))
-    costs.note_prefill(10, 5.0)
+    costs = costs_of(steps=[(1, 1.0)])
+    for tokens, seconds in ((7, 99.0), (100, 1.0 + 10.0), (10, 1.0 + 5.0)):
+        costs.note_prefill(tokens, rows=1, seconds=seconds)
 
     assert (0.9 * 10.0 + 5.0) / (0.9 * 100 + 10) == pytest.approx(costs.prefill_token_s)
 
 
-def test_prompts_and_steps_told_together_are_told_apart():
-    """Runs of 0.5 s a prompt token and 2 s a step, with other shares of both."""
+def test_two_runs_with_other_shares_tell_prompts_and_steps_apart():
+    """Half a second a prompt token, and two a step."""
     costs = Costs()
 
     costs.note_whole(10, steps=3, rows=4, seconds=10 * 0.5 + 3 * 2.0)
@@ -94,13 +152,13 @@ def test_prompts_and_steps_told_together_are_told_apart():
     assert 0.0 == costs.prefill_token_s
 
     costs.note_whole(40, steps=2, rows=2, seconds=40 * 0.5 + 2 * 2.0)
-    assert 2.0 == pytest.approx(costs.step_s(2))
+    assert 12.0 == pytest.approx(costs.step_s(2))  # all of it, once more
+    assert 12.0 == pytest.approx(costs.step_s(4))  # the first run is forgotten
 
     costs.note_whole(25, steps=8, rows=1, seconds=25 * 0.5 + 8 * 2.0)
     assert 2.0 == pytest.approx(costs.step_s(1))
-    # The first run taught nothing of prompts; its tokens are forgotten slowly.
-    known, tokens = 0.9 * 40 * 0.5 + 25 * 0.5, 0.9 * (0.9 * 10 + 40) + 25
-    assert known / tokens == pytest.approx(costs.prefill_token_s)
+    tokens = 0.9 * (0.9 * 10 + 40) + 25  # forgotten slowly
+    assert 25 * 0.5 / tokens == pytest.approx(costs.prefill_token_s)
 
 
 def test_runs_with_the_same_shares_teach_steps_alone():
@@ -111,25 +169,29 @@ def test_runs_with_the_same_shares_teach_steps_alone():
     assert (4.0, 0.0) == pytest.approx((costs.step_s(2), costs.prefill_token_s))
 
 
-def test_what_was_learned_is_never_negative():
+def test_prompts_never_take_less_than_nothing():
     """More prompt tokens took less: all of the time is that of the steps."""
     costs = Costs()
+    costs.note_whole(1, steps=1, rows=1, seconds=1.0)
     costs.note_whole(10, steps=10, rows=2, seconds=20.0)
     costs.note_whole(50, steps=10, rows=1, seconds=10.0)
+
     assert 0.0 == costs.prefill_token_s
     expected = (0.9 * 10 * 20 + 10 * 10) / (0.9 * 100 + 100)
     assert expected == pytest.approx(costs.step_s(1))
 
 
-def test_steps_are_never_negative_either():
+def test_steps_never_take_less_than_nothing():
     """More steps took less: all of the time is that of the prompts."""
     costs = Costs()
+    costs.note_whole(1, steps=1, rows=1, seconds=1.0)
     costs.note_whole(10, steps=10, rows=2, seconds=20.0)
-    costs.note_whole(10, steps=50, rows=1, seconds=10.0)
+    costs.note_whole(10, steps=50, rows=3, seconds=10.0)
 
-    assert 0.0 == costs.step_s(1)
+    assert 0.0 == costs.step_s(3)
     token_s = (0.9 * 10 * 20 + 10 * 10) / (0.9 * 100 + 100)
-    assert 10 * token_s / (0.9 * 10 + 10) == pytest.approx(costs.prefill_token_s)
+    tokens = 0.9 * (0.9 * 1 + 10) + 10
+    assert 10 * token_s / tokens == pytest.approx(costs.prefill_token_s)
 
 
 # ------------------------------------------------------------------------ of prompts
@@ -153,7 +215,7 @@ def test_no_prompts_are_no_work(work):
 
 
 def test_a_prompt_that_is_fed_takes_a_rows_share_of_full_steps():
-    costs = costs_of(steps=[(4, 8.0)], prefill=(10, 5.0))
+    costs = costs_of(steps=[(4, 8.0)], token_s=0.5)
 
     assert 6 * 0.5 + 3 * 2.0 == Prefill(6, 0, 3).seconds(costs, max_rows=4)
 
@@ -162,7 +224,7 @@ def test_a_prompt_that_is_fed_takes_a_rows_share_of_full_steps():
 
 
 def test_a_stop_costs_a_step_and_the_survivors_tokens():
-    costs = costs_of(steps=[(4, 8.0)], prefill=(10, 5.0))
+    costs = costs_of(steps=[(4, 8.0)], token_s=0.5)
 
     told = restart_s([20, 30], [7], work=PromptWork.PACKED, costs=costs, max_rows=4)
 
@@ -170,7 +232,7 @@ def test_a_stop_costs_a_step_and_the_survivors_tokens():
 
 
 def test_a_stop_costs_the_padding_that_survivors_make():
-    costs = costs_of(steps=[(4, 8.0)], prefill=(10, 5.0))
+    costs = costs_of(steps=[(4, 8.0)], token_s=0.5)
 
     told = restart_s([20], [7, 9], work=PromptWork.PADDED, costs=costs, max_rows=4)
 
@@ -178,7 +240,7 @@ def test_a_stop_costs_the_padding_that_survivors_make():
 
 
 def test_a_stop_costs_the_steps_in_which_survivors_are_fed():
-    costs = costs_of(steps=[(1, 2.0), (2, 3.0), (4, 8.0)], prefill=(10, 5.0))
+    costs = costs_of(steps=[(1, 2.0), (2, 3.0), (4, 8.0)], token_s=0.5)
 
     told = restart_s([20, 30], [5], work=PromptWork.STEPWISE, costs=costs, max_rows=4)
 
@@ -187,7 +249,7 @@ def test_a_stop_costs_the_steps_in_which_survivors_are_fed():
 
 def test_survivors_that_shorten_what_is_computed_at_once_earn_nothing_by_it():
     """Two prompts of 90 at once cost more than all three as far as the shortest."""
-    costs = costs_of(steps=[(1, 2.0), (4, 8.0)], prefill=(10, 5.0))
+    costs = costs_of(steps=[(1, 2.0), (4, 8.0)], token_s=0.5)
 
     told = restart_s([1], [90, 90], work=PromptWork.STEPWISE, costs=costs, max_rows=4)
 
@@ -195,7 +257,7 @@ def test_survivors_that_shorten_what_is_computed_at_once_earn_nothing_by_it():
 
 
 def test_survivors_that_shorten_what_is_fed_earn_nothing_by_it():
-    costs = costs_of(steps=[(1, 2.0), (4, 8.0)], prefill=(10, 5.0))
+    costs = costs_of(steps=[(1, 2.0), (4, 8.0)], token_s=0.5)
 
     told = restart_s([7], [7, 7], work=PromptWork.STEPWISE, costs=costs, max_rows=4)
 
@@ -265,7 +327,7 @@ def best(candidates, **options) -> int:
         "lengths": [10, 10],
         "left": [4, 40],
         "work": PromptWork.PACKED,
-        "costs": costs_of(steps=[(1, 1.0), (2, 1.0)], prefill=(10, 1.0)),
+        "costs": costs_of(steps=[(1, 1.0), (2, 1.0)], token_s=0.1),
         "max_rows": 2,
     }
     return best_run_length(candidates, **{**given, **options})
@@ -279,19 +341,19 @@ def test_a_run_ends_where_the_most_tokens_come_in_a_second():
 def test_a_rest_as_short_as_a_step_is_never_left():
     """Not even where to compute the survivor's tokens again takes no time."""
     for token_s in (0.0, 0.1):
-        costs = costs_of(steps=[(1, 1.0), (2, 1.0)], prefill=(10, 10 * token_s))
+        costs = costs_of(steps=[(1, 1.0), (2, 1.0)], token_s=token_s)
         assert 6 == best([4, 6], left=[4, 6], costs=costs)
 
 
 def test_a_long_rest_is_left_to_the_next_run():
-    costs = costs_of(steps=[(1, 1.0), (8, 1.0)], prefill=(1000, 0.001))
+    costs = costs_of(steps=[(1, 1.0), (8, 1.0)], token_s=1e-6)
     left = [4] * 7 + [100]
 
     assert 4 == best([4, 100], left=left, lengths=[5] * 8, costs=costs, max_rows=8)
 
 
 def test_where_survivors_are_dear_a_run_goes_on_to_its_end():
-    costs = costs_of(steps=[(1, 1.0), (8, 1.0)], prefill=(1, 50.0))
+    costs = costs_of(steps=[(1, 1.0), (8, 1.0)], token_s=1.0)
     left = [4] * 7 + [100]
 
     assert 100 == best([4, 100], left=left, lengths=[5] * 8, costs=costs, max_rows=8)
@@ -303,6 +365,6 @@ def test_of_ends_that_are_as_good_the_last_is_taken():
 
 def test_the_prompts_count_in_what_a_run_gives_a_second():
     """Steps alone would say 2; what the prompts took is spread over more tokens."""
-    costs = costs_of(steps=[(1, 1.0), (2, 1.1)], prefill=(100, 30.0))
+    costs = costs_of(steps=[(1, 1.0), (2, 1.1)], token_s=0.3)
 
     assert 12 == best([2, 12], left=[2, 12], lengths=[50, 50], costs=costs)
