@@ -223,8 +223,10 @@ class _Reader:
             start = self._starts[row] + self._seen[row]
             if self._ended[row] or length <= start:
                 continue
-            # Only what is new is fetched; the rest of a row is prompt and padding.
-            token_ids = told["output_ids"][row, 0, start:length].tolist()
+            # Only what is new is fetched; the rest of a row is prompt and padding. The
+            # runner goes on to the largest length of the batch.
+            stop = min(length, self._starts[row] + self._rows[row].max_new_tokens)
+            token_ids = told["output_ids"][row, 0, start:stop].tolist()
             new.append(self._note(row, token_ids))
         if not new:
             return None
@@ -235,17 +237,18 @@ class _Reader:
         short = [
             row
             for row, seen in enumerate(self._seen)
-            if not self._ended[row]
-            and seen < min(max_new_tokens, self._rows[row].max_new_tokens)
+            if not self._ended[row] and seen < max_new_tokens
         ]
         if not short:
             return None
         return RunStep([self._note(row, [self._end_id(row)]) for row in short])
 
     def _note(self, row: int, token_ids: list[int]) -> RowTokens:
-        stops = self._rows[row].request.stop_token_ids
+        asked = self._rows[row]
         self._seen[row] += len(token_ids)
-        self._ended[row] = any(token_id in stops for token_id in token_ids)
+        self._ended[row] = self._seen[row] >= asked.max_new_tokens or any(
+            token_id in asked.request.stop_token_ids for token_id in token_ids
+        )
         return RowTokens(row=row, token_ids=token_ids)
 
     def _end_id(self, row: int) -> int:
