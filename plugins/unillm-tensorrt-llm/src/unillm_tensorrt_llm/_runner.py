@@ -39,7 +39,7 @@ from unillm.scheduling.runs import (
 )
 
 from . import _sampling
-from ._capabilities import NO_BIAS, NO_MIN_P
+from ._capabilities import BY_BIAS, NO_BIAS, NO_MIN_P
 
 _BEGIN_ANEW = {
     "seed": "the session's generator of random numbers begins anew with each run",
@@ -116,10 +116,7 @@ class RunnerEngine(BatchEngine):
     @override
     def capabilities(self) -> Capabilities:
         return Capabilities(
-            fields={
-                "logit_bias": NO_BIAS,
-                "min_p": NO_MIN_P,
-            }
+            fields={"min_p": NO_MIN_P, **dict.fromkeys(BY_BIAS, NO_BIAS)}
         )
 
     @override
@@ -202,7 +199,7 @@ def _options(request: EngineRequest) -> dict[str, float]:
     """Return the sampling options of a request, under the runners' names."""
     chosen = {**_sampling.choice(request), **_sampling.penalties(request)}
     if not request.params.greedy:
-        chosen["random_seed"] = request.seed
+        chosen["random_seed"] = _sampling.seed(request)
     return chosen
 
 
