@@ -359,7 +359,7 @@ def test_five_requests_and_late_ones_waste_no_row_that_one_could_have(
     generator = open_generator(
         engine_at(max_batch_size=8, inflight=False), tokenizer=TINY
     )
-    long = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
+    long = SamplingParams(temperature=0, max_tokens=80, ignore_eos=True)
     short = SamplingParams(temperature=0, max_tokens=5, ignore_eos=True)
     first = [generator.submit([1] * 99 + [2 + i], long) for i in range(5)]
     next(iter(first[0]))
@@ -372,4 +372,4 @@ def test_five_requests_and_late_ones_waste_no_row_that_one_could_have(
     runs = calls.of("ModelRunner.run")
     assert [5, 8] == [len(run["lengths"]) for run in runs][:2]
     for handle in first:
-        assert 200 == len(handle.result(60).token_ids)
+        assert 80 == len(handle.result(60).token_ids)

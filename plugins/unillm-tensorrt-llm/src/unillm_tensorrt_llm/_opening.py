@@ -56,7 +56,18 @@ def needed_build(config: EngineConfig) -> BuildSpec | None:
 
 
 def open_engine(config: EngineConfig) -> Engine:
-    """Load a model into TensorRT-LLM.
+    """Load a model into TensorRT-LLM; runners are put under unillm's scheduler.
+
+    Raises what `open_door` raises.
+    """
+    engine = open_door(config)
+    if isinstance(engine, LlmEngine):
+        return engine
+    return RunScheduler(engine, clock=perf_counter)
+
+
+def open_door(config: EngineConfig) -> LlmEngine | RunnerEngine:
+    """Load a model through the door that fits.
 
     Raises:
         BackendUnavailableError: The installed version cannot do what is asked.
@@ -87,10 +98,7 @@ def open_engine(config: EngineConfig) -> Engine:
         _check(engine, installed, config)
         if choice.door is Door.ENGINE:
             return _open_engine_llm(config, installed, engine, options, release)
-        return RunScheduler(
-            _open_runner(config, installed, engine, options, release),
-            clock=perf_counter,
-        )
+        return _open_runner(config, installed, engine, options, release)
     except BaseException:
         release()
         raise
@@ -124,7 +132,7 @@ def _merged(
 
 def _open_pytorch(
     config: EngineConfig, installed: Installed, options: dict[str, Any]
-) -> Engine:
+) -> LlmEngine:
     checkpoint = _building.checkpoint_config(config.path)
     check_weights(config.path)
     context = _building.context_of(config, checkpoint)
@@ -256,7 +264,7 @@ def _open_engine_llm(
     engine: EngineDirectory,
     options: dict[str, Any],
     release: Callable[[], None],
-) -> Engine:
+) -> LlmEngine:
     arguments = _kv_cache(config, installed, dtype=False)
     if config.speculative_config is not None:
         arguments["speculative_config"] = decoding_config(

@@ -79,6 +79,10 @@ class RunnerEngine(BatchEngine):
         packed: Whether prompts are packed, or padded to the longest.
         by_row: Whether each row may have sampling options of its own: ``ModelRunner``.
         release: Called when the engine is closed.
+
+    Attributes:
+        runner: TensorRT-LLM's own object; `None` once it is closed.
+        by_row: As it was given.
     """
 
     def __init__(
@@ -90,10 +94,10 @@ class RunnerEngine(BatchEngine):
         by_row: bool,
         release: Callable[[], None],
     ) -> None:
-        self._runner = runner
+        self.runner = runner
         self._limits = limits
         self._packed = packed
-        self._by_row = by_row
+        self.by_row = by_row
         self._release = release
 
     @property
@@ -105,7 +109,7 @@ class RunnerEngine(BatchEngine):
     @override
     def traits(self) -> BatchTraits:
         return BatchTraits(
-            can_stop=self._by_row,
+            can_stop=self.by_row,
             prompt_work=PromptWork.PACKED if self._packed else PromptWork.PADDED,
             # One max_new_tokens for all, checked with the longest prompt.
             shared_context=True,
@@ -122,7 +126,7 @@ class RunnerEngine(BatchEngine):
     @override
     def group(self, request: EngineRequest) -> Hashable:
         end_id, _ = _sampling.end_ids(request)
-        if self._by_row:
+        if self.by_row:
             return end_id
         return end_id, tuple(sorted(_options(request).items()))
 
@@ -132,15 +136,15 @@ class RunnerEngine(BatchEngine):
 
     @override
     def close(self) -> None:
-        if self._runner is not None:
-            self._runner = None
+        if self.runner is not None:
+            self.runner = None
             self._release()
 
     def _steps(
         self, rows: Sequence[BatchRow], max_new_tokens: int
     ) -> Generator[RunStep, None, None]:
         reader = _Reader(rows)
-        stream = self._runner.generate(**self._arguments(rows, max_new_tokens))
+        stream = self.runner.generate(**self.arguments(rows, max_new_tokens))
         try:
             for told in stream:
                 if step := reader.read(told):
@@ -148,13 +152,13 @@ class RunnerEngine(BatchEngine):
             if last := reader.missing_ends(max_new_tokens):
                 yield last
         finally:
-            if self._by_row:
+            if self.by_row:
                 stream.close()
             else:
                 for _ in stream:  # what is left behind would come back to the next run
                     pass
 
-    def _arguments(
+    def arguments(
         self, rows: Sequence[BatchRow], max_new_tokens: int
     ) -> dict[str, Any]:
         """Say a run in the runner's words: names that it does not know it ignores."""
@@ -162,7 +166,7 @@ class RunnerEngine(BatchEngine):
 
         end_id, _ = _sampling.end_ids(rows[0].request)
         options = [_options(row.request) for row in rows]
-        shared = self._as_tensors(options) if self._by_row else options[0]
+        shared = self._as_tensors(options) if self.by_row else options[0]
         return {
             "batch_input_ids": [
                 torch.tensor(row.prompt_token_ids, dtype=torch.int32) for row in rows
