@@ -101,6 +101,16 @@ def simulation_million(session: nox.Session) -> None:
 
 
 @nox.session
+def mutation(session: nox.Session) -> None:
+    """Whether the tests of `scheduling` and `text` notice what is changed there."""
+    groups = (*GROUPS["tests"], *GROUPS["mutation"])
+    # mutmut puts its copy of the sources before what is installed.
+    session.install(*CONSTRAINTS, *groups, ".[transformers,lora,testing]")
+    folder = pathlib.Path(session.create_tmp()).resolve() / "mutated"
+    session.run("python", "scripts/mutate.py", str(folder), *session.posargs)
+
+
+@nox.session
 def ctranslate2(session: nox.Session) -> None:
     """The CTranslate2 plugin against real CTranslate2 on the CPU."""
     plugin = ROOT / "plugins" / "unillm-ctranslate2"
