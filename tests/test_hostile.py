@@ -8,10 +8,7 @@ try to run code find their canary untouched.
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -32,8 +29,8 @@ from unillm.errors import (
     InvalidPromptError,
     PromptTooLongError,
     UnillmError,
-    UnsafeModelError,
 )
+from unillm.testing.hostile import HostileDirectories, blocked_network, trapped_model
 
 TINY = Path(unillm.models.__file__).parent / "tiny"
 PATIENCE_S = 60
@@ -41,16 +38,11 @@ FEW = {"max_tokens": 3, "temperature": 0}
 
 
 @pytest.fixture(autouse=True)
-def no_network(monkeypatch):
+def no_network():
     """Nothing here may talk to anybody."""
-
-    def refuse(*_, **__):
-        raise AssertionError("something wanted to talk to the network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket.socket, "connect_ex", refuse)
-    monkeypatch.setattr(socket, "create_connection", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    with blocked_network() as tried:
+        yield
+    assert not tried
 
 
 @pytest.fixture(scope="module")
@@ -286,80 +278,14 @@ def test_odd_texts_are_prompts_or_named_errors(generator, text):
 # ----------------------------------------------------- directories that try to run code
 
 
-@pytest.fixture
-def trap(tmp_path):
-    """A copy of the bundled model with Python files that would leave a canary."""
-    model = Path(shutil.copytree(TINY, tmp_path / "model"))
-    canary = tmp_path / "canary"
-    code = f"open({str(canary)!r}, 'w').write('it ran')\n"
-    for name in ("evil.py", "modeling_evil.py", "tokenization_evil.py"):
-        (model / name).write_text(code)
-    return model, canary
+class TestTransformers(HostileDirectories):
+    backend = "transformers"
+    options = {"enforce_eager": True}
 
 
-def edit(path, **changes):
-    content = json.loads(path.read_text()) if path.is_file() else {}
-    path.write_text(json.dumps(content | changes))
-
-
-TRAPS = {
-    "config": lambda m: edit(
-        m / "config.json",
-        auto_map={"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"},
-    ),
-    "tokenizer": lambda m: edit(
-        m / "tokenizer_config.json",
-        auto_map={"AutoTokenizer": ["evil.Tokenizer", None]},
-        tokenizer_class="EvilTokenizer",
-    ),
-    "generation": lambda m: edit(
-        m / "generation_config.json", auto_map={"GenerationConfig": "evil.Config"}
-    ),
-    "custom_generate": lambda m: (
-        (m / "custom_generate").mkdir(),
-        shutil.copy(m / "evil.py", m / "custom_generate" / "generate.py"),
-    ),
-    "kernel": lambda m: edit(
-        m / "config.json", _attn_implementation="evil-org/evil-kernel"
-    ),
-    "experts": lambda m: edit(
-        m / "config.json", _experts_implementation="evil-org/evil-kernel"
-    ),
-    "pickle": lambda m: (
-        (m / "model.safetensors").unlink(),
-        (m / "pytorch_model.bin").write_bytes(
-            f"cbuiltins\nopen\n(V{m.parent / 'canary'}\nVw\ntR.".encode()
-        ),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", TRAPS)
-def test_a_model_directory_that_tries_to_run_code_leaves_no_trace(trap, name):
-    model, canary = trap
-    TRAPS[name](model)
-
-    try:
-        with Generator(model, backend="transformers", enforce_eager=True) as generator:
-            still_right(generator)
-    except UnillmError as error:
-        assert str(error)
-
-    assert not canary.exists()
-
-
-@pytest.mark.parametrize("name", ["config", "pickle"])
-def test_what_would_run_code_is_refused_as_unsafe(trap, name):
-    model, _ = trap
-    TRAPS[name](model)
-
-    with pytest.raises(UnsafeModelError):
-        Generator(model, backend="transformers", enforce_eager=True)
-
-
-def test_python_files_beside_a_model_are_not_imported(trap):
+def test_python_files_beside_a_model_are_not_imported(tmp_path):
     """Not even when the program runs in that directory."""
-    model, canary = trap
+    model, canary = trapped_model("generation config", tmp_path)
     program = (
         "from unillm import Generator\n"
         "with Generator('.', backend='transformers', enforce_eager=True) as g:\n"

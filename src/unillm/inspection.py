@@ -16,8 +16,8 @@ from typing import Any
 
 import attrs
 
+from .checkpoint import stored_tensors
 from .config import EngineConfig
-from .embedded.transformers.checkpoint import stored_tensors
 from .errors import BackendUnavailableError, ChatTemplateError, ConfigError
 from .memory import Limits, memory_needs
 from .models import find_model

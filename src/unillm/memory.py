@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from .embedded.transformers.checkpoint import (
+from .checkpoint import (
     ITEM_BYTES,
     StoredTensor,
     load_config,

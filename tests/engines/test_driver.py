@@ -10,7 +10,7 @@ import time
 import pytest
 
 from unillm import SamplingParams
-from unillm.engines.base import Engine, EngineRequest
+from unillm.engines.base import EngineRequest
 from unillm.engines.driver import Driver
 from unillm.engines.handle import Completion, RequestHandle
 from unillm.errors import (
@@ -69,12 +69,12 @@ class Gate(ScriptedSlotEngine):
 
 @pytest.fixture
 def drive(tokenizer):
-    """Make drivers, over slots or an engine, that are closed after the test."""
+    """Make drivers that are closed after the test."""
     drivers = []
 
-    def drive(engine, **options):
+    def drive(engine, create=SlotScheduler, **options):
         driver = Driver(
-            engine if isinstance(engine, Engine) else SlotScheduler(engine),
+            lambda: create(engine),
             **{
                 "tokenizer": tokenizer,
                 "primary_eos": END,
@@ -380,7 +380,8 @@ def test_an_engine_that_does_not_come_back_is_killed(
 ):
     monkeypatch.setattr("unillm.engines.driver.CLOSE_TIMEOUT_S", 0.1)
     engine = Hanging()
-    driver = drive(engine, step_timeout_s=0.1 if how == "hangs" else 600)
+    step_timeout_s = 0.1 if how == "hangs" else 600
+    driver = drive(engine, create=lambda same: same, step_timeout_s=step_timeout_s)
     handle = handle_for(driver)
     driver.submit(handle, block=False)
     assert engine.entered.wait(PATIENCE_S)
@@ -461,6 +462,70 @@ def test_closing_ends_every_request(drive, handle_for):
         driver.submit(handle_for(driver), block=False)
     assert ("close",) == engine.calls[-1]
     driver.close()
+
+
+def test_an_engine_is_made_stepped_and_closed_on_one_thread(drive, handle_for):
+    threads = []
+
+    class Noted(SlotScheduler):
+        def __init__(self, engine):
+            super().__init__(engine)
+            threads.append(("made", threading.get_ident()))
+
+        def step(self):
+            threads.append(("stepped", threading.get_ident()))
+            return super().step()
+
+        def close(self):
+            threads.append(("closed", threading.get_ident()))
+            super().close()
+
+    driver = drive(ScriptedSlotEngine(lambda *_: END, num_slots=1), create=Noted)
+    handle = handle_for(driver)
+    driver.submit(handle, block=True)
+    handle.result()
+    driver.close()
+
+    assert {"made", "stepped", "closed"} == {what for what, _ in threads}
+    [thread] = {thread for _, thread in threads}
+    assert threading.get_ident() != thread
+
+
+def test_an_engine_that_cannot_be_made_raises_what_it_raised(drive):
+    def create(_):
+        raise OSError("no such weights")
+
+    with pytest.raises(OSError, match="no such weights"):
+        drive(ScriptedSlotEngine(lambda *_: END), create=create)
+
+    deadline = time.monotonic() + PATIENCE_S
+    while any("unillm-driver" == thread.name for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_an_engine_that_is_not_awaited_is_closed_once_it_is_made(drive, monkeypatch):
+    loading, closed = threading.Event(), threading.Event()
+
+    class Slow(SlotScheduler):
+        def __init__(self, engine):
+            assert loading.wait(PATIENCE_S)
+            super().__init__(engine)
+
+        def close(self):
+            super().close()
+            closed.set()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unillm.engines.driver.Future.result", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        drive(ScriptedSlotEngine(lambda *_: END), create=Slow)
+    assert not closed.is_set()
+    loading.set()
+
+    assert closed.wait(PATIENCE_S)
 
 
 def test_several_completions_end_when_the_last_one_does(drive, handle_for):

@@ -8,12 +8,13 @@ from strategies import Job, script_of
 
 from unillm import SamplingParams
 from unillm.errors import InvalidParameterError, PluginError
+from unillm.scheduling import runs as runs_module
 from unillm.scheduling.policy import PATIENCE, PromptWork
 from unillm.scheduling.runs import BatchTraits, RowTokens, RunScheduler, RunStep
 from unillm.testing.batches import ScriptedBatchEngine, StepCosts
 
 CHEAP = StepCosts(step_s=1.0, call_s=1.0, prompt_token_s=0.001)
-DEAR = StepCosts(step_s=1.0, call_s=1.0, prompt_token_s=10.0)
+DEAR = StepCosts(step_s=1.0, call_s=1.0, prompt_token_s=1.0)
 
 
 def job(number: int, **fields) -> Job:
@@ -91,13 +92,45 @@ def test_a_survivor_begins_again_with_what_it_has_said():
 
 
 def test_a_run_is_not_stopped_where_that_would_cost_more():
-    jobs = [job(0, natural_length=40), *(job(n, natural_length=3) for n in (1, 2, 3))]
-    scheduler, engine = scheduler_of(*jobs, costs=DEAR)
+    known = [job(n, natural_length=2) for n in range(4)]
+    jobs = [job(4, natural_length=40), *(job(n, natural_length=3) for n in (5, 6, 7))]
+    scheduler, engine = scheduler_of(*known, *jobs, costs=DEAR)
 
     finish(scheduler)
 
-    assert [("r0", "r1"), ("r2", "r3")] == runs(engine)
+    assert [("r4", "r5"), ("r6", "r7")] == runs(engine)[2:]
     assert 0 == scheduler.counters.stops
+
+
+def test_what_only_the_first_run_costs_holds_nobody_back():
+    """Five rows go on for long when three come that are short."""
+    costs = attrs.evolve(CHEAP, warm_up_s=100.0)
+    first = [job(n, natural_length=90) for n in range(5)]
+    later = [job(n, natural_length=4) for n in range(5, 8)]
+    engine = ScriptedBatchEngine(script_of(first + later), max_rows=8, costs=costs)
+    scheduler = RunScheduler(engine, clock=engine.clock)
+    for each in first:
+        scheduler.add_request(each.request)
+    scheduler.step()
+    came_at = engine.now
+    for each in later:
+        scheduler.add_request(each.request)
+
+    while scheduler.counters.runs == 1:
+        scheduler.step()
+
+    assert engine.now - came_at <= PATIENCE + 2
+
+
+def test_short_prompts_do_not_make_tokens_look_dear():
+    """The call itself takes a step; a token of these prompts takes no more than any."""
+    costs = StepCosts(step_s=1.0, call_s=1.0, prompt_token_s=0.001)
+    jobs = [job(n, prompt_length=3, natural_length=4) for n in range(8)]
+    scheduler, _ = scheduler_of(*jobs, costs=costs)
+
+    finish(scheduler)
+
+    assert pytest.approx(0.001) == scheduler.stats()["prompt_token_seconds"]
 
 
 def test_equal_lengths_run_as_static_batches():
@@ -342,6 +375,8 @@ def test_a_row_that_fails_takes_no_other_with_it():
         ended["r1"].finish_reason,
         ended["r1"].error,
     )
+    assert (1, 0) == (ended["r1"].slots.prefill_chunks, ended["r1"].slots.decode_steps)
+    assert (1, 1) == (scheduler.counters.failed, scheduler.counters.finished)
 
 
 def test_an_aborted_request_leaves_its_run_to_the_others():
@@ -376,6 +411,21 @@ def test_a_run_is_made_of_requests_that_end_together():
     finish(scheduler)
 
     assert [("r0", "r4", "r2"), ("r1", "r3", "r5")] == runs(engine)
+
+
+def test_nobody_is_passed_by_more_than_a_window_of_later_ones(monkeypatch):
+    """Each of seven in front of a long one has seven behind it that it would take."""
+    monkeypatch.setattr(runs_module, "WINDOW", 2)
+    different = range(20, 90, 10)
+    lengths = [*[10] * 8, *different, 300, *(n for n in different for _ in range(7))]
+    jobs = [job(n, natural_length=3, max_new_tokens=m) for n, m in enumerate(lengths)]
+    scheduler, engine = scheduler_of(*jobs, rows=8, max_model_len=512)
+
+    finish(scheduler)
+
+    order = [int(request_id[1:]) for ids in runs(engine) for request_id in ids]
+    for place, number in enumerate(order):
+        assert sum(later > number for later in order[:place]) <= 2 * 8
 
 
 def test_fed_prompts_are_put_together_by_their_length_too():
@@ -477,3 +527,146 @@ def test_closing_ends_the_run_and_closes_the_engine():
 
     engine.check_idle()
     assert ("close",) == engine.calls[-1]
+
+
+# --------------------------------------------------------------------- what is counted
+
+
+class Noting(ScriptedBatchEngine):
+    """Remembers the rows of its runs."""
+
+    def run(self, rows, *, max_new_tokens):
+        self.seen = [*getattr(self, "seen", ()), *rows]
+        return super().run(rows, max_new_tokens=max_new_tokens)
+
+
+def test_tokens_of_prompts_are_counted_apart_from_what_is_computed_again():
+    jobs = [
+        job(0, natural_length=90),
+        job(1, natural_length=80, prompt_length=7),
+        *(job(n, natural_length=2) for n in (2, 3, 4, 5)),
+    ]
+    engine = Noting(script_of(jobs), max_rows=3, costs=CHEAP)
+    scheduler = RunScheduler(engine, clock=engine.clock)
+    for each in jobs:
+        scheduler.add_request(each.request)
+
+    finish(scheduler)
+
+    again = [len(r.prompt_token_ids) for r in engine.seen if r.generated]
+    assert len(again) > 2
+    assert sum(again) == scheduler.counters.reprefilled_tokens
+    assert 4 * 5 + 7 == scheduler.counters.prompt_tokens
+
+
+def test_statistics_say_what_there_is_and_what_was_done():
+    jobs = [job(0, natural_length=4), job(1, natural_length=2), job(2)]
+    scheduler, _ = scheduler_of(*jobs, costs=DEAR)
+    scheduler.step()
+    assert {"max_rows": 2, "running": 2, "waiting": 1} == {
+        name: scheduler.stats()[name] for name in ("max_rows", "running", "waiting")
+    }
+
+    finish(scheduler)
+
+    assert {
+        "max_rows": 2,
+        "running": 0,
+        "waiting": 0,
+        "steps": 7,
+        "runs": 2,
+        "stops": 0,
+        "refills": 0,
+        "decode_steps": 7,
+        "row_steps": 14,
+        "idle_row_steps": 14 - 9,
+        "padding_rows": 0,
+        "admitted": 3,
+        "finished": 3,
+        "aborted": 0,
+        "failed": 0,
+        "prompt_tokens": 12,
+        "reprefilled_tokens": 0,
+        "prefill_padding": 0,
+        "generated_tokens": 9,
+        "step_seconds": 1.0,
+        # Ten were measured; but a step of one row takes no longer than this.
+        "prompt_token_seconds": 1.0,
+    } == scheduler.stats()
+
+
+def test_padding_is_counted_and_told_to_whom_it_concerned():
+    jobs = [job(0, prompt_length=9), job(1, prompt_length=4)]
+    scheduler, _ = scheduler_of(
+        *jobs, traits=BatchTraits(prompt_work=PromptWork.PADDED)
+    )
+
+    ended = {}
+    while scheduler.has_unfinished():
+        ended |= {o.request_id: o.slots for o in scheduler.step() if o.finish_reason}
+
+    assert (0, 5) == (ended["r0"].prefill_padding, ended["r1"].prefill_padding)
+    assert 5 == scheduler.counters.prefill_padding
+
+
+def test_what_a_step_takes_is_learned_from_steps_told_together():
+    class InFours(ScriptedBatchEngine):
+        def run(self, rows, *, max_new_tokens):
+            self.now += 3.0
+            yield RunStep([RowTokens(row=0, token_ids=(5,))])
+            self.now += 8.0
+            yield RunStep([RowTokens(row=0, token_ids=(5, 5, 5, 5))], num_steps=4)
+
+    engine = InFours(lambda *_: 5, max_rows=2)
+    scheduler = RunScheduler(engine, clock=engine.clock)
+    scheduler.add_request(job(0, max_new_tokens=5).request)
+
+    finish(scheduler)
+
+    assert 2.0 == scheduler.stats()["step_seconds"]
+
+
+def test_a_request_between_two_runs_can_be_aborted():
+    """An engine that cannot stop ends its run for who waits; survivors stand back."""
+    lengths = [5, 5, 9, 9, 60, 3, 3, 3]
+    jobs = [job(n, natural_length=99, max_new_tokens=m) for n, m in enumerate(lengths)]
+    scheduler, engine = scheduler_of(*jobs, traits=BatchTraits(can_stop=False))
+    while not scheduler._between:
+        scheduler.step()
+
+    scheduler.abort(["r4"])
+
+    assert "r4" not in finish(scheduler)
+    assert 1 == scheduler.counters.aborted
+    assert 7 == scheduler.counters.finished
+    assert 1 == sum("r4" in ids for ids in runs(engine))
+
+
+def test_logprobs_end_where_the_tokens_do():
+    class Telling(ScriptedBatchEngine):
+        def run(self, rows, *, max_new_tokens):
+            of_prompt = ({1: 0.0}, {2: 0.0}, {3: 0.0})
+            of_tokens = tuple({n: -float(n)} for n in range(4))
+            yield RunStep(
+                [
+                    RowTokens(
+                        row=0,
+                        token_ids=(5, 6, 0, 7),
+                        logprobs=of_tokens,
+                        prompt_logprobs=of_prompt,
+                    )
+                ],
+                num_steps=4,
+            )
+
+    engine = Telling(lambda *_: 5)
+    scheduler = RunScheduler(engine, clock=engine.clock)
+    scheduler.add_request(job(0).request)
+
+    [output] = scheduler.step()
+
+    assert ((5, 6, 0), 3, 3) == (
+        output.token_ids,
+        len(output.logprobs),
+        len(output.prompt_logprobs),
+    )

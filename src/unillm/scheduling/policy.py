@@ -89,14 +89,16 @@ class _Split:
 class Costs:
     """What a step and a prompt token take, learned from what was measured.
 
-    Before anything was measured everything costs nothing, so the first run is not
-    stopped for its waste.
+    What was not measured costs nothing. An engine's first call warms it up, so what its
+    prompts took is not taken for a measurement, and a first run may be stopped too soon
+    but is never held for what only the first one costs.
     """
 
     KEEP = 0.9
     """Weight of what was known of prompts, when something new is learned."""
 
     def __init__(self) -> None:
+        self._calls = 0
         self._steps: dict[int, _Mean] = {}
         self._prefill_s = 0.0
         self._prefill_tokens = 0.0
@@ -106,19 +108,28 @@ class Costs:
         """Take notice of one decode step with *rows* live rows."""
         self._steps.setdefault(rows, _Mean()).note(seconds)
 
-    def note_prefill(self, tokens: int, seconds: float) -> None:
-        """Take notice of a prefill."""
-        self._prefill_tokens = self.KEEP * self._prefill_tokens + tokens
-        self._prefill_s = self.KEEP * self._prefill_s + seconds
+    def note_prefill(self, tokens: int, *, rows: int, seconds: float) -> None:
+        """Take notice of a run's beginning: its prompts and the first token of *rows*.
+
+        The call itself takes a step of as many rows, however short the prompts are;
+        their tokens take what is beyond that.
+        """
+        self._calls += 1
+        if self._calls > 1:
+            self._note_tokens(tokens, max(seconds - self.step_s(rows), 0.0))
 
     def note_whole(self, tokens: int, *, steps: int, rows: int, seconds: float) -> None:
         """Take notice of a prefill and steps that were told of together.
 
         Which took how much follows from several of them with other shares of both; the
-        first is taken for steps alone.
+        first is taken for steps alone, until there is another one.
         """
+        self._calls += 1
+        if self._calls == 2:  # the first one warmed the engine up
+            self._whole = _Split()
+            self._steps.clear()
         token_s, step_s = self._whole.note(tokens, steps, seconds, keep=self.KEEP)
-        self.note_prefill(tokens, tokens * token_s)
+        self._note_tokens(tokens, tokens * token_s)
         self.note_step(rows, step_s)
 
     def step_s(self, rows: int) -> float:
@@ -139,8 +150,14 @@ class Costs:
 
     @property
     def prefill_token_s(self) -> float:
-        """What a prompt token takes."""
-        return self._prefill_s / self._prefill_tokens if self._prefill_tokens else 0.0
+        """What a prompt token takes: no more than to decode it alone would."""
+        if not self._prefill_tokens:
+            return 0.0
+        return min(self._prefill_s / self._prefill_tokens, self.step_s(1))
+
+    def _note_tokens(self, tokens: int, seconds: float) -> None:
+        self._prefill_tokens = self.KEEP * self._prefill_tokens + tokens
+        self._prefill_s = self.KEEP * self._prefill_s + seconds
 
 
 @attrs.frozen

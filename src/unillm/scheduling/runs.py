@@ -51,10 +51,10 @@ from .policy import (
 )
 from .queue import WaitingQueue
 
-WINDOW = 4
-WINDOW = 4
+WINDOW = 16
 """How many of the next requests a run may choose from, in batches. The first of them
-always goes, so nobody is passed by more than this many batches."""
+always goes, and nobody is passed by more of those that came later than this many
+batches hold."""
 
 
 # --------------------------------------------------------------------- the contract
@@ -467,14 +467,19 @@ class RunScheduler(Engine):
 
         The next one to go is always taken, if it fits; of those behind it that are as
         urgent, inside a window, the ones that are most like the rows it will run with.
+        Who came a whole window after the one that waits for longest is taken only if
+        there is room when all the others are in.
         """
         candidates = self._candidates(group)
         if len(candidates) > 1:
             first, *others = candidates
             aim = self._steps_of(survivors[0] if survivors else first)
+            end = min(each.request.arrival for each in candidates)
+            end += WINDOW * self._max_rows
             others.sort(
                 key=lambda each: (
                     each.request.priority,
+                    max(each.request.arrival + 1 - end, 0),
                     abs(self._steps_of(each) - aim),
                 )
             )
@@ -665,7 +670,7 @@ class RunScheduler(Engine):
         if run.steps:
             self._costs.note_step(live, seconds_a_step)
         elif told.num_steps == 1:
-            self._costs.note_prefill(run.prefill_tokens, seconds)
+            self._costs.note_prefill(run.prefill_tokens, rows=live, seconds=seconds)
             seconds_a_step = 0.0
         else:
             self._costs.note_whole(
@@ -752,12 +757,15 @@ class RunScheduler(Engine):
         return False
 
 
+_DEFAULTS = {field.name: field.default for field in attrs.fields(SamplingParams)}
+
+
 def _uses(params: SamplingParams, name: str) -> bool:
     """Whether params ask for something of a field that their default does not."""
     if name == "seed" and params.greedy:
         return False
     value: object = getattr(params, name)
-    return value != attrs.fields_dict(SamplingParams)[name].default
+    return value != _DEFAULTS[name]
 
 
 def _placed(

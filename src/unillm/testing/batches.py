@@ -32,10 +32,19 @@ class StepCosts:
     """The beginning of a run, whatever its prompts."""
     prompt_token_s: float = 0.0
     """Each position of the prompts that is computed at once, padding among them."""
+    context_token_s: float = 0.0
+    """Each token that a row of a step looks back at, in addition."""
+    warm_up_s: float = 0.0
+    """The first run, in addition."""
 
-    def of_step(self, rows: int) -> float:
-        """Return what a decode step takes."""
-        return self.step_s + rows * self.row_s
+    def of_step(self, rows: int, *, context: int = 0) -> float:
+        """Return what a decode step takes.
+
+        Args:
+            rows: Those that have not ended.
+            context: Tokens that they look back at, summed over the rows.
+        """
+        return self.step_s + rows * self.row_s + context * self.context_token_s
 
 
 class ScriptedBatchEngine(BatchEngine):
@@ -86,6 +95,7 @@ class ScriptedBatchEngine(BatchEngine):
         )
         self._group = group
         self._running = False
+        self._runs = 0
         self._live: set[int] = set()
         self.now = 0.0
         self.calls: list[tuple[object, ...]] = []
@@ -148,6 +158,7 @@ class ScriptedBatchEngine(BatchEngine):
         self, rows: Sequence[BatchRow], max_new_tokens: int
     ) -> Generator[RunStep, None, None]:
         self._running = True
+        self._runs += 1
         try:
             yield from self._steps(rows, max_new_tokens)
         finally:
@@ -159,6 +170,7 @@ class ScriptedBatchEngine(BatchEngine):
         lengths = [len(row.prompt_token_ids) for row in rows]
         work = prefill_of(lengths, self._traits.prompt_work)
         self.now += self._costs.call_s + work.tokens * self._costs.prompt_token_s
+        self.now += self._costs.warm_up_s if self._runs == 1 else 0.0
         stepwise = self._traits.prompt_work is PromptWork.STEPWISE
         late = [length - min(lengths) if stepwise else 0 for length in lengths]
         said = [len(row.generated) for row in rows]
@@ -170,7 +182,9 @@ class ScriptedBatchEngine(BatchEngine):
         while live:
             told = []
             if step:
-                self.now += self._costs.of_step(len(live))
+                # What is fed has no more behind it than what was computed at once.
+                context = sum(lengths[row] - late[row] + step for row in live)
+                self.now += self._costs.of_step(len(live), context=context)
             for row in sorted(index for index in live if late[index] <= step):
                 tokens = self._say(row, rows[row].request, said[row])
                 said[row] += 1

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unillm.embedded.transformers.checkpoint import (
+from unillm.checkpoint import (
     check_code,
     check_weights,
     load_config,

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from unillm.embedded.transformers.checkpoint import load_config, read_config
+from unillm.checkpoint import load_config, read_config
 from unillm.errors import UnsupportedModelError
 from unillm.shapes import positions_of
 

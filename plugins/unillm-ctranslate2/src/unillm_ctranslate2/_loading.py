@@ -16,7 +16,7 @@ import attrs
 from unillm.artifacts.folder import ArtifactFolder
 from unillm.artifacts.key import BuildSpec
 from unillm.artifacts.store import Artifact, ArtifactStore
-from unillm.embedded.transformers.checkpoint import load_config
+from unillm.checkpoint import load_config
 from unillm.embedded.transformers.memory import (
     MEMORY_SHARE,
     check_model_len,
@@ -36,6 +36,7 @@ from unillm.scheduling.runs import RunScheduler
 from unillm.scheduling.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
 from unillm.shapes import positions_of
 
+from ._allocator import keep_freed_memory
 from ._engine import CTranslate2Engine
 from ._families import check_supported
 
@@ -241,6 +242,7 @@ def _load(artifact: Artifact, plan: Plan, config: EngineConfig) -> Generator:
     threads = config.backend_options.get("intra_threads", 0)
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 0:
         raise ConfigError(f"intra_threads must be an integer ≥ 0, got {threads!r}.")
+    keep_freed_memory()
     try:
         return ctranslate2.Generator(
             str(artifact.path),

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from unillm.artifacts.folder import ArtifactFolder
 from unillm.artifacts.key import BuildSpec
+from unillm.checkpoint import check_code, check_weights, read_config
 from unillm.errors import BackendUnavailableError, ConfigError, ModelLoadError
 
 from . import _device, _errors
@@ -113,7 +114,21 @@ def quant_algo(name: str | None) -> str | None:
 
 
 def build_spec(config: EngineConfig) -> BuildSpec:
-    """Say what an engine for *config* is built of; needs no TensorRT-LLM."""
+    """Say what an engine for *config* is built of; needs no TensorRT-LLM.
+
+    Raises:
+        UnsafeModelError: Building it would run code from the checkpoint.
+        ModelLoadError: The checkpoint is broken.
+        ConfigError: More is asked than the model has.
+
+    References:
+        ``from_hugging_face`` of TensorRT-LLM's model classes, which an engine is built
+        with, trusts code of the checkpoint unless told not to, and not every version of
+        ``LLM`` tells it.
+    """
+    if not config.trust_remote_code:
+        check_code(read_config(config.path), name=config.model)
+    check_weights(config.path)
     checkpoint = checkpoint_config(config.path)
     context = context_of(config, checkpoint)
 

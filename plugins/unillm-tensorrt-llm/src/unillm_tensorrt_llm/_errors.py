@@ -19,6 +19,7 @@ from unillm.errors import (
     EngineOutOfMemoryError,
     ModelLoadError,
     UnillmError,
+    UnsafeModelError,
 )
 
 _MEMORY = re.compile(
@@ -83,18 +84,15 @@ def translated(  # noqa: PLR0911 - a table, an answer a row
             f"TensorRT-LLM could not start its processes {doing}: {text}. {LAUNCH}",
             name="tensorrt-llm",
         )
+    if "trust_remote_code=True" in str(error):
+        return UnsafeModelError(
+            "The model can only be loaded by code that it brings, and nothing of that "
+            "was run. Read it; if you trust it, pass trust_remote_code=True. "
+            f"TensorRT-LLM says, {doing}: {text}"
+        )
     if isinstance(error, (ValueError, TypeError)):
         return ConfigError(f"TensorRT-LLM refused an option {doing}: {text}")
     return ModelLoadError(f"TensorRT-LLM failed {doing}: {text}")
-
-
-def request_errors() -> tuple[type[BaseException], ...]:
-    """Return the classes with which it tells of a request that fails alone."""
-    try:
-        from tensorrt_llm.executor.utils import RequestError
-    except ImportError:  # before 0.16 or so
-        return (ValueError, RuntimeError)
-    return (RequestError, ValueError, RuntimeError)
 
 
 def shut_down(llm: Any) -> None:

@@ -16,6 +16,7 @@ from unillm.errors import (
     EngineOutOfMemoryError,
     ModelLoadError,
     UnillmError,
+    UnsafeModelError,
     UnsupportedModelError,
 )
 
@@ -56,6 +57,12 @@ def configuration_refused(error: Exception, config: EngineConfig) -> UnillmError
     text = _plain(str(error))
     if "architectures" in text and "not supported" in text:
         return UnsupportedModelError(f"vLLM cannot serve {config.model!r}: {text}")
+    if not config.trust_remote_code and "trust_remote_code=True" in text:
+        return UnsafeModelError(
+            f"{config.model!r} can only be loaded by code that it brings, and nothing "
+            "of that was run. Read it; if you trust it, pass trust_remote_code=True. "
+            f"vLLM says: {text}"
+        )
     return ConfigError(f"vLLM refused the configuration: {text}")
 
 

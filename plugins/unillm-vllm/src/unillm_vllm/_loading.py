@@ -18,6 +18,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unillm.checkpoint import refuse_pickles
 from unillm.engines.base import Capability, Support
 from unillm.errors import ConfigError, nearest_name
 
@@ -83,10 +84,14 @@ def open_engine(config: EngineConfig) -> VllmEngine:
             that import the main module while that is being imported.
         UnsupportedModelError: vLLM does not know the architecture.
         ModelLoadError: vLLM cannot load the model.
+        UnsafeModelError: Code of the checkpoint would have to run: its own classes, or
+            weights that are pickles and were not asked for by ``load_format``.
         EngineOutOfMemoryError: Weights or cache do not fit.
     """
     options = dict(config.backend_options)
     asked = options.pop(OWN_OPTION, None)
+    if options.get("load_format", "auto") == "auto":  # takes pickles for lack of others
+        refuse_pickles(config.path)
     processes = EngineProcesses()
     try:
         with processes.starting(), environment(_unset(QUIET)), _undisturbed():

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from ...checkpoint import read_config
 from ...errors import UnsupportedModelError
 from . import quantised
-from .checkpoint import read_config
 
 FAMILIES: Mapping[str, str] = MappingProxyType(
     {

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
+from ...checkpoint import check_code, check_weights, load_config, read_config
 from ...errors import BackendUnavailableError, ConfigError, ModelLoadError
 from ...memory import Limits, memory_needs, needs_of
 from ...scheduling.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
 from ...shapes import positions_of
 from . import families
-from .checkpoint import check_code, check_weights, load_config, read_config
 from .engine import TransformersSlotEngine
 from .fusing import fuse_projections
 from .linears import pack_linears

@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from ...checkpoint import StoredTensor, read_tensors
 from ...errors import BackendUnavailableError, InvalidParameterError, ModelLoadError
 from ...lora import WEIGHTS_FILE, LoRARequest, read_adapter_config
-from .checkpoint import StoredTensor, read_tensors
 
 BASE = "__base__"
 """peft's name for a row without an adapter."""

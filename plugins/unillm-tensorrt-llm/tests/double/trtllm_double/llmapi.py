@@ -9,10 +9,13 @@ import dataclasses
 import json
 import queue
 import threading
+import time
 from pathlib import Path
 
+from transformers import AutoConfig
+
 from . import calls, engine_dir
-from .model import Sampling, Sequence
+from .model import STEP_S, Sampling, Sequence
 from .profiles import current
 
 
@@ -303,6 +306,7 @@ class _BaseLLM:
         )
         self._skip_tokenizer = skip_tokenizer_init
         self._options = {**_COMMON, **kwargs}
+        self._trust = trust_remote_code
         self._open(Path(model), dtype)
         self._shut = False
         self._live = []
@@ -342,6 +346,7 @@ class _BaseLLM:
                 if arrived is None:
                     return
                 self._live.append(arrived)
+            time.sleep(STEP_S)
             for entry in list(self._live):
                 output, sequence, limit, stops, end_id, streaming = entry
                 calls.note("round", request_id=output.request_id)
@@ -505,6 +510,7 @@ class TorchLLM(_BaseLLM):
     def _open(self, path, dtype):
         assert not (path / "rank0.engine").exists(), "no engine directory here"
         config = json.loads((path / "config.json").read_text())
+        AutoConfig.from_pretrained(path, trust_remote_code=self._trust)
         inferred = config["max_position_embeddings"]
         # A larger length is lowered with a warning (§2.6).
         self._max_seq_len = min(self._options["max_seq_len"] or inferred, inferred)
@@ -522,6 +528,8 @@ class TrtLLM(_BaseLLM):
     def _open(self, path, dtype):
         if not (path / "rank0.engine").exists():
             calls.note("build", build_config=self._options.get("build_config"))
+            # `from_hugging_face` of the model classes trusts code by default.
+            AutoConfig.from_pretrained(path, trust_remote_code=True)
             self._built = self._build(path, dtype)
             self._limits(self._built["build"])
             self._model_path = path

@@ -17,7 +17,7 @@ from typing import Any
 
 import attrs
 
-from ...errors import ModelLoadError, ModelNotFoundError, UnsafeModelError
+from .errors import ModelLoadError, ModelNotFoundError, UnsafeModelError
 
 _MODEL_CODE = ("AutoConfig", "AutoModel", "AutoModelForCausalLM")
 """Keys of ``auto_map`` that a language model is loaded through; others are a
@@ -144,9 +144,15 @@ def _weight_files(path: Path) -> list[Path]:
 
 
 def _refuse_without_safetensors(path: Path) -> None:
+    refuse_pickles(path)
+    raise ModelLoadError(f"{path} has no weights: no *.safetensors file.")
+
+
+def refuse_pickles(path: Path) -> None:
+    """Raise `UnsafeModelError` if the only weights of a model directory are pickles."""
     pickles = sorted(file.name for kind in _PICKLES for file in path.glob(kind))
-    if not pickles:
-        raise ModelLoadError(f"{path} has no weights: no *.safetensors file.")
+    if not pickles or any(path.glob("*.safetensors")):
+        return
     raise UnsafeModelError(
         f"{path} has its weights in {', '.join(pickles)} only: pickles, which run code "
         "when they are loaded. If you trust where they come from, convert them once, "
