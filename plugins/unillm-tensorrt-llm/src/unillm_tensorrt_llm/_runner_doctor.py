@@ -32,7 +32,9 @@ def of_the_runner(engine: RunnerEngine, prompt: Sequence[int]) -> Iterator[Findi
         _counts_the_end_id,
     ]
     if engine.by_row:
-        checks += [_takes_options_by_row, _can_be_left]
+        checks.append(_can_be_left)
+        if engine.limits.max_num_seqs > 1:
+            checks.append(_takes_options_by_row)
     for check in checks:
         assumption = (check.__doc__ or "").rstrip(".")
         try:
@@ -77,6 +79,11 @@ class _Asker:
         ids: list[int] = told["output_ids"][row, 0, len(self.prompt) :].tolist()
         return ids
 
+    def length(self, told: Any) -> int:
+        """Return how many ids behind the first row's prompt the runner counts."""
+        length: int = told["sequence_lengths"][0, 0].item()
+        return length - len(self.prompt)
+
     def greedy_ids(self) -> list[int]:
         """Return what it says without an end."""
         *_, last = self.begin(self.row())
@@ -87,34 +94,36 @@ def _shows_the_prompt(asker: _Asker) -> tuple[bool | None, str]:
     """Outputs begin with the prompt, and lengths count it."""
     *_, last = asker.begin(asker.row())
     ids = last["output_ids"][0, 0].tolist()
-    length = last["sequence_lengths"][0, 0].item()
-    size = len(asker.prompt)
-    held = tuple(ids[:size]) == asker.prompt and length == size + _STEPS
-    return held, f"{size} ids in, {_STEPS} asked, length {length}: {ids[:length]}"
+    size, length = len(asker.prompt), asker.length(last)
+    held = tuple(ids[:size]) == asker.prompt and length == _STEPS
+    seen = ids[: size + _STEPS]
+    return held, f"{size} ids in, {_STEPS} asked, {length} are new: {seen}"
 
 
 def _streams_all_again(asker: _Asker) -> tuple[bool | None, str]:
     """Each output of a stream has all tokens until then."""
-    told = [asker.new_ids(each) for each in asker.begin(asker.row())]
-    whole = told[-1][:_STEPS]
-    held = all(ids[:n] == whole[:n] for n, ids in enumerate(told, start=1))
-    return held and len(told) == _STEPS, f"{len(told)} outputs of {_STEPS} steps"
+    told = [
+        asker.new_ids(each)[: asker.length(each)] for each in asker.begin(asker.row())
+    ]
+    lengths = [len(ids) for ids in told]
+    held = all(ids == told[-1][: len(ids)] for ids in told)
+    return held and lengths == sorted(lengths), f"lengths {lengths}"
 
 
 def _pads_with_the_end_id(asker: _Asker) -> tuple[bool | None, str]:
     """Behind the end stands the end id."""
     end = asker.greedy_ids()[3]
-    *_, last = asker.begin(asker.row(end), asker.row(end))
+    *_, last = asker.begin(asker.row(end))
     ids = asker.new_ids(last)
-    first = ids.index(end)
-    return set(ids[first:]) == {end}, f"end id {end}, ids {ids[:_STEPS]}"
+    held = set(ids[ids.index(end) :]) == {end}
+    return held, f"end id {end}, ids {ids[:_STEPS]}"
 
 
 def _counts_the_end_id(asker: _Asker) -> tuple[bool | None, str]:
     """Lengths count the end id."""
     end = asker.greedy_ids()[3]
     *_, last = asker.begin(asker.row(end))
-    length = last["sequence_lengths"][0, 0].item() - len(asker.prompt)
+    length = asker.length(last)
     before = asker.new_ids(last).index(end)
     answer = {before: "no", before + 1: "yes"}.get(length, "neither")
     return None, f"{answer}: {before} ids before it, length {length}"
