@@ -111,6 +111,15 @@ def test_the_clauses_are_the_core_under_the_same_options(cli, run):
     } == asked["options"]
 
 
+def test_an_option_that_the_backend_does_not_have_is_refused(cli, run):
+    run(Outcome.PASSED)
+
+    shown = doctor(cli, "--option", "hold=true")
+
+    assert ExitCode.USAGE == shown.exit_code
+    assert "Did you mean 'holds'" in shown.stderr
+
+
 def test_without_pytest_it_says_what_to_install(cli, monkeypatch):
     monkeypatch.setattr(conformance, "find_spec", lambda name: None)
 

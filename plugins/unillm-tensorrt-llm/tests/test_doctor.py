@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
+from conftest import TINY
 from unillm_tensorrt_llm import _doctor
 
 from unillm.cli import main
@@ -81,6 +83,24 @@ def test_what_no_source_says_is_answered(install, findings, version, answer):
     assert shown["detail"].startswith(answer)
 
 
+@pytest.mark.parametrize("version", ["0.11", "0.21", "1.2", "1.3rc20"])
+@pytest.mark.parametrize("inflight", [True, False], ids=["cpp", "python"])
+def test_the_runners_are_examined_too(install, findings, engine_at, version, inflight):
+    profile = install(version)
+    path = engine_at(inflight=inflight)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(TINY / file, path)
+
+    code, found = findings(str(path), "--option", "door=runner")
+
+    counted = found["Lengths count the end id"]
+    answer = "yes" if profile.end_id_counted else "no"
+    assert [] == [each for each in found.values() if each["held"] is False]
+    assert 0 == code
+    assert (5 if inflight else 7) == len(found)
+    assert counted["detail"].startswith(answer)
+
+
 def test_an_assumption_that_does_not_hold_is_told_and_ends_with_one(
     install, findings, monkeypatch
 ):
@@ -109,4 +129,4 @@ def test_a_check_that_raises_is_a_finding_and_stops_no_other(
 
     assert 1 == code
     assert "ZeroDivisionError: there" == found["It works"]["detail"]
-    assert 11 == len(found)
+    assert 12 == len(found)

@@ -61,6 +61,7 @@ def doctor(
             backend_options=options.parse_key_values(option or []),
         )
         chosen = choose_backend(PluginRegistry(), config)
+        config.check_backend_options(chosen.name, chosen.option_names)
         findings = []
         for finding in chosen.examine(config):
             findings.append(finding)

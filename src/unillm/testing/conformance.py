@@ -111,7 +111,9 @@ def run_contract(
     config = EngineConfig.create(
         model=model, path=find_model(model), backend=backend, **options
     )
-    choose_backend(registry, config)  # what cannot run is told before anything runs
+    # What cannot run is told before anything runs.
+    chosen = choose_backend(registry, config)
+    config.check_backend_options(chosen.name, chosen.option_names)
     need_pytest()
     import pytest
 

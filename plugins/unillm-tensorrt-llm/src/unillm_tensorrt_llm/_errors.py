@@ -95,15 +95,6 @@ def translated(  # noqa: PLR0911 - a table, an answer a row
     return ModelLoadError(f"TensorRT-LLM failed {doing}: {text}")
 
 
-def request_errors() -> tuple[type[BaseException], ...]:
-    """Return the classes with which it tells of a request that fails alone."""
-    try:
-        from tensorrt_llm.executor.utils import RequestError
-    except ImportError:  # before 0.16 or so
-        return (ValueError, RuntimeError)
-    return (RequestError, ValueError, RuntimeError)
-
-
 def shut_down(llm: Any) -> None:
     """Close an ``LLM``: ``shutdown`` from about 0.17 on, ``_shutdown`` before."""
     close = getattr(llm, "shutdown", None) or getattr(llm, "_shutdown", None)
