@@ -30,6 +30,15 @@ ROOT = pathlib.Path(__file__).parent
 CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
 SWAP = ("pytest", "--confcutdir=tests", "tests/test_swap.py")
 """One program on each engine that a session has."""
+DROP_IN = ("pytest", "--confcutdir=tests", "-W", "default", "tests/dropin")
+"""Programs for vLLM with the import changed. vLLM's libraries warn."""
+COMPARE = (
+    *("unillm", "compare", "unillm/tiny", "--dtype", "float32"),
+    *("--backend", "transformers", "--backend", "vllm"),
+    *("--option", "2:enforce_eager=true"),
+    *("--option", "2:kv_cache_memory_bytes=67108864"),
+)
+"""Fails unless both engines have said the same."""
 GROUPS = nox.project.load_toml("pyproject.toml")["dependency-groups"]
 
 
@@ -129,6 +138,8 @@ def vllm(session: nox.Session) -> None:
     plugin = ROOT / "plugins" / "unillm-vllm"
     session.install(".[transformers,lora,testing]", str(plugin))
     session.run(*SWAP)
+    session.run(*DROP_IN, env={"UNILLM_BACKEND": "vllm"})
+    session.run(*COMPARE)
     session.chdir(plugin)
     session.run("pytest", *session.posargs)
 

@@ -22,7 +22,7 @@ from unillm.errors import (
     RequestTimeoutError,
 )
 from unillm.scheduling.slots import SlotScheduler, SlotToken
-from unillm.testing.scripted import ScriptedSlotEngine
+from unillm.testing.scripted import ScriptedEngine, ScriptedSlotEngine
 from unillm.text.detokenizer import Detokenizer
 from unillm.text.tokenizer import load_tokenizer
 
@@ -355,6 +355,45 @@ def test_what_a_hanging_engine_says_later_is_dropped(drive, handle_for):
     assert ("close",) == engine.calls[-1]
     assert said == len(handle.completions[0].token_ids)
     assert 1 == driver.stats()["failed"]
+
+
+class Hanging(ScriptedEngine):
+    """Has a process that never answers; a step waits until that is killed."""
+
+    def __init__(self):
+        super().__init__(lambda _request, _n: ord("a"))
+        self.entered, self._killed = threading.Event(), threading.Event()
+
+    def step(self):
+        self.entered.set()
+        assert self._killed.wait(PATIENCE_S)
+        raise ConnectionError("the process is gone")
+
+    def kill(self):
+        self.calls.append(("kill",))
+        self._killed.set()
+
+
+@pytest.mark.parametrize("how", ["hangs", "closed"])
+def test_an_engine_that_does_not_come_back_is_killed(
+    drive, handle_for, monkeypatch, how
+):
+    monkeypatch.setattr("unillm.engines.driver.CLOSE_TIMEOUT_S", 0.1)
+    engine = Hanging()
+    step_timeout_s = 0.1 if how == "hangs" else 600
+    driver = drive(engine, create=lambda same: same, step_timeout_s=step_timeout_s)
+    handle = handle_for(driver)
+    driver.submit(handle, block=False)
+    assert engine.entered.wait(PATIENCE_S)
+
+    if how == "closed":
+        driver.close()
+
+    told = EngineDeadError if how == "hangs" else GeneratorClosedError
+    with pytest.raises(told):
+        handle.result(PATIENCE_S)
+    driver._thread.join(PATIENCE_S)
+    assert [("kill",), ("close",)] == engine.calls[-2:]
 
 
 def test_an_idle_engine_does_not_hang(drive, handle_for):

@@ -48,8 +48,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("unillm.driver")
 
-CLOSE_TIMEOUT_S = 10.0
-"""How long `Driver.close` waits for a step that is under way."""
+CLOSE_TIMEOUT_S = 8.0
+"""How long `Driver.close` waits for an engine before it kills it."""
+
+KILL_TIMEOUT_S = 2.0
+"""How long `Driver.close` waits for an engine that it has killed."""
 
 WATCH_INTERVAL_S = 1.0
 """How often the watchdog looks; less where `step_timeout_s` is short."""
@@ -208,13 +211,17 @@ class Driver:
         if self._thread is threading.current_thread():  # collected in its own thread
             return
         self._thread.join(CLOSE_TIMEOUT_S)
+        if not self._thread.is_alive():
+            return
+        self._end_all(_closed_error)
+        self._kill_engine()
+        self._thread.join(KILL_TIMEOUT_S)
         if self._thread.is_alive():
             log.warning(
                 "the engine has not answered for %g s while closing; it is left to "
                 "the end of the process",
-                CLOSE_TIMEOUT_S,
+                CLOSE_TIMEOUT_S + KILL_TIMEOUT_S,
             )
-            self._end_all(_closed_error)
 
     def _await(self, made: Future[Engine]) -> None:
         """Wait for the engine; if its caller does not, it is closed once it is made."""
@@ -498,6 +505,7 @@ class Driver:
         log.error("%s", self._dead)
         cause = TimeoutError(f"no answer within {self._step_timeout_s:g} s")
         self._end_all(lambda: EngineDeadError(str(self._dead)), cause=cause)
+        self._kill_engine()
 
     def _die(self, error: BaseException) -> None:
         if self._dead is not None:  # it hung before, and everybody was told
@@ -544,6 +552,14 @@ class Driver:
                 self.counters.cancelled += 1
             else:
                 self.counters.failed += 1
+
+    def _kill_engine(self) -> None:
+        if not hasattr(self, "engine"):
+            return  # it is still being made
+        try:
+            self.engine.kill()
+        except Exception:
+            log.exception("the engine could not be killed")
 
     def _close_engine(self) -> None:
         try:
