@@ -28,6 +28,17 @@ nox.options.error_on_external_run = True
 
 ROOT = pathlib.Path(__file__).parent
 CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
+SWAP = ("pytest", "--confcutdir=tests", "tests/test_swap.py")
+"""One program on each engine that a session has."""
+DROP_IN = ("pytest", "--confcutdir=tests", "-W", "default", "tests/dropin")
+"""Programs for vLLM with the import changed. vLLM's libraries warn."""
+COMPARE = (
+    *("unillm", "compare", "unillm/tiny", "--dtype", "float32"),
+    *("--backend", "transformers", "--backend", "vllm"),
+    *("--option", "2:enforce_eager=true"),
+    *("--option", "2:kv_cache_memory_bytes=67108864"),
+)
+"""Fails unless both engines have said the same."""
 GROUPS = nox.project.load_toml("pyproject.toml")["dependency-groups"]
 
 
@@ -99,10 +110,21 @@ def simulation_million(session: nox.Session) -> None:
 
 
 @nox.session
+def mutation(session: nox.Session) -> None:
+    """Whether the tests of `scheduling` and `text` notice what is changed there."""
+    groups = (*GROUPS["tests"], *GROUPS["mutation"])
+    # mutmut puts its copy of the sources before what is installed.
+    session.install(*CONSTRAINTS, *groups, ".[transformers,lora,testing]")
+    folder = pathlib.Path(session.create_tmp()).resolve() / "mutated"
+    session.run("python", "scripts/mutate.py", str(folder), *session.posargs)
+
+
+@nox.session
 def ctranslate2(session: nox.Session) -> None:
     """The CTranslate2 plugin against real CTranslate2 on the CPU."""
     plugin = ROOT / "plugins" / "unillm-ctranslate2"
     session.install(*CONSTRAINTS, ".[transformers,testing]", str(plugin))
+    session.run(*SWAP)
     session.chdir(plugin)
     session.run("pytest", *session.posargs)
 
@@ -115,6 +137,9 @@ def vllm(session: nox.Session) -> None:
     session.run("pip", "uninstall", "-y", "torchvision", "torchaudio", "torchcodec")
     plugin = ROOT / "plugins" / "unillm-vllm"
     session.install(".[transformers,lora,testing]", str(plugin))
+    session.run(*SWAP)
+    session.run(*DROP_IN, env={"UNILLM_BACKEND": "vllm"})
+    session.run(*COMPARE)
     session.chdir(plugin)
     session.run("pytest", *session.posargs)
 
@@ -124,6 +149,7 @@ def tensorrt_llm(session: nox.Session) -> None:
     """The TensorRT-LLM plugin against a double of it, made of published sources."""
     plugin = ROOT / "plugins" / "unillm-tensorrt-llm"
     session.install(*CONSTRAINTS, ".[transformers,testing]", str(plugin))
+    session.run(*SWAP)
     session.chdir(plugin)
     session.run("pytest", *session.posargs)
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 import unillm
 
@@ -16,6 +16,14 @@ _SLOW_MACHINES = {
 }
 settings.register_profile("quick", max_examples=60, derandomize=True, **_SLOW_MACHINES)
 settings.register_profile("thorough", max_examples=1000, **_SLOW_MACHINES)
+# Once for each of hundreds of mutants: no example is made smaller.
+settings.register_profile(
+    "mutation",
+    max_examples=20,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
+    **_SLOW_MACHINES,
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 

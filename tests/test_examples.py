@@ -76,6 +76,19 @@ a time: True
 a choice: True
 refused: 1
 """,
+    "switch_backend.py": """\
+'3 4 5 6 7 8 9' stop 506
+'42' stop 506
+'a p p l e' stop 506
+'3 4 ' length None
+'3 4 5 ' stop 6
+'42' stop None
+PromptTooLongError 600 511 512
+The prompt has 600 tokens; at most 511 fit, because the context holds 512 tokens and \
+one must be left to generate. Shorten the prompt, pass \
+SamplingParams(truncate_prompt_tokens=511) to keep its end, or create the Generator \
+with a larger max_model_len.
+""",
 }
 """Name of each example to its whole standard output."""
 

@@ -191,7 +191,15 @@ class Generator:
         self._default_params = text.default_params
         self._seeds = random.Random(self._config.seed)
         self._numbers = itertools.count()  # next() on it is atomic
-        engine = self._backend.create_engine(self._config)
+        self._driver = Driver(
+            partial(self._backend.create_engine, self._config),
+            tokenizer=self._tokenizer,
+            primary_eos=self._eos.primary,
+            max_queued_requests=self._config.max_queued_requests,
+            max_queued_tokens=self._config.max_queued_tokens,
+            step_timeout_s=self._config.step_timeout_s,
+        )
+        engine = self._driver.engine
         self._limits = engine.limits
         self._capabilities = self._backend.capabilities.refined(engine.capabilities)
         self._adapters = AdapterBook(max_rank=self._config.max_lora_rank)
@@ -199,14 +207,6 @@ class Generator:
             self._tokenizer,
             vocab_size=self._limits.vocab_size,
             eos_ids=self._eos.ids,
-        )
-        self._driver = Driver(
-            engine,
-            tokenizer=self._tokenizer,
-            primary_eos=self._eos.primary,
-            max_queued_requests=self._config.max_queued_requests,
-            max_queued_tokens=self._config.max_queued_tokens,
-            step_timeout_s=self._config.step_timeout_s,
         )
         log.info(
             "%s on %s (%s, chosen by %s): context %d, %d at a time, end ids %s",

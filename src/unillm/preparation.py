@@ -9,7 +9,6 @@ into production, or to know the price.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -20,7 +19,7 @@ from .artifacts.plan import EnginePlan, MemoryPlan, Verdict, make_plan
 from .artifacts.progress import Listener
 from .artifacts.store import Artifact, ArtifactStore
 from .config import EngineConfig
-from .engines.backend import Backend, Finding
+from .engines.backend import Backend
 from .errors import ModelError
 from .memory import Limits, model_positions
 from .models import find_model
@@ -108,25 +107,6 @@ def prepare_engine(
     if spec is None:
         return None
     return ArtifactStore().obtain(spec, chosen.build, listener=listener)
-
-
-def examine_engine(
-    model: str | os.PathLike[str], *, backend: str | None = None, **options: Any
-) -> Iterator[Finding]:
-    """Load a model and check what the backend assumes of its engine.
-
-    Args:
-        model: Directory, hub id, or the bundled ``"unillm/tiny"``.
-        backend: Its name; `None` for what a `Generator` would take.
-        options: Other fields of `EngineConfig`.
-
-    Raises:
-        ConfigError: An option has a value that cannot work.
-        ModelError: The model cannot be found or loaded.
-        BackendError: The backend does not exist or cannot run here.
-    """
-    config = _config(model, backend, options)
-    return choose_backend(PluginRegistry(), config).examine(config)
 
 
 def _config(

@@ -97,10 +97,6 @@ def test_each_prompt_has_its_own_adapter(llm, adapters):
     assert alone[0] != alone[1]
 
 
-@pytest.mark.xfail(
-    BACKEND == "vllm",
-    reason="vLLM 0.32 on a CPU gives such a prompt the last adapter of its batch",
-)
 def test_a_prompt_without_an_adapter_stays_without(llm, adapters):
     alone, together = alone_and_together(llm, [None, *adapters])
 

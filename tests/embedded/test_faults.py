@@ -34,7 +34,7 @@ def generator():
 @pytest.fixture
 def engine(generator):
     """The slot engine below scheduler and driver."""
-    return generator._driver._engine._engine
+    return generator._driver.engine._engine
 
 
 def start(generator, count=4):

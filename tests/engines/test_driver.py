@@ -22,7 +22,7 @@ from unillm.errors import (
     RequestTimeoutError,
 )
 from unillm.scheduling.slots import SlotScheduler, SlotToken
-from unillm.testing.scripted import ScriptedSlotEngine
+from unillm.testing.scripted import ScriptedEngine, ScriptedSlotEngine
 from unillm.text.detokenizer import Detokenizer
 from unillm.text.tokenizer import load_tokenizer
 
@@ -72,9 +72,9 @@ def drive(tokenizer):
     """Make drivers that are closed after the test."""
     drivers = []
 
-    def drive(engine, **options):
+    def drive(engine, create=SlotScheduler, **options):
         driver = Driver(
-            SlotScheduler(engine),
+            lambda: create(engine),
             **{
                 "tokenizer": tokenizer,
                 "primary_eos": END,
@@ -357,6 +357,45 @@ def test_what_a_hanging_engine_says_later_is_dropped(drive, handle_for):
     assert 1 == driver.stats()["failed"]
 
 
+class Hanging(ScriptedEngine):
+    """Has a process that never answers; a step waits until that is killed."""
+
+    def __init__(self):
+        super().__init__(lambda _request, _n: ord("a"))
+        self.entered, self._killed = threading.Event(), threading.Event()
+
+    def step(self):
+        self.entered.set()
+        assert self._killed.wait(PATIENCE_S)
+        raise ConnectionError("the process is gone")
+
+    def kill(self):
+        self.calls.append(("kill",))
+        self._killed.set()
+
+
+@pytest.mark.parametrize("how", ["hangs", "closed"])
+def test_an_engine_that_does_not_come_back_is_killed(
+    drive, handle_for, monkeypatch, how
+):
+    monkeypatch.setattr("unillm.engines.driver.CLOSE_TIMEOUT_S", 0.1)
+    engine = Hanging()
+    step_timeout_s = 0.1 if how == "hangs" else 600
+    driver = drive(engine, create=lambda same: same, step_timeout_s=step_timeout_s)
+    handle = handle_for(driver)
+    driver.submit(handle, block=False)
+    assert engine.entered.wait(PATIENCE_S)
+
+    if how == "closed":
+        driver.close()
+
+    told = EngineDeadError if how == "hangs" else GeneratorClosedError
+    with pytest.raises(told):
+        handle.result(PATIENCE_S)
+    driver._thread.join(PATIENCE_S)
+    assert [("kill",), ("close",)] == engine.calls[-2:]
+
+
 def test_an_idle_engine_does_not_hang(drive, handle_for):
     now = [0.0]
     engine = ScriptedSlotEngine(lambda _, n: [104, END][n])
@@ -423,6 +462,70 @@ def test_closing_ends_every_request(drive, handle_for):
         driver.submit(handle_for(driver), block=False)
     assert ("close",) == engine.calls[-1]
     driver.close()
+
+
+def test_an_engine_is_made_stepped_and_closed_on_one_thread(drive, handle_for):
+    threads = []
+
+    class Noted(SlotScheduler):
+        def __init__(self, engine):
+            super().__init__(engine)
+            threads.append(("made", threading.get_ident()))
+
+        def step(self):
+            threads.append(("stepped", threading.get_ident()))
+            return super().step()
+
+        def close(self):
+            threads.append(("closed", threading.get_ident()))
+            super().close()
+
+    driver = drive(ScriptedSlotEngine(lambda *_: END, num_slots=1), create=Noted)
+    handle = handle_for(driver)
+    driver.submit(handle, block=True)
+    handle.result()
+    driver.close()
+
+    assert {"made", "stepped", "closed"} == {what for what, _ in threads}
+    [thread] = {thread for _, thread in threads}
+    assert threading.get_ident() != thread
+
+
+def test_an_engine_that_cannot_be_made_raises_what_it_raised(drive):
+    def create(_):
+        raise OSError("no such weights")
+
+    with pytest.raises(OSError, match="no such weights"):
+        drive(ScriptedSlotEngine(lambda *_: END), create=create)
+
+    deadline = time.monotonic() + PATIENCE_S
+    while any("unillm-driver" == thread.name for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_an_engine_that_is_not_awaited_is_closed_once_it_is_made(drive, monkeypatch):
+    loading, closed = threading.Event(), threading.Event()
+
+    class Slow(SlotScheduler):
+        def __init__(self, engine):
+            assert loading.wait(PATIENCE_S)
+            super().__init__(engine)
+
+        def close(self):
+            super().close()
+            closed.set()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unillm.engines.driver.Future.result", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        drive(ScriptedSlotEngine(lambda *_: END), create=Slow)
+    assert not closed.is_set()
+    loading.set()
+
+    assert closed.wait(PATIENCE_S)
 
 
 def test_several_completions_end_when_the_last_one_does(drive, handle_for):

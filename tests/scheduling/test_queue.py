@@ -25,7 +25,8 @@ def test_priority_then_arrival_decides():
 
 
 def test_an_empty_queue_has_nothing_to_pop():
-    with pytest.raises(IndexError):
+    assert WaitingQueue().peek() is None
+    with pytest.raises(IndexError, match=r"^the queue is empty$"):
         WaitingQueue().pop()
 
 
@@ -37,6 +38,20 @@ def test_a_removed_request_does_not_come_up():
     assert "r0" == queue.remove("r0").request_id
     assert queue.remove("r0") is None
     assert "r1" == queue.peek().request_id
+
+
+def test_what_was_removed_is_forgotten_soon():
+    """However many come and go, what is kept of them is bounded by who waits."""
+    queue = WaitingQueue()
+    for number in range(100):
+        queue.push(request(number))
+
+    for number in range(99):
+        queue.remove(f"r{number}")
+        assert len(queue._heap) <= 2 * len(queue) + 8
+
+    assert ["r99"] == [each.request_id for each in queue]
+    assert "r99" == queue.pop().request_id
 
 
 def test_an_id_that_comes_again_has_its_new_place():

@@ -375,6 +375,8 @@ def test_a_row_that_fails_takes_no_other_with_it():
         ended["r1"].finish_reason,
         ended["r1"].error,
     )
+    assert (1, 0) == (ended["r1"].slots.prefill_chunks, ended["r1"].slots.decode_steps)
+    assert (1, 1) == (scheduler.counters.failed, scheduler.counters.finished)
 
 
 def test_an_aborted_request_leaves_its_run_to_the_others():
@@ -525,3 +527,146 @@ def test_closing_ends_the_run_and_closes_the_engine():
 
     engine.check_idle()
     assert ("close",) == engine.calls[-1]
+
+
+# --------------------------------------------------------------------- what is counted
+
+
+class Noting(ScriptedBatchEngine):
+    """Remembers the rows of its runs."""
+
+    def run(self, rows, *, max_new_tokens):
+        self.seen = [*getattr(self, "seen", ()), *rows]
+        return super().run(rows, max_new_tokens=max_new_tokens)
+
+
+def test_tokens_of_prompts_are_counted_apart_from_what_is_computed_again():
+    jobs = [
+        job(0, natural_length=90),
+        job(1, natural_length=80, prompt_length=7),
+        *(job(n, natural_length=2) for n in (2, 3, 4, 5)),
+    ]
+    engine = Noting(script_of(jobs), max_rows=3, costs=CHEAP)
+    scheduler = RunScheduler(engine, clock=engine.clock)
+    for each in jobs:
+        scheduler.add_request(each.request)
+
+    finish(scheduler)
+
+    again = [len(r.prompt_token_ids) for r in engine.seen if r.generated]
+    assert len(again) > 2
+    assert sum(again) == scheduler.counters.reprefilled_tokens
+    assert 4 * 5 + 7 == scheduler.counters.prompt_tokens
+
+
+def test_statistics_say_what_there_is_and_what_was_done():
+    jobs = [job(0, natural_length=4), job(1, natural_length=2), job(2)]
+    scheduler, _ = scheduler_of(*jobs, costs=DEAR)
+    scheduler.step()
+    assert {"max_rows": 2, "running": 2, "waiting": 1} == {
+        name: scheduler.stats()[name] for name in ("max_rows", "running", "waiting")
+    }
+
+    finish(scheduler)
+
+    assert {
+        "max_rows": 2,
+        "running": 0,
+        "waiting": 0,
+        "steps": 7,
+        "runs": 2,
+        "stops": 0,
+        "refills": 0,
+        "decode_steps": 7,
+        "row_steps": 14,
+        "idle_row_steps": 14 - 9,
+        "padding_rows": 0,
+        "admitted": 3,
+        "finished": 3,
+        "aborted": 0,
+        "failed": 0,
+        "prompt_tokens": 12,
+        "reprefilled_tokens": 0,
+        "prefill_padding": 0,
+        "generated_tokens": 9,
+        "step_seconds": 1.0,
+        # Ten were measured; but a step of one row takes no longer than this.
+        "prompt_token_seconds": 1.0,
+    } == scheduler.stats()
+
+
+def test_padding_is_counted_and_told_to_whom_it_concerned():
+    jobs = [job(0, prompt_length=9), job(1, prompt_length=4)]
+    scheduler, _ = scheduler_of(
+        *jobs, traits=BatchTraits(prompt_work=PromptWork.PADDED)
+    )
+
+    ended = {}
+    while scheduler.has_unfinished():
+        ended |= {o.request_id: o.slots for o in scheduler.step() if o.finish_reason}
+
+    assert (0, 5) == (ended["r0"].prefill_padding, ended["r1"].prefill_padding)
+    assert 5 == scheduler.counters.prefill_padding
+
+
+def test_what_a_step_takes_is_learned_from_steps_told_together():
+    class InFours(ScriptedBatchEngine):
+        def run(self, rows, *, max_new_tokens):
+            self.now += 3.0
+            yield RunStep([RowTokens(row=0, token_ids=(5,))])
+            self.now += 8.0
+            yield RunStep([RowTokens(row=0, token_ids=(5, 5, 5, 5))], num_steps=4)
+
+    engine = InFours(lambda *_: 5, max_rows=2)
+    scheduler = RunScheduler(engine, clock=engine.clock)
+    scheduler.add_request(job(0, max_new_tokens=5).request)
+
+    finish(scheduler)
+
+    assert 2.0 == scheduler.stats()["step_seconds"]
+
+
+def test_a_request_between_two_runs_can_be_aborted():
+    """An engine that cannot stop ends its run for who waits; survivors stand back."""
+    lengths = [5, 5, 9, 9, 60, 3, 3, 3]
+    jobs = [job(n, natural_length=99, max_new_tokens=m) for n, m in enumerate(lengths)]
+    scheduler, engine = scheduler_of(*jobs, traits=BatchTraits(can_stop=False))
+    while not scheduler._between:
+        scheduler.step()
+
+    scheduler.abort(["r4"])
+
+    assert "r4" not in finish(scheduler)
+    assert 1 == scheduler.counters.aborted
+    assert 7 == scheduler.counters.finished
+    assert 1 == sum("r4" in ids for ids in runs(engine))
+
+
+def test_logprobs_end_where_the_tokens_do():
+    class Telling(ScriptedBatchEngine):
+        def run(self, rows, *, max_new_tokens):
+            of_prompt = ({1: 0.0}, {2: 0.0}, {3: 0.0})
+            of_tokens = tuple({n: -float(n)} for n in range(4))
+            yield RunStep(
+                [
+                    RowTokens(
+                        row=0,
+                        token_ids=(5, 6, 0, 7),
+                        logprobs=of_tokens,
+                        prompt_logprobs=of_prompt,
+                    )
+                ],
+                num_steps=4,
+            )
+
+    engine = Telling(lambda *_: 5)
+    scheduler = RunScheduler(engine, clock=engine.clock)
+    scheduler.add_request(job(0).request)
+
+    [output] = scheduler.step()
+
+    assert ((5, 6, 0), 3, 3) == (
+        output.token_ids,
+        len(output.logprobs),
+        len(output.prompt_logprobs),
+    )

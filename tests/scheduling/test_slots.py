@@ -259,3 +259,165 @@ def test_a_request_that_the_engine_refuses_is_not_kept():
 
     assert not scheduler.has_unfinished()
     scheduler.check()
+
+
+# --------------------------------------------------------------------- what is counted
+
+
+def test_statistics_say_what_there_is_and_what_was_done():
+    jobs = [job(0, natural_length=2), job(1, natural_length=4), job(2)]
+    scheduler, _ = scheduler_of(*jobs)
+    scheduler.step()
+    assert {"num_slots": 2, "running": 1, "waiting": 1} == {
+        name: scheduler.stats()[name] for name in ("num_slots", "running", "waiting")
+    }
+
+    finish_order(scheduler)
+
+    assert {
+        "num_slots": 2,
+        "running": 0,
+        "waiting": 0,
+        "steps": 3,
+        "decode_steps": 3,
+        "slot_steps": 6,
+        "occupied_slot_steps": 6,
+        "refills": 1,
+        "admitted": 3,
+        "finished": 3,
+        "aborted": 0,
+        "failed": 0,
+        "prompt_tokens": 12,
+        "prefill_padding": 0,
+        "generated_tokens": 9,
+    } == scheduler.stats()
+
+
+def test_a_slot_is_refilled_where_it_had_an_owner_and_others_run():
+    jobs = [job(0, natural_length=2), job(1, natural_length=9), *map(job, (2, 3, 4))]
+    scheduler = SlotScheduler(ScriptedSlotEngine(script_of(jobs), num_slots=3))
+    scheduler.add_request(jobs[0].request)
+    scheduler.add_request(jobs[1].request)
+    told = scheduler.step()
+    for late in jobs[2:4]:  # one takes the slot of r0, the other a fresh one
+        scheduler.add_request(late.request)
+    while scheduler.has_unfinished():
+        told += scheduler.step()
+    scheduler.add_request(jobs[4].request)  # all slots had owners, and nobody runs
+    while scheduler.has_unfinished():
+        told += scheduler.step()
+
+    refilled = {o.request_id: o.slots.refilled for o in told if o.finish_reason}
+    assert {"r0": False, "r1": False, "r2": True, "r3": False, "r4": False} == refilled
+    assert 1 == scheduler.counters.refills
+
+
+def test_padding_is_summed_over_the_chunks_of_a_prompt():
+    class Padding(ScriptedSlotEngine):
+        def prefill(self, chunks):
+            result = super().prefill(chunks)
+            return attrs.evolve(result, padding=[3 + chunk.slot for chunk in chunks])
+
+    jobs = [job(0, prompt_length=25), job(1)]
+    scheduler = SlotScheduler(
+        Padding(script_of(jobs), num_slots=2), max_num_batched_tokens=10
+    )
+    for each in jobs:
+        scheduler.add_request(each.request)
+
+    ended = {}
+    while scheduler.has_unfinished():
+        ended |= {o.request_id: o.slots for o in scheduler.step() if o.finish_reason}
+
+    assert (9, 4) == (ended["r0"].prefill_padding, ended["r1"].prefill_padding)
+    assert 13 == scheduler.counters.prefill_padding
+
+
+def test_log_probabilities_of_a_prompt_come_once_and_whole_with_the_first_token():
+    told = [{n: -float(n)} for n in range(24)]
+    engine = ScriptedSlotEngine(
+        script_of([job(0, natural_length=3)]), prompt_script=lambda _: told
+    )
+    scheduler = SlotScheduler(engine, max_num_batched_tokens=10)
+    scheduler.add_request(job(0, prompt_length=25).request)
+
+    outputs = []
+    while scheduler.has_unfinished():
+        outputs += scheduler.step()
+
+    assert [told, None, None] == [output.prompt_logprobs for output in outputs]
+
+
+def test_a_prompt_that_cannot_be_split_is_computed_at_once():
+    class Whole(ScriptedSlotEngine):
+        splits_prompts = False
+
+    scheduler = SlotScheduler(
+        Whole(script_of([job(0, prompt_length=35)])), max_num_batched_tokens=10
+    )
+    scheduler.add_request(job(0, prompt_length=35).request)
+
+    [first, _] = scheduler.step()
+
+    assert 1 == first.slots.prefill_chunks
+
+
+@pytest.mark.parametrize("call", ["prefill", "decode"])
+def test_an_engine_that_answers_for_too_few_rows_is_not_believed(call):
+    class Short(ScriptedSlotEngine):
+        def prefill(self, chunks):
+            result = super().prefill(chunks)
+            if call == "decode":
+                return result
+            return attrs.evolve(result, tokens=result.tokens[:-1])
+
+        def decode(self, slots):
+            return list(super().decode(slots))[: -1 if call == "decode" else None]
+
+    jobs = [job(0, natural_length=9), job(1, natural_length=9)]
+    scheduler = SlotScheduler(Short(script_of(jobs), num_slots=2))
+    for each in jobs:
+        scheduler.add_request(each.request)
+
+    with pytest.raises(ValueError, match="shorter"):
+        scheduler.step()
+
+
+def test_the_limits_are_those_of_the_rows():
+    engine = ScriptedSlotEngine(
+        lambda *_: 1, num_slots=3, max_model_len=99, vocab_size=7
+    )
+    limits = SlotScheduler(engine).limits
+
+    assert (99, 3, 7) == (limits.max_model_len, limits.max_num_seqs, limits.vocab_size)
+
+
+def test_a_failed_row_tells_what_it_cost_and_frees_its_slot():
+    jobs = [job(0, natural_length=9), job(1, natural_length=2)]
+    script = script_of(jobs)
+
+    def failing(request, position):
+        broken = request.request_id == "r0" and position == 2
+        return SlotToken(0, error="NaN") if broken else script(request, position)
+
+    scheduler = SlotScheduler(ScriptedSlotEngine(failing, num_slots=1))
+    for each in jobs:
+        scheduler.add_request(each.request)
+
+    outputs = []
+    while scheduler.has_unfinished():
+        outputs += scheduler.step()
+        scheduler.check()
+
+    [failed] = [output for output in outputs if output.error]
+    assert ("r0", "error", ()) == (
+        failed.request_id,
+        failed.finish_reason,
+        failed.token_ids,
+    )
+    assert (1, 2) == (failed.slots.prefill_chunks, failed.slots.decode_steps)
+    assert (1, 1, 4) == (
+        scheduler.counters.failed,
+        scheduler.counters.finished,
+        scheduler.counters.generated_tokens,
+    )

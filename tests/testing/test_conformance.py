@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 from testing.broken.bases import SETTINGS, Own
@@ -88,6 +89,30 @@ def test_a_waived_clause_that_holds_is_a_failure():
     [failed] = found.of(Outcome.FAILED)
     assert failed.number == "E1"
     assert "XPASS" in failed.detail
+
+
+def test_the_core_is_what_one_engine_shows_in_its_order():
+    seen = []
+    with plugged(flawed()):
+        found = run_contract(
+            "flawed", options=SETTINGS["options"], core=True, on_result=seen.append
+        )
+
+    assert set("AELPRS") == {result.number[0] for result in found.results}
+    assert seen == list(found.results)
+    assert ["L8"] == [result.number for result in found.of(Outcome.FAILED)]
+
+
+def test_who_is_told_of_a_result_can_write(capsys):
+    with plugged(flawed()):
+        found = run_contract(
+            "flawed",
+            options=SETTINGS["options"],
+            core=True,
+            on_result=lambda result: sys.stdout.write(f"{result.number}\n"),
+        )
+
+    assert [r.number for r in found.results] == capsys.readouterr().out.split()
 
 
 def test_a_waiver_of_what_is_no_clause_is_refused():

@@ -10,7 +10,8 @@ from __future__ import annotations
 from types import MappingProxyType
 
 import pytest
-from conftest import install_family
+from conftest import TINY, install_family
+from trtllm_double import engine_dir
 
 from unillm.testing.contract import BackendContract
 
@@ -30,12 +31,20 @@ class _OnTheDouble(BackendContract):
 
 class TestRunnerOf011(_OnTheDouble):
     version = "0.11"
-    waivers = MappingProxyType(
-        {
-            "R3": "ModelRunnerCpp leaves its requests behind when it is stopped, so a "
-            "run goes on to its end, and requests with other end ids wait for it"
-        }
-    )
+
+
+class TestStaticBatchesOf021(_OnTheDouble):
+    """``ModelRunner`` on an engine without in-flight batching."""
+
+    version = "0.21"
+    options = MappingProxyType({"tokenizer": str(TINY)})
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def _built(cls, _installed, tmp_path_factory):
+        path = tmp_path_factory.mktemp("engine")
+        engine_dir.write(path, TINY, inflight=False)
+        cls.model = str(path)
 
 
 class TestEnginesOf021(_OnTheDouble):

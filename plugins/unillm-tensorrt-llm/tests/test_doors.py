@@ -100,6 +100,14 @@ def test_pytorch_refuses_what_was_made_for_engines(install, engine_at):
         door(engine_at(), "pytorch")
 
 
+def test_a_checkpoint_that_was_converted_says_what_to_do_with_it(install, tmp_path):
+    install("1.2")
+    (tmp_path / "rank0.safetensors").touch()
+
+    with pytest.raises(ConfigError, match="Build an engine of it with trtllm-build"):
+        door(tmp_path)
+
+
 def test_the_door_and_its_reason_are_said_once(install, open_generator, caplog):
     install("1.2")
     caplog.set_level("INFO", "unillm.tensorrt_llm")

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import pytest
@@ -14,6 +15,7 @@ from unillm import SamplingParams
 from unillm.errors import (
     ConfigError,
     PromptTooLongError,
+    RequestFailedError,
     RequestsFailedError,
     TokenizerError,
     UnsupportedParameterError,
@@ -93,6 +95,37 @@ def test_a_prompt_over_max_num_tokens_is_computed_in_chunks(install, open_genera
 
     assert output.token_ids
     assert calls.of("LLM")[0]["enable_chunked_prefill"] is True
+
+
+def test_where_chunks_are_switched_off_the_core_knows_the_longest_prompt(
+    install, open_generator
+):
+    install("1.2")
+    generator = open_generator(
+        max_num_batched_tokens=64, backend_options={"enable_chunked_prefill": False}
+    )
+    calls.clear()
+
+    with pytest.raises(PromptTooLongError, match="200 tokens; at most 64 fit"):
+        generator.generate([[1] * 200], GREEDY)
+
+    assert [] == calls.SEEN
+
+
+@pytest.mark.parametrize("version", ["0.21", "1.2"])
+def test_no_option_of_its_own_says_otherwise_than_what_requests_are_checked_by(
+    install, open_generator, engine_at, version
+):
+    """It would clamp what the core lets through, or leave the option out."""
+    install(version)
+    for inflight in (True, False):
+        path = engine_at(f"e{inflight}", inflight=inflight)
+        for name, ours in (
+            ("max_seq_len" if inflight else "max_output_len", "max_model_len"),
+            ("max_batch_size", "max_num_seqs"),
+        ):
+            with pytest.raises(ConfigError, match=f"'{name}'.*pass {ours}= to"):
+                open_generator(path, tokenizer=TINY, backend_options={name: 64})
 
 
 def test_defaults_are_ours_and_not_its(profile, open_generator):
@@ -249,12 +282,62 @@ def test_what_cannot_be_trusted_is_refused_and_never_dropped(profile, open_gener
         {"logprobs": 1},
         {"prompt_logprobs": 1},
         {"min_tokens": 3},
-        {"allowed_token_ids": [1]},
         {"bad_words": ["apple"]},
         {"structured_outputs": {"choice": ["a", "b"]}},
     ):
         with pytest.raises(UnsupportedParameterError, match=next(iter(field))):
             generator.generate("Add 1 and 2:", SamplingParams(**field))
+
+
+def test_ids_that_are_not_allowed_have_a_bias_that_nothing_outweighs(
+    profile, open_generator
+):
+    """It has no such field; its bias is exact. The runners take none."""
+    generator = open_generator()
+    params = SamplingParams(temperature=2.0, max_tokens=8, allowed_token_ids=[50, 60])
+
+    if profile.hlapi:
+        with pytest.raises(UnsupportedParameterError, match="take no bias"):
+            generator.generate("Add 1 and 2:", params)
+        return
+    [output] = generator.generate("Add 1 and 2:", params)
+
+    assert 8 == len(output.token_ids)
+    assert {50, 60} >= set(output.token_ids)
+
+
+def test_a_seed_below_zero_is_a_seed(profile, open_generator):
+    """The numbers of the C++ runtime have no sign."""
+    generator = open_generator()
+
+    def sample(seed):
+        params = SamplingParams(
+            max_tokens=16, ignore_eos=True, seed=seed, temperature=2.0
+        )
+        return generator.generate([[40, 41, 42]], params)[0].token_ids
+
+    assert sample(-7) == sample(-7)
+    assert sample(-7) != sample(7)
+
+
+def test_a_request_that_cannot_be_handed_over_fails_alone(
+    install, open_generator, monkeypatch
+):
+    install("1.2")
+    generator = open_generator()
+    llm_class = sys.modules["tensorrt_llm"].LLM
+    submit = llm_class.generate_async
+
+    def refuse(self, inputs, sampling_params=None, **given):
+        if sampling_params.max_tokens == 7:
+            raise TypeError("The sampling_params must be type SamplingParams or None")
+        return submit(self, inputs, sampling_params, **given)
+
+    monkeypatch.setattr(llm_class, "generate_async", refuse)
+    with pytest.raises(RequestFailedError, match="TypeError: The sampling_params"):
+        generator.generate(PROMPTS[0], SamplingParams(temperature=0, max_tokens=7))
+
+    assert generator.generate(PROMPTS[0], GREEDY)
 
 
 def test_its_objects_are_not_shared_between_requests(install, open_generator):
@@ -276,7 +359,7 @@ def test_five_requests_and_late_ones_waste_no_row_that_one_could_have(
     generator = open_generator(
         engine_at(max_batch_size=8, inflight=False), tokenizer=TINY
     )
-    long = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
+    long = SamplingParams(temperature=0, max_tokens=80, ignore_eos=True)
     short = SamplingParams(temperature=0, max_tokens=5, ignore_eos=True)
     first = [generator.submit([1] * 99 + [2 + i], long) for i in range(5)]
     next(iter(first[0]))
@@ -289,4 +372,4 @@ def test_five_requests_and_late_ones_waste_no_row_that_one_could_have(
     runs = calls.of("ModelRunner.run")
     assert [5, 8] == [len(run["lengths"]) for run in runs][:2]
     for handle in first:
-        assert 200 == len(handle.result(60).token_ids)
+        assert 80 == len(handle.result(60).token_ids)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import pytest
+from conftest import TINY
 from trtllm_double import calls
 from unillm_tensorrt_llm import TensorRTLLMBackend
 from unillm_tensorrt_llm._doors import Door
@@ -126,6 +127,40 @@ def test_an_engine_is_quantised_when_it_is_built(install, open_generator):
     open_generator(quantization="awq")
 
     assert "W4A16_AWQ" == calls.of("LLM")[0]["quant_config"].quant_algo
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"dtype": "bfloat16"}, "dtype='bfloat16'.*was built with float32"),
+        ({"quantization": "fp8"}, "quantization='fp8'.*was built with W8A16"),
+        ({"max_num_batched_tokens": 9000}, "=9000 is more than the 8192"),
+        ({"kv_cache_dtype": "fp8"}, "is fixed when an engine is built"),
+        ({"gpu_memory_utilization": 0.5}, "ModelRunner, which runs.*takes no such"),
+        ({"enable_prefix_caching": True}, "ModelRunner, which runs.*takes no such"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_an_engine_was_not_built_with_is_refused(
+    install, open_generator, engine_at, option, said
+):
+    install("0.21")
+    path = engine_at(inflight=False, quant_algo="W8A16")
+
+    with pytest.raises(ConfigError, match=said):
+        open_generator(path, tokenizer=TINY, **option)
+
+
+def test_what_an_engine_was_built_with_may_be_said(install, open_generator, engine_at):
+    install("0.21")
+    path = engine_at(quant_algo="W8A16")
+
+    assert open_generator(path, tokenizer=TINY, dtype="float32", quantization="int8")
+
+
+def test_one_thing_is_not_said_in_two_places(seen):
+    with pytest.raises(ConfigError, match="'kv_cache_config', which unillm gives"):
+        seen(gpu_memory_utilization=0.5, backend_options={"kv_cache_config": "mine"})
 
 
 def test_several_gpus_say_what_a_launch_needs(seen):

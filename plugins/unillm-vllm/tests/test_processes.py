@@ -28,7 +28,7 @@ SERVING = """
     import os, signal, sys, time
     from multiprocessing import active_children
     from unillm import Generator, SamplingParams
-    from unillm.errors import EngineDeadError, RequestsFailedError
+    from unillm.errors import EngineDeadError, GeneratorClosedError
 
     ENDLESS = SamplingParams(temperature=0, max_tokens=None, ignore_eos=True)
     COUNT = "Count from 3 to 9:"
@@ -46,7 +46,14 @@ SERVING = """
             new = pairs.get(ask.pop(), [])
             found += new
             ask += new
-        return found
+        # Python's own, which ends with the program.
+        return [pid for pid in found if "resource_tracker" not in says(pid)]
+
+    def says(pid):
+        try:
+            return open(f"/proc/{pid}/cmdline").read()
+        except OSError:
+            return ""
 """
 
 
@@ -150,6 +157,75 @@ def test_a_death_a_ctrl_c_and_an_end_in_good_order(tmp_path):
     ] == lines, run.stderr
     wait_until_gone([int(pid) for pid in pids.split()])
     assert "force killing" not in run.stderr
+
+
+def test_a_stopped_and_a_hung_and_a_lost_process(tmp_path):
+    """Whatever its processes do, waiters are told, and closing takes ten seconds."""
+    body = """
+    def engine():
+        [found] = [c.pid for c in active_children() if "EngineCore" in c.name]
+        return found
+
+    def worker():
+        [found] = [pid for pid in children() if "Worker" in says(pid)]
+        return found
+
+    def fault(name, strike, *, told_within_s, **options):
+        generator = Generator("unillm/tiny", **OPTIONS, **options)
+        before = children()
+        handles = [generator.submit(COUNT, ENDLESS) for _ in range(3)]
+        next(iter(handles[0]))
+        strike()
+        start = time.monotonic()
+        for handle in handles if told_within_s else ():
+            try:
+                handle.result(30)
+            except EngineDeadError:
+                print(name, "told", time.monotonic() - start < told_within_s)
+        if told_within_s:
+            try:
+                generator.generate(COUNT)
+            except EngineDeadError:
+                print(name, "refused")
+        start = time.monotonic()
+        generator.close()
+        print(name, "closed", time.monotonic() - start < 11)
+        for handle in handles if not told_within_s else ():
+            try:
+                handle.result(0)
+            except GeneratorClosedError:
+                print(name, "told at once")
+        time.sleep(1)
+        print(name, "left", [pid for pid in before if pid in children()], flush=True)
+
+    # Stopped: noticed by the time that a step may take. 5 s is how late it may be.
+    fault("stopped", lambda: os.kill(engine(), signal.SIGSTOP),
+          told_within_s=3 + 5, step_timeout_s=3)
+    # The engine waits for a worker that never answers, and is closed meanwhile.
+    fault("hung", lambda: os.kill(worker(), signal.SIGSTOP), told_within_s=None)
+    fault("lost", lambda: os.kill(worker(), signal.SIGKILL), told_within_s=5)
+    """
+    run = subprocess.run(
+        program(tmp_path, body),
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+    assert [
+        *["stopped told True"] * 3,
+        "stopped refused",
+        "stopped closed True",
+        "stopped left []",
+        "hung closed True",
+        *["hung told at once"] * 3,
+        "hung left []",
+        *["lost told True"] * 3,
+        "lost refused",
+        "lost closed True",
+        "lost left []",
+    ] == run.stdout.splitlines(), run.stderr
 
 
 def test_a_program_without_a_guard_is_told_of_it(tmp_path):

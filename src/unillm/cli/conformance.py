@@ -52,7 +52,7 @@ def conformance(
                 on_result=progress.tell,
             )
         if as_json:
-            write_json(_as_json(found))
+            write_json(as_data(found))
         else:
             _write_table(found)
         if not found.conforms:
@@ -78,7 +78,8 @@ class _Progress:
         self._bar.close()
 
 
-def _as_json(found: Conformance) -> dict[str, object]:
+def as_data(found: Conformance) -> dict[str, object]:
+    """Return all that is known of a run of the contract."""
     return {
         "backend": found.backend,
         "distribution": found.distribution,

@@ -1,21 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""``unillm doctor``: what a backend relies on, checked where it runs."""
+"""``unillm doctor``: what a backend relies on and promises, checked where it runs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
 import typer
 
 from . import options
+from .conformance import as_data
 from .exit_codes import ExitCode
-from .reporting import note, reported
+from .reporting import reported
 from .writing import write_json
 
 if TYPE_CHECKING:
+    from ..config import EngineConfig
     from ..engines.backend import Finding
+    from ..testing.conformance import ClauseResult
 
 _VERDICTS = {True: "held", False: "FAILED", None: "new"}
 
@@ -35,31 +38,74 @@ def doctor(
     option: options.BackendOption = None,
     debug: options.Debug = False,
 ) -> None:
-    """Load a model and check what the backend assumes of its engine."""
-    with reported(context, debug=debug):
-        from ..preparation import examine_engine
+    """Check what a backend assumes of its engine, and the contract on the engine.
 
-        findings = []
-        for finding in examine_engine(
-            model,
+    The assumptions are checked with MODEL, the clauses with the bundled model, whose
+    answers are known. Needs the extra unillm[testing].
+    """
+    with reported(context, debug=debug):
+        from ..config import EngineConfig
+        from ..models import find_model
+        from ..plugins import PluginRegistry, choose_backend
+        from ..testing.conformance import need_pytest, run_contract
+
+        need_pytest()
+        config = EngineConfig.create(
+            model=model,
+            path=find_model(model),
             backend=backend,
             dtype=dtype,
             max_model_len=max_model_len,
             max_num_seqs=max_num_seqs,
             trust_remote_code=trust_remote_code,
             backend_options=options.parse_key_values(option or []),
-        ):
+        )
+        chosen = choose_backend(PluginRegistry(), config)
+        config.check_backend_options(chosen.name, chosen.option_names)
+        findings = []
+        for finding in chosen.examine(config):
             findings.append(finding)
             if not as_json:
-                _show(finding)
+                _show_finding(finding)
+        contract = run_contract(
+            chosen.name,
+            options=_for_the_contract(config),
+            core=True,
+            on_result=None if as_json else _show_clause,
+        )
         if as_json:
-            write_json([attrs.asdict(finding) for finding in findings])
-        elif not findings:
-            note("This backend assumes nothing that its own tests do not run.")
+            told = [attrs.asdict(finding) for finding in findings]
+            write_json({"findings": told, "contract": as_data(contract)})
         if any(finding.held is False for finding in findings):
             raise typer.Exit(ExitCode.REQUESTS_FAILED)
+        if not contract.conforms:
+            raise typer.Exit(ExitCode.NONCONFORMING)
 
 
-def _show(finding: Finding) -> None:
-    typer.echo(f"{_VERDICTS[finding.held]:>6}  {finding.assumption}")
-    typer.echo(f"        {finding.detail}  [{finding.source}]")
+def _for_the_contract(config: EngineConfig) -> dict[str, Any]:
+    """Return what was given that is not about the model alone."""
+    given: dict[str, Any] = {"backend_options": dict(config.backend_options)}
+    if config.dtype != "auto":
+        given["dtype"] = config.dtype
+    if config.max_num_seqs is not None:
+        given["max_num_seqs"] = config.max_num_seqs
+    return given
+
+
+def _show_finding(finding: Finding) -> None:
+    _show(_VERDICTS[finding.held], finding.assumption)
+    _show("", f"{finding.detail}  [{finding.source}]")
+
+
+def _show_clause(result: ClauseResult) -> None:
+    from ..testing.conformance import Outcome
+
+    verdicts = {Outcome.PASSED: _VERDICTS[True], Outcome.FAILED: _VERDICTS[False]}
+    verdict = verdicts.get(result.outcome, result.outcome.value)
+    _show(verdict, f"{result.number}: {result.statement}")
+    if result.detail:
+        _show("", result.detail.splitlines()[0])
+
+
+def _show(verdict: str, text: str) -> None:
+    typer.echo(f"{verdict:>12}  {text}")

@@ -262,6 +262,14 @@ class Engine(abc.ABC):
     def close(self) -> None:
         """Free everything. Closing twice does nothing."""
 
+    def kill(self) -> None:  # noqa: B027 - most engines have nothing to kill
+        """End the processes of the engine, so that a call that hangs comes back.
+
+        Called from any thread, while the engine's own may be inside a call: when it
+        counts as dead, or does not come to an end while closing. `close` still follows.
+        An engine without processes leaves it as it is.
+        """
+
     def __enter__(self) -> Self:
         return self
 

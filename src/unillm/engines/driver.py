@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The loop: one thread that owns an engine, feeds it and delivers what it says.
+"""The loop: one thread that makes an engine, feeds it and delivers what it says.
 
 Callers' threads only put things into the inbox. The driver knows an `Engine` and
 nothing of its kind: slots, runs and continuous engines are all the same to it.
@@ -14,6 +14,7 @@ number and in prompt tokens, on any engine.
 from __future__ import annotations
 
 import atexit
+import contextvars
 import heapq
 import logging
 import math
@@ -21,6 +22,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +48,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("unillm.driver")
 
-CLOSE_TIMEOUT_S = 10.0
-"""How long `Driver.close` waits for a step that is under way."""
+CLOSE_TIMEOUT_S = 8.0
+"""How long `Driver.close` waits for an engine before it kills it."""
+
+KILL_TIMEOUT_S = 2.0
+"""How long `Driver.close` waits for an engine that it has killed."""
 
 WATCH_INTERVAL_S = 1.0
 """How often the watchdog looks; less where `step_timeout_s` is short."""
@@ -67,8 +72,14 @@ class DriverCounters:
 class Driver:
     """Runs an engine on a thread of its own.
 
+    The engine is made on that thread too. Each thread that computes with OpenMP keeps a
+    team of workers of its own, and GNU's library lets all teams sleep between two
+    parallel regions as soon as there are more workers than cores: an engine that was
+    loaded on one thread and stepped on another one took twice as long for a step.
+
     Args:
-        engine: Closed by the driver.
+        create_engine: Makes the engine, which the driver closes. What it raises is
+            raised here.
         tokenizer: For the texts of log-probabilities.
         primary_eos: The end id that is reported without a `stop_reason`.
         max_queued_requests: Requests that may wait for their first token.
@@ -82,7 +93,7 @@ class Driver:
 
     def __init__(
         self,
-        engine: Engine,
+        create_engine: Callable[[], Engine],
         *,
         tokenizer: Tokenizer,
         primary_eos: int,
@@ -92,7 +103,7 @@ class Driver:
         clock: Callable[[], float] = time.monotonic,
         threaded: bool = True,
     ) -> None:
-        self._engine = engine
+        self.engine: Engine
         self._step_timeout_s = step_timeout_s
         self._clock = clock
         self._tokenizer = tokenizer
@@ -117,17 +128,25 @@ class Driver:
         self._busy_since: float | None = None
         self._over = threading.Event()
 
+        made: Future[Engine] = Future()
         self._thread = threading.Thread(
-            target=self._run, name="unillm-driver", daemon=True
+            # Whoever logs or warns while the engine is made does so for the caller.
+            target=contextvars.copy_context().run,
+            args=(self._run, create_engine, made),
+            name="unillm-driver",
+            daemon=True,
         )
+        # A thread inside an engine must not outlive Python.
+        atexit.register(self.close)
         if threaded:
             self._thread.start()
+            self._await(made)
             if step_timeout_s < math.inf:
                 threading.Thread(
                     target=self._watch, name="unillm-watchdog", daemon=True
                 ).start()
-        # A thread inside an engine must not outlive Python.
-        atexit.register(self.close)
+        else:
+            self.engine = create_engine()
 
     # ----------------------------------------------------------- from callers' threads
 
@@ -173,7 +192,7 @@ class Driver:
                 "queued_tokens": self._queued_tokens,
                 "live": len(self._live),
                 "deadlines": len(self._deadlines),
-                "engine": dict(self._engine.stats()),
+                "engine": dict(self.engine.stats()),
             }
 
     def abandon(self) -> None:
@@ -192,13 +211,25 @@ class Driver:
         if self._thread is threading.current_thread():  # collected in its own thread
             return
         self._thread.join(CLOSE_TIMEOUT_S)
+        if not self._thread.is_alive():
+            return
+        self._end_all(_closed_error)
+        self._kill_engine()
+        self._thread.join(KILL_TIMEOUT_S)
         if self._thread.is_alive():
             log.warning(
                 "the engine has not answered for %g s while closing; it is left to "
                 "the end of the process",
-                CLOSE_TIMEOUT_S,
+                CLOSE_TIMEOUT_S + KILL_TIMEOUT_S,
             )
-            self._end_all(_closed_error)
+
+    def _await(self, made: Future[Engine]) -> None:
+        """Wait for the engine; if its caller does not, it is closed once it is made."""
+        try:
+            made.result()
+        except BaseException:
+            self.abandon()
+            raise
 
     def _refuse_if_over(self) -> None:
         if self._dead is not None:
@@ -225,7 +256,14 @@ class Driver:
 
     # ----------------------------------------------------------- on the driver's thread
 
-    def _run(self) -> None:
+    def _run(self, create_engine: Callable[[], Engine], made: Future[Engine]) -> None:
+        try:
+            self.engine = create_engine()
+        except BaseException as error:  # noqa: BLE001 - the caller is told, whatever it is
+            self._forget()
+            made.set_exception(error)
+            return
+        made.set_result(self.engine)
         while self.turn():
             pass
 
@@ -280,12 +318,12 @@ class Driver:
         return True
 
     def _step(self) -> list[EngineOutput]:
-        if not self._engine.has_unfinished():
+        if not self.engine.has_unfinished():
             raise PluginError(
                 f"the engine has nothing left to do, but {len(self._live)} requests "
                 "have not ended"
             )
-        return self._engine.step()
+        return self.engine.step()
 
     def _add(self, handle: RequestHandle) -> None:
         if handle.done():
@@ -293,7 +331,7 @@ class Driver:
         for completion in handle.completions:
             request = completion.request
             try:
-                self._engine.add_request(request)
+                self.engine.add_request(request)
             except RequestError as error:
                 self._fail(handle, error)
                 return
@@ -309,7 +347,7 @@ class Driver:
         ids = [completion.request.request_id for completion in handle.completions]
         live = [request_id for request_id in ids if self._live.pop(request_id, None)]
         if live:
-            self._engine.abort(live)
+            self.engine.abort(live)
 
     def _expire(self) -> None:
         """End the requests whose deadline has passed."""
@@ -345,7 +383,7 @@ class Driver:
         if completion.finish_reason is not None:
             self._live.pop(output.request_id, None)
             if output.finish_reason is None:  # a stop string: only the core knows
-                self._engine.abort([output.request_id])
+                self.engine.abort([output.request_id])
         if handle.done():
             self.counters.finished += 1
         if first or handle.done():
@@ -467,6 +505,7 @@ class Driver:
         log.error("%s", self._dead)
         cause = TimeoutError(f"no answer within {self._step_timeout_s:g} s")
         self._end_all(lambda: EngineDeadError(str(self._dead)), cause=cause)
+        self._kill_engine()
 
     def _die(self, error: BaseException) -> None:
         if self._dead is not None:  # it hung before, and everybody was told
@@ -514,11 +553,22 @@ class Driver:
             else:
                 self.counters.failed += 1
 
+    def _kill_engine(self) -> None:
+        if not hasattr(self, "engine"):
+            return  # it is still being made
+        try:
+            self.engine.kill()
+        except Exception:
+            log.exception("the engine could not be killed")
+
     def _close_engine(self) -> None:
         try:
-            self._engine.close()
+            self.engine.close()
         except Exception:
             log.exception("the engine failed while closing")
+        self._forget()
+
+    def _forget(self) -> None:
         atexit.unregister(self.close)
         self._over.set()
 

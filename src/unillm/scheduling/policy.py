@@ -150,7 +150,7 @@ class Costs:
 
     @property
     def prefill_token_s(self) -> float:
-        """What a prompt token takes: no more than to decode it alone would."""
+        """What a prompt token takes, no more than to decode it alone would."""
         if not self._prefill_tokens:
             return 0.0
         return min(self._prefill_s / self._prefill_tokens, self.step_s(1))

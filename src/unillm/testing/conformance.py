@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import enum
 import io
+import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -85,9 +87,10 @@ def run_contract(
     *,
     model: str = "unillm/tiny",
     options: Mapping[str, Any] = MappingProxyType({}),
+    core: bool = False,
     on_result: Callable[[ClauseResult], None] | None = None,
 ) -> Conformance:
-    """Run all clauses of the contract on an installed backend.
+    """Run the contract on an installed backend.
 
     Takes as long as the engine does: its model is loaded some ten times.
 
@@ -95,6 +98,7 @@ def run_contract(
         backend: Its name.
         model: The bundled model, or the same one in another form.
         options: What a `Generator` is given to make the engine.
+        core: Only the clauses about the engine itself. Its model is loaded once.
         on_result: Called after each clause.
 
     Raises:
@@ -107,18 +111,16 @@ def run_contract(
     config = EngineConfig.create(
         model=model, path=find_model(model), backend=backend, **options
     )
-    choose_backend(registry, config)  # what cannot run is told before anything runs
-    try:
-        import pytest
-    except ImportError as error:
-        raise ConfigError(
-            "The contract is run by pytest, which is not installed. Run: "
-            'pip install "unillm[testing]"'
-        ) from error
+    # What cannot run is told before anything runs.
+    chosen = choose_backend(registry, config)
+    config.check_backend_options(chosen.name, chosen.option_names)
+    need_pytest()
+    import pytest
+
     # The contract is left for pytest to import: only then does a failed comparison
     # show both of its sides.
     settings = {"backend": backend, "model": model, "options": dict(options)}
-    watcher = _Watcher(settings, on_result)
+    watcher = _Watcher(settings, core=core, on_result=on_result)
     output = io.StringIO()
     arguments = [
         f"--rootdir={_CONTRACT}",
@@ -144,6 +146,19 @@ def run_contract(
     )
 
 
+def need_pytest() -> None:
+    """Raise if the contract cannot be run here.
+
+    Raises:
+        ConfigError: pytest is not installed.
+    """
+    if find_spec("pytest") is None:
+        raise ConfigError(
+            "The contract is run by pytest, which is not installed. Run: "
+            'pip install "unillm[testing]"'
+        )
+
+
 class _Watcher:
     """A plugin of pytest: puts the settings in and notes what became of the clauses."""
 
@@ -152,15 +167,24 @@ class _Watcher:
     def __init__(
         self,
         settings: Mapping[str, Any],
+        *,
+        core: bool,
         on_result: Callable[[ClauseResult], None] | None,
     ) -> None:
         self._settings = settings
+        self._core = core
         self._on_result = on_result
+        self._stdout = sys.stdout
         self.clauses: dict[str, Clause] = {}
         self.results: dict[str, ClauseResult] = {}
         self.not_whole = ""
 
-    def pytest_collection_modifyitems(self, items: Sequence[pytest.Function]) -> None:
+    def pytest_configure(self, config: pytest.Config) -> None:
+        self._capture: Any = config.pluginmanager.getplugin("capturemanager")
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Function]) -> None:
+        if self._core:
+            items[:] = sorted(filter(_is_core, items), key=_order)
         for item in items:
             for name, value in self._settings.items():
                 setattr(item.cls, name, value)
@@ -191,7 +215,23 @@ class _Watcher:
         )
         self.results[name] = result
         if self._on_result is not None:
-            self._on_result(result)
+            # pytest holds what is written, down to the file descriptors.
+            with (
+                self._capture.global_and_fixture_disabled(),
+                contextlib.redirect_stdout(self._stdout),
+            ):
+                self._on_result(result)
+
+
+def _is_core(item: pytest.Function) -> bool:
+    """Whether a test is a clause about the engine, or checks the clauses."""
+    clause: Clause | None = getattr(item.function, "clause", None)
+    return clause is None or clause.is_core
+
+
+def _order(item: pytest.Function) -> tuple[str, int]:
+    clause: Clause | None = getattr(item.function, "clause", None)
+    return ("", 0) if clause is None else clause.order
 
 
 def _outcome(report: pytest.TestReport) -> Outcome | None:

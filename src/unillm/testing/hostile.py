@@ -141,7 +141,7 @@ def trapped_model(trap: str, folder: Path) -> tuple[Path, Path]:
         folder: Where to write it.
 
     Returns:
-        The model directory, and the canary: a path where nothing is.
+        The model directory, and where the canary would be.
     """
     model, canary = folder / "model", folder / "canary"
     shutil.copytree(find_model("unillm/tiny"), model)

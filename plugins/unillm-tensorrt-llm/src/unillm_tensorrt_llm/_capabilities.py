@@ -25,18 +25,20 @@ CAPABILITIES = Capabilities(
             "no published source says whether it holds back stop token ids, or the one "
             "end id alone"
         ),
-        "allowed_token_ids": _not("it has no counterpart"),
         "structured_outputs": _not(
             "its guided decoding needs its own tokenizer and ends at that tokenizer's "
             "end id alone"
         ),
         "bad_words": _not(
-            "it bans single token ids; a word of several tokens would need its own "
-            "tokenizer"
+            "its LLM API bans single token ids, and whether the runners look for the "
+            "start of a word in the prompt was not published"
         ),
     }
 )
 """Of every door. A door that can do less says so itself."""
+
+BY_BIAS = ("logit_bias", "allowed_token_ids")
+"""Fields that are served by a bias on the logits."""
 
 NO_BIAS = _not("the runners take no bias; use the LLM API")
 NO_MIN_P = _not("this version of TensorRT-LLM has no min_p")

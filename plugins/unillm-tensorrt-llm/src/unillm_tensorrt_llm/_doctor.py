@@ -8,6 +8,7 @@ answers is a new fact. Both are worth a report.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,12 +21,16 @@ from unillm.text.reading import read_model_text
 from . import _sampling
 from ._doors import Installed, choose
 from ._llm import LlmEngine
-from ._opening import open_engine
+from ._opening import open_door
+from ._runner_doctor import of_the_runner
 
 if TYPE_CHECKING:
     from unillm.config import EngineConfig
 
 PROMPT = "Count from 3 to 9:"
+
+_SOME_ID = 65
+"""One that no model says four times by itself."""
 
 _FIELDS = (
     "end_id",
@@ -53,9 +58,11 @@ def examine(config: EngineConfig) -> Iterator[Finding]:
     )
     text = read_model_text(config)
     prompt = tuple(text.tokenizer.encode(PROMPT, add_special_tokens=True))
-    with open_engine(config) as engine:
+    with contextlib.closing(open_door(config)) as engine:
         if isinstance(engine, LlmEngine):
             yield from _of_the_llm_api(_Asker(engine, installed, prompt, text.eos.ids))
+        else:
+            yield from of_the_runner(engine, prompt)
 
 
 class _Asker:
@@ -117,6 +124,7 @@ def _of_the_llm_api(asker: _Asker) -> Iterator[Finding]:
         _leaves_out_the_prompt,
         _one_object_grows,
         _top_k_of_one_is_greedy,
+        _adds_its_bias,
         _seeds_repeat,
         _ends_at_every_stop_id,
         _runs_on_under_ignore_eos,
@@ -193,6 +201,24 @@ def _top_k_of_one_is_greedy(asker: _Asker) -> Finding:
         "sampling_params.py",
         held=first == second,
         detail=f"{first[:8]}… and {second[:8]}…",
+    )
+
+
+def _adds_its_bias(asker: _Asker) -> Finding:
+    """An embedding_bias is added to the logits, and can force and ban ids."""
+    source = "sampling_params.py"
+    if "embedding_bias" not in inspect.signature(asker.params_class).parameters:
+        detail = "this version has no embedding_bias"
+        return _finding(_adds_its_bias, source, held=None, detail=detail)
+    asked: dict[str, Any] = {"max_tokens": 4, "ignore_eos": True}
+    forced = asker.ask(**asked, logit_bias={_SOME_ID: 100.0}).outputs[0]
+    allowed = asker.ask(**asked, allowed_token_ids=[_SOME_ID]).outputs[0]
+    seen = [list(forced.token_ids), list(allowed.token_ids)]
+    return _finding(
+        _adds_its_bias,
+        source,
+        held=seen == [[_SOME_ID] * 4] * 2,
+        detail=f"{_SOME_ID} was asked for: {seen}",
     )
 
 

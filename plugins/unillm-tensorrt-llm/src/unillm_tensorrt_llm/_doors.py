@@ -105,6 +105,12 @@ class Installed:
         }[door] is not None
 
     @property
+    def runs_checkpoints_by_itself(self) -> bool:
+        """Whether a Hugging Face checkpoint runs through an LLM API, not a runner."""
+        by_engine = self.has(Door.ENGINE) and self.tells_stop_ids
+        return self.has(Door.PYTORCH) or by_engine
+
+    @property
     def tells_stop_ids(self) -> bool:
         """Whether results of its LLM API can keep the id that ended them.
 
@@ -134,22 +140,24 @@ def choose(installed: Installed, path: Path, wanted: str | None) -> Choice:
 
     Args:
         installed: What is there.
-        path: A Hugging Face checkpoint, a TensorRT-LLM checkpoint or an engine
-            directory.
+        path: A Hugging Face checkpoint or an engine directory.
         wanted: What the user asked: the value of a `Door`, or `None`.
 
     Raises:
-        ConfigError: There is no door of that name, or it does not take this model.
+        ConfigError: There is no door of that name, it does not take this model, or no
+            door does.
         BackendUnavailableError: The installed version does not have the door that the
             model needs, or that was asked for.
     """
+    if is_tensorrt_checkpoint(path):
+        raise ConfigError(
+            f"{path} is what convert_checkpoint.py writes. Build an engine of it with "
+            "trtllm-build and pass that directory, or pass the Hugging Face checkpoint."
+        )
     if wanted is not None:
         return _asked_for(installed, path, wanted)
     if is_engine_directory(path):
         return _for_engine(installed, EngineDirectory.read(path))
-    if is_tensorrt_checkpoint(path):
-        _need(installed, Door.ENGINE, "a TensorRT-LLM checkpoint")
-        return Choice(Door.ENGINE, "a TensorRT-LLM checkpoint is built into an engine")
     if installed.has(Door.PYTORCH):
         return Choice(
             Door.PYTORCH, "a Hugging Face checkpoint runs on PyTorch as it is"
@@ -187,11 +195,9 @@ def _asked_for(installed: Installed, path: Path, wanted: str) -> Choice:
         )
     door = Door(wanted)
     _need(installed, door, f"door={wanted!r}")
-    if door is Door.PYTORCH and (
-        is_engine_directory(path) or is_tensorrt_checkpoint(path)
-    ):
+    if door is Door.PYTORCH and is_engine_directory(path):
         raise ConfigError(
-            f'{path} was made for engines, and door="pytorch" takes Hugging Face '
+            f'{path} is an engine, and door="pytorch" takes Hugging Face '
             "checkpoints. Pass the checkpoint, or leave the door out."
         )
     return Choice(door, "it was asked for")

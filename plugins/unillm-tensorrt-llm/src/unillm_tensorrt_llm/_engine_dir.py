@@ -40,6 +40,8 @@ class EngineDirectory:
     version: str
     """Of the TensorRT-LLM that built it."""
     dtype: str
+    quantization: str | None
+    """A member of ``QuantAlgo``."""
     vocab_size: int
     world_size: int
     tensor_parallel_size: int
@@ -86,6 +88,7 @@ class EngineDirectory:
             path=path,
             version=str(config["version"]),
             dtype=model["dtype"],
+            quantization=(model.get("quantization") or {}).get("quant_algo"),
             vocab_size=int(model["vocab_size"]),
             world_size=int(mapping.get("world_size", 1)),
             tensor_parallel_size=int(mapping.get("tp_size", 1)),

@@ -168,12 +168,13 @@ class LlmEngine(Engine):
             begun = asyncio.run_coroutine_threadsafe(self._begin(request), self._loop)
             try:
                 self._live[request.request_id] = begun.result()
-            except _errors.request_errors() as error:
+            except Exception as error:  # noqa: BLE001 - it fails alone, and is told
                 refused.append(
                     EngineOutput(
                         request_id=request.request_id,
                         finish_reason="error",
-                        error=f"TensorRT-LLM refused the request: {error}",
+                        error="TensorRT-LLM refused the request: "
+                        f"{type(error).__name__}: {error}",
                     )
                 )
         return refused
@@ -199,8 +200,6 @@ class LlmEngine(Engine):
                 self._tell(live, output)
                 if live.over:
                     break
-        except _errors.request_errors() as error:
-            self._put(live, finish_reason="error", error=str(error))
         except Exception as error:  # noqa: BLE001 - told to the one who waits
             self._put(
                 live, finish_reason="error", error=f"{type(error).__name__}: {error}"

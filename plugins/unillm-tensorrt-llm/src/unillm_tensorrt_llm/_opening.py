@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -22,10 +22,11 @@ from unillm.errors import ConfigError, ModelLoadError
 from unillm.scheduling.runs import RunScheduler
 
 from . import _building, _device, _errors
-from ._capabilities import NO_BIAS, NO_MIN_P
+from ._capabilities import BY_BIAS, NO_BIAS, NO_MIN_P
 from ._doors import Door, Installed, choose
-from ._engine_dir import EngineDirectory, is_engine_directory, is_tensorrt_checkpoint
+from ._engine_dir import EngineDirectory, is_engine_directory
 from ._llm import LlmEngine
+from ._names import vllm_name
 from ._runner import RunnerEngine
 from ._speculation import decoding_config
 
@@ -34,12 +35,15 @@ if TYPE_CHECKING:
     from unillm.config import EngineConfig
     from unillm.engines.base import Engine
 
+_LIMITS = ("max_model_len", "max_num_seqs", "max_num_batched_tokens")
+"""What requests are checked by: no option of TensorRT-LLM may say otherwise."""
+
 log = logging.getLogger("unillm.tensorrt_llm")
 
 
 def needed_build(config: EngineConfig) -> BuildSpec | None:
     """Return what has to be built for *config*; `None` where nothing has to be."""
-    if is_engine_directory(config.path) or is_tensorrt_checkpoint(config.path):
+    if is_engine_directory(config.path):
         return None
     wanted = config.backend_options.get("door")
     if wanted == Door.PYTORCH.value:
@@ -52,7 +56,18 @@ def needed_build(config: EngineConfig) -> BuildSpec | None:
 
 
 def open_engine(config: EngineConfig) -> Engine:
-    """Load a model into TensorRT-LLM.
+    """Load a model into TensorRT-LLM; runners are put under unillm's scheduler.
+
+    Raises what `open_door` raises.
+    """
+    engine = open_door(config)
+    if isinstance(engine, LlmEngine):
+        return engine
+    return RunScheduler(engine, clock=perf_counter)
+
+
+def open_door(config: EngineConfig) -> LlmEngine | RunnerEngine:
+    """Load a model through the door that fits.
 
     Raises:
         BackendUnavailableError: The installed version cannot do what is asked.
@@ -83,10 +98,7 @@ def open_engine(config: EngineConfig) -> Engine:
         _check(engine, installed, config)
         if choice.door is Door.ENGINE:
             return _open_engine_llm(config, installed, engine, options, release)
-        return RunScheduler(
-            _open_runner(config, installed, engine, options, release),
-            clock=perf_counter,
-        )
+        return _open_runner(config, installed, engine, options, release)
     except BaseException:
         release()
         raise
@@ -96,19 +108,41 @@ def _nothing() -> None:
     """Release nothing."""
 
 
+def _merged(
+    door: Door, arguments: Mapping[str, Any], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Put the user's own options beside ours.
+
+    Raises:
+        ConfigError: One of them is ours. What requests are checked by would not know.
+    """
+    for name in options:
+        ours = vllm_name(door, name)
+        if name in arguments or ours in _LIMITS:
+            instead = f"pass {ours}= to the generator" if ours else "leave it out"
+            raise ConfigError(
+                f"backend_options has {name!r}, which unillm gives TensorRT-LLM "
+                f"itself: {instead}."
+            )
+    return {**arguments, **options}
+
+
 # -------------------------------------------------------------------------- PyTorch
 
 
 def _open_pytorch(
     config: EngineConfig, installed: Installed, options: dict[str, Any]
-) -> Engine:
+) -> LlmEngine:
     checkpoint = _building.checkpoint_config(config.path)
     check_weights(config.path)
     context = _building.context_of(config, checkpoint)
     _check_prequantised(config, checkpoint)
     batched = config.max_num_batched_tokens or _building.DEFAULT_MAX_NUM_TOKENS
+    # A prompt over max_num_tokens is refused without it.
+    chunked = bool(options.pop("enable_chunked_prefill", context > batched))
     limits = EngineLimits(
         max_model_len=context,
+        max_prompt_len=None if chunked or batched >= context - 1 else batched,
         max_num_seqs=config.max_num_seqs or _building.DEFAULT_MAX_BATCH_SIZE,
         vocab_size=int(checkpoint["vocab_size"]),
     )
@@ -120,8 +154,7 @@ def _open_pytorch(
         "max_seq_len": context,
         "max_batch_size": limits.max_num_seqs,
         "max_num_tokens": batched,
-        # A prompt over max_num_tokens is refused without it.
-        "enable_chunked_prefill": context > batched,
+        "enable_chunked_prefill": chunked,
         **_kv_cache(config, installed, dtype=True),
     }
     if config.enforce_eager:
@@ -132,9 +165,8 @@ def _open_pytorch(
         )
         if config.speculative_config["method"] == "draft_model":
             arguments["disable_overlap_scheduler"] = True
-    llm = _make_llm(
-        installed.pytorch_llm, config.path, {**arguments, **options}, facts=""
-    )
+    arguments = _merged(Door.PYTORCH, arguments, options)
+    llm = _make_llm(installed.pytorch_llm, config.path, arguments, facts="")
     return _llm_engine(llm, installed, limits, _nothing)
 
 
@@ -172,6 +204,7 @@ def _check(engine: EngineDirectory, installed: Installed, config: EngineConfig) 
     for name, built in (
         ("max_model_len", engine.max_seq_len),
         ("max_num_seqs", engine.max_batch_size),
+        ("max_num_batched_tokens", engine.max_num_tokens),
     ):
         asked = getattr(config, name)
         if asked is not None and asked > built:
@@ -186,6 +219,17 @@ def _check(engine: EngineDirectory, installed: Installed, config: EngineConfig) 
             raise ConfigError(
                 f"{name}={asked} does not fit the engine {engine.path}, which was "
                 f"built for {built}. Leave it out."
+            )
+    quantization = _building.quant_algo(config.quantization)
+    for name, wanted, has in (
+        ("dtype", None if config.dtype == "auto" else config.dtype, engine.dtype),
+        ("quantization", quantization, engine.quantization),
+    ):
+        if wanted not in (None, has):
+            raise ConfigError(
+                f"{name}={getattr(config, name)!r} does not fit the engine "
+                f"{engine.path}, which was built with {has or 'none'}. Leave it out, "
+                "or pass the checkpoint and have one built."
             )
     if config.kv_cache_dtype != "auto":
         raise ConfigError(
@@ -220,12 +264,13 @@ def _open_engine_llm(
     engine: EngineDirectory,
     options: dict[str, Any],
     release: Callable[[], None],
-) -> Engine:
-    arguments = {**_kv_cache(config, installed, dtype=False), **options}
+) -> LlmEngine:
+    arguments = _kv_cache(config, installed, dtype=False)
     if config.speculative_config is not None:
         arguments["speculative_config"] = decoding_config(
             config.speculative_config, installed
         )
+    arguments = _merged(Door.ENGINE, arguments, options)
     llm = _make_llm(installed.engine_llm, engine.path, arguments, facts=_facts(engine))
     limits = _limits(engine, config, engine.longest_prompt)
     return _llm_engine(llm, installed, limits, release)
@@ -252,9 +297,9 @@ def _open_runner(
     in_cpp = engine.inflight and installed.model_runner_cpp is not None
     runner_class = installed.model_runner_cpp if in_cpp else installed.model_runner
     longest = engine.longest_prompt if in_cpp else engine.max_input_len
-    arguments: dict[str, Any] = dict(options)
+    arguments: dict[str, Any] = {}
     if in_cpp:
-        arguments |= {
+        arguments = {
             "max_batch_size": config.max_num_seqs or engine.max_batch_size,
             # Without it prompts are bounded by what the engine was built with, which
             # the C++ runtime does not need. It has no output length: the engine's
@@ -266,6 +311,9 @@ def _open_runner(
             "kv_cache_enable_block_reuse": config.enable_prefix_caching,
         }
         arguments |= {k: v for k, v in cache.items() if v is not None}
+    else:
+        _refuse_cache_options(config)
+    arguments = _merged(Door.RUNNER, arguments, options)
     _refuse_unknown(runner_class, arguments)
     try:
         runner = runner_class.from_dir(str(engine.path), **arguments)
@@ -280,6 +328,16 @@ def _open_runner(
         by_row=not in_cpp,
         release=release,
     )
+
+
+def _refuse_cache_options(config: EngineConfig) -> None:
+    for name in ("gpu_memory_utilization", "enable_prefix_caching"):
+        if getattr(config, name) is not None:
+            raise ConfigError(
+                f"{name}={getattr(config, name)!r}: ModelRunner, which runs engines "
+                "without in-flight batching, makes its cache anew for each batch and "
+                "takes no such option. Leave it out."
+            )
 
 
 def _refuse_unknown(runner_class: Any, arguments: dict[str, Any]) -> None:
@@ -330,7 +388,7 @@ def _llm_engine(
     names = inspect.signature(installed.sampling_params).parameters
     missing = {
         "min_p": ("min_p", NO_MIN_P),
-        "logit_bias": ("embedding_bias", NO_BIAS),
+        **dict.fromkeys(BY_BIAS, ("embedding_bias", NO_BIAS)),
     }
     return LlmEngine(
         llm,

@@ -39,7 +39,7 @@ from unillm.scheduling.runs import (
 )
 
 from . import _sampling
-from ._capabilities import NO_BIAS, NO_MIN_P
+from ._capabilities import BY_BIAS, NO_BIAS, NO_MIN_P
 
 _BEGIN_ANEW = {
     "seed": "the session's generator of random numbers begins anew with each run",
@@ -79,6 +79,10 @@ class RunnerEngine(BatchEngine):
         packed: Whether prompts are packed, or padded to the longest.
         by_row: Whether each row may have sampling options of its own: ``ModelRunner``.
         release: Called when the engine is closed.
+
+    Attributes:
+        runner: TensorRT-LLM's own object; `None` once it is closed.
+        by_row: As it was given.
     """
 
     def __init__(
@@ -90,10 +94,10 @@ class RunnerEngine(BatchEngine):
         by_row: bool,
         release: Callable[[], None],
     ) -> None:
-        self._runner = runner
+        self.runner = runner
         self._limits = limits
         self._packed = packed
-        self._by_row = by_row
+        self.by_row = by_row
         self._release = release
 
     @property
@@ -105,7 +109,7 @@ class RunnerEngine(BatchEngine):
     @override
     def traits(self) -> BatchTraits:
         return BatchTraits(
-            can_stop=self._by_row,
+            can_stop=self.by_row,
             prompt_work=PromptWork.PACKED if self._packed else PromptWork.PADDED,
             # One max_new_tokens for all, checked with the longest prompt.
             shared_context=True,
@@ -116,16 +120,13 @@ class RunnerEngine(BatchEngine):
     @override
     def capabilities(self) -> Capabilities:
         return Capabilities(
-            fields={
-                "logit_bias": NO_BIAS,
-                "min_p": NO_MIN_P,
-            }
+            fields={"min_p": NO_MIN_P, **dict.fromkeys(BY_BIAS, NO_BIAS)}
         )
 
     @override
     def group(self, request: EngineRequest) -> Hashable:
         end_id, _ = _sampling.end_ids(request)
-        if self._by_row:
+        if self.by_row:
             return end_id
         return end_id, tuple(sorted(_options(request).items()))
 
@@ -135,15 +136,15 @@ class RunnerEngine(BatchEngine):
 
     @override
     def close(self) -> None:
-        if self._runner is not None:
-            self._runner = None
+        if self.runner is not None:
+            self.runner = None
             self._release()
 
     def _steps(
         self, rows: Sequence[BatchRow], max_new_tokens: int
     ) -> Generator[RunStep, None, None]:
         reader = _Reader(rows)
-        stream = self._runner.generate(**self._arguments(rows, max_new_tokens))
+        stream = self.runner.generate(**self.arguments(rows, max_new_tokens))
         try:
             for told in stream:
                 if step := reader.read(told):
@@ -151,13 +152,13 @@ class RunnerEngine(BatchEngine):
             if last := reader.missing_ends(max_new_tokens):
                 yield last
         finally:
-            if self._by_row:
+            if self.by_row:
                 stream.close()
             else:
                 for _ in stream:  # what is left behind would come back to the next run
                     pass
 
-    def _arguments(
+    def arguments(
         self, rows: Sequence[BatchRow], max_new_tokens: int
     ) -> dict[str, Any]:
         """Say a run in the runner's words: names that it does not know it ignores."""
@@ -165,7 +166,7 @@ class RunnerEngine(BatchEngine):
 
         end_id, _ = _sampling.end_ids(rows[0].request)
         options = [_options(row.request) for row in rows]
-        shared = self._as_tensors(options) if self._by_row else options[0]
+        shared = self._as_tensors(options) if self.by_row else options[0]
         return {
             "batch_input_ids": [
                 torch.tensor(row.prompt_token_ids, dtype=torch.int32) for row in rows
@@ -202,7 +203,7 @@ def _options(request: EngineRequest) -> dict[str, float]:
     """Return the sampling options of a request, under the runners' names."""
     chosen = {**_sampling.choice(request), **_sampling.penalties(request)}
     if not request.params.greedy:
-        chosen["random_seed"] = request.seed
+        chosen["random_seed"] = _sampling.seed(request)
     return chosen
 
 
@@ -223,8 +224,10 @@ class _Reader:
             start = self._starts[row] + self._seen[row]
             if self._ended[row] or length <= start:
                 continue
-            # Only what is new is fetched; the rest of a row is prompt and padding.
-            token_ids = told["output_ids"][row, 0, start:length].tolist()
+            # Only what is new is fetched; the rest of a row is prompt and padding. The
+            # runner goes on to the largest length of the batch.
+            stop = min(length, self._starts[row] + self._rows[row].max_new_tokens)
+            token_ids = told["output_ids"][row, 0, start:stop].tolist()
             new.append(self._note(row, token_ids))
         if not new:
             return None
@@ -235,17 +238,18 @@ class _Reader:
         short = [
             row
             for row, seen in enumerate(self._seen)
-            if not self._ended[row]
-            and seen < min(max_new_tokens, self._rows[row].max_new_tokens)
+            if not self._ended[row] and seen < max_new_tokens
         ]
         if not short:
             return None
         return RunStep([self._note(row, [self._end_id(row)]) for row in short])
 
     def _note(self, row: int, token_ids: list[int]) -> RowTokens:
-        stops = self._rows[row].request.stop_token_ids
+        asked = self._rows[row]
         self._seen[row] += len(token_ids)
-        self._ended[row] = any(token_id in stops for token_id in token_ids)
+        self._ended[row] = self._seen[row] >= asked.max_new_tokens or any(
+            token_id in asked.request.stop_token_ids for token_id in token_ids
+        )
         return RowTokens(row=row, token_ids=token_ids)
 
     def _end_id(self, row: int) -> int:

@@ -13,12 +13,16 @@ References:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from typing import Any
 
 from unillm.engines.base import EngineRequest
+from unillm.params import SamplingParams
 
 from ._names import BEFORE_0_13
+
+BANNED = -1e9
+"""A bias that no logit outweighs, and still a number where infinity would not be one
+after a penalty."""
 
 NO_END = -1
 """What the LLM API itself sends as ``end_id`` under ``ignore_eos``."""
@@ -28,6 +32,11 @@ def end_ids(request: EngineRequest) -> tuple[int, list[int]]:
     """Return the one ``end_id`` and the other ids that end a request."""
     first, *others = sorted(request.stop_token_ids) or [NO_END]
     return first, others
+
+
+def seed(request: EngineRequest) -> int:
+    """Return the seed without its sign, which the C++ runtime's numbers do not have."""
+    return request.seed % 2**63
 
 
 def choice(request: EngineRequest) -> dict[str, Any]:
@@ -78,14 +87,15 @@ def llm_params(request: EngineRequest, params_class: Any, *, vocab_size: int) ->
         "ignore_eos": not has_end,
         "stop_token_ids": others or None,
         "max_tokens": request.max_new_tokens,
-        "seed": request.seed,
+        "seed": seed(request),
         "detokenize": False,
         "include_stop_str_in_output": True,  # else the id that ended it is cut off
         **choice(request),
         **penalties(request),
     }
-    if request.params.logit_bias:
-        given["embedding_bias"] = _bias(request.params.logit_bias, vocab_size)
+    bias = _bias(request.params, vocab_size)
+    if bias is not None:
+        given["embedding_bias"] = bias
     known = inspect.signature(params_class).parameters
     return params_class(
         **{
@@ -95,10 +105,20 @@ def llm_params(request: EngineRequest, params_class: Any, *, vocab_size: int) ->
     )
 
 
-def _bias(pairs: Sequence[tuple[int, float]], vocab_size: int) -> Any:
+def _bias(params: SamplingParams, vocab_size: int) -> Any:
+    """Return what is to be added to the logits; `None` if that is nothing.
+
+    Ids that are not allowed have a counterpart in TensorRT-LLM only here.
+    """
+    if not params.logit_bias and params.allowed_token_ids is None:
+        return None
     import torch
 
     bias = torch.zeros(vocab_size, dtype=torch.float32)
-    for token_id, value in pairs:
+    for token_id, value in params.logit_bias or ():
         bias[token_id] = value
+    if params.allowed_token_ids is not None:
+        banned = torch.ones(vocab_size, dtype=torch.bool)
+        banned[list(params.allowed_token_ids)] = False
+        bias[banned] = BANNED
     return bias

@@ -16,6 +16,8 @@ process of the engine dies, a `step` that waits for it raises.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import InvalidStateError
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import override
@@ -39,6 +41,7 @@ from unillm.errors import (
 from ._compat import refusals
 from ._errors import is_out_of_memory
 from ._lora import NOTHING_ID
+from ._memory import give_back
 
 if TYPE_CHECKING:
     from vllm import LLMEngine
@@ -215,6 +218,10 @@ class VllmEngine(Engine):
         }
 
     @override
+    def kill(self) -> None:
+        self._processes.kill()
+
+    @override
     def close(self) -> None:
         if self._closed:
             return
@@ -223,6 +230,7 @@ class VllmEngine(Engine):
         self._alone.leave(self._shut_down)
         if self._threads is not None:
             self._threads.restore()
+            give_back()
         if self._no_adapter is not None:
             self._no_adapter.close()
 
@@ -236,13 +244,19 @@ class VllmEngine(Engine):
     # -------------------------------------------------------------------------- death
 
     def _wake(self) -> None:
-        """Let a `step` raise that waits for a process which has died.
+        """Let a call raise that waits for a process which has died.
 
-        vLLM says it to the next call only; one that is waiting would wait for ever.
+        vLLM says it to the next call only; one that is waiting would wait for ever: a
+        `step` for outputs, the loading of an adapter for its own answer.
         """
-        queue = getattr(self._engine.engine_core, "outputs_queue", None)
+        core = self._engine.engine_core
+        death = EngineDeadError("a process of vLLM's engine has ended")
+        for answer in list(getattr(core, "utility_results", {}).values()):
+            with suppress(InvalidStateError):  # it was answered meanwhile
+                answer.set_exception(death)
+        queue = getattr(core, "outputs_queue", None)
         if queue is not None:
-            queue.put_nowait(EngineDeadError("a process of vLLM's engine has ended"))
+            queue.put_nowait(death)
 
     def _death(self, error: Exception) -> EngineError:
         """Return what a step died of."""

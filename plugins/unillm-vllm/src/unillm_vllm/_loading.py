@@ -25,6 +25,7 @@ from unillm.errors import ConfigError, nearest_name
 from ._engine import VllmEngine
 from ._errors import configuration_refused, start_failed
 from ._lora import NoAdapter
+from ._memory import keep_freed
 from ._processes import EngineProcesses, environment
 from ._shared import IN_PROCESS, Alone
 from ._threads import OmpThreads
@@ -119,6 +120,7 @@ def _start(
         with alone.lock, environment(door):
             if threads is not None:
                 threads.use()
+                keep_freed()
             vllm_config = _vllm_config(config, options)
             if on_cpu:
                 _bound_cpu_cache(vllm_config)

@@ -144,6 +144,20 @@ class EngineProcesses:
 
         threading.Thread(target=wait, name="unillm-vllm-death", daemon=True).start()
 
+    def kill(self) -> None:
+        """End those that are there, and what they have started, whatever they do.
+
+        Each leads a group of its own, see `attach`, and what it starts is in that.
+        """
+        for child in self._children:
+            if child.pid is None or not child.is_alive():
+                continue
+            with suppress(ProcessLookupError):
+                if os.getpgid(child.pid) == child.pid:
+                    os.killpg(child.pid, signal.SIGKILL)
+                else:
+                    child.kill()
+
     def obituary(self) -> str:
         """Say what is known of the processes that have ended."""
         ended = [child for child in self._children if not child.is_alive()]

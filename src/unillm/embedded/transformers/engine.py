@@ -42,6 +42,7 @@ from ...scheduling.slots import (
 from ...shapes import KvShape
 from . import attention, families
 from .cache import ChunkStep, PromptStep, SlotCache, Step
+from .choosing import make_runner
 from .lora import Adapters
 from .masks import Mask, Masks
 from .memory import (
@@ -51,7 +52,7 @@ from .memory import (
     out_of_memory,
 )
 from .packing import group_by_length, group_by_width, width_for
-from .runners import DecodeRunner, forward, make_runner, only_positions
+from .runners import DecodeRunner, forward, only_positions
 from .states import layouts_of
 
 _FILLER = 0

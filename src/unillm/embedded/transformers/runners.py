@@ -10,7 +10,6 @@ when the engine is made.
 from __future__ import annotations
 
 import abc
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,8 +21,6 @@ from typing_extensions import override
 from .cache import DecodeStep, SlotCache, Step
 from .masks import Mask, Masks
 from .states import cache_argument
-
-log = logging.getLogger("unillm.transformers")
 
 
 class DecodeRunner(abc.ABC):
@@ -110,38 +107,6 @@ class EagerRunner(DecodeRunner):
             positions=positions[:, None],
             mask=self._masks.for_cached(positions[:, None], seen),
         )
-
-
-def make_runner(
-    model: Any,
-    cache: SlotCache,
-    masks: Masks,
-    *,
-    enforce_eager: bool,
-    compile_after: int | None = None,
-) -> DecodeRunner:
-    """Choose the runner of a model on its device.
-
-    Args:
-        model: The model.
-        cache: Of the model.
-        masks: Of the model.
-        enforce_eager: Leave no choice.
-        compile_after: On a CPU, eager steps before they are compiled; `None` compiles
-            none.
-    """
-    if compile_after is not None and not enforce_eager and model.device.type == "cpu":
-        from .compiled import CompilingRunner, refusal
-
-        if (reason := refusal(model, masks)) is None:
-            return CompilingRunner(model, cache, masks, compile_after=compile_after)
-        log.warning("Decode steps are not compiled: %s.", reason)
-    if not enforce_eager and cache.tensors[0].device.type == "cuda":
-        from .graphs import record_graphs
-
-        if recorded := record_graphs(model, cache, masks):
-            return recorded
-    return EagerRunner(model, cache, masks)
 
 
 def forward(

@@ -366,6 +366,6 @@ def _until_idle(generator: Generator, soon_s: float) -> None:
     [output] = generator.generate("Add 17 and 25:", GREEDY)
     assert output.text == "42"
     until = time.monotonic() + soon_s
-    while generator.stats()["queued"] or generator._driver._engine.has_unfinished():  # type: ignore[union-attr] # noqa: SLF001
+    while generator.stats()["queued"] or generator._driver.engine.has_unfinished():  # type: ignore[union-attr] # noqa: SLF001
         assert time.monotonic() < until, "something is still under way"
         time.sleep(0.01)

@@ -14,6 +14,9 @@ import attrs
 
 Test = Callable[..., None]
 
+CORE = frozenset("ERASPL")
+"""Groups of clauses about the engine itself: one that is loaded once shows them all."""
+
 
 @attrs.frozen(kw_only=True)
 class Clause:
@@ -26,6 +29,11 @@ class Clause:
     needs: tuple[str, ...] = ()
     """Sampling fields that the backend has to declare; else the clause is not shown,
     and another one shows that the fields are refused."""
+
+    @property
+    def is_core(self) -> bool:
+        """Whether it is about the engine, and not about calls, text or closing."""
+        return self.number[0] in CORE
 
     @property
     def order(self) -> tuple[str, int]:

@@ -148,7 +148,7 @@ class ClosingClauses:
             handles = [generator.submit(prompt, params) for prompt in ANSWERS]
             next(iter(handles[0]))
 
-            kill(generator._driver._engine)  # type: ignore[union-attr] # noqa: SLF001
+            kill(generator._driver.engine)  # type: ignore[union-attr] # noqa: SLF001
 
             for handle in handles:
                 with pytest.raises(EngineDeadError):

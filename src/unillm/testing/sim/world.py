@@ -147,14 +147,13 @@ class _Run:
             hang=self._hang,
             history=self._history,
         )
+        engine = RecordedEngine(
+            self._slots(failing) if world.scheduler == "slots" else self._runs(failing),
+            self._history,
+            refused=self._refused.__contains__,
+        )
         self._driver = Driver(
-            RecordedEngine(
-                self._slots(failing)
-                if world.scheduler == "slots"
-                else self._runs(failing),
-                self._history,
-                refused=self._refused.__contains__,
-            ),
+            lambda: engine,
             tokenizer=self._tokenizer,
             primary_eos=END,
             max_queued_requests=world.max_queued_requests,

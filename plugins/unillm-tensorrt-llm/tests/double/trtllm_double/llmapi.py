@@ -9,12 +9,13 @@ import dataclasses
 import json
 import queue
 import threading
+import time
 from pathlib import Path
 
 from transformers import AutoConfig
 
 from . import calls, engine_dir
-from .model import Sampling, Sequence
+from .model import STEP_S, Sampling, Sequence
 from .profiles import current
 
 
@@ -345,6 +346,7 @@ class _BaseLLM:
                 if arrived is None:
                     return
                 self._live.append(arrived)
+            time.sleep(STEP_S)
             for entry in list(self._live):
                 output, sequence, limit, stops, end_id, streaming = entry
                 calls.note("round", request_id=output.request_id)

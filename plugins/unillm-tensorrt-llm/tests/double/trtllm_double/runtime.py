@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 
 from . import calls
 from .engine_dir import Plan
-from .model import Sampling, Sequence, load
+from .model import STEP_S, Sampling, Sequence, load
 from .profiles import current
 
 _CPP_SAMPLING = {
@@ -112,6 +114,7 @@ class _Runner:
         words = options.get("stop_words_list") or [[] for _ in inputs]
         ended = [False] * len(inputs)
         for _ in range(options["max_new_tokens"]):
+            time.sleep(STEP_S)
             calls.note(type(self).__name__ + ".step", live=len(inputs) - sum(ended))
             for index, sequence in enumerate(sequences):
                 if ended[index]:

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""What becomes of freed memory while an engine computes in this process, on a CPU.
+
+A step frees what it computed, and the next one wants as much again. glibc gives much of
+it back to the system in between, which then fills every page with zeros anew: seen with
+a model of 50M parameters and 64 rows were 78 000 page faults and 7 % of the processor's
+time in sixteen steps. So glibc is told to keep it, until no engine needs it any more.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+KEPT_BYTES = 256 << 20
+"""What glibc may keep of each arena."""
+
+BLOCK_BYTES = 32 << 20
+"""Larger blocks, as those of weights and of the cache, still go back at once. It is the
+largest number that every glibc takes."""
+
+# Of mallopt(3).
+_TRIM_THRESHOLD = -1
+_MMAP_THRESHOLD = -3
+
+
+def keep_freed() -> None:
+    """Let glibc keep what is freed; not where the user has said what it should do."""
+    own = any(name.startswith("MALLOC_") for name in os.environ)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if own or "GLIBC_TUNABLES" in os.environ or mallopt is None:
+        return
+    mallopt(_TRIM_THRESHOLD, KEPT_BYTES)
+    mallopt(_MMAP_THRESHOLD, BLOCK_BYTES)
+
+
+def give_back() -> None:
+    """Give what is free back to the system."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

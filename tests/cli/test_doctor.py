@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from unillm.cli.exit_codes import ExitCode
+from unillm.engines.backend import Finding
+from unillm.testing import conformance
+from unillm.testing.backends import ScriptedBackend, plugged
+from unillm.testing.conformance import ClauseResult, Conformance, Outcome
+from unillm.testing.scripted import ScriptedEngine
+
+
+class Assuming(ScriptedBackend):
+    """Assumes one thing, that holds if its options do not say otherwise."""
+
+    option_names = frozenset({"holds"})
+
+    def examine(self, config):
+        yield Finding(
+            assumption="The sky is blue",
+            source="a window",
+            held=config.backend_options.get("holds", True),
+            detail="it was looked at",
+        )
+
+
+@pytest.fixture(autouse=True)
+def backend():
+    with plugged(Assuming(ScriptedEngine, name="assuming")):
+        yield
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Make a run of the contract give one clause of *outcome*; return what was asked."""
+    asked = {}
+
+    def use(outcome):
+        def run_contract(backend, *, on_result, **given):
+            asked.update(given, backend=backend)
+            result = ClauseResult(number="E1", statement="All end.", outcome=outcome)
+            if on_result is not None:
+                on_result(result)
+            return Conformance(backend=backend, distribution="", results=(result,))
+
+        monkeypatch.setattr(conformance, "run_contract", run_contract)
+        return asked
+
+    return use
+
+
+def doctor(cli, *arguments):
+    return cli("doctor", "--backend", "assuming", *arguments)
+
+
+def test_assumptions_and_clauses_are_told_one_by_one(cli, run):
+    run(Outcome.PASSED)
+
+    shown = doctor(cli)
+
+    assert ExitCode.OK == shown.exit_code
+    assert [
+        "held  The sky is blue",
+        "it was looked at  [a window]",
+        "held  E1: All end.",
+    ] == [line.strip() for line in shown.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("holds", "outcome", "code"),
+    [
+        ("false", Outcome.FAILED, ExitCode.REQUESTS_FAILED),
+        ("true", Outcome.FAILED, ExitCode.NONCONFORMING),
+        ("null", Outcome.WAIVED, ExitCode.OK),
+    ],
+    ids=["assumption", "clause", "open and waived"],
+)
+def test_what_does_not_hold_has_an_exit_code(cli, run, holds, outcome, code):
+    run(outcome)
+
+    shown = doctor(cli, "--option", f"holds={holds}")
+
+    assert code == shown.exit_code
+
+
+def test_as_json_both_are_told(cli, run):
+    run(Outcome.FAILED)
+
+    told = json.loads(doctor(cli, "--json").stdout)
+
+    assert ["The sky is blue"] == [each["assumption"] for each in told["findings"]]
+    assert ["E1"] == [each["number"] for each in told["contract"]["clauses"]]
+    assert told["contract"]["conforms"] is False
+
+
+def test_the_clauses_are_the_core_under_the_same_options(cli, run):
+    asked = run(Outcome.PASSED)
+
+    doctor(cli, "--dtype", "float16", "--max-num-seqs", "8", "--option", "holds=true")
+
+    assert "assuming" == asked["backend"]
+    assert asked["core"] is True
+    assert {
+        "dtype": "float16",
+        "max_num_seqs": 8,
+        "backend_options": {"holds": True},
+    } == asked["options"]
+
+
+def test_an_option_that_the_backend_does_not_have_is_refused(cli, run):
+    run(Outcome.PASSED)
+
+    shown = doctor(cli, "--option", "hold=true")
+
+    assert ExitCode.USAGE == shown.exit_code
+    assert "Did you mean 'holds'" in shown.stderr
+
+
+def test_without_pytest_it_says_what_to_install(cli, monkeypatch):
+    monkeypatch.setattr(conformance, "find_spec", lambda name: None)
+
+    shown = doctor(cli)
+
+    assert ExitCode.USAGE == shown.exit_code
+    assert "unillm[testing]" in shown.stderr
+    assert "" == shown.stdout

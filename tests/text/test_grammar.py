@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Grammars without an engine: which ids may come next, and what is refused."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+
+import pytest
+
+from unillm import StructuredOutputs
+from unillm.errors import InvalidParameterError, UnsupportedParameterError
+from unillm.models import find_model
+from unillm.text import grammar
+from unillm.text.grammar import GrammarCompiler
+from unillm.text.tokenizer import load_tokenizer
+
+PADDING = 5
+"""Rows of the model's matrix that no token has."""
+
+OBJECT = {
+    "type": "object",
+    "properties": {"a": {"type": "integer"}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer(find_model("unillm/tiny"))
+
+
+@pytest.fixture(scope="module")
+def ends(tokenizer):
+    names = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")
+    return [tokenizer.token_to_id(name) for name in names]
+
+
+@pytest.fixture
+def compiler(tokenizer, ends):
+    return GrammarCompiler(
+        tokenizer, vocab_size=tokenizer.vocab_size + PADDING, eos_ids=[*ends, 10**6]
+    )
+
+
+def allowed(state) -> set[int]:
+    mask = state.allowed()
+    return {n for n in range(8 * len(mask)) if mask[n // 8] >> (n % 8) & 1}
+
+
+@pytest.fixture
+def matches(compiler, tokenizer, ends):
+    """Say whether a text, and then the end, is what was wanted."""
+
+    def matches(text, **wanted):
+        state = compiler.compile(StructuredOutputs(**wanted)).start()
+        for token_id in tokenizer.encode(text, add_special_tokens=False):
+            if token_id not in allowed(state):
+                return False
+            state.accept(token_id)
+        assert not state.error
+        return set(ends) <= allowed(state)
+
+    return matches
+
+
+def test_a_choice_is_one_of_its_texts_and_nothing_else(matches):
+    wanted = {"choice": ['say "yes"', "no"]}
+
+    assert matches('say "yes"', **wanted)
+    assert matches("no", **wanted)
+    assert not matches("non", **wanted)
+    assert not matches("", **wanted)
+
+
+def test_a_regex_matches_the_whole_text(matches):
+    assert matches("abba", regex="[ab]{4}")
+    assert not matches("abb", regex="[ab]{4}")
+    assert not matches("abbab", regex="[ab]{4}")
+
+
+def test_a_grammar_begins_with_its_rule_start(matches):
+    wanted = {"grammar": 'start: "x" other*\nother: "y"'}
+
+    assert matches("xyy", **wanted)
+    assert not matches("yy", **wanted)
+
+
+def test_json_follows_its_schema_and_may_have_spaces(matches):
+    assert matches('{"a": 1}', json=OBJECT)
+    assert matches('{"a":1}', json=OBJECT)
+    assert not matches('{"b": 1}', json=OBJECT)
+
+
+def test_any_object_is_json(matches):
+    assert matches('{"what": [1, "ever"]}', json_object=True)
+    assert not matches("[1]", json_object=True)
+
+
+def test_json_without_any_whitespace_has_none(matches):
+    wanted = {"json": OBJECT, "disable_any_whitespace": True}
+
+    assert matches('{"a":1}', **wanted)
+    assert not matches('{"a": 1}', **wanted)
+    two = {"type": "array", "items": {"type": "integer"}}
+    assert matches("[1,2]", json=two, disable_any_whitespace=True)
+    assert not matches("[1, 2]", json=two, disable_any_whitespace=True)
+
+
+def test_json_with_a_pattern_has_the_spaces_that_match_it(matches):
+    wanted = {"json": OBJECT, "whitespace_pattern": "[ ]{2}"}
+
+    assert matches('{  "a":  1  }', **wanted)
+    assert not matches('{ "a": 1 }', **wanted)
+
+
+def test_rows_that_only_pad_the_matrix_are_never_allowed(compiler, tokenizer):
+    state = compiler.compile(StructuredOutputs(regex=r"(.|\n)*")).start()
+
+    seen = allowed(state)
+
+    assert len(seen) > 200
+    assert max(seen) < tokenizer.vocab_size
+
+
+def test_an_end_is_allowed_where_the_grammar_may_end_and_nowhere_else(
+    compiler, tokenizer, ends
+):
+    state = compiler.compile(StructuredOutputs(regex="q(z)?")).start()
+    assert not set(ends) & allowed(state)
+
+    for text in ("q", "z"):
+        [token_id] = tokenizer.encode(text, add_special_tokens=False)
+        state.accept(token_id)
+        assert set(ends) <= allowed(state)
+
+    assert set(ends) == allowed(state)
+
+
+def test_special_tokens_are_no_text(compiler, tokenizer, ends):
+    state = compiler.compile(StructuredOutputs(regex=r"(.|\n)*")).start()
+
+    others = tokenizer.special_token_ids - set(ends)
+    assert others
+    assert not others & allowed(state)
+
+
+def test_a_token_that_may_not_follow_is_an_error_of_its_state_alone(
+    compiler, tokenizer
+):
+    compiled = compiler.compile(StructuredOutputs(choice=["yes", "no"]))
+    state, other = compiled.start(), compiled.start()
+    assert "" == state.error
+
+    state.accept(tokenizer.encode("z", add_special_tokens=False)[0])
+
+    assert state.error
+    assert "\n" not in state.error
+    assert "<state>" not in state.error
+    assert "" == other.error
+    assert allowed(other)
+
+
+# ----------------------------------------------------------------------- what is kept
+
+
+def test_what_was_compiled_is_kept(compiler):
+    wanted = StructuredOutputs(choice=["yes"])
+
+    assert compiler.compile(wanted) is compiler.compile(wanted)
+    assert compiler.compile(StructuredOutputs(choice=["yes"])) is compiler.compile(
+        wanted
+    )
+
+
+def test_the_one_that_was_not_used_for_the_longest_time_goes(compiler, monkeypatch):
+    monkeypatch.setattr(grammar, "CACHED", 2)
+    one, two, three = (StructuredOutputs(choice=[text]) for text in ("a", "b", "c"))
+    first, second = compiler.compile(one), compiler.compile(two)
+    compiler.compile(one)
+
+    compiler.compile(three)
+
+    assert compiler.compile(one) is first
+    assert compiler.compile(two) is not second
+
+
+# -------------------------------------------------------------------- what is refused
+
+
+def refusal(compiler, **wanted):
+    with pytest.raises(InvalidParameterError) as caught:
+        compiler.compile(StructuredOutputs(**wanted))
+    assert "structured_outputs" == caught.value.parameter
+    assert StructuredOutputs(**wanted) == caught.value.value
+    [message] = str(caught.value).splitlines()
+    return message
+
+
+def test_a_regex_may_have_16_thousand_characters(compiler):
+    compiler.compile(StructuredOutputs(regex="a" * 1000))
+
+    assert (
+        "structured_outputs: this regex cannot be used: it has 16385 characters, 16384 "
+        "are allowed. Correct or simplify it."
+    ) == refusal(compiler, regex="a" * 16385)
+
+
+def test_others_may_have_128_thousand_characters(compiler):
+    compiler.compile(StructuredOutputs(choice=["x" * 20_000]))
+
+    message = refusal(compiler, choice=["x" * 131_073])
+    assert "it has 131073 characters, 131072 are allowed" in message
+
+
+def test_the_limits_themselves_are_allowed(compiler, monkeypatch):
+    monkeypatch.setattr(grammar, "MAX_REGEX_CHARS", 5)
+    monkeypatch.setattr(grammar, "MAX_CHARS", 7)
+
+    compiler.compile(StructuredOutputs(regex="aaaaa"))
+    compiler.compile(StructuredOutputs(choice=["aaaaaaa"]))
+
+    assert "6 characters, 5" in refusal(compiler, regex="aaaaaa")
+    assert "8 characters, 7" in refusal(compiler, choice=["aaaaaaaa"])
+
+
+def nested(depth):
+    schema = {"type": "integer"}
+    for _ in range(depth):
+        schema = {"anyOf": [schema]}
+    return schema
+
+
+def test_brackets_may_stand_64_deep(compiler):
+    compiler.compile(StructuredOutputs(regex="(" * 64 + "a" + ")" * 64))
+    compiler.compile(StructuredOutputs(regex="(a)" * 100))
+    compiler.compile(StructuredOutputs(json=nested(31)))
+
+    expected = "it is 65 levels deep and 64 are allowed"
+    assert expected in refusal(compiler, regex="(" * 65 + "a" + ")" * 65)
+    assert expected in refusal(compiler, json=nested(32))
+    assert expected in refusal(compiler, regex=")))" + "(" * 65 + "a")
+
+
+def test_brackets_in_a_choice_are_text(matches):
+    text = "[({" * 30
+    assert matches(text, choice=[text])
+
+
+@pytest.mark.parametrize("wanted", ["rules", "references"])
+def test_rules_and_references_are_counted(compiler, wanted):
+    def options(count):
+        if wanted == "rules":
+            rules = "\n".join(f'r{n}: "a"' for n in range(count - 1))
+            return {"grammar": f"start: r0\n{rules}"}
+        references = [{"$ref": "#/$defs/a"}] * count
+        return {"json": {"$defs": {"a": {"type": "integer"}}, "anyOf": references}}
+
+    compiler.compile(StructuredOutputs(**options(256)))
+
+    expected = "it has 257 references or rules, 256 are allowed"
+    assert expected in refusal(compiler, **options(257))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "says"),
+    [
+        ({"regex": "("}, "unclosed group"),
+        ({"grammar": "start: foo"}, 'unknown name: "foo"'),
+        ({"json": {"type": "nothing"}}, "Invalid type: nothing"),
+        ({"json": {"type": "integer", "minimum": 3, "maximum": 2}}, "Unsatisfiable"),
+        ({"regex": r"[^\s\S]"}, "no text of this tokenizer can satisfy it"),
+    ],
+)
+def test_what_is_wrong_is_said_by_who_found_it(compiler, wanted, says):
+    assert says in refusal(compiler, **wanted)
+
+
+def test_a_compiler_that_fails_is_told_of(compiler, monkeypatch):
+    def fail(_):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(grammar, "_grammar_text", fail)
+
+    assert "cannot be used: RuntimeError: broken." in refusal(compiler, regex="a")
+
+
+def test_a_caller_waits_a_limited_time(compiler, monkeypatch):
+    monkeypatch.setattr(grammar, "COMPILE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(grammar, "_grammar_text", lambda _: time.sleep(0.5))
+
+    assert "compiling it takes more than 0.05 s" in refusal(compiler, regex="a")
+
+
+def test_the_stack_of_other_threads_is_left_as_it_was(compiler):
+    before = threading.stack_size()
+
+    compiler.compile(StructuredOutputs(regex="abc"))
+
+    assert before == threading.stack_size()
+
+
+def test_a_tokenizer_whose_tokens_depend_on_their_neighbours_is_refused(families, ends):
+    [unknown] = [
+        tokenizer
+        for tokenizer in map(load_tokenizer, families.values())
+        if tokenizer.pieces is None
+    ][:1]
+    compiler = GrammarCompiler(unknown, vocab_size=500, eos_ids=[0])
+
+    with pytest.raises(UnsupportedParameterError, match="depends on their neighbours"):
+        compiler.compile(StructuredOutputs(regex="a"))
+
+
+def test_without_llguidance_it_is_said_what_to_install(compiler, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+
+    with pytest.raises(
+        UnsupportedParameterError, match=r"unillm\[structured\]"
+    ) as told:
+        compiler.compile(StructuredOutputs(regex="a"))
+
+    assert "structured_outputs" == told.value.parameter
