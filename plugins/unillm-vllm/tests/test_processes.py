@@ -9,7 +9,14 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import Future
 from pathlib import Path
+from queue import Queue
+from types import SimpleNamespace
+
+from unillm_vllm._engine import VllmEngine
+
+from unillm.errors import EngineDeadError
 
 GONE_S = 40
 """Within which nothing is left. On a quiet machine it was 5 s."""
@@ -243,6 +250,30 @@ def test_a_stopped_and_a_hung_and_a_lost_process(tmp_path):
         "lost closed True",
         "lost left []",
     ] == run.stdout.splitlines(), run.stderr
+
+
+def test_a_death_ends_whatever_call_waits_for_an_answer():
+    """A step waits for outputs; the loading of an adapter for its own answer."""
+    loading, answered = Future(), Future()
+    answered.set_result(True)
+    core = SimpleNamespace(
+        outputs_queue=Queue(), utility_results={1: loading, 2: answered}
+    )
+    died = []
+    VllmEngine(
+        SimpleNamespace(engine_core=core),
+        processes=SimpleNamespace(watch=died.append),
+        alone=None,
+        threads=None,
+        unsupported={},
+        no_adapter=None,
+    )
+
+    died[0]()
+
+    assert isinstance(core.outputs_queue.get_nowait(), EngineDeadError)
+    assert isinstance(loading.exception(0), EngineDeadError)
+    assert answered.result(0)
 
 
 def test_a_program_without_a_guard_is_told_of_it(tmp_path):
