@@ -221,6 +221,10 @@ def test_byte_fallback_pieces_are_single_bytes(families, processor):
         pieces = families[name].pieces
         assert [bytes([n]) for n in range(256)] == [pieces[i] for i in fallback]
         assert b"" == pieces[size + 3]
+    gpt2 = families["gpt2"]
+    assert b"tool call" == gpt2.pieces[gpt2.token_to_id("tool call")]
+    # Its letters happen to be in GPT-2's alphabet, and its decoder takes them for that.
+    assert b"\xe9!" == gpt2.pieces[gpt2.token_to_id("é!")]
     assert b"</s>" == families["sentencepiece"].pieces[processor.eos_id()]
 
 
@@ -277,8 +281,13 @@ def test_a_corrupt_file_is_named(tmp_path, name, content):
 def test_a_corrupt_file_of_a_hugging_face_directory_is_told(copied, name):
     (copied / name).write_text('{"version": ')
 
-    with pytest.raises(TokenizerError, match=r"tokenizer\.json|config\.json"):
+    with pytest.raises(TokenizerError) as told:
         load_tokenizer(copied)
+
+    cause = told.value.__cause__
+    assert f"{type(cause).__name__}: {cause}" in str(told.value)
+    place = copied if name == "tokenizer.json" else copied / name
+    assert f"{str(place)!r} cannot be read" in str(told.value)
 
 
 def test_an_old_directory_with_a_sentencepiece_model_is_read(
