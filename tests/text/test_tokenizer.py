@@ -12,7 +12,7 @@ import sys
 
 import pytest
 import tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from unillm.errors import (
     ChatTemplateError,
@@ -161,6 +161,73 @@ def test_special_tokens_of_an_object_are_left_out_when_it_cannot():
     assert tokenizer.decode([0, 2, 1], skip_special_tokens=False) == "a!b"
 
 
+def test_a_tokenizer_that_transformers_runs_in_python(tmp_path):
+    """One id a byte, from 3 on; the ids before it are special."""
+    ByT5Tokenizer(extra_ids=0).save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    ids = [3 + byte for byte in "a ñ .".encode()]
+
+    assert ids == tokenizer.encode("a ñ .", add_special_tokens=False)
+    assert [*ids, 1] == tokenizer.encode("a ñ .", add_special_tokens=True)
+    assert "a ñ ." == tokenizer.decode([*ids, 1], skip_special_tokens=True)
+    assert "a ñ .</s>" == tokenizer.decode([*ids, 1], skip_special_tokens=False)
+    assert (259, 1, {0, 1, 2}) == (
+        tokenizer.vocab_size,
+        tokenizer.eos_token_id,
+        tokenizer.special_token_ids,
+    )
+    assert ["a", "</s>", None, None] == [
+        tokenizer.id_to_token(token_id) for token_id in (100, 1, 259, -1)
+    ]
+    assert [100, 1, None] == [
+        tokenizer.token_to_id(token) for token in ("a", "</s>", "no token")
+    ]
+    assert tokenizer.pieces is None
+
+
+def test_of_several_templates_the_default_one_is_used(llama3_dir):
+    wrapped = PreTrainedTokenizerFast.from_pretrained(llama3_dir)
+    wrapped.chat_template = {"tools": "{{ 1 }}", "default": "{{ 2 }}"}
+
+    assert "{{ 2 }}" == load_tokenizer(wrapped).chat_template
+
+    wrapped.chat_template = {"tools": "{{ 1 }}"}
+    assert load_tokenizer(wrapped).chat_template is None
+
+
+def test_what_an_id_adds_is_known_where_it_does_not_depend_on_its_neighbours(families):
+    known = {
+        name: each.pieces.start_matters
+        for name, each in families.items()
+        if each.pieces is not None
+    }
+
+    assert {
+        "gpt2": False,  # bytes, wherever they stand
+        "llama3": False,
+        "llama2": True,  # a space is dropped at the start
+        "sentencepiece": True,
+        "unigram": True,
+        "word_pieces": True,
+    } == known
+
+
+def test_byte_fallback_pieces_are_single_bytes(families, processor):
+    size = processor.vocab_size()
+    fallback = [i for i in range(size) if processor.is_byte(i)]
+    assert 256 == len(fallback)
+
+    for name in ("sentencepiece", "llama2"):
+        pieces = families[name].pieces
+        assert [bytes([n]) for n in range(256)] == [pieces[i] for i in fallback]
+        assert b"" == pieces[size + 3]
+    gpt2 = families["gpt2"]
+    assert b"tool call" == gpt2.pieces[gpt2.token_to_id("tool call")]
+    # Its letters happen to be in GPT-2's alphabet, and its decoder takes them for that.
+    assert b"\xe9!" == gpt2.pieces[gpt2.token_to_id("é!")]
+    assert b"</s>" == families["sentencepiece"].pieces[processor.eos_id()]
+
+
 def test_ids_and_tokens_find_each_other(families):
     for name in ("gpt2", "llama3", "llama2", "sentencepiece", "word_pieces", "unigram"):
         tokenizer = families[name]
@@ -214,8 +281,13 @@ def test_a_corrupt_file_is_named(tmp_path, name, content):
 def test_a_corrupt_file_of_a_hugging_face_directory_is_told(copied, name):
     (copied / name).write_text('{"version": ')
 
-    with pytest.raises(TokenizerError, match=r"tokenizer\.json|config\.json"):
+    with pytest.raises(TokenizerError) as told:
         load_tokenizer(copied)
+
+    cause = told.value.__cause__
+    assert f"{type(cause).__name__}: {cause}" in str(told.value)
+    place = copied if name == "tokenizer.json" else copied / name
+    assert f"{str(place)!r} cannot be read" in str(told.value)
 
 
 def test_an_old_directory_with_a_sentencepiece_model_is_read(

@@ -25,6 +25,7 @@ def own_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("UNILLM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(_device, "architecture", lambda: "sm_90")
+    monkeypatch.setattr(_device, "free_bytes", lambda: None)
     calls.clear()
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from unillm.errors import (
     ModelLoadError,
     PromptTooLongError,
 )
+from unillm.memory import Limits, memory_needs
 
 GREEDY = SamplingParams(temperature=0, max_tokens=20)
 
@@ -205,6 +207,32 @@ def test_running_out_of_memory_while_building_names_what_to_reduce(
         match=r"max_num_seqs=16 requests of max_model_len=512 tokens",
     ):
         open_generator(max_num_seqs=16, max_model_len=512)
+
+
+def test_where_the_engine_is_larger_than_the_memory_it_says_what_fits(
+    install, open_generator, monkeypatch
+):
+    install("0.21")
+    import tensorrt_llm
+
+    def fails(self, path, dtype):
+        raise RuntimeError("Error Code 2: OutOfMemory (no further information)")
+
+    monkeypatch.setattr(tensorrt_llm.LLM, "_build", fails)
+    monkeypatch.setattr(_device, "free_bytes", lambda: 256 << 20)
+
+    with pytest.raises(EngineOutOfMemoryError) as caught:
+        open_generator(max_num_seqs=512, max_num_batched_tokens=1024)
+
+    [fits] = map(int, re.findall(r"what fits is max_num_seqs=(\d+)", str(caught.value)))
+    needs = memory_needs(TINY)
+    sizes = [
+        needs.estimate(
+            Limits(max_num_seqs=n, max_model_len=1024, max_num_batched_tokens=1024)
+        ).total_bytes
+        for n in (fits, fits + 1)
+    ]
+    assert sizes[0] <= 0.95 * (256 << 20) < sizes[1]
 
 
 # --------------------------------------------------------------------- does not fit

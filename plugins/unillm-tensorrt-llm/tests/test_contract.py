@@ -31,12 +31,6 @@ class _OnTheDouble(BackendContract):
 
 class TestRunnerOf011(_OnTheDouble):
     version = "0.11"
-    waivers = MappingProxyType(
-        {
-            "R3": "ModelRunnerCpp leaves its requests behind when it is stopped, so a "
-            "run goes on to its end, and requests with other end ids wait for it"
-        }
-    )
 
 
 class TestStaticBatchesOf021(_OnTheDouble):

@@ -69,9 +69,13 @@ class Backend(abc.ABC):
     option_reasons: Mapping[str, str] = MappingProxyType({})
     """Why it does not honour one of the others, where a person would ask."""
 
-    waivers: Mapping[str, str] = MappingProxyType({})
-    """Clauses of the contract that its engines do not hold, by number, each with the
-    reason. Who runs the contract on it sees that they fail, and reads why."""
+    @property
+    def waivers(self) -> Mapping[str, str]:
+        """Clauses of the contract that its engines do not hold, by number, and why.
+
+        Who runs the contract on it sees that they fail, and reads the reason.
+        """
+        return MappingProxyType({})
 
     @property
     def capabilities(self) -> Capabilities:

@@ -55,9 +55,14 @@ class ScriptedBackend(Backend):
         waivers: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.name = name
-        self.waivers = waivers
+        self._waivers = waivers
         self._make_engine = make_engine
         self._capabilities = capabilities or Capabilities()
+
+    @property
+    @override
+    def waivers(self) -> Mapping[str, str]:
+        return self._waivers
 
     @property
     @override

@@ -24,6 +24,7 @@ from unillm.artifacts.folder import ArtifactFolder
 from unillm.artifacts.key import BuildSpec
 from unillm.checkpoint import check_code, check_weights, read_config
 from unillm.errors import BackendUnavailableError, ConfigError, ModelLoadError
+from unillm.memory import Limits
 
 from . import _device, _errors
 from ._doors import LAST_WITH_ENGINES, Installed
@@ -193,6 +194,7 @@ def build(spec: BuildSpec, target: Path, progress: Progress) -> None:
             f"that does is {LAST_WITH_ENGINES}.",
             name="tensorrt-llm",
         )
+    free = _device.free_bytes()
     progress("loading the checkpoint and building the engine")
     try:
         llm = installed.engine_llm(
@@ -210,14 +212,34 @@ def build(spec: BuildSpec, target: Path, progress: Progress) -> None:
             **_quantised(spec.quantization, installed),
         )
     except Exception as error:
-        raise _errors.translated(
-            error, "while it built an engine", facts=_size(spec)
+        doing = "while it built an engine"
+        raise (
+            _errors.too_much(error, doing, _wanted(spec), free=free)
+            or _errors.translated(error, doing, facts=_size(spec))
         ) from error
     try:
         progress("saving the engine")
         llm.save(str(target))
     finally:
         _errors.shut_down(llm)
+
+
+def _wanted(spec: BuildSpec) -> _errors.Wanted:
+    def limit(name: str) -> int:
+        value = spec.limits[name]
+        assert value is not None, "build_spec fills in what was left open"
+        return value
+
+    return _errors.Wanted(
+        path=spec.model_path,
+        dtype=spec.dtype,
+        num_devices=spec.tensor_parallel_size * spec.pipeline_parallel_size,
+        limits=Limits(
+            max_num_seqs=limit("max_batch_size"),
+            max_model_len=limit("max_seq_len"),
+            max_num_batched_tokens=limit("max_num_tokens"),
+        ),
+    )
 
 
 def _size(spec: BuildSpec) -> str:

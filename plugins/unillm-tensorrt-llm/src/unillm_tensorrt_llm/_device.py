@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The GPU that an engine would be bound to."""
+"""The GPU that an engine would be bound to, and the memory that it has free."""
 
 from __future__ import annotations
 
@@ -15,3 +15,13 @@ def architecture() -> str | None:
         return None
     major, minor = torch.cuda.get_device_capability(0)
     return f"sm_{major}{minor}"
+
+
+def free_bytes() -> int | None:
+    """Return the free memory of the first GPU, or `None`."""
+    if architecture() is None:
+        return None
+    import torch
+
+    free: int = torch.cuda.mem_get_info(0)[0]
+    return free

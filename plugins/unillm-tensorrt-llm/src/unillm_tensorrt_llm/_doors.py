@@ -105,6 +105,12 @@ class Installed:
         }[door] is not None
 
     @property
+    def runs_checkpoints_by_itself(self) -> bool:
+        """Whether a Hugging Face checkpoint runs through an LLM API, not a runner."""
+        by_engine = self.has(Door.ENGINE) and self.tells_stop_ids
+        return self.has(Door.PYTORCH) or by_engine
+
+    @property
     def tells_stop_ids(self) -> bool:
         """Whether results of its LLM API can keep the id that ended them.
 

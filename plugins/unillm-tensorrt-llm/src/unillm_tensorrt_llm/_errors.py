@@ -11,16 +11,21 @@ References:
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
+
+import attrs
 
 from unillm.errors import (
     BackendUnavailableError,
     ConfigError,
     EngineOutOfMemoryError,
+    ModelError,
     ModelLoadError,
     UnillmError,
     UnsafeModelError,
 )
+from unillm.memory import HEADROOM, Limits, memory_needs, out_of_memory
 
 _MEMORY = re.compile(
     r"out of memory|OutOfMemory|could not be allocated"
@@ -41,9 +46,52 @@ LAUNCH = (
 )
 
 
+@attrs.frozen(kw_only=True)
+class Wanted:
+    """An engine that was to be loaded or built."""
+
+    path: Path
+    dtype: str
+    num_devices: int
+    limits: Limits
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out."""
     return isinstance(error, MemoryError) or bool(_MEMORY.search(str(error)))
+
+
+def too_much(
+    error: Exception, doing: str, wanted: Wanted, *, free: int | None
+) -> EngineOutOfMemoryError | None:
+    """Say of an error what would have fitted.
+
+    Args:
+        error: What came out.
+        doing: As `translated` takes it.
+        wanted: What was to be made.
+        free: Bytes that were free on each GPU before; `None` where that is not known.
+
+    Returns:
+        `None` where memory did not run out, or where what was wanted would have fitted
+        by the estimate: it knows what an engine holds, and not what building one takes.
+    """
+    if free is None or not is_out_of_memory(error):
+        return None
+    try:
+        needs = memory_needs(wanted.path, dtype=wanted.dtype)
+    except ModelError:
+        return None
+    needs = needs.sharded(wanted.num_devices)
+    if needs.estimate(wanted.limits).total_bytes <= free * HEADROOM:
+        return None
+    return out_of_memory(
+        f"TensorRT-LLM ran out of memory {doing} ({error})",
+        needs=needs,
+        limits=wanted.limits,
+        free=free,
+        device="the GPU",
+    )
 
 
 def translated(  # noqa: PLR0911 - a table, an answer a row
