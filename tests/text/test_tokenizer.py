@@ -338,7 +338,9 @@ def test_an_old_directory_with_a_sentencepiece_model_is_read(
     assert "hello world" == tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
-def test_code_of_the_checkpoint_is_refused_and_not_run(copied):
+def test_code_of_the_checkpoint_is_refused_and_not_run(copied, monkeypatch):
+    asked = []  # transformers asks whoever starts the program, unless told not to
+    monkeypatch.setattr("builtins.input", lambda text: asked.append(text) or "n")
     marker = copied / "ran"
     (copied / "evil.py").write_text(f"open({str(marker)!r}, 'w')\nclass Evil: ...\n")
     (copied / "config.json").unlink()
@@ -352,6 +354,7 @@ def test_code_of_the_checkpoint_is_refused_and_not_run(copied):
         load_tokenizer(copied)
 
     assert not marker.exists()
+    assert not asked
 
 
 def test_a_native_class_is_used_instead_of_the_checkpoints_code(copied):
