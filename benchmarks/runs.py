@@ -2,13 +2,17 @@
 
 """Runs on CTranslate2: static batches, unillm and one at a time, beside a simulation.
 
-    python benchmarks/runs.py --lengths lognormal --requests 128
+    python benchmarks/runs.py --lengths lognormal --requests 256 --rows 8
 
 A random Llama of 10M parameters in float32, one thread, greedy, every request as long
-as its `max_tokens` says. Static batches are plain ``generate_batch`` calls of 8 rows in
-the order of arrival, whose rows end one by one. Pairs run A B A B, and medians are
-told. The simulation is the same scheduler over an engine that only takes the time that
-steps and prompt tokens of this one were measured to take.
+as its `max_tokens` says. Static batches are plain ``generate_batch`` calls in the order
+of arrival, whose rows end one by one. Pairs run A B A B, and medians are told.
+
+The simulation is the same scheduler over an engine that only takes time: what a call, a
+prompt token, a step, a row of it and a token of context take is fitted to steps of
+other requests, measured between the pairs. It also tells what is not measured: what
+stopping at every free row would give, and what this would be if the engine computed
+prompts of unequal lengths at once.
 """
 
 from __future__ import annotations
@@ -21,21 +25,30 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Hashable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from typing_extensions import override
 from unillm_ctranslate2._engine import CTranslate2Engine
 from unillm_ctranslate2._loading import load_engine
 
 from unillm import SamplingParams
 from unillm.artifacts.folder import ArtifactFolder
 from unillm.config import EngineConfig
-from unillm.engines.base import EngineRequest
+from unillm.engines.base import EngineLimits, EngineRequest
 from unillm.plugins import PluginRegistry
-from unillm.scheduling.policy import PromptWork
-from unillm.scheduling.runs import BatchTraits, RunScheduler
+from unillm.scheduling import runs
+from unillm.scheduling.policy import PromptWork, prefill_of
+from unillm.scheduling.runs import (
+    BatchEngine,
+    BatchRow,
+    BatchTraits,
+    RunScheduler,
+    RunStep,
+)
 from unillm.testing.batches import ScriptedBatchEngine, StepCosts
 
 VOCAB = 512
@@ -45,7 +58,7 @@ PARAMS = SamplingParams(temperature=0, max_tokens=None, ignore_eos=True)
 
 def lengths_of(kind: str, count: int, numbers: random.Random) -> list[int]:
     """Draw output lengths; their mean is about 90."""
-    if kind == "equal":
+    if kind in ("equal", "same"):
         return [90] * count
     if kind == "bimodal":
         means = [36 if numbers.random() < 0.8 else 306 for _ in range(count)]
@@ -56,12 +69,17 @@ def lengths_of(kind: str, count: int, numbers: random.Random) -> list[int]:
     return [max(4, min(LONGEST, length)) for length in drawn]
 
 
-def make_requests(kind: str, count: int) -> list[EngineRequest]:
-    """Draw prompts (lognormal, median 40, at most 256) and lengths."""
-    numbers = random.Random(0)
+def make_requests(kind: str, count: int, *, seed: int = 0) -> list[EngineRequest]:
+    """Draw prompts (lognormal, median 40, at most 256) and lengths.
+
+    Those of the kind "same" have 40 tokens, and nothing is to be gained.
+    """
+    numbers = random.Random(seed)
     lengths = lengths_of(kind, count, numbers)
     sizes = [
-        max(4, min(256, int(numbers.lognormvariate(math.log(40), 0.8))))
+        40
+        if kind == "same"
+        else max(4, min(256, int(numbers.lognormvariate(math.log(40), 0.8))))
         for _ in lengths
     ]
     return [
@@ -97,13 +115,13 @@ def save_model(path: Path) -> None:
     LlamaForCausalLM(config).save_pretrained(path)
 
 
-def load(path: Path, rows: int | None) -> CTranslate2Engine:
+def load(path: Path, rows: int) -> CTranslate2Engine:
     """Load the model as the backend does."""
     build = PluginRegistry().load("ctranslate2").build
     return load_engine(_config(path, rows), build=build)
 
 
-def _config(path: Path, rows: int | None) -> EngineConfig:
+def _config(path: Path, rows: int) -> EngineConfig:
     return EngineConfig.create(
         model=str(path),
         path=path,
@@ -115,15 +133,15 @@ def _config(path: Path, rows: int | None) -> EngineConfig:
 
 
 Tokens = dict[str, list[int]]
+Clock = Callable[[], float]
+
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
+"""By what seconds are: passed, or used by this process, where others use the machine
+too."""
 
 
-def in_batches(path: Path, requests: list[EngineRequest], rows: int) -> Tokens:
+def in_batches(generator: Any, requests: list[EngineRequest], rows: int) -> Tokens:
     """Compute static batches by CTranslate2 alone."""
-    import ctranslate2
-
-    generator = ctranslate2.Generator(
-        str(path), compute_type="float32", intra_threads=1
-    )
     tokens: Tokens = {each.request_id: [] for each in requests}
     for first in range(0, len(requests), rows):
         batch = requests[first : first + rows]
@@ -155,71 +173,139 @@ def scheduled(scheduler: RunScheduler, requests: list[EngineRequest]) -> Tokens:
     return tokens
 
 
-def measure_costs(path: Path, requests: list[EngineRequest]) -> StepCosts:
-    """Measure what steps and prompt tokens take, on the requests themselves."""
-    engine = load(path, 8)
-    points: dict[int, list[float]] = {1: [], 8: []}
-    prefills = []
-    for rows in (8, 1, 8, 1):
-        batch = [_row(each) for each in requests[:rows]]
-        started = time.perf_counter()
-        run = engine.run(batch, max_new_tokens=100)
-        told = started
-        for step, _ in enumerate(run):
-            now = time.perf_counter()
-            if step == 0:
-                prefills.append((now - told) / (64 * rows))
-            else:
-                points[rows].append(now - told)
-            told = now
-        run.close()
-    engine.close()
-    one, eight = (statistics.median(points[rows]) for rows in (1, 8))
-    row_s = max((eight - one) / 7, 0.0)
-    return StepCosts(
-        step_s=one - row_s, row_s=row_s, prompt_token_s=statistics.median(prefills)
-    )
+class MeasuredEngine(BatchEngine):
+    """Stands before the engine and notes what each step did and took."""
+
+    def __init__(self, engine: CTranslate2Engine, clock: Clock) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._live: set[int] = set()
+        self._told_at: float | None = None
+        self.prefills: list[tuple[int, float]] = []
+        """Tokens computed at once, and the seconds since the last run's end."""
+        self.steps: list[tuple[int, int, int, float]] = []
+        """Number of steps, rows and context summed over them, and the seconds."""
+
+    def begin(self) -> None:
+        """Forget when the last run ended."""
+        self._told_at = None
+
+    @property
+    @override
+    def limits(self) -> EngineLimits:
+        return self._engine.limits
+
+    @property
+    @override
+    def traits(self) -> BatchTraits:
+        return self._engine.traits
+
+    @override
+    def group(self, request: EngineRequest) -> Hashable:
+        return self._engine.group(request)
+
+    @override
+    def end_row(self, row: int) -> None:
+        self._live.discard(row)
+        self._engine.end_row(row)
+
+    @override
+    def run(
+        self, rows: Sequence[BatchRow], *, max_new_tokens: int
+    ) -> Generator[RunStep, None, None]:
+        lengths = [len(row.prompt_token_ids) for row in rows]
+        told_at = self._told_at or self._clock()
+        run = self._engine.run(rows, max_new_tokens=max_new_tokens)
+        self._live = set(range(len(rows)))
+        count = 0
+        try:
+            for told in run:
+                now = self._clock()
+                new = told.num_steps - (count == 0)
+                if count == 0:
+                    tokens = prefill_of(lengths, self.traits.prompt_work).tokens
+                    self.prefills.append((tokens, now - told_at))
+                else:
+                    live = len(self._live)
+                    behind = sum(min(lengths) + count + each for each in range(new))
+                    self.steps.append((new, new * live, behind * live, now - told_at))
+                count += told.num_steps
+                self._told_at = told_at = now
+                yield told
+        finally:
+            run.close()
+
+    @override
+    def close(self) -> None:
+        self._engine.close()
+
+    def costs(self) -> StepCosts:
+        """Fit what everything takes to what was noted, by least squares."""
+        import numpy as np
+
+        calls = np.array([(1, tokens) for tokens, _ in self.prefills], float)
+        call_s, prompt_token_s = _fit(calls, [seconds for _, seconds in self.prefills])
+        steps = np.array([each[:3] for each in self.steps], float)
+        step_s, row_s, context_s = _fit(steps, [each[3] for each in self.steps])
+        return StepCosts(
+            step_s=step_s,
+            row_s=row_s,
+            context_token_s=context_s,
+            call_s=call_s,
+            prompt_token_s=prompt_token_s,
+        )
 
 
-def _row(request: EngineRequest) -> Any:
-    import attrs
+def _fit(work: Any, seconds: list[float]) -> list[float]:
+    import numpy as np
 
-    from unillm.scheduling.runs import BatchRow
-
-    prompt = (request.prompt_token_ids * 16)[:64]
-    changed = attrs.evolve(request, prompt_token_ids=prompt, max_new_tokens=100)
-    return BatchRow(request=changed)
+    found = np.linalg.lstsq(work, np.array(seconds), rcond=None)[0]
+    return [float(each) for each in found]
 
 
 def simulate(
-    requests: list[EngineRequest], costs: StepCosts, *, rows: int, static: bool
-) -> tuple[float, int]:
+    requests: list[EngineRequest],
+    costs: StepCosts,
+    *,
+    rows: int,
+    work: PromptWork = PromptWork.STEPWISE,
+) -> dict[str, float]:
     """Return the tokens a second of the scheduler at these costs, and its stops."""
     engine = ScriptedBatchEngine(
         lambda *_: 1,
         max_rows=rows,
         costs=costs,
         max_model_len=1024,
-        traits=BatchTraits(prompt_work=PromptWork.STEPWISE),
+        traits=BatchTraits(prompt_work=work),
     )
-    stops = 0
-    if static:
-        for first in range(0, len(requests), rows):
-            scheduled(
-                RunScheduler(engine, clock=engine.clock), requests[first : first + rows]
-            )
-    else:
-        scheduler = RunScheduler(engine, clock=engine.clock)
-        scheduled(scheduler, requests)
-        stops = scheduler.counters.stops
-    return sum(each.max_new_tokens for each in requests) / engine.now, stops
+    scheduler = RunScheduler(engine, clock=engine.clock)
+    scheduled(scheduler, requests)
+    tokens = sum(each.max_new_tokens for each in requests)
+    return {
+        "tok_per_s": round(tokens / engine.now, 1),
+        "stops": scheduler.counters.stops,
+    }
 
 
-def timed(compute: Callable[[], Tokens]) -> tuple[float, Tokens]:
+def simulate_static(
+    requests: list[EngineRequest], costs: StepCosts, *, rows: int
+) -> dict[str, float]:
+    """Return the tokens a second of static batches in the order of arrival."""
+    seconds = 0.0
+    tokens = 0
+    for first in range(0, len(requests), rows):
+        batch = requests[first : first + rows]
+        count = sum(each.max_new_tokens for each in batch)
+        tokens += count
+        seconds += count / simulate(batch, costs, rows=rows)["tok_per_s"]
+    return {"tok_per_s": round(tokens / seconds, 1)}
+
+
+def timed(compute: Callable[[], Tokens], clock: Clock) -> tuple[float, Tokens]:
     """Return tokens a second, and the tokens."""
-    started = time.perf_counter()
+    started = clock()
     tokens = compute()
-    seconds = time.perf_counter() - started
+    seconds = clock() - started
     return sum(map(len, tokens.values())) / seconds, tokens
 
 
@@ -227,11 +313,15 @@ def main() -> None:
     """Measure, and print conditions and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--lengths", choices=["lognormal", "bimodal", "equal"], default="lognormal"
+        "--lengths",
+        choices=["lognormal", "bimodal", "equal", "same"],
+        default="lognormal",
     )
     parser.add_argument("--requests", type=int, default=256)
+    parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--pairs", type=int, default=2)
     parser.add_argument("--alone", type=int, default=12, help="requests one at a time")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     given = parser.parse_args()
     requests = make_requests(given.lengths, given.requests)
     with tempfile.TemporaryDirectory() as folder:
@@ -241,10 +331,13 @@ def main() -> None:
     conditions = {
         "lengths": given.lengths,
         "requests": given.requests,
+        "rows": given.rows,
         "tokens": sum(each.max_new_tokens for each in requests),
         "pairs": given.pairs,
         "model": "random Llama, 10M, float32",
         "threads": 1,
+        "clock": given.clock,
+        "processor": platform.processor() or platform.machine(),
         "ctranslate2": version("ctranslate2"),
         "python": platform.python_version(),
     }
@@ -256,52 +349,69 @@ def compare(
     model: Path, requests: list[EngineRequest], given: argparse.Namespace
 ) -> dict[str, Any]:
     """Run everything on one model."""
-    narrow, wide = load(model, 8), load(model, None)
-    spec = PluginRegistry().load("ctranslate2").build_spec(_config(model, 8))
+    import ctranslate2
+
+    rows, clock = given.rows, CLOCKS[given.clock]
+    scheduler = RunScheduler(load(model, rows), clock=clock)
+    measured = MeasuredEngine(load(model, rows), clock)
+    others = make_requests(given.lengths, min(8 * rows, 256), seed=1)
+    spec = PluginRegistry().load("ctranslate2").build_spec(_config(model, rows))
     assert spec is not None
-    files = ArtifactFolder().path(spec.key) / "files"
-    in_batches(files, requests[:8], 8)  # warm
-    rates: dict[str, list[float]] = {"static": [], "unillm": [], "wide": []}
-    schedulers = {
-        "unillm": RunScheduler(narrow, clock=time.perf_counter),
-        "wide": RunScheduler(wide, clock=time.perf_counter),
-    }
-    expected = None
+    plain = ctranslate2.Generator(
+        str(ArtifactFolder().path(spec.key) / "files"),
+        compute_type="float32",
+        intra_threads=1,
+    )
+    in_batches(plain, requests[:rows], rows)  # warm
+    static, unillm = [], []
+    began, used = time.perf_counter(), time.process_time()
     for _ in range(given.pairs):
-        for name, rate in rates.items():
-            found, tokens = timed(
-                (lambda: in_batches(files, requests, 8))
-                if name == "static"
-                else (lambda name=name: scheduled(schedulers[name], requests))  # type: ignore[misc]
-            )
-            rate.append(found)
-            expected = expected or tokens
-            assert {key: len(ids) for key, ids in tokens.items()} == {
-                key: len(ids) for key, ids in expected.items()
-            }
-    alone, _ = timed(lambda: in_batches(files, requests[: given.alone], 1))
-    costs = measure_costs(model, requests)
-    simulated, stops = simulate(requests, costs, rows=8, static=False)
-    simulated_static, _ = simulate(requests, costs, rows=8, static=True)
-    pairs = [b / a for a, b in zip(rates["static"], rates["unillm"], strict=True)]
-    wide_pairs = [b / a for a, b in zip(rates["static"], rates["wide"], strict=True)]
+        rate, expected = timed(lambda: in_batches(plain, requests, rows), clock)
+        static.append(rate)
+        rate, tokens = timed(lambda: scheduled(scheduler, requests), clock)
+        unillm.append(rate)
+        assert {key: len(ids) for key, ids in tokens.items()} == {
+            key: len(ids) for key, ids in expected.items()
+        }
+        measured.begin()
+        scheduled(RunScheduler(measured, clock=clock), others)
+    share = (time.process_time() - used) / (time.perf_counter() - began)
+    alone, _ = timed(lambda: in_batches(plain, requests[: given.alone], 1), clock)
+    costs = measured.costs()
+    simulated = {
+        "static": simulate_static(requests, costs, rows=rows),
+        "unillm": simulate(requests, costs, rows=rows),
+        "prompts_at_once": simulate(requests, costs, rows=rows, work=PromptWork.PACKED),
+    }
+    with mock.patch.object(runs, "pays_to_stop", return_value=True):
+        simulated["stopped_at_every_free_row"] = simulate(requests, costs, rows=rows)
+    rate = statistics.median(unillm)
+    pairs = [b / a for a, b in zip(static, unillm, strict=True)]
     return {
         "tok_per_s": {
-            **{name: round(statistics.median(rate), 1) for name, rate in rates.items()},
+            "static": round(statistics.median(static), 1),
+            "unillm": round(rate, 1),
             "one_at_a_time": round(alone, 1),
-            "simulated": round(simulated, 1),
-            "simulated_static": round(simulated_static, 1),
         },
+        "runs": {
+            "static": [round(each, 1) for each in static],
+            "unillm": [round(each, 1) for each in unillm],
+        },
+        "cpu_to_wall": round(share, 2),
+        "equal_requests": sum(tokens[key] == expected[key] for key in expected),
         "unillm_to_static": round(statistics.median(pairs), 3),
-        "wide_to_static": round(statistics.median(wide_pairs), 3),
-        "simulated_to_static": round(simulated / simulated_static, 3),
-        "stops": schedulers["unillm"].counters.stops,
-        "simulated_stops": stops,
-        "wide_rows": wide.limits.max_num_seqs,
+        "unillm_to_simulated": round(rate / simulated["unillm"]["tok_per_s"], 3),
+        "static_to_simulated": round(
+            statistics.median(static) / simulated["static"]["tok_per_s"], 3
+        ),
+        "stops": scheduler.counters.stops,
+        "simulated": simulated,
         "costs_ms": {
+            "call": round(costs.call_s * 1e3, 3),
+            "prompt_token": round(costs.prompt_token_s * 1e3, 4),
             "step": round(costs.step_s * 1e3, 3),
-            "row": round(costs.row_s * 1e3, 3),
-            "prompt_token": round(costs.prompt_token_s * 1e3, 3),
+            "row": round(costs.row_s * 1e3, 4),
+            "context_token": round(costs.context_token_s * 1e3, 6),
         },
     }
 

@@ -41,11 +41,11 @@ class Engine(abc.ABC):
     def run(self, prompts: Tokens, lengths: list[int]) -> Tokens:
         """Return the new tokens of each prompt."""
 
-    def time(self, prompts: Tokens, lengths: list[int]) -> tuple[float, Tokens]:
-        """Return the seconds that a run took, and what it gave."""
-        start = time.perf_counter()
+    def time(self, prompts: Tokens, lengths: list[int]) -> tuple[float, float, Tokens]:
+        """Return seconds that passed and that were computed, and what the run gave."""
+        start, used = time.perf_counter(), time.process_time()
         tokens = self.run(prompts, lengths)
-        return time.perf_counter() - start, tokens
+        return time.perf_counter() - start, time.process_time() - used, tokens
 
 
 class Unillm(Engine):
@@ -58,13 +58,17 @@ class Unillm(Engine):
         from unillm import Generator
 
         self.generator: Any = Generator(
-            self.path,
-            backend="transformers",
-            max_num_seqs=self.slots,
-            max_model_len=self.max_model_len,
-            enforce_eager=self.enforce_eager,
-            backend_options=dict(self.backend_options),
+            self.path, max_model_len=self.max_model_len, **self.options()
         )
+
+    def options(self) -> dict[str, Any]:
+        """Return what makes this engine differ from another one of unillm."""
+        return {
+            "backend": "transformers",
+            "max_num_seqs": self.slots,
+            "enforce_eager": self.enforce_eager,
+            "backend_options": dict(self.backend_options),
+        }
 
     def run(self, prompts: Tokens, lengths: list[int]) -> Tokens:
         from unillm import SamplingParams
@@ -87,6 +91,25 @@ class UnillmEager(UnillmDefault):
     """The same with ``enforce_eager=True``."""
 
     enforce_eager = True
+
+
+class CTranslate2(Unillm):
+    """`unillm.Generator` on CTranslate2, in runs of *slots* rows."""
+
+    def options(self) -> dict[str, Any]:
+        threads = int(os.environ["OMP_NUM_THREADS"])
+        return {
+            "backend": "ctranslate2",
+            "max_num_seqs": self.slots,
+            "backend_options": {"device": "cpu", "intra_threads": threads},
+        }
+
+
+class CTranslate2Wide(CTranslate2):
+    """The same in runs of as many rows as it takes by itself."""
+
+    def options(self) -> dict[str, Any]:
+        return super().options() | {"max_num_seqs": None}
 
 
 class Vllm(Engine):
@@ -247,7 +270,7 @@ class Floor(Engine):
                 tokens[int(output.request_id)] += output.token_ids
         return tokens
 
-    def time(self, prompts: Tokens, lengths: list[int]) -> tuple[float, Tokens]:
+    def time(self, prompts: Tokens, lengths: list[int]) -> tuple[float, float, Tokens]:
         import torch
 
         calls: list[tuple[str, Any, Any]] = []
@@ -265,18 +288,19 @@ class Floor(Engine):
         self.engine._runner.run = record_run
         tokens = self.run(prompts, lengths)
         del self.engine.prefill, self.engine._runner.run
-        seconds = 0.0
+        seconds = cpu_seconds = 0.0
         with torch.inference_mode():
             for kind, given, options in calls:
-                start = time.perf_counter()
+                start, used = time.perf_counter(), time.process_time()
                 if kind == "prefill":
                     prefill(given)
                 else:
                     run(*given, **options)
                 seconds += time.perf_counter() - start
+                cpu_seconds += time.process_time() - used
                 for chunk in given if kind == "prefill" else ():
                     self.engine.release(chunk.slot)
-        return seconds, tokens
+        return seconds, cpu_seconds, tokens
 
 
 class FloorEager(Floor):
@@ -289,6 +313,8 @@ ENGINES: dict[str, type[Engine]] = {
     "unillm": Unillm,
     "unillm-default": UnillmDefault,
     "unillm-eager": UnillmEager,
+    "ctranslate2": CTranslate2,
+    "ctranslate2-wide": CTranslate2Wide,
     "static": Static,
     "generate_batch": GenerateBatch,
     "vllm": Vllm,
@@ -311,9 +337,10 @@ def main() -> None:
     answer = {"load_s": loaded - start, "warm_up_s": warm - loaded}
     print(json.dumps(answer), file=answers, flush=True)
     for line in sys.stdin:
-        seconds, tokens = engine.time(**json.loads(line))
+        seconds, cpu_seconds, tokens = engine.time(**json.loads(line))
         answer = {
             "seconds": seconds,
+            "cpu_seconds": cpu_seconds,
             "counts": [len(ids) for ids in tokens],
             "checksums": [zlib.crc32(json.dumps(ids).encode()) for ids in tokens],
         }

@@ -7,7 +7,9 @@
 
 Every engine has a process of its own, with the same number of threads, and gives the
 same prompts the same numbers of greedy tokens. They run in turn, A B A B, while the
-others wait; loading, compiling and warming up are told apart. The last line is JSON.
+others wait; loading, compiling and warming up are told apart. Where others use the
+machine, tokens by second of the processors tell more than by second. The last line is
+JSON.
 """
 
 from __future__ import annotations
@@ -34,6 +36,13 @@ from workload import MAX_MODEL_LEN, MODELS, Workload, draw, make_model
 WORKERS = Path(__file__).with_name("slot_engines.py")
 ENGINES = ("unillm", "floor", "static", "generate_batch")
 VLLM = ("vllm", "vllm-eager")
+OTHERS = (
+    "unillm-default",
+    "unillm-eager",
+    "ctranslate2",
+    "ctranslate2-wide",
+    "floor-eager",
+)
 
 
 class Worker:
@@ -61,6 +70,7 @@ class Worker:
             warm_up=attrs.asdict(warm_up),
         )
         self.tokens_per_s: list[float] = []
+        self.tokens_per_cpu_s: list[float] = []
         self.checksums: list[int] = []
 
     def run(self, workload: Workload) -> None:
@@ -69,6 +79,7 @@ class Worker:
         if answer["counts"] != workload.lengths:
             raise RuntimeError(f"{self.engine} gave other numbers of tokens")
         self.tokens_per_s.append(workload.tokens / answer["seconds"])
+        self.tokens_per_cpu_s.append(workload.tokens / answer["cpu_seconds"])
         self.checksums = answer["checksums"]
 
     def _ask(self, **question: Any) -> dict[str, Any]:
@@ -135,6 +146,7 @@ def print_row(model: str, worker: Worker, first: Worker) -> dict[str, Any]:
         "engine": worker.engine,
         "tokens_per_s": round(statistics.median(worker.tokens_per_s), 1),
         "runs": [round(rate, 1) for rate in worker.tokens_per_s],
+        "tokens_per_cpu_s": round(statistics.median(worker.tokens_per_cpu_s), 1),
         f"{first.engine}_is_times": round(
             statistics.median(one / other for one, other in pairs), 3
         ),
@@ -158,7 +170,7 @@ def python_of(engine: str, options: Any) -> str:
 def read_options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    names = (*ENGINES, *VLLM, "unillm-default", "unillm-eager", "floor-eager")
+    names = (*ENGINES, *VLLM, *OTHERS)
     parser.add_argument("--models", type=_list_of(tuple(MODELS)), default=["10M"])
     parser.add_argument("--engines", type=_list_of(names), default=list(ENGINES))
     parser.add_argument("--vllm-python", type=Path, help="for vllm and vllm-eager")
