@@ -12,7 +12,7 @@ This works on a copy, and adds three things to it:
 
     python scripts/mutate.py FOLDER [--count 600] [--seed 0] [--atleast 0.9]
 
-FOLDER is for the copy; results are kept there, so what was tried is not tried again.
+FOLDER is for the copy; results are kept there, so only what survived is tried again.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def main() -> int:
     chosen = names[: options.count]
     for begin in range(0, len(chosen), BATCH):
         codes = _codes(folder)
-        left = [n for n in chosen[begin : begin + BATCH] if codes[n] is None]
+        batch = chosen[begin : begin + BATCH]
+        left = [n for n in batch if codes[n] in (None, *SURVIVED, *NO_TEST)]
         if left:
             _mutmut(folder, *left)
     return _report(folder, chosen, of=len(names), at_least=options.at_least)

@@ -64,6 +64,7 @@ def test_a_run_is_stopped_and_refilled_when_that_is_cheap():
     assert {f"r{j.number}": j.tokens for j in jobs} == ended
     assert "r0" == list(ended)[-1]
     assert [("r0", "r1"), ("r0", "r2"), ("r0", "r3")] == runs(engine)
+    assert (2, 2) == (scheduler.counters.stops, scheduler.counters.refills)
 
 
 def test_a_survivor_begins_again_with_what_it_has_said():
@@ -527,6 +528,7 @@ def test_closing_ends_the_run_and_closes_the_engine():
 
     engine.check_idle()
     assert ("close",) == engine.calls[-1]
+    scheduler.close()  # twice does nothing
 
 
 # --------------------------------------------------------------------- what is counted
@@ -593,6 +595,38 @@ def test_statistics_say_what_there_is_and_what_was_done():
         # Ten were measured; but a step of one row takes no longer than this.
         "prompt_token_seconds": 1.0,
     } == scheduler.stats()
+
+
+def test_padding_of_several_runs_is_summed():
+    jobs = [
+        job(0, prompt_length=2, natural_length=40),
+        job(1, prompt_length=20, natural_length=2),
+        job(2, prompt_length=90, natural_length=2),
+    ]
+    scheduler, engine = scheduler_of(
+        *jobs, traits=BatchTraits(prompt_work=PromptWork.PADDED)
+    )
+
+    ended = {}
+    while scheduler.has_unfinished():
+        ended |= {o.request_id: o.slots for o in scheduler.step() if o.finish_reason}
+
+    assert [("r0", "r1"), ("r0", "r2")] == runs(engine)
+    again = scheduler.counters.reprefilled_tokens
+    assert 18 + (90 - again) == ended["r0"].prefill_padding
+    assert ended["r0"].prefill_padding == scheduler.counters.prefill_padding
+
+
+def test_who_waits_is_let_in_once_the_waste_pays_for_it():
+    """A lonely row wastes half of its step, and a stop costs one step."""
+    jobs = [job(0, natural_length=90), job(1, natural_length=3), job(2)]
+    scheduler, _ = scheduler_of(*jobs)
+
+    ended = {}
+    while scheduler.has_unfinished():
+        ended |= {o.request_id: o.slots for o in scheduler.step() if o.finish_reason}
+
+    assert 3 + 2 <= ended["r2"].waited_steps <= 3 + 3
 
 
 def test_padding_is_counted_and_told_to_whom_it_concerned():

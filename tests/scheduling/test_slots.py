@@ -421,3 +421,15 @@ def test_a_failed_row_tells_what_it_cost_and_frees_its_slot():
         scheduler.counters.finished,
         scheduler.counters.generated_tokens,
     )
+
+
+def test_log_probabilities_of_a_token_come_with_it():
+    def script(request, position):
+        return SlotToken(5, logprobs={5: -0.5}) if position else SlotToken(6)
+
+    scheduler = SlotScheduler(ScriptedSlotEngine(script))
+    scheduler.add_request(job(0).request)
+
+    [first, second] = scheduler.step()
+
+    assert (None, ({5: -0.5},)) == (first.logprobs, second.logprobs)

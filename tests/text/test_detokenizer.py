@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from unillm import SamplingParams
 from unillm.text.detokenizer import Detokenizer, decode_token
+from unillm.text.pieces import EACH_BYTE, Pieces
 from unillm.text.tokenizer import load_tokenizer
 
 FFFD = "\N{REPLACEMENT CHARACTER}"
@@ -532,3 +533,38 @@ def test_a_single_token_keeps_its_space_and_shows_a_part_of_a_character(families
     assert decode_token(sentencepieces, sentencepieces.eos_token_id) == "</s>"
     assert decode_token(bytes_, bytes_.token_to_id("Ã")) == FFFD
     assert decode_token(families["letters"], ord("A")) == "A"
+
+
+class TwoPieces:
+    """A tokenizer whose only ids add these bytes."""
+
+    special_token_ids = frozenset()
+    pieces = Pieces(
+        (b"a\xed\xa0", b"b", b"\xe2\x82", b"\xac!").__getitem__,
+        errors=EACH_BYTE,
+        start_matters=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        ((0, 1), ["a\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}", "b"]),
+        ((1, 2, 3), ["b", "", "€!"]),
+        ((2, 1), ["", "\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}b"]),
+    ],
+)
+def test_text_before_bytes_that_become_no_character_is_kept(ids, expected):
+    detokenizer = Detokenizer(TwoPieces(), prompt_token_ids=(), params=SamplingParams())
+
+    assert expected == [detokenizer.push(token_id) for token_id in ids]
+
+
+def test_without_detokenising_there_is_no_text(families):
+    tokenizer = families["gpt2"]
+    params = SamplingParams(detokenize=False)
+    detokenizer = Detokenizer(tokenizer, prompt_token_ids=(), params=params)
+    ids = tokenizer.encode("hello", add_special_tokens=False)
+
+    assert {""} == {detokenizer.push(token_id) for token_id in ids}
+    assert "" == detokenizer.finish()

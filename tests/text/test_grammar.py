@@ -324,3 +324,18 @@ def test_without_llguidance_it_is_said_what_to_install(compiler, monkeypatch):
         compiler.compile(StructuredOutputs(regex="a"))
 
     assert "structured_outputs" == told.value.parameter
+
+
+def test_of_what_llguidance_says_the_first_part_is_told():
+    text = "no  such\n rule.\n<state> of it </state>"
+
+    assert "no such rule" == grammar._first_line(text)
+    assert 500 == len(grammar._first_line("word " * 200))
+
+
+@pytest.mark.parametrize(
+    ("text", "depth"),
+    [("", 0), ("XX", 0), ("([{", 3), ("()[]{}", 1), ("([)]{", 2), ("))((", 2)],
+)
+def test_brackets_are_counted_of_all_kinds(text, depth):
+    assert depth == grammar._depth(text)

@@ -19,16 +19,20 @@ from unillm.errors import (
     InvalidPromptError,
     PromptTooLongError,
     PromptTypeError,
+    UnsupportedParameterError,
 )
 from unillm.text.chat import as_conversation
 from unillm.text.prompts import (
     PlainText,
     RenderedText,
     TokenIds,
+    _check_spaces,
+    _check_token_ids,
     as_conversations,
     as_prompts,
     normalise,
     prepare,
+    tokenise_bad_words,
 )
 from unillm.text.tokenizer import load_tokenizer
 
@@ -387,3 +391,105 @@ def test_what_is_prepared_always_fits(tokenizer, ids, keep, max_tokens, context)
     assert prepared.fitted == (
         max_tokens is not None and prepared.max_new_tokens < max_tokens
     )
+
+
+# -------------------------------------------------------------- fields that name tokens
+
+
+def test_ids_outside_the_vocabulary_are_counted_and_the_first_are_named(tokenizer):
+    fields = {
+        "stop_token_ids": list(range(1000, 1020)),
+        "allowed_token_ids": [5, 1000],
+        "logit_bias": {1000: 1.0, 5: 1.0},
+    }
+    for field, value in fields.items():
+        with pytest.raises(InvalidParameterError, match=rf"{field} has 1000") as told:
+            _check_token_ids(SamplingParams(**{field: value}), 1000)
+        assert field == told.value.parameter
+        assert "the ids 0 to 999" in str(told.value)
+
+    _check_token_ids(SamplingParams(stop_token_ids=[999], logit_bias={999: 1}), 1000)
+
+
+def test_more_ids_than_are_named_are_counted(tokenizer):
+    params = SamplingParams(stop_token_ids=list(range(1000, 1020)))
+
+    with pytest.raises(InvalidParameterError) as told:
+        _check_token_ids(params, 1000)
+
+    named = str(told.value).partition("has ")[2].partition(", out")[0]
+    first, _, more = named.partition(" and ")
+    assert [str(n) for n in range(1000, 1000 + len(first.split(", ")))] == (
+        first.split(", ")
+    )
+    assert f"{20 - len(first.split(', '))} more" == more
+
+
+def test_spaces_between_special_tokens_are_left_out_where_that_is_known(families):
+    params = SamplingParams(spaces_between_special_tokens=False)
+
+    _check_spaces(params, families["gpt2"])
+    _check_spaces(SamplingParams(), families["word_ends"])
+    with pytest.raises(
+        UnsupportedParameterError, match="joins tokens in a way"
+    ) as told:
+        _check_spaces(params, families["word_ends"])
+    assert ("spaces_between_special_tokens", False) == (
+        told.value.parameter,
+        told.value.value,
+    )
+
+
+class Words:
+    """Words are one id each; a space before one is a part of it, but before "Z"."""
+
+    eos_token_id = 0
+    vocab_size = 40
+
+    def encode(self, text, add_special_tokens=True):
+        spaced, word = text.startswith(" "), text.strip()
+        special = [39] if add_special_tokens else []
+        if not word:
+            return special
+        if word == "Z":
+            return [*special, *([1] if spaced else []), 2]
+        return [*special, *(10 * (len(part)) + spaced for part in word.split("-"))]
+
+    def decode(self, ids, skip_special_tokens=False):
+        return " ".join(map(str, ids))
+
+
+def bad_words(*words, vocab_size=40):
+    return tokenise_bad_words(words, load_tokenizer(Words()), vocab_size)
+
+
+def test_a_bad_word_is_banned_with_and_without_a_space_before_it():
+    assert ((10,), (11,), (20,), (21,)) == bad_words("a", "bb")
+
+
+def test_spaces_before_a_bad_word_make_no_difference():
+    assert ((10,), (11,)) == bad_words("  a") == bad_words("a", " a")
+
+
+def test_a_space_that_is_a_token_of_its_own_is_not_banned():
+    assert ((2,),) == bad_words("Z")
+
+
+def test_a_bad_word_of_several_tokens_is_banned_as_a_whole():
+    assert ((10, 20), (11, 21)) == bad_words("a-bb")
+
+
+def test_a_bad_word_that_is_no_token_of_the_model_is_refused():
+    assert ((30,), (31,)) == bad_words("ccc", vocab_size=32)
+    for word in ("ccc", "a-ccc"):
+        with pytest.raises(InvalidParameterError) as told:
+            bad_words("bb", word, vocab_size=31)
+        assert f"bad_words has '{word}'" in str(told.value)
+        assert "31]" in str(told.value)
+        assert "the model has 0 to 30" in str(told.value)
+        assert ("bad_words", ("bb", word)) == (told.value.parameter, told.value.value)
+
+
+def test_a_bad_word_without_a_token_is_refused():
+    with pytest.raises(InvalidParameterError, match=r"its token ids are \[\]"):
+        bad_words("")

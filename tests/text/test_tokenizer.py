@@ -139,6 +139,40 @@ def test_an_object_that_knows_no_size_has_none():
     assert load_tokenizer(Minimal()).vocab_size is None
 
 
+def test_a_token_of_an_object_is_a_text_or_nothing():
+    class Numbers:
+        def encode(self, text):
+            return [len(text)] * (1 + text.count(" "))
+
+        def decode(self, ids):
+            return "x"
+
+        def convert_ids_to_tokens(self, token_id):
+            return "seven" if token_id == 7 else [token_id]
+
+    tokenizer = load_tokenizer(Numbers())
+
+    assert ["seven", None] == [tokenizer.id_to_token(n) for n in (7, 8)]
+    assert [5, None] == [tokenizer.token_to_id(text) for text in ("words", "two words")]
+
+
+def test_without_a_template_it_is_said_which_files_were_read(sentencepiece_dir):
+    class Object:
+        def encode(self, text):
+            return [1]
+
+        def decode(self, ids):
+            return "x"
+
+    for source, where in (
+        (Object(), ""),
+        (sentencepiece_dir, f" ({sentencepiece_dir / 'tokenizer.model'})"),
+    ):
+        with pytest.raises(ChatTemplateError) as told:
+            load_tokenizer(source).apply_chat_template(HELLO)
+        assert f"The tokenizer has no chat template{where}. Pass" in str(told.value)
+
+
 def test_an_object_that_is_no_tokenizer_is_refused():
     with pytest.raises(TokenizerError, match="object has no encode and no decode"):
         load_tokenizer(object())
@@ -221,6 +255,10 @@ def test_byte_fallback_pieces_are_single_bytes(families, processor):
         pieces = families[name].pieces
         assert [bytes([n]) for n in range(256)] == [pieces[i] for i in fallback]
         assert b"" == pieces[size + 3]
+    gpt2 = families["gpt2"]
+    assert b"tool call" == gpt2.pieces[gpt2.token_to_id("tool call")]
+    # Its letters happen to be in GPT-2's alphabet, and its decoder takes them for that.
+    assert b"\xe9!" == gpt2.pieces[gpt2.token_to_id("é!")]
     assert b"</s>" == families["sentencepiece"].pieces[processor.eos_id()]
 
 
@@ -277,8 +315,13 @@ def test_a_corrupt_file_is_named(tmp_path, name, content):
 def test_a_corrupt_file_of_a_hugging_face_directory_is_told(copied, name):
     (copied / name).write_text('{"version": ')
 
-    with pytest.raises(TokenizerError, match=r"tokenizer\.json|config\.json"):
+    with pytest.raises(TokenizerError) as told:
         load_tokenizer(copied)
+
+    cause = told.value.__cause__
+    assert f"{type(cause).__name__}: {cause}" in str(told.value)
+    place = copied if name == "tokenizer.json" else copied / name
+    assert f"{str(place)!r} cannot be read" in str(told.value)
 
 
 def test_an_old_directory_with_a_sentencepiece_model_is_read(
@@ -295,7 +338,9 @@ def test_an_old_directory_with_a_sentencepiece_model_is_read(
     assert "hello world" == tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
-def test_code_of_the_checkpoint_is_refused_and_not_run(copied):
+def test_code_of_the_checkpoint_is_refused_and_not_run(copied, monkeypatch):
+    asked = []  # transformers asks whoever starts the program, unless told not to
+    monkeypatch.setattr("builtins.input", lambda text: asked.append(text) or "n")
     marker = copied / "ran"
     (copied / "evil.py").write_text(f"open({str(marker)!r}, 'w')\nclass Evil: ...\n")
     (copied / "config.json").unlink()
@@ -309,6 +354,7 @@ def test_code_of_the_checkpoint_is_refused_and_not_run(copied):
         load_tokenizer(copied)
 
     assert not marker.exists()
+    assert not asked
 
 
 def test_a_native_class_is_used_instead_of_the_checkpoints_code(copied):

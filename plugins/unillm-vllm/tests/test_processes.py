@@ -9,9 +9,14 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import Future
 from pathlib import Path
+from queue import Queue
+from types import SimpleNamespace
 
-import pytest
+from unillm_vllm._engine import VllmEngine
+
+from unillm.errors import EngineDeadError
 
 GONE_S = 40
 """Within which nothing is left. On a quiet machine it was 5 s."""
@@ -83,8 +88,7 @@ def wait_until_gone(pids: list[int]) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
-def test_nothing_is_left_when_the_program_is_killed_at_work(tmp_path, name):
+def test_nothing_is_left_when_the_program_is_killed_at_work(tmp_path):
     body = """
     generator = Generator("unillm/tiny", **OPTIONS)
     handle = generator.submit(COUNT, ENDLESS)
@@ -92,14 +96,19 @@ def test_nothing_is_left_when_the_program_is_killed_at_work(tmp_path, name):
     print(*children(), flush=True)
     time.sleep(600)
     """
-    with subprocess.Popen(
-        program(tmp_path, body), stdout=subprocess.PIPE, text=True
-    ) as run:
-        pids = [int(pid) for pid in run.stdout.readline().split()]
-        run.send_signal(getattr(signal, name))
-        run.stdout.close()
+    command = program(tmp_path, body)
+    signals = [signal.SIGKILL, signal.SIGTERM]
+    runs = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in signals
+    ]
+    pids = []
+    for run, number in zip(runs, signals, strict=True):
+        with run:
+            pids += [int(pid) for pid in run.stdout.readline().split()]
+            run.send_signal(number)
+            run.stdout.close()
 
-    assert len(pids) >= 2
+    assert len(pids) >= 2 * len(signals)
     wait_until_gone(pids)
 
 
@@ -160,50 +169,65 @@ def test_a_death_a_ctrl_c_and_an_end_in_good_order(tmp_path):
 
 
 def test_a_stopped_and_a_hung_and_a_lost_process(tmp_path):
-    """Whatever its processes do, waiters are told, and closing takes ten seconds."""
+    """Waiters are told, closing takes ten seconds, and other engines never notice."""
     body = """
-    def engine():
-        [found] = [c.pid for c in active_children() if "EngineCore" in c.name]
-        return found
-
-    def worker():
-        [found] = [pid for pid in children() if "Worker" in says(pid)]
-        return found
-
-    def fault(name, strike, *, told_within_s, **options):
-        generator = Generator("unillm/tiny", **OPTIONS, **options)
+    def start(**options):
         before = children()
+        generator = Generator("unillm/tiny", **OPTIONS, **options)
+        return generator, [pid for pid in children() if pid not in before]
+
+    def strike(pids, kind, number):
+        [found] = [pid for pid in pids if kind in says(pid)]
+        os.kill(found, number)
+
+    def ask(generator):
         handles = [generator.submit(COUNT, ENDLESS) for _ in range(3)]
         next(iter(handles[0]))
-        strike()
+        return handles
+
+    def told(name, handles, error, within_s):
         start = time.monotonic()
-        for handle in handles if told_within_s else ():
+        for handle in handles:
             try:
                 handle.result(30)
-            except EngineDeadError:
-                print(name, "told", time.monotonic() - start < told_within_s)
-        if told_within_s:
-            try:
-                generator.generate(COUNT)
-            except EngineDeadError:
-                print(name, "refused")
+            except error:
+                print(name, "told", time.monotonic() - start < within_s)
+
+    def refused(name, generator):
+        try:
+            generator.generate(COUNT)
+        except EngineDeadError:
+            print(name, "refused")
+
+    def closed(name, generator, pids):
         start = time.monotonic()
         generator.close()
         print(name, "closed", time.monotonic() - start < 11)
-        for handle in handles if not told_within_s else ():
-            try:
-                handle.result(0)
-            except GeneratorClosedError:
-                print(name, "told at once")
         time.sleep(1)
-        print(name, "left", [pid for pid in before if pid in children()], flush=True)
+        print(name, "left", [pid for pid in pids if pid in children()], flush=True)
 
-    # Stopped: noticed by the time that a step may take. 5 s is how late it may be.
-    fault("stopped", lambda: os.kill(engine(), signal.SIGSTOP),
-          told_within_s=3 + 5, step_timeout_s=3)
+    stopped, stopped_pids = start(step_timeout_s=3)
+    hung, hung_pids = start()
+    lost, lost_pids = start()
+
+    # Noticed by the time that a step may take; 5 s is how late it may be.
+    handles = ask(stopped)
+    strike(stopped_pids, "EngineCore", signal.SIGSTOP)
+    told("stopped", handles, EngineDeadError, 3 + 5)
+    refused("stopped", stopped)
+    closed("stopped", stopped, stopped_pids)
+
     # The engine waits for a worker that never answers, and is closed meanwhile.
-    fault("hung", lambda: os.kill(worker(), signal.SIGSTOP), told_within_s=None)
-    fault("lost", lambda: os.kill(worker(), signal.SIGKILL), told_within_s=5)
+    handles = ask(hung)
+    strike(hung_pids, "Worker", signal.SIGSTOP)
+    closed("hung", hung, hung_pids)
+    told("hung", handles, GeneratorClosedError, 1)
+
+    handles = ask(lost)
+    strike(lost_pids, "Worker", signal.SIGKILL)
+    told("lost", handles, EngineDeadError, 5)
+    refused("lost", lost)
+    closed("lost", lost, lost_pids)
     """
     run = subprocess.run(
         program(tmp_path, body),
@@ -219,13 +243,37 @@ def test_a_stopped_and_a_hung_and_a_lost_process(tmp_path):
         "stopped closed True",
         "stopped left []",
         "hung closed True",
-        *["hung told at once"] * 3,
         "hung left []",
+        *["hung told True"] * 3,
         *["lost told True"] * 3,
         "lost refused",
         "lost closed True",
         "lost left []",
     ] == run.stdout.splitlines(), run.stderr
+
+
+def test_a_death_ends_whatever_call_waits_for_an_answer():
+    """A step waits for outputs; the loading of an adapter for its own answer."""
+    loading, answered = Future(), Future()
+    answered.set_result(True)
+    core = SimpleNamespace(
+        outputs_queue=Queue(), utility_results={1: loading, 2: answered}
+    )
+    died = []
+    VllmEngine(
+        SimpleNamespace(engine_core=core),
+        processes=SimpleNamespace(watch=died.append),
+        alone=None,
+        threads=None,
+        unsupported={},
+        no_adapter=None,
+    )
+
+    died[0]()
+
+    assert isinstance(core.outputs_queue.get_nowait(), EngineDeadError)
+    assert isinstance(loading.exception(0), EngineDeadError)
+    assert answered.result(0)
 
 
 def test_a_program_without_a_guard_is_told_of_it(tmp_path):

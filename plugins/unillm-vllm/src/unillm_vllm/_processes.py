@@ -76,6 +76,10 @@ class Report:
     message: str
 
 
+_STARTS = threading.Lock()
+"""Held during a start: what appears meanwhile is one engine's, the environment too."""
+
+
 class EngineProcesses:
     """What one engine starts, from before it does until they have ended."""
 
@@ -91,6 +95,8 @@ class EngineProcesses:
     def starting(self) -> Iterator[None]:
         """Let the processes that are started meanwhile know whose they are.
 
+        One engine starts at a time.
+
         Raises:
             ConfigError: This is itself such a process, which imports the main module.
         """
@@ -98,18 +104,22 @@ class EngineProcesses:
             if OWNER_VARIABLE in os.environ:
                 _write(_owner()[1], Report("MissingGuard", MISSING_GUARD))
             raise ConfigError(MISSING_GUARD)
-        self._before = set(multiprocessing.active_children())
         _watch_forks()
         changed = {OWNER_VARIABLE: f"{os.getpid()}:{self._path}"}
-        if allowed := os.environ.get("VLLM_PLUGINS"):
-            changed["VLLM_PLUGINS"] = f"{allowed},{PLUGIN}"
-        with environment(changed):
-            yield
+        with _STARTS:
+            self._before = set(multiprocessing.active_children())
+            if allowed := os.environ.get("VLLM_PLUGINS"):
+                changed["VLLM_PLUGINS"] = f"{allowed},{PLUGIN}"
+            with environment(changed):
+                yield
 
     def started(self) -> None:
-        """Take those that were started meanwhile for this engine's."""
+        """Take those that were started and attached meanwhile for this engine's."""
         children = set(multiprocessing.active_children()) - self._before
-        self._children = sorted(children, key=lambda child: child.pid or 0)
+        self._children = sorted(
+            (child for child in children if _leads_a_group(child)),
+            key=lambda child: child.pid or 0,
+        )
 
     def count(self) -> int:
         """Return how many there are."""
@@ -150,13 +160,9 @@ class EngineProcesses:
         Each leads a group of its own, see `attach`, and what it starts is in that.
         """
         for child in self._children:
-            if child.pid is None or not child.is_alive():
-                continue
-            with suppress(ProcessLookupError):
-                if os.getpgid(child.pid) == child.pid:
+            if child.pid is not None and child.is_alive():
+                with suppress(ProcessLookupError):
                     os.killpg(child.pid, signal.SIGKILL)
-                else:
-                    child.kill()
 
     def obituary(self) -> str:
         """Say what is known of the processes that have ended."""
@@ -170,6 +176,14 @@ class EngineProcesses:
         """Expect the processes to end."""
         self._closing = True
         self._path.unlink(missing_ok=True)
+
+
+def _leads_a_group(child: BaseProcess) -> bool:
+    """Whether it has attached; the program's own processes stay in its group."""
+    try:
+        return child.pid is not None and os.getpgid(child.pid) == child.pid
+    except ProcessLookupError:
+        return False
 
 
 def _exit(child: BaseProcess) -> str:

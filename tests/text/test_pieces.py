@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""What each id adds to a text, asked of the libraries' own objects."""
+
+from __future__ import annotations
+
+import pytest
+import tokenizers
+from tokenizers import decoders, models
+
+from unillm.text.pieces import rust_pieces
+
+
+def letters(*steps):
+    """A tokenizer of single letters with a decoder of these steps."""
+    backend = tokenizers.Tokenizer(models.WordLevel({"a": 0, "▁b": 1}, unk_token="a"))
+    backend.decoder = decoders.Sequence(list(steps))
+    return backend
+
+
+def test_an_added_token_that_is_no_bytes_is_its_own_text(gpt2):
+    pieces = rust_pieces(gpt2)
+
+    assert b"tool call" == pieces[gpt2.token_to_id("tool call")]
+    assert b"" == pieces[gpt2.get_vocab_size() + 5]
+
+
+def test_byte_fallback_with_a_space_stripped_at_the_start_is_known(llama2):
+    pieces = rust_pieces(llama2.backend_tokenizer)
+
+    assert pieces.start_matters
+    assert b"\xe2" == pieces[llama2.convert_tokens_to_ids("<0xE2>")]
+    assert b" " == pieces[llama2.convert_tokens_to_ids("▁")]
+
+
+def test_tokens_that_are_looked_at_together_have_no_pieces():
+    """Behind a fuse everything but the very start is one token."""
+    fused, spaces = decoders.Fuse(), decoders.Replace("▁", " ")
+    known = rust_pieces(letters(spaces, fused, decoders.Strip(" ", 1, 0)))
+
+    assert [b"a", b" b"] == [known[0], known[1]]
+    for steps in (
+        (fused, spaces),
+        (spaces, fused, decoders.Strip(" ", 1, 1)),
+        (spaces, decoders.CTC()),
+    ):
+        assert rust_pieces(letters(*steps)) is None
+
+
+def test_a_tokenizer_that_marks_the_ends_of_words_has_no_pieces(word_ends):
+    assert rust_pieces(word_ends) is None
+
+
+@pytest.mark.parametrize("family", ["word_pieces", "unigram"])
+def test_without_byte_fallback_a_byte_token_is_a_text(request, family):
+    backend = request.getfixturevalue(family)
+    pieces = rust_pieces(backend)
+
+    assert pieces.start_matters
+    shown = [pieces[token_id] for token_id in range(backend.get_vocab_size())]
+    assert len(set(shown)) > 60
+    assert all(isinstance(piece, bytes) for piece in shown)
