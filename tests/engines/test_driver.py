@@ -495,13 +495,14 @@ def test_an_engine_that_cannot_be_made_raises_what_it_raised(drive):
     def create(_):
         raise OSError("no such weights")
 
+    before = set(threading.enumerate())
+
     with pytest.raises(OSError, match="no such weights"):
         drive(ScriptedSlotEngine(lambda *_: END), create=create)
 
-    deadline = time.monotonic() + PATIENCE_S
-    while any("unillm-driver" == thread.name for thread in threading.enumerate()):
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
 
 
 def test_an_engine_that_is_not_awaited_is_closed_once_it_is_made(drive, monkeypatch):

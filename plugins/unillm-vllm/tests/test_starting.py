@@ -14,16 +14,21 @@ import textwrap
 
 import pytest
 
-PRELUDE = """
+from unillm import SamplingParams
+
+PROMPTS = ["Count from 3 to 9:", "qwerty zxc %%"]
+
+PRELUDE = f"""
 import json, os, random, sys
 import numpy as np
 from unillm import Generator, SamplingParams
 from unillm.errors import UnillmError
 
-TINY = {"backend": "vllm", "dtype": "float32", "max_model_len": 512,
-        "enforce_eager": True, "backend_options": {"kv_cache_memory_bytes": 64 << 20}}
+TINY = {{"backend": "vllm", "dtype": "float32", "max_model_len": 512,
+        "enforce_eager": True,
+        "backend_options": {{"kv_cache_memory_bytes": 64 << 20}}}}
 GREEDY = SamplingParams(temperature=0, max_tokens=40)
-PROMPTS = ["Count from 3 to 9:", "qwerty zxc %%"]
+PROMPTS = {PROMPTS!r}
 """
 
 
@@ -40,43 +45,53 @@ def run(body: str) -> object:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def failure(options: str) -> tuple[str, str]:
-    kind, text = run(
+STARTS_THAT_FAIL = {
+    "quantization": (
+        {"quantization": "awq"},
+        "ConfigError",
+        "config file for awq",
+    ),
+    "places": (
+        {"tensor_parallel_size": 2},
+        "ConfigError",
+        "with tensor_parallel_size=2 here: AssertionError: Not enough allowed",
+    ),
+    "memory": (
+        {"backend_options": {"kv_cache_memory_bytes": 1 << 19}},
+        "EngineOutOfMemoryError",
+        "create the Generator with max_model_len=",
+    ),
+}
+"""By what fails: options, the error, and what it says."""
+
+
+@pytest.fixture(scope="module")
+def failures():
+    """What the starts that fail raise, one after the other in one program."""
+    asked = {name: options for name, (options, *_) in STARTS_THAT_FAIL.items()}
+    return run(
         f"""
-        try:
-            Generator("unillm/tiny", **{{**TINY, **{options}}})
-        except UnillmError as error:
-            print(json.dumps([type(error).__name__, str(error)]))
+        failures = {{}}
+        for name, options in {asked!r}.items():
+            try:
+                Generator("unillm/tiny", **{{**TINY, **options}})
+            except UnillmError as error:
+                failures[name] = [type(error).__name__, str(error)]
+        print(json.dumps(failures))
         """
     )
-    return kind, text
 
 
-@pytest.mark.parametrize(
-    ("options", "kind", "says"),
-    [
-        ('{"quantization": "awq"}', "ConfigError", "config file for awq"),
-        (
-            '{"tensor_parallel_size": 2}',
-            "ConfigError",
-            "with tensor_parallel_size=2 here: AssertionError: Not enough allowed",
-        ),
-        (
-            '{"backend_options": {"kv_cache_memory_bytes": 1 << 19}}',
-            "EngineOutOfMemoryError",
-            "create the Generator with max_model_len=",
-        ),
-    ],
-    ids=["quantization", "places", "memory"],
-)
-def test_a_start_that_fails_says_why_and_what_helps(options, kind, says):
-    found, text = failure(options)
+@pytest.mark.parametrize("what", STARTS_THAT_FAIL)
+def test_a_start_that_fails_says_why_and_what_helps(failures, what):
+    _, kind, says = STARTS_THAT_FAIL[what]
+    found, text = failures[what]
 
     assert kind == found
     assert says in text
 
 
-def test_speculation_changes_no_greedy_token_and_refuses_what_vllm_does():
+def test_speculation_changes_no_greedy_token_and_refuses_what_vllm_does(generator):
     with_it, refused = run(
         """
         speculation = {"method": "ngram", "num_speculative_tokens": 3,
@@ -92,41 +107,44 @@ def test_speculation_changes_no_greedy_token_and_refuses_what_vllm_does():
         print(json.dumps([texts, refused]))
         """
     )
-    without = run(
-        """
-        with Generator("unillm/tiny", **TINY) as g:
-            print(json.dumps([output.text for output in g.generate(PROMPTS, GREEDY)]))
-        """
-    )
+    greedy = SamplingParams(temperature=0, max_tokens=40)
 
+    without = [output.text for output in generator.generate(PROMPTS, greedy)]
     assert without == with_it
     assert {"min_p", "logit_bias"} == refused.keys()
     assert all("speculative decoding" in text for text in refused.values())
 
 
-def test_a_start_leaves_the_caller_s_variables_random_numbers_and_output_alone():
-    ours, kept, printed = run(
+def test_an_engine_leaves_its_caller_s_surroundings_alone():
+    """Variables, random numbers, output and, once it is closed, torch's threads."""
+    variables, drawn, printed, threads = run(
         """
         import contextlib, io
+        import torch
+        os.environ.pop("OMP_NUM_THREADS", None)
         os.environ["VLLM_LOGGING_LEVEL"] = "CRITICAL"
+        threads = torch.set_num_threads, torch.get_num_threads()
         before = dict(os.environ)
         random.seed(1), np.random.seed(1)
         expected = [random.random(), float(np.random.rand())]
         random.seed(1), np.random.seed(1)
         out = io.StringIO()
-        with contextlib.redirect_stdout(out), Generator("unillm/tiny", **TINY):
+        with contextlib.redirect_stdout(out), Generator("unillm/tiny", **TINY) as g:
             drawn = [random.random(), float(np.random.rand())]
+            g.generate(PROMPTS, GREEDY)
         names = ["OMP_NUM_THREADS", "LD_PRELOAD", "VLLM_LOGGING_LEVEL",
                  "VLLM_LOGGING_STREAM", "VLLM_ENABLE_V1_MULTIPROCESSING",
                  "VLLM_NO_USAGE_STATS", "VLLM_PLUGINS", "UNILLM_VLLM_OWNER"]
         same = [before.get(n) == os.environ.get(n) for n in names]
-        print(json.dumps([all(same), drawn == expected, out.getvalue()]))
+        left = threads == (torch.set_num_threads, torch.get_num_threads())
+        print(json.dumps([all(same), drawn == expected, out.getvalue(), left]))
         """
     )
 
-    assert ours
-    assert kept
+    assert variables
+    assert drawn
     assert "" == printed
+    assert threads
 
 
 def test_two_engines_of_one_process_take_turns_and_outlive_each_other():
@@ -152,23 +170,6 @@ def test_two_engines_of_one_process_take_turns_and_outlive_each_other():
     )
 
     assert ["3 4 5 6 7 8 9"] * 48 == texts
-
-
-def test_torch_s_threads_are_as_before_when_the_engine_is_closed():
-    before, after, same = run(
-        """
-        os.environ.pop("OMP_NUM_THREADS", None)
-        import torch
-        function, before = torch.set_num_threads, torch.get_num_threads()
-        with Generator("unillm/tiny", **TINY) as g:
-            g.generate(PROMPTS, GREEDY)
-        after = torch.get_num_threads()
-        print(json.dumps([before, after, torch.set_num_threads is function]))
-        """
-    )
-
-    assert before == after
-    assert same
 
 
 def test_one_bad_prompt_fails_vllm_s_whole_call_and_here_itself_alone():

@@ -53,8 +53,8 @@ from .queue import WaitingQueue
 
 WINDOW = 16
 """How many of the next requests a run may choose from, in batches. The first of them
-always goes, and nobody is passed by more of those that came later than this many
-batches hold."""
+always goes, and nobody is passed by more of the same priority and group that came later
+than this many batches hold."""
 
 
 # --------------------------------------------------------------------- the contract

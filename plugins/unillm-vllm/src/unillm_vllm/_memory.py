@@ -5,7 +5,8 @@
 A step frees what it computed, and the next one wants as much again. glibc gives much of
 it back to the system in between, which then fills every page with zeros anew: seen with
 a model of 50M parameters and 64 rows were 78 000 page faults and 7 % of the processor's
-time in sixteen steps. So glibc is told to keep it, until no engine needs it any more.
+time in sixteen steps. So glibc is told to keep it, for as long as the process lives;
+what is free when an engine is closed goes back then.
 """
 
 from __future__ import annotations
