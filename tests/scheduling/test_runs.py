@@ -531,6 +531,27 @@ def test_closing_ends_the_run_and_closes_the_engine():
     scheduler.close()  # twice does nothing
 
 
+def test_an_engine_is_told_which_rows_nobody_wants_any_more():
+    ended = []
+
+    class Told(ScriptedBatchEngine):
+        def end_row(self, row):
+            ended.append(row)
+            super().end_row(row)
+
+    jobs = [job(0, natural_length=9), job(1, natural_length=2), job(2)]
+    engine = Told(script_of(jobs), max_rows=3)
+    scheduler = RunScheduler(engine, clock=engine.clock)
+    for each in jobs:
+        scheduler.add_request(each.request)
+    scheduler.step()
+    scheduler.abort(["r0"])
+
+    finish(scheduler)
+
+    assert [0, 1, 2] == ended
+
+
 # --------------------------------------------------------------------- what is counted
 
 

@@ -199,6 +199,16 @@ def test_a_message_of_another_form_is_refused_by_its_place(messages, message):
         as_conversation(messages)
 
 
+def test_a_part_that_is_no_text_is_refused_by_the_place_of_its_message():
+    messages = [
+        {"role": "user", "content": "look"},
+        {"role": "user", "content": [{"type": "image_url", "image_url": "x"}]},
+    ]
+
+    with pytest.raises((PromptTypeError, InvalidPromptError), match="message 1"):
+        as_conversation(messages)
+
+
 # ------------------------------------------------------------------------ text and ids
 
 
