@@ -65,7 +65,7 @@ class VllmEngine(Engine):
         engine: Loaded; closed by this object.
         processes: Those of the engine, if it has any.
         alone: What it shares with other engines of this process.
-        threads: How many threads it computes with, in this process on a CPU.
+        threads: With which it computes in this process, on a CPU.
         unsupported: What it cannot do, with the reasons.
         no_adapter: What requests without an adapter name, where they have to.
     """
@@ -115,7 +115,6 @@ class VllmEngine(Engine):
     def add_request(self, request: EngineRequest) -> None:
         _refuse_impossible(request)
         with self._alone.lock:
-            self._use_threads()
             try:
                 prepared = self._engine.input_processor.process_inputs(
                     request.request_id,
@@ -174,7 +173,6 @@ class VllmEngine(Engine):
     @override
     def step(self) -> list[EngineOutput]:
         with self._alone.lock:
-            self._use_threads()
             try:
                 told = self._engine.engine_core.get_output().outputs
             except Exception as error:
@@ -236,10 +234,6 @@ class VllmEngine(Engine):
 
     def _shut_down(self) -> None:
         self._engine.engine_core.shutdown(timeout=SHUTDOWN_TIMEOUT_S)
-
-    def _use_threads(self) -> None:
-        if self._threads is not None:
-            self._threads.use()
 
     # -------------------------------------------------------------------------- death
 

@@ -119,7 +119,6 @@ def _start(
     try:
         with alone.lock, environment(door):
             if threads is not None:
-                threads.use()
                 keep_freed()
             vllm_config = _vllm_config(config, options)
             if on_cpu:
@@ -142,8 +141,6 @@ def _start(
         if threads is not None:
             threads.restore()
         raise
-    if threads is not None:
-        threads.give_back()
     processes.started()
     return VllmEngine(
         engine,

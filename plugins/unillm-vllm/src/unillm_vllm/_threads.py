@@ -2,53 +2,33 @@
 
 """How many threads an engine in our process computes with, on a CPU.
 
-vLLM's kernels check that all of a step is computed with one number of OpenMP threads,
-and each thread of a program has a number of its own. So the thread that steps the
-engine is given the number first.
+As many as torch: all cores, or what ``OMP_NUM_THREADS`` or the program says.
 """
 
 from __future__ import annotations
 
-import os
-import threading
 from typing import Any
-
-VARIABLE = "OMP_NUM_THREADS"
 
 
 class OmpThreads:
-    """The number of threads, while an engine lives.
+    """Gives torch's number to the calling thread, which has to make and step an engine.
 
-    It is torch's, but at most all cores but one, which is left to Python: on two cores,
-    two threads made an engine slower than one did. Who sets ``OMP_NUM_THREADS`` has
-    chosen.
+    Each thread of a program has a number of its own, torch and vLLM's kernels ask for
+    it in two ways, and vLLM checks that both are told the same.
     """
 
     def __init__(self) -> None:
         import torch
 
         self._torch: Any = torch
-        self._before: int = torch.get_num_threads()
-        self._function = torch.set_num_threads  # vLLM replaces it
-        others = len(os.sched_getaffinity(0)) - 1
-        chosen = VARIABLE in os.environ
-        self.number = self._before if chosen else min(self._before, max(1, others))
-        self._thread: int | None = None
-
-    def use(self) -> None:
-        """Give the number to the calling thread. Costs nothing the second time."""
-        thread = threading.get_ident()
-        if thread != self._thread:
-            self._thread = thread
-            # Not the public name, which vLLM makes do nothing.
-            self._torch._C.set_num_threads(self.number)  # noqa: SLF001
-
-    def give_back(self) -> None:
-        """Give the calling thread, which has started the engine, its own number."""
-        self._thread = None
-        self._torch._C.set_num_threads(self._before)  # noqa: SLF001
+        self._number: int = torch.get_num_threads()
+        self._function = torch.set_num_threads  # vLLM makes it do nothing
+        self._set()
 
     def restore(self) -> None:
-        """Put back the number and the function that sets it."""
+        """Put back the function that sets the number, and the number."""
         self._torch.set_num_threads = self._function
-        self.give_back()
+        self._set()
+
+    def _set(self) -> None:
+        self._torch._C.set_num_threads(self._number)  # noqa: SLF001 - see above
