@@ -136,6 +136,8 @@ class Driver:
             name="unillm-driver",
             daemon=True,
         )
+        if not threaded:
+            self.engine = create_engine()
         # A thread inside an engine must not outlive Python.
         atexit.register(self.close)
         if threaded:
@@ -145,8 +147,6 @@ class Driver:
                 threading.Thread(
                     target=self._watch, name="unillm-watchdog", daemon=True
                 ).start()
-        else:
-            self.engine = create_engine()
 
     # ----------------------------------------------------------- from callers' threads
 
