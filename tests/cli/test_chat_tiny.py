@@ -19,9 +19,11 @@ ANSWER = "3 4 5 6 7 8 9"
 ENDLESS = ("--ignore-eos", "--max-tokens", "900")
 CTRL_C, CTRL_D = "\x03", "\x04"
 
-# The child takes the terminal as its own, so that Ctrl-C there is a signal to it.
+# The child takes the terminal as its own, so that Ctrl-C there is a signal to it. Who
+# runs the tests in the background of a shell may have had the signal ignored.
 _IN_TERMINAL = """
-import fcntl, runpy, termios
+import fcntl, runpy, signal, termios
+signal.signal(signal.SIGINT, signal.default_int_handler)
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 runpy.run_module("unillm", run_name="__main__")
 """
@@ -71,8 +73,9 @@ class Terminal:
 
     def end(self):
         """Wait for the end; return the exit code and the rest of what was shown."""
+        until = time.monotonic() + 30
         while self._read():
-            pass
+            assert time.monotonic() < until, f"it goes on after {self.shown!r}"
         return self.process.wait(30), self.shown
 
     def close(self):
