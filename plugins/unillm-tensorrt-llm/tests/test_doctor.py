@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 from conftest import TINY
-from unillm_tensorrt_llm import _doctor
+from unillm_tensorrt_llm import TensorRTLLMBackend, _doctor
 
 from unillm.cli import main
 from unillm.testing import conformance
@@ -49,9 +49,22 @@ def test_the_clauses_are_run_on_what_is_installed(install, capsys):
     assert set("AELPRS") == {each["number"][0] for each in told["contract"]["clauses"]}
 
 
-def test_a_clause_that_does_not_hold_has_an_exit_code_of_its_own(install, capsys):
+def test_a_clause_that_is_waived_is_told_and_changes_no_exit_code(install, capsys):
     """The C++ runner goes on when it is stopped, so its places are not refilled."""
     install("0.11")
+
+    code, told = doctor(capsys)
+
+    clauses = told["contract"]["clauses"]
+    assert 0 == code
+    assert ["R3"] == [c["number"] for c in clauses if c["outcome"] == "waived"]
+
+
+def test_a_clause_that_does_not_hold_has_an_exit_code_of_its_own(
+    install, capsys, monkeypatch
+):
+    install("0.11")
+    monkeypatch.setattr(TensorRTLLMBackend, "waivers", {})
 
     code, told = doctor(capsys)
 
