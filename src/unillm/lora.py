@@ -117,24 +117,22 @@ class AdapterBook:
             InvalidParameterError: There is no such adapter, it is of another kind, its
                 rank is too large, it is no safetensors file, or its id is another's.
         """
-        known = self._known.setdefault(request.lora_int_id, {})
+        known = self._known.get(request.lora_int_id, {})
         if request in known:
             return known[request]
         path = Path(request.lora_path).expanduser()
         check_adapter(request, path, max_rank=self._max_rank)
         found = attrs.evolve(request, lora_path=str(path.resolve()))
-        for first in known.values():  # all the same: the first that had this id
-            if first.lora_path != found.lora_path:
-                raise _refuse(
-                    f"lora_int_id={request.lora_int_id} is that of "
-                    f"{first.lora_name!r} in {first.lora_path}, and was given for "
-                    f"{request.lora_name!r} in {found.lora_path}. Give each adapter an "
-                    "id of its own.",
-                    request,
-                )
-            found = first
-        known[request] = found
-        return found
+        first = next(iter(known.values()), found)
+        if first.lora_path != found.lora_path:
+            raise _refuse(
+                f"lora_int_id={request.lora_int_id} is that of {first.lora_name!r} in "
+                f"{first.lora_path}, and was given for {request.lora_name!r} in "
+                f"{found.lora_path}. Give each adapter an id of its own.",
+                request,
+            )
+        self._known[request.lora_int_id] = {**known, request: first}
+        return first
 
 
 def check_adapter(request: LoRARequest, path: Path, *, max_rank: int | None) -> None:
