@@ -197,6 +197,30 @@ def test_deltas_of_a_slow_reader_add_up(drive, handle_for):
     assert handle.result().token_ids == deltas[0].token_ids
 
 
+def test_who_waits_for_the_end_is_not_woken_up_by_tokens(
+    drive, handle_for, monkeypatch
+):
+    """Each time would take a core away from the engine."""
+    engine = Gate(length=20)
+    driver = drive(engine)
+    handle = handle_for(driver)
+    woken = []
+    notify_all = handle._changed.notify_all
+
+    def noted():
+        woken.append(handle.done())
+        notify_all()
+
+    monkeypatch.setattr(handle._changed, "notify_all", noted)
+    driver.submit(handle, block=False)
+    assert engine.entered.wait(PATIENCE_S)
+    threading.Timer(0.1, engine.let).start()
+
+    assert 20 == len(handle.result(PATIENCE_S).token_ids)
+
+    assert [True] == woken
+
+
 def test_cancelling_ends_the_request_and_frees_its_slot(drive, handle_for):
     engine = Gate()
     driver = drive(engine)

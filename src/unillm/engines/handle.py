@@ -109,7 +109,7 @@ class RequestHandle:
         self._fitted_max_tokens = fitted_max_tokens
         self._on_cancel = on_cancel
         self._changed = threading.Condition(threading.RLock())
-        self._num_waiting = 0
+        self._num_reading = 0
         self._alarms: list[Callable[[], None]] = []
         self._ended = False
         self._error: Exception | None = None
@@ -143,7 +143,7 @@ class RequestHandle:
             GeneratorClosedError: The generator was closed before the end.
         """
         with self._changed:
-            if not self._wait_for(lambda: self._ended, timeout):
+            if not self._changed.wait_for(lambda: self._ended, timeout):
                 raise RequestTimeoutError(
                     f"Request {self.request_id} has not ended after {timeout} s. It "
                     "goes on: call result() again, or cancel() to end it."
@@ -165,7 +165,7 @@ class RequestHandle:
         reads = [_Read() for _ in self.completions]
         while True:
             with self._changed:
-                self._wait_for(lambda: self._ended or self._is_behind(reads))
+                self._wait_for_more(reads)
                 deltas = self._read(reads)
                 ended, error = self._ended, self._error
             yield from deltas
@@ -178,10 +178,9 @@ class RequestHandle:
         return self._aresult().__await__()
 
     async def _aresult(self) -> RequestOutput:
-        with self._alarm() as alarm:
-            while not self._ended:
+        with self._alarm(for_end=True) as alarm:
+            if not self._ended:
                 await alarm.wait()
-                alarm.clear()
         return self.result()
 
     async def __aiter__(self) -> AsyncIterator[CompletionDelta]:
@@ -201,8 +200,8 @@ class RequestHandle:
             raise error
 
     @contextmanager
-    def _alarm(self) -> Iterator[asyncio.Event]:
-        """An event of the running loop that is set after every change.
+    def _alarm(self, *, for_end: bool = False) -> Iterator[asyncio.Event]:
+        """An event of the running loop that is set after every change, or at the end.
 
         A loop that is busy elsewhere is called once, however much changes meanwhile.
         """
@@ -218,7 +217,7 @@ class RequestHandle:
 
         def ring() -> None:
             nonlocal called
-            if called:
+            if called or (for_end and not self._ended):
                 return
             called = True
             # The loop may be closed before its reader said goodbye.
@@ -273,19 +272,21 @@ class RequestHandle:
         """Whether anything was generated yet."""
         return self._first_token_ts is not None
 
-    def _wait_for(
-        self, predicate: Callable[[], bool], timeout: float | None = None
-    ) -> bool:
-        """Wait until *predicate* holds, or return false. The lock is held."""
-        self._num_waiting += 1
+    def _wait_for_more(self, reads: list[_Read]) -> None:
+        """Wait until there is more than *reads*, or no more will come. Locked."""
+        self._num_reading += 1
         try:
-            return self._changed.wait_for(predicate, timeout)
+            self._changed.wait_for(lambda: self._ended or self._is_behind(reads))
         finally:
-            self._num_waiting -= 1
+            self._num_reading -= 1
 
     def _wake(self) -> None:
-        """Tell all readers that something changed. The lock is held."""
-        if self._num_waiting:
+        """Tell those who wait for what has changed. The lock is held.
+
+        Who waits for the end sleeps until then: a thread that is woken up for each
+        token takes a core away from the engine's next step.
+        """
+        if self._ended or self._num_reading:
             self._changed.notify_all()
         for ring in self._alarms:
             ring()
