@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 
 import pytest
 import torch
 from embedded.test_transformers_greedy import PoisonedEngine, assert_same_tokens
-from embedded.tiny_models import make_model, serve
+from embedded.tiny_models import greedy_request, make_model, serve
 
 from unillm.embedded.transformers import compiled, linears
 from unillm.embedded.transformers.blocks import block_masks
@@ -48,6 +50,24 @@ def test_tokens_of_compiled_steps_are_those_of_generate(reference, monkeypatch, 
 
     assert list(engine._runner._compiled) == [8]
     assert [r.message.split()[0] for r in caplog.records] == ["Compiling", "Compiled"]
+
+
+@pytest.mark.slow
+def test_what_torch_keeps_of_a_closed_engine_holds_no_weights():
+    model = make_model("llama")
+    engine = TransformersSlotEngine(
+        model, num_slots=8, max_model_len=64, compile_after=0
+    )
+    serve(engine, [greedy_request(0, [5, 6, 7], 4)])
+    assert list(engine._runner._compiled) == [8]
+    held = [*model.parameters(), *engine._cache.tensors]
+    watched = [weakref.ref(tensor) for tensor in held]
+
+    engine.close()
+    del held, model, engine
+    gc.collect()
+
+    assert [tensor for tensor in watched if tensor() is not None] == []
 
 
 @pytest.mark.large

@@ -6,8 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-WIDTH_STEP = 16
-"""Widths are multiples of it, so that few different shapes occur."""
+WIDTH_STEP = 4
+"""Widths are multiples of it, so that few different shapes occur.
+
+oneDNN prepares kernels for each number of tokens that it meets first, which took 3 to
+4 ms for a 10M Llama; a position of padding takes 0.1 ms, every time.
+"""
 
 SHORT = 16
 """Padding of so many positions costs less than another forward pass."""
