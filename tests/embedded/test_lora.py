@@ -12,6 +12,7 @@ import pytest
 import torch
 from embedded.test_transformers_greedy import PoisonedEngine, assert_same_tokens
 from embedded.tiny_models import (
+    DEVICE,
     VOCAB,
     Known,
     generate_alone,
@@ -125,7 +126,7 @@ def test_tokens_are_those_of_the_merged_model(
     """Rows with different adapters and with none stand side by side."""
     expected = known(family)
     engine = PoisonedEngine(
-        make_model(family),
+        make_model(family).to(DEVICE),
         num_slots=num_slots,
         max_model_len=224,
         max_loras=max_loras,

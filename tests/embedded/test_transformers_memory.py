@@ -269,7 +269,11 @@ def test_other_failures_of_a_step_stay_what_they_are(monkeypatch):
 
 def test_the_caller_of_a_generator_is_told_so(reference, monkeypatch):
     with Generator(
-        "unillm/tiny", backend="transformers", max_num_seqs=2, max_model_len=128
+        "unillm/tiny",
+        backend="transformers",
+        max_num_seqs=2,
+        max_model_len=128,
+        backend_options={"device": "cpu"},
     ) as generator:
         monkeypatch.setattr(LlamaForCausalLM, "forward", fail_with(CUDA_ERROR))
 
@@ -294,7 +298,9 @@ def test_loading_that_runs_out_of_memory_says_what_takes_it(
     monkeypatch.setattr(where, fail_with(error))
 
     with pytest.raises(EngineOutOfMemoryError) as caught:
-        load_engine(reference.path("llama"), max_num_seqs=4, max_model_len=128)
+        load_engine(
+            reference.path("llama"), device="cpu", max_num_seqs=4, max_model_len=128
+        )
 
     assert re.search(
         r"weights of .*llama do not fit: weights .* GiB, cache .* \(512 bytes a token\), "

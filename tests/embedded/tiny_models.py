@@ -19,6 +19,8 @@ from unillm.scheduling.slots import SlotEngine, SlotScheduler
 VOCAB = 256
 POSITIONS = 256
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
 _ROTARY = {
     "vocab_size": VOCAB,
     "hidden_size": 64,

@@ -19,8 +19,18 @@ from unillm.engines.base import EngineRequest
 from unillm.sampling import Sampler
 from unillm.sampling.uniform import uniform
 
-CPU = torch.device("cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 VOCAB = 23
+
+
+class DeviceSampler(Sampler):
+    """A sampler where the logits of an engine would be."""
+
+    def __init__(self, *, num_slots: int, vocab_size: int = VOCAB) -> None:
+        super().__init__(num_slots=num_slots, vocab_size=vocab_size, device=DEVICE)
+
+    def sample(self, logits, slots, **known):
+        return super().sample(logits.to(DEVICE), slots, **known)
 
 
 def request(
@@ -38,7 +48,7 @@ def request(
 
 
 def sampler_for(*requests: EngineRequest, vocab_size: int = VOCAB) -> Sampler:
-    sampler = Sampler(num_slots=len(requests), vocab_size=vocab_size, device=CPU)
+    sampler = DeviceSampler(num_slots=len(requests), vocab_size=vocab_size)
     for slot, each in enumerate(requests):
         sampler.assign(slot, each)
     return sampler
@@ -199,7 +209,7 @@ def test_neighbours_slots_and_batch_size_change_nothing(data):
     expected = [together.sample(step, range(8)) for step in logits]
     order = data.draw(st.permutations(range(8)))
     chosen = order[: data.draw(st.integers(1, 8))]
-    other = Sampler(num_slots=10, vocab_size=VOCAB, device=CPU)
+    other = DeviceSampler(num_slots=10)
     for slot, each in enumerate(chosen):
         other.assign(slot + 2, requests[each])
 
@@ -213,7 +223,7 @@ def test_a_request_goes_on_in_another_slot_as_if_it_had_stayed():
     logits = torch.randn(10, 1, VOCAB, generator=torch.Generator().manual_seed(2))
     stayed = sampler_for(wanted)
     tokens = [stayed.sample(step, [0])[0].token_id for step in logits]
-    moved = Sampler(num_slots=3, vocab_size=VOCAB, device=CPU)
+    moved = DeviceSampler(num_slots=3)
 
     moved.assign(2, wanted, generated=tokens[:4])
 
