@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from typing_extensions import override
 
+from unillm.engines.allocator import give_back
 from unillm.engines.base import EngineLimits, EngineRequest, TokenLogprobs
 from unillm.errors import EngineOutOfMemoryError
 from unillm.scheduling.policy import PromptWork
@@ -151,6 +152,7 @@ class CTranslate2Engine(BatchEngine):
             self._run.close()
             self._run = None
         self._generator = None
+        give_back()
 
 
 @attrs.frozen

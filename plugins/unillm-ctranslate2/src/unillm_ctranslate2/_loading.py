@@ -23,6 +23,7 @@ from unillm.embedded.transformers.memory import (
     free_bytes,
     plan_limits,
 )
+from unillm.engines.allocator import keep_freed
 from unillm.engines.base import EngineLimits
 from unillm.errors import (
     BackendUnavailableError,
@@ -36,7 +37,6 @@ from unillm.scheduling.runs import RunScheduler
 from unillm.scheduling.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
 from unillm.shapes import positions_of
 
-from ._allocator import keep_freed_memory
 from ._engine import CTranslate2Engine
 from ._families import check_supported
 
@@ -242,7 +242,7 @@ def _load(artifact: Artifact, plan: Plan, config: EngineConfig) -> Generator:
     threads = config.backend_options.get("intra_threads", 0)
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 0:
         raise ConfigError(f"intra_threads must be an integer ≥ 0, got {threads!r}.")
-    keep_freed_memory()
+    keep_freed()
     try:
         return ctranslate2.Generator(
             str(artifact.path),

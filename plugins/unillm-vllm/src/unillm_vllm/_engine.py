@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import override
 
+from unillm.engines.allocator import give_back
 from unillm.engines.base import (
     Capabilities,
     Capability,
@@ -41,7 +42,6 @@ from unillm.errors import (
 from ._compat import refusals
 from ._errors import is_out_of_memory
 from ._lora import NOTHING_ID
-from ._memory import give_back
 
 if TYPE_CHECKING:
     from vllm import LLMEngine

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unillm.checkpoint import refuse_pickles
+from unillm.engines.allocator import keep_freed
 from unillm.engines.base import Capability, Support
 from unillm.errors import ConfigError, nearest_name
 
 from ._engine import VllmEngine
 from ._errors import configuration_refused, start_failed
 from ._lora import NoAdapter
-from ._memory import keep_freed
 from ._processes import EngineProcesses, environment
 from ._shared import IN_PROCESS, Alone
 from ._threads import OmpThreads

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""glibc keeps what steps free, where they compute in this process."""
+"""glibc keeps what steps free, unless the user has said what it should do."""
 
 from __future__ import annotations
 
@@ -11,16 +11,22 @@ import sys
 import pytest
 
 PROGRAM = """
-import resource, sys
-import torch
-from unillm_vllm._memory import BLOCK_BYTES, keep_freed
+import ctypes, resource
+from unillm.engines.allocator import BLOCK_BYTES, keep_freed
 
 BLOCKS = 3  # together more than glibc keeps by itself: twice the largest freed block
+SIZE = BLOCK_BYTES - 4096
+
+library = ctypes.CDLL(None)
+library.malloc.argtypes, library.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+library.free.argtypes, library.free.restype = [ctypes.c_void_p], None
 
 def step():
-    sizes = [BLOCK_BYTES - 4096] * BLOCKS
-    for block in [torch.empty(size, dtype=torch.uint8) for size in sizes]:
-        block.fill_(1)
+    blocks = [library.malloc(SIZE) for _ in range(BLOCKS)]
+    for block in blocks:
+        ctypes.memset(block, 1, SIZE)
+    for block in blocks:
+        library.free(block)
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
