@@ -11,9 +11,15 @@ import weakref
 import pytest
 import torch
 from embedded.test_transformers_greedy import PoisonedEngine, assert_same_tokens
-from embedded.tiny_models import greedy_request, make_model, serve
+from embedded.tiny_models import (
+    VARIANTS,
+    family_of,
+    greedy_request,
+    make_model,
+    serve,
+)
 
-from unillm.embedded.transformers import compiled, linears
+from unillm.embedded.transformers import compiled, families, linears
 from unillm.embedded.transformers.blocks import block_masks
 from unillm.embedded.transformers.engine import TransformersSlotEngine
 from unillm.embedded.transformers.linears import pack_linears
@@ -22,7 +28,13 @@ from unillm.embedded.transformers.masks import FULL, SLIDING, Masks
 from unillm.embedded.transformers.runners import EagerRunner
 from unillm.errors import ConfigError
 
-WINDOWS = ["qwen2, windows", "gemma2", "mistral, window"]
+COMPILABLE = [
+    variant
+    for variant in VARIANTS
+    if family_of(variant) not in families.RECURRENT
+    and family_of(variant) not in families.OWN_ATTENTION
+    and family_of(variant) not in families.SINKS
+]
 
 
 def run_compiled(reference, variant, *, compile_after=3) -> TransformersSlotEngine:
@@ -71,8 +83,8 @@ def test_what_torch_keeps_of_a_closed_engine_holds_no_weights():
 
 
 @pytest.mark.large
-@pytest.mark.parametrize("variant", WINDOWS)
-def test_compiled_windows_are_those_of_generate(reference, variant):
+@pytest.mark.parametrize("variant", COMPILABLE)
+def test_tokens_of_every_family_are_those_of_generate(reference, variant):
     engine = run_compiled(reference, variant)
 
     assert list(engine._runner._compiled) == [8]
