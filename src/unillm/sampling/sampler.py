@@ -44,6 +44,8 @@ class _Row:
     recent: list[int] = attrs.field(factory=list)
     """The last new tokens, as many as `bad_words` look at."""
     grammar: TokenGrammarState | None = None
+    plain: bool = False
+    """Whether it is greedy and asks for nothing else, but perhaps for `min_tokens`."""
 
     @property
     def params(self) -> SamplingParams:
@@ -92,13 +94,7 @@ class _Row:
     @property
     def takes_best(self) -> bool:
         """Whether the highest logit is all that counts in this step."""
-        return (
-            self.params.greedy
-            and self.params.logprobs is None
-            and not self.masks_stops
-            and not self.constrained
-            and not self.penalised
-        )
+        return self.plain and not self.masks_stops
 
 
 class Sampler:
@@ -137,6 +133,12 @@ class Sampler:
         row = _Row(slot, request, 0, banned=self._banned(request.params))
         if request.grammar is not None:
             row.grammar = request.grammar.start()
+        row.plain = (
+            row.params.greedy
+            and row.params.logprobs is None
+            and not row.constrained
+            and not row.penalised
+        )
         for token_id in generated:
             row.note(token_id)
         self._rows[slot] = row
@@ -174,11 +176,8 @@ class Sampler:
         rows = [self._rows[slot] for slot in slots]
         with torch.inference_mode():
             if all(row.takes_best for row in rows):
-                tokens = self._take_best(
-                    best_of(logits) if best is None else best, rows
-                )
-            else:
-                tokens = self._choose(logits.float(), rows)
+                return self._take_best(best_of(logits) if best is None else best, rows)
+            tokens = self._choose(logits.float(), rows)
         for row, token in zip(rows, tokens, strict=True):
             if token.error is None:
                 row.note(token.token_id)
@@ -187,10 +186,14 @@ class Sampler:
     def _take_best(self, best: Tensor, rows: Sequence[_Row]) -> list[SlotToken]:
         # NaN wins a maximum, so the best score tells whether all of them are numbers.
         scores, ids = best.tolist()
-        return [
+        tokens = [
             _token(row, int(token_id), score, score, None)
             for row, token_id, score in zip(rows, ids, scores, strict=True)
         ]
+        for row, token in zip(rows, tokens, strict=True):
+            if token.error is None:
+                row.generated += 1  # all that `note` does for a plain row
+        return tokens
 
     def _choose(self, logits: Tensor, rows: Sequence[_Row]) -> list[SlotToken]:
         scores = self._mask_grammar(logits, rows)
