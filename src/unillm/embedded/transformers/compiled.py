@@ -140,6 +140,8 @@ def refusal(model: Any, masks: Masks) -> str | None:
         return f"{config.model_type!r} attends by code of its own"
     if config.model_type in families.SINKS:
         return f"{config.model_type!r} has attention sinks"
+    if config.model_type in families.NOT_COMPILED:
+        return f"torch does not compile the attention of {config.model_type!r}"
     return None
 
 

@@ -94,6 +94,23 @@ FAMILIES: Mapping[str, str] = MappingProxyType(
 SINKS = frozenset({"gpt_oss"})
 """Families whose attention gives a part of its weight to nothing at all."""
 
+NOT_COMPILED = frozenset(
+    {
+        "cohere2",
+        "deepseek_v2",
+        "deepseek_v3",
+        "glm4_moe_lite",
+        "gpt2",
+        "gpt_bigcode",
+        "minicpm3",
+        "opt",
+        "smollm3",
+        "youtu",
+    }
+)
+"""Families whose decode steps torch 2.13 does not compile with masks in blocks: they
+have layers without rotation, latent attention, or look at the mask themselves."""
+
 WINDOW_ON_ALL = frozenset({"mistral", "mixtral", "phi3", "qwen3_moe", "starcoder2"})
 """Families verified with a ``sliding_window``, which all their layers have."""
 
