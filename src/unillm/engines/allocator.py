@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
+from typing import Any
 
 KEPT_BYTES = 256 << 20
 """What glibc may keep of each arena."""
@@ -31,7 +33,7 @@ _MMAP_THRESHOLD = -3
 def keep_freed() -> None:
     """Let glibc keep what is freed; not where the user has said what it should do."""
     own = any(name.startswith("MALLOC_") for name in os.environ)
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = _function("mallopt")
     if own or "GLIBC_TUNABLES" in os.environ or mallopt is None:
         return
     mallopt(_TRIM_THRESHOLD, KEPT_BYTES)
@@ -40,6 +42,13 @@ def keep_freed() -> None:
 
 def give_back() -> None:
     """Give what is free back to the system."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    trim = _function("malloc_trim")
     if trim is not None:
         trim(0)
+
+
+def _function(name: str) -> Any:
+    """Return what glibc has and other C libraries have not, or `None`."""
+    if not sys.platform.startswith("linux"):
+        return None
+    return getattr(ctypes.CDLL(None), name, None)
