@@ -9,6 +9,7 @@ import torch
 from embedded.test_transformers_greedy import PoisonedEngine, assert_same_tokens
 from embedded.tiny_models import (
     CORE,
+    CUDA_NEAR_TIE,
     VARIANTS,
     family_of,
     make_model,
@@ -79,7 +80,7 @@ def serve_known(reference, family, *, budget=2048, **options):
 
     got = serve(engine, [k.request for k in known], max_num_batched_tokens=budget)
 
-    assert_same_tokens(reference.model(family), known, got)
+    assert_same_tokens(reference.model(family), known, got, near_tie=CUDA_NEAR_TIE)
     return engine
 
 

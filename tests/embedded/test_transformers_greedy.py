@@ -30,11 +30,8 @@ PROMPTS = 80
 OTHER_PROMPTS = 40
 """Of each shape of each other family."""
 
-NEAR_TIE = 1e-3 if torch.cuda.is_available() else 1e-4
-"""Two logits closer than this may change places with the shape of the batch (fp32).
-
-The reference is a CPU's, and the kernels of CUDA add in another order.
-"""
+NEAR_TIE = 1e-4
+"""Two logits closer than this may change places with the shape of the batch (fp32)."""
 
 
 def gap_where_they_part(model, request, expected, got) -> float:

@@ -21,6 +21,9 @@ POSITIONS = 256
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
+CUDA_NEAR_TIE = 1e-3
+"""Of two logits. The reference is the CPU's; other kernels add in another order."""
+
 _ROTARY = {
     "vocab_size": VOCAB,
     "hidden_size": 64,
