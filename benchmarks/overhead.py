@@ -372,7 +372,7 @@ def conditions(args: argparse.Namespace) -> dict[str, Any]:
 
 def model_path(name: str) -> Path:
     """Return the directory of a model, made where it is the random one."""
-    from unillm.models import find_model
+    from unillm.model.find import find_model
 
     if name != "random-50m":
         return Path(find_model(name))

@@ -39,16 +39,17 @@ from unillm import SamplingParams
 from unillm.artifacts.folder import ArtifactFolder
 from unillm.config import EngineConfig
 from unillm.engines.base import EngineLimits, EngineRequest
-from unillm.plugins import PluginRegistry
-from unillm.scheduling import runs
-from unillm.scheduling.policy import PromptWork, prefill_of
-from unillm.scheduling.runs import (
+from unillm.engines.batches import (
     BatchEngine,
     BatchRow,
     BatchTraits,
-    RunScheduler,
+    PromptWork,
     RunStep,
 )
+from unillm.plugins import PluginRegistry
+from unillm.scheduling import runs
+from unillm.scheduling.policy import prefill_of
+from unillm.scheduling.runs import RunScheduler
 from unillm.testing.batches import ScriptedBatchEngine, StepCosts
 
 VOCAB = 512

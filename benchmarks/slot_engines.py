@@ -235,7 +235,7 @@ class Floor(Engine):
     enforce_eager = False
 
     def load(self) -> None:
-        from unillm.embedded.transformers.loading import load_engine
+        from unillm.embedded.loading import load_engine
 
         self.engine: Any = load_engine(
             self.path,

@@ -84,7 +84,7 @@ def make_model(name: str, folder: Path) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from unillm.models import find_model
+    from unillm.model.find import find_model
 
     path = folder / name
     options: dict[str, Any] = {

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from unillm import Generator, LoRARequest, SamplingParams
-from unillm.models import find_model
+from unillm.model.find import find_model
 
 PROMPT = "What do you say?"
 ANSWER = " Hello from the adapter."

@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import unillm
-from unillm.memory import Limits, memory_needs
-from unillm.models import find_model
+from unillm.model.find import find_model
+from unillm.model.memory import Limits, memory_needs
 
 MIB = 2**20
 

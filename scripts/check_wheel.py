@@ -13,10 +13,10 @@ import zipfile
 MODEL_LIMIT_BYTES = 4 * 2**20
 NEEDED = (
     "unillm/py.typed",
-    "unillm/models/tiny/config.json",
-    "unillm/models/tiny/generation_config.json",
-    "unillm/models/tiny/model.safetensors",
-    "unillm/models/tiny/tokenizer.json",
+    "unillm/model/tiny/config.json",
+    "unillm/model/tiny/generation_config.json",
+    "unillm/model/tiny/model.safetensors",
+    "unillm/model/tiny/tokenizer.json",
     "unillm/testing/contract/suite.py",
 )
 

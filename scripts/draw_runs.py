@@ -19,7 +19,7 @@ from unillm_ctranslate2._loading import load_engine
 from unillm import Generator, SamplingParams
 from unillm.config import EngineConfig
 from unillm.engines.base import EngineRequest
-from unillm.models import find_model
+from unillm.model.find import find_model
 from unillm.plugins import PluginRegistry
 from unillm.scheduling.runs import RunScheduler
 from unillm.testing.timeline import RecordingBatchEngine, Timeline, draw

@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 
 from unillm import Generator, SamplingParams
-from unillm.embedded.transformers.loading import load_engine
+from unillm.embedded.loading import load_engine
 from unillm.engines.base import EngineRequest
-from unillm.models import find_model
+from unillm.model.find import find_model
 from unillm.scheduling.slots import SlotScheduler
 from unillm.testing.timeline import RecordingSlotEngine, Timeline, draw
 

@@ -834,7 +834,7 @@ def parse_arguments() -> argparse.Namespace:
         "--output-dir",
         type=Path,
         default=ROOT,
-        help="root to write src/unillm/models/tiny and tests/data under",
+        help="root to write src/unillm/model/tiny and tests/data under",
     )
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
@@ -870,7 +870,7 @@ def main() -> None:
             **evaluate(folder, held_out),
         }
         write_model_card(report, folder)
-        move_into_place(folder, arguments.output_dir / "src/unillm/models/tiny")
+        move_into_place(folder, arguments.output_dir / "src/unillm/model/tiny")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_held_out(held_out, folder / "tiny_heldout.jsonl")

@@ -13,6 +13,7 @@ import pytest
 from unillm.config import ENGINE_OPTIONS, EngineConfig
 from unillm.engines.backend import Availability, Backend
 from unillm.errors import ConfigError
+from unillm.plugins import option_refusal
 
 
 class QuantisingBackend(Backend):
@@ -37,13 +38,13 @@ def test_every_engine_option_is_a_field():
 
 
 def test_an_option_that_the_backend_honours_is_not_refused():
-    refusal = config(quantization="awq").engine_option_refusal(QuantisingBackend())
+    refusal = option_refusal(QuantisingBackend(), config(quantization="awq"))
 
     assert refusal is None
 
 
 def test_an_option_that_the_backend_does_not_honour_is_refused_with_its_reason():
-    refusal = config(enable_lora=True).engine_option_refusal(QuantisingBackend())
+    refusal = option_refusal(QuantisingBackend(), config(enable_lora=True))
 
     assert "enable_lora=True: its engine has no adapters" in refusal
 
@@ -52,7 +53,7 @@ def test_an_option_that_the_backend_does_not_honour_is_refused_with_its_reason()
 def test_the_default_of_an_option_is_never_refused(name):
     given = {name: attrs.fields_dict(EngineConfig)[name].default}
 
-    assert config(**given).engine_option_refusal(QuantisingBackend()) is None
+    assert option_refusal(QuantisingBackend(), config(**given)) is None
 
 
 @pytest.mark.parametrize("share", [0, 1.5, True, "0.9"])

@@ -39,7 +39,7 @@ from unillm.errors import (
     UnsafeModelError,
     UnsupportedParameterError,
 )
-from unillm.models import find_model
+from unillm.model.find import find_model
 
 GREEDY = SamplingParams(temperature=0, max_tokens=100)
 ENDLESS = SamplingParams(temperature=0, max_tokens=None, ignore_eos=True)

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import unillm.models
+import unillm.model.find
 import unillm.text.adapters
 from unillm import Generator, SamplingParams, StructuredOutputs
 from unillm.config import EngineConfig
@@ -32,7 +32,7 @@ from unillm.errors import (
 )
 from unillm.testing.hostile import HostileDirectories, blocked_network, trapped_model
 
-TINY = Path(unillm.models.__file__).parent / "tiny"
+TINY = Path(unillm.model.find.__file__).parent / "tiny"
 PATIENCE_S = 60
 FEW = {"max_tokens": 3, "temperature": 0}
 

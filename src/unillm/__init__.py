@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from . import errors as errors
     from .config import EngineConfig as EngineConfig
-    from .engines.handle import RequestHandle as RequestHandle
     from .errors import UnillmError as UnillmError
     from .generator import Generator as Generator
     from .inspection import MemoryReport as MemoryReport
     from .inspection import ModelReport as ModelReport
     from .inspection import WeightsReport as WeightsReport
     from .inspection import inspect_model as inspect_model
-    from .llm import LLM as LLM
     from .lora import LoRARequest as LoRARequest
     from .outputs import CompletionDelta as CompletionDelta
     from .outputs import CompletionOutput as CompletionOutput
@@ -34,9 +32,11 @@ if TYPE_CHECKING:
     from .params import StructuredOutputsParams as StructuredOutputsParams
     from .plugins import BackendStatus as BackendStatus
     from .plugins import backends as backends
+    from .runtime.handle import RequestHandle as RequestHandle
     from .text.prompts import PromptType as PromptType
     from .text.prompts import TextPrompt as TextPrompt
     from .text.prompts import TokensPrompt as TokensPrompt
+    from .vllm_api.llm import LLM as LLM
 
     __version__: str
 
@@ -46,13 +46,13 @@ _WHERE = {
     "CompletionOutput": ".outputs",
     "EngineConfig": ".config",
     "Generator": ".generator",
-    "LLM": ".llm",
+    "LLM": ".vllm_api.llm",
     "LoRARequest": ".lora",
     "Logprob": ".outputs",
     "MemoryReport": ".inspection",
     "ModelReport": ".inspection",
     "PromptType": ".text.prompts",
-    "RequestHandle": ".engines.handle",
+    "RequestHandle": ".runtime.handle",
     "RequestMetrics": ".outputs",
     "RequestOutput": ".outputs",
     "SamplingParams": ".params",
@@ -79,7 +79,7 @@ def __getattr__(name: str) -> object:
     if name == "errors":
         return import_module(".errors", __name__)
     if name not in _WHERE:
-        from .vllm_names import NOT_HERE
+        from .vllm_api.names import NOT_HERE
 
         if name in NOT_HERE:  # an import would not show an AttributeError's reason
             raise ImportError(f"unillm has no {name}: {NOT_HERE[name]}.", name=name)

@@ -13,15 +13,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
 from .errors import ConfigError, nearest_name
 from .keywords import suggest_names
-
-if TYPE_CHECKING:
-    from .engines.backend import Backend
 
 BACKEND_VARIABLE = "UNILLM_BACKEND"
 """Environment variable that chooses the backend when the code does not."""
@@ -273,17 +270,6 @@ class EngineConfig:
     def source_of(self, name: str) -> Source:
         """Say where the value of an option came from."""
         return self.sources.get(name, Source.DEFAULT)
-
-    def engine_option_refusal(self, backend: Backend) -> str | None:
-        """Say which option was given that a backend does not honour, or `None`."""
-        given = ENGINE_OPTIONS & self.sources.keys()
-        for name in sorted(given - backend.engine_options):
-            reason = backend.option_reasons.get(name, "the engine has no such option")
-            return (
-                f"it does not take {name}={getattr(self, name)!r}: {reason}. Leave it "
-                "out, or choose a backend that takes it"
-            )
-        return None
 
     def check_backend_options(self, backend: str, known: frozenset[str] | None) -> None:
         """Refuse options that the chosen backend does not have.

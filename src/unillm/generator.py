@@ -24,11 +24,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import attrs
 from typing_extensions import Self
 
-from .batch import Batch, OnError, UseTqdm
 from .config import EngineConfig
 from .engines.base import SAMPLING_FIELDS, EngineLimits, EngineRequest, Support
-from .engines.driver import Driver
-from .engines.handle import Completion, RequestHandle
 from .errors import (
     GeneratorClosedError,
     InvalidParameterError,
@@ -36,10 +33,14 @@ from .errors import (
 )
 from .keywords import suggest_names
 from .lora import AdapterBook, LoRALike, LoRARequest, adapters_for
-from .models import find_model
+from .model.find import find_model
 from .outputs import CompletionDelta, RequestOutput
 from .params import SamplingParams
 from .plugins import PluginRegistry, choose_backend
+from .runtime.calls import Batch, OnError, UseTqdm
+from .runtime.completion import Completion
+from .runtime.driver import Driver
+from .runtime.handle import RequestHandle
 from .text.detokenizer import Detokenizer
 from .text.grammar import GrammarCompiler
 from .text.prompts import (

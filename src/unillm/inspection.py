@@ -16,14 +16,14 @@ from typing import Any
 
 import attrs
 
-from .checkpoint import stored_tensors
 from .config import EngineConfig
+from .engines.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
 from .errors import BackendUnavailableError, ChatTemplateError, ConfigError
-from .memory import Limits, memory_needs
-from .models import find_model
+from .model.checkpoint import stored_tensors
+from .model.find import find_model
+from .model.memory import Limits, memory_needs
 from .params import SamplingParams
 from .plugins import PluginRegistry, choose_backend
-from .scheduling.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
 from .text.eos import EosIds
 from .text.reading import read_model_text
 from .text.tokenizer import Tokenizer

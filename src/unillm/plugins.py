@@ -16,6 +16,7 @@ import attrs
 import pluggy
 
 from . import hookspecs
+from .config import ENGINE_OPTIONS
 from .engines.backend import Availability, Backend
 from .errors import (
     BackendNotFoundError,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from .config import EngineConfig
 
-EMBEDDED = {"transformers": "unillm.embedded.transformers"}
+EMBEDDED = {"transformers": "unillm.embedded"}
 """Backends that come with the core: name to module."""
 
 KNOWN = {
@@ -240,7 +241,7 @@ def choose_backend(registry: PluginRegistry, config: EngineConfig) -> Backend:
         availability = backend.availability()
         if not availability.available:
             raise _unavailable(backend, availability)
-        if refusal := config.engine_option_refusal(backend):
+        if refusal := option_refusal(backend, config):
             raise ConfigError(
                 f"The backend {backend.name!r} cannot be used: {refusal}."
             )
@@ -250,7 +251,7 @@ def choose_backend(registry: PluginRegistry, config: EngineConfig) -> Backend:
         availability = backend.availability()
         refusal = (
             availability.reason
-            or config.engine_option_refusal(backend)
+            or option_refusal(backend, config)
             or backend.refusal(config)
         )
         if availability.available and not refusal:
@@ -260,6 +261,18 @@ def choose_backend(registry: PluginRegistry, config: EngineConfig) -> Backend:
         f"No backend can serve {config.model!r} here:\n" + "\n".join(reasons),
         name="auto",
     )
+
+
+def option_refusal(backend: Backend, config: EngineConfig) -> str | None:
+    """Say which engine option was given that a backend does not honour, or `None`."""
+    given = ENGINE_OPTIONS & config.sources.keys()
+    for name in sorted(given - backend.engine_options):
+        reason = backend.option_reasons.get(name, "the engine has no such option")
+        return (
+            f"it does not take {name}={getattr(config, name)!r}: {reason}. Leave it "
+            "out, or choose a backend that takes it"
+        )
+    return None
 
 
 def _unavailable(backend: Backend, availability: Availability) -> UnillmError:

@@ -20,11 +20,11 @@ from .artifacts.progress import Listener
 from .artifacts.store import Artifact, ArtifactStore
 from .config import EngineConfig
 from .engines.backend import Backend
+from .engines.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
 from .errors import ModelError
-from .memory import Limits, model_positions
-from .models import find_model
+from .model.find import find_model
+from .model.memory import Limits, model_positions
 from .plugins import PluginRegistry, choose_backend
-from .scheduling.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
 
 DEFAULT_NUM_SEQS = 8
 """Requests at a time that a plan counts with where nobody says how many."""

@@ -7,7 +7,7 @@ import pytest
 
 from unillm.artifacts.key import Difference
 from unillm.artifacts.plan import MemoryPlan, Verdict, make_plan
-from unillm.memory import Limits, MemoryNeeds
+from unillm.model.memory import Limits, MemoryNeeds
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ import pytest
 from dropin.vllm_program import CHATS, GENERATED, answers
 
 from unillm import SamplingParams
-from unillm.engine_args import DEFAULTS, sort_arguments
-from unillm.models import find_model
+from unillm.model.find import find_model
+from unillm.vllm_api.engine_args import DEFAULTS, sort_arguments
 
 HERE = Path(__file__).parent
 RECORDED = json.loads((HERE / "vllm_answers.json").read_text("utf-8"))

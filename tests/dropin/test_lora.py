@@ -12,7 +12,7 @@ from dropin.conftest import BACKEND, OPTIONS
 from safetensors.torch import save_file
 
 from unillm import LLM, LoRARequest, SamplingParams
-from unillm.models import find_model
+from unillm.model.find import find_model
 
 PROMPTS = ["Count from 3 to 9:", "Add 17 and 25:", "Spell the word apple:"]
 GREEDY = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True)

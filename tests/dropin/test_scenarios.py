@@ -377,7 +377,7 @@ def test_greedy_ids_are_those_of_transformers(llm: LLM):
     import torch
     from transformers import AutoModelForCausalLM
 
-    from unillm.models import find_model
+    from unillm.model.find import find_model
 
     model = AutoModelForCausalLM.from_pretrained(
         find_model("unillm/tiny"), dtype=torch.float32

@@ -14,11 +14,11 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from unillm import SamplingParams
-from unillm.embedded.transformers.engine import TransformersSlotEngine
-from unillm.embedded.transformers.families import OWN_ATTENTION
-from unillm.memory import Limits, needs_of
+from unillm.embedded.engine import TransformersSlotEngine
+from unillm.embedded.families import OWN_ATTENTION
+from unillm.model.memory import Limits, needs_of
+from unillm.model.sizes import STEPWISE_ATTENTION
 from unillm.scheduling.slots import SlotScheduler
-from unillm.shapes import STEPWISE_ATTENTION
 
 TOLERANCE = 0.25
 """How far the estimate may be from what is measured, of what is measured."""

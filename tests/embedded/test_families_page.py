@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from unillm.embedded.transformers import families
+from unillm.embedded import families
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/reference/families.md"

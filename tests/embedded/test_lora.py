@@ -10,7 +10,7 @@ import random
 import attrs
 import pytest
 import torch
-from embedded.test_transformers_greedy import (
+from embedded.test_greedy import (
     NEAR_TIE,
     PoisonedEngine,
     assert_same_tokens,
@@ -29,15 +29,15 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from unillm import Generator, LoRARequest, SamplingParams
-from unillm.embedded.transformers import lora
-from unillm.embedded.transformers.engine import TransformersSlotEngine
+from unillm.embedded.engine import TransformersSlotEngine
+from unillm.embedded.weights import lora
+from unillm.engines.slots import PromptChunk
 from unillm.errors import (
     BackendUnavailableError,
     InvalidParameterError,
     UnsupportedParameterError,
 )
-from unillm.models import find_model
-from unillm.scheduling.slots import PromptChunk
+from unillm.model.find import find_model
 
 TARGETS = {
     "llama": ["q_proj", "v_proj", "down_proj"],

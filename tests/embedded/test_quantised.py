@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 import torch
-from embedded.test_transformers_greedy import assert_same_tokens
+from embedded.test_greedy import assert_same_tokens
 from embedded.tiny_models import (
     CONFIGS,
     VOCAB,
@@ -20,9 +20,9 @@ from embedded.tiny_models import (
 )
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from unillm.embedded.transformers import quantised
-from unillm.embedded.transformers.families import refusal_of
-from unillm.embedded.transformers.loading import load_engine
+from unillm.embedded.families import refusal_of
+from unillm.embedded.loading import load_engine
+from unillm.embedded.weights import quantised
 from unillm.errors import ConfigError, UnsupportedModelError
 
 NEAR_TIE = 1e-3

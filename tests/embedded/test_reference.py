@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from unillm.models import find_model
+from unillm.model.find import find_model
 from unillm.testing.contract.asking import ANSWERS, UNSURE, bundled_asker
 from unillm.testing.reference import ReferenceModel
 

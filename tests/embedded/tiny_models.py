@@ -12,9 +12,10 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from unillm import SamplingParams
-from unillm.embedded.transformers.families import ONE_AT_A_TIME
+from unillm.embedded.families import ONE_AT_A_TIME
 from unillm.engines.base import EngineRequest
-from unillm.scheduling.slots import SlotEngine, SlotScheduler
+from unillm.engines.slots import SlotEngine
+from unillm.scheduling.slots import SlotScheduler
 
 VOCAB = 256
 POSITIONS = 256

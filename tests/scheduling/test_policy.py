@@ -7,10 +7,10 @@ from __future__ import annotations
 import attrs
 import pytest
 
+from unillm.engines.batches import PromptWork
 from unillm.scheduling.policy import (
     Costs,
     Prefill,
-    PromptWork,
     RunProgress,
     best_run_length,
     pays_to_stop,

@@ -7,10 +7,11 @@ import pytest
 from strategies import Job, script_of
 
 from unillm import SamplingParams
+from unillm.engines.batches import BatchTraits, PromptWork, RowTokens, RunStep
 from unillm.errors import InvalidParameterError, PluginError
 from unillm.scheduling import runs as runs_module
-from unillm.scheduling.policy import PATIENCE, PromptWork
-from unillm.scheduling.runs import BatchTraits, RowTokens, RunScheduler, RunStep
+from unillm.scheduling.policy import PATIENCE
+from unillm.scheduling.runs import RunScheduler
 from unillm.testing.batches import ScriptedBatchEngine, StepCosts
 
 CHEAP = StepCosts(step_s=1.0, call_s=1.0, prompt_token_s=0.001)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from strategies import END, Job, script_of, traffic
 
 from unillm.engines.base import EngineOutput
-from unillm.scheduling.policy import PromptWork
-from unillm.scheduling.runs import BatchTraits, RunScheduler
+from unillm.engines.batches import BatchTraits, PromptWork
+from unillm.scheduling.runs import RunScheduler
 from unillm.testing.batches import ScriptedBatchEngine, StepCosts
 
 pytestmark = pytest.mark.property

@@ -7,8 +7,9 @@ import pytest
 from strategies import END, Job, script_of
 
 from unillm import LoRARequest
+from unillm.engines.slots import SlotToken
 from unillm.errors import ConfigError, InvalidParameterError
-from unillm.scheduling.slots import OVERTAKES_PER_SLOT, SlotScheduler, SlotToken
+from unillm.scheduling.slots import OVERTAKES_PER_SLOT, SlotScheduler
 from unillm.testing.scripted import ScriptedSlotEngine
 
 

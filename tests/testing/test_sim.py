@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from unillm.engines.driver import Driver
+from unillm.runtime.driver import Driver
 from unillm.scheduling.queue import WaitingQueue
 from unillm.scheduling.runs import RunScheduler
 from unillm.scheduling.slots import SlotScheduler

@@ -12,7 +12,7 @@ import pytest
 
 from unillm import StructuredOutputs
 from unillm.errors import InvalidParameterError, UnsupportedParameterError
-from unillm.models import find_model
+from unillm.model.find import find_model
 from unillm.text import grammar
 from unillm.text.grammar import GrammarCompiler
 from unillm.text.tokenizer import load_tokenizer

@@ -11,7 +11,7 @@ import pytest
 
 from unillm.config import EngineConfig
 from unillm.errors import UnsafeModelError
-from unillm.models import find_model
+from unillm.model.find import find_model
 from unillm.testing.hostile import trapped_model
 from unillm.text.reading import read_model_text
 from unillm.text.tokenizer import load_tokenizer

@@ -16,7 +16,7 @@ from unillm_ctranslate2._loading import load_engine
 from unillm import Generator
 from unillm.artifacts.folder import CACHE_VARIABLE
 from unillm.config import EngineConfig
-from unillm.models import find_model
+from unillm.model.find import find_model
 from unillm.plugins import PluginRegistry
 
 FLOAT32 = {"backend": "ctranslate2", "dtype": "float32"}

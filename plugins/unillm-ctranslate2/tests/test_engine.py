@@ -12,8 +12,8 @@ import pytest
 
 from unillm import Generator, SamplingParams
 from unillm.engines.base import EngineRequest
+from unillm.engines.batches import PromptWork
 from unillm.errors import ConfigError, PromptTooLongError
-from unillm.scheduling.policy import PromptWork
 from unillm.scheduling.runs import RunScheduler
 from unillm.testing.timeline import RecordingBatchEngine
 

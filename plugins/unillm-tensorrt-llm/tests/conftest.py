@@ -12,10 +12,10 @@ from trtllm_double import calls, engine_dir
 from trtllm_double.profiles import PROFILES
 from unillm_tensorrt_llm import _device
 
-import unillm.models
+import unillm.model.find
 from unillm import Generator
 
-TINY = Path(unillm.models.__file__).parent / "tiny"
+TINY = Path(unillm.model.find.__file__).parent / "tiny"
 
 
 @pytest.fixture(autouse=True)

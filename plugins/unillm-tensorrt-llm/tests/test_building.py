@@ -23,7 +23,7 @@ from unillm.errors import (
     ModelLoadError,
     PromptTooLongError,
 )
-from unillm.memory import Limits, memory_needs
+from unillm.model.memory import Limits, memory_needs
 
 GREEDY = SamplingParams(temperature=0, max_tokens=20)
 

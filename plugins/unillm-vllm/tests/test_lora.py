@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from unillm import Generator, LoRARequest, SamplingParams
 from unillm.errors import InvalidParameterError
-from unillm.models import find_model
+from unillm.model.find import find_model
 
 PROMPTS = ["Count from 3 to 9:", "Spell: house", "qwerty zxc %%"]
 GREEDY = SamplingParams(temperature=0, max_tokens=30, ignore_eos=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 
 import attrs
 
-from ..memory import Limits, MemoryEstimate, MemoryNeeds
+from ..model.memory import Limits, MemoryEstimate, MemoryNeeds
 from .folder import ArtifactFolder, Entry
 from .key import BuildSpec, Difference
 from .progress import PastBuild, past_build

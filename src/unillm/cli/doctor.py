@@ -45,7 +45,7 @@ def doctor(
     """
     with reported(context, debug=debug):
         from ..config import EngineConfig
-        from ..models import find_model
+        from ..model.find import find_model
         from ..plugins import PluginRegistry, choose_backend
         from ..testing.conformance import need_pytest, run_contract
 

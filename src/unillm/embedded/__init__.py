@@ -1,3 +1,92 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Backends that come with the core, registered through the same hooks as any plugin."""
+"""The embedded default: transformers models on torch, in slots that unillm schedules.
+
+A plugin like any other: a hook, a `Backend`, and an engine that is imported when it is
+asked for.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from typing_extensions import override
+
+from ..engines.backend import Availability, Backend
+from ..engines.base import Capabilities, Capability, Support
+from ..hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from ..config import EngineConfig
+    from ..engines.base import Engine
+
+
+class TransformersBackend(Backend):
+    """Decoder-only models of transformers, on CPU and CUDA."""
+
+    name = "transformers"
+    description = "transformers models on torch (CPU, CUDA); slots scheduled by unillm"
+    auto_rank = 100
+    option_names = frozenset({"device", "compile_after"})
+    engine_options = frozenset(
+        {"enable_lora", "max_lora_rank", "max_loras", "quantization"}
+    )
+
+    @property
+    @override
+    def capabilities(self) -> Capabilities:
+        reason = "the core masks what may not follow"
+        masked = Capability(support=Support.EMULATED, reason=reason)
+        return Capabilities(fields={"structured_outputs": masked, "lora": Capability()})
+
+    @override
+    def availability(self) -> Availability:
+        if find_spec("torch") is None:
+            return Availability(
+                available=False,
+                reason="torch is not installed",
+                remedy='pip install "unillm[transformers]"',
+            )
+        return Availability(available=True)
+
+    @override
+    def refusal(self, config: EngineConfig) -> str | None:
+        from .families import refusal
+
+        return refusal(config.path)
+
+    @override
+    def remark(self, config: EngineConfig) -> str | None:
+        from .families import remark
+
+        return remark(config.path)
+
+    @override
+    def create_engine(self, config: EngineConfig) -> Engine:
+        from ..engines.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
+        from ..scheduling.slots import SlotScheduler
+        from .loading import load_engine
+
+        budget = config.max_num_batched_tokens or DEFAULT_MAX_NUM_BATCHED_TOKENS
+        engine = load_engine(
+            config.path,
+            dtype=config.dtype,
+            device=config.backend_options.get("device", "auto"),
+            max_model_len=config.max_model_len,
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=budget,
+            quantization=config.quantization,
+            trust_remote_code=config.trust_remote_code,
+            enforce_eager=config.enforce_eager,
+            compile_after=config.backend_options.get("compile_after"),
+            enable_lora=config.enable_lora,
+            max_loras=config.max_loras,
+        )
+        return SlotScheduler(engine, max_num_batched_tokens=budget)
+
+
+@hookimpl(trylast=True)
+def unillm_create_backend(name: str) -> Backend | None:
+    """Create the embedded backend."""
+    return TransformersBackend() if name == "transformers" else None

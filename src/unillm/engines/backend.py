@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..artifacts.key import BuildSpec
     from ..artifacts.progress import Progress
     from ..config import EngineConfig
-    from ..memory import MemoryNeeds
+    from ..model.memory import MemoryNeeds
     from .base import Engine
 
 
@@ -100,7 +100,7 @@ class Backend(abc.ABC):
         Raises:
             ModelError: The model cannot be read, or nothing is known of its kind.
         """
-        from ..memory import memory_needs
+        from ..model.memory import memory_needs
 
         num_devices = config.tensor_parallel_size * config.pipeline_parallel_size
         return memory_needs(config.path, dtype=config.dtype).sharded(num_devices)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..engines.base import TokenLogprobs
-from ..scheduling.slots import PromptChunk
+from ..engines.slots import PromptChunk
 from .fetch import Fetch
 
 

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from ..engines.base import EngineRequest, TokenGrammarState, TokenLogprobs
+from ..engines.slots import SlotToken
 from ..params import SamplingParams
-from ..scheduling.slots import SlotToken
 from . import filters
 from .fetch import Fetch
 from .logprobs import LogprobsFetch

@@ -17,27 +17,16 @@ References:
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Sequence
 
 import attrs
+
+from ..engines.batches import PromptWork
 
 PATIENCE = 8.0
 """Requests wait for a row that is free no longer than this many stops would have taken
 when they began to wait, nor than this many of the last stop, whether the next one pays
 or not. So it costs at most an eighth of the time that nobody waits for ever."""
-
-
-class PromptWork(enum.Enum):
-    """How an engine computes the prompts of a batch."""
-
-    PACKED = "packed"
-    """Each prompt's own tokens and no more."""
-    PADDED = "padded"
-    """All prompts as long as the longest."""
-    STEPWISE = "stepwise"
-    """All prompts as far as the shortest; the rest of each goes in with the decode
-    steps of the others, a token a step."""
 
 
 @attrs.define

@@ -116,8 +116,9 @@ def reference_backend(kind: Kind = "slots", *, name: str = "scripted") -> Backen
 
 
 def _reference_engine(kind: Kind, config: EngineConfig) -> Engine:
+    from ..engines.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
     from ..scheduling.runs import RunScheduler
-    from ..scheduling.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS, SlotScheduler
+    from ..scheduling.slots import SlotScheduler
 
     script = reference_script()
     max_model_len = config.max_model_len or script.model.max_model_len

@@ -15,8 +15,15 @@ import attrs
 from typing_extensions import override
 
 from ..engines.base import Capabilities, EngineLimits, EngineRequest, TokenLogprobs
-from ..scheduling.policy import PromptWork, prefill_of
-from ..scheduling.runs import BatchEngine, BatchRow, BatchTraits, RowTokens, RunStep
+from ..engines.batches import (
+    BatchEngine,
+    BatchRow,
+    BatchTraits,
+    PromptWork,
+    RowTokens,
+    RunStep,
+)
+from ..scheduling.policy import prefill_of
 from .scripted import PromptScript, Script, as_token, no_prompt_logprobs
 
 

@@ -23,7 +23,7 @@ import attrs
 
 from ..config import EngineConfig
 from ..errors import ConfigError, PluginError
-from ..models import find_model
+from ..model.find import find_model
 from ..plugins import PluginRegistry, choose_backend
 
 if TYPE_CHECKING:

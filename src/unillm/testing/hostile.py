@@ -30,7 +30,7 @@ import pytest
 
 from ..errors import UnillmError, UnsafeModelError, UnsupportedModelError
 from ..generator import Generator
-from ..models import find_model
+from ..model.find import find_model
 from ..params import SamplingParams
 
 Trap: TypeAlias = Callable[[Path, Path], None]

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..engines.base import TokenLogprobs
-from ..models import find_model
-from ..scheduling.slots import SlotToken
+from ..engines.slots import SlotToken
+from ..model.find import find_model
 
 if TYPE_CHECKING:
     import numpy as np

@@ -24,9 +24,9 @@ from ..engines.base import (
     EngineRequest,
     TokenLogprobs,
 )
+from ..engines.slots import PrefillResult, PromptChunk, SlotEngine, SlotToken
 from ..outputs import FinishReason
 from ..scheduling.queue import WaitingQueue
-from ..scheduling.slots import PrefillResult, PromptChunk, SlotEngine, SlotToken
 
 Script = Callable[[EngineRequest, int], int | SlotToken]
 """What a request says as its n-th new token (from 0): an id, or more than that."""

@@ -17,14 +17,8 @@ import attrs
 from typing_extensions import override
 
 from ..engines.base import Capabilities, EngineLimits, EngineRequest
-from ..scheduling.runs import (
-    BatchEngine,
-    BatchRow,
-    BatchTraits,
-    Run,
-    RunStep,
-)
-from ..scheduling.slots import PrefillResult, PromptChunk, SlotEngine, SlotToken
+from ..engines.batches import BatchEngine, BatchRow, BatchTraits, Run, RunStep
+from ..engines.slots import PrefillResult, PromptChunk, SlotEngine, SlotToken
 
 
 @attrs.frozen(kw_only=True)

@@ -21,9 +21,10 @@ import time
 
 from unillm.engines.backend import Availability, Backend
 from unillm.engines.base import Capabilities, Capability, Support, TokenLogprobs
+from unillm.engines.slots import PrefillResult, SlotEngine, SlotToken
 from unillm.errors import ModelLoadError
 from unillm.hookspecs import hookimpl
-from unillm.scheduling.slots import PrefillResult, SlotEngine, SlotScheduler, SlotToken
+from unillm.scheduling.slots import SlotScheduler
 
 VOCAB = 512
 TIE_TOKENS = 5

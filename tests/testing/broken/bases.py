@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from unillm.engines.base import Capabilities, Capability, Engine, EngineRequest, Support
-from unillm.models import find_model
+from unillm.model.find import find_model
 from unillm.scheduling.slots import SlotScheduler
 from unillm.testing.backends import ScriptedBackend, reference_script
 from unillm.testing.scripted import ScriptedEngine, ScriptedSlotEngine

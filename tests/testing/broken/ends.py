@@ -244,7 +244,7 @@ class NeedsTwoIds(Own):
     """Ends a prompt of a single id with an error."""
 
     def say(self, request, position):
-        from unillm.scheduling.slots import SlotToken
+        from unillm.engines.slots import SlotToken
 
         if len(request.prompt_token_ids) == 1:
             return SlotToken(-1, error="the prompt is too short")

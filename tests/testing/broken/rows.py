@@ -322,7 +322,7 @@ class HasASmallerVocabulary(Own):
 
     def say(self, request, position):
         if self.limits.vocab_size - 1 in request.prompt_token_ids:
-            from unillm.scheduling.slots import SlotToken
+            from unillm.engines.slots import SlotToken
 
             return SlotToken(-1, error="no such row")
         return super().say(request, position)

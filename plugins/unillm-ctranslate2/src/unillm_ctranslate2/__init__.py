@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from unillm.artifacts.progress import Progress
     from unillm.config import EngineConfig
     from unillm.engines.base import Engine
-    from unillm.memory import MemoryNeeds
+    from unillm.model.memory import MemoryNeeds
 
 _NO_HOOK = Capability(
     support=Support.UNSUPPORTED,

@@ -14,14 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unillm.checkpoint import (
-    check_code,
-    check_weights,
-    load_config,
-    read_config,
-)
-from unillm.embedded.transformers.loading import load_model
+from unillm.embedded.loading import load_model
 from unillm.errors import UnsupportedModelError
+from unillm.model.checkpoint import check_code, check_weights, load_config, read_config
 
 if TYPE_CHECKING:
     from unillm.artifacts.key import BuildSpec
@@ -123,7 +118,7 @@ def _restore_old_names(config: Any) -> None:
 
 
 def _probe_of(config: Any) -> list[int]:
-    from unillm.shapes import positions_of
+    from unillm.model.sizes import positions_of
 
     size = config.get_text_config().vocab_size
     numbers = random.Random(0)

@@ -29,17 +29,17 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from typing_extensions import override
 
-from unillm.engines.allocator import give_back
 from unillm.engines.base import EngineLimits, EngineRequest, TokenLogprobs
-from unillm.errors import EngineOutOfMemoryError
-from unillm.scheduling.policy import PromptWork
-from unillm.scheduling.runs import (
+from unillm.engines.batches import (
     BatchEngine,
     BatchRow,
     BatchTraits,
+    PromptWork,
     RowTokens,
     RunStep,
 )
+from unillm.errors import EngineOutOfMemoryError
+from unillm.runtime.allocator import give_back
 
 if TYPE_CHECKING:
     from ctranslate2 import GenerationStepResult, Generator

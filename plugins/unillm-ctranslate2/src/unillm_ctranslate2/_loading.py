@@ -16,26 +16,26 @@ import attrs
 from unillm.artifacts.folder import ArtifactFolder
 from unillm.artifacts.key import BuildSpec
 from unillm.artifacts.store import Artifact, ArtifactStore
-from unillm.checkpoint import load_config
-from unillm.embedded.transformers.memory import (
+from unillm.embedded.memory import (
     MEMORY_SHARE,
     check_model_len,
     free_bytes,
     plan_limits,
 )
-from unillm.engines.allocator import keep_freed
 from unillm.engines.base import EngineLimits
+from unillm.engines.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
 from unillm.errors import (
     BackendUnavailableError,
     ConfigError,
     EngineOutOfMemoryError,
     ModelLoadError,
 )
-from unillm.memory import GIB, MemoryNeeds
-from unillm.memory import memory_needs as needs_of_files
+from unillm.model.checkpoint import load_config
+from unillm.model.memory import GIB, MemoryNeeds
+from unillm.model.memory import memory_needs as needs_of_files
+from unillm.model.sizes import positions_of
+from unillm.runtime.allocator import keep_freed
 from unillm.scheduling.runs import RunScheduler
-from unillm.scheduling.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
-from unillm.shapes import positions_of
 
 from ._engine import CTranslate2Engine
 from ._families import check_supported

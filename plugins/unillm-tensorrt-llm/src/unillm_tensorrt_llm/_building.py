@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 from unillm.artifacts.folder import ArtifactFolder
 from unillm.artifacts.key import BuildSpec
-from unillm.checkpoint import check_code, check_weights, read_config
 from unillm.errors import BackendUnavailableError, ConfigError, ModelLoadError
-from unillm.memory import Limits
+from unillm.model.checkpoint import check_code, check_weights, read_config
+from unillm.model.memory import Limits
 
 from . import _device, _errors
 from ._doors import LAST_WITH_ENGINES, Installed

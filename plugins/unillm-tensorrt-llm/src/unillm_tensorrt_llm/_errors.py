@@ -25,7 +25,7 @@ from unillm.errors import (
     UnillmError,
     UnsafeModelError,
 )
-from unillm.memory import HEADROOM, Limits, memory_needs, out_of_memory
+from unillm.model.memory import HEADROOM, Limits, memory_needs, out_of_memory
 
 _MEMORY = re.compile(
     r"out of memory|OutOfMemory|could not be allocated"

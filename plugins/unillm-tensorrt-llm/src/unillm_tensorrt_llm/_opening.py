@@ -16,9 +16,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from unillm.artifacts.store import ArtifactStore
-from unillm.checkpoint import check_weights
 from unillm.engines.base import Capabilities, EngineLimits
 from unillm.errors import ConfigError, ModelLoadError
+from unillm.model.checkpoint import check_weights
 from unillm.scheduling.runs import RunScheduler
 
 from . import _building, _device, _errors

@@ -28,11 +28,11 @@ from unillm.engines.base import (
     EngineLimits,
     EngineRequest,
 )
-from unillm.scheduling.policy import PromptWork
-from unillm.scheduling.runs import (
+from unillm.engines.batches import (
     BatchEngine,
     BatchRow,
     BatchTraits,
+    PromptWork,
     RowTokens,
     Run,
     RunStep,

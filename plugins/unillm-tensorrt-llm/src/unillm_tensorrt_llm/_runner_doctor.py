@@ -11,8 +11,8 @@ import attrs
 
 from unillm.engines.backend import Finding
 from unillm.engines.base import EngineRequest
+from unillm.engines.batches import BatchRow
 from unillm.params import SamplingParams
-from unillm.scheduling.runs import BatchRow
 
 from ._runner import RunnerEngine
 

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import override
 
-from unillm.engines.allocator import give_back
 from unillm.engines.base import (
     Capabilities,
     Capability,
@@ -38,6 +37,7 @@ from unillm.errors import (
     EngineOutOfMemoryError,
     InvalidParameterError,
 )
+from unillm.runtime.allocator import give_back
 
 from ._compat import refusals
 from ._errors import is_out_of_memory

@@ -18,10 +18,10 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unillm.checkpoint import refuse_pickles
-from unillm.engines.allocator import keep_freed
 from unillm.engines.base import Capability, Support
 from unillm.errors import ConfigError, nearest_name
+from unillm.model.checkpoint import refuse_pickles
+from unillm.runtime.allocator import keep_freed
 
 from ._engine import VllmEngine
 from ._errors import configuration_refused, start_failed

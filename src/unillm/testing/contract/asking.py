@@ -17,7 +17,7 @@ import numpy as np
 
 from ...config import EngineConfig
 from ...engines.base import EngineRequest
-from ...models import find_model
+from ...model.find import find_model
 from ...params import SamplingParams
 from ...text.reading import read_model_text
 from ..reference import ReferenceScript

@@ -14,7 +14,6 @@ import attrs
 import pytest
 
 from ...engines.base import SAMPLING_FIELDS, Support
-from ...engines.handle import RequestHandle
 from ...errors import (
     ConfigError,
     GeneratorClosedError,
@@ -29,6 +28,7 @@ from ...errors import (
 )
 from ...generator import Generator
 from ...params import SamplingParams
+from ...runtime.handle import RequestHandle
 from .asking import ANSWERS, COUNT, Asker
 from .clauses import clause
 from .driving import DrivenEngine

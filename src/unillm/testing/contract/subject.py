@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from ...config import EngineConfig
 from ...generator import Generator
-from ...models import find_model
+from ...model.find import find_model
 from ...plugins import PluginRegistry
 from ..backends import plugged
 from .driving import DrivenEngine

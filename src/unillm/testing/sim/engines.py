@@ -14,9 +14,9 @@ import attrs
 from typing_extensions import override
 
 from ...engines.base import Engine, EngineLimits, EngineOutput, EngineRequest
+from ...engines.batches import BatchRow, BatchTraits, RowTokens, RunStep
+from ...engines.slots import PrefillResult, PromptChunk, SlotToken
 from ...errors import InvalidParameterError
-from ...scheduling.runs import BatchRow, BatchTraits, RowTokens, RunStep
-from ...scheduling.slots import PrefillResult, PromptChunk, SlotToken
 from ..batches import ScriptedBatchEngine, StepCosts
 from ..scripted import ScriptedSlotEngine
 from .history import History

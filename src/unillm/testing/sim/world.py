@@ -10,13 +10,14 @@ from collections.abc import Iterator
 import attrs
 
 from ...engines.base import Engine, EngineRequest
-from ...engines.driver import Driver
-from ...engines.handle import Completion, RequestHandle
+from ...engines.batches import BatchTraits, PromptWork
 from ...errors import QueueFullError, UnillmError
 from ...outputs import CompletionOutput, RequestOutput
 from ...params import SamplingParams
-from ...scheduling.policy import PromptWork
-from ...scheduling.runs import BatchTraits, RunScheduler
+from ...runtime.completion import Completion
+from ...runtime.driver import Driver
+from ...runtime.handle import RequestHandle
+from ...scheduling.runs import RunScheduler
 from ...scheduling.slots import SlotScheduler
 from ...text.detokenizer import Detokenizer
 from ...text.tokenizer import Tokenizer, load_tokenizer

@@ -11,13 +11,9 @@ import json
 
 from unillm.engines.backend import Availability, Backend
 from unillm.engines.base import Capabilities, Capability, Support
+from unillm.engines.slots import PrefillResult, SlotEngine, SlotToken
 from unillm.hookspecs import hookimpl
-from unillm.scheduling.slots import (
-    PrefillResult,
-    SlotEngine,
-    SlotScheduler,
-    SlotToken,
-)
+from unillm.scheduling.slots import SlotScheduler
 
 GREEDY_ONLY = Capability(support=Support.UNSUPPORTED, reason="it can only echo")
 

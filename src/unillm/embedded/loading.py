@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""From a model directory to an engine: checked first, then loaded.
+
+Nothing is downloaded, no code of a checkpoint runs unless it is
+allowed, and weights are safetensors or refused. transformers fills tensors that a
+checkpoint lacks with random numbers and only warns; here that is an error.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from ..engines.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
+from ..errors import BackendUnavailableError, ConfigError, ModelLoadError
+from ..model.checkpoint import check_code, check_weights, load_config, read_config
+from ..model.memory import Limits, memory_needs, needs_of
+from ..model.sizes import positions_of
+from . import families
+from .engine import TransformersSlotEngine
+from .memory import (
+    DEFAULT_SLOTS,
+    MEMORY_SHARE,
+    asked_bytes,
+    check_model_len,
+    free_bytes,
+    is_out_of_memory,
+    out_of_memory,
+    plan_limits,
+)
+from .weights.fused import fuse_projections
+from .weights.lora import require_peft
+from .weights.onednn import pack_linears
+from .weights.quantised import method_of
+
+log = logging.getLogger("unillm")
+
+DEVICES = ("auto", "cpu", "cuda")
+
+_DTYPES: Mapping[str, Any] = {
+    "auto": "auto",
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+_SHOWN_KEYS = 5
+
+
+def load_engine(
+    path: str | Path,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    max_model_len: int | None = None,
+    max_num_seqs: int | None = None,
+    max_num_batched_tokens: int = DEFAULT_MAX_NUM_BATCHED_TOKENS,
+    quantization: str | None = None,
+    trust_remote_code: bool = False,
+    enforce_eager: bool = False,
+    compile_after: int | None = None,
+    enable_lora: bool = False,
+    max_loras: int | None = None,
+) -> TransformersSlotEngine:
+    """Load a model and make its slots.
+
+    Args:
+        path: A directory.
+        dtype: Of weights and cache: "auto" (the checkpoint's), "float32", "bfloat16" or
+            "float16".
+        device: "auto" is CUDA where there is one, else the CPU.
+        max_model_len: Prompt and new tokens of a slot; `None` for what the model knows
+            and memory allows.
+        max_num_seqs: Slots; `None` for 8 on CPU and 64 on CUDA, if memory allows. How
+            both are chosen: `memory.plan_limits`.
+        max_num_batched_tokens: Prompt tokens of one prefill.
+        quantization: How the checkpoint is stored, if the caller is to be sure of it.
+        trust_remote_code: Run the model code that comes with the checkpoint.
+        enforce_eager: Call the model as it is: nothing is packed or compiled.
+        compile_after: On a CPU, decode steps before they are compiled; `None` compiles
+            none.
+        enable_lora: Take requests with adapters.
+        max_loras: Adapters at a time; `None` for as many as slots.
+
+    Raises:
+        ConfigError: An option has no such value, or is more than the model can.
+        ModelNotFoundError: There is no such directory.
+        ModelLoadError: A file is missing, broken or does not match the others.
+        UnsafeModelError: Loading would run code from the checkpoint.
+        UnsupportedModelError: The model cannot be held in slots; says why.
+        BackendUnavailableError: The device is not there.
+        EngineOutOfMemoryError: Weights or cache do not fit.
+    """
+    if dtype not in _DTYPES:
+        raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}.")
+    if compile_after is not None and not (
+        isinstance(compile_after, int) and compile_after >= 0
+    ):
+        raise ConfigError(
+            f"compile_after must be a number of steps ≥ 0, got {compile_after!r}."
+        )
+    if enable_lora:
+        require_peft()
+    target = _find_device(device)
+    path = Path(path).expanduser()
+    config = _check_config(path, trust_remote_code=trust_remote_code)
+    method = method_of(read_config(path))
+    _check_quantization(quantization, method, enable_lora=enable_lora)
+    positions = positions_of(config)
+    check_model_len(max_model_len, positions=positions)
+    check_weights(path)
+    needs = memory_needs(path, dtype=dtype)
+    too_large = partial(
+        out_of_memory,
+        f"The weights of {path} do not fit",
+        device=target,
+        needs=needs,
+        limits=Limits(
+            max_num_seqs=max_num_seqs or 1,
+            max_model_len=max_model_len or positions,
+            max_num_batched_tokens=max_num_batched_tokens,
+        ),
+    )
+    if needs.weight_bytes > free_bytes(target):
+        raise too_large()
+    try:
+        model = load_model(
+            path,
+            config,
+            dtype,
+            # What is quantised cannot be moved once it is loaded.
+            device_map={"": target} if method else None,
+            trust_remote_code=trust_remote_code,
+        )
+        if not method:
+            model.to(target)
+        eager = enforce_eager or enable_lora or method is not None
+        if not eager:
+            _join_weights(model)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise too_large(asked=asked_bytes(error)) from error
+    needs = needs_of(
+        config,
+        weight_bytes=model.get_memory_footprint(),
+        item_bytes=model.dtype.itemsize,
+    )
+    if remark := families.remark(path):
+        log.warning("%s: %s", path, remark)
+    alone = config.model_type in families.ONE_AT_A_TIME
+    limits = plan_limits(
+        needs,
+        positions=positions,
+        max_model_len=max_model_len,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        default_slots=1 if alone else DEFAULT_SLOTS[target.type],
+        memory_bytes=needs.weight_bytes
+        + int(free_bytes(target) * MEMORY_SHARE[target.type]),
+    )
+    return TransformersSlotEngine(
+        model,
+        num_slots=limits.max_num_seqs,
+        max_model_len=limits.max_model_len,
+        max_num_batched_tokens=max_num_batched_tokens,
+        enforce_eager=eager,
+        compile_after=compile_after,
+        max_loras=(max_loras or limits.max_num_seqs) if enable_lora else None,
+    )
+
+
+def _join_weights(model: Any) -> None:
+    """Fuse projections and pack weights, where that is verified."""
+    if model.config.get_text_config(decoder=True).model_type in families.RECURRENT:
+        return
+    fuse_projections(model)
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()  # gives the old weights back
+    else:
+        pack_linears(model)
+
+
+# ------------------------------------------------------------------ before the weights
+
+
+def _find_device(device: str) -> torch.device:
+    if device not in DEVICES:
+        raise ConfigError(
+            f"device must be one of {', '.join(DEVICES)}, got {device!r}."
+        )
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BackendUnavailableError(
+            "device='cuda' was asked for, but torch sees no CUDA device. Check "
+            "nvidia-smi and that torch is a build with CUDA, or pass device='cpu'.",
+            name="transformers",
+        )
+    return torch.device(device)
+
+
+def _check_config(path: Path, *, trust_remote_code: bool) -> Any:
+    """Return the configuration of a model that is safe and supported."""
+    declared = read_config(path)
+    if not trust_remote_code:
+        check_code(declared, name=path)
+    families.check_supported(declared)
+    config = load_config(path, trust_remote_code=trust_remote_code)
+    # Once more: what the file leaves out has defaults, layer types among them.
+    families.check_supported(config.to_dict())
+    return config
+
+
+def _check_quantization(
+    asked: str | None, method: str | None, *, enable_lora: bool
+) -> None:
+    """Refuse what a checkpoint is not, and adapters on one that is quantised."""
+    if asked is not None and asked != method:
+        stored = f"quantised ({method})" if method else "not quantised"
+        raise ConfigError(
+            f"quantization={asked!r} was asked for, and the checkpoint is {stored}. "
+            "This backend serves weights as they are stored: leave quantization out, "
+            f"or store them with {asked}."
+        )
+    if method and enable_lora:
+        raise ConfigError(
+            f"enable_lora=True was asked for, and the checkpoint is quantised "
+            f"({method}): adapters on it were not verified. Use the checkpoint that is "
+            "not quantised."
+        )
+
+
+# ------------------------------------------------------------------------- the weights
+
+
+def load_model(
+    path: Path,
+    config: Any,
+    dtype: str,
+    *,
+    device_map: Mapping[str, torch.device] | None = None,
+    trust_remote_code: bool,
+) -> Any:
+    """Return a transformers model that is safe and whole.
+
+    Raises:
+        ModelLoadError: transformers cannot load it, or a tensor of it is missing.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with _silently():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                path,
+                config=config,
+                dtype=_DTYPES[dtype],
+                device_map=device_map,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+            )
+    except Exception as error:  # transformers raises whatever its parts raise
+        if is_out_of_memory(error):
+            raise
+        raise ModelLoadError(
+            f"transformers cannot load the weights of {path}: {error}"
+        ) from error
+    model, info = loaded
+    _check_complete(path, info)
+    return model
+
+
+def _check_complete(path: Path, info: Mapping[str, Any]) -> None:
+    """Refuse a model whose gaps transformers has filled with random numbers."""
+    missing = sorted(info["missing_keys"])
+    mismatched = sorted(key for key, *_shapes in info["mismatched_keys"])
+    if not missing and not mismatched:
+        return
+    facts = [
+        f"{len(keys)} tensors {what} ({', '.join(keys[:_SHOWN_KEYS])}"
+        f"{', …' if len(keys) > _SHOWN_KEYS else ''})"
+        for keys, what in ((missing, "missing"), (mismatched, "of another shape"))
+        if keys
+    ]
+    raise ModelLoadError(
+        f"The weights of {path} do not match its config.json: {', '.join(facts)}."
+    )
+
+
+@contextmanager
+def _silently() -> Iterator[None]:
+    """Load without progress bars and advice, and leave the caller's settings alone.
+
+    The advice is about ``generation_config.json``, from which this model will never
+    generate: the core reads that file by its own rules.
+    """
+    advice = logging.getLogger("transformers.generation.configuration_utils")
+    advice.addFilter(_nothing)
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        advice.removeFilter(_nothing)
+        if shown:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _nothing(_: logging.LogRecord) -> bool:
+    return False

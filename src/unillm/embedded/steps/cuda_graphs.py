@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Decode steps and fresh prompts as CUDA graphs: recorded once, started by one call.
+
+Starting the kernels of a forward pass one by one from Python takes several times longer
+than a GPU takes to run them. A graph holds them all. It reads and writes fixed
+addresses and has fixed shapes, so what it is fed is copied into buffers, and there is
+one graph for each of a few shapes, to which others are padded:
+
+- a decode step has a number of rows, and of positions that attention sees;
+- fresh prompts stand one after the other in a single row of tokens, whose number counts
+  alone: prompts of any lengths share a graph, and nothing is padded in between.
+
+While a graph is recorded, the decoder layers run compiled (`compiling.py`), so that few
+kernels stand between the matrix products.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from ...sampling.sampler import best_of
+from ..cache import PackedStep, SlotCache
+from ..masks import Masks
+from ..memory import is_out_of_memory
+from .compiling import CompiledLayers
+from .eager import DecodeRunner, EagerRunner, forward, only_positions
+
+log = logging.getLogger("unillm.transformers")
+
+WARM_UP_S = 60.0
+"""No graph is begun later than this while an engine is made. The others are recorded
+when they are first needed; the step that needs one then takes some 0.3 s."""
+
+FEWEST_SEEN = 256
+"""Positions that the shortest rows are taken to have."""
+
+PACKED_TOKENS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+"""Tokens of fresh prompts in one pass. Longer ones keep a GPU busy without a graph."""
+
+
+def record_graphs(model: Any, cache: SlotCache, masks: Masks) -> DecodeRunner | None:
+    """Record the passes of a model, or say once why that cannot be.
+
+    Raises:
+        RuntimeError: Memory ran out.
+    """
+    record = GraphRecorder(model.device)
+    try:
+        runner = GraphRunner(model, cache, masks, record)
+        runner.probe()
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        _warn("without CUDA graphs", model, error)
+        return None
+    try:
+        layers = CompiledLayers(model, cache)
+        compiled = GraphRunner(model, cache, masks, record, layers=layers)
+        compiled.warm_up()
+    except Exception as error:  # whatever a compiler raises, there is a way without it
+        if is_out_of_memory(error):
+            raise
+        _warn("with CUDA graphs, but without compiled layers", model, error)
+    else:
+        return compiled
+    runner.warm_up()
+    return runner
+
+
+def _warn(how: str, model: Any, error: Exception) -> None:
+    log.warning(
+        "%s runs %s, which is slower: %s: %s",
+        type(model).__name__,
+        how,
+        type(error).__name__,
+        str(error).partition("\n")[0],
+    )
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream that graphs are recorded on.
+
+    One for all engines: cuBLAS keeps 32 MiB for each stream that it has met.
+    """
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+class GraphRecorder:
+    """Turns what launches kernels into a graph of them.
+
+    All graphs share memory for what they compute on the way, so only one may run at a
+    time.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = _side_stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, step: Callable[[], None]) -> Callable[[], None]:
+        """Run *step* once, for what it sets up, record it, and return the replay."""
+        graph = torch.cuda.CUDAGraph()
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            step()
+        with torch.cuda.graph(
+            graph,
+            pool=self._pool,
+            stream=self._stream,
+            # Other threads may use the device meanwhile.
+            capture_error_mode="thread_local",
+        ):
+            step()
+        return graph.replay
+
+
+class GraphRunner(DecodeRunner):
+    """Records and replays; a shape that was not recorded yet is when it is met.
+
+    Args:
+        model: On a CUDA device.
+        cache: Its tensors stay where they are.
+        masks: Of the model.
+        record: Makes something that is called instead of a step from then on.
+        layers: Run compiled while a graph is recorded; `None` for the model as it is.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        cache: SlotCache,
+        masks: Masks,
+        record: Callable[[Callable[[], None]], Callable[[], None]],
+        *,
+        layers: CompiledLayers | None = None,
+    ) -> None:
+        self._model = model
+        self._cache = cache
+        self._masks = masks
+        self._record = record
+        self._layers: AbstractContextManager[object] = layers or nullcontext()
+        self._plain = EagerRunner(model, cache, masks)
+        self._num_rows = len(cache.written)
+        self._rows = row_counts(self._num_rows)
+        self._seen = seen_counts(cache.capacity)
+        self._device: torch.device = model.device
+        vocab_size = model.get_output_embeddings().weight.shape[0]
+        # What graphs read and write.
+        self._fed = self._zeros(2, self._num_rows)
+        self._packed = self._zeros(5, PACKED_TOKENS[-1])
+        self._ends = self._zeros(self._num_rows, 2)
+        self._logits = torch.empty(
+            self._num_rows, vocab_size, dtype=model.dtype, device=self._device
+        )
+        self._best = torch.empty(
+            2, self._num_rows, dtype=torch.float64, device=self._device
+        )
+        # What is recorded before there are requests writes to the start of each row.
+        for row in range(self._num_rows):
+            cache.note_written(row, 1)
+        self._steps: dict[tuple[int, int], Callable[[], None]] = {}
+        self._prompts: dict[int, Callable[[], None]] = {}
+
+    # ----------------------------------------------------------------- what runs
+
+    @override
+    def rows_for(self, count: int) -> int:
+        return next(rows for rows in self._rows if rows >= count)
+
+    @override
+    def run(self, ids: Tensor, positions: Tensor, *, seen: int) -> Tensor:
+        rows = ids.shape[0]
+        seen = next(each for each in self._seen if each >= seen)
+        self._fed[0, :rows].copy_(ids)
+        self._fed[1, :rows].copy_(positions)
+        if (rows, seen) not in self._steps:
+            self._record_step(rows, seen)
+        self._steps[rows, seen]()
+        self.best = self._best[:, :rows]
+        return self._logits[:rows]
+
+    @override
+    def tokens_for(self, count: int) -> int | None:
+        if self._masks.by_length:
+            return None
+        return next((tokens for tokens in PACKED_TOKENS if tokens >= count), None)
+
+    @override
+    def write_prompts(
+        self, rows: Sequence[int], prompts: Sequence[Sequence[int]]
+    ) -> Tensor:
+        tokens = self.tokens_for(sum(map(len, prompts)))
+        assert tokens is not None, "more tokens than are taken"
+        fed, ends = _pack(rows, prompts, tokens)
+        ends += ends[:1] * (self._num_rows - len(ends))
+        self._packed[:, :tokens].copy_(torch.tensor(fed), non_blocking=True)
+        self._ends[:, 1].copy_(torch.tensor(ends), non_blocking=True)
+        if tokens not in self._prompts:
+            self._record_prompts(tokens)
+        self._prompts[tokens]()
+        return self._logits[: len(rows)]
+
+    # ------------------------------------------------------------ what is recorded
+
+    def probe(self) -> None:
+        """Record one step, and forget it."""
+        with torch.inference_mode():
+            self._record_step(self._rows[0], self._seen[0])
+        self._steps.clear()
+
+    def warm_up(self) -> None:
+        """Record all graphs as long as there is time: what is short comes first."""
+        begun = time.perf_counter()
+        jobs = self._jobs()
+        recorded = 0
+        with torch.inference_mode():
+            for job in jobs:
+                if time.perf_counter() - begun > WARM_UP_S:
+                    break
+                job()
+                recorded += 1
+        log.info(
+            "recorded %d of %d CUDA graphs in %.1f s",
+            recorded,
+            len(jobs),
+            time.perf_counter() - begun,
+        )
+
+    def _jobs(self) -> list[Callable[[], None]]:
+        """Return what records a graph each, what is most wanted first."""
+        few, *more = (
+            [partial(self._record_step, rows, seen) for rows in reversed(self._rows)]
+            for seen in self._seen
+        )
+        if not self._masks.by_length:
+            few += [partial(self._record_prompts, tokens) for tokens in PACKED_TOKENS]
+        return [*few, *itertools.chain.from_iterable(more)]
+
+    def _record_step(self, rows: int, seen: int) -> None:
+        def step() -> None:
+            ids, positions = self._fed[:, :rows]
+            self._tell(self._plain.run(ids, positions, seen=seen))
+
+        with self._layers:
+            self._steps[rows, seen] = self._record(step)
+
+    def _record_prompts(self, tokens: int) -> None:
+        def step() -> None:
+            ids, rows, positions, prompts, sources = self._packed[:, :tokens]
+            with only_positions(self._model.get_output_embeddings(), self._ends):
+                logits = forward(
+                    self._model,
+                    self._cache,
+                    PackedStep(rows, positions, sources),
+                    ids=ids[None],
+                    positions=positions[None],
+                    mask=self._masks.for_packed(positions, prompts),
+                )
+            self._tell(logits)
+
+        with self._layers:
+            self._prompts[tokens] = self._record(step)
+
+    def _tell(self, logits: Tensor) -> None:
+        rows = logits.shape[0]
+        self._logits[:rows].copy_(logits)
+        self._best[:, :rows].copy_(best_of(logits))
+
+    def _zeros(self, *size: int) -> Tensor:
+        return torch.zeros(size, dtype=torch.int64, device=self._device)
+
+
+def _pack(
+    rows: Sequence[int], prompts: Sequence[Sequence[int]], tokens: int
+) -> tuple[list[list[int]], list[int]]:
+    """Lay prompts one after the other, padded to *tokens*.
+
+    Padding is a prompt of its own, which nothing else sees. It has to write somewhere,
+    and writes the first token once more.
+
+    Returns:
+        Ids, rows, positions, numbers of the prompts and sources (as in `PackedStep`) of
+        the tokens; and where the last token of each prompt is.
+    """
+    padding = tokens - sum(map(len, prompts))
+    ids = [token for prompt in prompts for token in prompt]
+    fed = [
+        ids + ids[:1] * padding,
+        _each(rows, prompts) + [rows[0]] * padding,
+        [place for prompt in prompts for place in range(len(prompt))] + [0] * padding,
+        _each(range(len(prompts)), prompts) + [-1] * padding,
+        [*range(len(ids)), *[0] * padding],
+    ]
+    ends = list(itertools.accumulate(map(len, prompts), initial=-1))[1:]
+    return fed, ends
+
+
+def _each(values: Sequence[int], prompts: Sequence[Sequence[int]]) -> list[int]:
+    """Repeat the value of each prompt for its tokens."""
+    pairs = zip(values, prompts, strict=True)
+    return [value for value, prompt in pairs for _ in prompt]
+
+
+def row_counts(num_rows: int) -> list[int]:
+    """Return the numbers of rows that graphs are recorded for, ascending."""
+    few = [rows for rows in (1, 2, 4) if rows < num_rows]
+    return [*few, *range(8, num_rows, 8), num_rows]
+
+
+def seen_counts(capacity: int) -> list[int]:
+    """Return the numbers of positions seen that graphs are recorded for, ascending."""
+    counts = []
+    seen = FEWEST_SEEN
+    while seen < capacity:
+        counts.append(seen)
+        seen *= 2
+    return [*counts, capacity]

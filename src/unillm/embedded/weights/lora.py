@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""LoRA adapters on the model of a slot engine: each row is computed with its own.
+
+peft puts the adapters beside the layers that they change and computes them. What is
+done here: an adapter is checked against the model before anything of it is loaded, as
+many are kept as were allowed, and each forward pass tells the layers whose rows it has.
+
+An adapter is two matrices for each layer, and nothing else: whatever else its files ask
+for is refused. Its configuration is read as data, and its tensors tell which layers it
+changes, not the patterns that it was trained with.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
+
+from ...errors import BackendUnavailableError, InvalidParameterError, ModelLoadError
+from ...lora import WEIGHTS_FILE, LoRARequest, read_adapter_config
+from ...model.checkpoint import StoredTensor, read_tensors
+
+BASE = "__base__"
+"""peft's name for a row without an adapter."""
+
+_TENSOR = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<side>[AB])\.weight")
+
+_PLAIN_NAME = re.compile(r"\^?[\w.]+")
+"""Keys of ``rank_pattern`` and ``alpha_pattern`` that peft can match in no time."""
+
+_UNCHANGED_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
+"""Values of ``init_lora_weights`` that leave the model's own weights as they are."""
+
+_SERVED = frozenset(
+    {
+        "alpha_pattern",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "bias",
+        "corda_config",
+        "ensure_weight_tying",
+        "eva_config",
+        "exclude_modules",
+        "fan_in_fan_out",
+        "inference_mode",
+        "init_lora_weights",
+        "layers_pattern",
+        "layers_to_transform",
+        "loftq_config",
+        "lora_alpha",
+        "lora_dropout",
+        "lora_ga_config",
+        "megatron_core",
+        "peft_type",
+        "peft_version",
+        "qalora_group_size",
+        "r",
+        "rank_pattern",
+        "revision",
+        "target_modules",
+        "task_type",
+        "use_rslora",
+    }
+)
+"""Fields of ``adapter_config.json`` that are honoured, or only say how the matrices
+were trained and where they are, which the tensors tell too. Any other asks for more."""
+
+_PLANS_KEPT = 256
+"""Adapters whose files need not be read again to know that they fit."""
+
+
+def require_peft() -> None:
+    """Raise `BackendUnavailableError` if peft is not there."""
+    if find_spec("peft") is None:
+        remedy = 'pip install "unillm[lora]"'
+        raise BackendUnavailableError(
+            "enable_lora=True needs peft, which is not installed. Run: " + remedy,
+            name="transformers",
+            remedy=remedy,
+        )
+
+
+class Adapters:
+    """The adapters of one model.
+
+    Args:
+        model: On its device, in its dtype. Layers are wrapped as adapters name them.
+        max_loras: Adapters kept in memory; the one used longest ago makes way.
+
+    Raises:
+        BackendUnavailableError: peft is not installed.
+    """
+
+    def __init__(self, model: Any, *, max_loras: int) -> None:
+        require_peft()
+        self.max_loras = max_loras
+        self._model = model
+        self._layers = _layers_with_rows(model)
+        self._plans: OrderedDict[LoRARequest, _Plan] = OrderedDict()
+        self._loaded: OrderedDict[LoRARequest, str] = OrderedDict()
+        self._tuner: Any = None
+        self._hooked: set[str] = set()
+        self._rows: list[str] = []
+
+    def check(self, request: LoRARequest) -> None:
+        """Find out whether an adapter fits the model; loads nothing of it.
+
+        Raises:
+            InvalidParameterError: It does not; says why.
+        """
+        if request not in self._loaded:
+            self._plan(request)
+
+    def load(
+        self, request: LoRARequest, *, in_use: Iterable[LoRARequest | None]
+    ) -> None:
+        """Have an adapter in the model.
+
+        Args:
+            request: Which.
+            in_use: Those that must stay: fewer than `max_loras` beside this one.
+
+        Raises:
+            InvalidParameterError: It does not fit, or its weights cannot be read.
+        """
+        if request in self._loaded:
+            self._loaded.move_to_end(request)
+            return
+        plan = self._plan(request)
+        weights = _read_weights(request, plan, self._model.dtype)
+        stay = set(in_use)
+        while len(self._loaded) >= self.max_loras:
+            self._drop(next(old for old in self._loaded if old not in stay))
+        self._inject(request, plan, weights)
+
+    @contextmanager
+    def rows(self, owners: Sequence[LoRARequest | None]) -> Iterator[None]:
+        """Say whose the rows of the next forward pass are; all adapters are loaded."""
+        self._rows = [BASE if each is None else self._loaded[each] for each in owners]
+        try:
+            yield
+        finally:
+            self._rows = []
+
+    def _plan(self, request: LoRARequest) -> _Plan:
+        """Return what was found when an adapter was checked, or check it."""
+        plan = self._plans.pop(request, None) or _plan(request, self._layers)
+        self._plans[request] = plan
+        while len(self._plans) > _PLANS_KEPT:
+            self._plans.popitem(last=False)
+        return plan
+
+    def _inject(
+        self, request: LoRARequest, plan: _Plan, weights: Mapping[str, Tensor]
+    ) -> None:
+        from peft import LoraConfig, LoraModel, set_peft_model_state_dict
+
+        name = f"adapter_{request.lora_int_id}"
+        config = LoraConfig(**plan.options)
+        if self._tuner is None:
+            self._tuner = LoraModel(self._model, config, name, low_cpu_mem_usage=True)
+        else:
+            self._tuner.peft_config[name] = config
+            self._tuner.inject_adapter(self._model, name, low_cpu_mem_usage=True)
+        self._loaded[request] = name
+        set_peft_model_state_dict(self._model, weights, name, low_cpu_mem_usage=True)
+        self._tuner.set_adapter([], inference_mode=True)  # rows say, not the model
+        self._model.eval()
+        for layer in set(plan.layers) - self._hooked:
+            wrapped = self._model.get_submodule(layer)
+            wrapped.register_forward_pre_hook(self._tell_rows, with_kwargs=True)
+            self._hooked.add(layer)
+
+    def _drop(self, request: LoRARequest) -> None:
+        self._tuner.delete_adapter(self._loaded.pop(request))
+
+    def _tell_rows(
+        self, _: torch.nn.Module, args: Any, kwargs: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, "adapter_names": self._rows}
+
+
+def _read_weights(
+    request: LoRARequest, plan: _Plan, dtype: torch.dtype
+) -> Mapping[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(Path(request.lora_path) / WEIGHTS_FILE)
+    except (OSError, SafetensorError) as error:
+        raise _refuse(request, f"its weights cannot be read: {error}") from error
+    if {name: tuple(tensor.shape) for name, tensor in weights.items()} != plan.shapes:
+        raise _refuse(request, "its weights changed after they were checked")
+    return {name: tensor.to(dtype) for name, tensor in weights.items()}
+
+
+# ------------------------------------------------------------------------ what is asked
+
+
+@attrs.frozen
+class _Layer:
+    """A layer that an adapter may change."""
+
+    inputs: int
+    outputs: int
+    transposed: bool
+    """Whether its weights are ``[inputs, outputs]``, as GPT-2 has them."""
+
+
+@attrs.frozen
+class _Plan:
+    """What an adapter that was checked will change."""
+
+    layers: tuple[str, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of its tensors."""
+    options: Mapping[str, Any]
+    """Of peft's `LoraConfig`."""
+
+
+def _plan(request: LoRARequest, layers: Mapping[str, _Layer]) -> _Plan:
+    path = Path(request.lora_path)
+    try:
+        config = read_adapter_config(path)
+        tensors = list(read_tensors(path / WEIGHTS_FILE))
+    except (OSError, ValueError, ModelLoadError) as error:
+        raise _refuse(request, f"it cannot be read: {error}") from error
+    _check_config(request, config)
+    names = _check_tensors(request, config, tensors, layers)
+    return _Plan(
+        layers=names,
+        shapes={tensor.name: tensor.shape for tensor in tensors},
+        options={
+            "r": config["r"],
+            "lora_alpha": config.get("lora_alpha", 8),
+            "target_modules": list(names),
+            "rank_pattern": config.get("rank_pattern") or {},
+            "alpha_pattern": config.get("alpha_pattern") or {},
+            "fan_in_fan_out": any(layers[name].transposed for name in names),
+            "use_rslora": bool(config.get("use_rslora")),
+            "inference_mode": True,
+        },
+    )
+
+
+def _check_config(request: LoRARequest, config: Mapping[str, Any]) -> None:
+    for name in sorted(config.keys() - _SERVED):
+        if config[name]:
+            raise _refuse(request, f"{name}={config[name]!r} is not served")
+    if config.get("bias", "none") != "none":
+        raise _refuse(request, f"bias={config['bias']!r} is not served")
+    for name in ("rank_pattern", "alpha_pattern"):
+        for key, value in (config.get(name) or {}).items():
+            if not _PLAIN_NAME.fullmatch(key) or not _is_number(value):
+                raise _refuse(request, f"{name} has {key!r}: {value!r}")
+    for name in ("r", "lora_alpha"):
+        if not _is_number(config.get(name, 8)):
+            raise _refuse(request, f"{name} is {config[name]!r}, no number > 0")
+    if (start := config.get("init_lora_weights")) not in _UNCHANGED_BASE:
+        raise _refuse(
+            request,
+            f"init_lora_weights={start!r} changes the model's own weights too, for all "
+            "requests. Save it again as a plain adapter (peft: save_pretrained with "
+            "path_initial_model_for_weight_conversion)",
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+
+
+def _rank_of(config: Mapping[str, Any], layer: str) -> int:
+    """Return the rank that peft will make of a layer's matrices."""
+    from peft.utils.other import get_pattern_key
+
+    patterns = config.get("rank_pattern") or {}
+    return int(patterns.get(get_pattern_key(list(patterns), layer), config["r"]))
+
+
+def _check_tensors(
+    request: LoRARequest,
+    config: Mapping[str, Any],
+    tensors: Iterable[StoredTensor],
+    layers: Mapping[str, _Layer],
+) -> tuple[str, ...]:
+    """Return the layers that the tensors are for, each with both matrices that fit."""
+    sides: dict[str, dict[str, tuple[int, ...]]] = {}
+    for tensor in tensors:
+        found = _TENSOR.fullmatch(tensor.name)
+        if found is None or not tensor.is_floating or len(tensor.shape) != 2:
+            raise _refuse(request, f"{tensor.name} is no matrix of LoRA")
+        sides.setdefault(found["layer"], {})[found["side"]] = tensor.shape
+    if not sides:
+        raise _refuse(request, "it has no tensors")
+    made_for = config.get("base_model_name_or_path")
+    for layer, shapes in sides.items():
+        if layer not in layers:
+            raise _refuse(
+                request,
+                f"it changes {layer}, which is no layer of this model that computes "
+                f"each row alone. It was made for {made_for!r}",
+            )
+        if shapes.keys() != {"A", "B"}:
+            raise _refuse(request, f"{layer} lacks one of its two matrices")
+        inputs, outputs = layers[layer].inputs, layers[layer].outputs
+        rank = shapes["A"][0]
+        if rank != (said := _rank_of(config, layer)):
+            raise _refuse(
+                request,
+                f"its matrices for {layer} have rank {rank}, and its configuration "
+                f"says {said}",
+            )
+        if (shapes["A"], shapes["B"]) != ((rank, inputs), (outputs, rank)):
+            raise _refuse(
+                request,
+                f"its matrices for {layer} are {_by(shapes['A'])} and "
+                f"{_by(shapes['B'])}, and the layer has {inputs} inputs and {outputs} "
+                f"outputs. It was made for {made_for!r}",
+            )
+    return tuple(sorted(sides))
+
+
+def _by(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))
+
+
+def _refuse(request: LoRARequest, reason: str) -> InvalidParameterError:
+    return InvalidParameterError(
+        f"The adapter {request.lora_name!r} in {request.lora_path} cannot be served: "
+        f"{reason}.",
+        parameter="lora_request",
+        value=request,
+    )
+
+
+# ----------------------------------------------------------------- where adapters go
+
+
+def _layers_with_rows(model: Any) -> Mapping[str, _Layer]:
+    """Return every linear layer that is given one row a request.
+
+    Which these are, a pass of two rows shows: routed experts get tokens of all rows
+    mixed, and the output layer the last tokens alone.
+    """
+    seen: dict[str, _Layer] = {}
+
+    def note(name: str, layer: _Layer, inputs: tuple[Tensor, ...]) -> None:
+        if inputs and inputs[0].shape[:2] == (2, 3):
+            seen[name] = layer
+
+    hooks = [
+        module.register_forward_pre_hook(
+            lambda _, inputs, name=name, layer=layer: note(name, layer, inputs)
+        )
+        for name, module in model.named_modules()
+        if (layer := _as_layer(module)) and module is not model.get_output_embeddings()
+    ]
+    try:
+        with torch.inference_mode():
+            ids = torch.zeros(2, 3, dtype=torch.int64, device=model.device)
+            model(input_ids=ids, use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+def _as_layer(module: torch.nn.Module) -> _Layer | None:
+    if isinstance(module, torch.nn.Linear):
+        return _Layer(module.in_features, module.out_features, transposed=False)
+    if isinstance(module, Conv1D):
+        return _Layer(module.nx, module.nf, transposed=True)
+    return None

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Compiled decode steps give what eager ones give; without a compiler eager ones run."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import weakref
+
+import pytest
+import torch
+from embedded.test_greedy import PoisonedEngine, assert_same_tokens
+from embedded.tiny_models import (
+    VARIANTS,
+    family_of,
+    greedy_request,
+    make_model,
+    serve,
+)
+
+from unillm.embedded import families
+from unillm.embedded.blocks import block_masks
+from unillm.embedded.engine import TransformersSlotEngine
+from unillm.embedded.loading import load_engine
+from unillm.embedded.masks import FULL, SLIDING, Masks
+from unillm.embedded.steps import cpu_compiled as compiled
+from unillm.embedded.steps.eager import EagerRunner
+from unillm.embedded.weights import onednn as linears
+from unillm.embedded.weights.onednn import pack_linears
+from unillm.errors import ConfigError
+
+NOT_COMPILED = (
+    families.RECURRENT
+    | families.OWN_ATTENTION
+    | families.SINKS
+    | families.NOT_COMPILED
+    | {"phi3, longrope"}  # which scaling it needs depends on positions
+)
+COMPILABLE = [
+    variant for variant in VARIANTS if not {variant, family_of(variant)} & NOT_COMPILED
+]
+
+
+def run_compiled(reference, variant, *, compile_after=3) -> TransformersSlotEngine:
+    """Serve prompts; their tokens are those of ``generate``."""
+    known = reference.known(variant, 24)
+    model = make_model(variant)
+    pack_linears(model)
+    engine = PoisonedEngine(
+        model, num_slots=8, max_model_len=224, compile_after=compile_after
+    )
+
+    got = serve(engine, [k.request for k in known], max_num_batched_tokens=90)
+
+    assert_same_tokens(reference.model(variant), known, got)
+    return engine
+
+
+@pytest.mark.slow
+def test_tokens_of_compiled_steps_are_those_of_generate(reference, monkeypatch, caplog):
+    """Eager at first; rows join, leave and are NaN while nobody has them."""
+    monkeypatch.setattr(linears, "FEWEST_WEIGHTS", 0)
+    caplog.set_level(logging.INFO, "unillm.transformers")
+
+    engine = run_compiled(reference, "llama")
+
+    assert list(engine._runner._compiled) == [8]
+    assert [r.message.split()[0] for r in caplog.records] == ["Compiling", "Compiled"]
+
+
+@pytest.mark.slow
+def test_what_torch_keeps_of_a_closed_engine_holds_no_weights():
+    model = make_model("llama")
+    engine = TransformersSlotEngine(
+        model, num_slots=8, max_model_len=64, compile_after=0
+    )
+    serve(engine, [greedy_request(0, [5, 6, 7], 4)])
+    assert list(engine._runner._compiled) == [8]
+    held = [*model.parameters(), *engine._cache.tensors]
+    watched = [weakref.ref(tensor) for tensor in held]
+
+    engine.close()
+    del held, model, engine
+    gc.collect()
+
+    assert [tensor for tensor in watched if tensor() is not None] == []
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("variant", COMPILABLE)
+def test_tokens_of_every_family_are_those_of_generate(reference, variant):
+    engine = run_compiled(reference, variant)
+
+    assert list(engine._runner._compiled) == [8]
+
+
+def test_without_a_compiler_steps_are_eager_and_it_is_said_once(
+    reference, monkeypatch, caplog
+):
+    def no_compiler(*args):
+        def step(ids, positions):
+            raise RuntimeError("No working C++ compiler found")
+
+        return step
+
+    monkeypatch.setattr(compiled, "compile_step", no_compiler)
+
+    run_compiled(reference, "llama", compile_after=0)
+
+    (record,) = [r for r in caplog.records if r.levelno == logging.WARNING]
+    assert "No working C++ compiler found" in record.message
+    assert "enforce_eager=True" in record.message
+
+
+@pytest.mark.parametrize(
+    ("variant", "reason"),
+    [
+        ("bloom", "code of its own"),
+        ("gpt_oss", "sinks"),
+        ("gpt2", "torch does not compile the attention of 'gpt2'"),
+    ],
+)
+def test_what_cannot_be_compiled_is_said_and_runs_eagerly(caplog, variant, reason):
+    engine = TransformersSlotEngine(
+        make_model(variant), num_slots=2, max_model_len=64, compile_after=0
+    )
+
+    assert type(engine._runner) is EagerRunner
+    assert reason in caplog.text
+
+
+@pytest.mark.parametrize("options", [{}, {"enforce_eager": True, "compile_after": 0}])
+def test_nothing_is_compiled_unless_asked_for(options):
+    engine = TransformersSlotEngine(
+        make_model("llama"), num_slots=2, max_model_len=64, **options
+    )
+
+    assert type(engine._runner) is EagerRunner
+
+
+def test_rows_are_compiled_for_few_numbers_of_them():
+    engine = TransformersSlotEngine(
+        make_model("llama"), num_slots=20, max_model_len=64, compile_after=0
+    )
+
+    rows = [engine._runner.rows_for(count) for count in (1, 8, 9, 16, 17, 20)]
+
+    assert rows == [8, 8, 16, 16, 20, 20]
+
+
+@pytest.mark.parametrize("steps", [-1, 0.5, "soon"])
+def test_a_number_of_steps_that_is_none_is_refused(reference, steps):
+    with pytest.raises(ConfigError, match="compile_after must be a number of steps"):
+        load_engine(reference.path("llama"), compile_after=steps)
+
+
+@pytest.mark.parametrize("variant", ["qwen2, windows", "mistral, window", "llama"])
+def test_blocks_hide_what_the_additive_mask_hides(variant):
+    masks = Masks.of(make_model(variant))
+    positions = torch.tensor([0, 5, 23, 24, 63, 64, 130, 191])
+
+    blocks = block_masks(masks, positions, queries=2, capacity=192)
+
+    additive = masks.for_cached(positions[:, None], 192)
+    kinds = {SLIDING: 0, FULL: 0} if isinstance(additive, dict) else {None: 0}
+    for kind in kinds:
+        mask = blocks[kind] if kind else blocks
+        expected = (additive[kind] if kind else additive)[:, 0, 0] == 0
+        assert torch.equal(seen_through(mask, positions), expected)
+
+
+def seen_through(mask, positions):
+    """Return which keys each row sees: in its blocks, and not hidden in them."""
+    seen = torch.zeros(len(positions), 192, dtype=torch.bool)
+    for row in range(len(positions)):
+        for block in mask.kv_indices[row, 0, 0, : mask.kv_num_blocks[row, 0, 0]]:
+            keys = torch.arange(64) + block * 64
+            seen[row, keys] = mask.mask_mod(torch.tensor(row), 0, 0, keys)
+    return seen

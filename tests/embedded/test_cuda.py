@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The embedded engine on a CUDA device: recorded and compiled passes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from embedded.test_greedy import PoisonedEngine, assert_same_tokens
+from embedded.tiny_models import (
+    CORE,
+    CUDA_NEAR_TIE,
+    VARIANTS,
+    family_of,
+    make_model,
+    serve,
+    slots_for,
+)
+
+from unillm.embedded.families import OWN_ATTENTION, RECURRENT
+from unillm.embedded.steps import cuda_graphs as graphs
+from unillm.embedded.steps.cuda_graphs import GraphRunner
+from unillm.embedded.steps.eager import EagerRunner
+from unillm.embedded.weights.fused import fuse_projections
+
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+    # Advice of torch's compiler, which as an error would end the compilation.
+    pytest.mark.filterwarnings("ignore::UserWarning:torch._inductor.*"),
+]
+
+ATTENDING = tuple(each for each in VARIANTS if family_of(each) not in RECURRENT)
+RECURRING = tuple(each for each in VARIANTS if family_of(each) in RECURRENT)
+
+COMPILED = (*CORE, "gemma2", "gemma3_text", "phi3, window", "opt")
+
+EXPERTS = frozenset(
+    {
+        "deepseek_v2",
+        "deepseek_v3",
+        "glm4_moe",
+        "glm4_moe_lite",
+        "gpt_oss",
+        "granitemoe",
+        "mixtral",
+        "olmoe",
+        "qwen2_moe",
+        "qwen3_moe",
+    }
+)
+"""Families whose experts ask the host how many tokens each has, in float32."""
+
+LONG_ROPE = "phi3, longrope"
+"""Asks which of its two scalings the positions need."""
+
+ALIBI = "falcon, ALiBi"
+"""Makes its masks without asking, unlike the others of `OWN_ATTENTION`."""
+
+GATES = 0.2
+"""In bfloat16, experts that are nearly as good change places too, which moves more."""
+
+BUDGETS = pytest.mark.parametrize("budget", [2048, 40], ids=["whole", "in chunks"])
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    def refuse(model, cache):
+        raise ValueError("not in this test")
+
+    monkeypatch.setattr(graphs, "CompiledLayers", refuse)
+
+
+def serve_known(reference, family, *, budget=2048, **options):
+    known = reference.known(family, 40)
+    model = make_model(family).cuda()
+    if family not in RECURRING:  # as when a model is loaded
+        fuse_projections(model)
+    num_slots = slots_for(family, 5)
+    engine = PoisonedEngine(model, num_slots=num_slots, max_model_len=224, **options)
+
+    got = serve(engine, [k.request for k in known], max_num_batched_tokens=budget)
+
+    assert_same_tokens(reference.model(family), known, got, near_tie=CUDA_NEAR_TIE)
+    return engine
+
+
+@pytest.mark.usefixtures("uncompiled")
+@BUDGETS
+@pytest.mark.parametrize("family", ATTENDING)
+def test_recorded_passes_give_the_tokens_of_generate(reference, family, budget):
+    engine = serve_known(reference, family, budget=budget)
+
+    asks_the_host = family_of(family) in EXPERTS | OWN_ATTENTION and family != ALIBI
+    expected = EagerRunner if asks_the_host or family == LONG_ROPE else GraphRunner
+    assert isinstance(engine._runner, expected)
+
+
+@BUDGETS
+@pytest.mark.parametrize("family", COMPILED)
+def test_compiled_passes_give_the_tokens_of_generate(reference, family, budget, caplog):
+    engine = serve_known(reference, family, budget=budget)
+
+    assert isinstance(engine._runner, GraphRunner)
+    assert not [each for each in caplog.records if each.name.startswith("unillm")]
+
+
+@pytest.mark.parametrize("family", [*CORE, *RECURRING])
+def test_eager_passes_give_the_tokens_of_generate(reference, family):
+    engine = serve_known(reference, family, enforce_eager=True)
+
+    assert isinstance(engine._runner, EagerRunner)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "mixtral"])
+def test_tokens_in_bfloat16_are_those_of_one_row_but_for_near_ties(
+    reference, family, uncompiled
+):
+    requests = [known.request for known in reference.known(family, 40)]
+
+    def run(num_slots, chosen):
+        model = make_model(family).to(torch.bfloat16).cuda()
+        fuse_projections(model)
+        engine = PoisonedEngine(model, num_slots=num_slots, max_model_len=224)
+        return serve(engine, chosen), engine
+
+    together, engine = run(5, requests)
+    alone, _ = run(1, requests)
+
+    assert isinstance(engine._runner, GraphRunner)
+    parted = [r for r in requests if together[r.request_id] != alone[r.request_id]]
+    gaps = [
+        gap_of(reference.model(family), r, alone[r.request_id], together[r.request_id])
+        for r in parted
+    ]
+    print(f"{family}: {len(parted)} of {len(requests)} part, gaps {gaps}")  # noqa: T201
+    assert max(gaps, default=0.0) < (GATES if family in EXPERTS else 0.05)
+
+
+def gap_of(model, request, one, other) -> float:
+    """Return how far apart the two tokens' logits are in float32 where they part."""
+    place = next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
+    ids = torch.tensor([[*request.prompt_token_ids, *one[:place]]])
+    with torch.inference_mode():
+        logits = model(ids).logits[0, -1]
+    return abs(logits[one[place]] - logits[other[place]]).item()
+
+
+def test_memory_is_given_back(reference):
+    serve_known(reference, "llama").close()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+
+    engine = serve_known(reference, "llama")
+    engine.close()
+    del engine
+
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() <= before + 2**21

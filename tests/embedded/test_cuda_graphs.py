@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""What graphs are fed and asked, on any device: instead of a graph, the step itself."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from embedded.test_greedy import PoisonedEngine, assert_same_tokens
+from embedded.tiny_models import (
+    VARIANTS,
+    family_of,
+    greedy_request,
+    make_model,
+    serve,
+)
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from unillm.embedded.families import ONE_AT_A_TIME, RECURRENT
+from unillm.embedded.steps.cuda_graphs import GraphRunner, row_counts, seen_counts
+from unillm.embedded.weights.fused import fuse_projections
+from unillm.engines.slots import PromptChunk
+
+NOT_FUSED = {
+    "bloom",
+    "codegen",
+    "falcon",
+    "gpt2",
+    "gpt_bigcode",
+    "gpt_neox",
+    "mpt",
+    "persimmon",
+    "phi3",
+}
+"""Families whose code has one layer for them already."""
+
+
+class PaddedEngine(PoisonedEngine):
+    """Computes the shapes that graphs are recorded for; fused; free rows are NaN."""
+
+    def __init__(self, model, **options) -> None:
+        fuse_projections(model)
+        super().__init__(model, **options)
+        self._runner = GraphRunner(
+            self._model, self._cache, self._masks, record=lambda step: step
+        )
+
+
+EAGER = RECURRENT | ONE_AT_A_TIME.keys()
+ATTENDING = tuple(each for each in VARIANTS if family_of(each) not in EAGER)
+
+
+def check(reference, family, count, *, num_slots, budget=2048):
+    known = reference.known(family, count)
+    engine = PaddedEngine(make_model(family), num_slots=num_slots, max_model_len=224)
+
+    got = serve(
+        engine,
+        [each.request for each in known],
+        seed=num_slots,
+        max_num_batched_tokens=budget,
+    )
+
+    assert_same_tokens(reference.model(family), known, got)
+
+
+@pytest.mark.parametrize("family", ATTENDING)
+def test_padded_shapes_give_the_tokens_of_generate(reference, family):
+    check(reference, family, 10, num_slots=5, budget=90)
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("family", ATTENDING)
+def test_padded_shapes_of_many_prompts_give_the_tokens_of_generate(reference, family):
+    check(reference, family, 40, num_slots=5)
+    check(reference, family, 40, num_slots=11, budget=90)
+
+
+def test_padding_is_told():
+    engine = PaddedEngine(make_model("llama"), num_slots=2, max_model_len=224)
+    requests = [greedy_request(n, range(30 + n), 4) for n in range(2)]
+
+    result = engine.prefill(
+        [
+            PromptChunk(slot=n, request=r, start=0, end=30 + n)
+            for n, r in enumerate(requests)
+        ]
+    )
+
+    assert list(result.padding) == [3, 0]
+
+
+@pytest.mark.parametrize("family", ATTENDING)
+def test_fused_layers_give_the_same_logits_and_take_the_same_memory(family):
+    plain, fused = make_model(family), make_model(family)
+    ids = torch.arange(34).view(2, 17)
+
+    groups = fuse_projections(fused)
+
+    assert groups or family_of(family) in NOT_FUSED
+    assert fused.get_memory_footprint() == plain.get_memory_footprint()
+    with torch.inference_mode():
+        torch.testing.assert_close(fused(ids).logits, plain(ids).logits)
+
+
+def test_adapted_layers_are_left_alone():
+    model = make_model("llama")
+    for layer in model.model.layers:
+        layer.self_attn.k_proj.register_forward_hook(lambda *_: None)
+        layer.mlp.up_proj = NonDynamicallyQuantizableLinear(64, 128, bias=False)
+
+    assert fuse_projections(model) == 0
+
+
+def test_shapes_are_few_and_reach_the_end():
+    assert row_counts(1) == [1]
+    assert row_counts(5) == [1, 2, 4, 5]
+    assert row_counts(20) == [1, 2, 4, 8, 16, 20]
+    assert seen_counts(192) == [192]
+    assert seen_counts(1088) == [256, 512, 1024, 1088]
