@@ -38,7 +38,7 @@ from unillm_ctranslate2._loading import load_engine
 from unillm import SamplingParams
 from unillm.artifacts.folder import ArtifactFolder
 from unillm.config import EngineConfig
-from unillm.engines.base import EngineLimits, EngineRequest
+from unillm.engines.base import EngineRequest
 from unillm.engines.batches import (
     BatchEngine,
     BatchRow,
@@ -186,20 +186,12 @@ class MeasuredEngine(BatchEngine):
         """Tokens computed at once, and the seconds since the last run's end."""
         self.steps: list[tuple[int, int, int, float]] = []
         """Number of steps, rows and context summed over them, and the seconds."""
+        self.limits = self._engine.limits
+        self.traits = self._engine.traits
 
     def begin(self) -> None:
         """Forget when the last run ended."""
         self._told_at = None
-
-    @property
-    @override
-    def limits(self) -> EngineLimits:
-        return self._engine.limits
-
-    @property
-    @override
-    def traits(self) -> BatchTraits:
-        return self._engine.traits
 
     @override
     def group(self, request: EngineRequest) -> Hashable:

@@ -47,9 +47,9 @@ class Ticks:
 class Eager(RecordingBatchEngine):
     """Says that prompts are computed at once, so that the scheduler stops often."""
 
-    @property
-    def traits(self):
-        return attrs.evolve(super().traits, prompt_work=PromptWork.PACKED)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.traits = attrs.evolve(self.traits, prompt_work=PromptWork.PACKED)
 
 
 def request(generator, number, prompt, max_new_tokens=100, **fields):

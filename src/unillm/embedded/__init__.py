@@ -33,12 +33,15 @@ class TransformersBackend(Backend):
         {"enable_lora", "max_lora_rank", "max_loras", "quantization"}
     )
 
-    @property
-    @override
-    def capabilities(self) -> Capabilities:
-        reason = "the core masks what may not follow"
-        masked = Capability(support=Support.EMULATED, reason=reason)
-        return Capabilities(fields={"structured_outputs": masked, "lora": Capability()})
+    capabilities = Capabilities(
+        fields={
+            "structured_outputs": Capability(
+                support=Support.EMULATED,
+                reason="the core masks the tokens that a grammar forbids",
+            ),
+            "lora": Capability(),
+        }
+    )
 
     @override
     def availability(self) -> Availability:

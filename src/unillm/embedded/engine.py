@@ -108,9 +108,9 @@ class TransformersSlotEngine(SlotEngine):
         _check_slots(model, num_slots)
         _use_slot_attention(model)
         self._model: Any = model.eval()
-        self._num_slots = num_slots
-        self._max_model_len = max_model_len
-        self._vocab_size: int = model.get_output_embeddings().weight.shape[0]
+        self.num_slots = num_slots
+        self.max_model_len = max_model_len
+        self.vocab_size: int = model.get_output_embeddings().weight.shape[0]
         self._device: torch.device = model.device
         self._masks = Masks.of(model)
         self._needs = needs_of(
@@ -139,36 +139,13 @@ class TransformersSlotEngine(SlotEngine):
                 compile_after=compile_after,
             )
         self._sampler = Sampler(
-            num_slots=num_slots, vocab_size=self._vocab_size, device=self._device
+            num_slots=num_slots, vocab_size=self.vocab_size, device=self._device
         )
         self._rows: list[_Row | None] = [None] * num_slots
         self._prompt_logprobs: dict[int, list[TokenLogprobs]] = {}  # of one prefill
         self._row_of: dict[int, int] = {}
-
-    @property
-    @override
-    def num_slots(self) -> int:
-        return self._num_slots
-
-    @property
-    @override
-    def max_model_len(self) -> int:
-        return self._max_model_len
-
-    @property
-    @override
-    def vocab_size(self) -> int:
-        return self._vocab_size
-
-    @property
-    @override
-    def splits_prompts(self) -> bool:
-        return not self._cache.is_recurrent
-
-    @property
-    @override
-    def max_loras(self) -> int | None:
-        return self._adapters.max_loras if self._adapters else None
+        self.splits_prompts = not self._cache.is_recurrent
+        self.max_loras = self._adapters.max_loras if self._adapters else None
 
     @override
     def check_request(self, request: EngineRequest) -> None:
@@ -270,7 +247,7 @@ class TransformersSlotEngine(SlotEngine):
         if self._cache.is_recurrent:
             return length
         # What continues a prompt is alone in its pass: nothing to be as wide as.
-        return width_for(length, self._max_model_len) if group[0].is_first else length
+        return width_for(length, self.max_model_len) if group[0].is_first else length
 
     def _write(self, group: Sequence[PromptChunk], padding: dict[int, int]) -> Tensor:
         """Compute chunks that begin at the same position.

@@ -73,14 +73,13 @@ class Backend(abc.ABC):
     def waivers(self) -> Mapping[str, str]:
         """Clauses of the contract that its engines do not hold, by number, and why.
 
-        Who runs the contract on it sees that they fail, and reads the reason.
+        `unillm conformance` shows that they fail, and prints the reason. May import the
+        engine.
         """
         return MappingProxyType({})
 
-    @property
-    def capabilities(self) -> Capabilities:
-        """What its engines can do; an engine's own word about a field goes first."""
-        return Capabilities()
+    capabilities: Capabilities = Capabilities()
+    """The abilities of its engines; the `capabilities` of an engine go first."""
 
     @abc.abstractmethod
     def availability(self) -> Availability:

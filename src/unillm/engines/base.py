@@ -216,15 +216,11 @@ class Engine(abc.ABC):
     unfinished requests, that a request fits `limits`, and that `capabilities` allow it.
     """
 
-    @property
-    @abc.abstractmethod
-    def limits(self) -> EngineLimits:
-        """The numbers that the core checks requests against. Constant."""
+    limits: EngineLimits
+    """The numbers that the core checks requests against. Set once, in `__init__`."""
 
-    @property
-    def capabilities(self) -> Capabilities:
-        """What is native, emulated or unsupported. Constant."""
-        return Capabilities()
+    capabilities: Capabilities = Capabilities()
+    """The fields that are native, emulated or unsupported. Constant."""
 
     @abc.abstractmethod
     def add_request(self, request: EngineRequest) -> None:

@@ -123,25 +123,19 @@ class BatchEngine(abc.ABC):
     counting what it generated in earlier runs as prompt.
     """
 
-    @property
-    @abc.abstractmethod
-    def limits(self) -> EngineLimits:
-        """What the engine was created or built with. Constant.
+    limits: EngineLimits
+    """The numbers that the engine was created or built with. Set once, in `__init__`.
 
-        `EngineLimits.max_num_seqs` are the rows of its largest batch.
-        `EngineLimits.max_prompt_len` holds for the prompt together with what earlier
-        runs generated: a request that has outgrown it ends in the run that it is in.
-        """
+    `EngineLimits.max_num_seqs` is the number of rows of its largest batch.
+    `EngineLimits.max_prompt_len` holds for the prompt together with the tokens that
+    earlier runs generated: a request that has outgrown it ends in its present run.
+    """
 
-    @property
-    def traits(self) -> BatchTraits:
-        """What it cannot do. Constant."""
-        return BatchTraits()
+    traits: BatchTraits = BatchTraits()
+    """The abilities that the engine lacks. Constant."""
 
-    @property
-    def capabilities(self) -> Capabilities:
-        """Which sampling fields are honoured. Constant."""
-        return Capabilities()
+    capabilities: Capabilities = Capabilities()
+    """The sampling fields that are honoured. Constant."""
 
     def group(self, request: EngineRequest) -> Hashable:
         """Return what the requests of one run have to have in common.

@@ -74,39 +74,27 @@ class SlotEngine(abc.ABC):
     prompt and new tokens of a request never exceed `max_model_len`.
     """
 
-    @property
-    @abc.abstractmethod
-    def num_slots(self) -> int:
-        """Rows of the batch. Constant."""
+    num_slots: int
+    """Rows of the batch. Set once, in `__init__`."""
 
-    @property
-    @abc.abstractmethod
-    def max_model_len(self) -> int:
-        """Prompt and new tokens that a row holds. Constant."""
+    max_model_len: int
+    """Prompt and new tokens that a row holds. Set once, in `__init__`."""
 
-    @property
-    @abc.abstractmethod
-    def vocab_size(self) -> int:
-        """Ids are below it. Constant."""
+    vocab_size: int
+    """Token ids are below it. Set once, in `__init__`."""
 
-    @property
-    def capabilities(self) -> Capabilities:
-        """Which sampling fields are honoured. Constant."""
-        return Capabilities()
+    capabilities: Capabilities = Capabilities()
+    """The sampling fields that are honoured. Constant."""
 
-    @property
-    def splits_prompts(self) -> bool:
-        """Whether a prompt may be written in several chunks. Constant.
+    splits_prompts: bool = True
+    """Whether a prompt may be written in several chunks. Constant.
 
-        If not, a prompt longer than the budget of a step is computed in one step all
-        the same, and the rows that decode stand still as long.
-        """
-        return True
+    If not, a prompt longer than the budget of a step is computed in one step all the
+    same, and the rows that decode wait as long.
+    """
 
-    @property
-    def max_loras(self) -> int | None:
-        """Different adapters that rows may have at a time; `None` for any. Constant."""
-        return None
+    max_loras: int | None = None
+    """Different adapters that rows may have at a time; `None` for any number."""
 
     def check_request(self, request: EngineRequest) -> None:  # noqa: B027 - most have nothing to refuse
         """Refuse what can be seen to fail, before the request waits for a slot.

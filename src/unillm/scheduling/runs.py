@@ -26,9 +26,7 @@ import attrs
 from typing_extensions import override
 
 from ..engines.base import (
-    Capabilities,
     Engine,
-    EngineLimits,
     EngineOutput,
     EngineRequest,
 )
@@ -164,9 +162,9 @@ class RunScheduler(Engine):
     def __init__(self, engine: BatchEngine, *, clock: Callable[[], float]) -> None:
         self._engine = engine
         self._clock = clock
-        self._limits = engine.limits
+        self.limits = engine.limits
         self._traits = engine.traits
-        self._max_rows = self._limits.max_num_seqs
+        self._max_rows = self.limits.max_num_seqs
         self._waiting = WaitingQueue()
         self._arrived_at: dict[str, int] = {}
         self._run: _RunUnderWay | None = None
@@ -176,18 +174,9 @@ class RunScheduler(Engine):
         self._rest_until = 0.0
         """Until then nobody's patience is over: the last stop has to pay first."""
         self.counters = RunCounters()
+        self.capabilities = engine.capabilities
 
     # ------------------------------------------------------------ the Engine contract
-
-    @property
-    @override
-    def limits(self) -> EngineLimits:
-        return self._limits
-
-    @property
-    @override
-    def capabilities(self) -> Capabilities:
-        return self._engine.capabilities
 
     @override
     def add_request(self, request: EngineRequest) -> None:
@@ -379,7 +368,7 @@ class RunScheduler(Engine):
         longest = max(each.left for each in started)
         if not self._traits.shared_context:
             return longest
-        room = self._limits.max_model_len - max(each.length for each in started)
+        room = self.limits.max_model_len - max(each.length for each in started)
         return min(longest, room)
 
     def _can_run(self, started: Sequence[_Started]) -> bool:
@@ -445,7 +434,7 @@ class RunScheduler(Engine):
         if started.left <= steps:
             return True
         length = started.length + steps
-        return not started.bound and length <= self._limits.longest_prompt
+        return not started.bound and length <= self.limits.longest_prompt
 
     def _is_bound(self, request: EngineRequest) -> bool:
         """Whether another run would forget what the request's tokens depend on."""

@@ -25,7 +25,6 @@ import attrs
 from typing_extensions import override
 
 from ..engines.base import (
-    Capabilities,
     Engine,
     EngineLimits,
     EngineOutput,
@@ -136,22 +135,14 @@ class SlotScheduler(Engine):
         self._used: set[int] = set()
         self._overtakes = 0  # of the request whose adapter has no place
         self.counters = SlotCounters()
+        self.limits = EngineLimits(
+            max_model_len=engine.max_model_len,
+            max_num_seqs=engine.num_slots,
+            vocab_size=engine.vocab_size,
+        )
+        self.capabilities = engine.capabilities
 
     # ------------------------------------------------------------ the Engine contract
-
-    @property
-    @override
-    def limits(self) -> EngineLimits:
-        return EngineLimits(
-            max_model_len=self._engine.max_model_len,
-            max_num_seqs=self._engine.num_slots,
-            vocab_size=self._engine.vocab_size,
-        )
-
-    @property
-    @override
-    def capabilities(self) -> Capabilities:
-        return self._engine.capabilities
 
     @override
     def add_request(self, request: EngineRequest) -> None:

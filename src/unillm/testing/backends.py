@@ -57,17 +57,12 @@ class ScriptedBackend(Backend):
         self.name = name
         self._waivers = waivers
         self._make_engine = make_engine
-        self._capabilities = capabilities or Capabilities()
+        self.capabilities = capabilities or Capabilities()
 
     @property
     @override
     def waivers(self) -> Mapping[str, str]:
         return self._waivers
-
-    @property
-    @override
-    def capabilities(self) -> Capabilities:
-        return self._capabilities
 
     @override
     def availability(self) -> Availability:

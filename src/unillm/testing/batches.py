@@ -91,10 +91,12 @@ class ScriptedBatchEngine(BatchEngine):
     ) -> None:
         self._script = script
         self._prompt_script = prompt_script
-        self._capabilities = capabilities or Capabilities()
-        self._traits = traits or BatchTraits()
+        if capabilities is not None:
+            self.capabilities = capabilities
+        if traits is not None:
+            self.traits = traits
         self._costs = costs or StepCosts()
-        self._limits = EngineLimits(
+        self.limits = EngineLimits(
             max_model_len=max_model_len,
             max_num_seqs=max_rows,
             max_prompt_len=max_prompt_len,
@@ -111,21 +113,6 @@ class ScriptedBatchEngine(BatchEngine):
         """Return `now`."""
         return self.now
 
-    @property
-    @override
-    def limits(self) -> EngineLimits:
-        return self._limits
-
-    @property
-    @override
-    def traits(self) -> BatchTraits:
-        return self._traits
-
-    @property
-    @override
-    def capabilities(self) -> Capabilities:
-        return self._capabilities
-
     @override
     def group(self, request: object) -> object:
         return self._group(request)
@@ -137,7 +124,7 @@ class ScriptedBatchEngine(BatchEngine):
         self.calls.append(("run", tuple(row.request.request_id for row in rows)))
         self._check(rows, max_new_tokens)
         steps = self._compute(rows, max_new_tokens)
-        return steps if self._traits.can_stop else _all_at_once(steps)
+        return steps if self.traits.can_stop else _all_at_once(steps)
 
     @override
     def end_row(self, row: int) -> None:
@@ -151,15 +138,15 @@ class ScriptedBatchEngine(BatchEngine):
         assert not self._running, "a run begins while another one goes on"
         assert rows, "a run without rows"
         assert max_new_tokens >= 1
-        assert len(rows) <= self._limits.max_num_seqs, "more rows than it has"
-        if self._traits.fixed_batch:
-            assert len(rows) == self._limits.max_num_seqs, "fewer rows than it has"
+        assert len(rows) <= self.limits.max_num_seqs, "more rows than it has"
+        if self.traits.fixed_batch:
+            assert len(rows) == self.limits.max_num_seqs, "fewer rows than it has"
         assert len({self._group(row.request) for row in rows}) == 1
         for row in rows:
             length = len(row.prompt_token_ids)
-            assert length <= self._limits.longest_prompt, "the prompt is too long"
+            assert length <= self.limits.longest_prompt, "the prompt is too long"
             assert row.max_new_tokens >= 1, "a row that has ended"
-            assert length + row.max_new_tokens <= self._limits.max_model_len
+            assert length + row.max_new_tokens <= self.limits.max_model_len
 
     def _compute(
         self, rows: Sequence[BatchRow], max_new_tokens: int
@@ -175,10 +162,10 @@ class ScriptedBatchEngine(BatchEngine):
         self, rows: Sequence[BatchRow], max_new_tokens: int
     ) -> Generator[RunStep, None, None]:
         lengths = [len(row.prompt_token_ids) for row in rows]
-        work = prefill_of(lengths, self._traits.prompt_work)
+        work = prefill_of(lengths, self.traits.prompt_work)
         self.now += self._costs.call_s + work.tokens * self._costs.prompt_token_s
         self.now += self._costs.warm_up_s if self._runs == 1 else 0.0
-        stepwise = self._traits.prompt_work is PromptWork.STEPWISE
+        stepwise = self.traits.prompt_work is PromptWork.STEPWISE
         late = [length - min(lengths) if stepwise else 0 for length in lengths]
         said = [len(row.generated) for row in rows]
         ends = [

@@ -79,32 +79,13 @@ class ScriptedSlotEngine(SlotEngine):
     ) -> None:
         self._script = script
         self._prompt_script = prompt_script
-        self._capabilities = capabilities or Capabilities()
-        self._num_slots = num_slots
-        self._max_model_len = max_model_len
-        self._vocab_size = vocab_size
+        if capabilities is not None:
+            self.capabilities = capabilities
+        self.num_slots = num_slots
+        self.max_model_len = max_model_len
+        self.vocab_size = vocab_size
         self._rows: dict[int, _Row] = {}
         self.calls: list[tuple[object, ...]] = []
-
-    @property
-    @override
-    def num_slots(self) -> int:
-        return self._num_slots
-
-    @property
-    @override
-    def max_model_len(self) -> int:
-        return self._max_model_len
-
-    @property
-    @override
-    def vocab_size(self) -> int:
-        return self._vocab_size
-
-    @property
-    @override
-    def capabilities(self) -> Capabilities:
-        return self._capabilities
 
     @override
     def prefill(self, chunks: Sequence[PromptChunk]) -> PrefillResult:
@@ -149,7 +130,7 @@ class ScriptedSlotEngine(SlotEngine):
         assert row.prefilled == prompt_length, "decoded in the middle of a prompt"
         token = as_token(self._script(row.request, row.said))
         row.said += 1
-        assert prompt_length + row.said <= self._max_model_len, "the row is full"
+        assert prompt_length + row.said <= self.max_model_len, "the row is full"
         return token
 
 
@@ -181,25 +162,16 @@ class ScriptedEngine(Engine):
     ) -> None:
         self._script = script
         self._prompt_script = prompt_script
-        self._limits = EngineLimits(
+        self.limits = EngineLimits(
             max_model_len=max_model_len,
             max_num_seqs=max_num_seqs,
             vocab_size=vocab_size,
         )
-        self._capabilities = capabilities or Capabilities()
+        if capabilities is not None:
+            self.capabilities = capabilities
         self._waiting = WaitingQueue()
         self._running: dict[str, _Row] = {}
         self.calls: list[tuple[object, ...]] = []
-
-    @property
-    @override
-    def limits(self) -> EngineLimits:
-        return self._limits
-
-    @property
-    @override
-    def capabilities(self) -> Capabilities:
-        return self._capabilities
 
     @override
     def add_request(self, request: EngineRequest) -> None:
@@ -209,7 +181,7 @@ class ScriptedEngine(Engine):
 
     @override
     def step(self) -> list[EngineOutput]:
-        while self._waiting and len(self._running) < self._limits.max_num_seqs:
+        while self._waiting and len(self._running) < self.limits.max_num_seqs:
             request = self._waiting.pop()
             self._running[request.request_id] = _Row(request)
         self.calls.append(("step", tuple(self._running)))

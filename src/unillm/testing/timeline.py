@@ -16,8 +16,8 @@ from xml.sax.saxutils import escape
 import attrs
 from typing_extensions import override
 
-from ..engines.base import Capabilities, EngineLimits, EngineRequest
-from ..engines.batches import BatchEngine, BatchRow, BatchTraits, Run, RunStep
+from ..engines.base import EngineRequest
+from ..engines.batches import BatchEngine, BatchRow, Run, RunStep
 from ..engines.slots import PrefillResult, PromptChunk, SlotEngine, SlotToken
 
 
@@ -96,6 +96,10 @@ class RecordingSlotEngine(SlotEngine):
         self._step = 0
         self._live: dict[int, Hold] = {}
         self._holds: list[Hold] = []  # as they were when they ended
+        self.num_slots = self._engine.num_slots
+        self.max_model_len = self._engine.max_model_len
+        self.vocab_size = self._engine.vocab_size
+        self.capabilities = self._engine.capabilities
 
     def timeline(self) -> Timeline:
         """Return the record until now; what still runs ends at its last token."""
@@ -103,26 +107,6 @@ class RecordingSlotEngine(SlotEngine):
             [*self._holds, *self._live.values()], key=lambda h: (h.first_step, h.slot)
         )
         return Timeline(num_slots=self.num_slots, holds=tuple(holds))
-
-    @property
-    @override
-    def num_slots(self) -> int:
-        return self._engine.num_slots
-
-    @property
-    @override
-    def max_model_len(self) -> int:
-        return self._engine.max_model_len
-
-    @property
-    @override
-    def vocab_size(self) -> int:
-        return self._engine.vocab_size
-
-    @property
-    @override
-    def capabilities(self) -> Capabilities:
-        return self._engine.capabilities
 
     @override
     def prefill(self, chunks: Sequence[PromptChunk]) -> PrefillResult:
@@ -180,26 +164,14 @@ class RecordingBatchEngine(BatchEngine):
         self._engine = engine
         self._step = 0
         self._holds: dict[tuple[int, int], Hold] = {}  # by first step and row
+        self.limits = self._engine.limits
+        self.traits = self._engine.traits
+        self.capabilities = self._engine.capabilities
 
     def timeline(self) -> Timeline:
         """Return the record until now; what still runs ends at its last token."""
         holds = sorted(self._holds.values(), key=lambda h: (h.first_step, h.slot))
         return Timeline(num_slots=self.limits.max_num_seqs, holds=tuple(holds))
-
-    @property
-    @override
-    def limits(self) -> EngineLimits:
-        return self._engine.limits
-
-    @property
-    @override
-    def traits(self) -> BatchTraits:
-        return self._engine.traits
-
-    @property
-    @override
-    def capabilities(self) -> Capabilities:
-        return self._engine.capabilities
 
     @override
     def group(self, request: EngineRequest) -> Hashable:

@@ -101,7 +101,7 @@ class LiarBackend(Backend):
         sys.stdout.write("hello from the engine\n")
         engine = SlotScheduler(LiarEngine(lie))
         if lie == "mute":
-            type(engine).capabilities = Capabilities(fields={"logprobs": MUTE})
+            engine.capabilities = Capabilities(fields={"logprobs": MUTE})
         return engine
 
 

@@ -220,11 +220,11 @@ class LeaksAPlace(Own):
         super().abort(request_ids)
 
     def step(self):
-        limits = self._limits
+        limits = self.limits
         places = max(limits.max_num_seqs - self.leaked, 0)
-        self._limits = attrs.evolve(limits, max_num_seqs=places)
+        self.limits = attrs.evolve(limits, max_num_seqs=places)
         outputs = super().step()
-        self._limits = limits
+        self.limits = limits
         return outputs
 
 
@@ -281,12 +281,11 @@ class WantsNewIds(Own):
 class ChangesItsLimits(Own):
     """Says another context length when it has served something."""
 
-    @property
-    def limits(self):
-        used = any(call[0] == "step" for call in self.calls)
-        return attrs.evolve(
-            self._limits, max_model_len=self._limits.max_model_len - used
-        )
+    def step(self):
+        if not any(call[0] == "step" for call in self.calls):
+            less = self.limits.max_model_len - 1
+            self.limits = attrs.evolve(self.limits, max_model_len=less)
+        return super().step()
 
 
 @broken("L2")
@@ -332,9 +331,17 @@ class HasASmallerVocabulary(Own):
 class RunsMoreThanItSays(Own):
     """States half of the places that it has."""
 
-    @property
-    def limits(self):
-        return attrs.evolve(self._limits, max_num_seqs=self._limits.max_num_seqs // 2)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.places = self.limits.max_num_seqs
+        self.limits = attrs.evolve(self.limits, max_num_seqs=self.places // 2)
+
+    def step(self):
+        said = self.limits
+        self.limits = attrs.evolve(said, max_num_seqs=self.places)
+        outputs = super().step()
+        self.limits = said
+        return outputs
 
 
 @broken("L8")

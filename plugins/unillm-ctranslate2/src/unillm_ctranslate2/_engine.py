@@ -111,19 +111,12 @@ class CTranslate2Engine(BatchEngine):
 
     def __init__(self, generator: Generator, limits: EngineLimits) -> None:
         self._generator: Generator | None = generator
-        self._limits = limits
+        self.limits = limits
         self._texts = [str(token_id) for token_id in range(limits.vocab_size)]
         self._run: _Run | None = None
-
-    @property
-    @override
-    def limits(self) -> EngineLimits:
-        return self._limits
-
-    @property
-    @override
-    def traits(self) -> BatchTraits:
-        return BatchTraits(prompt_work=PromptWork.STEPWISE, run_bound_fields=RUN_BOUND)
+        self.traits = BatchTraits(
+            prompt_work=PromptWork.STEPWISE, run_bound_fields=RUN_BOUND
+        )
 
     @override
     def group(self, request: EngineRequest) -> Hashable:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from unillm.engines.backend import Availability, Backend, Finding
-from unillm.engines.base import Capabilities
 from unillm.hookspecs import hookimpl
 
 from ._capabilities import CAPABILITIES
@@ -51,6 +50,7 @@ class TensorRTLLMBackend(Backend):
             "speculative_config",
         }
     )
+    capabilities = CAPABILITIES
     option_reasons = MappingProxyType(
         dict.fromkeys(
             ("enable_lora", "max_loras", "max_lora_rank"),
@@ -72,11 +72,6 @@ class TensorRTLLMBackend(Backend):
                 "so a run goes on to its end, and requests with other end ids wait"
             }
         )
-
-    @property
-    @override
-    def capabilities(self) -> Capabilities:
-        return CAPABILITIES
 
     @override
     def availability(self) -> Availability:

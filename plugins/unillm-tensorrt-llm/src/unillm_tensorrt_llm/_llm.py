@@ -83,8 +83,8 @@ class LlmEngine(Engine):
         self.llm = llm
         self._release = release
         self._params_class = params_class
-        self._limits = limits
-        self._capabilities = capabilities
+        self.limits = limits
+        self.capabilities = capabilities
         self._waiting = WaitingQueue()
         self._live: dict[str, _Live] = {}
         self._news: queue.SimpleQueue[tuple[_Live, EngineOutput]] = queue.SimpleQueue()
@@ -96,16 +96,6 @@ class LlmEngine(Engine):
         self._thread.start()
 
     # ------------------------------------------------------------ the Engine contract
-
-    @property
-    @override
-    def limits(self) -> EngineLimits:
-        return self._limits
-
-    @property
-    @override
-    def capabilities(self) -> Capabilities:
-        return self._capabilities
 
     @override
     def add_request(self, request: EngineRequest) -> None:
@@ -163,7 +153,7 @@ class LlmEngine(Engine):
     def _submit(self) -> list[EngineOutput]:
         """Hand over who is next, as far as there is room; tell who is refused."""
         refused = []
-        while self._waiting and len(self._live) < self._limits.max_num_seqs:
+        while self._waiting and len(self._live) < self.limits.max_num_seqs:
             request = self._waiting.pop()
             begun = asyncio.run_coroutine_threadsafe(self._begin(request), self._loop)
             try:
@@ -184,7 +174,7 @@ class LlmEngine(Engine):
     async def _begin(self, request: EngineRequest) -> _Live:
         """Submit a request. A synchronous call, but one that wants a running loop."""
         params = _sampling.llm_params(
-            request, self._params_class, vocab_size=self._limits.vocab_size
+            request, self._params_class, vocab_size=self.limits.vocab_size
         )
         output = self.llm.generate_async(
             list(request.prompt_token_ids), params, streaming=True

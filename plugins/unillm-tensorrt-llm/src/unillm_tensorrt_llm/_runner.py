@@ -95,31 +95,16 @@ class RunnerEngine(BatchEngine):
         release: Callable[[], None],
     ) -> None:
         self.runner = runner
-        self._limits = limits
-        self._packed = packed
+        self.limits = limits
         self.by_row = by_row
         self._release = release
-
-    @property
-    @override
-    def limits(self) -> EngineLimits:
-        return self._limits
-
-    @property
-    @override
-    def traits(self) -> BatchTraits:
-        return BatchTraits(
+        self.traits = BatchTraits(
             can_stop=self.by_row,
-            prompt_work=PromptWork.PACKED if self._packed else PromptWork.PADDED,
-            # One max_new_tokens for all, checked with the longest prompt.
+            prompt_work=PromptWork.PACKED if packed else PromptWork.PADDED,
             shared_context=True,
             run_bound_fields=_BEGIN_ANEW,
         )
-
-    @property
-    @override
-    def capabilities(self) -> Capabilities:
-        return Capabilities(
+        self.capabilities = Capabilities(
             fields={"min_p": NO_MIN_P, **dict.fromkeys(BY_BIAS, NO_BIAS)}
         )
 

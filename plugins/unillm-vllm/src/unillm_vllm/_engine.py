@@ -86,7 +86,13 @@ class VllmEngine(Engine):
         self._processes = processes
         self._alone = alone
         self._threads = threads
-        self._capabilities = Capabilities(fields=unsupported)
+        self.capabilities = Capabilities(fields=unsupported)
+        config = engine.vllm_config
+        self.limits = EngineLimits(
+            max_model_len=config.model_config.max_model_len,
+            max_num_seqs=config.scheduler_config.max_num_seqs,
+            vocab_size=config.model_config.get_vocab_size(),
+        )
         self._sampling_params, self._lora_request = sampling_params, lora_request
         self._no_adapter = no_adapter
         self._refusals = refusals()
@@ -95,21 +101,6 @@ class VllmEngine(Engine):
         self._adapters: set[int] = set()
         self._closed = False
         processes.watch(self._wake)
-
-    @property
-    @override
-    def limits(self) -> EngineLimits:
-        config = self._engine.vllm_config
-        return EngineLimits(
-            max_model_len=config.model_config.max_model_len,
-            max_num_seqs=config.scheduler_config.max_num_seqs,
-            vocab_size=config.model_config.get_vocab_size(),
-        )
-
-    @property
-    @override
-    def capabilities(self) -> Capabilities:
-        return self._capabilities
 
     @override
     def add_request(self, request: EngineRequest) -> None:

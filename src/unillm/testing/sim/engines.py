@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 from typing_extensions import override
 
-from ...engines.base import Engine, EngineLimits, EngineOutput, EngineRequest
+from ...engines.base import Engine, EngineOutput, EngineRequest
 from ...engines.batches import BatchRow, BatchTraits, RowTokens, RunStep
 from ...engines.slots import PrefillResult, PromptChunk, SlotToken
 from ...errors import InvalidParameterError
@@ -228,11 +228,7 @@ class RecordedEngine(Engine):
         self._engine = engine
         self._history = history
         self._refused = refused
-
-    @property
-    @override
-    def limits(self) -> EngineLimits:
-        return self._engine.limits
+        self.limits = self._engine.limits
 
     @override
     def add_request(self, request: EngineRequest) -> None:
