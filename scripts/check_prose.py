@@ -7,10 +7,10 @@ Usage::
     python scripts/check_prose.py            # every tracked Python and Markdown file
     python scripts/check_prose.py docs src   # files below these
 
-The rule is one sentence: the subject is a noun of the glossary (``docs/glossary.md``),
-and the verb says what it does. A regular expression sees only some of the sentences
-that break it; this script refuses those. In Python files it reads comments, docstrings,
-other string literals and the names of functions.
+The rule is one sentence: the subject is a noun of ``docs/glossary.md``, and the verb
+says what it does. A regular expression sees only some of the sentences that break it;
+this script refuses those. In Python files it reads comments, docstrings, other string
+literals and the names of functions.
 """
 
 from __future__ import annotations
@@ -22,12 +22,9 @@ import sys
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-PATTERNS = {
-    r"(?:^|[.:] )(?:Of|Who|Whose|Whoever|Nobody|Somebody) [a-z`*]": "a sentence "
-    "without a subject; name the request, the engine or the caller",
-    r"^What (?!is |are |does |do |can |should |if )[a-z`*]": "a heading or docstring "
-    "without a subject; start with the noun or the verb",
+ANYWHERE = {
     r"\b(?:nobody|somebody|whoever|anybody|everybody)\b": "name who: the caller, the "
     "thread, the backend",
     r"\b(?:told|tells?|telling)\b": "say which part does what: returns, raises, "
@@ -36,25 +33,53 @@ PATTERNS = {
     r"\b[Ww]ho (?:waits?|was|came|comes|has|asks?|wants?|uses|runs)\b": "name the "
     "caller, the thread or the request",
     r"\bAs in `": "say it here in a line",
+    r"\b(?:a|the|its|own|each|every|other|this|that|which|any) doors?\b": "write "
+    "'entry path' or 'argument class'",
     r"\bend ids?\b": "write 'EOS token' or 'EOS token id'",
-    r"\b(?:bring|brings|take|takes) (?:news|notice)\b": "name the "
-    "action: record, hand over",
-    r"\bdoors?\b": "write 'entry path' or 'argument class'",
+    r"\b(?:bring|brings|take|takes) (?:news|notice)\b": "name the action: record, hand",
+    r"\. (?:Of|Who|Whose|Whoever|Nobody|Somebody) [a-z`*]": "a sentence without a "
+    "subject; name the request, the engine or the caller",
 }
-"""Patterns, and advice for each."""
+"""Patterns that no line of prose may have, with advice."""
+
+OPENINGS = {
+    r"^(?:Of|Who|Whose|Whoever|Nobody|Somebody) [a-z`*]": "a sentence without a "
+    "subject; name the request, the engine or the caller",
+    r"^What (?!is |are |does |do |can |should |if )[a-z`*]": "a heading or docstring "
+    "without a subject; start with the noun or the verb",
+}
+"""Patterns that no docstring, comment, heading or list item may begin with."""
 
 NAMES = re.compile(r"_(?:nobody|somebody|whoever|told|tells|everybody|is_no)(?:_|$)")
-"""Words that the name of a function may not contain."""
+"""Words that the name of a function may not have."""
 
-_RULES = [(re.compile(pattern), advice) for pattern, advice in PATTERNS.items()]
-_KEPT = {"scripts/check_prose.py", "CHANGELOG.md", "LICENSE"}
+_ANYWHERE = [(re.compile(pattern), advice) for pattern, advice in ANYWHERE.items()]
+_OPENINGS = [(re.compile(pattern), advice) for pattern, advice in OPENINGS.items()]
+_KEPT = {"scripts/check_prose.py", "CHANGELOG.md"}
+_FENCE = re.compile(r"^\s*(?:```|~~~)")
+_QUOTES = re.compile(r"^\w*(?:\"\"\"|'''|\"|')|(?:\"\"\"|'''|\"|')$")
 _FSTRING = getattr(tokenize, "FSTRING_MIDDLE", None)
 """Text of an f-string from Python 3.12 on; older ones have one `STRING` token."""
-_FENCE = re.compile(r"^\s*(?:```|~~~|:::)")
+_STATEMENT_STARTS = {
+    tokenize.NEWLINE,
+    tokenize.NL,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENCODING,
+}
+
+
+class Line(NamedTuple):
+    """A line of prose."""
+
+    number: int
+    text: str
+    opens: bool
+    """Whether a docstring, comment, heading or list item begins here."""
 
 
 def main(arguments: list[str]) -> int:
-    """Print each refused line and return how the process ends."""
+    """Print each refused line and return the exit code."""
     listed = ["git", "ls-files", "--", *(arguments or ["*.py", "*.md"])]
     files = subprocess.check_output(listed, text=True)  # noqa: S603 - git itself
     count = 0
@@ -63,50 +88,51 @@ def main(arguments: list[str]) -> int:
         if name in _KEPT or path.suffix not in (".py", ".md") or not path.exists():
             continue
         lines = python_lines if path.suffix == ".py" else markdown_lines
-        for number, text in lines(path.read_text(encoding="utf-8")):
-            for advice in refused(text):
-                print(f"{name}:{number}: {text.strip()}\n    {advice}")
+        for line in lines(path.read_text(encoding="utf-8")):
+            for advice in refused(line):
+                print(f"{name}:{line.number}: {line.text.strip()}\n    {advice}")
                 count += 1
     if count:
         print(f"{count} lines to reword.")
     return min(count, 1)
 
 
-def refused(text: str) -> Iterator[str]:
-    """Yield advice for each pattern that a line of prose matches."""
-    text = text.strip().lstrip("#> ").strip()
-    for rule, advice in _RULES:
+def refused(line: Line) -> Iterator[str]:
+    """Yield advice for each pattern that a line matches."""
+    text = line.text.strip().lstrip("#>-*: ").strip()
+    for rule, advice in [*_ANYWHERE, *(_OPENINGS if line.opens else ())]:
         if rule.search(text):
             yield advice
 
 
-def python_lines(source: str) -> Iterator[tuple[int, str]]:
-    """Yield the prose of a Python file by line; f-strings count as their text."""
-    previous = ""
+def python_lines(source: str) -> Iterator[Line]:
+    """Yield the prose of a Python file; an f-string counts as its text."""
+    before = ""
+    kind = tokenize.NEWLINE
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.NAME and previous == "def":
-            if NAMES.search(token.string):
-                yield token.start[0], token.string.replace("_", " ")
+        number = token.start[0]
+        if before == "def" and NAMES.search(token.string):
+            yield Line(number, token.string.replace("_", " "), opens=False)
         elif token.type == tokenize.COMMENT and "noqa" not in token.string:
-            yield token.start[0], token.string
-        elif token.type == _FSTRING:
-            yield from enumerate(token.string.split("\n"), start=token.start[0])
-        elif token.type == tokenize.STRING:
-            text = re.sub(
-                r"^\w*(?:\"\"\"|'''|\"|')|(?:\"\"\"|'''|\"|')$", "", token.string
-            )
-            yield from enumerate(text.split("\n"), start=token.start[0])
-        previous = token.string
+            yield Line(number, token.string, opens=kind != tokenize.COMMENT)
+        elif token.type in (tokenize.STRING, _FSTRING):
+            text = _QUOTES.sub("", token.string)
+            for index, part in enumerate(text.split("\n")):
+                opens = index == 0 and kind in _STATEMENT_STARTS
+                yield Line(number + index, part, opens=opens)
+        if token.type != tokenize.NL:
+            before, kind = token.string, token.type
 
 
-def markdown_lines(source: str) -> Iterator[tuple[int, str]]:
-    """Yield the prose of a Markdown file by line, without its code blocks."""
+def markdown_lines(source: str) -> Iterator[Line]:
+    """Yield the prose of a Markdown file, without its code blocks."""
     fenced = False
-    for number, line in enumerate(source.split("\n"), start=1):
-        if _FENCE.match(line):
-            fenced = not fenced and not line.strip().startswith(":::")
+    for number, text in enumerate(source.split("\n"), start=1):
+        if _FENCE.match(text):
+            fenced = not fenced
         elif not fenced:
-            yield number, line
+            opens = text.lstrip().startswith(("#", "-", "*", ":"))
+            yield Line(number, text, opens=opens)
 
 
 if __name__ == "__main__":

@@ -253,7 +253,7 @@ class Stage(NamedTuple):
 
     steps: int
     rate: float
-    """Of the full learning rate, at its peak."""
+    """Peak of the learning rate."""
     margin: float
     """By which the right token has to win at the start; `TRAINED_MARGIN` at the end."""
     weights: dict[str, int]
@@ -595,7 +595,7 @@ def answer_logits(
 
 @dataclass
 class Answer:
-    """What greedy decoding gave for one example, and how clearly each token won."""
+    """One example's greedy completion, with the margin of each token."""
 
     right: bool
     token_ids: list[int]
