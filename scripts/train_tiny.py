@@ -253,7 +253,7 @@ class Stage(NamedTuple):
 
     steps: int
     rate: float
-    """Peak of the learning rate."""
+    """Share of the full learning rate, at its peak."""
     margin: float
     """By which the right token has to win at the start; `TRAINED_MARGIN` at the end."""
     weights: dict[str, int]
