@@ -91,22 +91,15 @@ def simulation(session: nox.Session) -> None:
     """A hundred thousand simulated requests with faults, each one proved."""
     session.install(*CONSTRAINTS, ".")
     arguments = session.posargs or ["--requests", "100000", "--seeds", "0:20"]
-    session.run("python", "-m", "unillm.testing.sim", *arguments)
+    session.run("python", "-m", "simulator", *arguments, env={"PYTHONPATH": "tests"})
 
 
 @nox.session
 def simulation_million(session: nox.Session) -> None:
     """A million of them, over a hundred seeds."""
     session.install(*CONSTRAINTS, ".")
-    session.run(
-        "python",
-        "-m",
-        "unillm.testing.sim",
-        "--requests",
-        "1000000",
-        "--seeds",
-        "0:100",
-    )
+    arguments = ("--requests", "1000000", "--seeds", "0:100")
+    session.run("python", "-m", "simulator", *arguments, env={"PYTHONPATH": "tests"})
 
 
 @nox.session

@@ -4,8 +4,8 @@
 
     python scripts/draw_runs.py docs/explanation/runs.svg
 
-Five requests of 160 tokens begin in eight rows, and three come a moment later. The
-clock of the scheduler counts its steps, so that the drawing is the same each time.
+Five requests of 160 tokens begin in eight rows, and three more arrive a moment later.
+The scheduler's clock counts its steps, so every drawing is the same.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import itertools
 import sys
 from pathlib import Path
 
+from timeline_svg import draw
 from unillm_ctranslate2._loading import load_engine
 
 from unillm import Generator, SamplingParams
@@ -22,7 +23,7 @@ from unillm.engines.base import EngineRequest
 from unillm.model.find import find_model
 from unillm.plugins import PluginRegistry
 from unillm.scheduling.runs import RunScheduler
-from unillm.testing.timeline import RecordingBatchEngine, Timeline, draw
+from unillm.testing.timeline import RecordingBatchEngine, Timeline
 
 MODEL = "unillm/tiny"
 FIRST = [f"Count from 1 to {n}:" for n in (30, 29, 28, 27, 26)]
@@ -30,7 +31,12 @@ LATER = ["Count from 3 to 9:", "Spell the word apple:", "Add 17 and 25:"]
 
 
 def record(*, later_after: int | None) -> Timeline:
-    """Run the prompts; the later ones come after so many steps, or with the end."""
+    """Record the prompts.
+
+    Args:
+        later_after: Steps after which the later requests arrive; `None` when the
+            first ones have ended.
+    """
     params = SamplingParams(temperature=0, max_tokens=160, ignore_eos=True)
     with Generator(MODEL) as generator:
         stop_token_ids = generator.eos_token_ids

@@ -4,8 +4,8 @@
 
     python scripts/draw_slots.py docs/explanation/slots.svg
 
-The run is greedy, so it is the same each time. The static batches beside it are
-computed from its lengths, not run.
+The requests are greedy, so every recording is the same. The script computes the static
+batches beside it from the recorded lengths; it does not run them.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from timeline_svg import draw, static_batches
+
 from unillm import Generator, SamplingParams
 from unillm.embedded.loading import load_engine
 from unillm.engines.base import EngineRequest
 from unillm.model.find import find_model
 from unillm.scheduling.slots import SlotScheduler
-from unillm.testing.timeline import RecordingSlotEngine, Timeline, draw
+from unillm.testing.timeline import RecordingSlotEngine, Timeline
 
 MODEL = "unillm/tiny"
 NUM_SLOTS = 4
@@ -33,7 +35,7 @@ PROMPTS = [
 
 
 def record() -> Timeline:
-    """Run the prompts on the bundled model in its slots."""
+    """Record the prompts in the slots of the bundled model."""
     params = SamplingParams(temperature=0, max_tokens=100)
     with Generator(MODEL) as generator:
         stop_token_ids = generator.eos_token_ids
@@ -61,7 +63,7 @@ def record() -> Timeline:
 def drawing() -> str:
     """Return the SVG."""
     slots = record()
-    static = slots.as_static_batches()
+    static = static_batches(slots)
     return draw(
         [("Static batches (computed)", static), ("Refilled slots (recorded)", slots)],
         title=f"{len(PROMPTS)} requests in {NUM_SLOTS} slots",

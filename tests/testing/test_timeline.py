@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from xml.etree import ElementTree as ET
-
-import pytest
 from strategies import Job, script_of
 
 from unillm.scheduling.slots import SlotScheduler
 from unillm.testing.scripted import ScriptedSlotEngine
-from unillm.testing.timeline import Hold, RecordingSlotEngine, Timeline, draw
-
-ROOT = Path(__file__).parents[2]
-SVG = "{http://www.w3.org/2000/svg}"
+from unillm.testing.timeline import RecordingSlotEngine, Timeline
 
 
 def job(number: int, **fields) -> Job:
@@ -29,13 +21,13 @@ def job(number: int, **fields) -> Job:
     return Job(number=number, **(given | fields))
 
 
-def record(*jobs: Job, slots: int = 2, budget: int = 100) -> Timeline:
+def record(*jobs: Job, slots: int = 2, budget: int = 100, steps: int = 100) -> Timeline:
     inner = ScriptedSlotEngine(script_of(list(jobs)), num_slots=slots)
     engine = RecordingSlotEngine(inner)
     scheduler = SlotScheduler(engine, max_num_batched_tokens=budget)
     for each in jobs:
         scheduler.add_request(each.request)
-    while scheduler.has_unfinished():
+    for _ in range(steps):
         scheduler.step()
     return engine.timeline()
 
@@ -47,33 +39,23 @@ def spans(timeline: Timeline) -> list[tuple[str, int, int, int]]:
 def test_a_refilled_slot_is_held_from_the_step_after():
     timeline = record(job(0, natural_length=2), job(1, natural_length=6), job(2))
 
-    # The first step gives two tokens: one of the prompt, one decoded.
-    assert [("r0", 0, 0, 0), ("r1", 1, 0, 4), ("r2", 0, 1, 2)] == spans(timeline)
-    assert 5 == timeline.num_steps
-    assert 8 / 10 == timeline.occupancy
+    # The first step yields two tokens: one of the prefill, one of the decode.
+    assert spans(timeline) == [("r0", 0, 0, 0), ("r1", 1, 0, 4), ("r2", 0, 1, 2)]
+    assert timeline.num_steps == 5
+    assert timeline.occupancy == 8 / 10
 
 
-def test_a_prompt_in_chunks_is_a_longer_beginning():
-    timeline = record(
-        job(0, natural_length=9), job(1, prompt_length=10), budget=4, slots=2
-    )
+def test_a_chunked_prompt_has_several_prompt_steps():
+    timeline = record(job(0, natural_length=9), job(1, prompt_length=10), budget=4)
 
     long = timeline.holds[1]
-    assert ("r1", 3) == (long.request_id, long.prompt_steps)
-    assert long.num_steps == 3 + 1
+    assert (long.request_id, long.prompt_steps, long.num_steps) == ("r1", 3, 3 + 1)
 
 
-def test_what_still_runs_ends_at_its_last_token():
-    engine = RecordingSlotEngine(
-        ScriptedSlotEngine(script_of([job(0, natural_length=50)]), num_slots=1)
-    )
-    scheduler = SlotScheduler(engine)
-    scheduler.add_request(job(0, natural_length=50).request)
+def test_a_running_request_ends_at_its_last_token():
+    timeline = record(job(0, natural_length=50), slots=1, steps=3)
 
-    for _ in range(3):
-        scheduler.step()
-
-    assert [("r0", 0, 0, 2)] == spans(engine.timeline())
+    assert spans(timeline) == [("r0", 0, 0, 2)]
 
 
 def test_recording_changes_nothing():
@@ -89,73 +71,4 @@ def test_recording_changes_nothing():
             scheduler.step()
         scheduler.close()
 
-    assert bare.calls == inner.calls
-
-
-def test_static_batches_wait_for_their_longest():
-    timeline = record(
-        *(job(n, natural_length=length) for n, length in enumerate([2, 7, 2, 2, 3]))
-    )
-
-    static = timeline.as_static_batches()
-
-    assert [
-        ("r0", 0, 0, 0),
-        ("r1", 1, 0, 5),
-        ("r2", 0, 6, 6),
-        ("r3", 1, 6, 6),
-        ("r4", 0, 7, 8),
-    ] == spans(static)
-    assert static.num_steps > timeline.num_steps
-
-
-def test_an_empty_run_can_be_drawn():
-    empty = Timeline(num_slots=2, holds=())
-
-    assert 0 == empty.occupancy == empty.as_static_batches().num_steps
-    assert draw([("none", empty)], title="t", description="d").startswith("<svg")
-
-
-def test_a_drawing_is_xml_that_says_what_it_shows():
-    holds = [
-        Hold(request_id=f"<{n}>", slot=n, first_step=0, last_step=9, prompt_steps=1)
-        for n in range(2)
-    ]
-    timeline = Timeline(num_slots=2, holds=tuple(holds))
-
-    root = ET.fromstring(
-        draw([("A & B", timeline)], title="1 < 2", description="as said")
-    )
-
-    assert "img" == root.get("role")
-    named = root.get("aria-labelledby").split()
-    assert ["1 < 2", "as said"] == [
-        each.text for each in root if each.get("id") in named
-    ]
-    heading = root.find(f"{SVG}text[@class='title']")
-    assert "A & B: 10 steps, 100% of the slots used" == heading.text
-    told = [group.find(f"{SVG}title").text for group in root.iter(f"{SVG}g")]
-    assert "request 2: slot 1, steps 1 to 10" == told[1]
-    assert "prefers-color-scheme: dark" in root.find(f"{SVG}style").text
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location(
-        "draw_slots", ROOT / "scripts/draw_slots.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_drawing_on_the_page_is_what_a_run_of_today_gives(script):
-    """If not: python scripts/draw_slots.py docs/explanation/slots.svg."""
-    assert script.drawing() == (ROOT / "docs/explanation/slots.svg").read_text("utf-8")
-
-
-def test_refilled_slots_take_fewer_steps_than_static_batches(script):
-    slots = script.record()
-
-    assert slots.num_steps < 0.8 * slots.as_static_batches().num_steps
-    assert len(script.PROMPTS) == len(slots.holds)
+    assert inner.calls == bare.calls

@@ -8,13 +8,14 @@ import itertools
 from pathlib import Path
 
 import pytest
+from timeline_svg import draw
 from unillm_tensorrt_llm import TensorRTLLMBackend, _opening
 
 from unillm import SamplingParams
 from unillm.config import EngineConfig
 from unillm.engines.base import EngineRequest
 from unillm.scheduling.runs import RunScheduler
-from unillm.testing.timeline import RecordingBatchEngine, draw
+from unillm.testing.timeline import RecordingBatchEngine
 
 PAGE = Path(__file__).parents[3] / "docs/how-to/tensorrt-llm.svg"
 LENGTHS = [120, 118, 116, 114, 112, 30, 25, 20, 30, 25, 20]

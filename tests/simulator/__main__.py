@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""``python -m unillm.testing.sim``: worlds of many seeds, each proved."""
+"""``python -m simulator``: worlds of many seeds, each proved."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"  {violation}")
         if violations:
             print(
-                f"  again: python -m unillm.testing.sim --requests {requests} "
+                f"  again: python -m simulator --requests {requests} "
                 f"--seeds {seed}:{seed + 1} --history FILE"
             )
     print(
@@ -63,9 +63,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _options(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m unillm.testing.sim", description=__doc__
-    )
+    parser = argparse.ArgumentParser(prog="python -m simulator", description=__doc__)
     parser.add_argument("--requests", type=int, default=100_000, help="in all")
     parser.add_argument(
         "--seeds", type=_seeds, default=(0, 10), metavar="A:B", help="from A, under B"

@@ -9,19 +9,20 @@ from collections.abc import Iterator
 
 import attrs
 
-from ...engines.base import Engine, EngineRequest
-from ...engines.batches import BatchTraits, PromptWork
-from ...errors import QueueFullError, UnillmError
-from ...outputs import CompletionOutput, RequestOutput
-from ...params import SamplingParams
-from ...runtime.completion import Completion
-from ...runtime.driver import Driver
-from ...runtime.handle import RequestHandle
-from ...scheduling.runs import RunScheduler
-from ...scheduling.slots import SlotScheduler
-from ...text.detokenizer import Detokenizer
-from ...text.tokenizer import Tokenizer, load_tokenizer
-from ..batches import StepCosts
+from unillm.engines.base import Engine, EngineRequest
+from unillm.engines.batches import BatchTraits, PromptWork
+from unillm.errors import QueueFullError, UnillmError
+from unillm.outputs import CompletionOutput, RequestOutput
+from unillm.params import SamplingParams
+from unillm.runtime.completion import Completion
+from unillm.runtime.driver import Driver
+from unillm.runtime.handle import RequestHandle
+from unillm.scheduling.runs import RunScheduler
+from unillm.scheduling.slots import SlotScheduler
+from unillm.testing.batches import StepCosts
+from unillm.text.detokenizer import Detokenizer
+from unillm.text.tokenizer import Tokenizer, load_tokenizer
+
 from .engines import (
     Failing,
     Fault,

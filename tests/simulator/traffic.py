@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from ...engines.base import EngineRequest
+from unillm.engines.base import EngineRequest
 
 END = 0
 """The model's end id. Ids 1 to 26 are the letters a to z."""

@@ -13,12 +13,13 @@ from typing import Any
 import attrs
 from typing_extensions import override
 
-from ...engines.base import Engine, EngineOutput, EngineRequest
-from ...engines.batches import BatchRow, BatchTraits, RowTokens, RunStep
-from ...engines.slots import PrefillResult, PromptChunk, SlotToken
-from ...errors import InvalidParameterError
-from ..batches import ScriptedBatchEngine, StepCosts
-from ..scripted import ScriptedSlotEngine
+from unillm.engines.base import Engine, EngineOutput, EngineRequest
+from unillm.engines.batches import BatchRow, BatchTraits, RowTokens, RunStep
+from unillm.engines.slots import PrefillResult, PromptChunk, SlotToken
+from unillm.errors import InvalidParameterError
+from unillm.testing.batches import ScriptedBatchEngine, StepCosts
+from unillm.testing.scripted import ScriptedSlotEngine
+
 from .history import History
 from .traffic import VOCAB_SIZE, say
 

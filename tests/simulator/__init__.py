@@ -7,7 +7,7 @@ executor of its own, over an engine that says what a script says and fails when 
 told to. What happened is a `History`; `check` reads nothing else, and knows nothing of
 the code under test. The same seed gives the same history, event by event::
 
-    python -m unillm.testing.sim --requests 100000 --seeds 0:10
+    python -m simulator --requests 100000 --seeds 0:10
 
 Light to import: no torch, no engine.
 """

@@ -7,13 +7,13 @@ from __future__ import annotations
 import random
 
 import pytest
+from simulator import World, check, simulate
+from simulator.__main__ import main
 
 from unillm.runtime.driver import Driver
 from unillm.scheduling.queue import WaitingQueue
 from unillm.scheduling.runs import RunScheduler
 from unillm.scheduling.slots import SlotScheduler
-from unillm.testing.sim import World, check, simulate
-from unillm.testing.sim.__main__ import main
 
 
 def world(seed, requests=400, **changes):
@@ -239,4 +239,4 @@ def test_the_command_says_which_rule_was_broken_and_how_to_see_it_again(
     printed = capsys.readouterr().out
     assert 1 == code
     assert "a deadline ends a request: request" in printed
-    assert "again: python -m unillm.testing.sim --requests 200 --seeds" in printed
+    assert "again: python -m simulator --requests 200 --seeds" in printed
