@@ -127,6 +127,36 @@ def test_a_plugin_that_gives_no_backend_is_refused(install):
         PluginRegistry().load("fake")
 
 
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        (4, "for version 4 .* serves versions 2 to 3. Upgrade unillm"),
+        (1, "for version 1 .* serves versions 2 to 3. Upgrade the plugin"),
+        (3, None),
+        (2, None),
+    ],
+    ids=["newer", "too old", "current", "still served"],
+)
+def test_a_backend_of_another_contract_version_is_refused(
+    install, monkeypatch, version, message
+):
+    backend = FakeBackend()
+    backend.contract_version = version
+    install(fake=module_for(backend))
+    monkeypatch.setattr(plugins, "OLDEST_CONTRACT", 2)
+    monkeypatch.setattr(plugins, "CONTRACT_VERSION", 3)
+
+    if message is None:
+        assert PluginRegistry().load("fake") is backend
+    else:
+        with pytest.raises(PluginError, match=message):
+            PluginRegistry().load("fake")
+
+
+def test_a_backend_that_states_no_contract_version_was_written_for_the_first():
+    assert FakeBackend().contract_version == 1
+
+
 def test_a_misspelt_hook_is_refused(install):
     @hookimpl
     def unillm_create_backends(name):

@@ -17,7 +17,7 @@ import pluggy
 
 from . import hookspecs
 from .config import ENGINE_OPTIONS
-from .engines.backend import Availability, Backend
+from .engines.backend import CONTRACT_VERSION, Availability, Backend
 from .errors import (
     BackendNotFoundError,
     BackendUnavailableError,
@@ -41,6 +41,9 @@ KNOWN = {
     "vllm": "unillm-vllm",
 }
 """Backends that are distributions of their own: name to distribution."""
+
+OLDEST_CONTRACT = 1
+"""The oldest version of the contract whose backends are still served."""
 
 PLUGGED: dict[str, object] = {}
 """Plugins that are there for a while, by `unillm.testing.backends.plugged`: name to
@@ -84,7 +87,8 @@ class PluginRegistry:
         Raises:
             BackendNotFoundError: Nothing installed has the name.
             PluginError: The plugin cannot be imported, breaks a rule of the contract,
-                or shares its name with another one.
+                was written for a version of it that is not served, or shares its name
+                with another one.
         """
         if name not in self.names():
             raise self._not_found(name)
@@ -96,7 +100,24 @@ class PluginRegistry:
                 f"The plugin {self.distribution(name)} gave {backend!r} for the "
                 f"backend {name!r}; unillm_create_backend must return a Backend."
             )
+        self._check_contract(name, backend.contract_version)
         return backend
+
+    def _check_contract(self, name: str, version: int) -> None:
+        if OLDEST_CONTRACT <= version <= CONTRACT_VERSION:
+            return
+        serves = f"version {CONTRACT_VERSION}"
+        if OLDEST_CONTRACT < CONTRACT_VERSION:
+            serves = f"versions {OLDEST_CONTRACT} to {CONTRACT_VERSION}"
+        remedy = (
+            "Upgrade unillm, or install an older release of the plugin"
+            if version > CONTRACT_VERSION
+            else "Upgrade the plugin, or install an older release of unillm"
+        )
+        raise PluginError(
+            f"The plugin {self.distribution(name)} was written for version {version} "
+            f"of the contract of backends, and this unillm serves {serves}. {remedy}."
+        )
 
     def status(self, name: str) -> BackendStatus:
         """Tell whether a backend can run here; never raises."""

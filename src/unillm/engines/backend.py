@@ -23,6 +23,16 @@ if TYPE_CHECKING:
     from .base import Engine
 
 
+CONTRACT_VERSION = 1
+"""Version of the contract between the core and backends.
+
+It is raised when a backend that was right before has to change: an abstract method is
+added, an argument, a field or a method is removed or changes its meaning, or a clause
+asks for more. New fields with defaults, new optional methods and new helpers leave it
+as it is.
+"""
+
+
 @attrs.frozen(kw_only=True)
 class Availability:
     """Whether a backend can run here; if not, why, and the command that helps."""
@@ -48,6 +58,12 @@ class Finding:
 
 class Backend(abc.ABC):
     """Creates engines of one kind. Making one loads nothing heavy."""
+
+    contract_version: int = 1
+    """The `CONTRACT_VERSION` that the backend was written for, as a literal number.
+
+    The default stays 1: a class that says nothing was written for the first version,
+    whichever one is installed."""
 
     name: str
     """What the user writes, in lower case. The name of the entry point too."""

@@ -19,12 +19,20 @@ from __future__ import annotations
 import sys
 import time
 
-from unillm.engines.backend import Availability, Backend
-from unillm.engines.base import Capabilities, Capability, Support, TokenLogprobs
-from unillm.engines.slots import PrefillResult, SlotEngine, SlotToken
+from unillm.backend import (
+    Availability,
+    Backend,
+    Capabilities,
+    Capability,
+    PrefillResult,
+    SlotEngine,
+    SlotScheduler,
+    SlotToken,
+    Support,
+    TokenLogprobs,
+    hookimpl,
+)
 from unillm.errors import ModelLoadError
-from unillm.hookspecs import hookimpl
-from unillm.scheduling.slots import SlotScheduler
 
 VOCAB = 512
 TIE_TOKENS = 5
@@ -87,7 +95,7 @@ class LiarEngine(SlotEngine):
 
 class LiarBackend(Backend):
     name = "liar"
-    description = "counts, and lies when it is told to"
+    description = "counts, and lies as its options say"
     auto_rank = None
     option_names = frozenset({"lie"})
 

@@ -1,19 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A backend that says what it was told: each new token is the next one of the prompt.
+"""A backend that echoes its prompt: each new token is the next one of the prompt.
 
-The whole of what a plugin needs: an entry point, a hook, a `Backend` and an engine.
+A plugin needs no more: an entry point, a hook, a `Backend` and an engine.
 """
 
 from __future__ import annotations
 
 import json
 
-from unillm.engines.backend import Availability, Backend
-from unillm.engines.base import Capabilities, Capability, Support
-from unillm.engines.slots import PrefillResult, SlotEngine, SlotToken
-from unillm.hookspecs import hookimpl
-from unillm.scheduling.slots import SlotScheduler
+from unillm.backend import (
+    Availability,
+    Backend,
+    Capabilities,
+    Capability,
+    PrefillResult,
+    SlotEngine,
+    SlotScheduler,
+    SlotToken,
+    Support,
+    hookimpl,
+)
 
 GREEDY_ONLY = Capability(support=Support.UNSUPPORTED, reason="it can only echo")
 
@@ -51,7 +58,7 @@ class EchoEngine(SlotEngine):
 
 class EchoBackend(Backend):
     name = "echo"
-    description = "says what it was told"
+    description = "echoes the prompt"
     auto_rank = None
     capabilities = Capabilities(fields={"top_p": GREEDY_ONLY})
 

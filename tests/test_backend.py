@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The face for authors of backends: complete, documented and light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unillm import backend
+
+ROOT = Path(__file__).parents[1]
+NEEDS_TORCH = {"Sampler", "load_model"}
+LIGHT = sorted(set(backend.__all__) - NEEDS_TORCH)
+
+
+def test_every_name_resolves_and_is_listed():
+    assert [name for name in LIGHT if getattr(backend, name) is None] == []
+    assert set(dir(backend)) == {*LIGHT, *NEEDS_TORCH}
+
+
+@pytest.mark.parametrize("name", sorted(NEEDS_TORCH))
+def test_the_names_on_torch_resolve_where_torch_is_installed(name):
+    pytest.importorskip("torch")
+
+    assert callable(getattr(backend, name))
+
+
+def test_type_checkers_see_the_same_names():
+    tree = ast.parse(Path(backend.__file__).read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.asname: f".{node.module}" for node in block.body for alias in node.names
+    }
+
+    assert seen == backend._WHERE
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'Engin'"):
+        _ = backend.Engin
+
+
+def test_using_the_face_loads_no_torch_and_no_transformers():
+    code = f"from unillm.backend import {', '.join(LIGHT)}"
+    code += "; import sys; print(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+
+    loaded = set(run.stdout.split())
+    assert not loaded & {"torch", "transformers", "tokenizers", "numpy"}
+
+
+def test_the_page_names_every_name():
+    page = (ROOT / "docs" / "reference" / "backend.md").read_text()
+
+    assert [name for name in backend.__all__ if f"`{name}`" not in page] == []
