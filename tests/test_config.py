@@ -13,7 +13,7 @@ import pytest
 from unillm.config import ENGINE_OPTIONS, EngineConfig
 from unillm.engines.backend import Availability, Backend
 from unillm.errors import ConfigError
-from unillm.plugins import option_refusal
+from unillm.resolve import option_refusal
 
 
 class QuantisingBackend(Backend):

@@ -23,7 +23,8 @@ from unillm.config import EngineConfig
 from unillm.engines.backend import Availability, Backend
 from unillm.errors import BackendNotFoundError, BackendUnavailableError, PluginError
 from unillm.hookspecs import hookimpl
-from unillm.plugins import PluginRegistry, choose_backend
+from unillm.plugins import PluginRegistry
+from unillm.resolve import choose_backend
 
 ECHO = Path(__file__).parent / "plugins" / "unillm-echo"
 

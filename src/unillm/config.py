@@ -17,7 +17,7 @@ from typing import Any
 
 import attrs
 
-from .errors import ConfigError, nearest_name
+from .errors import ConfigError
 from .keywords import suggest_names
 
 BACKEND_VARIABLE = "UNILLM_BACKEND"
@@ -254,35 +254,33 @@ class EngineConfig:
             backend: What the code says; `None` or "auto" leave it to the environment.
             given: Any other field. `None` leaves the default.
         """
-        given = {name: value for name, value in given.items() if value is not None}
-        fields = attrs.fields_dict(cls)
-        sources = {
-            name: Source.ARGUMENT
-            for name, value in given.items()
-            if name in fields and value is not fields[name].default
-        }
+        given = _without_none(given)
+        sources = _sources(given)
         if backend not in (None, "auto"):
             sources["backend"] = Source.ARGUMENT
         elif backend := os.environ.get(BACKEND_VARIABLE):
             sources["backend"] = Source.ENVIRONMENT
         return cls(backend=(backend or "auto").lower(), sources=sources, **given)
 
+    def with_options(self, **given: Any) -> EngineConfig:
+        """Return a copy with further options; `None` leaves a value as it is."""
+        given = _without_none(given)
+        return attrs.evolve(self, sources={**self.sources, **_sources(given)}, **given)
+
     def source_of(self, name: str) -> Source:
         """Say where the value of an option came from."""
         return self.sources.get(name, Source.DEFAULT)
 
-    def check_backend_options(self, backend: str, known: frozenset[str] | None) -> None:
-        """Refuse options that the chosen backend does not have.
 
-        Raises:
-            ConfigError: Names the option, the nearest one and all of them.
-        """
-        if known is None:
-            return
-        for name in self.backend_options:
-            if name not in known:
-                takes = ", ".join(sorted(known)) or "none"
-                raise ConfigError(
-                    f"The backend {backend!r} has no option {name!r}."
-                    f"{nearest_name(name, known)} It takes: {takes}."
-                )
+def _without_none(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _sources(given: Mapping[str, Any]) -> dict[str, Source]:
+    """Return the source of each argument that differs from its default."""
+    fields = attrs.fields_dict(EngineConfig)
+    return {
+        name: Source.ARGUMENT
+        for name, value in given.items()
+        if name in fields and value is not fields[name].default
+    }

@@ -33,10 +33,9 @@ from .errors import (
 )
 from .keywords import suggest_names
 from .lora import AdapterBook, LoRALike, LoRARequest, adapters_for
-from .model.find import find_model
 from .outputs import CompletionDelta, RequestOutput
 from .params import SamplingParams
-from .plugins import PluginRegistry, choose_backend
+from .resolve import Resolved, resolve
 from .runtime.calls import Batch, OnError, UseTqdm
 from .runtime.completion import Completion
 from .runtime.driver import Driver
@@ -150,42 +149,44 @@ class Generator:
         backend_options: Mapping[str, Any] | None = None,
     ) -> None:
         self._driver: Driver | None = None
-        self._config = EngineConfig.create(
-            model=os.fspath(model),
-            path=find_model(model),
-            backend=backend,
-            tokenizer=tokenizer,
-            dtype=dtype,
-            max_model_len=max_model_len,
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max_num_batched_tokens,
-            max_logprobs=max_logprobs,
-            max_queued_requests=max_queued_requests,
-            max_queued_tokens=max_queued_tokens,
-            step_timeout_s=step_timeout_s,
-            strict_length=strict_length,
-            chat_template=chat_template,
-            trust_remote_code=trust_remote_code,
-            seed=seed,
-            enforce_eager=enforce_eager,
-            quantization=quantization,
-            kv_cache_dtype=kv_cache_dtype,
-            tensor_parallel_size=tensor_parallel_size,
-            pipeline_parallel_size=pipeline_parallel_size,
-            gpu_memory_utilization=gpu_memory_utilization,
-            enable_prefix_caching=enable_prefix_caching,
-            speculative_config=speculative_config,
-            enable_lora=enable_lora,
-            max_loras=max_loras,
-            max_lora_rank=max_lora_rank,
-            backend_options=backend_options,
+        self._open(
+            resolve(
+                model,
+                backend,
+                tokenizer=tokenizer,
+                dtype=dtype,
+                max_model_len=max_model_len,
+                max_num_seqs=max_num_seqs,
+                max_num_batched_tokens=max_num_batched_tokens,
+                max_logprobs=max_logprobs,
+                max_queued_requests=max_queued_requests,
+                max_queued_tokens=max_queued_tokens,
+                step_timeout_s=step_timeout_s,
+                strict_length=strict_length,
+                chat_template=chat_template,
+                trust_remote_code=trust_remote_code,
+                seed=seed,
+                enforce_eager=enforce_eager,
+                quantization=quantization,
+                kv_cache_dtype=kv_cache_dtype,
+                tensor_parallel_size=tensor_parallel_size,
+                pipeline_parallel_size=pipeline_parallel_size,
+                gpu_memory_utilization=gpu_memory_utilization,
+                enable_prefix_caching=enable_prefix_caching,
+                speculative_config=speculative_config,
+                enable_lora=enable_lora,
+                max_loras=max_loras,
+                max_lora_rank=max_lora_rank,
+                backend_options=backend_options,
+            )
         )
-        # What is cheap and can be wrong comes before what takes minutes.
-        self._registry = PluginRegistry()
-        self._backend = choose_backend(self._registry, self._config)
-        self._config.check_backend_options(
-            self._backend.name, self._backend.option_names
-        )
+
+    def _open(self, resolved: Resolved) -> None:
+        """Read the model's text files, then load the engine."""
+        self._driver = None
+        self._config = resolved.config
+        self._backend = resolved.backend
+        self._registry = resolved.registry
         text = read_model_text(self._config)
         self._tokenizer = text.tokenizer
         self._eos = text.eos
@@ -213,7 +214,7 @@ class Generator:
             "%s on %s (%s, chosen by %s): context %d, %d at a time, end ids %s",
             self._config.model,
             self._backend.name,
-            self._registry.distribution(self._backend.name),
+            resolved.distribution,
             self._config.source_of("backend").value,
             self._limits.max_model_len,
             self._limits.max_num_seqs,
@@ -936,3 +937,10 @@ def _until_closed(handle: RequestHandle) -> Iterator[CompletionDelta]:
         yield from handle
     finally:
         handle.cancel()
+
+
+def open_generator(resolved: Resolved) -> Generator:
+    """Return a generator for a model and a backend that are resolved already."""
+    generator = Generator.__new__(Generator)
+    generator._open(resolved)  # noqa: SLF001
+    return generator

@@ -20,10 +20,10 @@ from .config import EngineConfig
 from .engines.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
 from .errors import BackendUnavailableError, ChatTemplateError, ConfigError
 from .model.checkpoint import stored_tensors
-from .model.find import find_model
 from .model.memory import Limits, memory_needs
 from .params import SamplingParams
-from .plugins import PluginRegistry, choose_backend
+from .plugins import PluginRegistry
+from .resolve import choose_backend, configure
 from .text.eos import EosIds
 from .text.reading import read_model_text
 from .text.tokenizer import Tokenizer
@@ -138,10 +138,9 @@ def inspect_model(
     for name, number in (("slots", slots), ("length", length)):
         if number is not None and number < 1:
             raise ConfigError(f"{name} must be an integer ≥ 1 or None, got {number!r}.")
-    config = EngineConfig.create(
-        model=os.fspath(model),
-        path=find_model(model),
-        backend=backend,
+    config = configure(
+        model,
+        backend,
         tokenizer=tokenizer,
         dtype=dtype,
         trust_remote_code=trust_remote_code,

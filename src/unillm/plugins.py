@@ -16,21 +16,11 @@ import attrs
 import pluggy
 
 from . import hookspecs
-from .config import ENGINE_OPTIONS
-from .engines.backend import CONTRACT_VERSION, Availability, Backend
-from .errors import (
-    BackendNotFoundError,
-    BackendUnavailableError,
-    ConfigError,
-    PluginError,
-    UnillmError,
-    nearest_name,
-)
+from .engines.backend import CONTRACT_VERSION, Backend
+from .errors import BackendNotFoundError, PluginError, nearest_name
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
-
-    from .config import EngineConfig
 
 EMBEDDED = {"transformers": "unillm.embedded"}
 """Backends that come with the core: name to module."""
@@ -244,62 +234,3 @@ def backends() -> list[BackendStatus]:
 
 def _install(name: str) -> str:
     return f"pip install {KNOWN[name]}"
-
-
-def choose_backend(registry: PluginRegistry, config: EngineConfig) -> Backend:
-    """Return the backend that *config* names, or the best one if it says "auto".
-
-    The order of "auto" is that of `Backend.auto_rank`; it takes the first that can run
-    here and does not refuse the model.
-
-    Raises:
-        BackendNotFoundError: Nothing has the name.
-        BackendUnavailableError: It cannot run here; or, for "auto", nothing can.
-        ConfigError: It does not honour an engine option that was given.
-    """
-    if config.backend != "auto":
-        backend = registry.load(config.backend)
-        availability = backend.availability()
-        if not availability.available:
-            raise _unavailable(backend, availability)
-        if refusal := option_refusal(backend, config):
-            raise ConfigError(
-                f"The backend {backend.name!r} cannot be used: {refusal}."
-            )
-        return backend
-    reasons = []
-    for backend in registry.by_rank():
-        availability = backend.availability()
-        refusal = (
-            availability.reason
-            or option_refusal(backend, config)
-            or backend.refusal(config)
-        )
-        if availability.available and not refusal:
-            return backend
-        reasons.append(f"  {backend.name}: {refusal}")
-    raise BackendUnavailableError(
-        f"No backend can serve {config.model!r} here:\n" + "\n".join(reasons),
-        name="auto",
-    )
-
-
-def option_refusal(backend: Backend, config: EngineConfig) -> str | None:
-    """Say which engine option was given that a backend does not honour, or `None`."""
-    given = ENGINE_OPTIONS & config.sources.keys()
-    for name in sorted(given - backend.engine_options):
-        reason = backend.option_reasons.get(name, "the engine has no such option")
-        return (
-            f"it does not take {name}={getattr(config, name)!r}: {reason}. Leave it "
-            "out, or choose a backend that takes it"
-        )
-    return None
-
-
-def _unavailable(backend: Backend, availability: Availability) -> UnillmError:
-    remedy = f" Run: {availability.remedy}" if availability.remedy else ""
-    return BackendUnavailableError(
-        f"The backend {backend.name!r} cannot run here: {availability.reason}.{remedy}",
-        name=backend.name,
-        remedy=availability.remedy,
-    )

@@ -22,9 +22,8 @@ from .config import EngineConfig
 from .engines.backend import Backend
 from .engines.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
 from .errors import ModelError
-from .model.find import find_model
 from .model.memory import Limits, model_positions
-from .plugins import PluginRegistry, choose_backend
+from .resolve import resolve
 
 DEFAULT_NUM_SEQS = 8
 """Requests at a time that a plan counts with where nobody says how many."""
@@ -53,14 +52,8 @@ def plan_engine(
         ModelError: The model cannot be found or read.
         BackendError: No backend has the name, or for `None`, none can run here.
     """
-    config = _config(model, backend, options)
-    registry = PluginRegistry()
-    chosen = (
-        choose_backend(registry, config)
-        if config.backend == "auto"
-        else registry.load(config.backend)
-    )
-    config.check_backend_options(chosen.name, chosen.option_names)
+    found = resolve(model, backend, runnable=False, **options)
+    config, chosen = found.config, found.backend
     spec = chosen.build_spec(config)
     plan = (
         EnginePlan(
@@ -100,21 +93,11 @@ def prepare_engine(
         BackendError: The backend does not exist or cannot run here.
         EngineBuildError: The build failed; nothing is left of it.
     """
-    config = _config(model, backend, options)
-    chosen = choose_backend(PluginRegistry(), config)
-    config.check_backend_options(chosen.name, chosen.option_names)
-    spec = chosen.build_spec(config)
+    found = resolve(model, backend, **options)
+    spec = found.backend.build_spec(found.config)
     if spec is None:
         return None
-    return ArtifactStore().obtain(spec, chosen.build, listener=listener)
-
-
-def _config(
-    model: str | os.PathLike[str], backend: str | None, options: dict[str, Any]
-) -> EngineConfig:
-    return EngineConfig.create(
-        model=os.fspath(model), path=find_model(model), backend=backend, **options
-    )
+    return ArtifactStore().obtain(spec, found.backend.build, listener=listener)
 
 
 def _plan_memory(

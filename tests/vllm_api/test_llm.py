@@ -79,7 +79,7 @@ def test_vllm_is_the_default_where_it_can_run(monkeypatch, available, chosen):
     monkeypatch.setattr(PluginRegistry, "status", status)
     monkeypatch.setattr(PluginRegistry, "names", lambda _: ["transformers", "vllm"])
 
-    assert chosen == llm._backend_name(None)
+    assert chosen == llm._backend_name(PluginRegistry(), None)
 
 
 # -------------------------------------------------------------------------- arguments

@@ -44,32 +44,27 @@ def doctor(
     answers are known. Needs the extra unillm[testing].
     """
     with reported(context, debug=debug):
-        from ..config import EngineConfig
-        from ..model.find import find_model
-        from ..plugins import PluginRegistry, choose_backend
+        from ..resolve import resolve
         from ..testing.conformance import need_pytest, run_contract
 
         need_pytest()
-        config = EngineConfig.create(
-            model=model,
-            path=find_model(model),
-            backend=backend,
+        found = resolve(
+            model,
+            backend,
             dtype=dtype,
             max_model_len=max_model_len,
             max_num_seqs=max_num_seqs,
             trust_remote_code=trust_remote_code,
             backend_options=options.parse_key_values(option or []),
         )
-        chosen = choose_backend(PluginRegistry(), config)
-        config.check_backend_options(chosen.name, chosen.option_names)
         findings = []
-        for finding in chosen.examine(config):
+        for finding in found.backend.examine(found.config):
             findings.append(finding)
             if not as_json:
                 _show_finding(finding)
         contract = run_contract(
-            chosen.name,
-            options=_for_the_contract(config),
+            found.backend.name,
+            options=_for_the_contract(found.config),
             core=True,
             on_result=None if as_json else _show_clause,
         )

@@ -21,10 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ..config import EngineConfig
 from ..errors import ConfigError, PluginError
-from ..model.find import find_model
-from ..plugins import PluginRegistry, choose_backend
+from ..resolve import resolve
 
 if TYPE_CHECKING:
     import pytest
@@ -107,13 +105,8 @@ def run_contract(
         ConfigError: pytest is not installed, or an option has no meaning.
         PluginError: The backend waives what is no clause, or without a reason.
     """
-    registry = PluginRegistry()
-    config = EngineConfig.create(
-        model=model, path=find_model(model), backend=backend, **options
-    )
-    # What cannot run is told before anything runs.
-    chosen = choose_backend(registry, config)
-    config.check_backend_options(chosen.name, chosen.option_names)
+    # A backend that cannot run here is refused before pytest starts.
+    found = resolve(model, backend, **options)
     need_pytest()
     import pytest
 
@@ -141,7 +134,7 @@ def run_contract(
         raise RuntimeError(f"Not all were run. pytest said:\n{output.getvalue()}")
     return Conformance(
         backend=backend,
-        distribution=registry.distribution(backend),
+        distribution=found.distribution,
         results=watcher.in_order(),
     )
 

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from typing_extensions import Self
 
-from ..config import BACKEND_VARIABLE, EngineConfig
+from ..config import BACKEND_VARIABLE
 from ..errors import ConfigError, UnsupportedParameterError
-from ..generator import Generator, ParamsLike, PriorityLike
+from ..generator import Generator, ParamsLike, PriorityLike, open_generator
 from ..lora import LoRALike
-from ..model.find import find_model
 from ..outputs import RequestOutput
 from ..params import SamplingParams
-from ..plugins import PluginRegistry, choose_backend
+from ..plugins import PluginRegistry
+from ..resolve import resolve
 from ..runtime.calls import UseTqdm
 from ..text.eos import read_config_file
 from .engine_args import DEFAULTS, SortedArguments, sort_arguments
@@ -150,14 +150,23 @@ class LLM:
         overrides = given.text.get("override_generation_config", {})
         # What can be wrong with them is told now, not when the model is loaded.
         SamplingParams.from_generation_config(overrides)
-        name = _backend_name(backend)
-        chosen = _chosen_backend(model, name, given.shared)
-        self._generator = Generator(
+        registry = PluginRegistry()
+        found = resolve(
             model,
-            backend=name,
-            backend_options={**_for_engine(given, chosen), **(backend_options or {})},
-            **_for_generator(given, chosen),
+            _backend_name(registry, backend),
+            registry=registry,
+            **{n: value for n, value in given.shared.items() if n not in _NO_RESULT},
             **own,
+        )
+        honoured = found.backend.engine_options.intersection(_NO_RESULT)
+        self._generator = open_generator(
+            found.with_options(
+                backend_options={
+                    **_for_engine(given, found.backend),
+                    **(backend_options or {}),
+                },
+                **{name: given.shared.get(name) for name in honoured},
+            )
         )
         # Programs for vLLM close nothing.
         weakref.finalize(self, self._generator.close)
@@ -346,35 +355,13 @@ class LLM:
             )
 
 
-def _backend_name(given: str | None) -> str:
+def _backend_name(registry: PluginRegistry, given: str | None) -> str:
     """Return the backend that a program gets which names none, or the one it names."""
     if given is not None or os.environ.get(BACKEND_VARIABLE):
         return given or "auto"
-    registry = PluginRegistry()
     if VLLM in registry.names() and registry.status(VLLM).available:
         return VLLM
     return "auto"
-
-
-def _chosen_backend(
-    model: str | os.PathLike[str], name: str, shared: Mapping[str, Any]
-) -> Backend:
-    """Return what `Generator` is going to choose, to sort out what it may be given."""
-    config = EngineConfig.create(
-        model=os.fspath(model),
-        path=find_model(model),
-        backend=name,
-        **{key: value for key, value in shared.items() if key not in _NO_RESULT},
-    )
-    return choose_backend(PluginRegistry(), config)
-
-
-def _for_generator(given: SortedArguments, backend: Backend) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in given.shared.items()
-        if name not in _NO_RESULT or name in backend.engine_options
-    }
 
 
 def _for_engine(given: SortedArguments, backend: Backend) -> dict[str, Any]:

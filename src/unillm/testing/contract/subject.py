@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from ...config import EngineConfig
 from ...generator import Generator
-from ...model.find import find_model
 from ...plugins import PluginRegistry
+from ...resolve import configure
 from ..backends import plugged
 from .driving import DrivenEngine
 
@@ -98,12 +97,7 @@ class Subject:
     def create_engine(self) -> Engine:
         """Return a new engine; the other one is closed."""
         self.close()
-        config = EngineConfig.create(
-            model=self.model,
-            path=find_model(self.model),
-            backend=self.backend.name,
-            **self.options,
-        )
+        config = configure(self.model, self.backend.name, **self.options)
         return self.backend.create_engine(config)
 
     def engine(self) -> DrivenEngine:

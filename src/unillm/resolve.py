@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""From a model, a backend and options to one resolved thing, for every entrance.
+
+`Generator`, `LLM`, `inspect_model`, `plan_engine`, `prepare_engine`, ``unillm doctor``
+and the contract suite all go through here: the model is found (and downloaded) once,
+the options are checked once, and one registry chooses the backend.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import attrs
+
+from .config import ENGINE_OPTIONS, EngineConfig
+from .engines.backend import Backend
+from .errors import BackendUnavailableError, ConfigError, nearest_name
+from .model.find import find_model
+from .plugins import PluginRegistry
+
+
+@attrs.frozen(kw_only=True)
+class Resolved:
+    """A model with its options, and the backend that serves it."""
+
+    config: EngineConfig
+    backend: Backend
+    registry: PluginRegistry = attrs.field(repr=False)
+    """The registry that the backend comes from."""
+
+    @property
+    def distribution(self) -> str:
+        """Name and version of the distribution that provides the backend."""
+        return self.registry.distribution(self.backend.name)
+
+    def with_options(self, **options: Any) -> Resolved:
+        """Return the same model and backend with further options.
+
+        Raises:
+            ConfigError: An option has an invalid value, or the backend refuses it.
+        """
+        config = self.config.with_options(**options)
+        _check_options(self.backend, config)
+        return attrs.evolve(self, config=config)
+
+
+def resolve(
+    model: str | os.PathLike[str],
+    backend: str | None = None,
+    *,
+    registry: PluginRegistry | None = None,
+    runnable: bool = True,
+    **options: Any,
+) -> Resolved:
+    """Find a model, check its options and choose the backend.
+
+    Args:
+        model: Directory, hub id, or the bundled ``"unillm/tiny"``.
+        backend: Name of the backend; `None` and "auto" leave the choice to the
+            environment, then to `choose_backend`.
+        registry: Installed backends; `None` looks for them.
+        runnable: Whether a named backend must be able to run here, with these engine
+            options. `plan_engine` needs only its plugin.
+        options: Other fields of `EngineConfig`.
+
+    Raises:
+        ConfigError: An option has an invalid value, or the backend refuses it.
+        ModelNotFoundError: The model does not exist.
+        BackendNotFoundError: No backend has the name.
+        BackendUnavailableError: The backend cannot run here.
+    """
+    config = configure(model, backend, **options)
+    registry = registry or PluginRegistry()
+    if runnable or config.backend == "auto":
+        chosen = choose_backend(registry, config)
+    else:
+        chosen = registry.load(config.backend)
+    _check_backend_options(chosen, config)
+    return Resolved(config=config, backend=chosen, registry=registry)
+
+
+def configure(
+    model: str | os.PathLike[str], backend: str | None = None, **options: Any
+) -> EngineConfig:
+    """Find a model and check its options, without choosing a backend.
+
+    Raises:
+        ConfigError: An option has an invalid value.
+        ModelNotFoundError: The model does not exist.
+    """
+    return EngineConfig.create(
+        model=os.fspath(model), path=find_model(model), backend=backend, **options
+    )
+
+
+def choose_backend(registry: PluginRegistry, config: EngineConfig) -> Backend:
+    """Return the backend that *config* names, or the best one if it says "auto".
+
+    "auto" takes the first backend, in the order of `Backend.auto_rank`, that can run
+    here, honours the engine options and accepts the model.
+
+    Raises:
+        BackendNotFoundError: No backend has the name.
+        BackendUnavailableError: The named backend cannot run here, or with "auto" no
+            backend can.
+        ConfigError: The named backend does not honour an engine option.
+    """
+    if config.backend != "auto":
+        backend = registry.load(config.backend)
+        availability = backend.availability()
+        if not availability.available:
+            remedy = f" Run: {availability.remedy}" if availability.remedy else ""
+            raise BackendUnavailableError(
+                f"The backend {backend.name!r} cannot run here: "
+                f"{availability.reason}.{remedy}",
+                name=backend.name,
+                remedy=availability.remedy,
+            )
+        _check_engine_options(backend, config)
+        return backend
+    reasons = []
+    for backend in registry.by_rank():
+        availability = backend.availability()
+        refusal = (
+            availability.reason
+            or option_refusal(backend, config)
+            or backend.refusal(config)
+        )
+        if availability.available and not refusal:
+            return backend
+        reasons.append(f"  {backend.name}: {refusal}")
+    raise BackendUnavailableError(
+        f"No backend can serve {config.model!r} here:\n" + "\n".join(reasons),
+        name="auto",
+    )
+
+
+def option_refusal(backend: Backend, config: EngineConfig) -> str | None:
+    """Say which given engine option a backend does not honour, or return `None`."""
+    given = ENGINE_OPTIONS & config.sources.keys()
+    for name in sorted(given - backend.engine_options):
+        reason = backend.option_reasons.get(name, "the engine has no such option")
+        return (
+            f"it does not take {name}={getattr(config, name)!r}: {reason}. Leave it "
+            "out, or choose a backend that takes it"
+        )
+    return None
+
+
+def _check_options(backend: Backend, config: EngineConfig) -> None:
+    _check_engine_options(backend, config)
+    _check_backend_options(backend, config)
+
+
+def _check_engine_options(backend: Backend, config: EngineConfig) -> None:
+    if refusal := option_refusal(backend, config):
+        raise ConfigError(f"The backend {backend.name!r} cannot be used: {refusal}.")
+
+
+def _check_backend_options(backend: Backend, config: EngineConfig) -> None:
+    known = backend.option_names
+    if known is None:
+        return  # `create_engine` checks them
+    for name in config.backend_options:
+        if name not in known:
+            takes = ", ".join(sorted(known)) or "none"
+            raise ConfigError(
+                f"The backend {backend.name!r} has no option {name!r}."
+                f"{nearest_name(name, known)} It takes: {takes}."
+            )
