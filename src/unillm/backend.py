@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from .model.checkpoint import load_config as load_config
     from .model.checkpoint import read_config as read_config
     from .model.checkpoint import refuse_pickles as refuse_pickles
+    from .model.find import find_model as find_model
     from .model.memory import GIB as GIB
     from .model.memory import HEADROOM as HEADROOM
     from .model.memory import Limits as Limits
@@ -143,6 +144,7 @@ _WHERE = {
     "load_config": ".model.checkpoint",
     "read_config": ".model.checkpoint",
     "refuse_pickles": ".model.checkpoint",
+    "find_model": ".model.find",
     "positions_of": ".model.sizes",
     "ModelText": ".text.reading",
     "read_model_text": ".text.reading",

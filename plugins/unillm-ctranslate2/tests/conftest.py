@@ -11,13 +11,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
+from unillm_ctranslate2 import CTranslate2Backend
 from unillm_ctranslate2._loading import load_engine
 
 from unillm import Generator
-from unillm.artifacts.folder import CACHE_VARIABLE
-from unillm.config import EngineConfig
-from unillm.model.find import find_model
-from unillm.plugins import PluginRegistry
+from unillm.backend import EngineConfig, find_model
 
 FLOAT32 = {"backend": "ctranslate2", "dtype": "float32"}
 
@@ -26,7 +24,7 @@ FLOAT32 = {"backend": "ctranslate2", "dtype": "float32"}
 def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
-        patch.setenv(CACHE_VARIABLE, str(folder))
+        patch.setenv("UNILLM_CACHE", str(folder))
         yield folder
 
 
@@ -51,8 +49,7 @@ def load():
     def load(model="unillm/tiny", **options):
         given = {"backend": "ctranslate2", "max_num_seqs": 8} | options
         config = EngineConfig.create(model=str(model), path=find_model(model), **given)
-        backend = PluginRegistry().load("ctranslate2")
-        engines.append(load_engine(config, build=backend.build))
+        engines.append(load_engine(config, build=CTranslate2Backend().build))
         return engines[-1]
 
     yield load

@@ -11,10 +11,8 @@ import attrs
 import pytest
 
 from unillm import Generator, SamplingParams
-from unillm.engines.base import EngineRequest
-from unillm.engines.batches import PromptWork
+from unillm.backend import EngineRequest, PromptWork, RunScheduler
 from unillm.errors import ConfigError, PromptTooLongError
-from unillm.scheduling.runs import RunScheduler
 from unillm.testing.timeline import RecordingBatchEngine
 
 HELD_OUT = Path(__file__).parents[3] / "tests" / "data" / "tiny_heldout.jsonl"

@@ -12,9 +12,8 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from unillm_ctranslate2 import _families
 
 from unillm import SamplingParams
-from unillm.engines.base import EngineRequest
+from unillm.backend import EngineRequest, RunScheduler
 from unillm.errors import UnsupportedModelError
-from unillm.scheduling.runs import RunScheduler
 
 _ROTARY = {
     "vocab_size": 256,

@@ -5,17 +5,16 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
 from trtllm_double import calls, engine_dir
 from trtllm_double.profiles import PROFILES
 from unillm_tensorrt_llm import _device
 
-import unillm.model.find
 from unillm import Generator
+from unillm.backend import find_model
 
-TINY = Path(unillm.model.find.__file__).parent / "tiny"
+TINY = find_model("unillm/tiny")
 
 
 @pytest.fixture(autouse=True)

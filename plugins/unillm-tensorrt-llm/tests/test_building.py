@@ -14,8 +14,7 @@ from trtllm_double import calls
 from unillm_tensorrt_llm import TensorRTLLMBackend, _building, _device
 
 from unillm import SamplingParams
-from unillm.artifacts.store import ArtifactStore
-from unillm.config import EngineConfig
+from unillm.backend import ArtifactStore, EngineConfig, Limits, memory_needs
 from unillm.errors import (
     BackendUnavailableError,
     ConfigError,
@@ -23,7 +22,6 @@ from unillm.errors import (
     ModelLoadError,
     PromptTooLongError,
 )
-from unillm.model.memory import Limits, memory_needs
 
 GREEDY = SamplingParams(temperature=0, max_tokens=20)
 

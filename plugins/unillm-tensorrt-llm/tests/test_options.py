@@ -11,7 +11,7 @@ from unillm_tensorrt_llm import TensorRTLLMBackend
 from unillm_tensorrt_llm._doors import Door
 from unillm_tensorrt_llm._names import CONSTRUCTOR, SAMPLING, vllm_name
 
-from unillm.config import ENGINE_OPTIONS
+from unillm.backend import ENGINE_OPTIONS
 from unillm.errors import BackendUnavailableError, ConfigError
 
 

@@ -12,9 +12,7 @@ from timeline_svg import draw
 from unillm_tensorrt_llm import TensorRTLLMBackend, _opening
 
 from unillm import SamplingParams
-from unillm.config import EngineConfig
-from unillm.engines.base import EngineRequest
-from unillm.scheduling.runs import RunScheduler
+from unillm.backend import EngineConfig, EngineRequest, RunScheduler
 from unillm.testing.timeline import RecordingBatchEngine
 
 PAGE = Path(__file__).parents[3] / "docs/how-to/tensorrt-llm.svg"

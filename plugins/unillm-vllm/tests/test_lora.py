@@ -10,8 +10,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from unillm import Generator, LoRARequest, SamplingParams
+from unillm.backend import find_model
 from unillm.errors import InvalidParameterError
-from unillm.model.find import find_model
 
 PROMPTS = ["Count from 3 to 9:", "Spell: house", "qwerty zxc %%"]
 GREEDY = SamplingParams(temperature=0, max_tokens=30, ignore_eos=True)

@@ -177,7 +177,7 @@ def test_one_bad_prompt_fails_vllm_s_whole_call_and_here_itself_alone():
         """
         os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0",
                           VLLM_LOGGING_LEVEL="ERROR", VLLM_LOGGING_STREAM="ext://sys.stderr")
-        from unillm.model.find import find_model
+        from unillm.backend import find_model
         import vllm
         llm = vllm.LLM(str(find_model("unillm/tiny")), dtype="float32",
                        max_model_len=512, enforce_eager=True,

@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from unillm.engines.backend import Availability, Backend
-from unillm.engines.base import Capabilities, Capability, Support
-from unillm.hookspecs import hookimpl
+from unillm.backend import (
+    Availability,
+    Backend,
+    Capabilities,
+    Capability,
+    Support,
+    hookimpl,
+)
 
 if TYPE_CHECKING:
-    from unillm.artifacts.key import BuildSpec
-    from unillm.artifacts.progress import Progress
-    from unillm.config import EngineConfig
-    from unillm.engines.base import Engine
-    from unillm.model.memory import MemoryNeeds
+    from unillm.backend import BuildSpec, Engine, EngineConfig, MemoryNeeds, Progress
 
 _NO_HOOK = Capability(
     support=Support.UNSUPPORTED,

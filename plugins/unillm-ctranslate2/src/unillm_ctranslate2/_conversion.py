@@ -14,13 +14,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unillm.embedded.loading import load_model
+from unillm.backend import (
+    check_code,
+    check_weights,
+    load_config,
+    load_model,
+    read_config,
+)
 from unillm.errors import UnsupportedModelError
-from unillm.model.checkpoint import check_code, check_weights, load_config, read_config
 
 if TYPE_CHECKING:
-    from unillm.artifacts.key import BuildSpec
-    from unillm.artifacts.progress import Progress
+    from unillm.backend import BuildSpec, Progress
 
 PROBE_TOKENS = 128
 
@@ -118,7 +122,7 @@ def _restore_old_names(config: Any) -> None:
 
 
 def _probe_of(config: Any) -> list[int]:
-    from unillm.model.sizes import positions_of
+    from unillm.backend import positions_of
 
     size = config.get_text_config().vocab_size
     numbers = random.Random(0)

@@ -29,17 +29,19 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from typing_extensions import override
 
-from unillm.engines.base import EngineLimits, EngineRequest, TokenLogprobs
-from unillm.engines.batches import (
+from unillm.backend import (
     BatchEngine,
     BatchRow,
     BatchTraits,
+    EngineLimits,
+    EngineRequest,
     PromptWork,
     RowTokens,
     RunStep,
+    TokenLogprobs,
+    give_back,
 )
 from unillm.errors import EngineOutOfMemoryError
-from unillm.runtime.allocator import give_back
 
 if TYPE_CHECKING:
     from ctranslate2 import GenerationStepResult, Generator

@@ -18,9 +18,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from unillm.backend import load_config, positions_of, read_config
 from unillm.errors import UnsupportedModelError
-from unillm.model.checkpoint import load_config, read_config
-from unillm.model.sizes import positions_of
 
 _LINEAR = {"rope_type": ("default", "linear")}
 _UNSCALED = {"rope_type": ("default",)}

@@ -13,29 +13,31 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from unillm.artifacts.folder import ArtifactFolder
-from unillm.artifacts.key import BuildSpec
-from unillm.artifacts.store import Artifact, ArtifactStore
-from unillm.embedded.memory import (
+from unillm.backend import (
+    DEFAULT_MAX_NUM_BATCHED_TOKENS,
+    GIB,
     MEMORY_SHARE,
+    Artifact,
+    ArtifactFolder,
+    ArtifactStore,
+    BuildSpec,
+    EngineLimits,
+    MemoryNeeds,
+    RunScheduler,
     check_model_len,
     free_bytes,
+    keep_freed,
+    load_config,
     plan_limits,
+    positions_of,
 )
-from unillm.engines.base import EngineLimits
-from unillm.engines.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
+from unillm.backend import memory_needs as needs_of_files
 from unillm.errors import (
     BackendUnavailableError,
     ConfigError,
     EngineOutOfMemoryError,
     ModelLoadError,
 )
-from unillm.model.checkpoint import load_config
-from unillm.model.memory import GIB, MemoryNeeds
-from unillm.model.memory import memory_needs as needs_of_files
-from unillm.model.sizes import positions_of
-from unillm.runtime.allocator import keep_freed
-from unillm.scheduling.runs import RunScheduler
 
 from ._engine import CTranslate2Engine
 from ._families import check_supported
@@ -43,7 +45,7 @@ from ._families import check_supported
 if TYPE_CHECKING:
     from ctranslate2 import Generator
 
-    from unillm.config import EngineConfig
+    from unillm.backend import EngineConfig
 
 COMPUTES_IN: Mapping[str, str] = MappingProxyType(
     {

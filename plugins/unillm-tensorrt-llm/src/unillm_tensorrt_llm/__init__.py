@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from unillm.engines.backend import Availability, Backend, Finding
-from unillm.hookspecs import hookimpl
+from unillm.backend import Availability, Backend, Finding, hookimpl
 
 from ._capabilities import CAPABILITIES
 
@@ -24,10 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from unillm.artifacts.key import BuildSpec
-    from unillm.artifacts.progress import Progress
-    from unillm.config import EngineConfig
-    from unillm.engines.base import Engine
+    from unillm.backend import BuildSpec, Engine, EngineConfig, Progress
 
 
 class TensorRTLLMBackend(Backend):

@@ -20,18 +20,21 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from unillm.artifacts.folder import ArtifactFolder
-from unillm.artifacts.key import BuildSpec
+from unillm.backend import (
+    ArtifactFolder,
+    BuildSpec,
+    Limits,
+    check_code,
+    check_weights,
+    read_config,
+)
 from unillm.errors import BackendUnavailableError, ConfigError, ModelLoadError
-from unillm.model.checkpoint import check_code, check_weights, read_config
-from unillm.model.memory import Limits
 
 from . import _device, _errors
 from ._doors import LAST_WITH_ENGINES, Installed
 
 if TYPE_CHECKING:
-    from unillm.artifacts.progress import Progress
-    from unillm.config import EngineConfig
+    from unillm.backend import EngineConfig, Progress
 
 DEFAULT_MAX_BATCH_SIZE = 256
 """vLLM's default for `max_num_seqs`. TensorRT-LLM's own is 2048, and takes more."""

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from unillm.engines.base import Capabilities, Capability, Support
+from unillm.backend import Capabilities, Capability, Support
 
 
 def _not(reason: str) -> Capability:

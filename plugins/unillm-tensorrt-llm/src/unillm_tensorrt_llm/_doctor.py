@@ -13,10 +13,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from unillm.engines.backend import Finding
-from unillm.engines.base import EngineRequest
-from unillm.params import SamplingParams
-from unillm.text.reading import read_model_text
+from unillm.backend import EngineRequest, Finding, SamplingParams, read_model_text
 
 from . import _sampling
 from ._doors import Installed, choose
@@ -25,7 +22,7 @@ from ._opening import open_door
 from ._runner_doctor import of_the_runner
 
 if TYPE_CHECKING:
-    from unillm.config import EngineConfig
+    from unillm.backend import EngineConfig
 
 PROMPT = "Count from 3 to 9:"
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import attrs
 
+from unillm.backend import HEADROOM, Limits, memory_needs, out_of_memory
 from unillm.errors import (
     BackendUnavailableError,
     ConfigError,
@@ -25,7 +26,6 @@ from unillm.errors import (
     UnillmError,
     UnsafeModelError,
 )
-from unillm.model.memory import HEADROOM, Limits, memory_needs, out_of_memory
 
 _MEMORY = re.compile(
     r"out of memory|OutOfMemory|could not be allocated"

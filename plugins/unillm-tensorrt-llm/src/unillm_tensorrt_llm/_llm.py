@@ -27,14 +27,14 @@ from typing import Any
 import attrs
 from typing_extensions import override
 
-from unillm.engines.base import (
+from unillm.backend import (
     Capabilities,
     Engine,
     EngineLimits,
     EngineOutput,
     EngineRequest,
+    WaitingQueue,
 )
-from unillm.scheduling.queue import WaitingQueue
 
 from . import _errors, _sampling
 

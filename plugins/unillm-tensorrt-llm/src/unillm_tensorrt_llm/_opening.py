@@ -15,11 +15,14 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from unillm.artifacts.store import ArtifactStore
-from unillm.engines.base import Capabilities, EngineLimits
+from unillm.backend import (
+    ArtifactStore,
+    Capabilities,
+    EngineLimits,
+    RunScheduler,
+    check_weights,
+)
 from unillm.errors import ConfigError, ModelLoadError
-from unillm.model.checkpoint import check_weights
-from unillm.scheduling.runs import RunScheduler
 
 from . import _building, _device, _errors
 from ._capabilities import BY_BIAS, NO_BIAS, NO_MIN_P
@@ -31,9 +34,7 @@ from ._runner import RunnerEngine
 from ._speculation import decoding_config
 
 if TYPE_CHECKING:
-    from unillm.artifacts.key import BuildSpec
-    from unillm.config import EngineConfig
-    from unillm.engines.base import Engine
+    from unillm.backend import BuildSpec, Engine, EngineConfig
 
 _LIMITS = ("max_model_len", "max_num_seqs", "max_num_batched_tokens")
 """What requests are checked by: no option of TensorRT-LLM may say otherwise."""

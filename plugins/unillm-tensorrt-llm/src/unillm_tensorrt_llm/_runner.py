@@ -23,15 +23,13 @@ from typing import Any
 
 from typing_extensions import override
 
-from unillm.engines.base import (
-    Capabilities,
-    EngineLimits,
-    EngineRequest,
-)
-from unillm.engines.batches import (
+from unillm.backend import (
     BatchEngine,
     BatchRow,
     BatchTraits,
+    Capabilities,
+    EngineLimits,
+    EngineRequest,
     PromptWork,
     RowTokens,
     Run,

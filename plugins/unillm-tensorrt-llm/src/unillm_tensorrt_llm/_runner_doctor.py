@@ -9,10 +9,7 @@ from typing import Any
 
 import attrs
 
-from unillm.engines.backend import Finding
-from unillm.engines.base import EngineRequest
-from unillm.engines.batches import BatchRow
-from unillm.params import SamplingParams
+from unillm.backend import BatchRow, EngineRequest, Finding, SamplingParams
 
 from ._runner import RunnerEngine
 

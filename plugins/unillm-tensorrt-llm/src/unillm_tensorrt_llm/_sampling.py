@@ -15,8 +15,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from unillm.engines.base import EngineRequest
-from unillm.params import SamplingParams
+from unillm.backend import EngineRequest, SamplingParams
 
 from ._names import BEFORE_0_13
 

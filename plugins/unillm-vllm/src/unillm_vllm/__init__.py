@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from unillm.config import ENGINE_OPTIONS
-from unillm.engines.backend import Availability, Backend
-from unillm.engines.base import Capabilities, Capability
-from unillm.hookspecs import hookimpl
+from unillm.backend import (
+    ENGINE_OPTIONS,
+    Availability,
+    Backend,
+    Capabilities,
+    Capability,
+    hookimpl,
+)
 
 if TYPE_CHECKING:
-    from unillm.config import EngineConfig
-    from unillm.engines.base import Engine
+    from unillm.backend import Engine, EngineConfig
 
 
 class VllmBackend(Backend):

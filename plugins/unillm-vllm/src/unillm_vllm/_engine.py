@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import override
 
-from unillm.engines.base import (
+from unillm.backend import (
     Capabilities,
     Capability,
     Engine,
@@ -30,6 +30,7 @@ from unillm.engines.base import (
     EngineOutput,
     EngineRequest,
     TokenLogprobs,
+    give_back,
 )
 from unillm.errors import (
     EngineDeadError,
@@ -37,7 +38,6 @@ from unillm.errors import (
     EngineOutOfMemoryError,
     InvalidParameterError,
 )
-from unillm.runtime.allocator import give_back
 
 from ._compat import refusals
 from ._errors import is_out_of_memory
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from vllm import LLMEngine
     from vllm.v1.engine import EngineCoreOutput
 
-    from unillm.outputs import FinishReason
+    from unillm.backend import FinishReason
 
     from ._lora import NoAdapter
     from ._processes import EngineProcesses

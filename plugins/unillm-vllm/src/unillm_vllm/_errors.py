@@ -23,7 +23,7 @@ from unillm.errors import (
 from ._processes import MISSING_GUARD, Report
 
 if TYPE_CHECKING:
-    from unillm.config import EngineConfig
+    from unillm.backend import EngineConfig
 
 _MEMORY = re.compile(
     r"out of memory|OutOfMemoryError|MemoryError|No available memory for the cache|"

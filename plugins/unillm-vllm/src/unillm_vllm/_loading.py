@@ -18,10 +18,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unillm.engines.base import Capability, Support
+from unillm.backend import Capability, Support, keep_freed, refuse_pickles
 from unillm.errors import ConfigError, nearest_name
-from unillm.model.checkpoint import refuse_pickles
-from unillm.runtime.allocator import keep_freed
 
 from ._engine import VllmEngine
 from ._errors import configuration_refused, start_failed
@@ -31,7 +29,7 @@ from ._shared import IN_PROCESS, Alone
 from ._threads import OmpThreads
 
 if TYPE_CHECKING:
-    from unillm.config import EngineConfig
+    from unillm.backend import EngineConfig
 
 log = logging.getLogger("unillm.vllm")
 

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from unillm.lora import CONFIG_FILE, WEIGHTS_FILE, LoRARequest
+from unillm.backend import LoRARequest
 
 NOTHING_ID = 2**31 - 1
 """What vLLM knows it by."""
@@ -29,7 +29,9 @@ class NoAdapter:
 
         self._folder = Path(tempfile.mkdtemp(prefix="unillm-vllm-lora-"))
         config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": []}
-        (self._folder / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
+        (self._folder / "adapter_config.json").write_text(
+            json.dumps(config), encoding="utf-8"
+        )
         # vLLM wants weights; these belong to no layer of any model. It asks whether
         # layers can have adapters, but not those called so.
         layer, zero = (
@@ -37,7 +39,7 @@ class NoAdapter:
             np.zeros((1, 1), np.float32),
         )
         weights = {f"{layer}.lora_{side}.weight": zero for side in "AB"}
-        save_file(weights, self._folder / WEIGHTS_FILE)
+        save_file(weights, self._folder / "adapter_model.safetensors")
         self.request = LoRARequest("nothing", NOTHING_ID, self._folder)
 
     def close(self) -> None:

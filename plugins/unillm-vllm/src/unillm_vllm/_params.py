@@ -17,9 +17,8 @@ from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 if TYPE_CHECKING:
-    from unillm.engines.base import EngineRequest
-    from unillm.lora import LoRARequest as CoreLoRARequest
-    from unillm.params import StructuredOutputs
+    from unillm.backend import EngineRequest, StructuredOutputs
+    from unillm.backend import LoRARequest as CoreLoRARequest
 
 
 class CoreSamplingParams(SamplingParams):  # type: ignore[misc]  # vLLM has no types
