@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import shutil
 
@@ -44,10 +45,14 @@ GROUPS = nox.project.load_toml("pyproject.toml")["dependency-groups"]
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style and formatting."""
+    """Style, formatting, and which module imports which."""
     session.install(*CONSTRAINTS, *GROUPS["lint"])
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    # The sources alone are read, so nothing has to be installed.
+    sources = [ROOT / "src", *(ROOT / "plugins").glob("*/src")]
+    session.run("lint-imports", env={"PYTHONPATH": os.pathsep.join(map(str, sources))})
+    session.run("python", "scripts/draw_rooms.py", "--check")
 
 
 @nox.session

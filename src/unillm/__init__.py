@@ -3,7 +3,8 @@
 """One `Generator` over every LLM inference engine.
 
 Importing this package loads no engine, no torch and no tokenizer; each public name is
-loaded when it is first used.
+loaded when it is first used. Public are the names here and the modules `backend`,
+`errors`, `hookspecs` and `testing`; all other modules are private.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@
 Standard output carries results and nothing else; notes, progress and errors go to
 standard error. Exit codes are in `exit_codes`. Until a command needs an engine, no
 engine, torch or tokenizer is imported.
+
+Private to the core.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@
 
 `sides` runs each in a process (and, if wanted, a Python environment) of its own,
 `worker` is what runs there, and `verdict` compares what the two said.
+
+Private to the core.
 """
 
 from __future__ import annotations

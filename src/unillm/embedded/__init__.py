@@ -4,6 +4,8 @@
 
 A plugin like any other: a hook, a `Backend`, and an engine that is imported when it is
 asked for.
+
+Private to the core.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@
 
 Names, meanings and order are vLLM's (0.32). What a request draws depends on its seed,
 its step and its logits alone: not on its slot, its neighbours or the batch size.
+
+Private to the core.
 """
 
 from __future__ import annotations
