@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import unillm.model.find
-import unillm.text.adapters
+import unillm.text.tokenizer
 from unillm import Generator, SamplingParams, StructuredOutputs
 from unillm.config import EngineConfig
 from unillm.errors import (
@@ -257,7 +257,7 @@ def test_a_structure_that_explodes_is_bounded(generator, wanted):
     ids=["loops", "recursion", "escape", "change", "divide", "syntax", "range"],
 )
 def test_a_hostile_template_is_a_named_error(generator, template, monkeypatch):
-    monkeypatch.setattr(unillm.text.adapters, "TEMPLATE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(unillm.text.tokenizer, "TEMPLATE_TIMEOUT_S", 1.0)
     messages = [{"role": "user", "content": "Add 1 and 2:"}]
 
     with pytest.raises(ChatTemplateError):

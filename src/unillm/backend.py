@@ -89,8 +89,8 @@ if TYPE_CHECKING:
     from .scheduling.queue import WaitingQueue as WaitingQueue
     from .scheduling.runs import RunScheduler as RunScheduler
     from .scheduling.slots import SlotScheduler as SlotScheduler
-    from .text.reading import ModelText as ModelText
-    from .text.reading import read_model_text as read_model_text
+    from .text.loading import ModelText as ModelText
+    from .text.loading import read_model_text as read_model_text
 
 _WHERE = {
     # Provided by a plugin.
@@ -146,8 +146,8 @@ _WHERE = {
     "refuse_pickles": ".model.checkpoint",
     "find_model": ".model.find",
     "positions_of": ".model.sizes",
-    "ModelText": ".text.reading",
-    "read_model_text": ".text.reading",
+    "ModelText": ".text.loading",
+    "read_model_text": ".text.loading",
     # Memory.
     "MEMORY_SHARE": ".embedded.memory",
     "check_model_len": ".embedded.memory",

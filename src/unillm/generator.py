@@ -42,6 +42,7 @@ from .runtime.driver import Driver
 from .runtime.handle import RequestHandle
 from .text.detokenizer import Detokenizer
 from .text.grammar import GrammarCompiler
+from .text.loading import read_model_text
 from .text.prompts import (
     RenderedText,
     as_conversations,
@@ -50,7 +51,6 @@ from .text.prompts import (
     prepare,
     tokenise_bad_words,
 )
-from .text.reading import read_model_text
 
 if TYPE_CHECKING:
     from .text.eos import EosIds
@@ -187,7 +187,11 @@ class Generator:
         self._config = resolved.config
         self._backend = resolved.backend
         self._registry = resolved.registry
-        text = read_model_text(self._config)
+        text = read_model_text(
+            self._config.path,
+            self._config.tokenizer,
+            trust_remote_code=self._config.trust_remote_code,
+        )
         self._tokenizer = text.tokenizer
         self._eos = text.eos
         self._default_params = text.default_params

@@ -25,7 +25,7 @@ from .params import SamplingParams
 from .plugins import PluginRegistry
 from .resolve import choose_backend, configure
 from .text.eos import EosIds
-from .text.reading import read_model_text
+from .text.loading import read_model_text
 from .text.tokenizer import Tokenizer
 
 EXAMPLE_MESSAGE = "Hello"
@@ -145,7 +145,10 @@ def inspect_model(
         dtype=dtype,
         trust_remote_code=trust_remote_code,
     )
-    path, text = config.path, read_model_text(config)
+    path = config.path
+    text = read_model_text(
+        path, config.tokenizer, trust_remote_code=config.trust_remote_code
+    )
     model_config = text.model_config
     weights = _read_weights(path)
     context_length = _first_integer(model_config, _CONTEXT_KEYS)

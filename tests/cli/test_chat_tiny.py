@@ -299,7 +299,7 @@ def test_params_that_only_the_engine_refuses_change_nothing(cli):
 def test_bytes_that_are_no_utf8_are_refused_and_the_chat_goes_on(cli):
     result = cli("chat", input=b"gr\xfcn\nAdd 20 and 22:\n")
 
-    assert "no valid Unicode" in result.stderr
+    assert "not valid Unicode" in result.stderr
     assert result.stdout == "42\n"
     assert result.exit_code == 1
 

@@ -22,7 +22,7 @@ from unillm.errors import (
 )
 from unillm.text import grammar as grammars
 from unillm.text.grammar import GrammarCompiler
-from unillm.text.tokenizer import load_tokenizer
+from unillm.text.loading import load_tokenizer
 
 
 def object_of(**properties):

@@ -26,7 +26,7 @@ from unillm.runtime.handle import RequestHandle
 from unillm.scheduling.slots import SlotScheduler
 from unillm.testing.scripted import ScriptedEngine, ScriptedSlotEngine
 from unillm.text.detokenizer import Detokenizer
-from unillm.text.tokenizer import load_tokenizer
+from unillm.text.loading import load_tokenizer
 
 END = 0
 PATIENCE_S = 10

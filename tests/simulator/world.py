@@ -21,7 +21,8 @@ from unillm.scheduling.runs import RunScheduler
 from unillm.scheduling.slots import SlotScheduler
 from unillm.testing.batches import StepCosts
 from unillm.text.detokenizer import Detokenizer
-from unillm.text.tokenizer import Tokenizer, load_tokenizer
+from unillm.text.loading import load_tokenizer
+from unillm.text.tokenizer import Tokenizer
 
 from .engines import (
     Failing,

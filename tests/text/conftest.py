@@ -20,7 +20,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from unillm.text.tokenizer import load_tokenizer
+from unillm.text.loading import load_tokenizer
 
 CORPUS = [
     "the quick brown fox jumps over the lazy dog",

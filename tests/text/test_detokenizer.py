@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from unillm import SamplingParams
 from unillm.text.detokenizer import Detokenizer, decode_token
+from unillm.text.loading import load_tokenizer
 from unillm.text.pieces import EACH_BYTE, Pieces
-from unillm.text.tokenizer import load_tokenizer
 
 FFFD = "\N{REPLACEMENT CHARACTER}"
 FAMILIES = [

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import pytest
 
-from unillm.errors import ConfigError, EosNotFoundError, ModelLoadError
-from unillm.text.adapters import RustTokenizer
+from unillm.errors import EosNotFoundError, ModelLoadError
 from unillm.text.eos import EosSource, read_config_file, resolve_eos
-from unillm.text.tokenizer import load_tokenizer
+from unillm.text.loading import load_tokenizer
+from unillm.text.tokenizer import RustTokenizer
 
 
 class Named:
@@ -87,20 +87,6 @@ def test_without_an_eos_of_the_tokenizer_the_first_id_is_primary():
     )
 
     assert (eos.primary, eos.ids) == (5, {5, 3, 2})
-
-
-def test_the_users_ids_are_added():
-    eos = resolve_eos(named(1), user_ids=[4, 1])
-
-    assert [(source.token_id, source.origins) for source in eos.sources] == [
-        (1, ("tokenizer", "user")),
-        (4, ("user",)),
-    ]
-
-
-def test_a_users_id_outside_the_vocabulary_is_refused():
-    with pytest.raises(ConfigError, match="end id 10 is not in the vocabulary of 10"):
-        resolve_eos(named(1), user_ids=[10])
 
 
 @pytest.mark.parametrize("outside", [-1, 10, 32_021])

@@ -15,7 +15,7 @@ from unillm.errors import InvalidParameterError, UnsupportedParameterError
 from unillm.model.find import find_model
 from unillm.text import grammar
 from unillm.text.grammar import GrammarCompiler
-from unillm.text.tokenizer import load_tokenizer
+from unillm.text.loading import load_tokenizer
 
 PADDING = 5
 """Rows of the model's matrix that no token has."""

@@ -17,7 +17,7 @@ import pytest
 
 from unillm import SamplingParams
 from unillm.text.detokenizer import Detokenizer
-from unillm.text.tokenizer import load_tokenizer
+from unillm.text.loading import load_tokenizer
 
 CASES = 100_000
 """Over all families together."""

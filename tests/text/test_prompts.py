@@ -22,6 +22,7 @@ from unillm.errors import (
     UnsupportedParameterError,
 )
 from unillm.text.chat import as_conversation
+from unillm.text.loading import load_tokenizer
 from unillm.text.prompts import (
     PlainText,
     RenderedText,
@@ -34,7 +35,6 @@ from unillm.text.prompts import (
     prepare,
     tokenise_bad_words,
 )
-from unillm.text.tokenizer import load_tokenizer
 
 LIMITS = EngineLimits(max_model_len=16, max_num_seqs=1, vocab_size=400)
 
@@ -257,7 +257,7 @@ def test_a_tokenizer_larger_than_the_model_is_noticed(tokenizer):
 
 def test_half_a_surrogate_pair_is_refused(tokenizer):
     with pytest.raises(
-        InvalidPromptError, match=r"no valid Unicode: .* at character 1"
+        InvalidPromptError, match=r"not valid Unicode: .* at character 1"
     ):
         prepare(PlainText("a\ud800"), tokenizer, LIMITS, SamplingParams())
 

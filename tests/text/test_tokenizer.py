@@ -21,7 +21,8 @@ from unillm.errors import (
     TokenizerError,
     UnsafeModelError,
 )
-from unillm.text.tokenizer import Tokenizer, load_tokenizer
+from unillm.text.loading import load_tokenizer
+from unillm.text.tokenizer import Tokenizer
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -418,7 +419,7 @@ def test_spaces_are_never_tidied_up(word_pieces):
 
 def test_importing_the_room_loads_no_tokenizer_library():
     script = (
-        "import sys, unillm.text.tokenizer, unillm.text.eos, unillm.text.prompts, "
+        "import sys, unillm.text.loading, unillm.text.eos, unillm.text.prompts, "
         "unillm.text.detokenizer; print(*sys.modules)"
     )
     run = subprocess.run(

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Text to token ids and back: tokenizers, end ids, prompts, incremental decoding.
+"""Text to token ids and back: tokenizers, EOS tokens, prompts, incremental decoding.
 
 Private to the core.
 """

@@ -1,67 +1,65 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Running what a checkpoint wrote for no longer than it may take."""
+"""A call with a time limit, for work that a checkpoint or a request describes."""
 
 from __future__ import annotations
 
 import ctypes
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 
-
-class _TimeUp(BaseException):
-    """Thrown into the thread of a call whose time is up."""
+_STACK_LOCK = threading.Lock()
 
 
-class _Call(Generic[T]):
-    """A call on a thread of its own, and what became of it."""
-
-    def __init__(self, work: Callable[[], T]) -> None:
-        self._work = work
-        self.result: list[T] = []
-        self.error: BaseException | None = None
-        self.thread = threading.Thread(
-            target=self._run, name="unillm-bounded", daemon=True
-        )
-
-    def _run(self) -> None:
-        try:
-            self.result.append(self._work())
-        except BaseException as error:  # noqa: BLE001 - the caller raises it
-            self.error = error
-
-    def stop(self) -> None:
-        """Raise in the thread, at its next step of Python code."""
-        ident = self.thread.ident
-        assert ident is not None
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(
-            ctypes.c_ulong(ident), ctypes.py_object(_TimeUp)
-        )
+class _TimeUpError(BaseException):
+    """Raised in the thread of a call whose time is up."""
 
 
-def call_within(seconds: float, work: Callable[[], T]) -> T:
-    """Return what *work* returns, or raise what it raises.
+def call_within(seconds: float, work: Callable[[], T], *, stack_bytes: int = 0) -> T:
+    """Return the result of *work*, or raise what it raises.
 
     Args:
-        seconds: After so many, *work* is stopped at its next step of Python code. A
-            single call into C goes on to its own end.
+        seconds: Limit. After it, *work* stops at its next step of Python code; a single
+            call into C goes on to its own end.
         work: Called once, on another thread.
+        stack_bytes: Stack of that thread; 0 for the usual size.
 
     Raises:
-        TimeoutError: It took longer.
+        TimeoutError: The limit has passed.
     """
-    call = _Call(work)
-    call.thread.start()
+    results: list[T] = []
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except Exception as error:  # noqa: BLE001 - the caller raises it
+            errors.append(error)
+        except BaseException as error:  # noqa: BLE001 - a panic of Rust code, or _TimeUpError
+            errors.append(RuntimeError(repr(error)))
+
+    thread = threading.Thread(target=run, name="unillm-bounded", daemon=True)
+    with _STACK_LOCK:
+        # Python sets the size for all threads that start meanwhile.
+        before = threading.stack_size(stack_bytes) if stack_bytes else 0
+        try:
+            thread.start()
+        finally:
+            if stack_bytes:
+                threading.stack_size(before)
     try:
-        call.thread.join(seconds)
+        thread.join(seconds)
     finally:
-        if late := call.thread.is_alive():
-            call.stop()
+        if late := thread.is_alive():
+            assert thread.ident is not None
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(thread.ident), ctypes.py_object(_TimeUpError)
+            )
     if late:
         raise TimeoutError(f"it had not ended after {seconds:g} s")
-    if call.error is not None:
-        raise call.error
-    return call.result[0]
+    if errors:
+        raise errors[0]
+    return results[0]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a conversation may look like, and its one form that every template reads."""
+"""Conversations: the forms that a caller may pass, and the one that templates get."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _FORM = '{"role": "user", "content": "…"}'
 def as_conversation(messages: Any) -> list[dict[str, Any]]:
     """Return a copy of *messages* in which every content is a text.
 
-    Text parts (``{"type": "text", "text": …}``) are joined by line ends, and a message
-    without content has an empty one, both as in vLLM. Other keys are kept.
+    As vLLM does, joins text parts (``{"type": "text", "text": …}``) with line ends and
+    gives an empty content to a message without one. Keeps other keys.
 
     Raises:
-        InvalidPromptError: No message, a message of another form, or content that is
-            not text. Names the place of the message.
+        InvalidPromptError: The list is empty, a message has another form, or a content
+            is not text. The error names the position of the message.
     """
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(
         messages, Sequence
@@ -33,48 +33,47 @@ def as_conversation(messages: Any) -> list[dict[str, Any]]:
         raise InvalidPromptError(
             "The conversation has no message. Pass at least one, such as " + _FORM + "."
         )
-    return [_message(place, message) for place, message in enumerate(messages)]
+    return [_message(position, message) for position, message in enumerate(messages)]
 
 
-def _message(place: int, message: Any) -> dict[str, Any]:
+def _message(position: int, message: Any) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         raise PromptTypeError(
-            f"Message {place} must be a dict such as {_FORM}, got "
+            f"Message {position} must be a dict such as {_FORM}, got "
             f"{type(message).__name__}."
         )
     role = message.get("role")
     if not isinstance(role, str) or not role:
         raise InvalidPromptError(
-            f'Message {place} needs a "role" that is a text, got {role!r}. '
+            f'Message {position} needs a "role" that is a text, got {role!r}. '
             'Usual roles are "system", "user" and "assistant".'
         )
-    return {**message, "content": _content(place, message.get("content"))}
+    return {**message, "content": _content(position, message.get("content"))}
 
 
-def _content(place: int, content: Any) -> str:
+def _content(position: int, content: Any) -> str:
     if content is None:
         return ""
     if isinstance(content, str):
         return content
     if isinstance(content, Mapping) or not isinstance(content, Sequence):
         raise PromptTypeError(
-            f"The content of message {place} must be a text or a list of text parts, "
-            f"got {type(content).__name__}."
+            f"The content of message {position} must be a text or a list of text "
+            f"parts, got {type(content).__name__}."
         )
-    return "\n".join(_part(place, part) for part in content)
+    return "\n".join(_part(position, part) for part in content)
 
 
-def _part(place: int, part: Any) -> str:
+def _part(position: int, part: Any) -> str:
     if isinstance(part, str):
         return part
-    if isinstance(part, Mapping) and isinstance(part.get("text"), str):
-        kind = part.get("type", "text")
-        if kind == "text":
-            return str(part["text"])
-    else:
-        kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    kind: Any = type(part).__name__
+    if isinstance(part, Mapping):
+        text, kind = part.get("text"), part.get("type")
+        if isinstance(text, str) and part.get("type", "text") == "text":
+            return text
     raise InvalidPromptError(
-        f"The content of message {place} has a part of type {kind!r}; only text parts "
-        '({"type": "text", "text": "…"}) can be generated from. Remove the part or '
-        "describe it in words."
+        f"The content of message {position} has a part of type {kind!r}; only text "
+        'parts ({"type": "text", "text": "…"}) can be generated from. Remove the part '
+        "or describe it in words."
     )

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""New token ids to text, one at a time: text that is given out never changes.
+"""New token ids to text, one at a time; text that was returned never changes.
 
 The text of a completion is what `Tokenizer.decode` adds behind the prompt, so a leading
-space is there exactly when it belongs there. What is not final is held back:
+space is there exactly when it belongs there. The detokenizer holds back:
 
-- the bytes of a character that is not complete, and nothing else. When the completion
-  ends there they are dropped, as vLLM drops them. A character that the prompt began
-  and the completion ends belongs to the completion;
-- the longest end of the text that begins a stop string. It is given out as soon as the
-  next token shows that it does not.
+- the bytes of an incomplete character. It drops them when the completion ends there, as
+  vLLM does. A character that begins in the prompt belongs to the completion;
+- the longest end of the text that may begin a stop string, until the next token
+  decides.
 
 Bytes that can never become a character are U+FFFD at once.
 """
@@ -25,20 +24,20 @@ from .pieces import REPLACEMENT, Pieces
 
 if TYPE_CHECKING:
     from ..params import SamplingParams
-    from .adapters import Tokenizer
+    from .tokenizer import Tokenizer
 
 _LONGEST_CHARACTER = 4
-"""Bytes of UTF-8, so an incomplete character has at most three."""
+"""Length in bytes of UTF-8; an incomplete character has at most three."""
 
 _CONTEXT = 8
-"""Prompt tokens that are looked at first to see what stands before the completion."""
+"""Tokens at the end of the prompt that usually show what precedes the completion."""
 
 
 def decode_token(tokenizer: Tokenizer, token_id: int) -> str:
-    """Return the text of one id, as it stands in the middle of a text.
+    """Return the text of one id in the middle of a text.
 
-    A leading space is kept, special tokens are shown, and U+FFFD stands for bytes that
-    are a part of a character.
+    It keeps a leading space, shows special tokens, and has U+FFFD for bytes of an
+    incomplete character.
     """
     if tokenizer.pieces is not None:
         return tokenizer.pieces.text((token_id,))
@@ -46,11 +45,11 @@ def decode_token(tokenizer: Tokenizer, token_id: int) -> str:
 
 
 class Detokenizer:
-    """The text of one completion, as its ids arrive.
+    """The text of one completion while its ids arrive.
 
     Attributes:
         matched_stop: The stop string that ended the completion; `None` until then.
-            Nothing may be pushed after it.
+            `push` may not be called after it.
     """
 
     def __init__(
@@ -79,10 +78,10 @@ class Detokenizer:
         self.matched_stop: str | None = None
 
     def push(self, token_id: int) -> str:
-        """Take the next id and return the text that has become final.
+        """Add the next id and return the text that is final now.
 
-        When it completes a stop string, `matched_stop` is set, and what is returned
-        ends before the string, or with it under `include_stop_str_in_output`.
+        When the id completes a stop string, sets `matched_stop` and returns the text
+        before the string, or up to its end under `include_stop_str_in_output`.
         """
         assert self.matched_stop is None, "the completion has ended"
         if self._off:
@@ -98,12 +97,12 @@ class Detokenizer:
         return final
 
     def finish(self, *, stop_token_id: int | None = None) -> str:
-        """End the completion and return the text that is left.
+        """End the completion and return the rest of its text.
 
         Args:
-            stop_token_id: The id that ended it, if one did. It adds text only under
-                `include_stop_str_in_output`, and then may complete a stop string, so
-                look at `matched_stop` afterwards.
+            stop_token_id: The id that ended the completion, if one did. It adds text
+                only under `include_stop_str_in_output`, and then may complete a stop
+                string and set `matched_stop`.
         """
         text = ""
         if stop_token_id is not None and self._keep_stop:
@@ -114,41 +113,41 @@ class Detokenizer:
 
 
 class _Visible:
-    """The ids of a prompt that show in its text, most often only the last few."""
+    """The ids of a prompt that show in its text."""
 
     def __init__(self, token_ids: Sequence[int], skip: frozenset[int]) -> None:
         self._token_ids = token_ids
         self._skip = skip
 
     def last(self, count: int | None = _CONTEXT) -> list[int]:
-        """Return the last *count* ids in their order; `None` for all."""
+        """Return the last *count* ids, or all for `None`, in their order."""
         visible = (i for i in reversed(self._token_ids) if i not in self._skip)
         return list(islice(visible, count))[::-1]
 
 
 class _Text(Protocol):
-    """**Protocol:** ids to text, whole characters only."""
+    """**Protocol:** Ids to text, in whole characters."""
 
     def push(self, token_id: int) -> str: ...
 
 
 class _PieceText:
-    """For tokenizers whose ids always add the same bytes: exact for any ids."""
+    """Text of a tokenizer whose ids always add the same bytes; exact for any ids."""
 
     def __init__(self, tokenizer: Tokenizer, pieces: Pieces, prompt: _Visible) -> None:
         self._tokenizer = tokenizer
         self._pieces = pieces
         self._open = b""
         """The bytes of an incomplete character."""
-        # The prompt may end in the middle of one; the rest of its text is not ours.
+        # The prompt may end in the middle of a character; its own text is not needed.
         ending = b"".join([pieces[token_id] for token_id in prompt.last()])
         self._push_bytes(ending[-_LONGEST_CHARACTER:])
         self._start = self._invisible_start(prompt)
 
     def _invisible_start(self, prompt: _Visible) -> list[int] | None:
-        """Return the prompt's ids if they show no text at all.
+        """Return the last ids of the prompt if it shows no text at all.
 
-        Then the completion is the start of the text, where a leading space is dropped.
+        Then the completion begins the text, where the decoder drops a leading space.
         """
         if not self._pieces.start_matters:
             return None
@@ -182,30 +181,30 @@ class _PieceText:
         text = self._tokenizer.decode([*start, token_id], skip_special_tokens=False)
         if text:
             self._start = None
-        elif len(start) < _CONTEXT:  # more of what shows nothing changes nothing
+        elif len(start) < _CONTEXT:  # more invisible ids would change nothing
             start.append(token_id)
         return text
 
 
 def _is_surrogate(data: bytes) -> bool:
-    """Whether these are two bytes for which Python awaits a third.
+    """Whether these are two bytes behind which Python waits for a third.
 
-    It does so for the sake of ``surrogatepass``; in UTF-8 nothing begins like that.
+    Python waits for the sake of ``surrogatepass``; no character of UTF-8 begins so.
     """
     return len(data) == 2 and data[0] == 0xED and data[1] >= 0xA0
 
 
 class _WindowText:
-    """For any `decode`: the difference that a token makes to the last few tokens.
+    """Text of any tokenizer: the difference that a token makes to the last few tokens.
 
-    Exact where what a token adds depends on its neighbours only. Whether a U+FFFD at
-    the end may still become a character cannot be seen, so up to three are held back.
+    Exact where the text of a token depends only on its neighbours. A U+FFFD at the end
+    may still become a character, so up to three are held back.
     """
 
     _LONGEST = 16
-    """Tokens in the window when it is cut, so that a token costs a bounded time."""
+    """Tokens in the window before it is cut, which bounds the time of a token."""
     _KEPT = 6
-    """Tokens that are left: those of an incomplete character, and some before it."""
+    """Tokens that stay: those of an incomplete character, and some before it."""
     _HELD = _LONGEST_CHARACTER - 1
 
     def __init__(
@@ -229,7 +228,7 @@ class _WindowText:
         return final
 
     def _cut(self, text: str) -> str:
-        """Shorten the window, and return what is final now because it is short."""
+        """Shorten the window, and return the text that the cut makes final."""
         kept = self._ids[-self._KEPT :]
         if not self._shows_text(kept):
             # Some decoders drop spaces at the start: a visible token must come first.
@@ -237,7 +236,7 @@ class _WindowText:
             kept = [*islice(visible, 1), *kept]
         tail = self._decode(kept)
         end = self._end_of_final(tail)
-        # A U+FFFD before the kept tokens can become nothing else any more.
+        # A U+FFFD before the kept tokens cannot change any more.
         final = text[self._shown : len(text) - (len(tail) - end)]
         self._ids, self._shown = kept, end
         return final
@@ -256,7 +255,7 @@ class _WindowText:
 
 
 class _StopStrings:
-    """Finds stop strings in a growing text, and holds back what may begin one."""
+    """Finds stop strings in a growing text, and holds back a possible beginning."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = stops
@@ -264,12 +263,12 @@ class _StopStrings:
         self._held = ""
 
     def push(self, new: str, *, may_end: bool, keep: bool) -> tuple[str, str | None]:
-        """Add text; return what is final of it and the stop string that it completes.
+        """Add text; return the final part of it and the stop string that it completes.
 
         Args:
-            new: Not empty.
+            new: The text; not empty.
             may_end: Whether a stop string that *new* completes counts.
-            keep: Whether the text ends behind the stop string, not before it.
+            keep: Whether the final part includes the stop string.
         """
         text = self._held + new
         match = self._earliest(text, len(self._held)) if may_end else None
@@ -282,16 +281,19 @@ class _StopStrings:
         return text[:final], None
 
     def finish(self) -> str:
-        """Return what was held back; no stop string can be completed any more."""
+        """Return the text that was held back, at the end of the completion."""
         held, self._held = self._held, ""
         return held
 
     def _earliest(self, text: str, old: int) -> tuple[int, str] | None:
-        """Find the stop string that ends first behind *old*; ties by list order."""
+        """Return the stop string that ends first behind *old*, and where it starts.
+
+        Of several that end there, the first of the list counts.
+        """
         found: tuple[int, str] | None = None
         first_end = len(text) + 1
         for stop in self._stops:
-            # A match that ends in the old text came too early to count: `min_tokens`.
+            # A match that ends in the old text came before `min_tokens`.
             start = text.find(stop, max(0, old - len(stop) + 1))
             if start >= 0 and start + len(stop) < first_end:
                 first_end = start + len(stop)

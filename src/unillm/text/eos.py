@@ -1,65 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which ids end a completion, and where each one was found.
+"""EOS tokens: the ids that end a completion, and the sources that name each one.
 
 Checkpoints disagree with themselves: the tokenizer names one id, the generation config
-several, and a chat model's end of turn may be in neither. Stopping at too few runs past
-the answer, so all sources count; the order of sources decides only what is reported.
-
-Configs are read as plain JSON, so that every backend gets the same.
+several, and the end of a chat turn may be in neither. A completion that misses an EOS
+token runs past the answer, so all sources count; their order decides only the report.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from ..errors import ConfigError, EosNotFoundError, ModelLoadError, UnillmError
-from .adapters import Tokenizer
+from ..errors import EosNotFoundError, ModelLoadError, UnillmError
+from .tokenizer import Tokenizer
 
-_GENERATION_CONFIG = "generation_config.json"
-_CONFIG = "config.json"
-_TOKENIZER = "tokenizer"
-_CHAT_TEMPLATE = "chat template"
-_USER = "user"
-
-_ANSWER = "unillm looks for what follows this sentence"
+_ANSWER = "unillm looks for the token behind this sentence"
 
 
 @attrs.frozen
 class EosSource:
-    """One end id."""
+    """One EOS token."""
 
     token_id: int
     token: str | None
-    """As the vocabulary writes it; `None` for an id without a token."""
+    """Its text in the vocabulary; `None` for an id without one."""
     origins: tuple[str, ...]
     """Every source that names it, such as ``"config.json"``."""
 
 
 @attrs.frozen(kw_only=True)
 class EosIds:
-    """The ids that end a completion. Never empty."""
+    """The ids that end a completion; at least one."""
 
     ids: frozenset[int]
     primary: int
-    """The tokenizer's own; ending on it has no `stop_reason`. The first of `sources`
-    if the tokenizer names none."""
+    """The tokenizer's own id; a completion that ends on it has no `stop_reason`. The
+    first of `sources` if the tokenizer names none."""
     sources: tuple[EosSource, ...]
-    """Each id once, in the order in which they were found."""
+    """Each id once, in the order of the sources."""
     ignored: tuple[EosSource, ...] = ()
     """Ids that a source names and the model cannot produce."""
 
 
 def read_config_file(directory: Path, name: str) -> dict[str, Any] | None:
-    """Read a JSON object of the model; `None` if there is no such file.
+    """Read a JSON object of the model; `None` without such a file.
 
     Raises:
-        ModelLoadError: The file is there and is no JSON object.
+        ModelLoadError: The file does not hold a JSON object.
     """
     path = directory / name
     try:
@@ -83,48 +75,45 @@ def resolve_eos(
     *,
     generation_config: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
-    user_ids: Iterable[int] = (),
 ) -> EosIds:
-    """Return every id that ends a completion, and where each was found.
+    """Return every id that ends a completion, with the sources that name it.
 
-    An id that no row of the model's vocabulary has (negative, or too high for both the
-    tokenizer and ``vocab_size`` of the config) is reported in `EosIds.ignored`: the
-    model cannot say it, and engines refuse it.
+    An id outside the vocabulary (negative, or too high for both the tokenizer and
+    ``vocab_size`` of the config) goes to `EosIds.ignored`: the model cannot produce it,
+    and engines refuse it.
 
     Args:
-        tokenizer: Names its own EOS, and has the chat template.
+        tokenizer: Names its own EOS token, and has the chat template.
         generation_config: The model's ``generation_config.json``; `None` without one.
         config: The model's ``config.json``; `None` without one.
-        user_ids: Further ids that the user wants.
 
     Raises:
-        EosNotFoundError: No source names an id. Lists what was read.
-        ModelLoadError: A config names something that is no id.
-        ConfigError: One of *user_ids* is not in the vocabulary.
+        EosNotFoundError: No source names an id. The error lists the files that were
+            read.
+        ModelLoadError: ``eos_token_id`` of a config is neither an id nor a list of ids.
     """
-    # Keys keep the order of insertion: that of the sources.
-    found: dict[int, list[str]] = {}
-    for origin, token_id in _named_ids(
-        tokenizer, generation_config, config, tuple(user_ids)
-    ):
-        origins = found.setdefault(token_id, [])
-        if origin not in origins:
-            origins.append(origin)
-    size = _vocab_size(tokenizer, config)
+    configs = {
+        name: content
+        for name, content in (
+            ("generation_config.json", generation_config),
+            ("config.json", config),
+        )
+        if content is not None
+    }
+    # Dicts keep the order of insertion: that of the sources.
+    found: dict[int, dict[str, None]] = {}
+    for origin, token_id in _named_ids(tokenizer, configs):
+        found.setdefault(token_id, {})[origin] = None
+    size = _vocab_size(tokenizer, config or {})
     sources: list[EosSource] = []
     ignored: list[EosSource] = []
     for token_id, origins in found.items():
         known = token_id >= 0 and (size is None or token_id < size)
-        if _USER in origins and not known:
-            raise ConfigError(
-                f"The end id {token_id} is not in the vocabulary of {size} ids. "
-                "Pass ids that the tokenizer has."
-            )
         token = tokenizer.id_to_token(token_id) if known else None
         source = EosSource(token_id, token, tuple(origins))
         (sources if known else ignored).append(source)
     if not sources:
-        raise _not_found(tokenizer, generation_config, config, ignored)
+        raise _not_found([*configs, *tokenizer.files], ignored)
     ids = frozenset(source.token_id for source in sources)
     own = tokenizer.eos_token_id
     return EosIds(
@@ -136,32 +125,21 @@ def resolve_eos(
 
 
 def _named_ids(
-    tokenizer: Tokenizer,
-    generation_config: Mapping[str, Any] | None,
-    config: Mapping[str, Any] | None,
-    user_ids: tuple[int, ...],
+    tokenizer: Tokenizer, configs: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[tuple[str, int]]:
-    for origin, content in ((_GENERATION_CONFIG, generation_config), (_CONFIG, config)):
-        for token_id in _config_ids(content or {}, origin):
+    """Yield each source with an id that it names."""
+    for origin, content in configs.items():
+        for token_id in _config_ids(content, origin):
             yield origin, token_id
     if tokenizer.eos_token_id is not None:
-        yield _TOKENIZER, tokenizer.eos_token_id
+        yield "tokenizer", tokenizer.eos_token_id
     end_of_turn = _end_of_turn(tokenizer)
     if end_of_turn is not None:
-        yield _CHAT_TEMPLATE, end_of_turn
-    for token_id in user_ids:
-        yield _USER, token_id
+        yield "chat template", end_of_turn
 
 
 def _config_ids(content: Mapping[str, Any], origin: str) -> list[int]:
-    """Return ``eos_token_id``, an int or a list; a multimodal model has it one deeper.
-
-    References:
-        transformers, ``PreTrainedConfig.get_text_config``: the key ``text_config``.
-    """
-    value = content.get("eos_token_id")
-    if value is None and isinstance(content.get("text_config"), Mapping):
-        value = content["text_config"].get("eos_token_id")
+    value = _text_value(content, "eos_token_id")
     if value is None:
         return []
     ids = value if isinstance(value, list) else [value]
@@ -174,8 +152,18 @@ def _config_ids(content: Mapping[str, Any], origin: str) -> list[int]:
     return ids
 
 
+def _text_value(content: Mapping[str, Any], key: str) -> Any:
+    """Return a value of a config, or of the text model's config inside it.
+
+    References:
+        transformers, ``PreTrainedConfig.get_text_config``: the key ``text_config``.
+    """
+    value, inner = content.get(key), content.get("text_config")
+    return inner.get(key) if value is None and isinstance(inner, Mapping) else value
+
+
 def _end_of_turn(tokenizer: Tokenizer) -> int | None:
-    """Return the special token that the chat template puts behind an answer."""
+    """Return the id of the special token that a chat template puts behind an answer."""
     if tokenizer.chat_template is None:
         return None
     messages = [
@@ -185,7 +173,7 @@ def _end_of_turn(tokenizer: Tokenizer) -> int | None:
     try:
         text = tokenizer.apply_chat_template(messages, add_generation_prompt=False)
     except UnillmError:
-        return None  # a template that wants other messages tells nothing here
+        return None  # the template takes other messages only
     # Some templates put a space or a line end first, as Llama 2's does.
     behind = text.rpartition(_ANSWER)[2].lstrip()
     tokens = [
@@ -196,29 +184,14 @@ def _end_of_turn(tokenizer: Tokenizer) -> int | None:
     return max(tokens, key=lambda pair: len(pair[0]))[1] if tokens else None
 
 
-def _vocab_size(tokenizer: Tokenizer, config: Mapping[str, Any] | None) -> int | None:
+def _vocab_size(tokenizer: Tokenizer, config: Mapping[str, Any]) -> int | None:
     """Return the larger of the two vocabularies; models pad theirs."""
-    config = config or {}
-    text_config = config.get("text_config")
-    rows = config.get("vocab_size")
-    if rows is None and isinstance(text_config, Mapping):
-        rows = text_config.get("vocab_size")
-    if tokenizer.vocab_size is None:
-        return rows if isinstance(rows, int) else None
-    return max(tokenizer.vocab_size, rows if isinstance(rows, int) else 0)
+    rows = _text_value(config, "vocab_size")
+    sizes = [n for n in (tokenizer.vocab_size, rows) if isinstance(n, int)]
+    return max(sizes, default=None)
 
 
-def _not_found(
-    tokenizer: Tokenizer,
-    generation_config: Mapping[str, Any] | None,
-    config: Mapping[str, Any] | None,
-    ignored: list[EosSource],
-) -> EosNotFoundError:
-    files = [
-        *((_GENERATION_CONFIG,) if generation_config is not None else ()),
-        *((_CONFIG,) if config is not None else ()),
-        *tokenizer.files,
-    ]
+def _not_found(files: list[str], ignored: list[EosSource]) -> EosNotFoundError:
     outside = ", ".join(str(source.token_id) for source in ignored)
     named = f" The ids {outside} are named but outside the vocabulary." * bool(outside)
     return EosNotFoundError(

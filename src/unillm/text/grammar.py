@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""From `StructuredOutputs` to the tokens that may come next, by llguidance.
+"""Grammars of `StructuredOutputs`: the tokens that may come next, from llguidance.
 
-A grammar is compiled in the thread that submits the request, so what is wrong with it
-is told before an engine sees it. The driver's thread only asks for masks.
+The thread that submits a request compiles its grammar, so a wrong one is refused before
+an engine sees the request. The driver's thread only asks for masks.
 
-Everything is bounded: the text of a grammar and its depth are checked first; llguidance
-counts its work, when compiling and in each step; the caller waits a limited time; and
-the cache of compiled grammars has a size. Nothing here imports torch.
+Every grammar is bounded: its text and depth are checked first, llguidance limits its
+work when it compiles and in each step, the caller waits a limited time, and the cache
+has a size.
 """
 
 from __future__ import annotations
@@ -15,34 +15,33 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidParameterError, UnsupportedParameterError
+from .bounded import call_within
 
 if TYPE_CHECKING:
     from ..params import StructuredOutputs
-    from .adapters import Tokenizer
+    from .tokenizer import Tokenizer
 
 FIELD = "structured_outputs"
 
 MAX_CHARS = 128 * 1024
-"""Of a schema, a grammar or all choices together."""
+"""Longest schema or grammar, or choices together."""
 MAX_REGEX_CHARS = 16 * 1024
-"""Of a regex: the time for a long one grows with the square of its length."""
+"""Longest regex; its time grows with the square of its length."""
 MAX_REFERENCES = 256
-"""``$ref`` of a schema, rules of a grammar. llguidance follows them recursively, and
-some thousands in a row would overflow the stack and end the process."""
+"""Most ``$ref`` of a schema, or rules of a grammar. llguidance follows them
+recursively; some thousands in a row would overflow the stack and end the process."""
 STACK_BYTES = 64 * 1024 * 1024
-"""Of the thread that compiles; only what is used of it takes memory."""
+"""Stack of the thread that compiles; only its used part takes memory."""
 MAX_DEPTH = 64
-"""Of brackets within brackets."""
+"""Deepest nesting of brackets."""
 COMPILE_TIMEOUT_S = 10.0
-"""How long a caller waits; llguidance itself gives up when its fuel is spent."""
+"""Limit for the caller's wait; llguidance itself stops when its fuel is spent."""
 CACHED = 128
-"""Compiled grammars that are kept, the last used ones."""
-
-_STACK_LOCK = threading.Lock()
+"""Compiled grammars in the cache, the last used ones."""
 
 _LIMITS: dict[str, Any] = {
     "initial_lexer_fuel": 1_000_000,
@@ -55,10 +54,10 @@ _LIMITS: dict[str, Any] = {
 
 
 class GrammarState:
-    """How far one completion is in its grammar.
+    """State of one completion in its grammar.
 
     Attributes:
-        error: Why nothing can follow any more; empty while all is well.
+        error: Reason why no token can follow; empty as long as one can.
     """
 
     def __init__(self, matcher: Any) -> None:
@@ -68,15 +67,15 @@ class GrammarState:
     def allowed(self) -> bytes:
         """Return one bit for each id, the lowest bit of a byte first.
 
-        An end id is allowed exactly where the grammar may end; where it has to, nothing
-        else is. Look at `error` afterwards.
+        Allows EOS tokens exactly where the grammar may end, and nothing else where it
+        must end. Sets `error` if it fails.
         """
         mask: bytes = self._matcher.compute_bitmask()
         self._look()
         return mask
 
     def accept(self, token_id: int) -> None:
-        """Take notice of a new token."""
+        """Record a generated token."""
         self._matcher.consume_token(token_id)
         self._look()
 
@@ -99,12 +98,12 @@ class Grammar:
 
 
 class GrammarCompiler:
-    """Compiles for one tokenizer, and keeps what it compiled last.
+    """Compiles grammars for one tokenizer, and caches the last ones.
 
     Args:
-        tokenizer: Its ids must always add the same bytes.
-        vocab_size: Of the model: ids are below it.
-        eos_ids: All of the model's end ids.
+        tokenizer: One whose ids always add the same bytes.
+        vocab_size: Vocabulary of the model; ids are below it.
+        eos_ids: All EOS tokens of the model.
     """
 
     def __init__(
@@ -121,9 +120,9 @@ class GrammarCompiler:
         """Return the grammar of *wanted*.
 
         Raises:
-            InvalidParameterError: It is wrong, impossible, or beyond a limit.
-            UnsupportedParameterError: llguidance is not installed, or the tokenizer's
-                ids do not always add the same bytes.
+            InvalidParameterError: The grammar is wrong, impossible, or over a limit.
+            UnsupportedParameterError: llguidance is not installed, or the bytes of the
+                tokenizer's ids depend on their neighbours.
         """
         with self._lock:
             grammar = self._cache.get(wanted)
@@ -149,9 +148,9 @@ class GrammarCompiler:
             ) from None
         if self._tokenizer.pieces is None:
             raise UnsupportedParameterError(
-                f"{FIELD} needs to know the bytes of each token, and what this "
-                "tokenizer's tokens add depends on their neighbours. Pass tokenizer= "
-                "with a byte-level or sentencepiece tokenizer of the model.",
+                f"{FIELD} needs the bytes of each token, and those of this tokenizer "
+                "depend on their neighbours. Pass tokenizer= with a byte-level or "
+                "sentencepiece tokenizer of the model.",
                 parameter=FIELD,
                 value=None,
             )
@@ -165,7 +164,7 @@ class GrammarCompiler:
 
 
 class _Vocabulary:
-    """A tokenizer as llguidance wants to see it."""
+    """A tokenizer in the form that llguidance takes."""
 
     bos_token_id = None
 
@@ -204,19 +203,26 @@ def _compile(wanted: StructuredOutputs, vocabulary: Any) -> Any:
     if wanted.kind != "choice" and depth > MAX_DEPTH:
         raise _refused(wanted, f"it is {depth} levels deep and {MAX_DEPTH} are allowed")
 
-    def work() -> Any:
+    def work() -> tuple[Any, str]:
         matcher = llguidance.LLMatcher(
             vocabulary,
             _grammar_text(wanted),
             log_level=0,
             limits=llguidance.LLParserLimits(**_LIMITS),
         )
-        # The first mask shows what no text can satisfy, and what explodes at once.
+        # The first mask finds grammars that no text satisfies, and those that explode.
         if not matcher.is_error() and not any(matcher.compute_bitmask()):
             return matcher, "no text of this tokenizer can satisfy it"
         return matcher, matcher.get_error() if matcher.is_error() else ""
 
-    matcher, error = _within(COMPILE_TIMEOUT_S, work, wanted)
+    try:
+        matcher, error = call_within(COMPILE_TIMEOUT_S, work, stack_bytes=STACK_BYTES)
+    except TimeoutError:
+        raise _refused(
+            wanted, f"compiling it takes more than {COMPILE_TIMEOUT_S:g} s"
+        ) from None
+    except Exception as failure:  # llguidance documents none
+        raise _refused(wanted, f"{type(failure).__name__}: {failure}") from failure
     if error:
         if error.startswith("NoExtension"):
             error = "no text of this tokenizer can satisfy it"
@@ -234,42 +240,16 @@ def _grammar_text(wanted: StructuredOutputs) -> str:
         return LLMatcher.grammar_from_lark(f"start: {options}")
     if wanted.kind == "grammar":
         return LLMatcher.grammar_from_lark(wanted.source)
-    options_of_json: dict[str, Any] = {}
+    overrides: Any = None
     if wanted.disable_any_whitespace:
-        options_of_json = {
+        overrides = {
             "whitespace_flexible": False,
             "item_separator": ",",
             "key_separator": ":",
         }
     elif wanted.whitespace_pattern is not None:
-        options_of_json = {"whitespace_pattern": wanted.whitespace_pattern}
-    overrides: Any = options_of_json or None
+        overrides = {"whitespace_pattern": wanted.whitespace_pattern}
     return LLMatcher.grammar_from_json_schema(wanted.source, overrides=overrides)
-
-
-def _within(
-    timeout_s: float, work: Callable[[], Any], wanted: StructuredOutputs
-) -> Any:
-    """Run *work* in a thread of its own and wait for it a limited time."""
-    results: list[Any] = []
-
-    def run() -> None:
-        try:
-            results.append(work())
-        except Exception as error:  # noqa: BLE001 - whatever llguidance raises
-            results.append((None, f"{type(error).__name__}: {error}"))
-
-    thread = threading.Thread(target=run, name="unillm-grammar", daemon=True)
-    with _STACK_LOCK:
-        before = threading.stack_size(STACK_BYTES)  # of all threads started meanwhile
-        try:
-            thread.start()
-        finally:
-            threading.stack_size(before)
-    thread.join(timeout_s)
-    if not results:
-        raise _refused(wanted, f"compiling it takes more than {timeout_s:g} s")
-    return results[0]
 
 
 def _references(wanted: StructuredOutputs) -> int:
@@ -289,12 +269,12 @@ def _refused(wanted: StructuredOutputs, why: str) -> InvalidParameterError:
 
 
 def _first_line(error: str) -> str:
-    """Return what llguidance says without the state that it prints below it."""
+    """Return the message of llguidance without the state that it prints below."""
     return " ".join(error.partition("<state>")[0].split())[:500].rstrip(".")
 
 
 def _depth(text: str) -> int:
-    """Return how deep brackets stand in brackets, those in literals among them."""
+    """Return the nesting depth of brackets, literals included."""
     depth = deepest = 0
     for character in text:
         if character in "([{":

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What one token adds to a text, in bytes, whatever stands before it.
+"""The bytes that a token adds to a text, whatever stands before it.
 
 Most tokenizers decode token by token: in the middle of a text an id always adds the
-same bytes. Those bytes are a table, and with it decoding is exact, incremental and
-cheap. Whether a tokenizer is of that kind is read from its decoder's description;
-`rust_pieces` answers `None` where it is not.
+same bytes. With a table of those bytes, decoding is exact, incremental and cheap. The
+description of a tokenizer's decoder says whether it is of that kind; `rust_pieces`
+returns `None` for any other.
 
-Bytes that are no UTF-8 become U+FFFD, in one of two ways. Byte-level decoders see the
-whole text and write one U+FFFD for each maximal piece of a character, as Python's
+Bytes that are not UTF-8 become U+FFFD, in one of two ways. Byte-level decoders see the
+whole text and write one U+FFFD for each maximal part of a character, as Python's
 ``errors="replace"`` does. Byte fallback (``<0xE3>``) writes one for each byte.
 
-Hugging Face's own byte fallback gives up more: one invalid byte turns the whole run of
-byte tokens into U+FFFD, the complete characters of the run too. That cannot be known
-before the run ends, so here a complete character stays, as in sentencepiece.
+Hugging Face's own byte fallback loses more: one invalid byte turns the whole run of
+byte tokens into U+FFFD, the complete characters of the run too. A decoder that streams
+cannot see that before the run ends, so `Pieces` keep complete characters, as
+sentencepiece does.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 EACH_BYTE = "unillm.each_byte"
-"""Name of the codec error handler that writes one U+FFFD for each invalid byte."""
+"""Codec error handler that writes one U+FFFD for each invalid byte."""
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_LOCAL_STEPS = {"ByteFallback", "Fuse", "Metaspace", "Replace", "Strip", "WordPiece"}
 
 
 def _replace_each_byte(error: UnicodeError) -> tuple[str, int]:
@@ -42,7 +44,7 @@ codecs.register_error(EACH_BYTE, _replace_each_byte)
 
 
 class Pieces(dict[int, bytes]):
-    """The bytes of each id in the middle of a text; computed when first asked for.
+    """The bytes of each id in the middle of a text, computed at the first look-up.
 
     Attributes:
         errors: The codec error handler that shows invalid bytes as the tokenizer does.
@@ -63,7 +65,7 @@ class Pieces(dict[int, bytes]):
         return piece
 
     def text(self, token_ids: Iterable[int]) -> str:
-        """Return the text of *token_ids*, as it stands behind some other text."""
+        """Return the text of *token_ids* in the middle of a text."""
         joined = b"".join([self[token_id] for token_id in token_ids])
         return joined.decode("utf-8", self.errors)
 
@@ -72,8 +74,8 @@ def rust_pieces(backend: Any) -> Pieces | None:
     """Return the pieces of a `tokenizers.Tokenizer`.
 
     Returns:
-        `None` where what a token adds depends on its neighbours (the ``</w>`` of
-        `BPEDecoder`, CTC) or the decoder is not known.
+        `None` where the bytes of a token depend on its neighbours (the ``</w>`` of
+        `BPEDecoder`, CTC), and for an unknown decoder.
     """
     steps = _decoder_steps(backend.decoder)
     names = [step["type"] for step in steps]
@@ -85,10 +87,12 @@ def rust_pieces(backend: Any) -> Pieces | None:
         )
     if not _is_local(steps):
         return None
-    byte_of = _byte_of if "ByteFallback" in names else _no_byte
+    has_bytes = "ByteFallback" in names
     return _anchored_pieces(
         decode=functools.partial(backend.decode, skip_special_tokens=False),
-        own_bytes=lambda token_id: byte_of(backend.id_to_token(token_id)),
+        own_bytes=lambda token_id: (
+            _byte_of(backend.id_to_token(token_id)) if has_bytes else None
+        ),
         candidates=range(backend.get_vocab_size(with_added_tokens=True)),
     )
 
@@ -96,11 +100,11 @@ def rust_pieces(backend: Any) -> Pieces | None:
 def sentencepiece_pieces(processor: Any) -> Pieces | None:
     """Return the pieces of a `SentencePieceProcessor`.
 
-    Control pieces, which the library decodes to nothing, add their own name: whoever
-    wants them left out leaves them out.
+    Control pieces, which the library decodes to nothing, add their own name; a caller
+    that hides them skips their ids.
 
     Returns:
-        `None` for a model in which no piece shows text.
+        `None` for a model without a piece that shows text.
     """
     size = processor.vocab_size()
 
@@ -119,7 +123,7 @@ def sentencepiece_pieces(processor: Any) -> Pieces | None:
 
 
 def _decoder_steps(decoder: Any) -> list[dict[str, Any]]:
-    """Return the steps of a Rust decoder; without one, tokens are joined by spaces."""
+    """Return the steps of a Rust decoder; `None` has none, and joins with spaces."""
     if decoder is None:
         return []
     state = json.loads(decoder.__getstate__())
@@ -128,7 +132,7 @@ def _decoder_steps(decoder: Any) -> list[dict[str, Any]]:
 
 
 def _is_local(steps: list[dict[str, Any]]) -> bool:
-    """Whether all *steps* look at one token only, but for the start of the text."""
+    """Whether each step looks at one token alone, except at the start of the text."""
     fused = False
     for step in steps:
         if fused and not (step["type"] == "Strip" and step["stop"] == 0):
@@ -139,17 +143,10 @@ def _is_local(steps: list[dict[str, Any]]) -> bool:
     return True
 
 
-_LOCAL_STEPS = {"ByteFallback", "Fuse", "Metaspace", "Replace", "Strip", "WordPiece"}
-
-
 def _byte_of(token: str | None) -> bytes | None:
-    """Return the byte that a byte fallback token stands for."""
+    """Return the byte of a byte fallback token; `None` for any other token."""
     match = _BYTE_TOKEN.fullmatch(token or "")
     return bytes.fromhex(match[1]) if match else None
-
-
-def _no_byte(_token: str | None) -> None:
-    return None
 
 
 def _anchored_pieces(
@@ -158,12 +155,12 @@ def _anchored_pieces(
     own_bytes: Callable[[int], bytes | None],
     candidates: Iterable[int],
 ) -> Pieces | None:
-    """Find what an id adds by decoding it behind an id that shows some text.
+    """Return pieces that decode an id behind an anchor, an id that shows some text.
 
     Args:
-        decode: Must leave out what is not in the vocabulary.
-        own_bytes: The bytes of an id for which `decode` is not asked, or `None`.
-        candidates: Ids of which the first that shows text is taken.
+        decode: Must skip ids outside the vocabulary.
+        own_bytes: Returns the bytes of an id that needs no decoding, or `None`.
+        candidates: Ids; the first that shows text becomes the anchor.
     """
     for anchor in candidates:
         base = decode([anchor])
@@ -188,13 +185,13 @@ def _byte_level_piece(backend: Any, token_id: int) -> bytes:
     table = _byte_level_alphabet()
     try:
         return bytes([table[character] for character in token])
-    except KeyError:  # an added token with a space, or not from the alphabet at all
+    except KeyError:  # an added token with a character outside the alphabet
         return bytes(token, "utf-8")
 
 
 @functools.cache
 def _byte_level_alphabet() -> dict[str, int]:
-    """Return the byte for each character of GPT-2's printable alphabet.
+    """Return the byte of each character of GPT-2's printable alphabet.
 
     References:
         ``bytes_to_unicode`` in openai/gpt-2, ``src/encoder.py``: printable bytes stand
@@ -203,5 +200,5 @@ def _byte_level_alphabet() -> dict[str, int]:
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(0x100) if byte not in printable]
     alphabet = {chr(byte): byte for byte in printable}
-    alphabet.update((chr(0x100 + place), byte) for place, byte in enumerate(others))
+    alphabet.update((chr(0x100 + index), byte) for index, byte in enumerate(others))
     return alphabet

@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""From what a caller passes to the ids that an engine gets.
+"""Prompts: from the argument of a call to the ids that an engine gets.
 
-Splitting a call's argument into prompts never fails because of one of them: each one is
-checked by `normalise` and `prepare` on its own, so that a bad prompt fails alone.
+`as_prompts` splits the argument without a look at the single prompts; `normalise` and
+`prepare` check each one by itself, so a bad prompt fails alone.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 from typing_extensions import Required, TypedDict
 
-from ..engines.base import EngineLimits
 from ..errors import (
     InvalidParameterError,
     InvalidPromptError,
@@ -26,10 +25,10 @@ from ..errors import (
 from ..params import SamplingParams
 
 if TYPE_CHECKING:
-    from .adapters import Tokenizer
+    from .tokenizer import Tokenizer
 
 _NAMED = 5
-"""How many of many wrong ids a message names."""
+"""Most wrong ids that a message names."""
 
 _FORMS = (
     'a text, a list of token ids, {"prompt": text}, {"prompt_token_ids": ids}, '
@@ -44,33 +43,33 @@ class TextPrompt(TypedDict):
 
 
 class TokensPrompt(TypedDict, total=False):
-    """A prompt as token ids, in vLLM's form; the text is only echoed."""
+    """A prompt as token ids, in vLLM's form; the output repeats the text."""
 
     prompt_token_ids: Required[Sequence[int]]
     prompt: str
 
 
 PromptType = str | Sequence[int] | TextPrompt | TokensPrompt
-"""One prompt, as a caller may write it."""
+"""One prompt in the forms that a caller may write."""
 
 
 @attrs.frozen
 class PlainText:
-    """A text to tokenise, with the special tokens that a prompt needs around it."""
+    """A text that needs special tokens around it, such as BOS."""
 
     text: str
 
 
 @attrs.frozen
 class RenderedText:
-    """A text that a chat template made: its special tokens are in it already."""
+    """A text of a chat template, which holds its special tokens already."""
 
     text: str
 
 
 @attrs.frozen
 class TokenIds:
-    """Ids, not checked yet, and the text to echo."""
+    """Unchecked ids, and the text that the output repeats."""
 
     token_ids: Sequence[Any]
     text: str | None = None
@@ -79,32 +78,48 @@ class TokenIds:
 Prompt = PlainText | RenderedText | TokenIds
 
 
+class PromptLimits(Protocol):
+    """**Protocol:** The part of an engine's limits that concerns prompts."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Vocabulary of the model; ids are below it."""
+
+    @property
+    def max_model_len(self) -> int:
+        """Prompt and new tokens together."""
+
+    @property
+    def longest_prompt(self) -> int:
+        """The longest prompt that leaves room for one new token."""
+
+
 @attrs.frozen(kw_only=True)
 class PreparedPrompt:
-    """A prompt that the engine can take."""
+    """A prompt that fits the engine."""
 
     text: str | None
-    """As it was tokenised; `None` for a prompt of ids."""
+    """The text that was tokenised; `None` for a prompt of ids."""
     token_ids: tuple[int, ...]
     num_truncated: int
-    """Ids cut from the start because `truncate_prompt_tokens` asked."""
+    """Ids that `truncate_prompt_tokens` cut from the start."""
     max_new_tokens: int
-    """What `max_tokens` asked, or as much of it as the context has room for."""
+    """`max_tokens`, or the room in the context if that is less."""
     fitted: bool
-    """Whether the context had less room than `max_tokens` asked."""
+    """Whether the context has less room than `max_tokens`."""
 
 
 # ---------------------------------------------------------------------- forms of a call
 
 
 def as_prompts(prompts: Any) -> list[Any]:
-    """Split what was passed to `generate` into single prompts; none is checked.
+    """Split the argument of `generate` into single, unchecked prompts.
 
-    A text, a dict and a list that begins with an integer are one prompt, and so is an
-    array or a range.
+    A text, a dict, a range, an array and a list that begins with an integer are one
+    prompt.
 
     Raises:
-        PromptTypeError: It is no prompt and no list of them.
+        PromptTypeError: The argument is neither a prompt nor a list of prompts.
     """
     if isinstance(prompts, (str, Mapping, range)) or _is_array(prompts):
         return [prompts]
@@ -116,10 +131,11 @@ def as_prompts(prompts: Any) -> list[Any]:
 
 
 def as_conversations(messages: Any) -> list[Any]:
-    """Split what was passed to `chat` into single conversations; none is checked.
+    """Split the argument of `chat` into single, unchecked conversations.
 
     Raises:
-        PromptTypeError: It is neither a list of messages nor a list of such lists.
+        PromptTypeError: The argument is neither a list of messages nor a list of such
+            lists.
     """
     if not _is_list(messages):
         raise PromptTypeError(
@@ -133,10 +149,10 @@ def as_conversations(messages: Any) -> list[Any]:
 
 
 def normalise(item: Any) -> Prompt:
-    """Return one prompt as a value; its ids are checked by `prepare`.
+    """Return one prompt as a value, with unchecked ids.
 
     Raises:
-        PromptTypeError: It has none of the forms that a prompt may have.
+        PromptTypeError: The prompt has a form that is not supported.
     """
     if isinstance(item, (PlainText, RenderedText, TokenIds)):
         return item
@@ -194,7 +210,7 @@ def _is_list(item: Any) -> bool:
 
 
 def _is_array(item: Any) -> bool:
-    """Whether it is an array of numpy, torch or the like, without importing them."""
+    """Whether *item* is an array of numpy, torch or the like, which stay unimported."""
     return hasattr(item, "tolist") and hasattr(item, "ndim")
 
 
@@ -209,7 +225,7 @@ def _is_integer(item: Any) -> bool:
 def prepare(
     prompt: Prompt,
     tokenizer: Tokenizer,
-    limits: EngineLimits,
+    limits: PromptLimits,
     params: SamplingParams,
     *,
     strict_length: bool = False,
@@ -218,15 +234,17 @@ def prepare(
 
     Args:
         prompt: From `normalise`, or a rendered conversation.
-        tokenizer: The model's.
-        limits: Context, longest prompt and vocabulary of the engine.
-        params: What is asked for this prompt.
-        strict_length: Refuse what does not fit instead of generating less.
+        tokenizer: Tokenizer of the model.
+        limits: Limits of the engine.
+        params: Parameters of this prompt.
+        strict_length: Refuse a `max_tokens` that does not fit, instead of lowering it.
 
     Raises:
-        InvalidPromptError: Empty, no Unicode, or with ids outside the vocabulary.
-        PromptTooLongError: No room is left for a single new token.
-        InvalidParameterError: A length or an id asked for is impossible here.
+        InvalidPromptError: The prompt is empty, not valid Unicode, or has ids outside
+            the vocabulary.
+        PromptTooLongError: The prompt leaves no room for a single new token.
+        InvalidParameterError: A length or an id in *params* is impossible for this
+            engine.
     """
     _check_token_ids(params, limits.vocab_size)
     _check_spaces(params, tokenizer)
@@ -235,7 +253,7 @@ def prepare(
     else:
         ids = _tokenise(prompt, tokenizer)
     ids = _checked_ids(ids, limits.vocab_size)
-    # An empty text may still become a begin-of-text id; nobody asks for that by text.
+    # An empty text may still become a BOS token, which a caller must pass as an id.
     if not ids or prompt.text == "":
         raise InvalidPromptError(
             "The prompt is empty. Pass a text or at least one token id; to begin with "
@@ -264,7 +282,7 @@ def prepare(
 
 
 def _no_room(
-    parameter: str, value: int, prompt_tokens: int, limits: EngineLimits
+    parameter: str, value: int, prompt_tokens: int, limits: PromptLimits
 ) -> InvalidParameterError:
     context = limits.max_model_len
     fitting = " or strict_length=False" if parameter == "max_tokens" else ""
@@ -283,7 +301,7 @@ def _tokenise(prompt: PlainText | RenderedText, tokenizer: Tokenizer) -> list[in
         prompt.text.encode()
     except UnicodeEncodeError as error:
         raise InvalidPromptError(
-            f"The prompt is no valid Unicode: half a surrogate pair at character "
+            "The prompt is not valid Unicode: half a surrogate pair at character "
             f"{error.start}. Decode the text with its right encoding."
         ) from error
     return tokenizer.encode(
@@ -292,7 +310,7 @@ def _tokenise(prompt: PlainText | RenderedText, tokenizer: Tokenizer) -> list[in
 
 
 def _truncate(ids: Sequence[int], keep: int | None, longest: int) -> Sequence[int]:
-    """Keep the last ids, as many as asked; -1 asks for as many as the engine takes."""
+    """Return the last *keep* ids: all for `None`, *longest* for -1."""
     if keep is None:
         return ids
     return ids[-(longest if keep == -1 else keep) :]
@@ -305,32 +323,25 @@ def _checked_ids(token_ids: Sequence[Any], vocab_size: int) -> Sequence[int]:
     ):
         return token_ids
     return [
-        _checked_id(token_id, place, vocab_size)
-        for place, token_id in enumerate(token_ids)
+        _checked_id(token_id, position, vocab_size)
+        for position, token_id in enumerate(token_ids)
     ]
 
 
-def _checked_id(token_id: Any, place: int, vocab_size: int) -> int:
+def _checked_id(token_id: Any, position: int, vocab_size: int) -> int:
     if isinstance(token_id, bool) or not _is_integer(token_id):
         raise PromptTypeError(
-            f"A prompt of token ids must hold integers only; at position {place} it "
+            f"A prompt of token ids must hold integers only; at position {position} it "
             f"has {token_id!r}, a {type(token_id).__name__}."
         )
     number = operator.index(token_id)
     if not 0 <= number < vocab_size:
         raise InvalidPromptError(
-            f"Token id {number} at position {place} is out of vocabulary: the model "
+            f"Token id {number} at position {position} is out of vocabulary: the model "
             f"has the ids 0 to {vocab_size - 1}. Tokenise with the model's own "
             "tokenizer."
         )
     return number
-
-
-def _listed(token_ids: Sequence[int]) -> str:
-    """Name the first few, and how many more there are."""
-    text = ", ".join(map(str, token_ids[:_NAMED]))
-    more = len(token_ids) - _NAMED
-    return text if more <= 0 else f"{text} and {more} more"
 
 
 def _check_token_ids(params: SamplingParams, vocab_size: int) -> None:
@@ -339,10 +350,12 @@ def _check_token_ids(params: SamplingParams, vocab_size: int) -> None:
         ("logit_bias", tuple(token_id for token_id, _ in params.logit_bias)),
         ("allowed_token_ids", params.allowed_token_ids or ()),
     ):
-        outside = _outside(token_ids, vocab_size)
-        if outside:
+        if outside := _outside(token_ids, vocab_size):
+            named = ", ".join(map(str, outside[:_NAMED]))
+            if more := len(outside[_NAMED:]):
+                named += f" and {more} more"
             raise InvalidParameterError(
-                f"{field} has {_listed(outside)}, out of vocabulary: "
+                f"{field} has {named}, out of vocabulary: "
                 f"the model has the ids 0 to {vocab_size - 1}. Remove them.",
                 parameter=field,
                 value=getattr(params, field),
@@ -365,11 +378,11 @@ def tokenise_bad_words(
 ) -> tuple[tuple[int, ...], ...]:
     """Return the token ids of *words*, with and without a space before them.
 
-    As in vLLM the form with a space counts where the space is a part of the first token
-    and not one of its own.
+    As in vLLM, the form with a space counts only where the space is a part of the first
+    token.
 
     Raises:
-        InvalidParameterError: A word has ids that the model has not.
+        InvalidParameterError: A word has no ids, or ids outside the vocabulary.
 
     References:
         ``SamplingParams.update_from_tokenizer``, vLLM 0.32.

@@ -1,228 +1,469 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""From a path, a name or a caller's object to a `Tokenizer`.
+"""One narrow interface over every kind of tokenizer.
 
-A directory is read as what it holds, in this order:
-
-1. ``tokenizer_config.json``: by transformers' `AutoTokenizer`;
-2. ``tokenizer.json`` alone: by the tokenizers library, which guesses nothing;
-3. ``tokenizer.model`` alone: by the sentencepiece library;
-4. ``config.json``: by `AutoTokenizer`, which knows older layouts of files.
-
-A ``chat_template.jinja`` beside them is read in all four. Nothing of a local path is
-looked up on a network.
-
-A checkpoint may bring its own tokenizer as Python code (``auto_map``). Without
-*trust_remote_code* that code is never run: the tokenizer is loaded by transformers' own
-class where there is one, and refused where there is none.
+A wrapper never changes its object: where a caller's tokenizer truncates or pads, the
+wrapper encodes with a copy. `loading` reads the files.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import sys
-from pathlib import Path
+import abc
+import functools
+import inspect
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
-from ..errors import ModelNotFoundError, TokenizerError, UnsafeModelError
-from .adapters import (
-    ForeignTokenizer,
-    RustTokenizer,
-    SentencePieceTokenizer,
-    Tokenizer,
-    TransformersTokenizer,
-)
+from typing_extensions import override
 
-__all__ = ["Tokenizer", "load_tokenizer"]
+from ..errors import ChatTemplateError, TokenizerError
+from .bounded import call_within
+from .chat import as_conversation
+from .pieces import Pieces, rust_pieces, sentencepiece_pieces
 
-CHAT_TEMPLATE_FILE = "chat_template.jinja"
-
-_READ_BY_TRANSFORMERS = (
-    "tokenizer_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tekken.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    CHAT_TEMPLATE_FILE,
-)
-"""What `AutoTokenizer` may read of a directory, for `Tokenizer.files`."""
-
-_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+TEMPLATE_TIMEOUT_S = 10.0
+"""Limit for a chat template, which is a program of the checkpoint and may not end."""
 
 
-def load_tokenizer(source: Any, *, trust_remote_code: bool = False) -> Tokenizer:
-    """Load a tokenizer, or wrap one.
+class Tokenizer(abc.ABC):
+    """Text to ids and back, for one model.
 
-    Args:
-        source: A directory; a ``tokenizer.json`` or sentencepiece model; a hub id; a
-            tokenizer of transformers, tokenizers or sentencepiece; or any object with
-            ``encode(text)`` and ``decode(ids)``. Objects are wrapped and not changed.
-        trust_remote_code: Run tokenizer code that the checkpoint brings.
-
-    Raises:
-        ModelNotFoundError: Nothing is at the path.
-        TokenizerError: There is no tokenizer, or it cannot be read.
-        UnsafeModelError: Only code of the checkpoint could read it.
+    Attributes:
+        wrapped: The object that does the work: the loaded one, or the caller's own.
+        files: The files that it comes from; empty for a caller's object.
+        chat_template: Jinja text; `None` for a tokenizer without one.
+        eos_token_id: Its own EOS token; `None` if it names none.
+        bos_token_id: Its own BOS token; `None` if it names none.
+        special_token_ids: Ids that `decode` leaves out with *skip_special_tokens*.
+        pieces: The bytes that each id adds to a text; `None` where they depend on its
+            neighbours, or are unknown.
     """
-    if isinstance(source, Tokenizer):
-        return source
-    if not isinstance(source, (str, os.PathLike)):
-        return _wrap(source)
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return _load_directory(path, trust_remote_code=trust_remote_code)
-    if path.is_file():
-        return _load_file(path)
-    name = os.fspath(source)
-    if isinstance(source, os.PathLike) or not _HUB_ID.fullmatch(name):
-        raise ModelNotFoundError(
-            f"There is no tokenizer at {name!r}: the path does not exist. Pass a "
-            "directory, a tokenizer.json, a tokenizer.model or a hub id."
-        )
-    return _load_from_hub(name, trust_remote_code=trust_remote_code)
 
+    wrapped: Any
+    files: tuple[str, ...] = ()
+    chat_template: str | None = None
+    eos_token_id: int | None = None
+    bos_token_id: int | None = None
+    special_token_ids: frozenset[int] = frozenset()
+    pieces: Pieces | None = None
 
-# ----------------------------------------------------------------------------- objects
+    @abc.abstractmethod
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Return the ids of *text*, never truncated or padded.
 
+        Args:
+            text: Special tokens written in it become their ids.
+            add_special_tokens: Add the tokens that the model expects around a prompt,
+                such as BOS.
+        """
 
-def _wrap(source: Any) -> Tokenizer:
-    # A library that is not loaded yet cannot have made the object.
-    if _is_a(source, "transformers", "PreTrainedTokenizerBase"):
-        return TransformersTokenizer(source)
-    if _is_a(source, "tokenizers", "Tokenizer"):
-        return RustTokenizer(source)
-    if _is_a(source, "sentencepiece", "SentencePieceProcessor"):
-        return SentencePieceTokenizer(source)
-    return ForeignTokenizer(source)
+    @abc.abstractmethod
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """Return the text of *token_ids*, with its spaces as they are.
 
+        Ids outside the vocabulary add nothing.
+        """
 
-def _is_a(source: Any, module: str, name: str) -> bool:
-    loaded = sys.modules.get(module)
-    return loaded is not None and isinstance(source, getattr(loaded, name))
+    @property
+    @abc.abstractmethod
+    def vocab_size(self) -> int | None:
+        """One more than the highest id; `None` if the caller's object has no size."""
 
+    @abc.abstractmethod
+    def id_to_token(self, token_id: int) -> str | None:
+        """Return the token as the vocabulary writes it; `None` for an unknown id."""
 
-# ------------------------------------------------------------------------- directories
+    @abc.abstractmethod
+    def token_to_id(self, token: str) -> int | None:
+        """Return the id of a token; `None` for an unknown token."""
 
+    def apply_chat_template(
+        self,
+        messages: Any,
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        chat_template: str | None = None,
+        tools: Sequence[Any] | None = None,
+        **template_kwargs: Any,
+    ) -> str:
+        """Render a conversation, in the sandbox of transformers.
 
-def _load_directory(path: Path, *, trust_remote_code: bool) -> Tokenizer:
-    if (path / "tokenizer_config.json").is_file():
-        return _load_by_transformers(path, trust_remote_code=trust_remote_code)
-    for name in ("tokenizer.json", "tokenizer.model"):
-        if (path / name).is_file():
-            return _load_file(path / name)
-    if (path / "config.json").is_file():
-        return _load_by_transformers(path, trust_remote_code=trust_remote_code)
-    raise TokenizerError(
-        f"There is no tokenizer in {str(path)!r}. Looked for tokenizer_config.json, "
-        "tokenizer.json, tokenizer.model and config.json. Copy the tokenizer's files "
-        "there, or pass tokenizer= with where they are."
-    )
+        Args:
+            messages: A list of ``{"role": …, "content": …}``.
+            add_generation_prompt: End where the assistant begins.
+            continue_final_message: Leave the last message open instead.
+            chat_template: Template text to use instead of the tokenizer's.
+            tools: Functions or their JSON schemas, for templates that offer tools.
+            **template_kwargs: Further variables for the template.
 
-
-def _load_file(path: Path) -> Tokenizer:
-    template = path.parent / CHAT_TEMPLATE_FILE
-    files = [str(path)]
-    chat_template = None
-    if template.is_file():
-        files.append(str(template))
-        chat_template = template.read_text(encoding="utf-8")
-    kind = RustTokenizer if path.suffix == ".json" else SentencePieceTokenizer
-    try:
-        wrapped = _read_json(path) if kind is RustTokenizer else _read_model(path)
-    except Exception as error:  # tokenizers raises bare Exception
-        raise _unreadable(path, error) from error
-    return kind(wrapped, files=files, chat_template=chat_template)
-
-
-def _read_json(path: Path) -> Any:
-    import tokenizers
-
-    return tokenizers.Tokenizer.from_file(str(path))
-
-
-def _read_model(path: Path) -> Any:
-    import sentencepiece
-
-    return sentencepiece.SentencePieceProcessor(model_file=str(path))
-
-
-def _unreadable(path: Path, error: Exception) -> TokenizerError:
-    return TokenizerError(
-        f"The tokenizer {str(path)!r} cannot be read: {type(error).__name__}: {error}. "
-        "Copy or download it again; a git-lfs pointer in its place is a small text."
-    )
-
-
-def _load_by_transformers(path: Path, *, trust_remote_code: bool) -> Tokenizer:
-    files = [str(path / name) for name in _READ_BY_TRANSFORMERS]
-    files = [name for name in files if Path(name).is_file()]
-    # transformers reads the two configs itself; broken JSON would be told less clearly.
-    for name in ("tokenizer_config.json", "config.json"):
-        _check_json(path / name)
-    try:
-        wrapped = _auto_tokenizer(path, trust_remote_code, local_files_only=True)
-    except UnsafeModelError:
-        raise
-    except Exception as error:
-        raise TokenizerError(
-            f"The tokenizer in {str(path)!r} cannot be read: {type(error).__name__}: "
-            f"{error}. Files found there: {', '.join(files) or 'none'}. If the "
-            "tokenizer is somewhere else, pass tokenizer= with its directory."
-        ) from error
-    return TransformersTokenizer(wrapped, files=files)
-
-
-def _check_json(path: Path) -> None:
-    if path.is_file():
+        Raises:
+            InvalidPromptError: *messages* are not a conversation of texts.
+            ChatTemplateError: The tokenizer has no template, *chat_template* is not
+                one, or the template failed or took longer than `TEMPLATE_TIMEOUT_S`.
+        """
+        conversation = as_conversation(messages)
+        self._check_template(chat_template)
+        if continue_final_message and add_generation_prompt:
+            raise ChatTemplateError(
+                "continue_final_message and add_generation_prompt exclude each other: "
+                "one continues the last message, the other begins a new one. Pass "
+                "add_generation_prompt=False."
+            )
         try:
-            json.loads(path.read_bytes())
-        except ValueError as error:
-            raise _unreadable(path, error) from error
+            return call_within(
+                TEMPLATE_TIMEOUT_S,
+                partial(
+                    self._render,
+                    conversation,
+                    add_generation_prompt=add_generation_prompt,
+                    continue_final_message=continue_final_message,
+                    chat_template=chat_template,
+                    tools=None if tools is None else list(tools),
+                    **template_kwargs,
+                ),
+            )
+        except Exception as error:  # a template is a program: it may raise anything
+            raise ChatTemplateError(
+                "The chat template refused the conversation: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
+    def _check_template(self, given: str | None) -> None:
+        if given is None and self.chat_template is None:
+            where = f" ({', '.join(self.files)})" if self.files else ""
+            raise ChatTemplateError(
+                f"The tokenizer has no chat template{where}. Pass chat_template= with "
+                "the text of one, or use generate() with a prompt that is already in "
+                "the model's format."
+            )
+        if given is not None and "{" not in given:
+            raise ChatTemplateError(
+                "chat_template must be the text of a Jinja template, got "
+                f"{given[:80]!r}, which has no expression. Pass the text of the "
+                "template's file, not its name."
+            )
 
-def _load_from_hub(name: str, *, trust_remote_code: bool) -> Tokenizer:
-    try:
-        wrapped = _auto_tokenizer(name, trust_remote_code)
-    except OSError as error:
-        raise ModelNotFoundError(
-            f"There is no file or directory {name!r}, and the hub gave no tokenizer of "
-            f"that name: {error}"
-        ) from error
-    except UnsafeModelError:
-        raise
-    except Exception as error:
-        raise TokenizerError(
-            f"The tokenizer of {name!r} cannot be read: {type(error).__name__}: {error}"
-        ) from error
-    return TransformersTokenizer(wrapped, files=(name,))
+    def _render(
+        self,
+        conversation: list[dict[str, Any]],
+        *,
+        chat_template: str | None,
+        **options: Any,
+    ) -> str:
+        from transformers.utils.chat_template_utils import render_jinja_template
 
-
-def _auto_tokenizer(name: str | Path, trust_remote_code: bool, **options: Any) -> Any:
-    """Load with `AutoTokenizer`.
-
-    Raises:
-        UnsafeModelError: transformers has no class of its own for it.
-        Exception: Whatever transformers raises.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        # False, not None: None asks a question on the terminal.
-        return AutoTokenizer.from_pretrained(
-            name, trust_remote_code=trust_remote_code, **options
+        ids = {"bos_token": self.bos_token_id, "eos_token": self.eos_token_id}
+        special = {
+            name: self.id_to_token(token_id)
+            for name, token_id in ids.items()
+            if token_id is not None
+        }
+        # Annotated upstream as a str; it is the texts and, on request, their spans.
+        texts_and_spans: Any = render_jinja_template(
+            [conversation],
+            chat_template=chat_template or self.chat_template,
+            **{**special, **options},
         )
-    except ValueError as error:
-        if trust_remote_code or "trust_remote_code" not in str(error):
-            raise
-        raise UnsafeModelError(
-            f"The tokenizer of {str(name)!r} is Python code of the checkpoint "
-            "(auto_map in tokenizer_config.json), and transformers has no class of its "
-            "own for it. Nothing of it was run. Read the code, then pass "
-            "trust_remote_code=True; or pass tokenizer= with another tokenizer."
-        ) from error
+        return str(texts_and_spans[0][0])
+
+
+class RustTokenizer(Tokenizer):
+    """Wrapper of a `tokenizers.Tokenizer`, which names no BOS and no EOS token."""
+
+    def __init__(
+        self,
+        wrapped: Any,
+        *,
+        files: Sequence[str] = (),
+        chat_template: str | None = None,
+    ) -> None:
+        self.wrapped = wrapped
+        self.files = tuple(files)
+        self.chat_template = chat_template
+        self.special_token_ids = frozenset(
+            token_id
+            for token_id, token in wrapped.get_added_tokens_decoder().items()
+            if token.special
+        )
+        self.pieces = rust_pieces(wrapped)
+
+    @override
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        encoder = self.wrapped
+        # Checked in each call, because a call of transformers may set either for good.
+        if encoder.truncation is not None or encoder.padding is not None:
+            encoder = self._whole_texts
+        ids: list[int] = encoder.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    @functools.cached_property
+    def _whole_texts(self) -> Any:
+        """Copy that neither truncates nor pads."""
+        import tokenizers
+
+        copy = tokenizers.Tokenizer.from_str(self.wrapped.to_str())
+        copy.no_truncation()
+        copy.no_padding()
+        return copy
+
+    @override
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        return str(
+            self.wrapped.decode(
+                list(token_ids), skip_special_tokens=skip_special_tokens
+            )
+        )
+
+    @functools.cached_property
+    def vocab_size(self) -> int:
+        """One more than the highest id; the ids below it may have gaps."""
+        vocabulary = self.wrapped.get_vocab(with_added_tokens=True)
+        return 1 + max(vocabulary.values(), default=-1)
+
+    @override
+    def id_to_token(self, token_id: int) -> str | None:
+        token: str | None = self.wrapped.id_to_token(token_id)
+        return token
+
+    @override
+    def token_to_id(self, token: str) -> int | None:
+        token_id: int | None = self.wrapped.token_to_id(token)
+        return token_id
+
+
+class TransformersTokenizer(Tokenizer):
+    """Wrapper of a tokenizer of transformers.
+
+    Calls the Rust object directly where there is one: the Python code of transformers
+    sets truncation and padding on it in every call, which other threads would see.
+    """
+
+    def __init__(self, wrapped: Any, *, files: Sequence[str] = ()) -> None:
+        self.wrapped = wrapped
+        self.files = tuple(files)
+        self.eos_token_id = _id_or_none(wrapped.eos_token_id)
+        self.bos_token_id = _id_or_none(wrapped.bos_token_id)
+        self.special_token_ids = frozenset(wrapped.all_special_ids)
+        backend = _plain_backend(wrapped)
+        self._rust = None if backend is None else RustTokenizer(backend)
+        if self._rust is not None:
+            self.special_token_ids = self._rust.special_token_ids
+            self.pieces = self._rust.pieces
+        template = wrapped.chat_template
+        if isinstance(template, dict):  # several, by name
+            template = template.get("default")
+        self.chat_template = template
+
+    @override
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        if self._rust is not None:
+            return self._rust.encode(text, add_special_tokens=add_special_tokens)
+        return list(self.wrapped.encode(text, add_special_tokens=add_special_tokens))
+
+    @override
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        if self._rust is not None:
+            return self._rust.decode(token_ids, skip_special_tokens=skip_special_tokens)
+        return str(
+            self.wrapped.decode(
+                list(token_ids),
+                skip_special_tokens=skip_special_tokens,
+                clean_up_tokenization_spaces=False,
+            )
+        )
+
+    @functools.cached_property
+    def vocab_size(self) -> int:
+        """One more than the highest id; transformers' own count omits added tokens."""
+        return 1 + max(self.wrapped.get_vocab().values(), default=-1)
+
+    @override
+    def id_to_token(self, token_id: int) -> str | None:
+        if self._rust is not None:
+            return self._rust.id_to_token(token_id)
+        if not 0 <= token_id < self.vocab_size:
+            return None
+        token: str | None = self.wrapped.convert_ids_to_tokens(token_id)
+        return token
+
+    @override
+    def token_to_id(self, token: str) -> int | None:
+        token_id: int | None = self.wrapped.get_vocab().get(token)
+        return token_id
+
+    @override
+    def _render(self, conversation: list[dict[str, Any]], **options: Any) -> str:
+        return str(
+            self.wrapped.apply_chat_template(conversation, tokenize=False, **options)
+        )
+
+
+def _plain_backend(wrapped: Any) -> Any:
+    """Return the Rust tokenizer if the class of transformers adds no steps to it."""
+    from transformers import PreTrainedTokenizerFast
+
+    own = ("encode", "decode", "_encode_plus", "_decode")
+    if isinstance(wrapped, PreTrainedTokenizerFast) and all(
+        getattr(type(wrapped), name) is getattr(PreTrainedTokenizerFast, name)
+        for name in own
+    ):
+        return wrapped.backend_tokenizer
+    return None
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """Wrapper of a `SentencePieceProcessor`.
+
+    The model names no special tokens for prompts; `encode` adds BOS where the model has
+    one, as the tokenizers of Llama, Mistral and Gemma do.
+    """
+
+    def __init__(
+        self,
+        wrapped: Any,
+        *,
+        files: Sequence[str] = (),
+        chat_template: str | None = None,
+    ) -> None:
+        self.wrapped = wrapped
+        self.files = tuple(files)
+        self.chat_template = chat_template
+        self.eos_token_id = _id_or_none(wrapped.eos_id())
+        self.bos_token_id = _id_or_none(wrapped.bos_id())
+        self.special_token_ids = frozenset(
+            token_id
+            for token_id in range(wrapped.vocab_size())
+            if wrapped.is_control(token_id)
+        )
+        pieces = sentencepiece_pieces(wrapped)
+        if pieces is None:
+            raise TokenizerError(
+                "The sentencepiece model has no piece that shows text "
+                f"({wrapped.vocab_size()} pieces). It is not a model of a language; "
+                "check that it is the right file."
+            )
+        self.pieces: Pieces = pieces
+
+    @override
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        ids: list[int] = self.wrapped.encode(text)
+        if add_special_tokens and self.bos_token_id is not None:
+            return [self.bos_token_id, *ids]
+        return ids
+
+    @override
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        special = self.special_token_ids
+        known = [i for i in token_ids if 0 <= i < self.vocab_size]
+        if skip_special_tokens:
+            known = [i for i in known if i not in special]
+        # The library shows nothing for a control piece; this wrapper shows its name.
+        positions = (position for position, i in enumerate(known) if i in special)
+        head = next(positions, len(known))
+        return str(self.wrapped.decode(known[:head])) + self.pieces.text(known[head:])
+
+    @property
+    @override
+    def vocab_size(self) -> int:
+        return int(self.wrapped.vocab_size())
+
+    @override
+    def id_to_token(self, token_id: int) -> str | None:
+        if not 0 <= token_id < self.vocab_size:
+            return None
+        return str(self.wrapped.id_to_piece(token_id))
+
+    @override
+    def token_to_id(self, token: str) -> int | None:
+        token_id = int(self.wrapped.piece_to_id(token))  # of <unk> for an unknown one
+        return token_id if self.id_to_token(token_id) == token else None
+
+
+class ForeignTokenizer(Tokenizer):
+    """Wrapper of any object with ``encode(text)`` and ``decode(ids)``.
+
+    Uses, where the object has them, under the names of transformers: the arguments
+    ``add_special_tokens`` and ``skip_special_tokens``; the attributes ``eos_token_id``,
+    ``bos_token_id``, ``all_special_ids``, ``vocab_size`` (or ``n_vocab``, or
+    ``len()``), ``chat_template``; the method ``convert_ids_to_tokens``.
+    """
+
+    def __init__(self, wrapped: Any) -> None:
+        missing = [
+            name
+            for name in ("encode", "decode")
+            if not callable(getattr(wrapped, name, None))
+        ]
+        if missing:
+            raise TokenizerError(
+                f"A tokenizer needs encode(text) and decode(ids); "
+                f"{type(wrapped).__name__} has no {' and no '.join(missing)}. Pass a "
+                "path, or a tokenizer of transformers, tokenizers or sentencepiece."
+            )
+        self.wrapped = wrapped
+        self.eos_token_id = _id_or_none(getattr(wrapped, "eos_token_id", None))
+        self.bos_token_id = _id_or_none(getattr(wrapped, "bos_token_id", None))
+        self.special_token_ids = frozenset(getattr(wrapped, "all_special_ids", ()))
+        self.chat_template = getattr(wrapped, "chat_template", None)
+        self._encode_takes_special = _takes(wrapped.encode, "add_special_tokens")
+        self._decode_takes_special = _takes(wrapped.decode, "skip_special_tokens")
+
+    @override
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        if self._encode_takes_special:
+            return list(
+                self.wrapped.encode(text, add_special_tokens=add_special_tokens)
+            )
+        return list(self.wrapped.encode(text))
+
+    @override
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        if self._decode_takes_special:
+            return str(
+                self.wrapped.decode(
+                    list(token_ids), skip_special_tokens=skip_special_tokens
+                )
+            )
+        if skip_special_tokens:
+            token_ids = [i for i in token_ids if i not in self.special_token_ids]
+        return str(self.wrapped.decode(list(token_ids)))
+
+    @property
+    @override
+    def vocab_size(self) -> int | None:
+        for name in ("vocab_size", "n_vocab"):
+            size = getattr(self.wrapped, name, None)
+            if isinstance(size, int):
+                return size
+        return len(self.wrapped) if hasattr(self.wrapped, "__len__") else None
+
+    @override
+    def id_to_token(self, token_id: int) -> str | None:
+        convert = getattr(self.wrapped, "convert_ids_to_tokens", None)
+        token = None if convert is None else convert(token_id)
+        return token if isinstance(token, str) else None
+
+    @override
+    def token_to_id(self, token: str) -> int | None:
+        ids = self.encode(token, add_special_tokens=False)
+        return ids[0] if len(ids) == 1 else None
+
+
+def _id_or_none(token_id: Any) -> int | None:
+    """Return an id; sentencepiece has -1 for a token that is missing."""
+    return token_id if isinstance(token_id, int) and token_id >= 0 else None
+
+
+def _takes(function: Any, keyword: str) -> bool:
+    try:
+        parameters: Iterable[inspect.Parameter] = inspect.signature(
+            function
+        ).parameters.values()
+    except ValueError:  # a function of an extension module, without a signature
+        return False
+    return any(
+        parameter.name == keyword or parameter.kind is parameter.VAR_KEYWORD
+        for parameter in parameters
+    )

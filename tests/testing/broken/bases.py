@@ -18,7 +18,7 @@ from unillm.model.find import find_model
 from unillm.scheduling.slots import SlotScheduler
 from unillm.testing.backends import ScriptedBackend, reference_script
 from unillm.testing.scripted import ScriptedEngine, ScriptedSlotEngine
-from unillm.text.tokenizer import load_tokenizer
+from unillm.text.loading import load_tokenizer
 
 
 @attrs.frozen(kw_only=True)

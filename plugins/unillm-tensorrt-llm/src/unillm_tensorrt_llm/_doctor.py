@@ -53,7 +53,9 @@ def examine(config: EngineConfig) -> Iterator[Finding]:
         held=True,
         detail=f"TensorRT-LLM {installed.version}: {choice.reason}",
     )
-    text = read_model_text(config)
+    text = read_model_text(
+        config.path, config.tokenizer, trust_remote_code=config.trust_remote_code
+    )
     prompt = tuple(text.tokenizer.encode(PROMPT, add_special_tokens=True))
     with contextlib.closing(open_door(config)) as engine:
         if isinstance(engine, LlmEngine):

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...config import EngineConfig
 from ...engines.base import EngineRequest
 from ...model.find import find_model
 from ...params import SamplingParams
-from ...text.reading import read_model_text
+from ...text.loading import read_model_text
 from ..reference import ReferenceScript
 
 if TYPE_CHECKING:
@@ -122,8 +121,7 @@ class Asker:
 @functools.cache
 def bundled_asker() -> Asker:
     """Return what makes requests of the bundled model."""
-    config = EngineConfig(model="unillm/tiny", path=find_model("unillm/tiny"))
-    text = read_model_text(config)
+    text = read_model_text(find_model("unillm/tiny"))
     return Asker(text.tokenizer, text.eos)
 
 

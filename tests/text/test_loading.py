@@ -9,20 +9,12 @@ import shutil
 
 import pytest
 
-from unillm.config import EngineConfig
 from unillm.errors import UnsafeModelError
 from unillm.model.find import find_model
 from unillm.testing.hostile import trapped_model
-from unillm.text.reading import read_model_text
-from unillm.text.tokenizer import load_tokenizer
+from unillm.text.loading import load_tokenizer, read_model_text
 
 TINY = find_model("unillm/tiny")
-
-
-def read(path, **options):
-    return read_model_text(
-        EngineConfig.create(model=str(path), path=path, backend="any", **options)
-    )
 
 
 @pytest.fixture
@@ -36,7 +28,7 @@ def built(tmp_path):
 
 
 def test_a_model_says_it_all():
-    found = read(TINY)
+    found = read_model_text(TINY)
 
     ids = found.tokenizer.encode("Add 17 and 25:", add_special_tokens=False)
     assert "Add 17 and 25:" == found.tokenizer.decode(ids, skip_special_tokens=True)
@@ -50,22 +42,22 @@ def test_sampling_defaults_are_those_of_the_generation_config(tmp_path):
     content = {"do_sample": True, "temperature": 0.25, "top_k": 7}
     (model / "generation_config.json").write_text(json.dumps(content))
 
-    params = read(model).default_params
+    params = read_model_text(model).default_params
 
     assert (0.25, 7) == (params.temperature, params.top_k)
 
 
 def test_an_engine_that_was_built_takes_its_text_from_its_tokenizers_directory(built):
     for tokenizer in (TINY, str(TINY)):
-        found = read(built, tokenizer=tokenizer)
+        found = read_model_text(built, tokenizer=tokenizer)
 
-        assert read(TINY).eos == found.eos
-        assert read(TINY).model_config == found.model_config
-        assert read(TINY).default_params == found.default_params
+        assert read_model_text(TINY).eos == found.eos
+        assert read_model_text(TINY).model_config == found.model_config
+        assert read_model_text(TINY).default_params == found.default_params
 
 
 def test_an_engine_that_was_built_has_no_config_beside_a_tokenizer_object(built):
-    found = read(built, tokenizer=load_tokenizer(TINY))
+    found = read_model_text(built, tokenizer=load_tokenizer(TINY))
 
     assert {} == found.model_config
     assert 3 not in found.eos.ids
@@ -79,7 +71,7 @@ def test_a_models_own_generation_config_comes_first(tmp_path):
         content = {"do_sample": True, "temperature": temperature}
         (path / "generation_config.json").write_text(json.dumps(content))
 
-    assert 0.25 == read(model, tokenizer=other).default_params.temperature
+    assert 0.25 == read_model_text(model, tokenizer=other).default_params.temperature
 
 
 def test_a_model_without_configs_has_empty_ones(tmp_path):
@@ -88,7 +80,7 @@ def test_a_model_without_configs_has_empty_ones(tmp_path):
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(TINY / name, model / name)
 
-    found = read(model)
+    found = read_model_text(model)
 
     assert {} == found.model_config
     assert found.eos.ids
@@ -99,6 +91,6 @@ def test_a_tokenizer_that_is_code_is_read_where_it_is_trusted_alone(tmp_path):
     (model / "tokenizer.json").unlink()
 
     with pytest.raises(UnsafeModelError):
-        read(model)
+        read_model_text(model)
 
     assert not canary.exists()

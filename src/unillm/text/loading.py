@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Loading of a model's tokenizer, EOS tokens and sampling defaults, without weights.
+
+`load_tokenizer` reads a directory by the first of these files that it holds:
+
+1. ``tokenizer_config.json``: by transformers' `AutoTokenizer`;
+2. ``tokenizer.json`` alone: by the tokenizers library, which guesses nothing;
+3. ``tokenizer.model`` alone: by the sentencepiece library;
+4. ``config.json``: by `AutoTokenizer`, which knows older layouts of files.
+
+In all four cases it reads a ``chat_template.jinja`` beside them too. A local path needs
+no network.
+
+A checkpoint may bring its own tokenizer as Python code (``auto_map``). Without
+*trust_remote_code* that code never runs: transformers' own class loads the tokenizer
+where there is one, and `UnsafeModelError` is raised where there is none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from ..errors import ModelNotFoundError, TokenizerError, UnsafeModelError
+from ..params import SamplingParams
+from .eos import EosIds, read_config_file, resolve_eos
+from .tokenizer import (
+    ForeignTokenizer,
+    RustTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    TransformersTokenizer,
+)
+
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
+
+_READ_BY_TRANSFORMERS = (
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tekken.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    CHAT_TEMPLATE_FILE,
+)
+"""Files that `AutoTokenizer` may read, for `Tokenizer.files`."""
+
+_BUILT_ENGINE = "pretrained_config"
+"""Key of a ``config.json`` that describes a built engine instead of a model; such a
+file names no EOS tokens."""
+
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+
+
+@attrs.frozen(kw_only=True)
+class ModelText:
+    """The files of a model that concern text, as `read_model_text` returns them."""
+
+    tokenizer: Tokenizer
+    eos: EosIds
+    model_config: Mapping[str, Any]
+    """``config.json``; empty without one."""
+    default_params: SamplingParams
+    """Parameters of a call that passes none."""
+
+
+def read_model_text(
+    path: Path, tokenizer: Any = None, *, trust_remote_code: bool = False
+) -> ModelText:
+    """Read the files of a model that concern text.
+
+    Args:
+        path: Directory of the model, or of a built engine.
+        tokenizer: Source of the tokenizer, as for `load_tokenizer`; `None` for *path*.
+            A built engine may lack the configs of its model; then they are read from
+            the directory of its tokenizer.
+        trust_remote_code: Run tokenizer code that the checkpoint brings.
+
+    Raises:
+        ModelLoadError: A configuration file is broken.
+        TokenizerError: No tokenizer was found, or it cannot be read.
+        UnsafeModelError: The tokenizer would run code of the checkpoint.
+        EosNotFoundError: No source names an EOS token.
+    """
+    beside = Path(tokenizer) if isinstance(tokenizer, (str, os.PathLike)) else None
+
+    def read_beside(name: str) -> dict[str, Any] | None:
+        return None if beside is None else read_config_file(beside, name)
+
+    generation_config = read_config_file(path, "generation_config.json")
+    if generation_config is None:
+        generation_config = read_beside("generation_config.json")
+    model_config = read_config_file(path, "config.json")
+    if model_config is not None and _BUILT_ENGINE in model_config:
+        model_config = read_beside("config.json")
+    loaded = load_tokenizer(
+        path if tokenizer is None else tokenizer, trust_remote_code=trust_remote_code
+    )
+    return ModelText(
+        tokenizer=loaded,
+        eos=resolve_eos(
+            loaded, generation_config=generation_config, config=model_config
+        ),
+        model_config=model_config or {},
+        default_params=SamplingParams.from_generation_config(generation_config or {}),
+    )
+
+
+def load_tokenizer(source: Any, *, trust_remote_code: bool = False) -> Tokenizer:
+    """Load a tokenizer, or wrap one.
+
+    Args:
+        source: A directory; a ``tokenizer.json`` or sentencepiece model; a hub id; a
+            tokenizer of transformers, tokenizers or sentencepiece; or any object with
+            ``encode(text)`` and ``decode(ids)``. Objects are wrapped, not changed.
+        trust_remote_code: Run tokenizer code that the checkpoint brings.
+
+    Raises:
+        ModelNotFoundError: The path does not exist.
+        TokenizerError: The directory has no tokenizer, or it cannot be read.
+        UnsafeModelError: Only code of the checkpoint could read it.
+    """
+    if isinstance(source, Tokenizer):
+        return source
+    if not isinstance(source, (str, os.PathLike)):
+        return _wrap(source)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _load_directory(path, trust_remote_code=trust_remote_code)
+    if path.is_file():
+        return _load_file(path)
+    name = os.fspath(source)
+    if isinstance(source, os.PathLike) or not _HUB_ID.fullmatch(name):
+        raise ModelNotFoundError(
+            f"There is no tokenizer at {name!r}: the path does not exist. Pass a "
+            "directory, a tokenizer.json, a tokenizer.model or a hub id."
+        )
+    return _load_from_hub(name, trust_remote_code=trust_remote_code)
+
+
+# ----------------------------------------------------------------------------- objects
+
+
+def _wrap(source: Any) -> Tokenizer:
+    # A library that is not loaded yet cannot have made the object.
+    if _is_a(source, "transformers", "PreTrainedTokenizerBase"):
+        return TransformersTokenizer(source)
+    if _is_a(source, "tokenizers", "Tokenizer"):
+        return RustTokenizer(source)
+    if _is_a(source, "sentencepiece", "SentencePieceProcessor"):
+        return SentencePieceTokenizer(source)
+    return ForeignTokenizer(source)
+
+
+def _is_a(source: Any, module: str, name: str) -> bool:
+    loaded = sys.modules.get(module)
+    return loaded is not None and isinstance(source, getattr(loaded, name))
+
+
+# ------------------------------------------------------------------------- directories
+
+
+def _load_directory(path: Path, *, trust_remote_code: bool) -> Tokenizer:
+    if (path / "tokenizer_config.json").is_file():
+        return _load_by_transformers(path, trust_remote_code=trust_remote_code)
+    for name in ("tokenizer.json", "tokenizer.model"):
+        if (path / name).is_file():
+            return _load_file(path / name)
+    if (path / "config.json").is_file():
+        return _load_by_transformers(path, trust_remote_code=trust_remote_code)
+    raise TokenizerError(
+        f"There is no tokenizer in {str(path)!r}. Looked for tokenizer_config.json, "
+        "tokenizer.json, tokenizer.model and config.json. Copy the tokenizer's files "
+        "there, or pass tokenizer= with where they are."
+    )
+
+
+def _load_file(path: Path) -> Tokenizer:
+    template = path.parent / CHAT_TEMPLATE_FILE
+    files = [str(path)]
+    chat_template = None
+    if template.is_file():
+        files.append(str(template))
+        chat_template = template.read_text(encoding="utf-8")
+    is_rust = path.suffix == ".json"
+    wrapped: Any
+    try:
+        if is_rust:
+            import tokenizers
+
+            wrapped = tokenizers.Tokenizer.from_file(str(path))
+        else:
+            import sentencepiece
+
+            wrapped = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise _unreadable(path, error) from error
+    kind = RustTokenizer if is_rust else SentencePieceTokenizer
+    return kind(wrapped, files=files, chat_template=chat_template)
+
+
+def _unreadable(path: Path, error: Exception) -> TokenizerError:
+    return TokenizerError(
+        f"The tokenizer {str(path)!r} cannot be read: {type(error).__name__}: {error}. "
+        "Copy or download it again; a git-lfs pointer in its place is a small text."
+    )
+
+
+def _load_by_transformers(path: Path, *, trust_remote_code: bool) -> Tokenizer:
+    files = [str(path / name) for name in _READ_BY_TRANSFORMERS]
+    files = [name for name in files if Path(name).is_file()]
+    # transformers reads the two configs too; its error for broken JSON is less clear.
+    for name in ("tokenizer_config.json", "config.json"):
+        _check_json(path / name)
+    try:
+        wrapped = _auto_tokenizer(path, trust_remote_code, local_files_only=True)
+    except UnsafeModelError:
+        raise
+    except Exception as error:
+        raise TokenizerError(
+            f"The tokenizer in {str(path)!r} cannot be read: {type(error).__name__}: "
+            f"{error}. Files found there: {', '.join(files) or 'none'}. If the "
+            "tokenizer is somewhere else, pass tokenizer= with its directory."
+        ) from error
+    return TransformersTokenizer(wrapped, files=files)
+
+
+def _check_json(path: Path) -> None:
+    try:
+        json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return
+    except ValueError as error:
+        raise _unreadable(path, error) from error
+
+
+def _load_from_hub(name: str, *, trust_remote_code: bool) -> Tokenizer:
+    try:
+        wrapped = _auto_tokenizer(name, trust_remote_code)
+    except OSError as error:
+        raise ModelNotFoundError(
+            f"There is no file or directory {name!r}, and the hub gave no tokenizer of "
+            f"that name: {error}"
+        ) from error
+    except UnsafeModelError:
+        raise
+    except Exception as error:
+        raise TokenizerError(
+            f"The tokenizer of {name!r} cannot be read: {type(error).__name__}: {error}"
+        ) from error
+    return TransformersTokenizer(wrapped, files=(name,))
+
+
+def _auto_tokenizer(name: str | Path, trust_remote_code: bool, **options: Any) -> Any:
+    """Load with `AutoTokenizer`.
+
+    Raises:
+        UnsafeModelError: transformers has no class of its own for it.
+        Exception: Whatever transformers raises.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        # False, not None, with which transformers asks a question on the terminal.
+        return AutoTokenizer.from_pretrained(
+            name, trust_remote_code=trust_remote_code, **options
+        )
+    except ValueError as error:
+        if trust_remote_code or "trust_remote_code" not in str(error):
+            raise
+        raise UnsafeModelError(
+            f"The tokenizer of {str(name)!r} is Python code of the checkpoint "
+            "(auto_map in tokenizer_config.json), and transformers has no class of its "
+            "own for it. Nothing of it was run. Read the code, then pass "
+            "trust_remote_code=True; or pass tokenizer= with another tokenizer."
+        ) from error
