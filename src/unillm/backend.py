@@ -78,7 +78,8 @@ if TYPE_CHECKING:
     from .model.memory import MemoryNeeds as MemoryNeeds
     from .model.memory import memory_needs as memory_needs
     from .model.memory import out_of_memory as out_of_memory
-    from .model.sizes import positions_of as positions_of
+    from .model.positions import model_positions as model_positions
+    from .model.positions import positions_of as positions_of
     from .outputs import FinishReason as FinishReason
     from .outputs import SlotMetrics as SlotMetrics
     from .params import SamplingParams as SamplingParams
@@ -145,7 +146,8 @@ _WHERE = {
     "read_config": ".model.checkpoint",
     "refuse_pickles": ".model.checkpoint",
     "find_model": ".model.find",
-    "positions_of": ".model.sizes",
+    "model_positions": ".model.positions",
+    "positions_of": ".model.positions",
     "ModelText": ".text.loading",
     "read_model_text": ".text.loading",
     # Memory.

@@ -8,6 +8,7 @@ the headers of the weights what they and the cache will need.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Mapping
@@ -18,9 +19,15 @@ import attrs
 
 from .config import EngineConfig
 from .engines.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
-from .errors import BackendUnavailableError, ChatTemplateError, ConfigError
+from .errors import (
+    BackendUnavailableError,
+    ChatTemplateError,
+    ConfigError,
+    ModelError,
+)
 from .model.checkpoint import stored_tensors
 from .model.memory import Limits, memory_needs
+from .model.positions import model_positions
 from .params import SamplingParams
 from .plugins import PluginRegistry
 from .resolve import choose_backend, configure
@@ -151,7 +158,7 @@ def inspect_model(
     )
     model_config = text.model_config
     weights = _read_weights(path)
-    context_length = _first_integer(model_config, _CONTEXT_KEYS)
+    context_length = _context_length(config)
     if length is not None and context_length is not None and length > context_length:
         raise ConfigError(
             f"length={length} is more than the {context_length} tokens of the model's "
@@ -173,7 +180,7 @@ def inspect_model(
         backend_refusal=backend_refusal,
         backend_remark=backend_remark,
         context_length=context_length,
-        vocab_size=_first_integer(model_config, ("vocab_size",)),
+        vocab_size=_vocab_size(model_config),
         tokenizer_size=text.tokenizer.vocab_size,
         weights=weights,
         eos=text.eos,
@@ -188,24 +195,24 @@ def inspect_model(
 
 # ------------------------------------------------------------------------------ config
 
-_CONTEXT_KEYS = (
-    "max_position_embeddings",
-    "n_positions",  # GPT-2
-    "n_ctx",
-    "max_seq_len",  # MPT, DBRX
-    "max_sequence_length",
-    "seq_length",  # ChatGLM
-)
+
+def _context_length(config: EngineConfig) -> int | None:
+    directories = [config.path]
+    if isinstance(config.tokenizer, (str, os.PathLike)):
+        # A prepared engine names no context; the directory of its tokenizer may.
+        directories.append(Path(config.tokenizer))
+    for directory in directories:
+        with contextlib.suppress(ModelError):
+            return model_positions(directory)
+    return None
 
 
-def _first_integer(config: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:
-    """Return the first of *keys*; a multimodal model has it one deeper."""
-    text_config = config.get("text_config")
-    levels = [config, text_config] if isinstance(text_config, dict) else [config]
-    for level in levels:
-        for key in keys:
-            if isinstance(level.get(key), int):
-                return int(level[key])
+def _vocab_size(config: Mapping[str, Any]) -> int | None:
+    """Return ``vocab_size``; a multimodal model has it in ``text_config``."""
+    for level in (config, config.get("text_config")):
+        size = level.get("vocab_size") if isinstance(level, dict) else None
+        if isinstance(size, int):
+            return size
     return None
 
 

@@ -22,7 +22,8 @@ from .config import EngineConfig
 from .engines.backend import Backend
 from .engines.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
 from .errors import ModelError
-from .model.memory import Limits, model_positions
+from .model.memory import Limits
+from .model.positions import model_positions
 from .resolve import resolve
 
 DEFAULT_NUM_SEQS = 8

@@ -28,7 +28,7 @@ from unillm.errors import (
     UnsupportedModelError,
 )
 from unillm.model.memory import memory_needs
-from unillm.model.sizes import positions_of
+from unillm.model.positions import positions_of
 
 
 @pytest.fixture

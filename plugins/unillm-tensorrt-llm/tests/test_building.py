@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -53,6 +54,23 @@ def test_a_plan_needs_no_tensorrt_llm(monkeypatch):
         planned.max_num_tokens,
     )
     assert ("engine_version", "device") == planned.unknown
+
+
+def test_longrope_is_built_for_its_short_context_unless_more_is_asked(
+    install, tmp_path
+):
+    install("0.21")
+    for file in TINY.iterdir():
+        shutil.copy(file, tmp_path)
+    longrope = {"rope_type": "longrope", "original_max_position_embeddings": 256}
+    declared = json.loads((TINY / "config.json").read_text())
+    declared |= {"max_position_embeddings": 4096, "rope_parameters": longrope}
+    (tmp_path / "config.json").write_text(json.dumps(declared))
+
+    assert spec(path=tmp_path).max_seq_len == 256
+    assert spec(path=tmp_path, max_model_len=4096).max_seq_len == 4096
+    with pytest.raises(ConfigError, match=r"max_model_len=4097 .* 4096 positions"):
+        spec(path=tmp_path, max_model_len=4097)
 
 
 def test_nothing_is_built_where_a_checkpoint_runs_as_it_is(install):

@@ -23,7 +23,7 @@ from ..engines.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
 from ..errors import BackendUnavailableError, ConfigError, ModelLoadError
 from ..model.checkpoint import check_code, check_weights, load_config, read_config
 from ..model.memory import Limits, memory_needs, needs_of
-from ..model.sizes import positions_of
+from ..model.positions import positions_of
 from . import families
 from .engine import TransformersSlotEngine
 from .memory import (

@@ -16,7 +16,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from ..model.sizes import positions_of, round_up
+from ..model.positions import positions_of
+from ..model.sizes import round_up
 from . import families
 
 FULL = "full_attention"

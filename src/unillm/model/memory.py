@@ -23,7 +23,6 @@ from .sizes import (
     ActivationShape,
     KvShape,
     StateShape,
-    positions_of,
 )
 
 GIB = 2**30
@@ -33,15 +32,6 @@ HEADROOM = 0.95
 and an allocator does not use every byte."""
 
 _DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-
-
-def model_positions(path: Path) -> int:
-    """Return how many positions the model in a directory was made for.
-
-    Raises:
-        ModelLoadError: Its configuration cannot be read.
-    """
-    return positions_of(load_config(path))
 
 
 @attrs.frozen(kw_only=True)

@@ -51,11 +51,11 @@ class KvShape:
             layers = config.num_hidden_layers
             if kinds:
                 layers = sum(kind in _ATTENDING for kind in kinds)
-            if rank := _first(config, "kv_lora_rank"):
+            if rank := first_of(config, "kv_lora_rank"):
                 # Latent attention: what all heads are made of, and what is rotated.
                 rotated = config.qk_rope_head_dim
                 return cls(layers=layers, kv_heads=1, head_dim=rank, value_dim=rotated)
-            dim = _first(config, "attention_head_dim", "head_dim")
+            dim = first_of(config, "attention_head_dim", "head_dim")
             dim = dim or config.hidden_size // config.num_attention_heads
             heads = _kv_heads(config)
             return cls(layers=layers, kv_heads=heads, head_dim=dim, value_dim=dim)
@@ -137,15 +137,15 @@ class _StateSpace:
     @classmethod
     def of(cls, config: Any) -> _StateSpace:
         names = ("mamba_n_heads", "mamba_num_heads", "n_mamba_heads", "num_heads")
-        heads = _first(config, *names)
-        head_dim = _first(config, "mamba_d_head", "mamba_head_dim", "mamba_headdim")
-        expand = _first(config, "mamba_expand", "expand")
+        heads = first_of(config, *names)
+        head_dim = first_of(config, "mamba_d_head", "mamba_head_dim", "mamba_headdim")
+        expand = first_of(config, "mamba_expand", "expand")
         return cls(
             inner=heads * head_dim or config.hidden_size * expand,
             heads=heads,
-            groups=_first(config, "mamba_n_groups", "mamba_ngroups", "n_groups"),
-            state=_first(config, "mamba_d_state", "ssm_state_size", "state_size"),
-            kernel=_first(config, "mamba_d_conv", "conv_kernel"),
+            groups=first_of(config, "mamba_n_groups", "mamba_ngroups", "n_groups"),
+            state=first_of(config, "mamba_d_state", "ssm_state_size", "state_size"),
+            kernel=first_of(config, "mamba_d_conv", "conv_kernel"),
         )
 
     @property
@@ -153,7 +153,7 @@ class _StateSpace:
         return (self.inner + 2 * self.groups * self.state) * self.kernel
 
 
-def _first(config: Any, *names: str) -> int:
+def first_of(config: Any, *names: str) -> int:
     """Return the first of *names* that a configuration has; 0 if it has none."""
     found = (getattr(config, name, None) for name in names)
     return next((value for value in found if value and isinstance(value, int)), 0)
@@ -171,35 +171,6 @@ def _kv_heads(config: Any) -> int:
         repeated = getattr(config, "new_decoder_architecture", False)
         return 1 if config.multi_query and not repeated else heads
     return getattr(config, "num_key_value_heads", None) or heads
-
-
-UNBOUNDED = 2048
-"""Positions of a model that has no bound and names none: what Bloom was trained on."""
-
-
-def _short_context(config: Any) -> int:
-    """Return the context in which longrope keeps one set of frequencies; 0 without it.
-
-    Beyond, the longest row of a step would choose those of all, and what is cached of a
-    row would have to be computed anew when it gets there.
-    """
-    rope = getattr(config, "rope_parameters", None) or {}
-    if "longrope" not in (rope.get("rope_type"), rope.get("type")):
-        return 0
-    return _first(config, "original_max_position_embeddings") or int(
-        rope.get("original_max_position_embeddings") or 0
-    )
-
-
-def positions_of(config: Any) -> int:
-    """Return how many positions a model was made for."""
-    config = config.get_text_config(decoder=True)
-    if short := _short_context(config):
-        return short
-    # The last two are MPT's and Bloom's name for it.
-    names = ("max_position_embeddings", "max_seq_len", "seq_length")
-    known = (getattr(config, name, None) for name in names)
-    return next((positions for positions in known if positions), UNBOUNDED)
 
 
 # ---------------------------------------------------------------------- of one step
@@ -272,12 +243,14 @@ STEPWISE_ATTENTION = {
 def _in_mlp(config: Any) -> int:
     hidden: int = config.hidden_size
     # The residual, its norm, the output, and what each layer is given of positions.
-    around = 4 * hidden + 2 * (_first(config, "head_dim") or hidden // 8)
-    width = _first(config, "intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
+    around = 4 * hidden + 2 * (first_of(config, "head_dim") or hidden // 8)
+    width = first_of(
+        config, "intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"
+    )
     width = width or 4 * hidden
-    if experts := _first(config, "num_experts_per_tok"):
+    if experts := first_of(config, "num_experts_per_tok"):
         # The tokens of each expert are gathered, and gate and up are one product.
-        width = _first(config, "moe_intermediate_size") or width
+        width = first_of(config, "moe_intermediate_size") or width
         return around + experts * (hidden + 4 * width)
     names = ("hidden_act", "hidden_activation", "activation_function", "activation")
     acts = {getattr(config, name, None) for name in names}
@@ -291,7 +264,7 @@ def _in_attention(config: Any) -> int:
     """Residual and norm, queries, keys and values, and the queries being rotated."""
     shape = KvShape.of(config)
     hidden: int = config.hidden_size
-    dim = _first(config, "qk_head_dim") or shape.head_dim
+    dim = first_of(config, "qk_head_dim") or shape.head_dim
     queries = int(config.num_attention_heads) * dim
     keys_and_values = shape.kv_heads * (shape.head_dim + shape.value_dim)
     return 2 * hidden + 5 * queries + keys_and_values + 2 * dim
@@ -301,14 +274,14 @@ def _in_recurrence(config: Any) -> int:
     hidden: int = config.hidden_size
     if getattr(config, "conv_L_cache", None):
         return 8 * hidden  # three parts, their products, the residual and its norm
-    if heads := _first(config, "linear_num_value_heads"):
+    if heads := first_of(config, "linear_num_value_heads"):
         values = heads * int(config.linear_value_head_dim)
         keys = heads * int(config.linear_key_head_dim)  # one of each head of values
         return 3 * hidden + 8 * values + 9 * keys + 2 * _DELTA_CHUNK * heads
     sizes = _StateSpace.of(config)
     if not sizes.groups:
         return (3 * sizes.state + 11) * sizes.inner
-    chunk = _first(config, "mamba_chunk_size", "chunk_size")
+    chunk = first_of(config, "mamba_chunk_size", "chunk_size")
     return 11 * sizes.inner + sizes.heads * (6 * sizes.state + 3 * chunk)
 
 
@@ -330,7 +303,7 @@ def _per_pair(config: Any) -> int:
 
 def _per_position(config: Any) -> int:
     """Keys and values of all heads, where only what they are made of is cached."""
-    if not _first(config, "kv_lora_rank"):
+    if not first_of(config, "kv_lora_rank"):
         return 0
     heads = int(config.num_attention_heads)
     # The product, and keys and values of it.

@@ -26,6 +26,7 @@ from unillm.backend import (
     Limits,
     check_code,
     check_weights,
+    model_positions,
     read_config,
 )
 from unillm.errors import BackendUnavailableError, ConfigError, ModelLoadError
@@ -77,7 +78,7 @@ def checkpoint_config(path: Path) -> Mapping[str, Any]:
         ) from error
 
 
-def context_of(config: EngineConfig, checkpoint: Mapping[str, Any]) -> int:
+def context_of(config: EngineConfig) -> int:
     """Return the context to use: what was asked, or what the model has.
 
     TensorRT-LLM lowers a length that is too long with no more than a warning.
@@ -86,12 +87,8 @@ def context_of(config: EngineConfig, checkpoint: Mapping[str, Any]) -> int:
         ConfigError: More was asked than the model has positions.
         ModelLoadError: The checkpoint does not say how many it has.
     """
-    positions = checkpoint.get("max_position_embeddings")
-    if not isinstance(positions, int):
-        raise ModelLoadError(
-            f"config.json of {config.model!r} has no max_position_embeddings."
-        )
-    asked = config.max_model_len or positions
+    positions = model_positions(config.path, extended=True)
+    asked = config.max_model_len or model_positions(config.path)
     if asked > positions:
         raise ConfigError(
             f"max_model_len={asked} is more than the {positions} positions that the "
@@ -134,7 +131,7 @@ def build_spec(config: EngineConfig) -> BuildSpec:
         check_code(read_config(config.path), name=config.model)
     check_weights(config.path)
     checkpoint = checkpoint_config(config.path)
-    context = context_of(config, checkpoint)
+    context = context_of(config)
 
     return BuildSpec(
         model=config.model,

@@ -136,7 +136,7 @@ def _open_pytorch(
 ) -> LlmEngine:
     checkpoint = _building.checkpoint_config(config.path)
     check_weights(config.path)
-    context = _building.context_of(config, checkpoint)
+    context = _building.context_of(config)
     _check_prequantised(config, checkpoint)
     batched = config.max_num_batched_tokens or _building.DEFAULT_MAX_NUM_TOKENS
     # A prompt over max_num_tokens is refused without it.
