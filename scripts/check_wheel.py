@@ -30,7 +30,7 @@ def problems(wheel: zipfile.ZipFile) -> list[str]:
         for name in sizes
         if not name.startswith(("unillm/", "unillm-"))
     ]
-    model = sum(size for name, size in sizes.items() if "/models/" in name)
+    model = sum(size for name, size in sizes.items() if "/model/tiny/" in name)
     if model > MODEL_LIMIT_BYTES:
         found.append(f"the bundled model has {model} bytes, over {MODEL_LIMIT_BYTES}")
     if not any(name.endswith("licenses/LICENSE") for name in sizes):
