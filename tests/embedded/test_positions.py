@@ -10,7 +10,7 @@ from unillm import inspect_model
 from unillm.embedded.loading import load_engine
 from unillm.model.find import BUNDLED
 from unillm.preparation import plan_engine
-from unillm.text.tokenizer import load_tokenizer
+from unillm.text.loading import load_tokenizer
 
 
 @pytest.fixture(scope="module")
