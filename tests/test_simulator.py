@@ -10,7 +10,9 @@ import pytest
 from simulator import World, check, simulate
 from simulator.__main__ import main
 
+from unillm.engines.batches import BatchRow
 from unillm.runtime.driver import Driver
+from unillm.scheduling.admitted import AdmittedRequest
 from unillm.scheduling.queue import WaitingQueue
 from unillm.scheduling.runs import RunScheduler
 from unillm.scheduling.slots import SlotScheduler
@@ -164,10 +166,8 @@ def test_a_survivor_that_is_forgotten_is_found(monkeypatch):
 
 
 def test_a_survivor_that_begins_again_from_its_prompt_is_found(monkeypatch):
-    from unillm.scheduling import runs
-
     monkeypatch.setattr(
-        runs._Started, "row", lambda self: runs.BatchRow(request=self.request)
+        AdmittedRequest, "as_row", lambda self: BatchRow(request=self.request)
     )
 
     assert {

@@ -226,19 +226,6 @@ def test_a_request_that_has_outgrown_the_longest_prompt_ends_in_its_run():
     assert [("r0", "r1"), ("r2", "r3")] == runs(engine)
 
 
-def test_a_fixed_batch_is_filled_with_rows_that_are_counted():
-    jobs = [job(n, natural_length=3) for n in range(6)]
-    scheduler, engine = scheduler_of(
-        *jobs, rows=4, traits=BatchTraits(fixed_batch=True)
-    )
-
-    ended = finish(scheduler)
-
-    assert {f"r{j.number}": j.tokens for j in jobs} == ended
-    assert [4, 4] == [len(ids) for ids in runs(engine)]
-    assert 2 == scheduler.counters.padding_rows
-
-
 def test_an_engine_that_cannot_stop_is_given_the_length_of_a_run():
     """With max_tokens known, the long request is interrupted where that pays."""
     lengths = [40, 3, 3, 3]
@@ -604,7 +591,6 @@ def test_statistics_say_what_there_is_and_what_was_done():
         "decode_steps": 7,
         "row_steps": 14,
         "idle_row_steps": 14 - 9,
-        "padding_rows": 0,
         "admitted": 3,
         "finished": 3,
         "aborted": 0,

@@ -21,7 +21,6 @@ ROWS = st.integers(1, 9)
 TRAITS = st.builds(
     BatchTraits,
     can_stop=st.booleans(),
-    fixed_batch=st.booleans(),
     prompt_work=st.sampled_from(PromptWork),
     run_bound_fields=st.sampled_from([{}, {}, {"max_tokens": "counts from the run"}]),
 )
@@ -142,7 +141,7 @@ def test_the_counters_add_up(jobs, setting):
     stats = result.scheduler.stats()
     outputs = [o for some in result.outputs.values() for o in some]
     runs = [call[1] for call in result.engine.calls if call[0] == "run"]
-    rows = sum(len(ids) for ids in runs) - stats["padding_rows"]
+    rows = sum(len(ids) for ids in runs)
     ends = [o.slots for o in outputs if o.finish_reason]
     assert len(runs) == stats["runs"]
     assert sum(len(o.token_ids) for o in outputs) == stats["generated_tokens"]

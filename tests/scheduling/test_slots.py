@@ -9,7 +9,8 @@ from strategies import END, Job, script_of
 from unillm import LoRARequest
 from unillm.engines.slots import SlotToken
 from unillm.errors import ConfigError, InvalidParameterError
-from unillm.scheduling.slots import OVERTAKES_PER_SLOT, SlotScheduler
+from unillm.scheduling.adapter_gate import OVERTAKES_PER_SLOT
+from unillm.scheduling.slots import SlotScheduler
 from unillm.testing.scripted import ScriptedSlotEngine
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The contract between the core and a backend, and the loop that drives it.
+"""The contracts between the core and its engines: values and abstract classes alone.
 
-Private to the core.
+Private to the core; `unillm.backend` exports the names.
 """

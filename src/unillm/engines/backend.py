@@ -1,26 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a plugin provides: a `Backend`, which creates engines."""
+"""`Backend`: the contract of a plugin, which creates engines of one kind."""
 
 from __future__ import annotations
 
 import abc
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import attrs
 
-from .base import Capabilities
+from .base import Capabilities, Engine
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+if TYPE_CHECKING:  # values of other packages, for annotations alone
     from ..artifacts.key import BuildSpec
     from ..artifacts.progress import Progress
     from ..config import EngineConfig
     from ..model.memory import MemoryNeeds
-    from .base import Engine
 
 
 CONTRACT_VERSION = 1
@@ -35,29 +33,32 @@ as it is.
 
 @attrs.frozen(kw_only=True)
 class Availability:
-    """Whether a backend can run here; if not, why, and the command that helps."""
+    """Whether a backend can run on this machine; if not, why, and how to fix it."""
 
     available: bool
     reason: str = ""
+    """Why it cannot run; empty if it can."""
     remedy: str | None = None
+    """A command or an action that makes it available."""
 
 
 @attrs.frozen(kw_only=True)
 class Finding:
-    """What `unillm doctor` found out about something that a backend relies on."""
+    """The result of one check of `Backend.examine`, which `unillm doctor` prints."""
 
     assumption: str
-    """As a sentence in the present tense."""
+    """A fact about the engine, as a sentence in the present tense."""
     source: str
-    """Where it comes from, for a person to look up."""
+    """Where a person can look the fact up."""
     held: bool | None
-    """`None` where no source says it, and this is the first answer."""
+    """Whether the fact holds here; `None` if no source states it, and this check is the
+    first answer."""
     detail: str = ""
-    """What was seen."""
+    """The values that the check saw."""
 
 
 class Backend(abc.ABC):
-    """Creates engines of one kind. Making one loads nothing heavy."""
+    """Creates engines of one kind. Its constructor imports no engine."""
 
     contract_version: int = 1
     """The `CONTRACT_VERSION` that the backend was written for, as a literal number.
@@ -66,101 +67,112 @@ class Backend(abc.ABC):
     whichever one is installed."""
 
     name: str
-    """What the user writes, in lower case. The name of the entry point too."""
+    """The name that users write, in lower case; also the name of the entry point."""
 
     description: str
     """One line for `unillm backends`."""
 
     auto_rank: int | None = 50
-    """Place in the order in which ``backend="auto"`` looks. Lower is sooner, and the
-    embedded default has 100. `None` is never chosen automatically."""
+    """Rank for ``backend="auto"``, which takes the available backend of the lowest
+    number; the embedded backend has 100. `None` excludes the backend."""
 
     option_names: frozenset[str] | None = frozenset()
-    """Keys of `backend_options` that this backend takes; `None` if `create_engine`
-    checks them, because only the loaded engine knows its options."""
+    """The keys of `backend_options` that the backend accepts. `None` if only the loaded
+    engine knows them; `create_engine` then checks them."""
 
     engine_options: frozenset[str] = frozenset()
-    """Those of `config.ENGINE_OPTIONS` that this backend honours."""
+    """Those of `config.ENGINE_OPTIONS` that the backend honours."""
 
     option_reasons: Mapping[str, str] = MappingProxyType({})
-    """Why it does not honour one of the others, where a person would ask."""
+    """Why the backend does not honour an engine option, for those that a user would
+    expect."""
 
     @property
     def waivers(self) -> Mapping[str, str]:
-        """Clauses of the contract that its engines do not hold, by number, and why.
+        """Clauses of the contract that the engines break: clause number to reason.
 
-        `unillm conformance` shows that they fail, and prints the reason. May import the
-        engine.
+        `unillm conformance` expects these clauses to fail, and prints the reasons. The
+        property may import the engine.
         """
         return MappingProxyType({})
 
     capabilities: Capabilities = Capabilities()
-    """The abilities of its engines; the `capabilities` of an engine go first."""
+    """How the engines honour each field. `Engine.capabilities` takes precedence."""
 
     @abc.abstractmethod
     def availability(self) -> Availability:
-        """Say whether it can run here. Looks for packages and devices; loads none."""
+        """Return whether the backend can run on this machine.
+
+        Looks for packages and devices without importing the engine.
+        """
 
     def refusal(self, config: EngineConfig) -> str | None:
-        """Say why a model cannot be served, or `None`. Asked by ``backend="auto"``."""
+        """Return why the backend cannot serve a model; `None` if it can.
+
+        ``backend="auto"`` then takes the next backend.
+        """
         del config
         return None
 
     def memory_needs(self, config: EngineConfig) -> MemoryNeeds:
-        """Say what a model takes of each device's memory; works without the engine.
+        """Return the memory that a model takes on each device.
 
-        By default what the files of the model say; a backend adds what it knows of its
-        engine.
+        Works without the engine. The default reads the model's files; a backend whose
+        engine takes more overrides it.
 
         Raises:
-            ModelError: The model cannot be read, or nothing is known of its kind.
+            ModelError: The model cannot be read, or its kind is unknown.
         """
+        # The one import of another package at run time; it imports no contract.
         from ..model.memory import memory_needs
 
         num_devices = config.tensor_parallel_size * config.pipeline_parallel_size
         return memory_needs(config.path, dtype=config.dtype).sharded(num_devices)
 
     def examine(self, config: EngineConfig) -> Iterator[Finding]:
-        """Check on the real engine what the backend assumes of it.
+        """Load the model and check the backend's assumptions on the real engine.
 
-        For backends whose engine the authors could not run everywhere. Loads the model.
-        Raises what `create_engine` raises.
+        For an engine that the backend's authors could not run on every machine. The
+        default checks nothing.
+
+        Raises:
+            UnillmError: As `create_engine` does.
         """
         del config
         return iter(())
 
     def build_spec(self, config: EngineConfig) -> BuildSpec | None:
-        """Say what would be built for a configuration; `None` if nothing has to be.
+        """Return what must be built for a configuration; `None` if nothing must be.
 
-        Works without the engine: what only the engine or a device knows is `None` in
-        the spec, and then nothing can be built, but planned. Options that were left
-        open are filled in here, so that the same configuration gives the same spec.
+        Works without the engine. A value that only the engine or a device knows is
+        `None` in the spec, which can then be planned but not built. Fills in options
+        that the user left open, so the same configuration always has the same spec.
 
         Raises:
-            ConfigError: An option has no meaning here.
+            ConfigError: The backend does not know an option's value.
             ModelError: The model cannot be read.
         """
         del config
         return None
 
     def build(self, spec: BuildSpec, target: Path, progress: Progress) -> None:
-        """Convert or compile an engine into an empty folder.
+        """Convert or compile an engine into an empty directory.
 
-        Called through `ArtifactStore.obtain`, which makes what is written there last,
-        checks it at each load and clears it away after a failure. Reads the model and
-        the spec and nothing else, so that the key of the spec cannot miss anything.
+        `ArtifactStore.obtain` calls it, moves a finished engine to its place, checks it
+        before each load and removes an unfinished one. The method reads nothing but the
+        spec and the model, so the spec's key identifies the result.
 
         Args:
             spec: From `build_spec`.
-            target: Where the files go, in folders below it or not. No links.
-            progress: To be told how far it is.
+            target: The directory. It may receive subdirectories, but no links.
+            progress: Called with each stage of the build.
         """
         raise NotImplementedError(f"the backend {self.name!r} builds nothing")
 
     def remark(self, config: EngineConfig) -> str | None:
-        """Say what a person should know of how a model would be served, or `None`.
+        """Return a sentence about how the backend would serve a model, or `None`.
 
-        `unillm inspect` shows it; an engine that is created says the same in its log.
+        `unillm inspect` shows it, and a created engine logs the same sentence.
         """
         del config
         return None
@@ -169,11 +181,11 @@ class Backend(abc.ABC):
     def create_engine(self, config: EngineConfig) -> Engine:
         """Load the model and return an engine that is ready for requests.
 
-        Called once a generator. Takes as long and as much memory as loading does.
+        A generator calls it once.
 
         Raises:
-            ConfigError: An option has no meaning here.
+            ConfigError: The backend does not know an option's value.
             ModelError: The model cannot be loaded.
-            BackendUnavailableError: It cannot run here after all.
+            BackendUnavailableError: The backend cannot run on this machine after all.
             EngineOutOfMemoryError: The model or its cache does not fit.
         """

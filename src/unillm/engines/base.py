@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The contract: plain data in, plain data out, one abstract class.
+"""`Engine`: the contract of everything that computes tokens, and the values it uses.
 
-An engine takes requests of token ids and gives token ids back, a step at a time. It
-never sees text: prompts, end ids, lengths, stop strings and detokenising are the
-core's.
-Everything here is plain data, so that a request can cross a pipe unchanged.
-
-Nothing in this module imports an engine, torch or a tokenizer.
+An engine takes requests as token ids and returns token ids, a step at a time. It sees
+no text: the core tokenises prompts, resolves EOS tokens, fits lengths, matches stop
+strings and detokenises. All values are plain data, so a request can cross a pipe
+unchanged.
 """
 
 from __future__ import annotations
@@ -30,20 +28,20 @@ class Support(enum.Enum):
     """How a backend honours a sampling field or a feature."""
 
     NATIVE = "native"
-    """The engine does it."""
+    """The engine computes it."""
     EMULATED = "emulated"
-    """The core does it around the engine, with the same result."""
+    """The core computes it around the engine, with the same result."""
     UNSUPPORTED = "unsupported"
-    """A request that asks for it is refused."""
+    """The core rejects a request that uses it."""
 
 
 @attrs.frozen(kw_only=True)
 class Capability:
-    """How one field is honoured, and why not where it is not."""
+    """How a backend honours one field, with the reason."""
 
     support: Support = Support.NATIVE
     reason: str = ""
-    """Why it is unsupported, or what the emulation costs, for a person to read."""
+    """Why the field is unsupported, or what its emulation costs; users read it."""
 
 
 SAMPLING_FIELDS = frozenset(
@@ -71,106 +69,111 @@ SAMPLING_FIELDS = frozenset(
 )
 """Fields of `SamplingParams` that may depend on the engine.
 
-The others (stop strings, special tokens in the text, truncation) are the core's alone.
+The core alone honours the others: stop strings, special tokens in the text, truncation.
 """
 
 FEATURES = frozenset({"lora"})
-"""What a backend must say that it has; unsaid, it is unsupported. ``"lora"``: requests
+"""Features that are unsupported unless a backend declares them. ``"lora"``: requests
 that name an adapter."""
 
 
-_NO_FEATURE = Capability(
-    support=Support.UNSUPPORTED, reason="it has nothing of the kind"
+_UNDECLARED = Capability(
+    support=Support.UNSUPPORTED, reason="the backend does not declare it"
 )
 
 
 @attrs.frozen(kw_only=True)
 class Capabilities:
-    """What a backend can do, as data: read by the core, the docs and the tests."""
+    """How a backend honours each sampling field and feature."""
 
     fields: Mapping[str, Capability] = attrs.field(factory=lambda: MappingProxyType({}))
-    """By name of the sampling field or feature. A field that is absent is native, one
-    of `FEATURES` that is absent is unsupported."""
+    """By name. A sampling field that is absent is native; a feature of `FEATURES` that
+    is absent is unsupported."""
 
     def of(self, field: str) -> Capability:
-        """Return how *field* is honoured."""
-        default = _NO_FEATURE if field in FEATURES else Capability()
+        """Return how the backend honours *field*."""
+        default = _UNDECLARED if field in FEATURES else Capability()
         return self.fields.get(field, default)
 
     def refined(self, other: Capabilities) -> Capabilities:
-        """Return these with what *other* says of a field in the first place."""
+        """Return these capabilities, replaced by *other* where it names a field."""
         return Capabilities(fields={**self.fields, **other.fields})
 
 
 @attrs.frozen(kw_only=True)
 class EngineLimits:
-    """Numbers that the engine was created or built with."""
+    """The numbers that an engine was created or built with."""
 
     max_model_len: int
-    """Prompt and new tokens together."""
+    """Tokens of a request's prompt and new tokens together."""
     max_num_seqs: int
-    """Requests that the engine works on at the same time."""
+    """Requests that the engine computes at the same time."""
     max_prompt_len: int | None = None
-    """Longest prompt; `None` for ``max_model_len - 1``."""
+    """Tokens of the longest prompt; `None` for ``max_model_len - 1``."""
     vocab_size: int
-    """Ids must be below it."""
+    """Every token id is below it."""
 
     @property
     def longest_prompt(self) -> int:
-        """The longest prompt that leaves room for one new token."""
+        """Tokens of the longest prompt that leaves room for one new token."""
         fits = self.max_model_len - 1
         return fits if self.max_prompt_len is None else min(fits, self.max_prompt_len)
 
 
 class TokenGrammarState(Protocol):
-    """**Protocol:** how far one completion is in a grammar."""
+    """**Protocol:** the position of one completion in a grammar."""
 
     error: str
-    """Why nothing can follow any more; empty while all is well."""
+    """Why no token can follow; empty as long as one can."""
 
     def allowed(self) -> bytes:
-        """Return one bit for each id, the lowest bit of a byte first."""
+        """Return one bit for each token id, lowest bit first; 1 if it may follow."""
 
     def accept(self, token_id: int) -> None:
-        """Take notice of a new token."""
+        """Advance by a new token."""
 
 
 class TokenGrammar(Protocol):
-    """**Protocol:** which tokens may follow which."""
+    """**Protocol:** a compiled grammar, which says which tokens may follow which."""
 
     def start(self) -> TokenGrammarState:
-        """Return the state before the first token."""
+        """Return a new state, before the first token."""
 
 
 @attrs.frozen(kw_only=True)
 class EngineRequest:
-    """One completion to compute. Text has already become ids, limits already fit."""
+    """One completion for an engine to compute.
+
+    The core has tokenised its text, resolved its EOS tokens and fitted its length.
+    """
 
     request_id: str
+    """Unique among the engine's unfinished requests."""
     prompt_token_ids: tuple[int, ...]
+    """At least one, and at most `EngineLimits.longest_prompt`."""
     params: SamplingParams
-    """Sampling fields to honour; stop strings in it are the core's business."""
+    """The sampling fields to honour. The core matches its stop strings."""
     stop_token_ids: frozenset[int]
-    """All ids that end the request, the model's and the user's. The model's are not
-    among them under `ignore_eos`."""
+    """All token ids that end the completion: the model's EOS tokens, unless
+    `ignore_eos` is set, and the user's."""
     max_new_tokens: int
-    """At least 1. It is fitted, so prompt and new tokens never exceed the context."""
+    """At least 1. Prompt and new tokens never exceed `EngineLimits.max_model_len`."""
     seed: int
-    """Always set. Where the user gave none, the core drew one."""
+    """The user's seed, or one that the core drew."""
     priority: int = 0
-    """Lower is sooner, as in vLLM."""
+    """Requests of a lower number go first, as in vLLM."""
     arrival: int = 0
-    """A counter, not a time. It breaks ties of priority."""
+    """A counter, not a time. It orders requests of the same priority."""
     bad_words_token_ids: tuple[tuple[int, ...], ...] = ()
-    """`SamplingParams.bad_words` in tokens: the last id of a sequence is banned where
-    the new tokens end in the ids before it."""
+    """`SamplingParams.bad_words` as token ids. The last id of a sequence is forbidden
+    while the new tokens end with the ids before it."""
     grammar: TokenGrammar | None = None
-    """`SamplingParams.structured_outputs` compiled by the core, for an engine that
-    declares the field as emulated. It is the one thing here that stays in its process;
-    an engine that has grammars of its own is given none."""
+    """The compiled `SamplingParams.structured_outputs`, for an engine that declares the
+    field as emulated; `None` for all others. It is the one value here that cannot leave
+    its process."""
     lora_request: LoRARequest | None = None
-    """The adapter to compute with, for an engine that has ``"lora"``. The core has
-    looked at its files; the path is absolute."""
+    """The adapter to compute with, for an engine that declares ``"lora"``. Its path is
+    absolute, and the core has checked its files."""
 
 
 @attrs.frozen
@@ -178,92 +181,95 @@ class TokenLogprobs:
     """Log-probabilities at one position, before temperature, penalties and filters."""
 
     logprob: float
-    """Of the token that was chosen."""
+    """Log-probability of the chosen token."""
     rank: int
-    """Of the token that was chosen; 1 is the most probable."""
+    """Rank of the chosen token; 1 is the most probable."""
     top_ids: Sequence[int]
-    """The most probable ids, best first, as many as asked."""
+    """The most probable token ids, best first, as many as the request asks for."""
     top_logprobs: Sequence[float]
+    """One for each of `top_ids`."""
 
 
 @attrs.frozen(kw_only=True)
 class EngineOutput:
-    """What one step added to one request."""
+    """The news of one request from one step."""
 
     request_id: str
     token_ids: Sequence[int] = ()
-    """New ids only, the one that ended the request among them."""
+    """New token ids only, including the one that ends the completion."""
     logprobs: Sequence[TokenLogprobs] | None = None
-    """One for each new id, if the request asked."""
+    """One for each new token, if the request asks for them."""
     finish_reason: FinishReason | None = None
-    """Set exactly once a request; nothing follows."""
+    """Set in the request's last output alone."""
     stop_token_id: int | None = None
-    """The last id, where it is what ended the request."""
+    """The last token id, if it ended the completion."""
     error: str | None = None
-    """With ``finish_reason="error"``: what went wrong with this request alone."""
+    """Why this request alone failed; set with ``finish_reason="error"``."""
     num_cached_tokens: int = 0
+    """Prompt tokens that the engine took from a prefix cache."""
     slots: SlotMetrics | None = None
-    """Until now, on a slot engine."""
+    """The request's metrics so far, from a scheduler of this package."""
     prompt_logprobs: Sequence[TokenLogprobs] | None = None
-    """With the first new id, if the request asked; one for each prompt token but the
-    first."""
+    """One for each prompt token but the first, with the first new token, if the request
+    asks for them."""
 
 
 class Engine(abc.ABC):
-    """Something that requests are added to and that is stepped.
+    """An object that computes requests step by step.
 
-    Called from one thread at a time. The driver guarantees that ids are unique among
-    unfinished requests, that a request fits `limits`, and that `capabilities` allow it.
+    One thread at a time calls it. The driver guarantees that request ids are unique
+    among unfinished requests, that a request fits `limits`, and that `capabilities`
+    allow its fields.
     """
 
     limits: EngineLimits
-    """The numbers that the core checks requests against. Set once, in `__init__`."""
+    """The core checks requests against these. Set once, in `__init__`."""
 
     capabilities: Capabilities = Capabilities()
-    """The fields that are native, emulated or unsupported. Constant."""
+    """How the engine honours each field. Constant."""
 
     @abc.abstractmethod
     def add_request(self, request: EngineRequest) -> None:
-        """Take a request; it begins at a later `step`.
+        """Accept a request; a later `step` begins it.
 
         Raises:
-            RequestError: The request cannot be served; nothing of it is kept.
+            RequestError: The engine cannot serve the request, and keeps nothing of it.
         """
 
     @abc.abstractmethod
     def step(self) -> list[EngineOutput]:
-        """Work until something can be told, and tell it.
+        """Compute until there is news, and return it; an empty list is allowed.
 
-        May block while work is under way, never when there is none. An exception means
-        that the engine is dead; what concerns one request alone is an `EngineOutput`
-        with ``finish_reason="error"``.
+        May block while a request is unfinished, and returns at once otherwise. A
+        request that fails alone ends with ``finish_reason="error"``. Any exception
+        means that the whole engine is dead.
         """
 
     @abc.abstractmethod
     def abort(self, request_ids: Iterable[str]) -> None:
-        """Forget these requests; nothing more is told of them.
+        """Drop these requests; `step` returns no more outputs of them.
 
         Unknown ids are ignored.
         """
 
     @abc.abstractmethod
     def has_unfinished(self) -> bool:
-        """Whether a request was added and neither finished nor aborted."""
+        """Return whether a request has neither finished nor been aborted."""
 
     def stats(self) -> Mapping[str, Any]:
-        """Counters of the engine, by name; JSON values. Any thread may ask."""
+        """Return counters by name, as JSON values. Any thread may call it."""
         return {}
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Free everything. Closing twice does nothing."""
+        """Free all memory, processes and devices. A second call does nothing."""
 
-    def kill(self) -> None:  # noqa: B027 - most engines have nothing to kill
-        """End the processes of the engine, so that a call that hangs comes back.
+    def kill(self) -> None:  # noqa: B027 - most engines have no processes
+        """End the engine's processes, so that a blocked call returns.
 
-        Called from any thread, while the engine's own may be inside a call: when it
-        counts as dead, or does not come to an end while closing. `close` still follows.
-        An engine without processes leaves it as it is.
+        The core calls it from another thread when the engine hangs, or when `close`
+        waits too long; `close` still follows. An engine without processes keeps this
+        default, which does nothing.
         """
 
     def __enter__(self) -> Self:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""`SlotEngine`: a static batch whose rows can be filled and stepped one by one.
+"""`SlotEngine`: the contract of a static batch whose rows are filled one by one.
 
-A backend implements it; `unillm.scheduling.slots.SlotScheduler` turns it into an
-`Engine`.
+A backend implements it, and `unillm.scheduling.slots.SlotScheduler` makes an `Engine`
+of it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import attrs
 from .base import Capabilities, EngineRequest, TokenLogprobs
 
 DEFAULT_MAX_NUM_BATCHED_TOKENS = 2048
-"""Prompt tokens computed in one step. It bounds how long decoding rows stand still."""
+"""Prompt tokens that one step computes at most. It bounds how long a prefill delays the
+rows that decode."""
 
 
 @attrs.frozen(kw_only=True)
 class PromptChunk:
-    """Prompt tokens ``start..end`` of a request, to be written into a slot."""
+    """Prompt tokens ``start:end`` of a request, to be written into a slot."""
 
     slot: int
     request: EngineRequest
@@ -30,48 +31,51 @@ class PromptChunk:
 
     @property
     def is_first(self) -> bool:
-        """Whether the slot changes its owner with this chunk."""
+        """Whether the chunk gives the slot a new owner."""
         return self.start == 0
 
     @property
     def is_last(self) -> bool:
-        """Whether the chunk ends the prompt, so that a first token follows from it."""
+        """Whether the chunk ends the prompt, so that the first new token follows."""
         return self.end == len(self.request.prompt_token_ids)
 
     @property
     def token_ids(self) -> tuple[int, ...]:
-        """The ids of this chunk."""
+        """The token ids of this chunk."""
         return self.request.prompt_token_ids[self.start : self.end]
 
 
 @attrs.frozen
 class SlotToken:
-    """One new token of one slot; or, with `error`, why the row has none."""
+    """The new token of one slot, or the error that replaces it."""
 
     token_id: int
+    """Ignored if `error` is set."""
     logprobs: TokenLogprobs | None = None
+    """Set if the request asks for them."""
     error: str | None = None
+    """Why the row has no token; its request fails, and the others continue."""
 
 
 @attrs.frozen(kw_only=True)
 class PrefillResult:
-    """What a prefill gave."""
+    """The result of one `SlotEngine.prefill`."""
 
     tokens: Sequence[SlotToken | None]
-    """One for each chunk, in their order; `None` where the prompt goes on."""
+    """One for each chunk, in their order; `None` unless the chunk ends its prompt."""
     padding: Sequence[int]
-    """Padding positions computed, for each chunk."""
+    """Computed padding positions, one number for each chunk."""
     prompt_logprobs: Sequence[Sequence[TokenLogprobs] | None] = ()
-    """For each chunk whose request asked, those of the prompt tokens that its positions
-    predict, ``start + 1`` to ``end``. May be left empty where no request did."""
+    """For each chunk of a request that asks for them, those of the prompt tokens that
+    its positions predict: ``start + 1`` to ``end``. May be empty if no request asks."""
 
 
 class SlotEngine(abc.ABC):
-    """A static batch whose rows can be filled and stepped one by one.
+    """A static batch whose rows are filled and stepped one by one.
 
-    Called from one thread. The scheduler guarantees that a slot sees the chunks of one
-    request in order and without gaps, then decode steps, then `release`; and that
-    prompt and new tokens of a request never exceed `max_model_len`.
+    One thread calls it. The scheduler guarantees that a slot receives the chunks of one
+    request in order and without gaps, then decode steps, then `release`; and that a
+    request's prompt and new tokens never exceed `max_model_len`.
     """
 
     num_slots: int
@@ -81,48 +85,51 @@ class SlotEngine(abc.ABC):
     """Prompt and new tokens that a row holds. Set once, in `__init__`."""
 
     vocab_size: int
-    """Token ids are below it. Set once, in `__init__`."""
+    """Every token id is below it. Set once, in `__init__`."""
 
     capabilities: Capabilities = Capabilities()
-    """The sampling fields that are honoured. Constant."""
+    """How the engine honours each field. Constant."""
 
     splits_prompts: bool = True
-    """Whether a prompt may be written in several chunks. Constant.
+    """Whether several chunks may write one prompt. Constant.
 
-    If not, a prompt longer than the budget of a step is computed in one step all the
-    same, and the rows that decode wait as long.
+    Otherwise one step computes a whole prompt, even one beyond the step's budget, and
+    the rows that decode wait for it.
     """
 
     max_loras: int | None = None
-    """Different adapters that rows may have at a time; `None` for any number."""
+    """Different adapters that rows may have at the same time; `None` for any number."""
 
-    def check_request(self, request: EngineRequest) -> None:  # noqa: B027 - most have nothing to refuse
-        """Refuse what can be seen to fail, before the request waits for a slot.
+    def check_request(self, request: EngineRequest) -> None:  # noqa: B027 - optional
+        """Reject a request before it waits for a slot. The default accepts all.
 
         Raises:
-            RequestError: It cannot be served.
+            RequestError: The engine cannot serve the request.
         """
 
     @abc.abstractmethod
     def prefill(self, chunks: Sequence[PromptChunk]) -> PrefillResult:
-        """Write prompt tokens into slots; at most one chunk a slot.
+        """Write prompt tokens into slots.
 
-        The first chunk of a request makes it the slot's owner: nothing that an earlier
-        owner left may be seen. The last one samples the first new token. Rows that are
-        not named keep their state.
+        A request's first chunk makes it the owner of the slot, where nothing of an
+        earlier owner may show. Its last chunk samples the first new token. All other
+        rows keep their state.
+
+        Args:
+            chunks: At least one, and at most one for each slot.
         """
 
     @abc.abstractmethod
     def decode(self, slots: Sequence[int]) -> Sequence[SlotToken]:
         """Sample one more token for each of *slots*, in their order.
 
-        Other rows keep their state, those in the middle of a prompt among them.
+        All other rows keep their state, also in the middle of a prompt.
         """
 
     @abc.abstractmethod
     def release(self, slot: int) -> None:
-        """Forget the slot's owner: its request ended or was aborted."""
+        """Free a slot whose request ended or was aborted."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Free everything. Closing twice does nothing."""
+        """Free all memory and devices. A second call does nothing."""

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Continuous batching over static engines. No torch, no clock, no thread in here.
+"""Continuous batching over engines that lack it: decisions alone, without tensors.
 
-Private to the core.
+Private to the core; `unillm.backend` exports the schedulers.
 """

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""When a run of a static batch is stopped for those who wait: functions of numbers.
+"""Costs of a batch engine, and when a stop of its run pays: functions of numbers.
 
-No request, no engine and no clock in here. Times are in seconds of whoever measures
-them; what matters are their ratios.
+All times are in the seconds of one clock; only their ratios matter.
 
-A stop costs the next run's prefill of what the survivors had already computed
-(*restart*). Going on costs the rows that stand idle while requests wait (*waste*). A
-run is stopped when its waste has paid for the stop. Whatever the lengths turn out to
-be, that is at most twice what the best moment would have cost, which is the bound of
-the ski-rental problem; and a run in which no row is idle is never stopped.
+A stop costs the next run's prefill of the tokens that the survivors had already
+computed (*restart*). Going on costs the rows that are idle while requests wait
+(*waste*). A stop pays as soon as the waste of the run reaches the restart. Whatever the
+lengths turn out to be, that costs at most twice as much as the best moment would have,
+which is the bound of the ski-rental problem. A run without an idle row is never
+stopped.
 
 References:
     Karlin, Manasse, Rudolph, Sleator: *Competitive snoopy caching*, 1988 (ski rental).
@@ -24,14 +24,14 @@ import attrs
 from ..engines.batches import PromptWork
 
 PATIENCE = 8.0
-"""Requests wait for a row that is free no longer than this many stops would have taken
-when they began to wait, nor than this many of the last stop, whether the next one pays
-or not. So it costs at most an eighth of the time that nobody waits for ever."""
+"""A request waits for a free row for at most as long as this many stops take, measured
+when the wait began and at the last stop, whether the next stop pays or not. This bound
+costs at most an eighth of the time."""
 
 
 @attrs.define
 class _Mean:
-    """A mean over about the last `WINDOW` values; one that is far out counts less."""
+    """A mean over about the last `WINDOW` values, in which an outlier counts less."""
 
     WINDOW = 32
     value: float = 0.0
@@ -46,7 +46,7 @@ class _Mean:
 
 @attrs.define
 class _Split:
-    """Least squares of ``seconds = a * x + b * y`` with nothing negative."""
+    """Least squares of ``seconds = a * x + b * y``, with *a* and *b* at least 0."""
 
     xx: float = 0.0
     xy: float = 0.0
@@ -57,7 +57,7 @@ class _Split:
     def note(
         self, x: float, y: float, seconds: float, *, keep: float
     ) -> tuple[float, float]:
-        """Take one more equation; return *a* and *b*."""
+        """Add an equation, keep that weight of the others, and return *a* and *b*."""
         self.xx = keep * self.xx + x * x
         self.xy = keep * self.xy + x * y
         self.yy = keep * self.yy + y * y
@@ -76,15 +76,14 @@ class _Split:
 
 
 class Costs:
-    """What a step and a prompt token take, learned from what was measured.
+    """The seconds that a step and a prompt token take, as measured so far; 0 before.
 
-    What was not measured costs nothing. An engine's first call warms it up, so what its
-    prompts took is not taken for a measurement, and a first run may be stopped too soon
-    but is never held for what only the first one costs.
+    The prefill of the first run is left out, because it includes the engine's warm-up.
+    The first run may so be stopped too soon, but its warm-up never delays a stop.
     """
 
     KEEP = 0.9
-    """Weight of what was known of prompts, when something new is learned."""
+    """Weight of earlier prefills beside a new one."""
 
     def __init__(self) -> None:
         self._calls = 0
@@ -94,27 +93,27 @@ class Costs:
         self._whole = _Split()
 
     def note_step(self, rows: int, seconds: float) -> None:
-        """Take notice of one decode step with *rows* live rows."""
+        """Record one decode step with *rows* live rows."""
         self._steps.setdefault(rows, _Mean()).note(seconds)
 
     def note_prefill(self, tokens: int, *, rows: int, seconds: float) -> None:
-        """Take notice of a run's beginning: its prompts and the first token of *rows*.
+        """Record a run's first step: prompts of *tokens*, and one token for each row.
 
-        The call itself takes a step of as many rows, however short the prompts are;
-        their tokens take what is beyond that.
+        The call alone takes as long as a step of as many rows; the rest of the time
+        counts for the prompts.
         """
         self._calls += 1
         if self._calls > 1:
             self._note_tokens(tokens, max(seconds - self.step_s(rows), 0.0))
 
     def note_whole(self, tokens: int, *, steps: int, rows: int, seconds: float) -> None:
-        """Take notice of a prefill and steps that were told of together.
+        """Record a run whose prefill and steps were measured together.
 
-        Which took how much follows from several of them with other shares of both; the
-        first is taken for steps alone, until there is another one.
+        Several runs with different shares of both separate the two. Until then all of
+        the time counts for the steps.
         """
         self._calls += 1
-        if self._calls == 2:  # the first one warmed the engine up
+        if self._calls == 2:  # the first run included the warm-up
             self._whole = _Split()
             self._steps.clear()
         token_s, step_s = self._whole.note(tokens, steps, seconds, keep=self.KEEP)
@@ -122,10 +121,10 @@ class Costs:
         self.note_step(rows, step_s)
 
     def step_s(self, rows: int) -> float:
-        """Return what a step with *rows* live rows takes.
+        """Return the seconds of a step with *rows* live rows.
 
-        Between counts that were seen it is interpolated; beyond them it is that of the
-        nearest count.
+        Interpolates between the measured numbers of rows, and beyond them returns the
+        seconds of the nearest one.
         """
         below = max((seen for seen in self._steps if seen <= rows), default=None)
         above = min((seen for seen in self._steps if seen >= rows), default=None)
@@ -139,7 +138,7 @@ class Costs:
 
     @property
     def prefill_token_s(self) -> float:
-        """What a prompt token takes, no more than to decode it alone would."""
+        """Seconds of a prompt token, at most those of a step with one row."""
         if not self._prefill_tokens:
             return 0.0
         return min(self._prefill_s / self._prefill_tokens, self.step_s(1))
@@ -151,23 +150,23 @@ class Costs:
 
 @attrs.frozen
 class Prefill:
-    """The work of the prompts of one run."""
+    """The work for the prompts of one run."""
 
     tokens: int
-    """Computed at once, padding among them."""
+    """Positions that the engine computes at once, including padding."""
     padding: int
-    """Of those, positions that are no token."""
+    """Positions of `tokens` that hold padding."""
     fed: int
-    """Tokens that go in with decode steps, one a step and row."""
+    """Tokens that decode steps feed, one for each step and row."""
 
     def seconds(self, costs: Costs, *, max_rows: int) -> float:
-        """Return what it takes. A row that is fed could have decoded instead."""
+        """Return the seconds of this work; a row that is fed could decode instead."""
         row_step_s = costs.step_s(max_rows) / max_rows
         return self.tokens * costs.prefill_token_s + self.fed * row_step_s
 
 
 def prefill_of(lengths: Sequence[int], work: PromptWork) -> Prefill:
-    """Return the work of prompts of these *lengths* in one run."""
+    """Return the work for prompts of these *lengths* in one run."""
     total = sum(lengths)
     if not lengths or work is PromptWork.PACKED:
         return Prefill(total, 0, 0)
@@ -186,24 +185,23 @@ def restart_s(
     costs: Costs,
     max_rows: int,
 ) -> float:
-    """Return what stopping now costs: the prefill that would not be needed otherwise.
+    """Return the seconds that a stop costs now.
+
+    These are a step for the new call, the prefill of the survivors' tokens, and the
+    positions that they add to the prompts of the others.
 
     Args:
-        survivors: Tokens of each live row, prompt and generated.
+        survivors: Prompt and new tokens of each live row.
         joining: Prompt lengths of the requests that would join them.
-        work: How the engine computes prompts.
-        costs: What was learned of the engine.
-        max_rows: Rows of its largest batch.
-
-    Returns:
-        What it takes, in seconds. That is a step for the call itself, the survivors'
-        tokens, and what they make the others' prompts cost in addition.
+        work: Which positions the engine computes for prompts.
+        costs: The costs measured so far.
+        max_rows: Rows of the engine's largest batch.
     """
     together = prefill_of([*survivors, *joining], work)
     alone = prefill_of(joining, work)
     at_once = max(together.tokens - alone.tokens, 0) * costs.prefill_token_s
     fed = max(together.fed - alone.fed, 0)
-    # What is fed may find nobody to share its steps with.
+    # The steps that feed the survivors may serve no other row.
     rows = len(survivors)
     return costs.step_s(max_rows) + at_once + fed * costs.step_s(rows) / rows
 
@@ -211,38 +209,38 @@ def restart_s(
 def step_waste_s(
     live_rows: int, *, seconds: float, costs: Costs, max_rows: int
 ) -> float:
-    """Return what a step took beyond its tokens' share of a step of a full batch.
+    """Return the seconds of a step beyond its rows' share of a full batch's step.
 
-    An engine whose step gets cheaper with fewer live rows wastes less than its idle
-    rows suggest, or nothing.
+    An engine whose steps are faster with fewer live rows wastes less than its idle rows
+    suggest, or nothing.
     """
     return max(seconds - live_rows * costs.step_s(max_rows) / max_rows, 0.0)
 
 
 @attrs.frozen(kw_only=True)
 class RunProgress:
-    """A run under way, at a moment when a row is free and somebody waits."""
+    """A run under way, at a moment when a row is free and a request waits."""
 
     live_rows: int
     longest_left: int
     """Steps until the last live row ends at the latest."""
     waste_s: float
-    """Gathered while requests waited, since the run began."""
+    """Waste since the run began, while requests waited."""
     waited_s: float
-    """Since requests wait for a row that is free."""
+    """How long requests have waited for a free row."""
     patience_s: float
-    """How long they are to wait at most."""
+    """How long they wait at most."""
     restart_s: float
-    """What stopping now costs."""
+    """Seconds that a stop costs now."""
 
 
 def pays_to_stop(run: RunProgress, *, costs: Costs, max_rows: int) -> bool:
-    """Say whether a run is to be stopped for those who wait.
+    """Return whether a run should be stopped for the requests that wait.
 
     Args:
-        run: Where it is.
-        costs: What was learned of the engine.
-        max_rows: Rows of its largest batch.
+        run: The state of the run.
+        costs: The costs measured so far.
+        max_rows: Rows of the engine's largest batch.
     """
     if run.restart_s <= 0:
         return False  # nothing was measured yet
@@ -254,7 +252,7 @@ def pays_to_stop(run: RunProgress, *, costs: Costs, max_rows: int) -> bool:
         1, seconds=costs.step_s(1), costs=costs, max_rows=max_rows
     )
     if run.longest_left * most_a_step < run.restart_s:
-        return False  # it cannot waste any more what a stop costs
+        return False  # it can no longer waste as much as a stop costs
     return run.waste_s >= run.restart_s
 
 
@@ -267,17 +265,18 @@ def best_run_length(
     costs: Costs,
     max_rows: int,
 ) -> int:
-    """Return after how many steps to end a run that cannot be stopped on the way.
+    """Return the number of steps for a run that cannot be stopped on the way.
 
-    The one with the most tokens a second, if every row went on for as long as it may.
+    It is the one with the most tokens a second, if every row goes on for as long as it
+    may.
 
     Args:
-        candidates: Steps to choose from; the ends of rows, as the rate falls between.
+        candidates: Numbers to choose from: the ends of rows, as the rate falls between.
         lengths: Tokens of each row when the run begins.
-        left: New tokens that each row may get.
-        work: How the engine computes prompts.
-        costs: What was learned of the engine.
-        max_rows: Rows of its largest batch.
+        left: New tokens that each row may have.
+        work: Which positions the engine computes for prompts.
+        costs: The costs measured so far.
+        max_rows: Rows of the engine's largest batch.
     """
 
     def rate(steps: int) -> float:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The waiting requests: by priority, then by arrival."""
+"""`WaitingQueue`: the waiting requests, by priority and then by arrival."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ..engines.base import EngineRequest
 
 
 class WaitingQueue:
-    """A priority queue from which any request can be taken out by its id.
+    """A priority queue that also gives up any request by its id.
 
-    Removal is lazy: a removed entry stays in the heap until it comes to the top, or
-    until removed entries outnumber the live ones.
+    A removed request's entry stays in the heap until it comes to the top, or until
+    removed entries outnumber the live ones.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class WaitingQueue:
         )
 
     def peek(self) -> EngineRequest | None:
-        """Return the request that is next, or `None` if nothing waits."""
+        """Return the next request, or `None` if the queue is empty."""
         while self._heap:
             request = self._current(self._heap[0])
             if request is not None:
@@ -47,10 +47,10 @@ class WaitingQueue:
         return None
 
     def pop(self) -> EngineRequest:
-        """Take the request that is next.
+        """Remove and return the next request.
 
         Raises:
-            IndexError: Nothing waits.
+            IndexError: The queue is empty.
         """
         request = self.peek()
         if request is None:
@@ -59,13 +59,13 @@ class WaitingQueue:
         return self._requests.pop(request.request_id)
 
     def first(self, count: int) -> list[EngineRequest]:
-        """Return the requests that are next, in their order; they stay here."""
+        """Return the next *count* requests in their order, without removing them."""
         return heapq.nsmallest(
             count, self, key=lambda request: (request.priority, request.arrival)
         )
 
     def remove(self, request_id: str) -> EngineRequest | None:
-        """Take one request out by its id; `None` if it is not here."""
+        """Remove and return a request; `None` if the queue does not hold it."""
         request = self._requests.pop(request_id, None)
         if len(self._heap) > 2 * len(self._requests) + 8:
             self._heap = [entry for entry in self._heap if self._current(entry)]
@@ -73,7 +73,7 @@ class WaitingQueue:
         return request
 
     def _current(self, entry: tuple[int, int, str]) -> EngineRequest | None:
-        """The live request of a heap entry; ids can come again after a removal."""
+        """Return the live request of a heap entry; an id may return after a removal."""
         _, arrival, request_id = entry
         request = self._requests.get(request_id)
         return request if request and request.arrival == arrival else None

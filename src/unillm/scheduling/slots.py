@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Continuous batching over fixed slots: a freed slot is refilled before the next step.
+"""`SlotScheduler`: continuous batching over fixed slots.
 
-`SlotEngine` is what a backend implements: a fixed number of rows, a prompt written
-into one of them without disturbing the others, one token for any of them.
-`SlotScheduler` turns it into an `Engine`: it decides, the slot engine computes. The
-scheduler never sees a tensor and the slot engine never sees the queue.
+The scheduler decides and the `SlotEngine` computes: the scheduler never sees a tensor,
+and the engine never sees the queue. A step refills each slot that the last one freed.
 
 Invariants, checked by `SlotScheduler.check`:
 
-- a slot belongs to at most one live request, and a live request has one slot;
+- a slot belongs to at most one live request, and a running request has one slot;
 - free and held slots together are exactly ``range(num_slots)``;
 - a request waits or runs, never both;
-- at a decode step no slot is free while a request waits, unless the step's budget of
-  prompt tokens was spent, or its adapter has no place beside those of the running ones.
+- in a decode step no slot is free while a request waits, unless the step has spent its
+  budget of prompt tokens, or the waiting request's adapter does not fit beside those of
+  the running ones.
 """
 
 from __future__ import annotations
@@ -39,13 +38,9 @@ from ..engines.slots import (
     SlotToken,
 )
 from ..errors import ConfigError
-from ..lora import LoRARequest
 from ..outputs import FinishReason, SlotMetrics
+from .adapter_gate import AdapterGate
 from .queue import WaitingQueue
-
-OVERTAKES_PER_SLOT = 16
-"""How many requests, for each slot, may start before one whose adapter has no place.
-After that its adapter is the next that finds one."""
 
 
 @attrs.define(eq=False)
@@ -62,15 +57,16 @@ class _Running:
     prefill_padding: int = 0
     decode_steps: int = 0
     prompt_logprobs: list[TokenLogprobs] | None = None
-    """Until they are told with the first new token."""
+    """Kept until the first new token."""
 
     @property
-    def in_prompt(self) -> bool:
-        return self.prefilled < len(self.request.prompt_token_ids)
+    def unwritten(self) -> int:
+        """Prompt tokens that are not in the slot yet."""
+        return len(self.request.prompt_token_ids) - self.prefilled
 
     @property
     def rank(self) -> tuple[int, int]:
-        """What comes first: priority, then arrival."""
+        """Priority, then arrival: the lowest goes first."""
         return self.request.priority, self.request.arrival
 
     def metrics(self) -> SlotMetrics:
@@ -85,15 +81,16 @@ class _Running:
 
 @attrs.define(kw_only=True)
 class SlotCounters:
-    """What the slots did since the scheduler was made."""
+    """Counters of a `SlotScheduler` since its creation."""
 
     steps: int = 0
     """Calls of `SlotScheduler.step` that had work."""
     decode_steps: int = 0
+    """Steps in which rows decoded."""
     slot_steps: int = 0
-    """Decode steps times slots, which is what could have been used."""
+    """Decode steps times slots: the tokens that the slots could have received."""
     occupied_slot_steps: int = 0
-    """Slots that got a token in a decode step, summed over the steps."""
+    """Slots that received a token, summed over the decode steps."""
     refills: int = 0
     """Requests that took over a slot while others were running."""
     admitted: int = 0
@@ -101,19 +98,22 @@ class SlotCounters:
     aborted: int = 0
     failed: int = 0
     prompt_tokens: int = 0
-    """Prompt tokens computed."""
+    """Computed prompt tokens."""
     prefill_padding: int = 0
-    """Padding positions computed beside them."""
+    """Computed padding positions."""
     generated_tokens: int = 0
 
 
 class SlotScheduler(Engine):
-    """An `Engine` over a `SlotEngine`: admits, refills, decodes and retires.
+    """An `Engine` over a `SlotEngine`: admits, refills, decodes and retires requests.
 
     Args:
-        engine: Computes. The scheduler closes it.
-        max_num_batched_tokens: Prompt tokens computed in one step. A longer prompt is
-            written in several chunks, so that the rows which decode go on meanwhile.
+        engine: Computes. `close` closes it too.
+        max_num_batched_tokens: Prompt tokens that one step computes at most. Several
+            steps write a longer prompt in chunks, and rows decode meanwhile.
+
+    Attributes:
+        counters: What the scheduler did so far.
     """
 
     def __init__(
@@ -129,11 +129,11 @@ class SlotScheduler(Engine):
         self._engine = engine
         self._budget = max_num_batched_tokens
         self._waiting = WaitingQueue()
-        self._arrived_at: dict[str, int] = {}
+        self._arrived_at: dict[str, int] = {}  # step, by id of a waiting request
         self._running: dict[str, _Running] = {}
         self._free = list(reversed(range(engine.num_slots)))  # popped from the end
         self._used: set[int] = set()
-        self._overtakes = 0  # of the request whose adapter has no place
+        self._gate = AdapterGate(engine.max_loras, num_slots=engine.num_slots)
         self.counters = SlotCounters()
         self.limits = EngineLimits(
             max_model_len=engine.max_model_len,
@@ -175,12 +175,11 @@ class SlotScheduler(Engine):
 
     @override
     def stats(self) -> Mapping[str, Any]:
-        counters = attrs.asdict(self.counters)
         return {
             "num_slots": self._engine.num_slots,
             "running": len(self._running),
             "waiting": len(self._waiting),
-            **counters,
+            **attrs.asdict(self.counters),
         }
 
     @override
@@ -199,7 +198,7 @@ class SlotScheduler(Engine):
     def _fill(self) -> list[EngineOutput]:
         """Admit and prefill until the slots are full or the budget is spent.
 
-        Repeats, because a request of a single token gives its slot back at once.
+        Repeats, because a request of a single token frees its slot at once.
         """
         outputs: list[EngineOutput] = []
         budget = self._budget
@@ -215,69 +214,47 @@ class SlotScheduler(Engine):
     def _admit(self, budget: int) -> None:
         """Give free slots to waiting requests, as far as the budget has work for them.
 
-        A request that could not start in this step stays in the queue, where a more
-        urgent one can still overtake it.
+        A request that could not begin its prompt in this step stays in the queue, where
+        a more urgent one can still overtake it.
         """
-        budget -= sum(
-            len(running.request.prompt_token_ids) - running.prefilled
-            for running in self._running.values()
-        )
-        held_back: list[EngineRequest] = []
+        if not self._free or not self._waiting:
+            return
+        budget -= sum(running.unwritten for running in self._running.values())
+        adapters = {each.request.lora_request for each in self._running.values()}
         while self._free and budget > 0:
-            request = self._next(held_back)
+            request = self._gate.take(self._waiting, adapters)
             if request is None:
                 break
+            adapters.add(request.lora_request)
             budget -= len(request.prompt_token_ids)
-            slot = self._free.pop()
-            refilled = slot in self._used and bool(self._running)
-            self._used.add(slot)
-            arrived_at = self._arrived_at.pop(request.request_id)
-            self._running[request.request_id] = _Running(
-                request=request,
-                slot=slot,
-                # Admission is in the step after the arrival at the soonest.
-                waited_steps=self.counters.steps - arrived_at - 1,
-                refilled=refilled,
-            )
-            self.counters.admitted += 1
-            self.counters.refills += refilled
-        for request in held_back:
-            self._waiting.push(request)
+            self._start(request)
+        self._gate.put_back(self._waiting)
 
-    def _next(self, held_back: list[EngineRequest]) -> EngineRequest | None:
-        """Take the most urgent request whose adapter has a place.
-
-        Those before it are put into *held_back*; neither they nor the times that they
-        are overtaken are more than `OVERTAKES_PER_SLOT`.
-        """
-        limit = OVERTAKES_PER_SLOT * self._engine.num_slots
-        while self._waiting and len(held_back) < limit:
-            if held_back and self._overtakes >= limit:
-                break
-            request = self._waiting.pop()
-            if self._has_place_for(request.lora_request):
-                self._overtakes = self._overtakes + 1 if held_back else 0
-                return request
-            held_back.append(request)
-        return None
-
-    def _has_place_for(self, adapter: LoRARequest | None) -> bool:
-        """Whether a row may have *adapter* beside those of the running requests."""
-        limit = self._engine.max_loras
-        if adapter is None or limit is None:
-            return True
-        running = {each.request.lora_request for each in self._running.values()}
-        return adapter in running or len(running - {None}) < limit
+    def _start(self, request: EngineRequest) -> None:
+        slot = self._free.pop()
+        refilled = slot in self._used and bool(self._running)
+        self._used.add(slot)
+        arrived_at = self._arrived_at.pop(request.request_id)
+        self._running[request.request_id] = _Running(
+            request=request,
+            slot=slot,
+            # The step after its arrival is the first that can admit a request.
+            waited_steps=self.counters.steps - arrived_at - 1,
+            refilled=refilled,
+        )
+        self.counters.admitted += 1
+        self.counters.refills += refilled
 
     def _next_chunks(self, budget: int) -> list[PromptChunk]:
-        """What to prefill with *budget* tokens: the most urgent prompts first."""
-        in_prompt = [r for r in self._running.values() if r.in_prompt]
+        """Return chunks of *budget* prompt tokens, the most urgent requests first."""
+        unwritten = [each for each in self._running.values() if each.unwritten]
         chunks = []
-        for running in sorted(in_prompt, key=lambda r: r.rank):
+        for running in sorted(unwritten, key=lambda each: each.rank):
             if budget <= 0:
                 break
-            left = len(running.request.prompt_token_ids) - running.prefilled
-            size = min(left, budget) if self._engine.splits_prompts else left
+            size = running.unwritten
+            if self._engine.splits_prompts:
+                size = min(size, budget)
             budget -= size
             chunks.append(
                 PromptChunk(
@@ -291,7 +268,7 @@ class SlotScheduler(Engine):
 
     def _prefill(self, chunks: Sequence[PromptChunk]) -> list[EngineOutput]:
         result = self._engine.prefill(chunks)
-        self._note_prompt_logprobs(chunks, result)
+        self._keep_prompt_logprobs(chunks, result)
         outputs = []
         for chunk, token, padding in zip(
             chunks, result.tokens, result.padding, strict=True
@@ -306,10 +283,10 @@ class SlotScheduler(Engine):
                 outputs.append(self._accept(running, token))
         return outputs
 
-    def _note_prompt_logprobs(
+    def _keep_prompt_logprobs(
         self, chunks: Sequence[PromptChunk], result: PrefillResult
     ) -> None:
-        """Keep what the chunks say of their prompts until the first new token."""
+        """Collect the chunks' prompt log-probabilities until the first new token."""
         for chunk, logprobs in zip(chunks, result.prompt_logprobs, strict=False):
             if logprobs is not None:
                 running = self._running[chunk.request.request_id]
@@ -318,7 +295,7 @@ class SlotScheduler(Engine):
     # ------------------------------------------------------------- decode and retire
 
     def _decode(self) -> list[EngineOutput]:
-        live = [r for r in self._running.values() if not r.in_prompt]
+        live = [each for each in self._running.values() if not each.unwritten]
         if not live:
             return []
         self.counters.decode_steps += 1
@@ -332,7 +309,7 @@ class SlotScheduler(Engine):
         return outputs
 
     def _accept(self, running: _Running, token: SlotToken) -> EngineOutput:
-        """Turn a slot's token into an output, and retire the request if it ends."""
+        """Make an output of a slot's token, and retire the request if it ends."""
         request_id = running.request.request_id
         if token.error is not None:
             self._free_slot(running)

@@ -139,8 +139,6 @@ class ScriptedBatchEngine(BatchEngine):
         assert rows, "a run without rows"
         assert max_new_tokens >= 1
         assert len(rows) <= self.limits.max_num_seqs, "more rows than it has"
-        if self.traits.fixed_batch:
-            assert len(rows) == self.limits.max_num_seqs, "fewer rows than it has"
         assert len({self._group(row.request) for row in rows}) == 1
         for row in rows:
             length = len(row.prompt_token_ids)
