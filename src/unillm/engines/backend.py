@@ -24,10 +24,9 @@ if TYPE_CHECKING:  # values of other packages, for annotations alone
 CONTRACT_VERSION = 1
 """Version of the contract between the core and backends.
 
-It is raised when a backend that was right before has to change: an abstract method is
-added, an argument, a field or a method is removed or changes its meaning, or a clause
-asks for more. New fields with defaults, new optional methods and new helpers leave it
-as it is.
+It grows when a correct backend has to change: when a method becomes abstract, when an
+argument, a field or a method goes or changes its meaning, or when a clause demands
+more. New fields with defaults, optional methods and helpers leave it as it is.
 """
 
 
@@ -63,8 +62,7 @@ class Backend(abc.ABC):
     contract_version: int = 1
     """The `CONTRACT_VERSION` that the backend was written for, as a literal number.
 
-    The default stays 1: a class that says nothing was written for the first version,
-    whichever one is installed."""
+    The default stays 1: a class without this attribute was written for version 1."""
 
     name: str
     """The name that users write, in lower case; also the name of the entry point."""
