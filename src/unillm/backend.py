@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from .model.checkpoint import check_weights as check_weights
     from .model.checkpoint import load_config as load_config
     from .model.checkpoint import read_config as read_config
+    from .model.checkpoint import read_json as read_json
     from .model.checkpoint import refuse_pickles as refuse_pickles
     from .model.find import find_model as find_model
     from .model.memory import GIB as GIB
@@ -144,6 +145,7 @@ _WHERE = {
     "check_weights": ".model.checkpoint",
     "load_config": ".model.checkpoint",
     "read_config": ".model.checkpoint",
+    "read_json": ".model.checkpoint",
     "refuse_pickles": ".model.checkpoint",
     "find_model": ".model.find",
     "model_positions": ".model.positions",

@@ -271,7 +271,11 @@ def test_a_directory_that_is_not_there(path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "cannot be read"), ("[]", "not an object"), (None, "no config.json")],
+    [
+        ("{", "cannot be read"),
+        ("[]", "must hold a JSON object"),
+        (None, "no config.json"),
+    ],
     ids=["broken", "a list", "missing"],
 )
 def test_a_configuration_that_cannot_be_read(llama, text, message):

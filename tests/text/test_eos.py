@@ -7,7 +7,8 @@ from __future__ import annotations
 import pytest
 
 from unillm.errors import EosNotFoundError, ModelLoadError
-from unillm.text.eos import EosSource, read_config_file, resolve_eos
+from unillm.model.checkpoint import read_json
+from unillm.text.eos import EosSource, resolve_eos
 from unillm.text.loading import load_tokenizer
 from unillm.text.tokenizer import RustTokenizer
 
@@ -39,8 +40,8 @@ def llama3(llama3_dir):
 def test_llama_3_1_ends_on_three_ids_and_says_where_each_is_from(llama3, llama3_dir):
     eos = resolve_eos(
         llama3,
-        generation_config=read_config_file(llama3_dir, "generation_config.json"),
-        config=read_config_file(llama3_dir, "config.json"),
+        generation_config=read_json(llama3_dir, "generation_config.json"),
+        config=read_json(llama3_dir, "config.json"),
     )
 
     configs = ("generation_config.json", "config.json")
@@ -139,20 +140,3 @@ def test_the_end_of_turn_is_the_special_token_behind_the_answer(
     tokenizer = RustTokenizer(llama3.wrapped.backend_tokenizer, chat_template=template)
 
     assert expected == resolve_eos(tokenizer, config={"eos_token_id": 1}).ids
-
-
-# ---------------------------------------------------------------------------- the files
-
-
-def test_a_config_that_is_not_there_is_none(tmp_path):
-    assert read_config_file(tmp_path, "generation_config.json") is None
-
-
-@pytest.mark.parametrize(
-    "content", [b'{"eos_token_id": ', b"[1]", b"\xff\xfe\xff", b""]
-)
-def test_a_broken_config_is_told_with_its_name(tmp_path, content):
-    (tmp_path / "config.json").write_bytes(content)
-
-    with pytest.raises(ModelLoadError, match=r"config\.json"):
-        read_config_file(tmp_path, "config.json")

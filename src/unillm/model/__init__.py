@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The files of a model: where they are, what they declare, how much memory they need.
+"""A model by its files: where they are, what they declare, how much memory it takes.
 
 Private to the core.
 """

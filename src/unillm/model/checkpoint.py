@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a model directory declares, and whether it is safe and whole.
+"""The files of a model directory, read as data and checked: no weights, no code.
 
-Everything is read as data: JSON, and the headers of safetensors files. No weights are
-loaded, and no code of the checkpoint runs.
+Every JSON file of a model is read through `read_json`; weights are known by the headers
+of their safetensors files.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import attrs
 from ..errors import ModelLoadError, ModelNotFoundError, UnsafeModelError
 
 _MODEL_CODE = ("AutoConfig", "AutoModel", "AutoModelForCausalLM")
-"""Keys of ``auto_map`` that a language model is loaded through; others are a
-tokenizer's or a processor's."""
+"""Keys of ``auto_map`` that name the code of a language model. Other keys name the code
+of a tokenizer or a processor."""
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -39,37 +39,54 @@ ITEM_BYTES: Mapping[str, int] = {
     "U8": 1,
     "BOOL": 1,
 }
-"""Bytes of one number, by the name that safetensors gives its type."""
+"""Bytes of one number, by safetensors' name of its type."""
 
 
-# ---------------------------------------------------------------------- configuration
+# ------------------------------------------------------------------------- JSON files
+
+
+def read_json(directory: Path, name: str) -> dict[str, Any] | None:
+    """Return the object in a JSON file of a model; `None` if there is no such file.
+
+    Raises:
+        ModelLoadError: The file does not hold a JSON object.
+    """
+    path = directory / name
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(
+            f"{path} cannot be read as JSON: {error}. Copy or download it again."
+        ) from error
+    if not isinstance(content, dict):
+        raise ModelLoadError(
+            f"{path} must hold a JSON object, but holds a "
+            f"{type(content).__name__}. Copy or download it again."
+        )
+    return content
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
     """Return ``config.json`` of a model directory.
 
     Raises:
-        ModelNotFoundError: There is no such directory.
-        ModelLoadError: The file is missing, or is not a JSON object.
+        ModelNotFoundError: The directory does not exist.
+        ModelLoadError: The file is missing, or does not hold a JSON object.
     """
     if not path.is_dir():
         raise ModelNotFoundError(f"There is no model directory {path}.")
-    file = path / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    config = read_json(path, "config.json")
+    if config is None:
         raise ModelLoadError(
             f"{path} has no config.json, so it is not a transformers model."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(f"{file} cannot be read: {error}.") from error
-    if not isinstance(config, dict):
-        raise ModelLoadError(f"{file} holds a {type(config).__name__}, not an object.")
+        )
     return config
 
 
 def check_code(config: Mapping[str, Any], *, name: object) -> None:
-    """Raise `UnsafeModelError` if the model would be made by code of the checkpoint."""
+    """Raise `UnsafeModelError` if code of the checkpoint defines the model."""
     code = config.get("auto_map") or {}
     named = [f"{key}: {code[key]}" for key in _MODEL_CODE if key in code]
     if named:
@@ -81,20 +98,18 @@ def check_code(config: Mapping[str, Any], *, name: object) -> None:
 
 
 def load_config(path: Path, *, trust_remote_code: bool = False) -> Any:
-    """Return the transformers configuration of a directory.
+    """Return the transformers configuration of a model directory.
 
     Raises:
-        ModelLoadError: It cannot be made of what the file says.
+        ModelLoadError: transformers refuses ``config.json``.
     """
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(
-            path,
-            trust_remote_code=trust_remote_code,
-            local_files_only=True,
+            path, trust_remote_code=trust_remote_code, local_files_only=True
         )
-    except Exception as error:  # code of any checkpoint may run here, if trusted
+    except Exception as error:  # trusted code of a checkpoint may raise anything
         raise ModelLoadError(
             f"transformers cannot read the configuration of {path}: {error}"
         ) from error
@@ -104,48 +119,17 @@ def load_config(path: Path, *, trust_remote_code: bool = False) -> Any:
 
 
 def check_weights(path: Path) -> None:
-    """Check that a directory holds safetensors files, whole ones, and all of them.
+    """Check that a directory holds all its weights, in whole safetensors files.
 
     Raises:
-        UnsafeModelError: There are only pickled weights.
-        ModelLoadError: There are none, or a file is missing or broken.
+        UnsafeModelError: The only weights are pickles.
+        ModelLoadError: There are no weights, or a file is missing or broken.
     """
     if not any(path.glob("*.safetensors")):
-        _refuse_without_safetensors(path)
+        refuse_pickles(path)
+        raise ModelLoadError(f"{path} has no weights: no *.safetensors file.")
     for _ in stored_tensors(path):
         pass  # reading the headers is the check
-
-
-def _weight_files(path: Path) -> list[Path]:
-    """Return the files that transformers loads: what it finds first.
-
-    Others may stand beside them, the same weights under other names among them (Mistral
-    ships a ``consolidated.safetensors``).
-    """
-    whole = path / "model.safetensors"
-    if whole.is_file():
-        return [whole]
-    index = path / "model.safetensors.index.json"
-    if not index.is_file():
-        return sorted(path.glob("*.safetensors"))
-    try:
-        names = set(
-            json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        )
-        files = [path / name for name in sorted(names)]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelLoadError(f"{index} cannot be read: {error!r}.") from error
-    if missing := [file.name for file in files if not file.is_file()]:
-        raise ModelLoadError(
-            f"{path} lacks {', '.join(missing)}, which {index.name} names. Copy or "
-            "download the model again."
-        )
-    return files
-
-
-def _refuse_without_safetensors(path: Path) -> None:
-    refuse_pickles(path)
-    raise ModelLoadError(f"{path} has no weights: no *.safetensors file.")
 
 
 def refuse_pickles(path: Path) -> None:
@@ -171,38 +155,65 @@ class StoredTensor:
 
     @property
     def is_floating(self) -> bool:
-        """Whether its numbers take on the dtype that the model is loaded in."""
+        """Whether loading converts its numbers to the dtype of the model."""
         return self.dtype in ("F64", "F32", "F16", "BF16")
 
     def bytes_as(self, floating_bytes: int) -> int:
-        """Return its size once floating-point numbers take *floating_bytes* each."""
+        """Return its size if each floating-point number takes *floating_bytes*."""
         kept = ITEM_BYTES.get(self.dtype, 1)
         return math.prod(self.shape) * (floating_bytes if self.is_floating else kept)
 
 
 def stored_tensors(path: Path) -> Iterable[StoredTensor]:
-    """Yield what the weights of a model directory hold.
+    """Yield the tensors that transformers loads from a model directory.
 
     Raises:
-        ModelLoadError: A file is missing, is cut off or is no safetensors file.
+        ModelLoadError: A file is missing, cut off or not a safetensors file.
     """
     for file in _weight_files(path):
         yield from read_tensors(file)
 
 
 def read_tensors(file: Path) -> Iterable[StoredTensor]:
-    """Yield what one safetensors file holds.
+    """Yield the tensors of one safetensors file.
 
     Raises:
-        ModelLoadError: It is missing, is cut off or is no safetensors file.
+        ModelLoadError: The file is missing, cut off or not a safetensors file.
     """
     for name, entry in _read_header(file).items():
         if name != "__metadata__":
             yield StoredTensor(name, entry["dtype"], tuple(entry["shape"]))
 
 
+def _weight_files(path: Path) -> list[Path]:
+    """Return the files that transformers loads, by its order of preference.
+
+    The same weights may stand beside them under other names: Mistral ships a
+    ``consolidated.safetensors``.
+    """
+    whole = path / "model.safetensors"
+    if whole.is_file():
+        return [whole]
+    index_name = "model.safetensors.index.json"
+    index = read_json(path, index_name)
+    if index is None:
+        return sorted(path.glob("*.safetensors"))
+    try:
+        files = [path / name for name in sorted(set(index["weight_map"].values()))]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelLoadError(
+            f"{path / index_name} cannot be read: {error!r}."
+        ) from error
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise ModelLoadError(
+            f"{path} lacks {', '.join(missing)}, which {index_name} names. Copy or "
+            "download the model again."
+        )
+    return files
+
+
 def _read_header(file: Path) -> Mapping[str, Any]:
-    """Read a header, and check that the file is as long as it says.
+    """Return the header of a safetensors file that is as long as its header declares.
 
     References:
         Format of safetensors: 8 bytes little-endian length, JSON, then the data.
@@ -211,7 +222,7 @@ def _read_header(file: Path) -> Mapping[str, Any]:
         size = file.stat().st_size
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
-            # No more than there is: the length itself may be garbage.
+            # Never more than the file holds: the length itself may be garbage.
             header: dict[str, Any] = json.loads(stream.read(min(length, size)))
         ends = [e["data_offsets"][1] for n, e in header.items() if n != "__metadata__"]
         declared = 8 + length + max(ends, default=0)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Models: the bundled one, and from a name to a directory."""
+"""From the name of a model to its directory: bundled, local, or from a hub."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BUNDLED = {"unillm/tiny": Path(__file__).parent / "tiny"}
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 _FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
-"""What is taken from a hub: no pickled weights, no code."""
+"""Files to download: no pickled weights, no code."""
 
 
 def find_model(model: str | os.PathLike[str]) -> Path:
@@ -25,10 +25,10 @@ def find_model(model: str | os.PathLike[str]) -> Path:
     Args:
         model: A bundled name (``unillm/tiny``), a directory, or a Hugging Face hub id,
             which is taken from the local cache or downloaded (``HF_HUB_OFFLINE=1``
-            forbids that, as everywhere).
+            forbids the download).
 
     Raises:
-        ModelNotFoundError: There is no such directory, or no such model on the hub.
+        ModelNotFoundError: The directory does not exist, or the hub has no such model.
     """
     name = os.fspath(model)
     if name in BUNDLED:
@@ -47,10 +47,10 @@ def find_model(model: str | os.PathLike[str]) -> Path:
             f"'organisation/name'.{nearest_name(name, BUNDLED)} Check the path; the "
             f"bundled model is {next(iter(BUNDLED))!r}."
         )
-    return _from_hub(name)
+    return _download(name)
 
 
-def _from_hub(name: str) -> Path:
+def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:

@@ -9,9 +9,7 @@ token runs past the answer, so all sources count; their order decides only the r
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -45,29 +43,6 @@ class EosIds:
     """Each id once, in the order of the sources."""
     ignored: tuple[EosSource, ...] = ()
     """Ids that a source names and the model cannot produce."""
-
-
-def read_config_file(directory: Path, name: str) -> dict[str, Any] | None:
-    """Read a JSON object of the model; `None` without such a file.
-
-    Raises:
-        ModelLoadError: The file does not hold a JSON object.
-    """
-    path = directory / name
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(
-            f"{str(path)!r} cannot be read as JSON: {error}. Copy or download it again."
-        ) from error
-    if not isinstance(content, dict):
-        raise ModelLoadError(
-            f"{str(path)!r} must hold a JSON object, but holds a "
-            f"{type(content).__name__}. Copy or download it again."
-        )
-    return content
 
 
 def resolve_eos(

@@ -30,8 +30,9 @@ from typing import Any
 import attrs
 
 from ..errors import ModelNotFoundError, TokenizerError, UnsafeModelError
+from ..model.checkpoint import read_json
 from ..params import SamplingParams
-from .eos import EosIds, read_config_file, resolve_eos
+from .eos import EosIds, resolve_eos
 from .tokenizer import (
     ForeignTokenizer,
     RustTokenizer,
@@ -96,12 +97,12 @@ def read_model_text(
     beside = Path(tokenizer) if isinstance(tokenizer, (str, os.PathLike)) else None
 
     def read_beside(name: str) -> dict[str, Any] | None:
-        return None if beside is None else read_config_file(beside, name)
+        return None if beside is None else read_json(beside, name)
 
-    generation_config = read_config_file(path, "generation_config.json")
+    generation_config = read_json(path, "generation_config.json")
     if generation_config is None:
         generation_config = read_beside("generation_config.json")
-    model_config = read_config_file(path, "config.json")
+    model_config = read_json(path, "config.json")
     if model_config is not None and _BUILT_ENGINE in model_config:
         model_config = read_beside("config.json")
     loaded = load_tokenizer(

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from typing_extensions import Self
 
+from ..backend import read_json
 from ..config import BACKEND_VARIABLE
 from ..errors import ConfigError, UnsupportedParameterError
 from ..generator import Generator, ParamsLike, PriorityLike, open_generator
@@ -30,7 +31,6 @@ from ..params import SamplingParams
 from ..plugins import PluginRegistry
 from ..resolve import resolve
 from ..runtime.calls import UseTqdm
-from ..text.eos import read_config_file
 from .engine_args import DEFAULTS, SortedArguments, sort_arguments
 
 if TYPE_CHECKING:
@@ -424,7 +424,7 @@ def _base_defaults(generation_config: str | None) -> SamplingParams | None:
         return None
     if generation_config == VLLM:
         return SamplingParams()
-    found = read_config_file(Path(str(generation_config)), "generation_config.json")
+    found = read_json(Path(str(generation_config)), "generation_config.json")
     if found is None:
         raise ConfigError(
             f"generation_config must be 'auto', 'vllm' or a directory that has a "

@@ -13,7 +13,6 @@ References:
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -29,7 +28,7 @@ from unillm.backend import (
     model_positions,
     read_config,
 )
-from unillm.errors import BackendUnavailableError, ConfigError, ModelLoadError
+from unillm.errors import BackendUnavailableError, ConfigError
 
 from . import _device, _errors
 from ._doors import LAST_WITH_ENGINES, Installed
@@ -65,17 +64,11 @@ def checkpoint_config(path: Path) -> Mapping[str, Any]:
     """Return ``config.json`` of a Hugging Face checkpoint, its text part if it has one.
 
     Raises:
-        ModelLoadError: It is missing or broken.
+        ModelError: It is missing or broken.
     """
-    try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        text = config.get("text_config") or config
-        return dict(text)
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelLoadError(
-            f"{path} has no config.json that can be read: {error}. Pass a Hugging Face "
-            "checkpoint or an engine directory."
-        ) from error
+    config = read_config(path)
+    text: Mapping[str, Any] = config.get("text_config") or config
+    return text
 
 
 def context_of(config: EngineConfig) -> int:
