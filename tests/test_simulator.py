@@ -35,7 +35,7 @@ def broken_rules(seeds=range(6), requests=400, scheduler="slots"):
 @pytest.mark.parametrize("scheduler", ["slots", "runs"])
 @pytest.mark.parametrize("seed", range(8))
 def test_nothing_is_lost_doubled_or_mixed(seed, scheduler):
-    assert [] == check(simulate(world(seed, scheduler=scheduler)))
+    assert check(simulate(world(seed, scheduler=scheduler))) == []
 
 
 @pytest.mark.parametrize("seed", [3, 7])
@@ -50,17 +50,20 @@ def test_a_seed_replays_exactly(seed):
 def test_every_kind_of_fault_and_of_ending_is_met():
     events = [event for seed in range(30) for event in simulate(world(seed))]
 
-    assert {"raises", "hangs", "short", "extra"} == {
-        event[1] for event in events if event[0] == "fault"
+    assert {event[1] for event in events if event[0] == "fault"} == {
+        "raises",
+        "hangs",
+        "short",
+        "extra",
     }
-    assert {
+    assert {event[3] for event in events if event[0] == "end"} == {
         "",
         "EngineDeadError",
         "InvalidParameterError",
         "RequestCancelledError",
         "RequestFailedError",
         "RequestTimeoutError",
-    } == {event[3] for event in events if event[0] == "end"}
+    }
     assert {"abort", "error", "length", "stop", None} >= {
         event[3] for event in events if event[0] == "say"
     }
@@ -112,7 +115,7 @@ def test_a_row_that_idles_is_found(monkeypatch):
         lambda self, budget: None if self._running else admit(self, budget),
     )
 
-    assert {"no row is idle while a request waits"} == broken_rules()
+    assert broken_rules() == {"no row is idle while a request waits"}
 
 
 def test_a_wrong_end_is_found(monkeypatch):
@@ -203,7 +206,7 @@ def test_an_engine_that_dies_while_requests_are_added_is_told_to_all_of_them(
     history = list(simulate(world(1, requests=1, scheduler="slots")))
 
     [end] = [event for event in history if event[0] == "end"]
-    assert "EngineDeadError" == end[3]
+    assert end[3] == "EngineDeadError"
 
 
 def test_a_request_that_has_ended_is_not_kept_until_its_deadline():
@@ -223,8 +226,8 @@ def test_the_command_proves_and_prints_a_digest(capsys, tmp_path):
     code = main(["--requests", "300", "--seeds", "0:2", "--history", str(file)])
 
     printed = capsys.readouterr().out.splitlines()
-    assert 0 == code
-    assert 3 == len(printed)
+    assert code == 0
+    assert len(printed) == 3
     assert '"violations": 0' in printed[-1]
     assert file.read_text(encoding="utf-8").startswith('["world", {"seed": 0')
 
@@ -237,6 +240,6 @@ def test_the_command_says_which_rule_was_broken_and_how_to_see_it_again(
     code = main(["--requests", "600", "--seeds", "0:3"])
 
     printed = capsys.readouterr().out
-    assert 1 == code
+    assert code == 1
     assert "a deadline ends a request: request" in printed
     assert "again: python -m simulator --requests 200 --seeds" in printed

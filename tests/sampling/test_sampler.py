@@ -227,7 +227,7 @@ def test_a_request_goes_on_in_another_slot_as_if_it_had_stayed():
 
     moved.assign(2, wanted, generated=tokens[:4])
 
-    assert [moved.sample(step, [2])[0].token_id for step in logits[4:]] == tokens[4:]
+    assert tokens[4:] == [moved.sample(step, [2])[0].token_id for step in logits[4:]]
 
 
 def test_nothing_of_a_released_request_is_left():

@@ -36,7 +36,7 @@ def costs_of(*, steps=(), token_s=None) -> Costs:
 
 
 def test_nothing_costs_anything_before_it_was_measured():
-    assert (0.0, 0.0) == (Costs().step_s(4), Costs().prefill_token_s)
+    assert (Costs().step_s(4), Costs().prefill_token_s) == (0.0, 0.0)
 
 
 def test_the_cost_of_a_step_is_the_mean_of_what_was_measured():
@@ -66,19 +66,19 @@ def test_a_mean_follows_an_engine_that_changes():
 def test_between_two_counts_of_rows_a_step_is_interpolated():
     costs = costs_of(steps=[(2, 1.0), (6, 3.0)])
 
-    assert [1.0, 1.5, 2.0, 2.5, 3.0] == [costs.step_s(n) for n in (2, 3, 4, 5, 6)]
+    assert [costs.step_s(n) for n in (2, 3, 4, 5, 6)] == [1.0, 1.5, 2.0, 2.5, 3.0]
 
 
 def test_of_several_counts_the_nearest_on_each_side_decide():
     costs = costs_of(steps=[(1, 100.0), (2, 1.0), (4, 3.0), (8, 100.0)])
 
-    assert 2.0 == costs.step_s(3)
+    assert costs.step_s(3) == 2.0
 
 
 def test_beyond_what_was_measured_a_step_costs_what_the_nearest_does():
     costs = costs_of(steps=[(2, 1.0), (6, 3.0)])
 
-    assert (1.0, 3.0) == (costs.step_s(1), costs.step_s(9))
+    assert (costs.step_s(1), costs.step_s(9)) == (1.0, 3.0)
 
 
 def test_the_first_call_of_an_engine_says_nothing_of_its_prompts():
@@ -87,11 +87,11 @@ def test_the_first_call_of_an_engine_says_nothing_of_its_prompts():
     costs.note_prefill(15, rows=1, seconds=0.4)
     costs.note_step(1, 0.01)
 
-    assert 0.0 == costs.prefill_token_s
+    assert costs.prefill_token_s == 0.0
 
     costs.note_prefill(100, rows=1, seconds=0.02)
 
-    assert pytest.approx(0.0001) == costs.prefill_token_s
+    assert costs.prefill_token_s == pytest.approx(0.0001)
 
 
 def test_prompts_take_what_is_beyond_a_step():
@@ -101,7 +101,7 @@ def test_prompts_take_what_is_beyond_a_step():
 
     costs.note_prefill(6, rows=2, seconds=0.02)
 
-    assert 0.0 == costs.prefill_token_s
+    assert costs.prefill_token_s == 0.0
 
 
 def test_a_prompt_token_takes_no_more_than_a_step_of_one_row():
@@ -111,17 +111,17 @@ def test_a_prompt_token_takes_no_more_than_a_step_of_one_row():
 
     costs.note_prefill(4, rows=1, seconds=5.0)
 
-    assert 0.01 == costs.prefill_token_s
+    assert costs.prefill_token_s == 0.01
 
 
 def test_what_the_first_run_told_as_a_whole_is_replaced_by_the_next():
     costs = Costs()
     costs.note_whole(10, steps=10, rows=4, seconds=50.0)
-    assert pytest.approx(5.0) == costs.step_s(4)
+    assert costs.step_s(4) == pytest.approx(5.0)
 
     costs.note_whole(10, steps=10, rows=4, seconds=0.1)
 
-    assert pytest.approx(0.01) == costs.step_s(4)
+    assert costs.step_s(4) == pytest.approx(0.01)
 
 
 def test_prompts_and_steps_are_told_apart_by_many_runs():
@@ -131,8 +131,8 @@ def test_prompts_and_steps_are_told_apart_by_many_runs():
         seconds = tokens * 0.001 + steps * 0.02
         costs.note_whole(tokens, steps=steps, rows=4, seconds=seconds)
 
-    assert pytest.approx(0.001, rel=0.2) == costs.prefill_token_s
-    assert pytest.approx(0.02, rel=0.2) == costs.step_s(4)
+    assert costs.prefill_token_s == pytest.approx(0.001, rel=0.2)
+    assert costs.step_s(4) == pytest.approx(0.02, rel=0.2)
 
 
 def test_what_prompts_cost_is_forgotten_slowly():
@@ -149,7 +149,7 @@ def test_two_runs_with_other_shares_tell_prompts_and_steps_apart():
 
     costs.note_whole(10, steps=3, rows=4, seconds=10 * 0.5 + 3 * 2.0)
     assert 11.0 / 3 == pytest.approx(costs.step_s(4))  # all of it
-    assert 0.0 == costs.prefill_token_s
+    assert costs.prefill_token_s == 0.0
 
     costs.note_whole(40, steps=2, rows=2, seconds=40 * 0.5 + 2 * 2.0)
     assert 12.0 == pytest.approx(costs.step_s(2))  # all of it, once more
@@ -176,7 +176,7 @@ def test_prompts_never_take_less_than_nothing():
     costs.note_whole(10, steps=10, rows=2, seconds=20.0)
     costs.note_whole(50, steps=10, rows=1, seconds=10.0)
 
-    assert 0.0 == costs.prefill_token_s
+    assert costs.prefill_token_s == 0.0
     expected = (0.9 * 10 * 20 + 10 * 10) / (0.9 * 100 + 100)
     assert expected == pytest.approx(costs.step_s(1))
 
@@ -188,7 +188,7 @@ def test_steps_never_take_less_than_nothing():
     costs.note_whole(10, steps=10, rows=2, seconds=20.0)
     costs.note_whole(10, steps=50, rows=3, seconds=10.0)
 
-    assert 0.0 == costs.step_s(3)
+    assert costs.step_s(3) == 0.0
     token_s = (0.9 * 10 * 20 + 10 * 10) / (0.9 * 100 + 100)
     tokens = 0.9 * (0.9 * 1 + 10) + 10
     assert 10 * token_s / tokens == pytest.approx(costs.prefill_token_s)
@@ -211,13 +211,13 @@ def test_the_work_of_prompts_follows_from_how_they_are_computed(work, expected):
 
 @pytest.mark.parametrize("work", PromptWork)
 def test_no_prompts_are_no_work(work):
-    assert Prefill(0, 0, 0) == prefill_of([], work)
+    assert prefill_of([], work) == Prefill(0, 0, 0)
 
 
 def test_a_prompt_that_is_fed_takes_a_rows_share_of_full_steps():
     costs = costs_of(steps=[(4, 8.0)], token_s=0.5)
 
-    assert 6 * 0.5 + 3 * 2.0 == Prefill(6, 0, 3).seconds(costs, max_rows=4)
+    assert Prefill(6, 0, 3).seconds(costs, max_rows=4) == 6 * 0.5 + 3 * 2.0
 
 
 # -------------------------------------------------------------------------- of stops
@@ -228,7 +228,7 @@ def test_a_stop_costs_a_step_and_the_survivors_tokens():
 
     told = restart_s([20, 30], [7], work=PromptWork.PACKED, costs=costs, max_rows=4)
 
-    assert 8.0 + 50 * 0.5 == told
+    assert told == 8.0 + 50 * 0.5
 
 
 def test_a_stop_costs_the_padding_that_survivors_make():
@@ -236,7 +236,7 @@ def test_a_stop_costs_the_padding_that_survivors_make():
 
     told = restart_s([20], [7, 9], work=PromptWork.PADDED, costs=costs, max_rows=4)
 
-    assert 8.0 + (3 * 20 - 2 * 9) * 0.5 == told
+    assert told == 8.0 + (3 * 20 - 2 * 9) * 0.5
 
 
 def test_a_stop_costs_the_steps_in_which_survivors_are_fed():
@@ -244,7 +244,7 @@ def test_a_stop_costs_the_steps_in_which_survivors_are_fed():
 
     told = restart_s([20, 30], [5], work=PromptWork.STEPWISE, costs=costs, max_rows=4)
 
-    assert 8.0 + (3 * 5 - 5) * 0.5 + (55 - 15) * 3.0 / 2 == told
+    assert told == 8.0 + (3 * 5 - 5) * 0.5 + (55 - 15) * 3.0 / 2
 
 
 def test_survivors_that_shorten_what_is_computed_at_once_earn_nothing_by_it():
@@ -253,7 +253,7 @@ def test_survivors_that_shorten_what_is_computed_at_once_earn_nothing_by_it():
 
     told = restart_s([1], [90, 90], work=PromptWork.STEPWISE, costs=costs, max_rows=4)
 
-    assert 8.0 + 2 * 89 * 2.0 == told
+    assert told == 8.0 + 2 * 89 * 2.0
 
 
 def test_survivors_that_shorten_what_is_fed_earn_nothing_by_it():
@@ -261,7 +261,7 @@ def test_survivors_that_shorten_what_is_fed_earn_nothing_by_it():
 
     told = restart_s([7], [7, 7], work=PromptWork.STEPWISE, costs=costs, max_rows=4)
 
-    assert 8.0 + 7 * 0.5 == told
+    assert told == 8.0 + 7 * 0.5
 
 
 @pytest.mark.parametrize(
@@ -335,36 +335,36 @@ def best(candidates, **options) -> int:
 
 def test_a_run_ends_where_the_most_tokens_come_in_a_second():
     """8 tokens in 2 + 4 s and 2.4 s for the survivor; or 44 in 2 + 40 s."""
-    assert 40 == best([4, 40])
+    assert best([4, 40]) == 40
 
 
 def test_a_rest_as_short_as_a_step_is_never_left():
     """Not even where to compute the survivor's tokens again takes no time."""
     for token_s in (0.0, 0.1):
         costs = costs_of(steps=[(1, 1.0), (2, 1.0)], token_s=token_s)
-        assert 6 == best([4, 6], left=[4, 6], costs=costs)
+        assert best([4, 6], left=[4, 6], costs=costs) == 6
 
 
 def test_a_long_rest_is_left_to_the_next_run():
     costs = costs_of(steps=[(1, 1.0), (8, 1.0)], token_s=1e-6)
     left = [4] * 7 + [100]
 
-    assert 4 == best([4, 100], left=left, lengths=[5] * 8, costs=costs, max_rows=8)
+    assert best([4, 100], left=left, lengths=[5] * 8, costs=costs, max_rows=8) == 4
 
 
 def test_where_survivors_are_dear_a_run_goes_on_to_its_end():
     costs = costs_of(steps=[(1, 1.0), (8, 1.0)], token_s=1.0)
     left = [4] * 7 + [100]
 
-    assert 100 == best([4, 100], left=left, lengths=[5] * 8, costs=costs, max_rows=8)
+    assert best([4, 100], left=left, lengths=[5] * 8, costs=costs, max_rows=8) == 100
 
 
 def test_of_ends_that_are_as_good_the_last_is_taken():
-    assert 9 == best([3, 9, 6], costs=Costs(), left=[9, 9])
+    assert best([3, 9, 6], costs=Costs(), left=[9, 9]) == 9
 
 
 def test_the_prompts_count_in_what_a_run_gives_a_second():
     """Steps alone would say 2; what the prompts took is spread over more tokens."""
     costs = costs_of(steps=[(1, 1.0), (2, 1.1)], token_s=0.3)
 
-    assert 12 == best([2, 12], left=[2, 12], lengths=[50, 50], costs=costs)
+    assert best([2, 12], left=[2, 12], lengths=[50, 50], costs=costs) == 12

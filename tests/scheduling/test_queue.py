@@ -21,7 +21,7 @@ def test_priority_then_arrival_decides():
     for each in (request(0), request(1, -2), request(2), request(3, 7)):
         queue.push(each)
 
-    assert ["r1", "r0", "r2", "r3"] == [queue.pop().request_id for _ in range(4)]
+    assert [queue.pop().request_id for _ in range(4)] == ["r1", "r0", "r2", "r3"]
 
 
 def test_an_empty_queue_has_nothing_to_pop():
@@ -35,9 +35,9 @@ def test_a_removed_request_does_not_come_up():
     queue.push(request(0))
     queue.push(request(1))
 
-    assert "r0" == queue.remove("r0").request_id
+    assert queue.remove("r0").request_id == "r0"
     assert queue.remove("r0") is None
-    assert "r1" == queue.peek().request_id
+    assert queue.peek().request_id == "r1"
 
 
 def test_what_was_removed_is_forgotten_soon():
@@ -50,8 +50,8 @@ def test_what_was_removed_is_forgotten_soon():
         queue.remove(f"r{number}")
         assert len(queue._heap) <= 2 * len(queue) + 8
 
-    assert ["r99"] == [each.request_id for each in queue]
-    assert "r99" == queue.pop().request_id
+    assert [each.request_id for each in queue] == ["r99"]
+    assert queue.pop().request_id == "r99"
 
 
 def test_an_id_that_comes_again_has_its_new_place():
@@ -61,7 +61,7 @@ def test_an_id_that_comes_again_has_its_new_place():
     queue.push(attrs.evolve(request(0), arrival=9, priority=5))
     queue.push(request(1))
 
-    assert ["r1", "r0"] == [queue.pop().request_id for _ in range(2)]
+    assert [queue.pop().request_id for _ in range(2)] == ["r1", "r0"]
 
 
 @pytest.mark.property

@@ -62,10 +62,10 @@ def test_a_run_is_stopped_and_refilled_when_that_is_cheap():
 
     ended = finish(scheduler)
 
-    assert {f"r{j.number}": j.tokens for j in jobs} == ended
-    assert "r0" == list(ended)[-1]
-    assert [("r0", "r1"), ("r0", "r2"), ("r0", "r3")] == runs(engine)
-    assert (2, 2) == (scheduler.counters.stops, scheduler.counters.refills)
+    assert ended == {f"r{j.number}": j.tokens for j in jobs}
+    assert list(ended)[-1] == "r0"
+    assert runs(engine) == [("r0", "r1"), ("r0", "r2"), ("r0", "r3")]
+    assert (scheduler.counters.stops, scheduler.counters.refills) == (2, 2)
 
 
 def test_a_survivor_begins_again_with_what_it_has_said():
@@ -100,8 +100,8 @@ def test_a_run_is_not_stopped_where_that_would_cost_more():
 
     finish(scheduler)
 
-    assert [("r4", "r5"), ("r6", "r7")] == runs(engine)[2:]
-    assert 0 == scheduler.counters.stops
+    assert runs(engine)[2:] == [("r4", "r5"), ("r6", "r7")]
+    assert scheduler.counters.stops == 0
 
 
 def test_what_only_the_first_run_costs_holds_nobody_back():
@@ -132,7 +132,7 @@ def test_short_prompts_do_not_make_tokens_look_dear():
 
     finish(scheduler)
 
-    assert pytest.approx(0.001) == scheduler.stats()["prompt_token_seconds"]
+    assert scheduler.stats()["prompt_token_seconds"] == pytest.approx(0.001)
 
 
 def test_equal_lengths_run_as_static_batches():
@@ -142,7 +142,7 @@ def test_equal_lengths_run_as_static_batches():
 
     finish(scheduler)
 
-    assert 2 == len(runs(engine))
+    assert len(runs(engine)) == 2
     assert 0 == scheduler.counters.stops == scheduler.counters.reprefilled_tokens
 
 
@@ -159,7 +159,7 @@ def test_those_who_come_later_do_not_wait_for_the_first_to_end():
 
     ended = list(finish(scheduler))
 
-    assert ["r5", "r6", "r7"] == ended[:3]
+    assert ended[:3] == ["r5", "r6", "r7"]
 
 
 def test_who_waits_for_a_free_row_waits_no_longer_than_patience():
@@ -199,7 +199,7 @@ def test_a_request_whose_state_would_be_lost_is_never_stopped():
 
     finish(scheduler)
 
-    assert [("r0", "r1"), ("r2", "r3")] == runs(engine)
+    assert runs(engine) == [("r0", "r1"), ("r2", "r3")]
 
 
 def test_a_greedy_request_with_a_seed_can_be_stopped():
@@ -213,7 +213,7 @@ def test_a_greedy_request_with_a_seed_can_be_stopped():
 
     finish(scheduler)
 
-    assert 3 == len(runs(engine))
+    assert len(runs(engine)) == 3
 
 
 def test_a_request_that_has_outgrown_the_longest_prompt_ends_in_its_run():
@@ -222,8 +222,8 @@ def test_a_request_that_has_outgrown_the_longest_prompt_ends_in_its_run():
 
     ended = finish(scheduler)
 
-    assert {f"r{j.number}": j.tokens for j in jobs} == ended
-    assert [("r0", "r1"), ("r2", "r3")] == runs(engine)
+    assert ended == {f"r{j.number}": j.tokens for j in jobs}
+    assert runs(engine) == [("r0", "r1"), ("r2", "r3")]
 
 
 def test_an_engine_that_cannot_stop_is_given_the_length_of_a_run():
@@ -234,9 +234,9 @@ def test_an_engine_that_cannot_stop_is_given_the_length_of_a_run():
 
     ended = finish(scheduler)
 
-    assert {f"r{j.number}": j.tokens for j in jobs} == ended
+    assert ended == {f"r{j.number}": j.tokens for j in jobs}
     # Costs are unknown in the first run, which is a plain static batch.
-    assert ("r0", "r1") == runs(engine)[0]
+    assert runs(engine)[0] == ("r0", "r1")
 
 
 def test_an_engine_that_cannot_stop_ends_its_run_for_who_waits():
@@ -246,8 +246,8 @@ def test_an_engine_that_cannot_stop_ends_its_run_for_who_waits():
 
     ended = finish(scheduler)
 
-    assert {f"r{j.number}": j.tokens for j in jobs} == ended
-    assert [("r4", "r5"), ("r4", "r6"), ("r4", "r7")] == runs(engine)[2:5]
+    assert ended == {f"r{j.number}": j.tokens for j in jobs}
+    assert runs(engine)[2:5] == [("r4", "r5"), ("r4", "r6"), ("r4", "r7")]
 
 
 SHARED = BatchTraits(shared_context=True)
@@ -262,8 +262,8 @@ def test_a_shared_context_ends_a_run_where_its_longest_prompt_has_no_more_room()
 
     ended = finish(scheduler)
 
-    assert {f"r{j.number}": j.tokens for j in jobs} == ended
-    assert [("r0", "r1"), ("r1",)] == runs(engine)
+    assert ended == {f"r{j.number}": j.tokens for j in jobs}
+    assert runs(engine) == [("r0", "r1"), ("r1",)]
 
 
 def test_a_shared_context_keeps_apart_what_cannot_go_on_in_another_run():
@@ -279,8 +279,8 @@ def test_a_shared_context_keeps_apart_what_cannot_go_on_in_another_run():
 
     ended = finish(scheduler)
 
-    assert {f"r{j.number}": j.tokens for j in jobs} == ended
-    assert [("r0", "r2"), ("r1",)] == runs(engine)
+    assert ended == {f"r{j.number}": j.tokens for j in jobs}
+    assert runs(engine) == [("r0", "r2"), ("r1",)]
 
 
 def test_requests_of_two_groups_take_turns():
@@ -291,7 +291,7 @@ def test_requests_of_two_groups_take_turns():
 
     ended = finish(scheduler)
 
-    assert {f"r{j.number}": j.tokens for j in jobs} == ended
+    assert ended == {f"r{j.number}": j.tokens for j in jobs}
     assert all(len({int(i[1:]) % 2 for i in ids}) == 1 for ids in runs(engine))
 
 
@@ -303,7 +303,7 @@ def test_prompts_that_are_fed_step_by_step_get_their_tokens_later():
 
     told = [[o.request_id for o in scheduler.step()] for _ in range(4)]
 
-    assert [["r0"], ["r0"], ["r0"], ["r1"]] == told
+    assert told == [["r0"], ["r0"], ["r0"], ["r1"]]
 
 
 def test_tokens_behind_a_rows_end_are_dropped():
@@ -311,7 +311,7 @@ def test_tokens_behind_a_rows_end_are_dropped():
         """Tells many tokens at once, and goes on behind each end."""
 
         def run(self, rows, *, max_new_tokens):
-            assert [6, 2] == [row.max_new_tokens for row in rows]
+            assert [row.max_new_tokens for row in rows] == [6, 2]
             yield RunStep(
                 [
                     RowTokens(row=0, token_ids=(5, 6, 0, 7, 8)),
@@ -328,9 +328,9 @@ def test_tokens_behind_a_rows_end_are_dropped():
 
     outputs = scheduler.step()
 
-    assert [("r0", (5, 6, 0), "stop", 0), ("r1", (5, 6), "length", None)] == [
+    assert [
         (o.request_id, o.token_ids, o.finish_reason, o.stop_token_id) for o in outputs
-    ]
+    ] == [("r0", (5, 6, 0), "stop", 0), ("r1", (5, 6), "length", None)]
     assert not scheduler.has_unfinished()
 
 
@@ -359,13 +359,13 @@ def test_a_row_that_fails_takes_no_other_with_it():
         outputs += scheduler.step()
 
     ended = {o.request_id: o for o in outputs if o.finish_reason}
-    assert "stop" == ended["r0"].finish_reason
-    assert ("error", "non-finite logits") == (
+    assert ended["r0"].finish_reason == "stop"
+    assert (
         ended["r1"].finish_reason,
         ended["r1"].error,
-    )
-    assert (1, 0) == (ended["r1"].slots.prefill_chunks, ended["r1"].slots.decode_steps)
-    assert (1, 1) == (scheduler.counters.failed, scheduler.counters.finished)
+    ) == ("error", "non-finite logits")
+    assert (ended["r1"].slots.prefill_chunks, ended["r1"].slots.decode_steps) == (1, 0)
+    assert (scheduler.counters.failed, scheduler.counters.finished) == (1, 1)
 
 
 def test_an_aborted_request_leaves_its_run_to_the_others():
@@ -388,7 +388,7 @@ def test_a_run_of_which_nobody_wants_more_is_closed():
 
     engine.check_idle()
     assert not scheduler.has_unfinished()
-    assert 1 == scheduler.counters.aborted
+    assert scheduler.counters.aborted == 1
 
 
 def test_a_run_is_made_of_requests_that_end_together():
@@ -399,7 +399,7 @@ def test_a_run_is_made_of_requests_that_end_together():
 
     finish(scheduler)
 
-    assert [("r0", "r4", "r2"), ("r1", "r3", "r5")] == runs(engine)
+    assert runs(engine) == [("r0", "r4", "r2"), ("r1", "r3", "r5")]
 
 
 def test_nobody_is_passed_by_more_than_a_window_of_later_ones(monkeypatch):
@@ -426,7 +426,7 @@ def test_fed_prompts_are_put_together_by_their_length_too():
 
     finish(scheduler)
 
-    assert [("r0", "r2"), ("r1", "r3")] == runs(engine)
+    assert runs(engine) == [("r0", "r2"), ("r1", "r3")]
 
 
 def test_a_run_is_not_stopped_while_a_row_is_still_fed():
@@ -447,14 +447,14 @@ def test_a_run_is_not_stopped_while_a_row_is_still_fed():
 
     times = sum("r1" in ids for ids in runs(engine))
     assert times <= 9
-    assert 9 == seen.count("r1")
+    assert seen.count("r1") == 9
 
 
 def test_lower_priority_numbers_go_first_and_ties_by_arrival():
     jobs = [job(0), job(1, priority=5), job(2, priority=-1), job(3)]
     scheduler, _ = scheduler_of(*jobs, rows=1)
 
-    assert ["r2", "r0", "r3", "r1"] == list(finish(scheduler))
+    assert list(finish(scheduler)) == ["r2", "r0", "r3", "r1"]
 
 
 def test_a_refused_request_is_not_kept():
@@ -493,10 +493,10 @@ def test_metrics_tell_what_a_request_cost():
     while scheduler.has_unfinished():
         ended |= {o.request_id: o.slots for o in scheduler.step() if o.finish_reason}
 
-    assert (0, 1, 3, False) == attrs.astuple(
+    assert attrs.astuple(
         ended["r1"], filter=attrs.filters.exclude("prefill_padding")
-    )
-    assert (2, 40) == (ended["r0"].prefill_chunks, ended["r0"].decode_steps)
+    ) == (0, 1, 3, False)
+    assert (ended["r0"].prefill_chunks, ended["r0"].decode_steps) == (2, 40)
     assert ended["r2"].refilled
     assert ended["r2"].waited_steps > 0
 
@@ -504,8 +504,8 @@ def test_metrics_tell_what_a_request_cost():
 def test_a_step_without_work_does_nothing():
     scheduler, engine = scheduler_of()
 
-    assert [] == scheduler.step()
-    assert [] == engine.calls
+    assert scheduler.step() == []
+    assert engine.calls == []
 
 
 def test_closing_ends_the_run_and_closes_the_engine():
@@ -515,7 +515,7 @@ def test_closing_ends_the_run_and_closes_the_engine():
         scheduler.step()
 
     engine.check_idle()
-    assert ("close",) == engine.calls[-1]
+    assert engine.calls[-1] == ("close",)
     scheduler.close()  # twice does nothing
 
 
@@ -537,7 +537,7 @@ def test_an_engine_is_told_which_rows_nobody_wants_any_more():
 
     finish(scheduler)
 
-    assert [0, 1, 2] == ended
+    assert ended == [0, 1, 2]
 
 
 # --------------------------------------------------------------------- what is counted
@@ -567,20 +567,20 @@ def test_tokens_of_prompts_are_counted_apart_from_what_is_computed_again():
     again = [len(r.prompt_token_ids) for r in engine.seen if r.generated]
     assert len(again) > 2
     assert sum(again) == scheduler.counters.reprefilled_tokens
-    assert 4 * 5 + 7 == scheduler.counters.prompt_tokens
+    assert scheduler.counters.prompt_tokens == 4 * 5 + 7
 
 
 def test_statistics_say_what_there_is_and_what_was_done():
     jobs = [job(0, natural_length=4), job(1, natural_length=2), job(2)]
     scheduler, _ = scheduler_of(*jobs, costs=DEAR)
     scheduler.step()
-    assert {"max_rows": 2, "running": 2, "waiting": 1} == {
+    assert {
         name: scheduler.stats()[name] for name in ("max_rows", "running", "waiting")
-    }
+    } == {"max_rows": 2, "running": 2, "waiting": 1}
 
     finish(scheduler)
 
-    assert {
+    assert scheduler.stats() == {
         "max_rows": 2,
         "running": 0,
         "waiting": 0,
@@ -602,7 +602,7 @@ def test_statistics_say_what_there_is_and_what_was_done():
         "step_seconds": 1.0,
         # Ten were measured; but a step of one row takes no longer than this.
         "prompt_token_seconds": 1.0,
-    } == scheduler.stats()
+    }
 
 
 def test_padding_of_several_runs_is_summed():
@@ -619,7 +619,7 @@ def test_padding_of_several_runs_is_summed():
     while scheduler.has_unfinished():
         ended |= {o.request_id: o.slots for o in scheduler.step() if o.finish_reason}
 
-    assert [("r0", "r1"), ("r0", "r2")] == runs(engine)
+    assert runs(engine) == [("r0", "r1"), ("r0", "r2")]
     again = scheduler.counters.reprefilled_tokens
     assert 18 + (90 - again) == ended["r0"].prefill_padding
     assert ended["r0"].prefill_padding == scheduler.counters.prefill_padding
@@ -647,8 +647,8 @@ def test_padding_is_counted_and_told_to_whom_it_concerned():
     while scheduler.has_unfinished():
         ended |= {o.request_id: o.slots for o in scheduler.step() if o.finish_reason}
 
-    assert (0, 5) == (ended["r0"].prefill_padding, ended["r1"].prefill_padding)
-    assert 5 == scheduler.counters.prefill_padding
+    assert (ended["r0"].prefill_padding, ended["r1"].prefill_padding) == (0, 5)
+    assert scheduler.counters.prefill_padding == 5
 
 
 def test_what_a_step_takes_is_learned_from_steps_told_together():
@@ -665,7 +665,7 @@ def test_what_a_step_takes_is_learned_from_steps_told_together():
 
     finish(scheduler)
 
-    assert 2.0 == scheduler.stats()["step_seconds"]
+    assert scheduler.stats()["step_seconds"] == 2.0
 
 
 def test_a_request_between_two_runs_can_be_aborted():
@@ -679,9 +679,9 @@ def test_a_request_between_two_runs_can_be_aborted():
     scheduler.abort(["r4"])
 
     assert "r4" not in finish(scheduler)
-    assert 1 == scheduler.counters.aborted
-    assert 7 == scheduler.counters.finished
-    assert 1 == sum("r4" in ids for ids in runs(engine))
+    assert scheduler.counters.aborted == 1
+    assert scheduler.counters.finished == 7
+    assert sum("r4" in ids for ids in runs(engine)) == 1
 
 
 def test_logprobs_end_where_the_tokens_do():
@@ -707,8 +707,8 @@ def test_logprobs_end_where_the_tokens_do():
 
     [output] = scheduler.step()
 
-    assert ((5, 6, 0), 3, 3) == (
+    assert (
         output.token_ids,
         len(output.logprobs),
         len(output.prompt_logprobs),
-    )
+    ) == ((5, 6, 0), 3, 3)

@@ -128,7 +128,7 @@ def test_nothing_is_left_behind(jobs, setting):
     result = run(jobs, setting)
 
     stats = result.scheduler.stats()
-    assert (0, 0) == (stats["running"], stats["waiting"])
+    assert (stats["running"], stats["waiting"]) == (0, 0)
     assert not result.scheduler.has_unfinished()
     result.scheduler.close()
     result.engine.check_idle()
@@ -170,7 +170,7 @@ def test_a_bound_request_is_in_one_run(jobs, setting):
 
     ends = [o for some in result.outputs.values() for o in some if o.finish_reason]
     assert all(output.slots.prefill_chunks == 1 for output in ends)
-    assert 0 == result.scheduler.counters.stops
+    assert result.scheduler.counters.stops == 0
 
 
 @given(traffic(), SETTINGS)
@@ -181,7 +181,7 @@ def test_requests_that_are_alike_are_admitted_in_their_order(jobs, setting):
     alike = [attrs.evolve(job, **same) for job in jobs]
     result = run(alike, attrs.evolve(setting, groups=1))
 
-    assert [f"r{job.number}" for job in alike] == first_runs(result)
+    assert first_runs(result) == [f"r{job.number}" for job in alike]
 
 
 @given(traffic(), SETTINGS)

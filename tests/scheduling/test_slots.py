@@ -48,7 +48,7 @@ def test_a_freed_slot_is_refilled_in_the_next_step():
     scheduler.step()  # r0 ends: one token from the prefill, one from the decode
     scheduler.step()
 
-    assert [("prefill", (0,)), ("decode", (1, 0))] == engine.calls[-2:]
+    assert engine.calls[-2:] == [("prefill", (0,)), ("decode", (1, 0))]
 
 
 def test_a_request_of_one_token_gives_its_slot_back_within_the_step():
@@ -65,7 +65,7 @@ def test_lower_priority_numbers_go_first_and_ties_by_arrival():
     jobs = [job(0), job(1, priority=5), job(2, priority=-1), job(3)]
     scheduler, _ = scheduler_of(*jobs, slots=1)
 
-    assert ["r2", "r0", "r3", "r1"] == finish_order(scheduler)
+    assert finish_order(scheduler) == ["r2", "r0", "r3", "r1"]
 
 
 def test_a_long_prompt_does_not_stall_the_rows_that_decode():
@@ -85,8 +85,8 @@ def test_a_long_prompt_does_not_stall_the_rows_that_decode():
 
     told = [{o.request_id for o in scheduler.step()} for _ in range(4)]
 
-    assert [{"r0"}, {"r0"}, {"r0"}, {"r0", "long"}] == told
-    assert 5 == sum(call[0] == "prefill" for call in engine.calls)
+    assert told == [{"r0"}, {"r0"}, {"r0"}, {"r0", "long"}]
+    assert sum(call[0] == "prefill" for call in engine.calls) == 5
 
 
 def test_an_aborted_waiting_request_never_reaches_the_engine():
@@ -95,8 +95,8 @@ def test_an_aborted_waiting_request_never_reaches_the_engine():
 
     scheduler.abort(["r1"])
 
-    assert ["r0"] == finish_order(scheduler)
-    assert [("prefill", (0,))] == [c for c in engine.calls if c[0] == "prefill"]
+    assert finish_order(scheduler) == ["r0"]
+    assert [c for c in engine.calls if c[0] == "prefill"] == [("prefill", (0,))]
 
 
 def test_an_abort_in_the_middle_of_a_prompt_frees_the_slot():
@@ -105,7 +105,7 @@ def test_an_abort_in_the_middle_of_a_prompt_frees_the_slot():
 
     scheduler.abort(["r0"])
 
-    assert ["r1"] == finish_order(scheduler)
+    assert finish_order(scheduler) == ["r1"]
     scheduler.check()
 
 
@@ -114,7 +114,7 @@ def test_unknown_ids_are_not_aborted():
 
     scheduler.abort(["nobody"])
 
-    assert 0 == scheduler.stats()["aborted"]
+    assert scheduler.stats()["aborted"] == 0
 
 
 def test_a_row_that_fails_takes_no_other_with_it():
@@ -137,11 +137,11 @@ def test_a_row_that_fails_takes_no_other_with_it():
         outputs += scheduler.step()
 
     ended = {o.request_id: o for o in outputs if o.finish_reason}
-    assert "stop" == ended["r0"].finish_reason
-    assert ("error", "non-finite logits") == (
+    assert ended["r0"].finish_reason == "stop"
+    assert (
         ended["r1"].finish_reason,
         ended["r1"].error,
-    )
+    ) == ("error", "non-finite logits")
 
 
 def test_metrics_tell_what_a_request_cost():
@@ -152,23 +152,23 @@ def test_metrics_tell_what_a_request_cost():
     while scheduler.has_unfinished():
         ended += [o.slots for o in scheduler.step() if o.finish_reason]
 
-    assert (0, 1, 2) == (
+    assert (
         ended[0].waited_steps,
         ended[0].prefill_chunks,
         ended[0].decode_steps,
-    )
-    assert (2, 3, 3) == (
+    ) == (0, 1, 2)
+    assert (
         ended[1].waited_steps,
         ended[1].prefill_chunks,
         ended[1].decode_steps,
-    )
+    ) == (2, 3, 3)
 
 
 def test_a_step_without_work_does_nothing():
     scheduler, engine = scheduler_of()
 
-    assert [] == scheduler.step()
-    assert [] == engine.calls
+    assert scheduler.step() == []
+    assert engine.calls == []
 
 
 def test_closing_closes_the_slot_engine():
@@ -177,7 +177,7 @@ def test_closing_closes_the_slot_engine():
     with scheduler:
         pass
 
-    assert [("close",)] == engine.calls
+    assert engine.calls == [("close",)]
 
 
 def test_a_budget_of_nothing_is_refused():
@@ -217,9 +217,9 @@ def test_a_request_whose_adapter_has_no_place_waits_and_others_pass_it():
 
     first = [output.request_id for output in scheduler.step()]
 
-    assert ["r0", "r2", "r0", "r2"] == first
-    assert 2 == scheduler.stats()["waiting"]
-    assert {"r0", "r1", "r2", "r3"} == {"r0", "r2", *finish_order(scheduler)}
+    assert first == ["r0", "r2", "r0", "r2"]
+    assert scheduler.stats()["waiting"] == 2
+    assert {"r0", "r2", *finish_order(scheduler)} == {"r0", "r1", "r2", "r3"}
     scheduler.check()
 
 
@@ -234,8 +234,8 @@ def test_rows_never_have_more_adapters_than_allowed():
         adapters = {each.request.lora_request for each in running} - {None}
         most = max(most, len(adapters))
 
-    assert 1 == most
-    assert 60 == scheduler.counters.finished
+    assert most == 1
+    assert scheduler.counters.finished == 60
 
 
 def test_a_request_is_not_passed_for_ever():
@@ -246,8 +246,8 @@ def test_a_request_is_not_passed_for_ever():
 
     order = finish_order(scheduler)
 
-    assert "r0" == order[OVERTAKES_PER_SLOT * 2]
-    assert "r1" == order[OVERTAKES_PER_SLOT * 2 + 1]
+    assert order[OVERTAKES_PER_SLOT * 2] == "r0"
+    assert order[OVERTAKES_PER_SLOT * 2 + 1] == "r1"
 
 
 def test_a_request_that_the_engine_refuses_is_not_kept():
@@ -270,13 +270,13 @@ def test_statistics_say_what_there_is_and_what_was_done():
     jobs = [job(0, natural_length=2), job(1, natural_length=4), job(2)]
     scheduler, _ = scheduler_of(*jobs)
     scheduler.step()
-    assert {"num_slots": 2, "running": 1, "waiting": 1} == {
+    assert {
         name: scheduler.stats()[name] for name in ("num_slots", "running", "waiting")
-    }
+    } == {"num_slots": 2, "running": 1, "waiting": 1}
 
     finish_order(scheduler)
 
-    assert {
+    assert scheduler.stats() == {
         "num_slots": 2,
         "running": 0,
         "waiting": 0,
@@ -292,7 +292,7 @@ def test_statistics_say_what_there_is_and_what_was_done():
         "prompt_tokens": 12,
         "prefill_padding": 0,
         "generated_tokens": 9,
-    } == scheduler.stats()
+    }
 
 
 def test_a_slot_is_refilled_where_it_had_an_owner_and_others_run():
@@ -310,8 +310,8 @@ def test_a_slot_is_refilled_where_it_had_an_owner_and_others_run():
         told += scheduler.step()
 
     refilled = {o.request_id: o.slots.refilled for o in told if o.finish_reason}
-    assert {"r0": False, "r1": False, "r2": True, "r3": False, "r4": False} == refilled
-    assert 1 == scheduler.counters.refills
+    assert refilled == {"r0": False, "r1": False, "r2": True, "r3": False, "r4": False}
+    assert scheduler.counters.refills == 1
 
 
 def test_padding_is_summed_over_the_chunks_of_a_prompt():
@@ -331,8 +331,8 @@ def test_padding_is_summed_over_the_chunks_of_a_prompt():
     while scheduler.has_unfinished():
         ended |= {o.request_id: o.slots for o in scheduler.step() if o.finish_reason}
 
-    assert (9, 4) == (ended["r0"].prefill_padding, ended["r1"].prefill_padding)
-    assert 13 == scheduler.counters.prefill_padding
+    assert (ended["r0"].prefill_padding, ended["r1"].prefill_padding) == (9, 4)
+    assert scheduler.counters.prefill_padding == 13
 
 
 def test_log_probabilities_of_a_prompt_come_once_and_whole_with_the_first_token():
@@ -361,7 +361,7 @@ def test_a_prompt_that_cannot_be_split_is_computed_at_once():
 
     [first, _] = scheduler.step()
 
-    assert 1 == first.slots.prefill_chunks
+    assert first.slots.prefill_chunks == 1
 
 
 @pytest.mark.parametrize("call", ["prefill", "decode"])
@@ -391,7 +391,7 @@ def test_the_limits_are_those_of_the_rows():
     )
     limits = SlotScheduler(engine).limits
 
-    assert (99, 3, 7) == (limits.max_model_len, limits.max_num_seqs, limits.vocab_size)
+    assert (limits.max_model_len, limits.max_num_seqs, limits.vocab_size) == (99, 3, 7)
 
 
 def test_a_failed_row_tells_what_it_cost_and_frees_its_slot():
@@ -412,17 +412,17 @@ def test_a_failed_row_tells_what_it_cost_and_frees_its_slot():
         scheduler.check()
 
     [failed] = [output for output in outputs if output.error]
-    assert ("r0", "error", ()) == (
+    assert (
         failed.request_id,
         failed.finish_reason,
         failed.token_ids,
-    )
-    assert (1, 2) == (failed.slots.prefill_chunks, failed.slots.decode_steps)
-    assert (1, 1, 4) == (
+    ) == ("r0", "error", ())
+    assert (failed.slots.prefill_chunks, failed.slots.decode_steps) == (1, 2)
+    assert (
         scheduler.counters.failed,
         scheduler.counters.finished,
         scheduler.counters.generated_tokens,
-    )
+    ) == (1, 1, 4)
 
 
 def test_log_probabilities_of_a_token_come_with_it():
@@ -434,4 +434,4 @@ def test_log_probabilities_of_a_token_come_with_it():
 
     [first, second] = scheduler.step()
 
-    assert (None, ({5: -0.5},)) == (first.logprobs, second.logprobs)
+    assert (first.logprobs, second.logprobs) == (None, ({5: -0.5},))

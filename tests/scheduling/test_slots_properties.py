@@ -119,7 +119,7 @@ def test_finish_reason_says_which_rule_ended_it(jobs, slots, budget):
 def test_no_slot_idles_while_a_request_waits(jobs, slots, budget):
     result = run(jobs, slots, budget)
 
-    assert [] == result.idle_while_waiting
+    assert result.idle_while_waiting == []
 
 
 @given(traffic(), SLOTS, BUDGETS)
@@ -128,7 +128,7 @@ def test_nothing_is_left_behind(jobs, slots, budget):
 
     assert not result.scheduler.has_unfinished()
     stats = result.scheduler.stats()
-    assert (0, 0) == (stats["running"], stats["waiting"])
+    assert (stats["running"], stats["waiting"]) == (0, 0)
     assert not result.engine._rows
 
 

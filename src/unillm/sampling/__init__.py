@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""From logits to token ids, for engines that hand out logits; all rows at once.
+"""Sampling for engines that return logits: token ids for all rows of a step at once.
 
-Names, meanings and order are vLLM's (0.32). What a request draws depends on its seed,
-its step and its logits alone: not on its slot, its neighbours or the batch size.
+Names, meanings and order are those of vLLM 0.32. A token depends on the request's seed,
+its number of new tokens and its logits alone: not on the slot, the other rows or the
+batch size.
 
-Private to the core.
+Private to the core; `unillm.backend` exports `Sampler`.
 """
 
 from __future__ import annotations

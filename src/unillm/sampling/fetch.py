@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Several small tensors to the host in one transfer, so that a step waits only once."""
+"""`Fetch`: one transfer of several small tensors, so that a step waits only once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Fetch:
-    """Collects tensors of ``[rows, columns]`` and brings them over together.
+    """Collects ``[rows, columns]`` tensors and copies them to the host together.
 
     They travel as float64, which holds every float32 and every token id exactly.
     """
@@ -18,12 +18,12 @@ class Fetch:
         self._parts: list[Tensor] = []
 
     def add(self, tensor: Tensor) -> int:
-        """Take ``[rows, columns]`` along; return its place in what `run` returns."""
+        """Add a tensor; return its index in the result of `run`."""
         self._parts.append(tensor)
         return len(self._parts) - 1
 
     def run(self) -> list[list[list[float]]]:
-        """Wait for the device, once, and return each part as rows of numbers."""
+        """Wait for the device once, and return each tensor as rows of numbers."""
         flat = torch.cat([part.reshape(-1).double() for part in self._parts]).cpu()
         sizes = [part.numel() for part in self._parts]
         return [

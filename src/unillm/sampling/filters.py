@@ -2,10 +2,10 @@
 
 """Temperature, the filters of the distribution, and the draw.
 
-Everything works on *weights*: float32 probabilities relative to the row's most probable
-token, which has exactly 1. A dropped token has exactly 0. Sums are taken in 64-bit
-integers: they are the same on every device and in every batch, they never decrease, and
-so a token of weight 0 cannot be drawn.
+All functions take *weights*: float32 probabilities relative to the row's most probable
+token, whose weight is exactly 1. A dropped token has the weight 0. Sums are 64-bit
+integers: they are equal on every device and in every batch and never decrease, so no
+draw returns a token of weight 0.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ONE = 2.0**42
 vocabulary of 2^21 tokens the sum stays below 2^63."""
 
 _FEW = 1024
-"""Tokens that nearly every top_p leaves fewer than."""
+"""Nearly every top_p keeps fewer tokens than this."""
 
 
 def weigh(scores: Tensor, best: Tensor, temperature: Tensor) -> Tensor:
@@ -26,9 +26,9 @@ def weigh(scores: Tensor, best: Tensor, temperature: Tensor) -> Tensor:
 
     Args:
         scores: float32 logits; ``-inf`` for tokens that are not allowed.
-        best: ``[rows]``: each row's highest score. Taken off before dividing, so that
-            no temperature can overflow.
-        temperature: ``[rows]``, more than 0.
+        best: ``[rows]``: each row's highest score. It is subtracted before the
+            division, so that no temperature overflows.
+        temperature: ``[rows]``, above 0.
     """
     return ((scores - best[:, None]) / temperature[:, None]).exp()
 
@@ -43,9 +43,9 @@ def keep_top_k(weights: Tensor, scores: Tensor, top_k: list[int]) -> Tensor:
 
     Args:
         weights: ``[rows, vocab]``.
-        scores: What the weights were made from: compared instead of them, because
-            ``exp`` makes different scores equal.
-        top_k: For each row, in ``1..vocab``.
+        scores: The scores of `weights`. The filter compares these, because ``exp``
+            makes different scores equal.
+        top_k: One number for each row, in ``1..vocab``.
     """
     best = scores.topk(max(top_k), dim=-1).values
     last = torch.tensor(top_k).to(scores.device, non_blocking=True) - 1
@@ -55,14 +55,14 @@ def keep_top_k(weights: Tensor, scores: Tensor, top_k: list[int]) -> Tensor:
 def keep_top_p(weights: Tensor, top_p: Tensor) -> Tensor:
     """Keep each row's smallest set of best tokens with *top_p* ``[rows]`` of the mass.
 
-    A token stays if those better than it have less than that together, so the best one
-    always does; ties with the last one stay, as in `keep_top_k`.
+    A token stays if the better tokens have less than that together, so the best one
+    always stays; ties with the last one stay, as in `keep_top_k`.
     """
     total = _fixed(weights).sum(-1)
     wanted = top_p.double() * total.double()
     vocab_size = weights.shape[-1]
-    # Sorting a vocabulary takes longer than anything else here, and the set is small as
-    # a rule. Elsewhere than on the CPU, looking whether it was would stop the device.
+    # Sorting a vocabulary takes longer than all the rest, and most sets are small. Only
+    # the CPU may look whether this one was: on a device that would wait for it.
     if weights.device.type == "cpu" and vocab_size > _FEW:
         best = weights.topk(_FEW, dim=-1).values
         sums = _fixed(best).cumsum(-1)
@@ -73,22 +73,22 @@ def keep_top_p(weights: Tensor, top_p: Tensor) -> Tensor:
 
 
 def _cut(weights: Tensor, best: Tensor, sums: Tensor, wanted: Tensor) -> Tensor:
-    """Drop what comes after the first of *best* whose sum reaches *wanted*."""
+    """Drop the tokens after the first of *best* whose sum reaches *wanted*."""
     before = (sums - _fixed(best)).double()
     last = (before < wanted[:, None]).sum(-1, keepdim=True) - 1
-    # Only a row of NaN has no first one.
+    # Only in a row of NaN does no sum reach it.
     return weights.masked_fill(weights < best.gather(1, last.clamp_(min=0)), 0.0)
 
 
 def draw(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """Return one id a row: the inverse of the distribution function, in id order.
+    """Draw one id for each row: the inverse of the distribution function, in id order.
 
     Args:
         weights: ``[rows, vocab]``. Each row's largest is 1.
         uniforms: ``[rows]``, float64 in [0, 1).
 
     Returns:
-        ``[rows]``, int64. Of a row with NaN: some id of the vocabulary.
+        ``[rows]``, int64; for a row with NaN, any id of the vocabulary.
     """
     sums = _fixed(weights).cumsum(-1)
     total = sums[:, -1]

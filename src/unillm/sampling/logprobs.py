@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Log-probabilities of tokens and of the most probable ones, before everything else.
-
-Of new tokens (`LogprobsFetch`) and of those of a prompt (`PromptLogprobs`).
-"""
+"""Log-probabilities of raw logits: of new tokens and of prompt tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from .fetch import Fetch
 
 @attrs.frozen
 class _Asked:
-    """Where the numbers of rows that asked for the same count stand in a fetch."""
+    """Rows that ask for the same count, and the indices of their numbers in a fetch."""
 
     rows: Sequence[int]
     chosen: int
@@ -29,13 +26,13 @@ class _Asked:
 
 
 class LogprobsFetch:
-    """Computes what the rows of one step asked for, and reads it after the fetch.
+    """Computes the log-probabilities for the rows of one step, and reads them fetched.
 
     Args:
-        fetch: Takes the numbers along.
-        logits: ``[rows, vocab]``, float32, as the model gave them.
-        chosen: ``[rows]``, int64: the tokens that were taken.
-        counts: For each row `SamplingParams.logprobs`: `None` for nothing, 0 for the
+        fetch: Transfers the numbers.
+        logits: ``[rows, vocab]``, float32, from the model.
+        chosen: ``[rows]``, int64: the chosen tokens.
+        counts: `SamplingParams.logprobs` of each row: `None` for none, 0 for the
             chosen token alone, -1 for the whole vocabulary.
     """
 
@@ -52,14 +49,14 @@ class LogprobsFetch:
             if count is not None:
                 top = vocab_size if count < 0 else min(count, vocab_size)
                 by_count.setdefault(top, []).append(row)
-        # One pass for each number asked: a row that wants the whole vocabulary does not
-        # make its neighbours fetch theirs.
+        # One pass for each count, so that a row which asks for the whole vocabulary
+        # does not enlarge the fetch of the others.
         self._asked = [
             _ask(fetch, logits, chosen, rows, top) for top, rows in by_count.items()
         ]
 
     def read(self, fetched: list[list[list[float]]]) -> dict[int, TokenLogprobs]:
-        """Return the log-probabilities by row, for the rows that asked."""
+        """Return the log-probabilities by row, for the rows that ask for them."""
         return {
             row: TokenLogprobs(
                 logprob=chosen[0],
@@ -84,45 +81,45 @@ _BLOCK = 64
 
 @attrs.frozen
 class PromptLogprobs:
-    """What the requests of one prefill pass want to know of their prompts.
+    """The prompt log-probabilities that the chunks of one prefill ask for.
 
     Attributes:
-        places: Chunk and position in it, where a wanted token is predicted.
+        places: Chunk and position, where the model predicts an asked-for token.
     """
 
     places: Sequence[tuple[int, int]]
     _slots: Sequence[int]
     _ids: Sequence[int]
     _counts: Sequence[int]
-    _told: Sequence[int]
+    _asking: Sequence[int]
 
     @classmethod
     def of(cls, chunks: Sequence[PromptChunk]) -> PromptLogprobs:
-        """Return what *chunks*, the rows of a pass, ask; nothing as a rule."""
+        """Return what the chunks of a prefill ask for, which is mostly nothing."""
         places: list[tuple[int, int]] = []
         slots: list[int] = []
         ids: list[int] = []
         counts: list[int] = []
-        told: list[int] = []
+        asking: list[int] = []
         for row, chunk in enumerate(chunks):
             count = chunk.request.params.prompt_logprobs
             if count is None:
                 continue
-            told.append(chunk.slot)
+            asking.append(chunk.slot)
             following = chunk.request.prompt_token_ids[chunk.start + 1 : chunk.end + 1]
             places += [(row, position) for position in range(len(following))]
             ids += following
             slots += [chunk.slot] * len(following)
             counts += [count] * len(following)
-        return cls(places, slots, ids, counts, told)
+        return cls(places, slots, ids, counts, asking)
 
     def read(self, logits: Tensor) -> dict[int, list[TokenLogprobs]]:
-        """Return the log-probabilities by slot, for the slots that asked.
+        """Return the log-probabilities by slot, for the slots that ask for them.
 
         Args:
             logits: ``[places, vocab]``. The host waits for them, if there are any.
         """
-        by_slot: dict[int, list[TokenLogprobs]] = {slot: [] for slot in self._told}
+        by_slot: dict[int, list[TokenLogprobs]] = {slot: [] for slot in self._asking}
         if not self.places:
             return by_slot
         fetch, blocks = Fetch(), []
@@ -147,7 +144,7 @@ def _ask(
     index = torch.tensor(rows).to(logits.device, non_blocking=True)
     logprobs = logits.index_select(0, index).log_softmax(-1)
     own = logprobs.gather(1, chosen.index_select(0, index)[:, None])
-    # As vLLM counts: the tokens at least as probable, itself among them.
+    # vLLM counts the tokens that are at least as probable, including the token itself.
     rank = (logprobs >= own).sum(-1, keepdim=True)
     best = logprobs.topk(top, dim=-1)
     return _Asked(

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Penalties for tokens that a request already has, and the counts that they need.
+"""`PenaltyCounts`: penalties for tokens that a request already has.
 
-The counts take ``slots x vocabulary`` on the device, so they are made when the first
-request asks for a penalty; slots without one cost nothing.
+The counts take ``slots x vocabulary`` on the device, so the first request with a
+penalty allocates them; a slot without one costs nothing.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor
 
 
 class PenaltyCounts:
-    """Which tokens each slot's request has, and how often it generated them.
+    """The tokens of each slot's request, and how often it generated them.
 
     Args:
-        num_slots: Rows.
-        vocab_size: Columns: ids are below it.
-        device: Where the logits are.
+        num_slots: Rows of the counts.
+        vocab_size: Columns of the counts.
+        device: Device of the logits.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class PenaltyCounts:
     def begin(
         self, slot: int, prompt: Sequence[int], generated: Sequence[int] = ()
     ) -> None:
-        """Count what a request brings along. The slot must be clean."""
+        """Count a request's prompt and earlier new tokens. The slot must be clean."""
         in_prompt, counts = self._allocated()
         in_prompt[slot].index_fill_(0, self._ids(prompt), value=True)
         if generated:
@@ -54,7 +54,7 @@ class PenaltyCounts:
             self._generated[slot].zero_()
 
     def free(self) -> None:
-        """Let go of the memory."""
+        """Free the memory."""
         self._in_prompt = self._generated = None
 
     def apply(
@@ -70,13 +70,13 @@ class PenaltyCounts:
 
         Args:
             scores: float32.
-            slots: ``[rows]``, int64: whose counts hold for which row.
-            repetition: ``[rows]``; over prompt and generated tokens, 1 is off.
-            frequency: ``[rows]``; over generated tokens, 0 is off.
-            presence: ``[rows]``; over generated tokens, 0 is off.
+            slots: ``[rows]``, int64: the slot of each row.
+            repetition: ``[rows]``; for prompt and new tokens, 1 is off.
+            frequency: ``[rows]``; for new tokens, 0 is off.
+            presence: ``[rows]``; for new tokens, 0 is off.
 
         References:
-            ``apply_penalties``, vLLM 0.32: the same order.
+            ``apply_penalties`` of vLLM 0.32, which has the same order.
         """
         in_prompt, counts = self._allocated()
         count = counts.index_select(0, slots)

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""`Sampler`: the next token of every row of a batch, each by its own request's rules.
+"""`Sampler`: the next token of every row, by the sampling fields of its request.
 
-The order is vLLM's: log-probabilities of the raw logits; masked what a grammar forbids,
-what is not among `allowed_token_ids`, what completes one of `bad_words`, and end ids
-until `min_tokens`; `logit_bias`; penalties; temperature; min_p; top_k; top_p; the draw.
-A greedy row takes the best token after masks, bias and penalties.
+The order is vLLM's: log-probabilities of the raw logits; masks (grammar,
+`allowed_token_ids`, `bad_words`, EOS tokens before `min_tokens`); `logit_bias`;
+penalties; temperature; min_p; top_k; top_p; the draw. A greedy row takes the best token
+after the penalties.
 
-What no row of a step asks for is not computed, and the host waits for the device once a
-step. Everything that is kept belongs to a slot and goes with its release.
+A step computes only what one of its rows asks for, and the host waits for the device
+once a step. All state belongs to a slot and goes with its release.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 import torch
@@ -28,24 +28,23 @@ from .logprobs import LogprobsFetch
 from .penalties import PenaltyCounts
 from .uniform import uniform
 
-_NO_TOKEN = -1
 _BYTE = torch.uint8
 
 
 @attrs.define(eq=False)
 class _Row:
-    """What one request wants, and how far it is."""
+    """The request of a slot, and its state."""
 
     slot: int
     request: EngineRequest
-    generated: int
+    generated: int = 0
     banned: Tensor | None = None
-    """``[vocab]``: whether an id is never allowed."""
+    """``[vocab]``: true for the ids that `allowed_token_ids` leaves out."""
     recent: list[int] = attrs.field(factory=list)
-    """The last new tokens, as many as `bad_words` look at."""
+    """The last new tokens, as many as `bad_words` need."""
     grammar: TokenGrammarState | None = None
     plain: bool = False
-    """Whether it is greedy and asks for nothing else, but perhaps for `min_tokens`."""
+    """Whether the row takes its highest logit, except before `min_tokens`."""
 
     @property
     def params(self) -> SamplingParams:
@@ -64,26 +63,29 @@ class _Row:
     def masks_stops(self) -> bool:
         return self.generated < self.params.min_tokens
 
-    @property
-    def constrained(self) -> bool:
-        """Whether some tokens are forbidden or preferred, apart from the penalties."""
-        return bool(
-            self.banned is not None
-            or self.grammar is not None
-            or self.request.bad_words_token_ids
-            or self.params.logit_bias
+    def set_plain(self) -> None:
+        self.plain = (
+            self.params.greedy
+            and self.params.logprobs is None
+            and self.banned is None
+            and self.grammar is None
+            and not self.request.bad_words_token_ids
+            and not self.params.logit_bias
+            and not self.penalised
         )
 
-    def banned_now(self) -> set[int]:
-        """Return the ids that would complete one of `bad_words`."""
-        return {
+    def masked_ids(self) -> set[int]:
+        """Return the ids that would complete a bad word or end the request too soon."""
+        completing = {
             last
             for *before, last in self.request.bad_words_token_ids
             if not before or self.recent[-len(before) :] == before
         }
+        stops = self.request.stop_token_ids if self.masks_stops else ()
+        return completing.union(stops)
 
-    def note(self, token_id: int) -> None:
-        """Take notice of a new token."""
+    def accept(self, token_id: int) -> None:
+        """Record a new token."""
         self.generated += 1
         if self.request.bad_words_token_ids:
             longest = max(map(len, self.request.bad_words_token_ids))
@@ -91,21 +93,16 @@ class _Row:
         if self.grammar is not None:
             self.grammar.accept(token_id)
 
-    @property
-    def takes_best(self) -> bool:
-        """Whether the highest logit is all that counts in this step."""
-        return self.plain and not self.masks_stops
-
 
 class Sampler:
-    """Chooses tokens for the requests of *num_slots* slots.
+    """Samples tokens for the requests of an engine's slots.
 
-    May be used from any thread, one at a time.
+    Any thread may call it, one at a time.
 
     Args:
-        num_slots: Slots are numbered below it.
-        vocab_size: Width of the logits.
-        device: Where the logits are.
+        num_slots: Number of slots.
+        vocab_size: Columns of the logits.
+        device: Device of the logits.
     """
 
     def __init__(
@@ -113,7 +110,7 @@ class Sampler:
     ) -> None:
         self._vocab_size = vocab_size
         self._device = device
-        self._rows: dict[int, _Row] = {}
+        self._rows: dict[int, _Row] = {}  # by slot
         self._penalties = PenaltyCounts(
             num_slots=num_slots, vocab_size=vocab_size, device=device
         )
@@ -121,70 +118,65 @@ class Sampler:
     def assign(
         self, slot: int, request: EngineRequest, *, generated: Sequence[int] = ()
     ) -> None:
-        """Give a free slot to a request.
+        """Assign a free slot to a request.
 
         Args:
-            slot: Has no request.
-            request: Says how to choose.
-            generated: New tokens that it already has, when it goes on in another slot.
-                They are not part of its prompt.
+            slot: A slot without a request.
+            request: Its sampling fields and its seed.
+            generated: New tokens that it already has, if it continues from another
+                slot. They are not part of its prompt.
         """
         assert slot not in self._rows, "a held slot was given away"
-        row = _Row(slot, request, 0, banned=self._banned(request.params))
+        row = _Row(slot, request, banned=self._banned(request.params))
         if request.grammar is not None:
             row.grammar = request.grammar.start()
-        row.plain = (
-            row.params.greedy
-            and row.params.logprobs is None
-            and not row.constrained
-            and not row.penalised
-        )
+        row.set_plain()
         for token_id in generated:
-            row.note(token_id)
+            row.accept(token_id)
         self._rows[slot] = row
         if row.penalised:
             with torch.inference_mode():
                 self._penalties.begin(slot, request.prompt_token_ids, generated)
 
     def release(self, slot: int) -> None:
-        """Forget the slot's request."""
+        """Drop the slot's request and its state."""
         row = self._rows.pop(slot)
         if row.penalised:
             with torch.inference_mode():
                 self._penalties.forget(slot)
 
     def close(self) -> None:
-        """Let go of the memory; nothing can be assigned any more."""
+        """Drop all requests and free the memory."""
         self._rows.clear()
         self._penalties.free()
 
     def sample(
         self, logits: Tensor, slots: Sequence[int], *, best: Tensor | None = None
     ) -> list[SlotToken]:
-        """Choose one token for each row.
+        """Sample one token for each row.
 
         Args:
             logits: ``[rows, vocab]``, any floating type; not changed.
-            slots: Whose logits these are, row by row; each has a request.
-            best: `best_of` the logits, where it is known already.
+            slots: The slot of each row; each has a request.
+            best: `best_of` the logits, if the caller has computed it.
 
         Returns:
-            In the order of *slots*. A row whose logits hold NaN or ``+inf``, or nothing
-            that is allowed, has an error instead of a token; the others are not
-            concerned.
+            One token for each row, in the order of *slots*. A row has an error instead
+            if its logits hold NaN or ``+inf``, or if its request forbids every token;
+            the other rows do not depend on it.
         """
         rows = [self._rows[slot] for slot in slots]
         with torch.inference_mode():
-            if all(row.takes_best for row in rows):
+            if all(row.plain and not row.masks_stops for row in rows):
                 return self._take_best(best_of(logits) if best is None else best, rows)
             tokens = self._choose(logits.float(), rows)
         for row, token in zip(rows, tokens, strict=True):
             if token.error is None:
-                row.note(token.token_id)
+                row.accept(token.token_id)
         return [_checked(row, token) for row, token in zip(rows, tokens, strict=True)]
 
     def _take_best(self, best: Tensor, rows: Sequence[_Row]) -> list[SlotToken]:
-        # NaN wins a maximum, so the best score tells whether all of them are numbers.
+        # NaN wins a maximum, so the best score shows whether all scores are finite.
         scores, ids = best.tolist()
         tokens = [
             _token(row, int(token_id), score, score, None)
@@ -192,7 +184,7 @@ class Sampler:
         ]
         for row, token in zip(rows, tokens, strict=True):
             if token.error is None:
-                row.generated += 1  # all that `note` does for a plain row
+                row.generated += 1  # all that `accept` does for a plain row
         return tokens
 
     def _choose(self, logits: Tensor, rows: Sequence[_Row]) -> list[SlotToken]:
@@ -212,20 +204,20 @@ class Sampler:
         fetched = fetch.run()
         by_row = logprobs.read(fetched)
         return [
-            _token(row, int(token_id), highest, score, by_row.get(place))
-            for place, (row, (token_id, highest, score)) in enumerate(
+            _token(row, int(token_id), highest, score, by_row.get(index))
+            for index, (row, (token_id, highest, score)) in enumerate(
                 zip(rows, fetched[0], strict=True)
             )
         ]
 
-    # ------------------------------------------------------- one rule after the other
+    # ---------------------------------------------------------- each rule, in its order
 
     def _mask_grammar(self, scores: Tensor, rows: Sequence[_Row]) -> Tensor:
-        """Leave rows with a grammar what may follow; of all rows in one go."""
-        # The device may still be at work on the logits meanwhile.
+        """Mask what the grammars forbid, for all rows at once."""
+        # The device may still compute the logits meanwhile.
         masks = {
-            place: row.grammar.allowed()
-            for place, row in enumerate(rows)
+            index: row.grammar.allowed()
+            for index, row in enumerate(rows)
             if row.grammar is not None
         }
         if not masks:
@@ -234,9 +226,9 @@ class Sampler:
         packed = packed.view(len(masks), -1, 1).to(self._device, non_blocking=True)
         bits = packed >> torch.arange(8, dtype=_BYTE, device=self._device) & 1
         forbidden = bits.view(len(masks), -1)[:, : self._vocab_size] == 0
-        index = self._tensor(list(masks))
-        left = scores.index_select(0, index).masked_fill_(forbidden, -torch.inf)
-        return scores.index_copy(0, index, left)
+        return self._change(
+            scores, list(masks), lambda part: part.masked_fill_(forbidden, -torch.inf)
+        )
 
     def _banned(self, params: SamplingParams) -> Tensor | None:
         if params.allowed_token_ids is None:
@@ -248,54 +240,50 @@ class Sampler:
             )
 
     def _mask_banned(self, scores: Tensor, rows: Sequence[_Row]) -> Tensor:
-        """Leave rows with `allowed_token_ids` nothing else."""
+        """Mask all but the `allowed_token_ids`."""
         masks = {
-            place: row.banned
-            for place, row in enumerate(rows)
+            index: row.banned
+            for index, row in enumerate(rows)
             if row.banned is not None
         }
         if not masks:
             return scores
-        index = self._tensor(list(masks))
-        left = scores.index_select(0, index).masked_fill(
-            torch.stack(list(masks.values())), -torch.inf
+        banned = torch.stack(list(masks.values()))
+        return self._change(
+            scores, list(masks), lambda part: part.masked_fill_(banned, -torch.inf)
         )
-        return scores.index_copy(0, index, left)
 
     def _mask_ids(self, scores: Tensor, rows: Sequence[_Row]) -> Tensor:
-        """Take what completes a bad word, and the end ids where it is too soon."""
+        """Mask the ids that complete a bad word, and EOS tokens before `min_tokens`."""
         masked = [
-            (place, token_id)
-            for place, row in enumerate(rows)
-            for token_id in (
-                *row.banned_now(),
-                *(row.request.stop_token_ids if row.masks_stops else ()),
-            )
+            (index, token_id)
+            for index, row in enumerate(rows)
+            for token_id in row.masked_ids()
             if token_id < self._vocab_size
         ]
         if not masked:
             return scores
-        places, ids = self._tensor(masked).unbind(1)
-        never = torch.full((), -torch.inf, device=self._device)
-        return scores.index_put((places, ids), never)
+        where = self._tensor(masked).unbind(1)
+        return scores.index_put(where, torch.full((), -torch.inf, device=self._device))
 
     def _add_bias(self, scores: Tensor, rows: Sequence[_Row]) -> Tensor:
         biases = [
-            (place, token_id, bias)
-            for place, row in enumerate(rows)
+            (index, token_id, bias)
+            for index, row in enumerate(rows)
             for token_id, bias in row.params.logit_bias
         ]
         if not biases:
             return scores
-        where = self._tensor([(place, token_id) for place, token_id, _ in biases])
+        where = self._tensor([(index, token_id) for index, token_id, _ in biases])
         numbers = self._tensor([bias for *_, bias in biases], torch.float32)
-        return scores.index_put(tuple(where.unbind(1)), numbers, accumulate=True)
+        return scores.index_put(where.unbind(1), numbers, accumulate=True)
 
     def _penalise(self, scores: Tensor, rows: Sequence[_Row]) -> Tensor:
-        places = [place for place, row in enumerate(rows) if row.penalised]
-        if not places:
+        penalised = [index for index, row in enumerate(rows) if row.penalised]
+        if not penalised:
             return scores
-        params = [rows[place].params for place in places]
+        slots = self._tensor([rows[index].slot for index in penalised])
+        params = [rows[index].params for index in penalised]
         numbers = self._tensor(
             [
                 (p.repetition_penalty, p.frequency_penalty, p.presence_penalty)
@@ -303,38 +291,44 @@ class Sampler:
             ],
             torch.float32,
         )
-        index = self._tensor(places)
-        penalised = self._penalties.apply(
-            scores.index_select(0, index),
-            self._tensor([rows[place].slot for place in places]),
-            repetition=numbers[:, 0],
-            frequency=numbers[:, 1],
-            presence=numbers[:, 2],
+        repetition, frequency, presence = numbers.unbind(1)
+        return self._change(
+            scores,
+            penalised,
+            lambda part: self._penalties.apply(
+                part,
+                slots,
+                repetition=repetition,
+                frequency=frequency,
+                presence=presence,
+            ),
         )
-        return scores.index_copy(0, index, penalised)
 
     def _draw(
         self, scores: Tensor, best: Tensor, chosen: Tensor, rows: Sequence[_Row]
     ) -> Tensor:
         """Replace the best token by a drawn one in the rows that are not greedy."""
-        places = [place for place, row in enumerate(rows) if not row.params.greedy]
-        if not places:
+        drawing = [index for index, row in enumerate(rows) if not row.params.greedy]
+        if not drawing:
             return chosen
-        index = self._tensor(places)
-        drawing = [rows[place] for place in places]
-        numbers = self._tensor(
-            [
-                (uniform(row.request.seed, row.generated), row.params.temperature)
-                for row in drawing
-            ],
-            torch.float64,
-        )
+        index = self._tensor(drawing)
+        params = [rows[each].params for each in drawing]
+        numbers = [
+            (uniform(row.request.seed, row.generated), row.params.temperature)
+            for row in (rows[each] for each in drawing)
+        ]
+        uniforms, temperature = self._tensor(numbers, torch.float64).unbind(1)
         scores = scores.index_select(0, index)
-        weights = filters.weigh(
-            scores, best.index_select(0, index), numbers[:, 1].float()
-        )
-        weights = self._filter(weights, scores, [row.params for row in drawing])
-        return chosen.index_copy(0, index, filters.draw(weights, numbers[:, 0]))
+        best = best.index_select(0, index)
+        weights = filters.weigh(scores, best, temperature.float())
+        weights = self._filter(weights, scores, params)
+        return chosen.index_copy(0, index, filters.draw(weights, uniforms))
+
+    def _count(self, chosen: Tensor, rows: Sequence[_Row]) -> None:
+        penalised = [index for index, row in enumerate(rows) if row.penalised]
+        if penalised:
+            slots = self._tensor([rows[index].slot for index in penalised])
+            self._penalties.add(slots, chosen.index_select(0, self._tensor(penalised)))
 
     def _filter(
         self, weights: Tensor, scores: Tensor, params: Sequence[SamplingParams]
@@ -343,36 +337,38 @@ class Sampler:
         if any(p.min_p for p in params):
             min_p = self._tensor([p.min_p for p in params], torch.float32)
             weights = filters.keep_min_p(weights, min_p)
-        few = [place for place, p in enumerate(params) if self._limits_count(p)]
+        few = [i for i, p in enumerate(params) if 0 < p.top_k < self._vocab_size]
         if few:
-            index = self._tensor(few)
-            kept = filters.keep_top_k(
-                weights.index_select(0, index),
-                scores.index_select(0, index),
-                [params[place].top_k for place in few],
+            best = scores.index_select(0, self._tensor(few))
+            top_k = [params[index].top_k for index in few]
+            weights = self._change(
+                weights, few, lambda part: filters.keep_top_k(part, best, top_k)
             )
-            weights = weights.index_copy(0, index, kept)
-        part = [place for place, p in enumerate(params) if p.top_p < 1.0]
-        if part:
-            index = self._tensor(part)
-            top_p = self._tensor([params[place].top_p for place in part], torch.float64)
-            kept = filters.keep_top_p(weights.index_select(0, index), top_p)
-            weights = weights.index_copy(0, index, kept)
+        nucleus = [i for i, p in enumerate(params) if p.top_p < 1.0]
+        if nucleus:
+            top_p = self._tensor([params[i].top_p for i in nucleus], torch.float64)
+            weights = self._change(
+                weights, nucleus, lambda part: filters.keep_top_p(part, top_p)
+            )
         return weights
 
-    def _limits_count(self, params: SamplingParams) -> bool:
-        return 0 < params.top_k < self._vocab_size
+    def _change(
+        self, scores: Tensor, rows: Sequence[int], change: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Return a copy of *scores* with some of its rows replaced.
 
-    def _count(self, chosen: Tensor, rows: Sequence[_Row]) -> None:
-        places = [place for place, row in enumerate(rows) if row.penalised]
-        if places:
-            slots = self._tensor([rows[place].slot for place in places])
-            self._penalties.add(slots, chosen.index_select(0, self._tensor(places)))
+        Args:
+            scores: ``[rows, vocab]``.
+            rows: Indices of the rows.
+            change: Takes a copy of these rows, and returns what replaces them.
+        """
+        index = self._tensor(rows)
+        return scores.index_copy(0, index, change(scores.index_select(0, index)))
 
     def _tensor(
         self, values: Sequence[object], dtype: torch.dtype = torch.int64
     ) -> Tensor:
-        """Put host numbers on the device without waiting for it."""
+        """Copy host numbers to the device without waiting for it."""
         return torch.tensor(values, dtype=dtype).to(self._device, non_blocking=True)
 
 
@@ -383,15 +379,12 @@ def best_of(logits: Tensor) -> Tensor:
 
 
 def _checked(row: _Row, token: SlotToken) -> SlotToken:
-    """Return the token, or an error if the row's grammar is at its limits."""
+    """Return the token, or an error if the row's grammar has failed."""
     if row.grammar is None or not row.grammar.error:
         return token
-    return SlotToken(
-        _NO_TOKEN,
-        error=(
-            f"structured_outputs failed at new token {row.generated}: "
-            f"{row.grammar.error}. Simplify what is asked for."
-        ),
+    return _failed(
+        f"structured_outputs failed at new token {row.generated}: "
+        f"{row.grammar.error}. Simplify the grammar or the schema."
     )
 
 
@@ -402,22 +395,21 @@ def _token(
     score: float,
     logprobs: TokenLogprobs | None,
 ) -> SlotToken:
-    """Make a token of what was fetched, or an error if the scores are no numbers."""
+    """Return the chosen token, or an error if a score is not finite."""
+    number = row.generated + 1
     if -torch.inf < highest < torch.inf and score == -torch.inf:
-        return SlotToken(
-            _NO_TOKEN,
-            error=(
-                f"Nothing is allowed as new token {row.generated + 1}: the request's "
-                "fields forbid every token, so its logits are not finite."
-            ),
+        return _failed(
+            f"The request's fields forbid every token as new token {number}, so its "
+            "logits are not finite."
         )
-    for value, what in ((highest, "logits"), (score, "penalised logits")):
+    for value, name in ((highest, "logits"), (score, "penalised logits")):
         if not -torch.inf < value < torch.inf:  # NaN too
-            return SlotToken(
-                _NO_TOKEN,
-                error=(
-                    f"The model's {what} for new token {row.generated + 1} are not "
-                    f"finite: the highest is {value}. Nothing can be chosen."
-                ),
+            return _failed(
+                f"The model's {name} for new token {number} are not finite: the "
+                f"highest is {value}. No token can be chosen."
             )
     return SlotToken(token_id, logprobs)
+
+
+def _failed(error: str) -> SlotToken:
+    return SlotToken(-1, error=error)

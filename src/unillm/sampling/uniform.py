@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Uniform numbers from a seed and a step: no state, so nothing to keep, copy or lose.
+"""`uniform`: stateless uniform numbers from a seed and a step.
 
-A request that is prefilled again in another slot goes on with the same numbers, because
-they follow from how many tokens it has, not from what was drawn before.
+A request that is prefilled again in another slot continues with the same numbers,
+because they follow from its number of new tokens and not from earlier draws.
 
 References:
     SplitMix64: G. Steele, D. Lea, C. Flood, "Fast Splittable Pseudorandom Number
@@ -23,8 +23,7 @@ def uniform(seed: int, step: int) -> float:
         seed: Any integer; its lowest 64 bits count.
         step: From 0.
     """
-    # Mixed first: seeds that users choose are neighbours (`seed + i` with n > 1), and
-    # their streams should not be neighbours too.
+    # Seeds are often neighbours (`seed + i` with n > 1); their streams must not be.
     start = _mix(seed & _WORD)
     word = _mix((start + (step + 1) * _GOLDEN_GAMMA) & _WORD)
     return (word >> 11) * 2.0**-53
