@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What tests of backends and of applications need. Light to import: no torch."""
+"""Helpers for tests of backends and of applications; importing them loads no torch."""

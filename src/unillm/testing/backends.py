@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Backends without a distribution: put in for a while, and found like installed ones.
+"""Backends without a distribution, registered for the time of a test.
 
-For tests of backends, and for tests of applications that want no engine::
+For tests of backends, and for tests of applications without an engine::
 
     with plugged(reference_backend()):
         generator = Generator("unillm/tiny", backend="scripted")
@@ -14,7 +14,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from typing_extensions import override
 
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
     from .reference import ReferenceScript
 
 Kind = Literal["continuous", "slots", "runs"]
-"""Which contract the engine inside implements."""
+"""The contract of the engine inside."""
 
 
 class ScriptedBackend(Backend):
-    """A backend that is made on the spot.
+    """A backend around a function that creates engines.
 
     Args:
         make_engine: Creates an engine from a configuration.
-        name: What a generator is given.
-        capabilities: What it says of its engines.
-        waivers: Clauses of the contract that they do not hold.
+        name: Name of the backend.
+        capabilities: Capabilities of its engines.
+        waivers: Clauses of the contract that its engines fail.
     """
 
     description = "follows a script; for tests"
@@ -75,10 +75,7 @@ class ScriptedBackend(Backend):
 
 @contextmanager
 def plugged(backend: Backend) -> Iterator[Backend]:
-    """Make *backend* one of the installed ones inside the block.
-
-    In this process, in all its threads.
-    """
+    """Register *backend* inside the block, for all threads of this process."""
 
     class Plugin:
         @hookimpl
@@ -94,15 +91,15 @@ def plugged(backend: Backend) -> Iterator[Backend]:
 
 
 def reference_backend(kind: Kind = "slots", *, name: str = "scripted") -> Backend:
-    """Return a backend that serves the bundled model with no engine, in plain numpy.
+    """Return a backend that computes the bundled model in numpy.
 
     It honours every sampling field.
 
     Args:
-        kind: Of the engine inside.
-        name: What a generator is given.
+        kind: Contract of the engine inside.
+        name: Name of the backend.
     """
-    masked = Capability(support=Support.EMULATED, reason="the core masks")
+    masked = Capability(support=Support.EMULATED, reason="the core masks logits")
     return ScriptedBackend(
         functools.partial(_reference_engine, kind),
         name=name,
@@ -116,33 +113,19 @@ def _reference_engine(kind: Kind, config: EngineConfig) -> Engine:
     from ..scheduling.slots import SlotScheduler
 
     script = reference_script()
-    max_model_len = config.max_model_len or script.model.max_model_len
-    max_num_seqs = config.max_num_seqs or 4
+    rows = config.max_num_seqs or 4
+    shared: dict[str, Any] = {
+        "max_model_len": config.max_model_len or script.model.max_model_len,
+        "vocab_size": script.model.vocab_size,
+        "prompt_script": script.prompt_logprobs,
+    }
     if kind == "continuous":
-        return ScriptedEngine(
-            script,
-            max_num_seqs=max_num_seqs,
-            max_model_len=max_model_len,
-            vocab_size=script.model.vocab_size,
-            prompt_script=script.prompt_logprobs,
-        )
+        return ScriptedEngine(script, max_num_seqs=rows, **shared)
     if kind == "runs":
-        batches = ScriptedBatchEngine(
-            script,
-            max_rows=max_num_seqs,
-            max_model_len=max_model_len,
-            vocab_size=script.model.vocab_size,
-            prompt_script=script.prompt_logprobs,
-        )
+        batches = ScriptedBatchEngine(script, max_rows=rows, **shared)
         return RunScheduler(batches, clock=batches.clock)
     return SlotScheduler(
-        ScriptedSlotEngine(
-            script,
-            num_slots=max_num_seqs,
-            max_model_len=max_model_len,
-            vocab_size=script.model.vocab_size,
-            prompt_script=script.prompt_logprobs,
-        ),
+        ScriptedSlotEngine(script, num_slots=rows, **shared),
         max_num_batched_tokens=config.max_num_batched_tokens
         or DEFAULT_MAX_NUM_BATCHED_TOKENS,
     )
@@ -150,7 +133,7 @@ def _reference_engine(kind: Kind, config: EngineConfig) -> Engine:
 
 @functools.cache
 def reference_script() -> ReferenceScript:
-    """Return the script of the bundled model, computed once a process."""
+    """Return the script of the bundled model, made once a process."""
     from .reference import ReferenceScript
 
     return ReferenceScript()

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A batch engine that says what a script says, in the time that a model of costs says.
+"""A batch engine that follows a script, on a clock of its own.
 
-For scheduling order, for faults, and to simulate what a scheduler can get out of an
-engine: its clock is its own and moves when it computes. What a real engine answers is
-tested on a real engine.
+For tests of scheduling order and faults, and to simulate the throughput of a scheduler:
+a model of costs moves the clock with each computation.
 """
 
 from __future__ import annotations
@@ -29,50 +28,49 @@ from .scripted import PromptScript, Script, as_token, no_prompt_logprobs
 
 @attrs.frozen(kw_only=True)
 class StepCosts:
-    """What a batch engine's work takes, in seconds."""
+    """Seconds that the work of a batch engine takes."""
 
     step_s: float = 1.0
-    """A decode step, whatever its rows."""
+    """Each decode step."""
     row_s: float = 0.0
-    """Each row of a step that has not ended, in addition."""
+    """Added for each unfinished row of a step."""
     call_s: float = 0.0
-    """The beginning of a run, whatever its prompts."""
+    """Each start of a run."""
     prompt_token_s: float = 0.0
-    """Each position of the prompts that is computed at once, padding among them."""
+    """Each prompt position computed at once, padding included."""
     context_token_s: float = 0.0
-    """Each token that a row of a step looks back at, in addition."""
+    """Added for each token that a row of a step attends to."""
     warm_up_s: float = 0.0
-    """The first run, in addition."""
+    """Added to the first run."""
 
     def of_step(self, rows: int, *, context: int = 0) -> float:
-        """Return what a decode step takes.
+        """Return the seconds of a decode step.
 
         Args:
-            rows: Those that have not ended.
-            context: Tokens that they look back at, summed over the rows.
+            rows: Unfinished rows.
+            context: Tokens that they attend to, summed over the rows.
         """
         return self.step_s + rows * self.row_s + context * self.context_token_s
 
 
 class ScriptedBatchEngine(BatchEngine):
-    """A static batch that follows a script, and complains about a broken rule.
+    """A static batch that follows a script and asserts the scheduler's rules.
 
     Args:
-        script: Gives each new token. A request's tokens depend on nothing else.
+        script: Returns each new token of a request.
         max_rows: Rows of its largest batch.
-        traits: What it cannot do. If it cannot stop, a run has one `RunStep`.
-        costs: What its work takes on its own clock.
+        traits: Its limits. If it cannot stop, a run has one `RunStep`.
+        costs: Seconds of its work.
         max_model_len: Prompt and new tokens that a row holds.
         max_prompt_len: Longest prompt; `None` for ``max_model_len - 1``.
         vocab_size: Ids are below it.
-        group: What `BatchEngine.group` says of a request.
+        group: Result of `BatchEngine.group`.
         prompt_script: Log-probabilities of prompts.
-        capabilities: What it says of its sampling.
+        capabilities: Of the engine.
 
     Attributes:
-        now: Its clock, in seconds. Tests may move it on.
-        calls: What was asked, in order: ``("run", ids of the requests)``,
-            ``("close",)``.
+        now: Its clock, in seconds. Tests may advance it.
+        calls: All calls, in order: ``("run", request ids)``, ``("close",)``.
     """
 
     def __init__(
@@ -135,15 +133,15 @@ class ScriptedBatchEngine(BatchEngine):
         self.calls.append(("close",))
 
     def _check(self, rows: Sequence[BatchRow], max_new_tokens: int) -> None:
-        assert not self._running, "a run begins while another one goes on"
-        assert rows, "a run without rows"
+        assert not self._running, "a run starts during another one"
+        assert rows, "a run has no rows"
         assert max_new_tokens >= 1
-        assert len(rows) <= self.limits.max_num_seqs, "more rows than it has"
+        assert len(rows) <= self.limits.max_num_seqs, "more rows than the batch has"
         assert len({self._group(row.request) for row in rows}) == 1
         for row in rows:
             length = len(row.prompt_token_ids)
             assert length <= self.limits.longest_prompt, "the prompt is too long"
-            assert row.max_new_tokens >= 1, "a row that has ended"
+            assert row.max_new_tokens >= 1, "a row has ended"
             assert length + row.max_new_tokens <= self.limits.max_model_len
 
     def _compute(
@@ -172,22 +170,22 @@ class ScriptedBatchEngine(BatchEngine):
         self._live = live = set(range(len(rows)))
         step = silent = 0
         while live:
-            told = []
+            tokens_of_step = []
             if step:
-                # What is fed has no more behind it than what was computed at once.
+                # A late row has only the part of its prompt that was computed at once.
                 context = sum(lengths[row] - late[row] + step for row in live)
                 self.now += self._costs.of_step(len(live), context=context)
             for row in sorted(index for index in live if late[index] <= step):
                 tokens = self._say(row, rows[row].request, said[row])
                 said[row] += 1
-                told.append(tokens)
+                tokens_of_step.append(tokens)
                 ended = rows[row].request.stop_token_ids & set(tokens.token_ids)
                 if ended or tokens.error or said[row] >= ends[row]:
                     live.discard(row)
             step += 1
             silent += 1
-            if told:
-                yield RunStep(told, num_steps=silent)
+            if tokens_of_step:
+                yield RunStep(tokens_of_step, num_steps=silent)
                 silent = 0
 
     def _say(self, row: int, request: EngineRequest, position: int) -> RowTokens:
@@ -209,18 +207,18 @@ class ScriptedBatchEngine(BatchEngine):
 def _all_at_once(
     steps: Generator[RunStep, None, None],
 ) -> Generator[RunStep, None, None]:
-    """Tell everything at the end, as an engine that does not stream."""
-    told: dict[int, list[RowTokens]] = {}
+    """Join all steps into one, as an engine that does not stream."""
+    rows: dict[int, list[RowTokens]] = {}
     count = 0
     for step in steps:
         count += step.num_steps
         for tokens in step.rows:
-            told.setdefault(tokens.row, []).append(tokens)
-    yield RunStep([_joined(tokens) for tokens in told.values()], num_steps=count)
+            rows.setdefault(tokens.row, []).append(tokens)
+    yield RunStep([_joined(tokens) for tokens in rows.values()], num_steps=count)
 
 
 def _joined(tokens: Sequence[RowTokens]) -> RowTokens:
-    """Return what was told of one row as if it had been told at once."""
+    """Join the tokens of one row."""
     logprobs: list[TokenLogprobs] = []
     for each in tokens:
         logprobs += each.logprobs or ()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Does a backend hold the contract? Every clause on an installed one, as data.
+"""Run every clause of the contract on an installed backend; results as data.
 
-`unillm conformance` shows what `run_contract` gives. pytest runs the clauses, in this
-process, with no configuration but its own; it is imported when they run.
+`unillm conformance` prints the result of `run_contract`. pytest runs the clauses in
+this process, without the configuration of the working directory.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ _CONTRACT = Path(__file__).parent / "contract"
 
 
 class Outcome(enum.Enum):
-    """What became of a clause."""
+    """The outcome of a clause."""
 
     PASSED = "passed"
     FAILED = "failed"
     WAIVED = "waived"
-    """It failed, and the backend says so and why."""
+    """It failed, as the backend declares with a reason."""
     NOT_DECLARED = "not declared"
-    """It is about a field that the backend refuses."""
+    """It needs a field that the backend refuses."""
     NOT_SHOWN = "not shown"
-    """Something is missing here to show it."""
+    """It needs something that is missing here."""
 
 
 @attrs.frozen(kw_only=True)
@@ -53,7 +53,7 @@ class ClauseResult:
     statement: str
     outcome: Outcome
     detail: str = ""
-    """The reason of a waiver or of what is missing; of a failure, what was seen."""
+    """The reason of a waiver or a skip, or the message of a failure."""
 
 
 @attrs.frozen(kw_only=True)
@@ -62,7 +62,7 @@ class Conformance:
 
     backend: str
     distribution: str
-    """Name and version of what was installed."""
+    """Name and version of the installed distribution."""
     results: tuple[ClauseResult, ...]
 
     @property
@@ -75,7 +75,7 @@ class Conformance:
         return [result for result in self.results if result.outcome is outcome]
 
     def counts(self) -> dict[str, int]:
-        """Return how many clauses had which outcome, zeros too."""
+        """Return the number of clauses by outcome, zeros included."""
         counted = Counter(result.outcome for result in self.results)
         return {outcome.value: counted[outcome] for outcome in Outcome}
 
@@ -90,28 +90,27 @@ def run_contract(
 ) -> Conformance:
     """Run the contract on an installed backend.
 
-    Takes as long as the engine does: its model is loaded some ten times.
+    Loads the model some ten times.
 
     Args:
         backend: Its name.
         model: The bundled model, or the same one in another form.
-        options: What a `Generator` is given to make the engine.
-        core: Only the clauses about the engine itself. Its model is loaded once.
+        options: Options of the `Generator`.
+        core: Run only the clauses about the engine itself, on one loaded model.
         on_result: Called after each clause.
 
     Raises:
-        BackendNotFoundError: There is no such backend.
+        BackendNotFoundError: The backend is not installed.
         BackendUnavailableError: It cannot run here.
-        ConfigError: pytest is not installed, or an option has no meaning.
-        PluginError: The backend waives what is no clause, or without a reason.
+        ConfigError: pytest is not installed, or an option is not valid.
+        PluginError: A waiver names no clause or has no reason.
     """
     # A backend that cannot run here is refused before pytest starts.
     found = resolve(model, backend, **options)
     need_pytest()
     import pytest
 
-    # The contract is left for pytest to import: only then does a failed comparison
-    # show both of its sides.
+    # pytest imports the contract: only then does a failed comparison show both sides.
     settings = {"backend": backend, "model": model, "options": dict(options)}
     watcher = _Watcher(settings, core=core, on_result=on_result)
     output = io.StringIO()
@@ -128,10 +127,10 @@ def run_contract(
         pytest.main(arguments, plugins=[watcher])
     if watcher.not_whole:
         raise PluginError(
-            f"The waivers of the backend {backend!r} cannot be: {watcher.not_whole}"
+            f"The waivers of the backend {backend!r} are not valid: {watcher.not_whole}"
         )
     if not watcher.clauses or watcher.clauses.keys() - watcher.results.keys():
-        raise RuntimeError(f"Not all were run. pytest said:\n{output.getvalue()}")
+        raise RuntimeError(f"pytest did not run every clause:\n{output.getvalue()}")
     return Conformance(
         backend=backend,
         distribution=found.distribution,
@@ -140,20 +139,16 @@ def run_contract(
 
 
 def need_pytest() -> None:
-    """Raise if the contract cannot be run here.
-
-    Raises:
-        ConfigError: pytest is not installed.
-    """
+    """Raise `ConfigError` if pytest is not installed."""
     if find_spec("pytest") is None:
         raise ConfigError(
-            "The contract is run by pytest, which is not installed. Run: "
+            "The contract needs pytest, which is not installed. Run: "
             'pip install "unillm[testing]"'
         )
 
 
 class _Watcher:
-    """A plugin of pytest: puts the settings in and notes what became of the clauses."""
+    """A plugin of pytest that sets the settings and records the outcomes."""
 
     WHOLE = "test_the_contract_is_whole"
 
@@ -198,7 +193,7 @@ class _Watcher:
         if name not in self.clauses or outcome is None:
             return
         if known is not None and known.outcome is Outcome.FAILED:
-            return  # it failed before its teardown did
+            return  # the failure of the test counts, not that of its teardown
         clause = self.clauses[name]
         result = ClauseResult(
             number=clause.number,
@@ -208,7 +203,7 @@ class _Watcher:
         )
         self.results[name] = result
         if self._on_result is not None:
-            # pytest holds what is written, down to the file descriptors.
+            # pytest captures output down to the file descriptors.
             with (
                 self._capture.global_and_fixture_disabled(),
                 contextlib.redirect_stdout(self._stdout),
@@ -217,7 +212,7 @@ class _Watcher:
 
 
 def _is_core(item: pytest.Function) -> bool:
-    """Whether a test is a clause about the engine, or checks the clauses."""
+    """Whether a test is a clause about the engine, or the check of the contract."""
     clause: Clause | None = getattr(item.function, "clause", None)
     return clause is None or clause.is_core
 
@@ -228,7 +223,7 @@ def _order(item: pytest.Function) -> tuple[str, int]:
 
 
 def _outcome(report: pytest.TestReport) -> Outcome | None:
-    """Return what a phase of a test decides, if it does."""
+    """Return the outcome that a phase of a test decides, or `None`."""
     if report.failed:
         return Outcome.FAILED
     if report.skipped and hasattr(report, "wasxfail"):
@@ -251,6 +246,6 @@ def _detail(report: pytest.TestReport, outcome: Outcome) -> str:
 
 
 def _reason(report: pytest.TestReport) -> str:
-    """Return why a test was skipped."""
+    """Return the reason of a skip."""
     assert isinstance(report.longrepr, tuple)
     return str(report.longrepr[2]).removeprefix("Skipped: ")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Model directories that try to run code, and a network that nobody may use.
+"""Model directories that try to run code, and a blocked network.
 
 In the tests of a backend::
 
@@ -9,9 +9,9 @@ In the tests of a backend::
     class TestMyBackendAndTraps(HostileDirectories):
         backend = "mybackend"
 
-Each directory is the bundled model with a trap in it: code that makes a folder, the
-canary, when anything runs it. A backend may refuse such a directory with one of
-unillm's errors, or serve it rightly; what it may not do is run the code or ask a hub.
+Each directory is the bundled model with a trap in it: code that creates a folder, the
+canary, when it runs. A backend may refuse such a directory with one of unillm's errors
+or serve it correctly. It may neither run the code nor ask a hub.
 """
 
 from __future__ import annotations
@@ -34,67 +34,28 @@ from ..model.find import find_model
 from ..params import SamplingParams
 
 Trap: TypeAlias = Callable[[Path, Path], None]
-"""Changes a model directory so that what is run of it writes the canary."""
-
-KERNEL = "evil-org/evil-kernel"
-"""How an implementation is named that transformers would fetch from a hub and run."""
-
+"""Changes a model directory so that running its code creates the canary."""
 
 # ------------------------------------------------------------------------------- traps
 
 
-def _edit(file: Path, **changes: Any) -> None:
-    content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    file.write_text(json.dumps(content | changes), encoding="utf-8")
+def _edits(files: Mapping[str, Mapping[str, Any]]) -> Trap:
+    """Return a trap that sets keys of JSON files, by file name."""
 
+    def edit(model: Path, canary: Path) -> None:
+        del canary
+        for name, changes in files.items():
+            file = model / name
+            content = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+            file.write_text(json.dumps({**content, **changes}), encoding="utf-8")
 
-def _code_in_config(model: Path, canary: Path) -> None:
-    del canary
-    code = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
-    _edit(model / "config.json", auto_map=code)
-
-
-def _code_of_an_unknown_model(model: Path, canary: Path) -> None:
-    _code_in_config(model, canary)
-    _edit(model / "config.json", model_type="evil", architectures=["EvilForCausalLM"])
-
-
-def _code_in_tokenizer_config(model: Path, canary: Path) -> None:
-    del canary
-    _edit(
-        model / "tokenizer_config.json",
-        auto_map={"AutoTokenizer": ["evil.Tokenizer", None]},
-        tokenizer_class="EvilTokenizer",
-    )
-
-
-def _code_in_generation_config(model: Path, canary: Path) -> None:
-    del canary
-    code = {"GenerationConfig": "evil.Config"}
-    _edit(model / "generation_config.json", auto_map=code)
-
-
-def _code_in_processor_config(model: Path, canary: Path) -> None:
-    del canary
-    code = {"AutoProcessor": "evil.Processor", "AutoImageProcessor": "evil.Processor"}
-    for name in ("processor_config.json", "preprocessor_config.json"):
-        _edit(model / name, auto_map=code, processor_class="EvilProcessor")
+    return edit
 
 
 def _own_generate(model: Path, canary: Path) -> None:
     del canary
     (model / "custom_generate").mkdir()
     shutil.copy(model / "evil.py", model / "custom_generate" / "generate.py")
-
-
-def _attention_of_a_hub(model: Path, canary: Path) -> None:
-    del canary
-    _edit(model / "config.json", _attn_implementation=KERNEL)
-
-
-def _experts_of_a_hub(model: Path, canary: Path) -> None:
-    del canary
-    _edit(model / "config.json", _experts_implementation=KERNEL)
 
 
 def _pickled_weights(model: Path, canary: Path) -> None:
@@ -106,22 +67,55 @@ def _pickle_beside_the_weights(model: Path, canary: Path) -> None:
     (model / "pytorch_model.bin").write_bytes(f"cos\nmkdir\n(V{canary}\ntR.".encode())
 
 
+_MODEL_CODE = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
+_PROCESSOR = {
+    "auto_map": {"AutoProcessor": "evil.Processor", "AutoImageProcessor": "evil.Image"},
+    "processor_class": "EvilProcessor",
+}
+_KERNEL = "evil-org/evil-kernel"
+"""A name of an implementation that transformers would download and run."""
+
 TRAPS: Mapping[str, Trap] = MappingProxyType(
     {
-        "config": _code_in_config,
-        "unknown model": _code_of_an_unknown_model,
-        "tokenizer": _code_in_tokenizer_config,
-        "generation config": _code_in_generation_config,
-        "processor": _code_in_processor_config,
+        "config": _edits({"config.json": {"auto_map": _MODEL_CODE}}),
+        "unknown model": _edits(
+            {
+                "config.json": {
+                    "auto_map": _MODEL_CODE,
+                    "model_type": "evil",
+                    "architectures": ["EvilForCausalLM"],
+                }
+            }
+        ),
+        "tokenizer": _edits(
+            {
+                "tokenizer_config.json": {
+                    "auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]},
+                    "tokenizer_class": "EvilTokenizer",
+                }
+            }
+        ),
+        "generation config": _edits(
+            {
+                "generation_config.json": {
+                    "auto_map": {"GenerationConfig": "evil.Config"}
+                }
+            }
+        ),
+        "processor": _edits(
+            {
+                "processor_config.json": _PROCESSOR,
+                "preprocessor_config.json": _PROCESSOR,
+            }
+        ),
         "custom_generate": _own_generate,
-        "attention kernel": _attention_of_a_hub,
-        "experts kernel": _experts_of_a_hub,
+        "attention kernel": _edits({"config.json": {"_attn_implementation": _KERNEL}}),
+        "experts kernel": _edits({"config.json": {"_experts_implementation": _KERNEL}}),
         "pickled weights": _pickled_weights,
         "pickle beside the weights": _pickle_beside_the_weights,
     }
 )
-"""Every way that is known in which a model directory gets code run."""
-
+"""All known ways in which a model directory gets its code run."""
 
 _REFUSALS: Mapping[str, Any] = MappingProxyType(
     {
@@ -130,7 +124,7 @@ _REFUSALS: Mapping[str, Any] = MappingProxyType(
         "pickled weights": UnsafeModelError,
     }
 )
-"""What cannot be served at all, and the errors that say why."""
+"""Directories that a backend has to refuse, and the error types."""
 
 
 def trapped_model(trap: str, folder: Path) -> tuple[Path, Path]:
@@ -138,10 +132,10 @@ def trapped_model(trap: str, folder: Path) -> tuple[Path, Path]:
 
     Args:
         trap: One of `TRAPS`.
-        folder: Where to write it.
+        folder: Parent of the new directory.
 
     Returns:
-        The model directory, and where the canary would be.
+        The model directory, and the path of the canary.
     """
     model, canary = folder / "model", folder / "canary"
     shutil.copytree(find_model("unillm/tiny"), model)
@@ -157,13 +151,13 @@ def trapped_model(trap: str, folder: Path) -> tuple[Path, Path]:
 
 @contextmanager
 def blocked_network() -> Iterator[list[str]]:
-    """Refuse what this process would say to another machine, and list it.
+    """Refuse connections of this process to other machines, and list them.
 
-    Hugging Face's libraries are told that they are online: what they only leave alone
-    because somebody said so would go unseen. An engine may talk to its own processes.
+    Hugging Face's libraries run as if online: an offline flag would hide a request that
+    they would otherwise make. An engine may connect to its own processes.
 
     Yields:
-        What was tried. An engine may swallow the refusal, so look at this.
+        The refused addresses and host names, also where a library catches the error.
     """
     import huggingface_hub.constants
 
@@ -205,7 +199,7 @@ _OWN_NAMES = frozenset({None, "", "localhost", "127.0.0.1", "::1"})
 
 
 def _is_elsewhere(self: socket.socket, address: Any) -> bool:
-    """Say whether something would leave this machine.
+    """Whether a connection would leave this machine.
 
     Connecting a datagram socket sends nothing: engines find their own address by it.
     """
@@ -220,36 +214,33 @@ def _is_elsewhere(self: socket.socket, address: Any) -> bool:
 
 
 class HostileDirectories:
-    """Tests to adopt: no trap springs on a backend."""
+    """Tests to adopt: a backend runs no code of a model directory."""
 
     backend: str
     """Name of the installed backend."""
 
     options: Mapping[str, Any] = MappingProxyType({})
-    """What a `Generator` is given besides."""
+    """Further options of the `Generator`."""
 
     @pytest.mark.parametrize("trap", TRAPS)
     def test_a_model_directory_that_tries_to_run_code_leaves_no_trace(
         self, trap: str, tmp_path: Path
     ) -> None:
-        """It is refused by name or served rightly; nothing of it runs or is fetched."""
+        """It is refused or served correctly; none of its code runs or is downloaded."""
         model, canary = trapped_model(trap, tmp_path)
 
         with blocked_network() as tried:
-            told = self._served(model)
+            try:
+                answer: object = self._answer(model)
+            except UnillmError as error:
+                answer = error
 
         refusals = _REFUSALS.get(trap, UnillmError)
-        assert told == "42" or isinstance(told, refusals), repr(told)
+        assert answer == "42" or isinstance(answer, refusals), repr(answer)
         assert not canary.exists()
         assert not tried
 
-    def _served(self, model: Path) -> str | UnillmError:
-        try:
-            return self._answer_of(model)
-        except UnillmError as error:
-            return error
-
-    def _answer_of(self, model: Path) -> str:
+    def _answer(self, model: Path) -> str:
         with Generator(model, backend=self.backend, **self.options) as generator:
             [output] = generator.generate(
                 "Add 17 and 25:", SamplingParams(temperature=0), timeout_s=60

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The bundled model computed the plain way, in numpy: what an engine is held against.
+"""The bundled model in plain numpy: the oracle of the contract.
 
-Nothing here comes from an engine or from `unillm.sampling`. The model is one sequence
-at a time, in float64; the rules of `SamplingParams` are applied one after the other, as
-their documentation reads. So it is an oracle: what the engine, its batch, its cache and
-its sampler make of a request has to agree with it.
+It shares no code with an engine or `unillm.sampling`. It computes one sequence at a
+time in float64 and applies the rules of `SamplingParams` one after the other, as their
+documentation reads.
 
-`ReferenceModel` gives the logits, `ReferenceScript` whole requests. The latter is a
-script for the engines of `unillm.testing.scripted`, which thereby become backends that
-know the bundled model and need no torch.
+`ReferenceModel` returns logits, `ReferenceScript` the tokens of whole requests. The
+latter is a script for the engines of `unillm.testing.scripted`, which so become
+backends that serve the bundled model without torch.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ if TYPE_CHECKING:
     _KeysValues = tuple[_Array, _Array]
 
 _KEPT_SEQUENCES = 128
-"""Whose keys and values are kept, so that the next token costs one position."""
+"""Sequences whose keys and values are kept, so that a next token costs one position."""
 _KEPT_LOGITS = 1 << 15
-"""Rows of logits that are kept: 4 KiB each."""
+"""Rows of logits that are kept, of 4 KiB each."""
 
 
 class ReferenceModel:
-    """The logits of a Llama after any ids: a pure function, remembered.
+    """The logits of a Llama after any ids, cached.
 
     Args:
         path: Directory with ``config.json`` and ``model.safetensors`` of a Llama with
@@ -75,18 +74,18 @@ class ReferenceModel:
         self._rows: OrderedDict[tuple[int, ...], _Array] = OrderedDict()
 
     def logits(self, token_ids: Sequence[int]) -> _Array:
-        """Return ``[vocab]``: the logits of what follows *token_ids*."""
+        """Return ``[vocab]``: the logits after *token_ids*."""
         ids = tuple(token_ids)
         if ids not in self._rows:
             self._compute(ids)
         return self._rows[ids]
 
     def logprobs(self, token_ids: Sequence[int]) -> _Array:
-        """Return ``[vocab]``: the log-probabilities of what follows *token_ids*."""
+        """Return ``[vocab]``: the log-probabilities after *token_ids*."""
         return _log_softmax(self.logits(token_ids))
 
     def _compute(self, ids: tuple[int, ...]) -> None:
-        """Compute the positions of *ids* that no kept sequence has."""
+        """Compute the positions of *ids* that are not cached."""
         import numpy as np
 
         start = len(ids) - 1 if ids[:-1] in self._caches else 0
@@ -207,13 +206,13 @@ def scores_after_rules(
     generated: Sequence[int],
     grammar: TokenGrammarState | None = None,
 ) -> _Array:
-    """Return logits after masks, bias and penalties; ``-inf`` for what is forbidden.
+    """Return logits after masks, bias and penalties; ``-inf`` for forbidden tokens.
 
     Args:
-        logits: ``[vocab]``, as the model gave them; not changed.
-        request: Says what to apply.
-        generated: The new tokens that it has.
-        grammar: After those, if it has one.
+        logits: ``[vocab]``, of the model; not changed.
+        request: Its fields are applied.
+        generated: Its new tokens so far.
+        grammar: Its grammar after those, or `None`.
     """
     import numpy as np
 
@@ -248,7 +247,7 @@ def distribution(scores: _Array, params: SamplingParams) -> _Array:
 
     Args:
         scores: From `scores_after_rules`.
-        params: Its temperature is more than 0.
+        params: The temperature is above 0.
     """
     import numpy as np
 
@@ -266,10 +265,10 @@ def distribution(scores: _Array, params: SamplingParams) -> _Array:
 
 
 class ReferenceScript:
-    """What the model says to a request, as its fields ask: a pure function.
+    """The model's tokens for a request: a pure function of the request.
 
-    Draws its numbers in its own way, so a seeded request says here what it says here,
-    and something else on another engine; a greedy one says the same everywhere.
+    It draws random numbers in its own way, so a seeded request gets other tokens than
+    on an engine; a greedy one gets the same.
 
     Args:
         model: `None` for the bundled one.
@@ -291,7 +290,7 @@ class ReferenceScript:
         return said[position]
 
     def complete(self, request: EngineRequest) -> list[SlotToken]:
-        """Return all tokens of *request*, the one that ends it among them."""
+        """Return all tokens of *request*, with the one that ends it."""
         tokens: list[SlotToken] = []
         while len(tokens) < request.max_new_tokens:
             tokens.append(self(request, len(tokens)))
@@ -303,8 +302,8 @@ class ReferenceScript:
         """Return ``[vocab]``: the scores of the next token, after masks and penalties.
 
         Args:
-            request: Says what to apply.
-            generated: The new tokens that it has.
+            request: Its fields are applied.
+            generated: Its new tokens so far.
         """
         grammar = None
         if request.grammar is not None:
@@ -315,7 +314,7 @@ class ReferenceScript:
         return scores_after_rules(logits, request, generated, grammar)
 
     def prompt_logprobs(self, request: EngineRequest) -> list[TokenLogprobs] | None:
-        """Return those of the prompt tokens but the first, if the request asked."""
+        """Return those of all prompt tokens but the first, if the request asked."""
         count = request.params.prompt_logprobs
         if count is None:
             return None
@@ -333,7 +332,7 @@ class ReferenceScript:
         if not np.isfinite(scores.max()):
             return SlotToken(
                 -1,
-                error=f"Nothing is allowed as new token {len(generated) + 1}: the "
+                error=f"No token is allowed as new token {len(generated) + 1}: the "
                 "request's fields forbid every token.",
             )
         if params.greedy:
@@ -350,12 +349,12 @@ class ReferenceScript:
 
 
 def token_logprobs(logprobs: _Array, token_id: int, count: int) -> TokenLogprobs:
-    """Return what is told of one token.
+    """Return the log-probabilities at one position.
 
     Args:
         logprobs: ``[vocab]``.
-        token_id: The token that was chosen.
-        count: How many of the most probable ones to tell; -1 for all.
+        token_id: The chosen token.
+        count: Number of most probable tokens; -1 for all.
     """
     import numpy as np
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Engines that say what a script says, and note what they were asked; no torch.
+"""Engines that follow a script and record their calls, without torch.
 
-`ScriptedSlotEngine` is a static batch with slots, `ScriptedEngine` schedules by itself;
-`unillm.testing.batches` has the static batch that nothing joins. They compute nothing,
-so they are for scheduling order and faults: what a real engine answers is tested on a
-real engine. With the script of `unillm.testing.reference` they know the bundled model.
+`ScriptedSlotEngine` is a static batch with slots, and `ScriptedEngine` schedules its
+requests itself; `unillm.testing.batches` has the batch of whole runs. They are for
+tests of scheduling order and faults. With the script of `unillm.testing.reference` they
+serve the bundled model.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from ..outputs import FinishReason
 from ..scheduling.queue import WaitingQueue
 
 Script = Callable[[EngineRequest, int], int | SlotToken]
-"""What a request says as its n-th new token (from 0): an id, or more than that."""
+"""Returns the n-th new token of a request (from 0), as an id or a `SlotToken`."""
 
 PromptScript = Callable[[EngineRequest], Sequence[TokenLogprobs] | None]
-"""What is told of a prompt: for each of its tokens but the first, or nothing."""
+"""Returns the log-probabilities of all prompt tokens but the first, or `None`."""
 
 
 def no_prompt_logprobs(_: EngineRequest) -> None:
-    """Say nothing of a prompt."""
+    """Return no log-probabilities."""
 
 
 def as_token(said: int | SlotToken) -> SlotToken:
-    """Return what a script said as a token."""
+    """Return the result of a script as a token."""
     return said if isinstance(said, SlotToken) else SlotToken(said)
 
 
@@ -52,18 +52,18 @@ class _Row:
 
 
 class ScriptedSlotEngine(SlotEngine):
-    """Rows that follow a script, and complain about a scheduler that breaks a rule.
+    """Slots that follow a script and assert the scheduler's rules.
 
     Args:
-        script: Gives each new token. A request's tokens depend on nothing else.
+        script: Returns each new token of a request.
         num_slots: Rows.
         max_model_len: Prompt and new tokens that a row holds.
         vocab_size: Ids are below it.
         prompt_script: Log-probabilities of prompts.
-        capabilities: What it says of its sampling.
+        capabilities: Of the engine.
 
     Attributes:
-        calls: What was asked, in order: ``("prefill", slots)``, ``("decode", slots)``,
+        calls: All calls, in order: ``("prefill", slots)``, ``("decode", slots)``,
             ``("release", slot)``, ``("close",)``.
     """
 
@@ -112,22 +112,24 @@ class ScriptedSlotEngine(SlotEngine):
         self._rows.clear()
 
     def _of_prompt(self, chunk: PromptChunk) -> Sequence[TokenLogprobs] | None:
-        told = self._prompt_script(chunk.request)
-        return None if told is None else told[chunk.start : chunk.end]
+        logprobs = self._prompt_script(chunk.request)
+        return None if logprobs is None else logprobs[chunk.start : chunk.end]
 
     def _write(self, chunk: PromptChunk) -> SlotToken | None:
         if chunk.is_first:
-            assert chunk.slot not in self._rows, "a held slot was given away"
+            assert chunk.slot not in self._rows, "a held slot has a new owner"
             self._rows[chunk.slot] = _Row(chunk.request)
         row = self._rows[chunk.slot]
-        assert row.request is chunk.request, "a chunk went into another one's slot"
+        assert row.request is chunk.request, "a chunk is in the slot of another request"
         assert row.prefilled == chunk.start, "a gap between two chunks"
         row.prefilled = chunk.end
         return self._say(row) if chunk.is_last else None
 
     def _say(self, row: _Row) -> SlotToken:
         prompt_length = len(row.request.prompt_token_ids)
-        assert row.prefilled == prompt_length, "decoded in the middle of a prompt"
+        assert row.prefilled == prompt_length, (
+            "a decode step before the end of the prompt"
+        )
         token = as_token(self._script(row.request, row.said))
         row.said += 1
         assert prompt_length + row.said <= self.max_model_len, "the row is full"
@@ -135,19 +137,19 @@ class ScriptedSlotEngine(SlotEngine):
 
 
 class ScriptedEngine(Engine):
-    """An engine that schedules by itself: each step, every running request says one.
+    """An engine that schedules its requests itself; a step gives each one token.
 
     Args:
-        script: Gives each new token. A request's tokens depend on nothing else.
+        script: Returns each new token of a request.
         max_num_seqs: Requests that run at the same time.
         max_model_len: Prompt and new tokens together.
         vocab_size: Ids are below it.
         prompt_script: Log-probabilities of prompts.
-        capabilities: What it says of its sampling.
+        capabilities: Of the engine.
 
     Attributes:
-        calls: What was asked, in order: ``("add", id)``, ``("step", ids)`` with those
-            that run, ``("abort", ids)``, ``("close",)``.
+        calls: All calls, in order: ``("add", id)``, ``("step", ids of running
+            requests)``, ``("abort", ids)``, ``("close",)``.
     """
 
     def __init__(
@@ -176,7 +178,7 @@ class ScriptedEngine(Engine):
     @override
     def add_request(self, request: EngineRequest) -> None:
         self.calls.append(("add", request.request_id))
-        assert not self._has(request.request_id), "an id came twice"
+        assert not self._has(request.request_id), "two unfinished requests have one id"
         self._waiting.push(request)
 
     @override

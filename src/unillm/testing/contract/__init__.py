@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The contract as tests: adopt one class and know whether a backend holds it.
+"""The contract as tests: a test class adopts it and checks a backend.
 
 In the tests of a backend::
 
@@ -9,27 +9,18 @@ In the tests of a backend::
     class TestMyBackend(BackendContract):
         backend = "mybackend"
 
-Each test is one clause of the page "The contract for plugin authors"; its docstring is
-the clause, and then where to look when it fails. Needs the extra ``unillm[testing]``.
+Each test is one clause of the page "The contract for plugin authors". Its docstring is
+the clause, followed by advice for a failure. Needs the extra ``unillm[testing]``.
 """
 
 from __future__ import annotations
 
 import pytest
 
-pytest.register_assert_rewrite(
-    f"{__name__}.aborts",
-    f"{__name__}.calls",
-    f"{__name__}.closing",
-    f"{__name__}.ends",
-    f"{__name__}.limits",
-    f"{__name__}.logprobs",
-    f"{__name__}.rows",
-    f"{__name__}.sampling",
-    f"{__name__}.text",
-)
+_GROUPS = "aborts calls closing ends limits logprobs rows sampling text"
+pytest.register_assert_rewrite(*(f"{__name__}.{group}" for group in _GROUPS.split()))
 
-from .clauses import Clause, clauses_of  # noqa: E402 - after what it imports is named
+from .clauses import Clause, clauses_of  # noqa: E402 - after its modules are named
 from .suite import BackendContract  # noqa: E402
 
 __all__ = ["BackendContract", "Clause", "clauses_of"]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The contract on the backend that `unillm.testing.conformance` was asked about."""
+"""The contract on the backend that `unillm.testing.conformance` runs."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ from .suite import BackendContract
 
 
 class TestBackend(BackendContract):
-    """Its settings are put in by the run."""
+    """The run sets its settings."""

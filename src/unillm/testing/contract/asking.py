@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Requests as the core makes them, the prompts to make them of, and what is expected.
+"""Requests as the core makes them, and the answers that the model gives to them.
 
-The bundled model answers these prompts by a wide margin: at every step the best token
-is far above the second, so that rounding cannot change what is said.
+The bundled model answers these prompts by a wide margin: at every step the best logit
+is far above the second, so that rounding cannot change a token.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from ...engines.base import EngineRequest
 from ...model.find import find_model
 from ...params import SamplingParams
 from ...text.loading import read_model_text
-from ..reference import ReferenceScript
+from ..backends import reference_script
 
 if TYPE_CHECKING:
-    from ...text.eos import EosIds
-    from ...text.tokenizer import Tokenizer
+    from ...text.loading import ModelText
 
 COUNT = "Count from 3 to 9:"
 ANSWERS = {
@@ -39,23 +38,32 @@ ANSWERS = {
     "Add 8 and 30:": "38",
     "Spell the word house:": "h o u s e",
 }
-"""What the model says to what, until it ends by itself."""
+"""Prompts and the model's answers, up to the EOS token."""
 
 UNSURE = "Hello world"
-"""Means nothing to the model, so that there is something to draw from."""
+"""A prompt without a clear answer, so that draws differ."""
 
 MARGIN = 0.2
-"""By how much the best logit has to be above the second where ids are compared. Float32
-on any device is off by some 0.0001."""
+"""The best logit is at least this far above the second wherever ids are compared.
+Float32 on any device is off by some 0.0001."""
 
 
 class Asker:
-    """Makes requests: greedy ones of `COUNT`, if nothing else is said."""
+    """Makes requests, and knows the answers without the engine.
 
-    def __init__(self, tokenizer: Tokenizer, eos: EosIds) -> None:
-        self._tokenizer = tokenizer
-        self._eos = eos
+    Attributes:
+        model: The bundled model, computed in numpy.
+        eos_ids: All EOS ids of the model.
+        primary_eos_id: The tokenizer's own one, which ends the turn of a chat.
+    """
+
+    def __init__(self, text: ModelText) -> None:
+        self._tokenizer = text.tokenizer
+        self._script = reference_script()
         self._numbers = itertools.count()
+        self.model = self._script.model
+        self.eos_ids = text.eos.ids
+        self.primary_eos_id = text.eos.primary
 
     def __call__(
         self,
@@ -68,27 +76,27 @@ class Asker:
         bad_words_token_ids: Sequence[Sequence[int]] = (),
         **fields: Any,
     ) -> EngineRequest:
-        """Return a request.
+        """Return a request; by default a greedy one of `COUNT`.
 
         Args:
             prompt: Text or ids.
             max_tokens: New tokens at most.
-            seed: Counts where it draws.
+            seed: Of its draws.
             priority: Lower is sooner.
-            request_id: `None` for one that no other request has.
-            bad_words_token_ids: What must not come.
-            fields: Of `SamplingParams`; the temperature is 0 if it is not given.
+            request_id: `None` for a new one.
+            bad_words_token_ids: Forbidden sequences.
+            fields: Of `SamplingParams`; the default temperature is 0.
         """
         params = SamplingParams(
             **{"temperature": 0.0, **fields}, max_tokens=max_tokens, seed=seed
         )
-        own = frozenset() if params.ignore_eos else self._eos.ids
+        eos_ids = frozenset() if params.ignore_eos else self.eos_ids
         number = next(self._numbers)
         return EngineRequest(
             request_id=request_id or f"r{number}",
             prompt_token_ids=self.ids(prompt),
             params=params,
-            stop_token_ids=own | frozenset(params.stop_token_ids),
+            stop_token_ids=eos_ids | frozenset(params.stop_token_ids),
             max_new_tokens=max_tokens,
             seed=seed,
             priority=priority,
@@ -107,40 +115,21 @@ class Asker:
         prompts = itertools.islice(itertools.cycle(ANSWERS), count)
         return [self(prompt, **fields) for prompt in prompts]
 
-    @property
-    def end_ids(self) -> frozenset[int]:
-        """The model's own."""
-        return self._eos.ids
-
-    @property
-    def primary_end_id(self) -> int:
-        """The tokenizer's own one, with which turns of a chat end."""
-        return self._eos.primary
-
-
-@functools.cache
-def bundled_asker() -> Asker:
-    """Return what makes requests of the bundled model."""
-    text = read_model_text(find_model("unillm/tiny"))
-    return Asker(text.tokenizer, text.eos)
-
-
-class Oracle:
-    """Says what has to be told of a request, without the engine."""
-
-    def __init__(self, script: ReferenceScript) -> None:
-        self._script = script
-        self.model = script.model
-
-    def token_ids(self, request: EngineRequest) -> list[int]:
-        """Return the new ids of a greedy request, the one that ends it among them."""
-        assert request.params.greedy, "an engine draws by its own numbers"
+    def answer(self, request: EngineRequest) -> list[int]:
+        """Return the new ids of a greedy request, with the one that ends it."""
+        assert request.params.greedy, "each engine draws in its own way"
         ids = [token.token_id for token in self._script.complete(request)]
-        for place in range(len(ids)):
-            best = np.sort(self._script.scores(request, ids[:place]))[-2:]
-            assert best[1] - best[0] > MARGIN, "a clause asks what rounding decides"
+        for length in range(len(ids)):
+            best = np.sort(self._script.scores(request, ids[:length]))[-2:]
+            assert best[1] - best[0] > MARGIN, "rounding could change the answer"
         return ids
 
     def scores(self, request: EngineRequest) -> Any:
         """Return ``[vocab]``: the scores of the first new token."""
         return self._script.scores(request, ())
+
+
+@functools.cache
+def bundled_asker() -> Asker:
+    """Return the `Asker` of the bundled model, made once a process."""
+    return Asker(read_model_text(find_model("unillm/tiny")))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""G: calls of `Generator`: refusals, cancelling, threads, the end."""
+"""G: calls of `Generator`: refusals, cancelling, threads, closing."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ from ...runtime.handle import RequestHandle
 from .asking import ANSWERS, COUNT, Asker
 from .clauses import clause
 from .driving import DrivenEngine
+from .fixtures import Clauses
 from .subject import Subject
 
 GREEDY = SamplingParams(temperature=0, max_tokens=64)
 ENDLESS = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
 
 _TRIES = 50
-"""A fast engine may be done with a request before anybody can take it back."""
+"""A fast engine may end a request before the caller can cancel it."""
 
 EXAMPLES: dict[str, Any] = {
     "n": 2,
@@ -61,18 +62,17 @@ EXAMPLES: dict[str, Any] = {
     "bad_words": ["zebra"],
     "structured_outputs": {"regex": "[0-9 ]+"},
 }
-"""For each field that may depend on the engine, a value that is not its default."""
+"""A value other than the default, for each field that may depend on the engine."""
 
 
-class CallClauses:
-    """What the core promises on every backend, over this one."""
+class CallClauses(Clauses):
+    """The core's promises to callers, on this backend."""
 
     @clause()
     def test_g1_too_long(self, generator: Generator) -> None:
-        """A prompt that leaves no room is refused with both numbers, the same for all.
+        """A prompt that leaves no room is refused with the same message everywhere.
 
-        Troubleshooting:
-            The core refuses it by the engine's `limits`: see L3.
+        Troubleshooting: The core refuses it by the engine's `limits`: see L3.
         """
         limits = generator.limits
         prompt = [10 + n % 90 for n in range(limits.longest_prompt + 1)]
@@ -89,10 +89,9 @@ class CallClauses:
 
     @clause()
     def test_g2_bad_prompts_fail_alone(self, generator: Generator) -> None:
-        """Bad prompts fail alone; the error names them and has the others' results.
+        """Bad prompts fail alone; the error names them and carries the other results.
 
-        Troubleshooting:
-            What is refused never reaches the engine.
+        Troubleshooting: A refused prompt never reaches the engine.
         """
         long = [10] * (generator.limits.longest_prompt + 1)
 
@@ -106,10 +105,9 @@ class CallClauses:
 
     @clause()
     def test_g3_errors_returned(self, generator: Generator) -> None:
-        """With ``on_error="return"`` errors stand where their outputs would.
+        """With ``on_error="return"`` each error takes the position of its output.
 
-        Troubleshooting:
-            See G2.
+        Troubleshooting: see G2.
         """
         good, bad, other = generator.generate(
             [COUNT, [-1, 5], "Add 17 and 25:"], GREEDY, on_error="return"
@@ -120,10 +118,9 @@ class CallClauses:
 
     @clause()
     def test_g4_vocabulary(self, generator: Generator) -> None:
-        """Ids outside the vocabulary are refused, in prompts and in params.
+        """Ids outside the vocabulary are refused in prompts and in params.
 
-        Troubleshooting:
-            The core refuses them by `EngineLimits.vocab_size`: see L5.
+        Troubleshooting: The core refuses them by `EngineLimits.vocab_size`: see L5.
         """
         size = generator.limits.vocab_size
         for prompt in ([5, size], [-1]):
@@ -137,10 +134,9 @@ class CallClauses:
 
     @clause()
     def test_g5_fitting(self, generator: Generator) -> None:
-        """`max_tokens` over the context is fitted to it, and the output says so.
+        """`max_tokens` beyond the context is fitted to it, and the output says so.
 
-        Troubleshooting:
-            See L4.
+        Troubleshooting: see L4.
         """
         limits = generator.limits
         prompt = [10 + n % 90 for n in range(limits.longest_prompt - 4)]
@@ -154,14 +150,12 @@ class CallClauses:
 
     @clause()
     def test_g6_capabilities(self, subject: Subject) -> None:
-        """A field that is declared is served, and one that is not is refused.
+        """A declared field is served, and an undeclared one is refused.
 
-        The refusal is an `UnsupportedParameterError` that names the field and the
-        reason.
+        The refusal is an `UnsupportedParameterError` with the field and the reason.
 
-        Troubleshooting:
-            The core refuses by what `Capabilities` say. What is declared and cannot be
-            served must not be declared.
+        Troubleshooting: The core refuses by `Capabilities`. Don't declare a field that
+            the engine cannot serve.
         """
         assert set(EXAMPLES) == SAMPLING_FIELDS
         capabilities = subject.capabilities
@@ -179,20 +173,19 @@ class CallClauses:
             assert capability.reason in str(caught.value)
 
     @clause()
-    def test_g7_cancelling(self, generator: Generator, soon_s: float) -> None:
-        """A request that is cancelled ends at once, with what it had, and others go on.
+    def test_g7_cancelling(self, generator: Generator) -> None:
+        """A cancelled request ends at once with its partial output, and others go on.
 
-        Troubleshooting:
-            See A1 to A4.
+        Troubleshooting: see A1 to A4.
         """
         for _ in range(_TRIES):
             handle = generator.submit(COUNT, ENDLESS)
             other = generator.submit(COUNT, GREEDY)
             next(iter(handle))
             handle.cancel()
-            assert other.result(soon_s).text == ANSWERS[COUNT]
-            _until_idle(generator, soon_s)
-            error = _error_of(handle, soon_s)
+            assert other.result(self.patience_s).text == ANSWERS[COUNT]
+            _until_idle(generator, self.patience_s)
+            error = _error_of(handle, self.patience_s)
             if error is not None:
                 assert isinstance(error, RequestCancelledError)
                 assert error.output is not None
@@ -201,45 +194,42 @@ class CallClauses:
         pytest.fail("every request had ended when it was cancelled")
 
     @clause()
-    def test_g8_leaving_a_stream(self, generator: Generator, soon_s: float) -> None:
-        """A stream that is left ends its request.
+    def test_g8_leaving_a_stream(self, generator: Generator) -> None:
+        """Leaving a stream ends its request.
 
-        Troubleshooting:
-            See A2.
+        Troubleshooting: see A2.
         """
         for _ in range(_TRIES):
             stream: Any = generator.stream(COUNT, ENDLESS)
             first = next(stream)
             stream.close()  # as leaving a loop does
-            _until_idle(generator, soon_s)
+            _until_idle(generator, self.patience_s)
             if first.finish_reason is None:
                 return
         pytest.fail("every request had ended when its stream was left")
 
     @clause()
-    def test_g9_deadlines(self, generator: Generator, soon_s: float) -> None:
-        """A request that is not done in its time ends with what it had.
+    def test_g9_deadlines(self, generator: Generator) -> None:
+        """A request that misses its deadline ends with its partial output.
 
-        Troubleshooting:
-            The driver looks between two steps: a step must not take long.
+        Troubleshooting: The driver checks between two steps, so a step must be short.
         """
-        seats = generator.limits.max_num_seqs
-        busy = [generator.submit(COUNT, ENDLESS) for _ in range(seats)]
+        slots = generator.limits.max_num_seqs
+        busy = [generator.submit(COUNT, ENDLESS) for _ in range(slots)]
 
         late = generator.submit(COUNT, GREEDY, timeout_s=0.001)
 
         with pytest.raises(RequestTimeoutError):
-            late.result(soon_s)
+            late.result(self.patience_s)
         for handle in busy:
             handle.cancel()
-        _until_idle(generator, soon_s)
+        _until_idle(generator, self.patience_s)
 
     @clause()
-    def test_g10_threads(self, generator: Generator, soon_s: float) -> None:
+    def test_g10_threads(self, generator: Generator) -> None:
         """Several threads use one generator at the same time.
 
-        Troubleshooting:
-            The engine is called from the driver's thread alone: see C4.
+        Troubleshooting: Only the driver's thread calls the engine: see C4.
         """
         texts: list[str] = []
 
@@ -250,16 +240,15 @@ class CallClauses:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(4 * soon_s)
+            thread.join(4 * self.patience_s)
 
         assert sorted(texts) == sorted([*ANSWERS.values()] * 4)
 
     @clause()
     def test_g11_event_loops(self, generator: Generator) -> None:
-        """Calls in an event loop give what calls outside of one give.
+        """Calls in an event loop return what calls outside of one return.
 
-        Troubleshooting:
-            Nothing of an engine may need the main thread or a running loop.
+        Troubleshooting: An engine must need neither the main thread nor a running loop.
         """
 
         async def both() -> tuple[list[str], str]:
@@ -273,11 +262,10 @@ class CallClauses:
         assert streamed == ANSWERS[COUNT]
 
     @clause()
-    def test_g12_closing(self, subject: Subject, soon_s: float) -> None:
-        """Closing ends all requests with an error, and afterwards all are refused.
+    def test_g12_closing(self, subject: Subject) -> None:
+        """Closing ends all requests with an error, and later requests are refused.
 
-        Troubleshooting:
-            See C2.
+        Troubleshooting: see C2.
         """
         for _ in range(_TRIES):
             generator = subject.create_generator()
@@ -286,7 +274,7 @@ class CallClauses:
             generator.close()
             generator.close()
 
-            errors = [_error_of(handle, soon_s) for handle in handles]
+            errors = [_error_of(handle, self.patience_s) for handle in handles]
             assert {type(error) for error in errors if error} <= {GeneratorClosedError}
             with pytest.raises(GeneratorClosedError):
                 generator.generate(COUNT)
@@ -296,10 +284,9 @@ class CallClauses:
 
     @clause()
     def test_g13_arguments_stay(self, generator: Generator) -> None:
-        """What a caller passes in is not changed.
+        """A call does not change its arguments.
 
-        Troubleshooting:
-            See E12.
+        Troubleshooting: see E12.
         """
         ids = list(generator.get_tokenizer().encode(COUNT))
         params = SamplingParams(temperature=0, max_tokens=5, stop_token_ids=[3])
@@ -312,10 +299,10 @@ class CallClauses:
 
     @clause()
     def test_g14_options(self, subject: Subject) -> None:
-        """An option of the backend that does not exist is refused by its name.
+        """An unknown backend option is refused by name.
 
-        Troubleshooting:
-            Give `Backend.option_names`, or check the options in `create_engine`.
+        Troubleshooting: Set `Backend.option_names`, or check the options in
+            `create_engine`.
         """
         options = {**subject.options.get("backend_options", {}), "no_such_option": 1}
 
@@ -324,10 +311,10 @@ class CallClauses:
 
     @clause()
     def test_g15_availability(self, subject: Subject) -> None:
-        """A backend that runs here says that it is available, and what it is.
+        """A backend that can run reports itself as available and has a description.
 
-        Troubleshooting:
-            `availability` looks for packages and devices and loads nothing.
+        Troubleshooting: `availability` looks for packages and devices and loads
+            nothing.
         """
         availability = subject.backend.availability()
 
@@ -340,10 +327,9 @@ class CallClauses:
     def test_g16_a_shared_engine(
         self, engine: DrivenEngine, ask: Asker, subject: Subject
     ) -> None:
-        """A generator after an engine and an engine after a generator both work.
+        """A generator can follow an engine, and an engine can follow a generator.
 
-        Troubleshooting:
-            See C5.
+        Troubleshooting: see C5.
         """
         engine.run(ask(max_tokens=2))
 
@@ -353,7 +339,7 @@ class CallClauses:
 
 
 def _error_of(handle: RequestHandle, timeout_s: float) -> UnillmError | None:
-    """Return the error that ended a request; `None` for one that just ended."""
+    """Return the error that ended a request; `None` if it ended regularly."""
     try:
         handle.result(timeout_s)
     except UnillmError as error:
@@ -361,11 +347,11 @@ def _error_of(handle: RequestHandle, timeout_s: float) -> UnillmError | None:
     return None
 
 
-def _until_idle(generator: Generator, soon_s: float) -> None:
-    """Wait until nothing is queued or unfinished any more; asserts that it comes."""
+def _until_idle(generator: Generator, patience_s: float) -> None:
+    """Wait until no request is queued or unfinished."""
     [output] = generator.generate("Add 17 and 25:", GREEDY)
     assert output.text == "42"
-    until = time.monotonic() + soon_s
+    until = time.monotonic() + patience_s
     while generator.stats()["queued"] or generator._driver.engine.has_unfinished():  # type: ignore[union-attr] # noqa: SLF001
-        assert time.monotonic() < until, "something is still under way"
+        assert time.monotonic() < until, "a request is still unfinished"
         time.sleep(0.01)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a clause is: a number, a sentence, and the sampling fields that it is about."""
+"""A clause: its number, its sentence, and the sampling fields that it needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import attrs
 Test = Callable[..., None]
 
 CORE = frozenset("ERASPL")
-"""Groups of clauses about the engine itself: one that is loaded once shows them all."""
+"""Groups of clauses about the engine itself; one loaded engine serves them all."""
 
 
 @attrs.frozen(kw_only=True)
@@ -23,29 +23,28 @@ class Clause:
     """One numbered sentence of the contract."""
 
     number: str
-    """A letter for the group and a counter, as in ``"E3"``."""
+    """Letter of the group and counter: ``"E3"``."""
     statement: str
-    """What holds, in the present tense: the start of the test's docstring."""
+    """The start of the test's docstring, in the present tense."""
     needs: tuple[str, ...] = ()
-    """Sampling fields that the backend has to declare; else the clause is not shown,
-    and another one shows that the fields are refused."""
+    """Sampling fields that the backend has to declare. Without one, the clause is
+    skipped, and G6 shows that the field is refused."""
 
     @property
     def is_core(self) -> bool:
-        """Whether it is about the engine, and not about calls, text or closing."""
+        """Whether it is about the engine rather than calls, text or closing."""
         return self.number[0] in CORE
 
     @property
     def order(self) -> tuple[str, int]:
-        """By group, then by counter."""
+        """Group, then counter."""
         return self.number[0], int(self.number[1:])
 
 
 def clause(*needs: str) -> Callable[[Test], Test]:
     """Make a test method a clause of the contract; its name begins with the number.
 
-    What the test left behind is not trusted when it fails: the next one gets an engine
-    of its own.
+    After a failure the next clause gets a new engine.
 
     Args:
         needs: Sampling fields that the backend has to declare.
@@ -69,7 +68,7 @@ def clause(*needs: str) -> Callable[[Test], Test]:
 
 
 def clauses_of(contract: type) -> dict[str, Clause]:
-    """Return the clauses of a class by the names of their tests, in their order."""
+    """Return the clauses of a class by the names of their tests, in order."""
     tests = inspect.getmembers(contract, lambda value: hasattr(value, "clause"))
     return dict(sorted(((n, t.clause) for n, t in tests), key=lambda e: e[1].order))
 
@@ -84,6 +83,6 @@ def _statement(test: Test) -> str:
     """Return a docstring up to *Troubleshooting*, on one line."""
     text = inspect.getdoc(test) or ""
     statement, _, advice = text.partition("Troubleshooting:")
-    assert statement, f"{test.__qualname__} states nothing"
-    assert advice, f"{test.__qualname__} does not say where to look"
+    assert statement, f"{test.__qualname__} has no statement"
+    assert advice, f"{test.__qualname__} has no advice"
     return re.sub(r"\s+", " ", statement).strip()

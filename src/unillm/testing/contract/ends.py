@@ -1,26 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""E: how a request ends, and what is told until then."""
+"""E: the new ids of a request, and its end."""
 
 from __future__ import annotations
 
 import attrs
 
-from .asking import COUNT, Asker, Oracle
+from .asking import COUNT, Asker
 from .clauses import clause
 from .driving import DrivenEngine
+from .fixtures import Clauses
 
 
-class EndClauses:
-    """Each request alone; what lies beside it is the business of `RowClauses`."""
+class EndClauses(Clauses):
+    """Each request alone; `RowClauses` are about its neighbours."""
 
     @clause()
     def test_e1_ends_once(self, engine: DrivenEngine, ask: Asker) -> None:
-        """A request ends exactly once, and nothing is told of it afterwards.
+        """A request ends exactly once, and no output follows its end.
 
-        Troubleshooting:
-            The output that has the last new ids has the `finish_reason` too. Forget
-            the request when that was told, and never tell of ids that you don't know.
+        Troubleshooting: Set `finish_reason` on the output that carries the last new
+            ids, then forget the request. Ignore ids that you don't know.
         """
         requests = [
             ask(prompt.prompt_token_ids, max_tokens=limit)
@@ -29,93 +29,87 @@ class EndClauses:
             )
         ]
 
-        told = engine.run(*requests)
+        results = engine.run(*requests)
 
-        for each in told:
+        for each in results:
             assert len(each.finish_reasons) == 1
             assert each.outputs[-1].finish_reason is not None
         names = {request.request_id for request in requests}
         assert {output.request_id for output in engine.outputs} == names
 
     @clause()
-    def test_e2_new_ids(self, engine: DrivenEngine, ask: Asker, oracle: Oracle) -> None:
-        """The ids told of a request, joined, are what the model says after the prompt.
+    def test_e2_new_ids(self, engine: DrivenEngine, ask: Asker) -> None:
+        """The outputs of a request, joined, are the model's tokens after the prompt.
 
-        None of the prompt is among them, none is left out, none comes twice, and the
-        one that ended the request is the last.
+        They omit and repeat nothing, leave out the prompt, and end with the id that
+        ended the request.
 
-        Troubleshooting:
-            If all but the last id are right, the end id was dropped: many engines
-            leave it out of their outputs. If ids repeat, outputs are cumulative.
+        Troubleshooting: If only the last id is missing, the engine drops the EOS token,
+            as many engines do. If ids repeat, the outputs are cumulative.
         """
         for request in ask.different(4):
-            [told] = engine.run(request)
+            [result] = engine.run(request)
 
-            assert told.token_ids == oracle.token_ids(request)
+            assert result.token_ids == ask.answer(request)
 
     @clause()
     def test_e3_stop_is_named(self, engine: DrivenEngine, ask: Asker) -> None:
-        """A request that a stop id ends says "stop" and names the id.
+        """A request that a stop id ends has the reason "stop" and names the id.
 
-        Troubleshooting:
-            `EngineOutput.stop_token_id` is the last of the new ids, whether it is one
-            of the model's own or one that the user gave.
+        Troubleshooting: `EngineOutput.stop_token_id` is the last new id, whether the
+            model or the user declares it.
         """
-        [told] = engine.run(ask())
+        [result] = engine.run(ask())
 
-        assert (told.finish_reason, told.stop_token_id) == ("stop", told.token_ids[-1])
-        assert told.stop_token_id in ask.end_ids
+        assert result.finish_reason == "stop"
+        assert result.stop_token_id == result.token_ids[-1]
+        assert result.stop_token_id in ask.eos_ids
 
     @clause()
     def test_e4_length(self, engine: DrivenEngine, ask: Asker) -> None:
         """A request that nothing stops ends with "length" after `max_new_tokens` ids.
 
-        Troubleshooting:
-            The first new token, which follows from the prompt, counts too.
+        Troubleshooting: The first new token, which follows from the prompt, counts too.
         """
         for limit in (1, 2, 7):
-            [told] = engine.run(ask(max_tokens=limit))
+            [result] = engine.run(ask(max_tokens=limit))
 
-            assert (told.finish_reason, len(told.token_ids)) == ("length", limit)
+            assert (result.finish_reason, len(result.token_ids)) == (
+                "length",
+                limit,
+            )
 
     @clause()
     def test_e5_only_stops_are_named(self, engine: DrivenEngine, ask: Asker) -> None:
         """A request that no stop id ended has no `stop_token_id`.
 
-        Troubleshooting:
-            Set it only with ``finish_reason="stop"``.
+        Troubleshooting: Set it only with ``finish_reason="stop"``.
         """
-        [told] = engine.run(ask(max_tokens=5))
+        [result] = engine.run(ask(max_tokens=5))
 
-        assert {output.stop_token_id for output in told.outputs} == {None}
+        assert {output.stop_token_id for output in result.outputs} == {None}
 
     @clause()
-    def test_e6_stop_at_the_limit(
-        self, engine: DrivenEngine, ask: Asker, oracle: Oracle
-    ) -> None:
-        """A stop id that comes as the last token allowed is a "stop", not a "length".
+    def test_e6_stop_at_the_limit(self, engine: DrivenEngine, ask: Asker) -> None:
+        """A stop id as the last allowed token gives "stop", not "length".
 
-        Troubleshooting:
-            Look for stop ids before counting.
+        Troubleshooting: Check stop ids before the count.
         """
-        whole = oracle.token_ids(ask())
+        whole = ask.answer(ask())
 
-        [told] = engine.run(ask(max_tokens=len(whole)))
+        [result] = engine.run(ask(max_tokens=len(whole)))
 
-        assert told.token_ids == whole
-        assert (told.finish_reason, told.stop_token_id) == ("stop", whole[-1])
+        assert result.token_ids == whole
+        assert (result.finish_reason, result.stop_token_id) == ("stop", whole[-1])
 
     @clause("stop_token_ids")
-    def test_e7_every_stop_id(
-        self, engine: DrivenEngine, ask: Asker, oracle: Oracle
-    ) -> None:
-        """Each id of `stop_token_ids` ends a request, the first that comes.
+    def test_e7_every_stop_id(self, engine: DrivenEngine, ask: Asker) -> None:
+        """Every id of `stop_token_ids` ends a request, at its first appearance.
 
-        Troubleshooting:
-            The set is the union of the model's ids and the user's. An engine that takes
-            a single end id needs the others checked after each step.
+        Troubleshooting: The set is the union of the model's ids and the user's. If the
+            engine takes a single EOS id, check the others after each step.
         """
-        whole = oracle.token_ids(ask())
+        whole = ask.answer(ask())
         unused = sorted(set(range(40, 60)) - set(whole))
         early, late = whole[2], whole[6]
         for ids, last in (
@@ -126,58 +120,52 @@ class EndClauses:
         ):
             expected = whole[: whole.index(last) + 1]
 
-            [told] = engine.run(ask(stop_token_ids=ids))
+            [result] = engine.run(ask(stop_token_ids=ids))
 
-            assert told.token_ids == expected
-            assert (told.finish_reason, told.stop_token_id) == ("stop", last)
+            assert result.token_ids == expected
+            assert (result.finish_reason, result.stop_token_id) == ("stop", last)
 
     @clause("ignore_eos")
-    def test_e8_ignored_ends(
-        self, engine: DrivenEngine, ask: Asker, oracle: Oracle
-    ) -> None:
-        """An end id of the model that is not among `stop_token_ids` ends nothing.
+    def test_e8_ignored_ends(self, engine: DrivenEngine, ask: Asker) -> None:
+        """An EOS id of the model that is not in `stop_token_ids` ends nothing.
 
-        Troubleshooting:
-            Under `ignore_eos` the core leaves the model's ids out of `stop_token_ids`.
-            The engine must not add its own idea of them.
+        Troubleshooting: Under `ignore_eos` the core leaves the model's ids out of
+            `stop_token_ids`; the engine must not add its own.
         """
-        natural = oracle.token_ids(ask())
+        natural = ask.answer(ask())
         request = ask(ignore_eos=True, max_tokens=len(natural) + 2)
 
-        [told] = engine.run(request)
+        [result] = engine.run(request)
 
-        assert told.token_ids == oracle.token_ids(request)
-        assert told.token_ids[: len(natural)] == natural
-        assert told.finish_reason == "length"
+        assert result.token_ids == ask.answer(request)
+        assert result.token_ids[: len(natural)] == natural
+        assert result.finish_reason == "length"
 
     @clause("min_tokens")
-    def test_e9_min_tokens(
-        self, engine: DrivenEngine, ask: Asker, oracle: Oracle
-    ) -> None:
-        """Before `min_tokens` new tokens no stop id is chosen and nothing ends.
+    def test_e9_min_tokens(self, engine: DrivenEngine, ask: Asker) -> None:
+        """Before `min_tokens` new tokens, no stop id is sampled and nothing ends.
 
-        The prompt does not count, and the first token after them may be a stop id.
+        The prompt does not count, and the token after them may be a stop id.
 
-        Troubleshooting:
-            Mask all of `stop_token_ids` while fewer than `min_tokens` are generated.
+        Troubleshooting: Mask all of `stop_token_ids` until the request has `min_tokens`
+            new tokens.
         """
-        natural = len(oracle.token_ids(ask("Add 17 and 25:")))
+        natural = len(ask.answer(ask("Add 17 and 25:")))
         for least in (natural, natural + 4, natural + 9):
             request = ask("Add 17 and 25:", min_tokens=least)
 
-            [told] = engine.run(request)
+            [result] = engine.run(request)
 
-            assert len(told.token_ids) >= least
-            assert not request.stop_token_ids & set(told.token_ids[:least])
-            assert told.token_ids == oracle.token_ids(request)
+            assert len(result.token_ids) >= least
+            assert not request.stop_token_ids & set(result.token_ids[:least])
+            assert result.token_ids == ask.answer(request)
 
     @clause()
     def test_e10_idle(self, engine: DrivenEngine, ask: Asker) -> None:
-        """An engine with nothing to do says so, and `step` returns nothing at once.
+        """An engine without requests is idle, and `step` returns an empty list at once.
 
-        Troubleshooting:
-            `has_unfinished` is false before the first request and after the end of the
-            last was told. An engine whose own `step` waits for work needs a guard.
+        Troubleshooting: `has_unfinished` is false before the first request and after
+            the last end was returned. Guard an engine whose own `step` waits for work.
         """
         assert not engine.unfinished
         engine.run(ask(max_tokens=2))
@@ -187,16 +175,15 @@ class EndClauses:
 
     @clause()
     def test_e11_unfinished(self, engine: DrivenEngine, ask: Asker) -> None:
-        """A request is unfinished from `add_request` until its end has been told.
+        """A request is unfinished from `add_request` until `step` returns its end.
 
-        Troubleshooting:
-            The driver stops stepping when `has_unfinished` is false, so ends that are
-            known but not told yet count as unfinished.
+        Troubleshooting: The driver stops stepping when `has_unfinished` is false, so an
+            end that is not returned yet counts as unfinished.
         """
         request = ask(max_tokens=6)
         engine.add(request)
 
-        while engine.told(request).finish_reason is None:
+        while engine.result(request).finish_reason is None:
             assert engine.unfinished
             engine.step()
 
@@ -204,35 +191,31 @@ class EndClauses:
 
     @clause()
     def test_e12_values_stay(self, engine: DrivenEngine, ask: Asker) -> None:
-        """A request is not changed, and an output does not change after it was told.
+        """The engine changes neither a request nor an output that it has returned.
 
-        Troubleshooting:
-            Copy lists that the engine goes on writing to, and never write into
-            `EngineRequest` or `SamplingParams`: they belong to the caller.
+        Troubleshooting: Copy lists that the engine keeps writing to. `EngineRequest`
+            and `SamplingParams` belong to the caller.
         """
         request = ask(max_tokens=6, stop_token_ids=[7, 5])
         before = attrs.asdict(request), request.params
-        told = engine.run(request, ask(max_tokens=4))
+        results = engine.run(request, ask(max_tokens=4))
 
         assert (attrs.asdict(request), request.params) == before
         assert request.params is before[1]
         live = [list(output.token_ids) for output in engine.live_outputs]
         assert live == [list(output.token_ids) for output in engine.outputs]
-        assert len(told) == 2
+        assert len(results) == 2
 
     @clause()
-    def test_e13_the_shortest_prompt(
-        self, engine: DrivenEngine, ask: Asker, oracle: Oracle
-    ) -> None:
-        """A prompt of a single id is served.
+    def test_e13_the_shortest_prompt(self, engine: DrivenEngine, ask: Asker) -> None:
+        """A prompt of one id is served.
 
-        Troubleshooting:
-            Not even a beginning-of-text id is added: prompts arrive complete.
+        Troubleshooting: Add nothing, not even a BOS token: prompts arrive complete.
         """
         request = ask(ask.ids(COUNT)[:1], max_tokens=1)
-        logits = oracle.scores(request)
+        logits = ask.scores(request)
 
-        [told] = engine.run(request)
+        [result] = engine.run(request)
 
-        # The model was never trained on this, so near-ties count as right.
-        assert logits[told.token_ids[0]] > logits.max() - 0.01
+        # The model was not trained on this, so a near tie counts as right.
+        assert logits[result.token_ids[0]] > logits.max() - 0.01

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What an author says about a backend, and what the clauses are given."""
+"""The settings of an adopted contract, and the fixtures of its clauses."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ...engines.base import Support
-from ..backends import reference_script
-from .asking import Asker, Oracle, bundled_asker
+from .asking import Asker, bundled_asker
 from .clauses import Clause
 from .subject import Subject
 
@@ -25,44 +24,39 @@ if TYPE_CHECKING:
 _SUBJECT = pytest.StashKey[Subject]()
 
 
-class RequiredSettings:
-    """What everybody says who adopts the contract."""
+class ContractSettings:
+    """The settings of an adopted contract; only `backend` is required."""
 
     backend: str | Backend
-    """Name of the installed backend; or one that is not installed, for the time of the
-    tests."""
-
-
-class OptionalSettings:
-    """What some say, because their engine needs it."""
+    """Name of an installed backend, or a backend to register during the tests."""
 
     waivers: Mapping[str, str] = MappingProxyType({})
-    """Clauses that do not hold under these options alone, by number, each with the
-    reason. Those that never hold are in `Backend.waivers`. A waived clause has to fail:
-    one that holds is an error, so that the list shrinks."""
+    """Clauses that fail under these options alone: number to reason.
+
+    `Backend.waivers` has those that always fail. A waived clause that passes is an
+    error, so that the list shrinks."""
 
     model: str = "unillm/tiny"
     """The bundled model, or the directory of the same model in another form."""
 
     options: Mapping[str, Any] = MappingProxyType({})
-    """What a `Generator` is given besides `subject.STANDARD_OPTIONS`, or instead."""
+    """Options of the `Generator`, added to or instead of `subject.STANDARD_OPTIONS`."""
 
     patience_s: float = 60.0
-    """Seconds that one call of the engine may take, and anything that should happen at
-    once."""
+    """Limit of one call of the engine, in seconds."""
 
     logprob_tolerance: float = 1e-3
-    """How far a log-probability may be off, by rounding."""
+    """Rounding error that a log-probability may have."""
 
     keep_engine: bool = True
-    """Whether one engine serves many clauses, because making one takes long."""
+    """Whether one engine serves many clauses, because loading takes long."""
 
     kill_engine: Callable[[Engine], None] | None = None
-    """Makes a running engine die as a crash does. Write it as a static method."""
+    """Makes a running engine die as a crash does; a static method."""
 
 
-class ProvidedFixtures:
-    """What the clauses use. Nobody overrides these."""
+class Clauses(ContractSettings):
+    """A group of clauses, with the fixtures that they use."""
 
     failed = False
     """Whether the clause of this instance has failed."""
@@ -72,14 +66,13 @@ class ProvidedFixtures:
         """Return the backend under test, the same one for all clauses of the class."""
         node = request.node.getparent(pytest.Class)
         if _SUBJECT not in node.stash:
-            settings: Any = self
             subject = Subject(
-                settings.backend,
-                model=settings.model,
-                options=settings.options,
-                patience_s=settings.patience_s,
-                keep=settings.keep_engine,
-                waivers=settings.waivers,
+                self.backend,
+                model=self.model,
+                options=self.options,
+                patience_s=self.patience_s,
+                keep=self.keep_engine,
+                waivers=self.waivers,
             )
             node.stash[_SUBJECT] = subject
             node.addfinalizer(subject.end)
@@ -88,7 +81,7 @@ class ProvidedFixtures:
 
     @pytest.fixture(autouse=True)
     def _judged(self, request: pytest.FixtureRequest) -> Iterator[None]:
-        """Apply the waivers, skip what is not declared, and tidy up afterwards."""
+        """Apply waivers, skip undeclared fields, and tidy up after the clause."""
         clause: Clause | None = getattr(request.function, "clause", None)
         if clause is None:
             yield
@@ -105,41 +98,15 @@ class ProvidedFixtures:
 
     @pytest.fixture
     def engine(self, subject: Subject) -> DrivenEngine:
-        """Return an engine to drive; nothing is under way."""
+        """Return an idle engine to drive."""
         return subject.engine()
 
     @pytest.fixture
     def generator(self, subject: Subject) -> Generator:
-        """Return a generator; nothing is under way."""
+        """Return an idle generator."""
         return subject.generator()
 
     @pytest.fixture
     def ask(self) -> Asker:
-        """Return what makes requests."""
+        """Return the maker of requests."""
         return bundled_asker()
-
-    @pytest.fixture
-    def oracle(self) -> Oracle:
-        """Return what knows the answers."""
-        return Oracle(reference_script())
-
-    @pytest.fixture
-    def tolerance(self) -> float:
-        """Return how far a log-probability may be off."""
-        settings: Any = self
-        tolerance: float = settings.logprob_tolerance
-        return tolerance
-
-    @pytest.fixture
-    def soon_s(self) -> float:
-        """Return how long may take what should happen at once."""
-        settings: Any = self
-        patience: float = settings.patience_s
-        return patience
-
-    @pytest.fixture
-    def kill(self) -> Callable[[Engine], None] | None:
-        """Return what makes an engine die, if something can."""
-        settings: Any = self
-        kill: Callable[[Engine], None] | None = settings.kill_engine
-        return kill

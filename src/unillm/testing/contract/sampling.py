@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""S: the fields that decide which token is chosen."""
+"""S: the fields that decide which token is sampled."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from typing import Any
 import numpy as np
 
 from ..reference import distribution
-from .asking import COUNT, UNSURE, Asker, Oracle
+from .asking import COUNT, UNSURE, Asker
 from .clauses import clause
 from .driving import DrivenEngine
+from .fixtures import Clauses
 
 _DRAWS = 128
-"""First tokens that are drawn with different seeds."""
+"""Requests with different seeds, of which each draws one token."""
 
 _NEAR = 1e-3
-"""How far from the border of a filter a probability may be, and be on either side."""
+"""Rounding near the border of a filter, in logits."""
 
 
-class SamplingClauses:
-    """Held against the model's own distribution, computed in float64."""
+class SamplingClauses(Clauses):
+    """Compared with the model's own distribution, computed in float64."""
 
     @clause()
-    def test_s1_greedy(self, engine: DrivenEngine, ask: Asker, oracle: Oracle) -> None:
-        """At temperature 0 the most probable token is taken, whatever the seed.
+    def test_s1_greedy(self, engine: DrivenEngine, ask: Asker) -> None:
+        """At temperature 0 the most probable token is chosen, whatever the seed.
 
-        Troubleshooting:
-            Below 1e-5 a temperature is greedy, and then top_k, top_p and min_p do
-            nothing.
+        Troubleshooting: A temperature below 1e-5 is greedy, and then top_k, top_p and
+            min_p do nothing.
         """
         fields: dict[str, Any] = {"top_k": 50, "top_p": 0.99, "min_p": 0.001}
         requests = [
@@ -39,17 +39,16 @@ class SamplingClauses:
             for seed in (1, 2, 3)
         ]
 
-        told = engine.run(*requests)
+        results = engine.run(*requests)
 
-        assert [t.token_ids for t in told] == [oracle.token_ids(r) for r in requests]
+        assert [t.token_ids for t in results] == [ask.answer(r) for r in requests]
 
     @clause("seed", "temperature")
     def test_s2_reproducible(self, engine: DrivenEngine, ask: Asker) -> None:
         """The same request with the same seed draws the same tokens again.
 
-        Troubleshooting:
-            `EngineRequest.seed` is always set. Seed the request's own generator with
-            it, not the process's.
+        Troubleshooting: `EngineRequest.seed` is always set. Seed a generator of the
+            request with it, not the process's.
         """
         first, second = (
             engine.run(ask(UNSURE, seed=7, **_WILD))[0].token_ids for _ in range(2)
@@ -59,11 +58,10 @@ class SamplingClauses:
 
     @clause("seed", "temperature")
     def test_s3_seed_and_neighbours(self, engine: DrivenEngine, ask: Asker) -> None:
-        """What a seed draws depends on no neighbour, no place and no order.
+        """The tokens of a seed depend on no neighbour, slot or order.
 
-        Troubleshooting:
-            One generator for the whole batch, or one that follows a row, gives other
-            numbers when others join. Give each request its own.
+        Troubleshooting: A generator that the batch shares, or that follows a row, gives
+            other numbers when requests join. Give each request its own.
         """
         [alone] = engine.run(ask(UNSURE, seed=11, **_WILD))
         others = [ask(UNSURE, seed=seed, **_WILD) for seed in (1, 2, 3)]
@@ -80,24 +78,20 @@ class SamplingClauses:
     def test_s4_seeds_differ(self, engine: DrivenEngine, ask: Asker) -> None:
         """Different seeds draw different tokens.
 
-        Troubleshooting:
-            If all are equal the seed is not used, or sampling is off.
+        Troubleshooting: If all are equal, the seed is unused or sampling is off.
         """
-        told = engine.run(*(ask(UNSURE, seed=seed, **_WILD) for seed in range(16)))
+        results = engine.run(*(ask(UNSURE, seed=seed, **_WILD) for seed in range(16)))
 
-        assert len({tuple(each.token_ids) for each in told}) >= 5
+        assert len({tuple(each.token_ids) for each in results}) >= 5
 
     @clause("temperature")
-    def test_s5_distribution(
-        self, engine: DrivenEngine, ask: Asker, oracle: Oracle
-    ) -> None:
-        """Draws are as frequent as the model's probabilities at the temperature.
+    def test_s5_distribution(self, engine: DrivenEngine, ask: Asker) -> None:
+        """Tokens are drawn as often as their probabilities at the temperature say.
 
-        Troubleshooting:
-            Logits are divided by the temperature before the softmax.
+        Troubleshooting: Divide the logits by the temperature before the softmax.
         """
         for temperature in (1.0, 1.7):
-            counts, expected = _draws(engine, ask, oracle, temperature=temperature)
+            counts, expected = _draws(engine, ask, temperature=temperature)
 
             likely = [each for each in range(len(expected)) if expected[each] > 0.04]
             assert len(likely) >= 3
@@ -107,137 +101,115 @@ class SamplingClauses:
                 assert abs(counts[token_id] / _DRAWS - share) < 4.5 * spread
 
     @clause("temperature", "top_k")
-    def test_s6_top_k(self, engine: DrivenEngine, ask: Asker, oracle: Oracle) -> None:
+    def test_s6_top_k(self, engine: DrivenEngine, ask: Asker) -> None:
         """With `top_k` only the k most probable tokens are drawn.
 
-        Troubleshooting:
-            0 and -1 mean all of them.
+        Troubleshooting: 0 and -1 mean all tokens.
         """
-        _only_what_is_kept(engine, ask, oracle, temperature=2.0, top_k=3)
+        _assert_filtered(engine, ask, temperature=2.0, top_k=3)
 
     @clause("temperature", "top_p")
-    def test_s7_top_p(self, engine: DrivenEngine, ask: Asker, oracle: Oracle) -> None:
-        """With `top_p` only the smallest set with that probability is drawn.
+    def test_s7_top_p(self, engine: DrivenEngine, ask: Asker) -> None:
+        """With `top_p` only the smallest set of that total probability is drawn.
 
-        Troubleshooting:
-            The token with which the sum reaches `top_p` belongs to the set.
+        Troubleshooting: The token with which the sum reaches `top_p` belongs to the
+            set.
         """
-        _only_what_is_kept(engine, ask, oracle, temperature=1.5, top_p=0.6)
+        _assert_filtered(engine, ask, temperature=1.5, top_p=0.6)
 
     @clause("temperature", "min_p")
-    def test_s8_min_p(self, engine: DrivenEngine, ask: Asker, oracle: Oracle) -> None:
-        """With `min_p` tokens below that share of the best one are not drawn.
+    def test_s8_min_p(self, engine: DrivenEngine, ask: Asker) -> None:
+        """With `min_p` no token below that share of the best probability is drawn.
 
-        Troubleshooting:
-            It is a share of the highest probability after the temperature.
+        Troubleshooting: It is a share of the highest probability after the temperature.
         """
-        _only_what_is_kept(engine, ask, oracle, temperature=1.5, min_p=0.2)
+        _assert_filtered(engine, ask, temperature=1.5, min_p=0.2)
 
     @clause("presence_penalty")
-    def test_s9_presence(
-        self, engine: DrivenEngine, ask: Asker, oracle: Oracle
-    ) -> None:
-        """`presence_penalty` is taken once from each token that was generated.
+    def test_s9_presence(self, engine: DrivenEngine, ask: Asker) -> None:
+        """`presence_penalty` is subtracted once from each generated token's logit.
 
-        Troubleshooting:
-            The prompt does not count. A negative number is a reward.
+        Troubleshooting: The prompt does not count. A negative value is a reward.
         """
         apple = ("Spell the word apple:", 16, {"presence_penalty": 2.0})
         add = ("Add 17 and 25:", 8, {"presence_penalty": -2.0})
-        _follow_the_rules(engine, ask, oracle, apple, add)
+        _assert_rules(engine, ask, apple, add)
 
     @clause("frequency_penalty")
-    def test_s10_frequency(
-        self, engine: DrivenEngine, ask: Asker, oracle: Oracle
-    ) -> None:
-        """`frequency_penalty` is taken once for each time a token was generated.
+    def test_s10_frequency(self, engine: DrivenEngine, ask: Asker) -> None:
+        """`frequency_penalty` is subtracted once per occurrence of a generated token.
 
-        Troubleshooting:
-            The prompt does not count. A negative number is a reward.
+        Troubleshooting: The prompt does not count. A negative value is a reward.
         """
         count = (COUNT, 16, {"frequency_penalty": 2.0})
         name = ("Name the day after Monday:", 8, {"frequency_penalty": -2.0})
-        _follow_the_rules(engine, ask, oracle, count, name)
+        _assert_rules(engine, ask, count, name)
 
     @clause("repetition_penalty")
-    def test_s11_repetition(
-        self, engine: DrivenEngine, ask: Asker, oracle: Oracle
-    ) -> None:
-        """`repetition_penalty` scales the logits of what prompt or completion has.
+    def test_s11_repetition(self, engine: DrivenEngine, ask: Asker) -> None:
+        """`repetition_penalty` scales the logits of the prompt's and generated tokens.
 
-        Troubleshooting:
-            Positive logits are divided, negative ones multiplied.
+        Troubleshooting: Divide positive logits, multiply negative ones.
         """
         apple = ("Spell the word apple:", 16, {"repetition_penalty": 1.5})
         days = ("List the days from Tuesday:", 8, {"repetition_penalty": 2.5})
-        _follow_the_rules(engine, ask, oracle, apple, days)
+        _assert_rules(engine, ask, apple, days)
 
     @clause("logit_bias")
-    def test_s12_logit_bias(
-        self, engine: DrivenEngine, ask: Asker, oracle: Oracle
-    ) -> None:
+    def test_s12_logit_bias(self, engine: DrivenEngine, ask: Asker) -> None:
         """`logit_bias` is added to the logits of its tokens.
 
-        Troubleshooting:
-            Before penalties and temperature; 100 as good as decides, -100 forbids.
+        Troubleshooting: Before penalties and temperature; 100 practically forces a
+            token, -100 forbids it.
         """
-        first = oracle.token_ids(ask())[0]
+        first = ask.answer(ask())[0]
         forced = ask(logit_bias={65: 100.0}, max_tokens=4)
         banned = ask(logit_bias={first: -100.0}, max_tokens=1)
 
-        told = engine.run(forced, banned)
+        results = engine.run(forced, banned)
 
-        assert told[0].token_ids == [65] * 4
-        assert told[1].token_ids == oracle.token_ids(banned)
+        assert results[0].token_ids == [65] * 4
+        assert results[1].token_ids == ask.answer(banned)
 
     @clause("allowed_token_ids")
-    def test_s13_allowed(
-        self, engine: DrivenEngine, ask: Asker, oracle: Oracle
-    ) -> None:
-        """With `allowed_token_ids` nothing else is generated.
+    def test_s13_allowed(self, engine: DrivenEngine, ask: Asker) -> None:
+        """With `allowed_token_ids` no other token is generated.
 
-        Troubleshooting:
-            An end id that is not among them cannot come either.
+        Troubleshooting: An EOS id outside of them cannot be generated either.
         """
-        digits = sorted(set(oracle.token_ids(ask("Count from 31 to 27:"))[:-1]))
+        digits = sorted(set(ask.answer(ask("Count from 31 to 27:"))[:-1]))
         request = ask("Add 17 and 25:", allowed_token_ids=digits, max_tokens=6)
         drawn = ask(UNSURE, allowed_token_ids=[50, 60, 70], seed=3, **_WILD)
 
-        told = engine.run(request, drawn)
+        results = engine.run(request, drawn)
 
-        assert set(told[0].token_ids) <= set(digits)
-        assert len(told[0].token_ids) == 6
-        assert set(told[1].token_ids) <= {50, 60, 70}
+        assert set(results[0].token_ids) <= set(digits)
+        assert len(results[0].token_ids) == 6
+        assert set(results[1].token_ids) <= {50, 60, 70}
 
     @clause("bad_words")
-    def test_s14_bad_words(
-        self, engine: DrivenEngine, ask: Asker, oracle: Oracle
-    ) -> None:
-        """The ids of a bad word never come one after the other.
+    def test_s14_bad_words(self, engine: DrivenEngine, ask: Asker) -> None:
+        """The ids of a bad word never follow each other.
 
-        Troubleshooting:
-            `EngineRequest.bad_words_token_ids` has them in tokens. Only the last id of
-            a sequence is banned, and only behind those before it.
+        Troubleshooting: `EngineRequest.bad_words_token_ids` has them in tokens. Ban
+            only the last id of a sequence, and only after the ids before it.
         """
-        whole = oracle.token_ids(ask())
-        # The last id of the second one comes before, behind other ids.
+        whole = ask.answer(ask())
+        # The last id of the second word appears earlier, after other ids.
         words = [whole[2:5]], [whole[4:6]]
         requests = [ask(bad_words_token_ids=each, max_tokens=6) for each in words]
 
-        told = engine.run(*requests)
+        results = engine.run(*requests)
 
         assert whole[5] in whole[:4]
-        assert [t.token_ids for t in told] == [oracle.token_ids(r) for r in requests]
-        assert [t.token_ids[:4] for t in told] == [whole[:4]] * 2
+        assert [t.token_ids for t in results] == [ask.answer(r) for r in requests]
+        assert [t.token_ids[:4] for t in results] == [whole[:4]] * 2
 
     @clause("temperature")
-    def test_s15_own_temperature(
-        self, engine: DrivenEngine, ask: Asker, oracle: Oracle
-    ) -> None:
-        """A greedy request stays greedy beside requests that draw.
+    def test_s15_own_temperature(self, engine: DrivenEngine, ask: Asker) -> None:
+        """A greedy request stays greedy beside requests that sample.
 
-        Troubleshooting:
-            Temperatures belong to rows.
+        Troubleshooting: Temperatures belong to rows.
         """
         pairs = [
             (ask(UNSURE, seed=n, **_WILD), ask(_UNSURE[n % 4], seed=n, max_tokens=1))
@@ -247,65 +219,54 @@ class SamplingClauses:
         engine.run(*(request for pair in pairs for request in pair))
 
         calm = [each for _, each in pairs]
-        told = [engine.told(request).token_ids for request in calm]
-        assert told == [oracle.token_ids(request) for request in calm]
+        results = [engine.result(request).token_ids for request in calm]
+        assert results == [ask.answer(request) for request in calm]
 
 
 _UNSURE = (UNSURE, "Spell the word", "Count", "List the")
-"""The best next token is clear enough, and a draw takes another one often."""
+"""The most probable next token is clear, and a draw often takes another one."""
 
 _WILD: dict[str, Any] = {"temperature": 2.0, "max_tokens": 24, "ignore_eos": True}
 
 
-def _draws(
-    engine: DrivenEngine, ask: Asker, oracle: Oracle, **fields: Any
-) -> tuple[Counter[int], Any]:
-    """Return how often each first token was drawn, and what is expected."""
+def _draws(engine: DrivenEngine, ask: Asker, **fields: Any) -> tuple[Counter[int], Any]:
+    """Return how often each first token was drawn, and the expected distribution."""
     requests = [ask(UNSURE, seed=n, max_tokens=1, **fields) for n in range(_DRAWS)]
-    told = engine.run(*requests)
-    counts = Counter(token_id for each in told for token_id in each.token_ids)
-    return counts, distribution(oracle.scores(requests[0]), requests[0].params)
+    results = engine.run(*requests)
+    counts = Counter(token_id for each in results for token_id in each.token_ids)
+    return counts, distribution(ask.scores(requests[0]), requests[0].params)
 
 
-def _only_what_is_kept(
-    engine: DrivenEngine, ask: Asker, oracle: Oracle, **fields: Any
-) -> None:
-    counts, expected = _draws(engine, ask, oracle, **fields)
-    scores = oracle.scores(ask(UNSURE))
+def _assert_filtered(engine: DrivenEngine, ask: Asker, **fields: Any) -> None:
+    """Assert that no drawn token is outside of the filter in *fields*."""
+    counts, expected = _draws(engine, ask, **fields)
+    scores = ask.scores(ask(UNSURE))
     kept = np.flatnonzero(expected)
     border = scores[kept].min() - _NEAR
 
-    assert len(counts) >= 2, "nothing was drawn"
-    assert len(kept) < len(scores), "the filter is none"
+    assert len(counts) >= 2, "a single token was drawn"
+    assert len(kept) < len(scores), "the filter keeps everything"
     assert all(scores[token_id] >= border for token_id in counts)
 
 
-def _follow_the_rules(
-    engine: DrivenEngine,
-    ask: Asker,
-    oracle: Oracle,
-    *cases: tuple[str, int, dict[str, Any]],
+def _assert_rules(
+    engine: DrivenEngine, ask: Asker, *cases: tuple[str, int, dict[str, Any]]
 ) -> None:
-    """Compare greedy requests with what the rules make of the model's logits.
+    """Compare greedy requests with the rules applied to the model's logits.
 
     Args:
         engine: Under test.
         ask: Makes the requests.
-        oracle: Knows the rules.
-        cases: Prompt, new tokens and fields, chosen so that the fields change what is
-            said and the margin stays wide.
+        cases: Prompt, new tokens and fields. The fields change the answer, and the
+            margin stays wide.
     """
-    requests = [
-        ask(prompt, max_tokens=count, ignore_eos=True, **fields)
-        for prompt, count, fields in cases
-    ]
-    plain = [
-        ask(prompt, max_tokens=count, ignore_eos=True) for prompt, count, _ in cases
-    ]
+    requests, answers = [], []
+    for prompt, count, fields in cases:
+        plain = ask(prompt, max_tokens=count, ignore_eos=True)
+        requests.append(ask(prompt, max_tokens=count, ignore_eos=True, **fields))
+        answers.append(ask.answer(requests[-1]))
+        assert answers[-1] != ask.answer(plain), "the field changes nothing"
 
-    told = engine.run(*requests)
+    results = engine.run(*requests)
 
-    for each, request, other in zip(told, requests, plain, strict=True):
-        expected = oracle.token_ids(request)
-        assert expected != oracle.token_ids(other), "the field changes nothing"
-        assert each.token_ids == expected
+    assert [result.token_ids for result in results] == answers

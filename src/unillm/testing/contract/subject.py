@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The backend under test: one engine at a time, kept while it can be trusted."""
+"""The backend under test: one engine at a time, kept while clauses pass."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ STANDARD_OPTIONS: Mapping[str, Any] = {
     "max_num_batched_tokens": 64,
     "max_logprobs": -1,
 }
-"""Small numbers, so that requests wait, prompts are computed in parts and rows change
-their owners; and the dtype in which the expected log-probabilities were computed."""
+"""Small limits, so that requests wait, prompts are computed in parts and slots are
+reused; and the dtype of the expected log-probabilities."""
 
 
 class ImpatientGenerator(Generator):
-    """Gives every request a deadline: a clause must fail where nothing ever ends.
+    """Gives every request a deadline, so that a clause fails where a request hangs.
 
     Args:
-        model: As `Generator` takes it.
-        patience_s: Seconds that a request has, if it is given none.
-        options: As `Generator` takes them.
+        model: See `Generator`.
+        patience_s: Deadline of a request without one.
+        options: See `Generator`.
     """
 
     def __init__(self, model: str, *, patience_s: float, **options: Any) -> None:
@@ -52,15 +52,15 @@ class ImpatientGenerator(Generator):
 
 
 class Subject:
-    """Makes engines and generators of one backend, never two of them at a time.
+    """Creates engines and generators of one backend, one at a time.
 
     Args:
-        backend: Its name; or one that is not installed, which is plugged in.
+        backend: Name of an installed backend, or a backend to register.
         model: Of every engine.
-        options: Of every engine, as a `Generator` takes them.
-        patience_s: How long one call of an engine may take.
+        options: Of every engine; see `Generator`.
+        patience_s: Limit of one call of an engine.
         keep: Whether an engine serves several clauses.
-        waivers: Clauses that do not hold, besides those that the backend waives.
+        waivers: Clauses that fail, besides those that the backend waives.
     """
 
     def __init__(
@@ -88,33 +88,33 @@ class Subject:
 
     @property
     def capabilities(self) -> Capabilities:
-        """The backend's, refined by those of its engine."""
+        """The backend's capabilities, refined by its engine."""
         if self._capabilities is None:
             own = self.engine().capabilities
             self._capabilities = self.backend.capabilities.refined(own)
         return self._capabilities
 
     def create_engine(self) -> Engine:
-        """Return a new engine; the other one is closed."""
+        """Close the current engine and return a new one."""
         self.close()
         config = configure(self.model, self.backend.name, **self.options)
         return self.backend.create_engine(config)
 
     def engine(self) -> DrivenEngine:
-        """Return an engine to drive, with nothing to do."""
+        """Return an idle engine to drive."""
         if self._driven is None:
             self._driven = DrivenEngine(self.create_engine(), self.patience_s)
         return self._driven
 
     def generator(self) -> Generator:
-        """Return a generator, with nothing to do."""
+        """Return an idle generator."""
         if self._generator is None:
             self.close()
             self._generator = self.create_generator()
         return self._generator
 
     def create_generator(self, **options: Any) -> Generator:
-        """Return a new generator; what else there was is closed."""
+        """Close the current engine or generator and return a new generator."""
         self.close()
         return ImpatientGenerator(
             self.model,
@@ -124,13 +124,13 @@ class Subject:
         )
 
     def after_clause(self, *, failed: bool) -> None:
-        """Keep for the next clause what can be trusted."""
+        """Keep the engine for the next clause if it is idle and the clause passed."""
         idle = self._driven is None or self._driven.restart()
         if failed or not idle or not self._keep:
             self.close()
 
     def close(self) -> None:
-        """Close what there is."""
+        """Close the current engine or generator."""
         driven, self._driven = self._driven, None
         generator, self._generator = self._generator, None
         if driven is not None:
@@ -139,6 +139,6 @@ class Subject:
             generator.close()
 
     def end(self) -> None:
-        """Close what there is; the backend is not used any more."""
+        """Close everything and unregister the backend."""
         self.close()
         self._plugged.close()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""T: what a caller of `Generator` reads."""
+"""T: the text that a caller of `Generator` reads."""
 
 from __future__ import annotations
 
@@ -12,41 +12,38 @@ import pytest
 from ...generator import Generator
 from ...outputs import RequestOutput
 from ...params import SamplingParams
-from .asking import ANSWERS, COUNT, UNSURE, Asker, Oracle
+from .asking import ANSWERS, COUNT, UNSURE, Asker
 from .clauses import clause
+from .fixtures import Clauses
 
 GREEDY = SamplingParams(temperature=0, max_tokens=64)
 REPEAT = "Repeat: blue cat über 🙂:"
 
 
-class TextClauses:
-    """The core makes the text, so a failure here and none above is rare."""
+class TextClauses(Clauses):
+    """The core makes the text, so failures here alone are rare."""
 
     @clause()
-    def test_t1_answers(self, generator: Generator, ask: Asker, oracle: Oracle) -> None:
-        """Prompts become the model's answers, in their order, ended by its end id.
+    def test_t1_answers(self, generator: Generator, ask: Asker) -> None:
+        """Prompts become the model's answers, in order, each ended by an EOS token.
 
-        Troubleshooting:
-            If a space or the end id shows in the text, an id is missing or too many:
-            see E2 and E3.
+        Troubleshooting: A space or an EOS token in the text means that an id is missing
+            or extra: see E2 and E3.
         """
         outputs = generator.generate(list(ANSWERS), GREEDY)
 
         assert [output.text for output in outputs] == list(ANSWERS.values())
         assert [output.prompt for output in outputs] == list(ANSWERS)
-        ends = {("stop", oracle.token_ids(ask(prompt))[-1]) for prompt in ANSWERS}
+        ends = {("stop", ask.answer(ask(prompt))[-1]) for prompt in ANSWERS}
         assert {_end(output) for output in outputs} == ends
 
     @clause()
-    def test_t2_stop_strings(
-        self, generator: Generator, ask: Asker, oracle: Oracle
-    ) -> None:
-        """A stop string ends a completion, is named, and is not in the text.
+    def test_t2_stop_strings(self, generator: Generator, ask: Asker) -> None:
+        """A stop string ends a completion and is its `stop_reason`, not in its text.
 
-        Troubleshooting:
-            The core finds it and aborts the request: see A1 and A2.
+        Troubleshooting: The core finds it and aborts the request: see A1 and A2.
         """
-        own_end = oracle.token_ids(ask())[-1]
+        own_end = ask.answer(ask())[-1]
         for stop, text, reason in (
             ("7", "3 4 5 6 ", "7"),
             (["9", "5 6"], "3 4 ", "5 6"),
@@ -60,10 +57,9 @@ class TextClauses:
 
     @clause()
     def test_t3_kept_stop_strings(self, generator: Generator) -> None:
-        """With `include_stop_str_in_output` the text ends with what ended it.
+        """With `include_stop_str_in_output` the text ends with the stop string.
 
-        Troubleshooting:
-            See T2.
+        Troubleshooting: see T2.
         """
         params = SamplingParams(
             temperature=0, max_tokens=64, stop="5 6", include_stop_str_in_output=True
@@ -74,15 +70,12 @@ class TextClauses:
         assert (output.text, _end(output)) == ("3 4 5 6", ("stop", "5 6"))
 
     @clause("stop_token_ids")
-    def test_t4_stop_ids(
-        self, generator: Generator, ask: Asker, oracle: Oracle
-    ) -> None:
-        """A stop id of the user's is the `stop_reason`, and its text is left out.
+    def test_t4_stop_ids(self, generator: Generator, ask: Asker) -> None:
+        """A stop id that the user gave is the `stop_reason`, and its text is left out.
 
-        Troubleshooting:
-            See E7: the id stays in `token_ids`.
+        Troubleshooting: see E7: the id stays in `token_ids`.
         """
-        whole = oracle.token_ids(ask())
+        whole = ask.answer(ask())
         params = SamplingParams(temperature=0, max_tokens=64, stop_token_ids=[whole[4]])
 
         [output] = generator.generate(COUNT, params)
@@ -94,10 +87,9 @@ class TextClauses:
 
     @clause("ignore_eos")
     def test_t5_ignored_ends(self, generator: Generator) -> None:
-        """Under `ignore_eos` a completion goes on after the model's end ids.
+        """Under `ignore_eos` a completion goes on after the model's EOS tokens.
 
-        Troubleshooting:
-            See E8.
+        Troubleshooting: see E8.
         """
         params = SamplingParams(temperature=0, max_tokens=30, ignore_eos=True)
 
@@ -109,10 +101,9 @@ class TextClauses:
 
     @clause()
     def test_t6_length(self, generator: Generator) -> None:
-        """After `max_tokens` new tokens the reason is "length".
+        """After `max_tokens` new tokens the finish reason is "length".
 
-        Troubleshooting:
-            See E4.
+        Troubleshooting: see E4.
         """
         params = SamplingParams(temperature=0, max_tokens=5)
 
@@ -124,8 +115,7 @@ class TextClauses:
     def test_t7_min_tokens(self, generator: Generator) -> None:
         """Before `min_tokens` new tokens no stop string ends a completion.
 
-        Troubleshooting:
-            See E9.
+        Troubleshooting: see E9.
         """
         params = SamplingParams(
             temperature=0, max_tokens=64, stop=["5", "8"], min_tokens=6
@@ -139,8 +129,7 @@ class TextClauses:
     def test_t8_streams(self, generator: Generator) -> None:
         """The deltas of a stream add up to the completion, and the last one ends it.
 
-        Troubleshooting:
-            An engine may tell of many tokens at once, but of each only once: see E2.
+        Troubleshooting: An output may carry several tokens, each of them once: see E2.
         """
         [whole] = generator.generate(COUNT, GREEDY)
 
@@ -154,10 +143,9 @@ class TextClauses:
 
     @clause()
     def test_t9_characters(self, generator: Generator) -> None:
-        """A character of several tokens is never split, in no delta of a stream.
+        """No delta of a stream splits a character of several tokens.
 
-        Troubleshooting:
-            Ids arrive out of order, or some are missing: see E2.
+        Troubleshooting: Ids arrive out of order, or some are missing: see E2.
         """
         deltas = list(generator.stream(REPEAT, GREEDY))
 
@@ -165,13 +153,10 @@ class TextClauses:
         assert not any("\ufffd" in delta.text for delta in deltas)
 
     @clause("logprobs")
-    def test_t10_logprobs(
-        self, generator: Generator, ask: Asker, oracle: Oracle, tolerance: float
-    ) -> None:
-        """Log-probabilities come with ranks and texts, and add up.
+    def test_t10_logprobs(self, generator: Generator, ask: Asker) -> None:
+        """Log-probabilities have ranks and texts, and add up to `cumulative_logprob`.
 
-        Troubleshooting:
-            See P1 to P4.
+        Troubleshooting: see P1 to P4.
         """
         params = SamplingParams(temperature=0, max_tokens=5, logprobs=2)
 
@@ -188,19 +173,20 @@ class TextClauses:
         context = list(ask.ids(COUNT))
         total = 0.0
         for token_id in completion.token_ids:
-            total += oracle.model.logprobs(context)[token_id]
+            total += ask.model.logprobs(context)[token_id]
             context.append(token_id)
         assert [entry.rank for entry in own] == [1] * 5
         assert "".join(entry.decoded_token or "" for entry in own) == output.text
-        assert completion.cumulative_logprob == pytest.approx(total, abs=5 * tolerance)
+        assert completion.cumulative_logprob == pytest.approx(
+            total, abs=5 * self.logprob_tolerance
+        )
         assert {len(entries) for entries in completion.logprobs} == {2}
 
     @clause("n", "seed", "temperature")
     def test_t11_n(self, generator: Generator) -> None:
         """`n` completions are drawn apart; number i has the seed of the request plus i.
 
-        Troubleshooting:
-            The core makes n requests of it: see S2 to S4.
+        Troubleshooting: The core submits n requests: see S2 to S4.
         """
         fields: dict[str, Any] = {
             "temperature": 2.0,
@@ -220,25 +206,24 @@ class TextClauses:
 
     @clause()
     def test_t12_chat(self, generator: Generator, ask: Asker) -> None:
-        """A conversation is rendered by the chat template, and a turn has its own end.
+        """`chat` applies the chat template, and a turn's EOS token ends the answer.
 
-        Troubleshooting:
-            Chat models end a turn with another id than a text: the stop ids have both.
+        Troubleshooting: Chat models end a turn with another id than a text; the stop
+            ids include both.
         """
         message = {"role": "user", "content": "Add 17 and 25:"}
 
         [output] = generator.chat([message], GREEDY)
 
-        # The tokenizer's own end id is no `stop_reason`, as in vLLM.
+        # As in vLLM, the tokenizer's own EOS token is not a `stop_reason`.
         assert (output.text, _end(output)) == ("42", ("stop", None))
-        assert output.token_ids[-1] == ask.primary_end_id
+        assert output.token_ids[-1] == ask.primary_eos_id
 
     @clause()
     def test_t13_defaults(self, generator: Generator) -> None:
         """A call without params uses the model's generation config.
 
-        Troubleshooting:
-            Params arrive complete; the engine adds no defaults of its own.
+        Troubleshooting: Params arrive complete; the engine adds no defaults.
         """
         [output] = generator.generate(COUNT)
 
@@ -246,11 +231,11 @@ class TextClauses:
 
     @clause("structured_outputs")
     def test_t14_structured_outputs(self, generator: Generator) -> None:
-        """Structured outputs are of the form that was asked, and end by themselves.
+        """Structured outputs have the requested form and end by themselves.
 
-        Troubleshooting:
-            An engine that declares the field as emulated applies
-            `EngineRequest.grammar` before everything else; a native one has its own.
+        Troubleshooting: An engine that declares the field as emulated applies
+            `EngineRequest.grammar` before all other rules; a native one has its own
+            grammar.
         """
         forms: list[dict[str, Any]] = [
             {"choice": ["forty", "41", "42"]},
@@ -269,10 +254,9 @@ class TextClauses:
 
     @clause("bad_words")
     def test_t15_bad_words(self, generator: Generator) -> None:
-        """A bad word does not come in its usual tokens.
+        """The usual tokens of a bad word never appear.
 
-        Troubleshooting:
-            See S14.
+        Troubleshooting: see S14.
         """
         params = SamplingParams(temperature=0, max_tokens=64, bad_words=["6"])
 
