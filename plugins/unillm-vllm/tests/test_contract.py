@@ -10,11 +10,7 @@ import signal
 
 from unillm.testing.contract import BackendContract
 from unillm.testing.contract.closing import ClosingClauses
-from unillm.testing.contract.fixtures import (
-    OptionalSettings,
-    ProvidedFixtures,
-    RequiredSettings,
-)
+from unillm.testing.contract.fixtures import Clauses
 
 SMALL = {"enforce_eager": True, "kv_cache_memory_bytes": 64 << 20}
 
@@ -41,8 +37,8 @@ class TestVllm(BackendContract):
     kill_engine = staticmethod(lose_the_device)
 
 
-class TestVllmInProcesses(ProvidedFixtures, OptionalSettings, RequiredSettings):
-    """Of an engine with processes its death alone: each start takes its time."""
+class TestVllmInProcesses(Clauses):
+    """Only the crash of an engine with processes: each start takes long."""
 
     backend = "vllm"
     options = {"backend_options": {**SMALL, "multiprocessing": True}}
