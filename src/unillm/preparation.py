@@ -15,7 +15,7 @@ import attrs
 
 from .artifacts.folder import ArtifactFolder
 from .artifacts.key import BuildSpec
-from .artifacts.plan import EnginePlan, MemoryPlan, Verdict, make_plan
+from .artifacts.plan import EnginePlan, MemoryPlan, Outcome, make_plan
 from .artifacts.progress import Listener
 from .artifacts.store import Artifact, ArtifactStore
 from .config import EngineConfig
@@ -61,7 +61,7 @@ def plan_engine(
             backend=chosen.name,
             model=config.model,
             spec=None,
-            verdict=Verdict.NOTHING_TO_BUILD,
+            outcome=Outcome.NOTHING_TO_BUILD,
         )
         if spec is None
         else make_plan(spec, ArtifactFolder())

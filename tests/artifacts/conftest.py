@@ -48,7 +48,7 @@ def spec(model, store):
 
 @attrs.define(eq=False)
 class Builder:
-    """Builds small files, and counts how often."""
+    """Builds small files, and lists their specs."""
 
     built: list[BuildSpec] = attrs.Factory(list)
     fault: BaseException | None = None

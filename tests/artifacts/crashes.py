@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Processes that prepare engines and are killed, and what they leave behind.
+"""Processes that prepare engines and are killed, and checks of the state they leave.
 
-Run as a program, because a process without threads forks children in milliseconds:
-``crashes.py WHAT FOLDER NUMBER``. It prints one JSON object: how often what was found,
-and whatever was not as it has to be.
+This is a program, because a process without threads forks children in milliseconds:
+``crashes.py KIND FOLDER NUMBER``. It prints one JSON object with the number of each
+outcome, and all failed checks.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from unillm.errors import EngineBuildError
 OURS = (str(Path(unillm.artifacts.__file__).parent), __file__)
 PROCESSES = 8
 PATIENCE_S = 300
-"""After which a child that should be done within a second hangs, on any machine."""
+"""Time after which a child hangs, on any machine; it should take a second."""
 
 
 def expected(spec):
-    """The files that a build of a spec gives."""
+    """The files of a build of a spec."""
     seed = spec.key.encode() * 24
     return {"engine.bin": seed, "more/weights.bin": seed[::-1], "config.json": b"{}"}
 
 
 class Bench:
-    """A model, a cache, and a builder whose builds are counted outside of it."""
+    """A model, a cache, and a builder that counts its builds in a file outside of it."""
 
     def __init__(self, folder):
         self.root = folder / "cache"
@@ -80,8 +80,8 @@ class Bench:
             file = target / name
             file.parent.mkdir(exist_ok=True)
             with file.open("wb", buffering=0) as stream:
-                for place in range(0, len(data), 256):
-                    stream.write(data[place : place + 256])
+                for start in range(0, len(data), 256):
+                    stream.write(data[start : start + 256])
                     time.sleep(self.pause_s)
 
     def num_builds(self):
@@ -99,7 +99,7 @@ class Bench:
         check(found == expected(spec), "not the engine that was built")
 
     def is_whole(self):
-        """Whether the engine is there; what is there must be whole or known as not."""
+        """Whether the cache has the whole engine; a damaged one must be noticed."""
         try:
             self.folder.check(self.spec.key)
         except DamagedError:
@@ -107,7 +107,7 @@ class Bench:
         return True
 
     def damage(self, spec):
-        """Change a byte of an engine, if it is there."""
+        """Change a byte of an engine."""
         file = self.folder.path(spec.key) / "files" / "engine.bin"
         file.chmod(0o644)
         with file.open("r+b") as stream:
@@ -123,7 +123,7 @@ def check(fact, otherwise):
 
 
 def forked(work):
-    """Start a child that does some work; its status is 0 if all went well."""
+    """Start a child that calls *work*; its status is 0 if that returns."""
     child = os.fork()
     if child:
         return child
@@ -147,10 +147,10 @@ def ended(child):
 
 
 def aftermath(bench):
-    """Check what a killed process left, and that the next one gets its engine.
+    """Check that a killed process left no lock and no half engine for the next one.
 
     Returns:
-        What was found: ``"whole"`` or ``"nothing"``.
+        ``"whole"`` if it left an engine, or else ``"nothing"``.
     """
     lock = bench.folder.build_lock(bench.spec.key)
     if lock.path.exists():
@@ -171,12 +171,12 @@ def aftermath(bench):
 
 
 def traced(work, kill_at, count):
-    """Do some work, and be killed before its n-th statement in the store or a build.
+    """Call *work*, and kill this process before its n-th statement.
 
     Args:
-        work: What to do.
+        work: Its statements in the store and in a build count.
         kill_at: n, from 1; 0 for never.
-        count: File that is told how many there were, if it was not killed.
+        count: File that gets the number of statements, if *work* returns.
     """
     seen = 0
 
@@ -232,13 +232,13 @@ def pruned(bench):
 
 
 def at_statements(bench, number, situation):
-    """Kill a process before `number` of its statements, spread evenly over all."""
+    """Kill a process before *number* of its statements, spread evenly over all."""
     count = bench.root.with_name("count")
     work = situation(bench)
     check(ended(forked(lambda: traced(work, 0, count))) == 0, "it fails by itself")
     total = int(count.read_text())
     points = sorted(
-        {1 + place * (total - 1) // (number - 1) for place in range(number)}
+        {1 + index * (total - 1) // (number - 1) for index in range(number)}
     )
     outcomes, failures = Counter(), []
     for point in points:
@@ -257,7 +257,7 @@ def at_statements(bench, number, situation):
 
 
 def at_random_times(bench, number):
-    """Kill a process at random moments of a build that takes a while."""
+    """Kill a process at random moments of a slow build."""
     chance = random.Random(5)
     bench.pause_s = 0.002
     nothing_there(bench)
@@ -284,7 +284,7 @@ def at_random_times(bench, number):
 
 
 def with_file_limit(bench, number):
-    """Build where no file may be longer than so and so many bytes."""
+    """Build under growing limits for the length of a file."""
 
     def work(limit):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
@@ -292,12 +292,12 @@ def with_file_limit(bench, number):
 
     longest = max(map(len, expected(bench.spec).values()))
     # A manifest is longer than any of these engines' files.
-    limits = [place * 4 * longest // (number - 1) for place in range(number)]
+    limits = [index * 4 * longest // (number - 1) for index in range(number)]
     return without_room(bench, limits, work)
 
 
 def on_full_disk(bench, number):
-    """Build where so and so many blocks are left; the folder is a disk of its own."""
+    """Build with a growing number of free blocks; the folder is a disk of its own."""
     folder = bench.root.parent
     block = os.statvfs(folder).f_frsize
 
@@ -310,7 +310,7 @@ def on_full_disk(bench, number):
 
 
 def refused(bench):
-    """Say whether a build fails as it should, without anything left of it."""
+    """Whether a build fails, which must leave nothing behind."""
     try:
         bench.obtain()
     except EngineBuildError as error:
@@ -345,9 +345,9 @@ def crowd(bench, number, *, kill):
     """Let processes ask for the same engine at once, round after round.
 
     Args:
-        bench: Where.
+        bench: Their cache.
         number: Rounds.
-        kill: Whether the one that builds is killed in the middle.
+        kill: Kill the process that builds in the middle.
     """
     expected_statuses = [-signal.SIGKILL] * kill + [0] * (PROCESSES - kill)
     outcomes, failures = Counter(), []
@@ -378,7 +378,7 @@ def crowd(bench, number, *, kill):
     return {"outcomes": outcomes, "failures": failures}
 
 
-WHAT = {
+KINDS = {
     "nothing-there": lambda *given: at_statements(*given, nothing_there),
     "all-damaged": lambda *given: at_statements(*given, all_damaged),
     "left-by-others": lambda *given: at_statements(*given, left_by_others),
@@ -392,5 +392,5 @@ WHAT = {
 
 if __name__ == "__main__":
     logging.disable()
-    _, what, folder, number = sys.argv
-    json.dump(WHAT[what](Bench(Path(folder)), int(number)), sys.stdout)
+    _, kind, folder, number = sys.argv
+    json.dump(KINDS[kind](Bench(Path(folder)), int(number)), sys.stdout)

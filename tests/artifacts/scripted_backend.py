@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A backend that builds small files, for what is between it and its user.
-
-It is sized like a static engine: for requests at a time and for their length.
-"""
+"""A backend that builds small files, with the limits of a static engine."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ ENGINE_VERSION: str | None = "2.0"
 """`None` for a machine without the engine."""
 
 FAULT: BaseException | None = None
-"""What a build ends with."""
+"""Error that ends a build."""
 
 
 class ScriptedBackend(Backend):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Killed, crowded and without room: no damaged engine is ever loaded.
+"""Kills, crowds and full disks: no damaged engine is ever loaded.
 
-What is killed and checked is in `crashes`, which runs in a process of its own.
+The processes that are killed run in `crashes`, a program of its own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PROGRAM = Path(__file__).with_name("crashes.py")
 
 
 def number(few, many):
-    """A few cases by default, and many in the large run."""
+    """Parametrise with a few cases by default, and many in the large run."""
     return [
         pytest.param(few, id="few"),
         pytest.param(many, id="many", marks=pytest.mark.large),
@@ -34,7 +34,7 @@ def number(few, many):
 
 @pytest.fixture
 def run(tmp_path):
-    """Run one kind of crash so many times; nothing may be wrong afterwards."""
+    """Run one kind of crash *number* times, and check that nothing is wrong then."""
 
     def run(what, number, folder=tmp_path):
         done = subprocess.run(
@@ -44,7 +44,7 @@ def run(tmp_path):
             check=True,
         )
         found = json.loads(done.stdout)
-        assert [] == found["failures"], done.stderr
+        assert found["failures"] == [], done.stderr
         return found["outcomes"]
 
     return run
@@ -85,12 +85,12 @@ def test_eight_processes_make_one_build(run, rounds):
 
 
 @pytest.mark.parametrize("rounds", number(few=3, many=10))
-def test_of_eight_processes_the_next_builds_when_the_first_is_killed(run, rounds):
+def test_the_next_of_eight_processes_builds_when_the_first_is_killed(run, rounds):
     assert run("crowd-killed", rounds) == {"2 builds": rounds}
 
 
 @pytest.mark.parametrize("count", number(few=9, many=200))
-def test_a_limit_on_files_is_told_and_leaves_nothing(run, count):
+def test_a_limit_on_files_raises_and_leaves_nothing(run, count):
     outcomes = run("file-limit", count)
 
     assert outcomes["refused"] > 0
@@ -99,7 +99,7 @@ def test_a_limit_on_files_is_told_and_leaves_nothing(run, count):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of its own with 200 blocks."""
+    """A disk with 200 blocks."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=800k", "tmpfs", folder]
@@ -114,14 +114,14 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.parametrize("count", number(few=12, many=60))
-def test_a_full_disk_is_told_and_leaves_nothing(run, small_disk, count):
+def test_a_full_disk_raises_and_leaves_nothing(run, small_disk, count):
     outcomes = run("full-disk", count, small_disk)
 
     assert outcomes["refused"] > 0
     assert outcomes["built"] > 0 or count == 12
 
 
-def test_a_read_only_disk_serves_what_is_on_it(small_disk, spec, builder):
+def test_a_read_only_disk_serves_its_engines(small_disk, spec, builder):
     on_disk = ArtifactStore(small_disk)
     on_disk.obtain(spec, builder).close()
     remount = ["mount", "-o", "remount,ro", small_disk]
@@ -142,7 +142,7 @@ def test_a_read_only_disk_serves_what_is_on_it(small_disk, spec, builder):
 @pytest.mark.parametrize("every", number(few=97, many=1))
 @pytest.mark.parametrize("settled_s", [1e9, 0.02], ids=["unknown", "hashed before"])
 def test_no_flipped_bit_is_loaded(store, spec, builder, monkeypatch, every, settled_s):
-    """Every n-th bit of every file; the time of the change is hidden."""
+    """Flips every n-th bit of every file, and sets mtime back."""
     monkeypatch.setattr(digests, "SETTLED_S", settled_s)
     store.obtain(spec, builder).close()
     entry = store.folder.path(spec.key)
@@ -150,9 +150,9 @@ def test_no_flipped_bit_is_loaded(store, spec, builder, monkeypatch, every, sett
     for file in sorted(path for path in entry.rglob("*") if path.is_file()):
         file.chmod(0o644)
         whole, state = file.read_bytes(), file.stat()
-        for place in range(0, 8 * len(whole), every):
+        for bit in range(0, 8 * len(whole), every):
             content = bytearray(whole)
-            content[place // 8] ^= 1 << place % 8
+            content[bit // 8] ^= 1 << bit % 8
             file.write_bytes(content)
             os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
             with pytest.raises(DamagedError):
@@ -168,7 +168,7 @@ def test_no_flipped_bit_is_loaded(store, spec, builder, monkeypatch, every, sett
 # --------------------------------------------------------------------------- power loss
 
 
-def test_all_is_on_the_disk_before_it_has_its_name(store, spec, builder, monkeypatch):
+def test_every_byte_is_on_the_disk_before_the_rename(store, spec, builder, monkeypatch):
     synced, renamed = set(), {}
     fsync, rename = os.fsync, Path.rename
 

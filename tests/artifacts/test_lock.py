@@ -45,7 +45,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def process(path):
-    """Start a process that holds the lock; gives its first line of output too."""
+    """Start a process that holds the lock; return it and its first line of output."""
     started = []
 
     def start(script):
@@ -70,7 +70,7 @@ def is_free(path):
         lock.release()
 
 
-def test_one_at_a_time(path):
+def test_one_owner_at_a_time(path):
     first, second = FileLock(path), FileLock(path)
     assert first.try_acquire()
 
@@ -105,7 +105,7 @@ def test_threads_of_one_process_exclude_each_other(path):
     assert most == 1
 
 
-def test_any_number_share_and_exclude_the_owner(path):
+def test_shared_owners_exclude_an_exclusive_one(path):
     readers = [FileLock(path), FileLock(path)]
     assert all(reader.try_acquire(shared=True) for reader in readers)
 
@@ -142,13 +142,13 @@ def test_a_forked_child_does_not_hold_the_lock_of_its_parent(path, process):
         os.kill(child, signal.SIGKILL)
 
 
-def test_a_waiter_is_told_who_has_it_and_since_when(path, process):
+def test_a_waiting_caller_gets_the_owner_and_its_time(path, process):
     before = time.time()
     running, _ = process(HOLD)
-    told = []
+    owners = []
 
     def on_wait(owner):
-        told.append(owner)
+        owners.append(owner)
         running.kill()
         running.wait()
 
@@ -156,21 +156,21 @@ def test_a_waiter_is_told_who_has_it_and_since_when(path, process):
     lock.acquire(on_wait=on_wait)
     lock.release()
 
-    assert told[0].pid == running.pid
-    assert before <= told[0].since <= time.time()
-    assert str(told[0]) == f"process {running.pid}"
-    elsewhere = attrs.evolve(told[0], host="elsewhere")
+    assert owners[0].pid == running.pid
+    assert before <= owners[0].since <= time.time()
+    assert str(owners[0]) == f"process {running.pid}"
+    elsewhere = attrs.evolve(owners[0], host="elsewhere")
     assert str(elsewhere) == f"process {running.pid} on elsewhere"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}'])
-def test_an_unreadable_owner_is_unknown(path, text):
+def test_an_unreadable_owner_is_none(path, text):
     path.write_text(text)
 
     assert FileLock(path).owner() is None
 
 
-def test_waiting_ends_with_what_the_listener_raises(path):
+def test_an_exception_of_on_wait_ends_the_wait(path):
     first = FileLock(path)
     first.acquire()
 
@@ -182,7 +182,7 @@ def test_waiting_ends_with_what_the_listener_raises(path):
     first.release()
 
 
-def test_a_deleted_lock_file_lets_nobody_in_twice(path):
+def test_a_deleted_lock_file_keeps_its_lock_exclusive(path):
     first, second = FileLock(path), FileLock(path)
     first.acquire()
 
@@ -196,8 +196,8 @@ def test_a_deleted_lock_file_lets_nobody_in_twice(path):
     second.release()
 
 
-def test_a_failure_does_not_change_who_it_was(path):
+def test_an_owner_stays_equal_with_a_failure(path):
     owner = Owner.this_process()
 
-    assert attrs.evolve(owner, failure="no").is_same(owner)
-    assert not attrs.evolve(owner, since=0.0).is_same(owner)
+    assert attrs.evolve(owner, failure="no") == owner
+    assert attrs.evolve(owner, since=0.0) != owner

@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from unillm.artifacts.key import Difference
-from unillm.artifacts.plan import MemoryPlan, Verdict, make_plan
+from unillm.artifacts.plan import MemoryPlan, Outcome, make_plan
 from unillm.model.memory import Limits, MemoryNeeds
 
 
@@ -21,44 +21,48 @@ def built(store, builder):
     return build
 
 
-def test_with_an_empty_cache_it_would_be_built(store, spec):
+def test_an_empty_cache_plans_a_build(store, spec):
     plan = make_plan(spec, store.folder)
 
-    assert plan.verdict is Verdict.BUILD
+    assert plan.outcome is Outcome.BUILD
     assert plan.nearest is None
     assert plan.past is None
     assert not store.folder.root.joinpath("entries").exists()
 
 
-def test_what_is_there_is_ready(store, spec, built):
+def test_an_engine_in_the_cache_is_ready(store, spec, built):
     key = built(spec)
 
     plan = make_plan(spec, store.folder)
 
-    assert plan.verdict is Verdict.READY
+    assert plan.outcome is Outcome.READY
     assert plan.used.key == key
     assert plan.differences == ()
     assert plan.past.same
 
 
-def test_what_covers_it_says_with_which_number(store, spec, built):
+def test_the_tightest_covering_engine_is_planned_with_its_difference(
+    store, spec, built
+):
     key = built(attrs.evolve(spec, max_seq_len=1024))
     built(attrs.evolve(spec, max_seq_len=4096))
 
     plan = make_plan(spec, store.folder)
 
-    assert plan.verdict is Verdict.COVERED
+    assert plan.outcome is Outcome.COVERED
     assert plan.used.key == key
     assert plan.differences == (Difference("max_seq_len", 1024, 512),)
 
 
-def test_a_rebuild_says_which_number_changed_and_how_long_it_took(store, spec, built):
+def test_a_rebuild_names_the_changed_number_and_the_time_of_the_last_build(
+    store, spec, built
+):
     built(attrs.evolve(spec, dtype="float16", max_batch_size=1))
     key = built(spec)
 
     plan = make_plan(attrs.evolve(spec, max_seq_len=1024), store.folder)
 
-    assert plan.verdict is Verdict.BUILD
+    assert plan.outcome is Outcome.BUILD
     assert plan.nearest.key == key
     assert plan.differences == (Difference("max_seq_len", 512, 1024),)
     assert not plan.past.same
@@ -73,35 +77,37 @@ def test_a_changed_file_of_the_model_is_named(store, spec, built, model):
 
     plan = make_plan(changed, store.folder)
 
-    assert plan.verdict is Verdict.BUILD
+    assert plan.outcome is Outcome.BUILD
     assert [str(each) for each in plan.differences] == [
         "config.json has another content"
     ]
 
 
-def test_another_model_is_not_near(store, spec, built):
+def test_an_engine_of_another_model_is_not_the_nearest(store, spec, built):
     config = {"config.json": spec.model_files["config.json"]}
     built(attrs.evolve(spec, model="another", model_files=config))
 
     assert make_plan(spec, store.folder).nearest is None
 
 
-def test_without_the_engine_its_version_is_not_compared(store, spec, built):
+def test_an_unknown_engine_version_is_not_compared(store, spec, built):
     key = built(spec)
 
     plan = make_plan(attrs.evolve(spec, engine_version=None, device=None), store.folder)
 
-    assert plan.verdict is Verdict.READY
+    assert plan.outcome is Outcome.READY
     assert plan.used.key == key
 
 
-def test_a_damaged_engine_still_says_how_long_it_took(store, spec, built, builder):
+def test_a_damaged_engine_still_gives_the_time_of_its_build(
+    store, spec, built, builder
+):
     key = built(spec)
     store.folder.set_aside(key, "a test")
 
     plan = make_plan(spec, store.folder)
 
-    assert plan.verdict is Verdict.BUILD
+    assert plan.outcome is Outcome.BUILD
     assert plan.past.same
 
 
@@ -121,7 +127,7 @@ def memory(available_bytes):
     return MemoryPlan(limits=LIMITS, needs=NEEDS, available_bytes=available_bytes)
 
 
-def test_what_fits_exactly_fits():
+def test_an_exact_fit_fits():
     assert memory(2050).fits
     assert memory(2050).largest == attrs.asdict(LIMITS)
 
@@ -135,7 +141,7 @@ def test_each_limit_is_lowered_alone():
     }
 
 
-def test_where_no_limit_alone_is_enough_all_are_lowered_together():
+def test_all_limits_are_lowered_together_where_one_alone_is_not_enough():
     plan = memory(1045)
 
     assert not any(plan.largest.values())
@@ -145,11 +151,11 @@ def test_where_no_limit_alone_is_enough_all_are_lowered_together():
     assert NEEDS.estimate(plan.largest_together).total_bytes <= 1045
 
 
-def test_beside_weights_that_do_not_fit_nothing_does():
+def test_no_limits_fit_beside_weights_that_do_not():
     assert memory(999).largest_together is None
 
 
-def test_without_a_size_it_is_left_open():
+def test_an_unknown_memory_leaves_the_fit_open():
     plan = memory(None)
 
     assert plan.fits is None

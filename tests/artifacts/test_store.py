@@ -13,6 +13,8 @@ import pytest
 
 from unillm.artifacts import digests
 from unillm.artifacts.folder import cache_folder
+from unillm.artifacts.manifest import ForeignError
+from unillm.artifacts.records import read_sealed, write_sealed
 from unillm.artifacts.store import ArtifactStore
 from unillm.errors import ConfigError, EngineBuildError, EngineOutOfMemoryError
 
@@ -28,7 +30,7 @@ def content(artifact):
 
 
 def obtain(store, spec, builder, **options):
-    """Obtain it, close it, and return what was in it."""
+    """Obtain an engine, close it, and return its files."""
     with store.obtain(spec, builder, **options) as artifact:
         return content(artifact)
 
@@ -50,7 +52,7 @@ def test_an_engine_is_built_once(store, root, spec, builder):
     assert obtain(ArtifactStore(root), spec, builder) == FILES
 
     assert builder.built == [spec]
-    assert [] == leftovers(store)
+    assert leftovers(store) == []
 
 
 def test_another_spec_is_another_engine(store, spec, builder):
@@ -61,7 +63,7 @@ def test_another_spec_is_another_engine(store, spec, builder):
     assert len(store.folder.entries()) == 2
 
 
-def test_the_manifest_says_what_it_is(store, spec, builder):
+def test_the_manifest_has_spec_files_versions_and_time(store, spec, builder):
     with store.obtain(spec, builder) as artifact:
         manifest = artifact.manifest
 
@@ -79,7 +81,7 @@ def test_files_are_read_only(store, spec, builder):
         assert (artifact.path / "engine.bin").stat().st_mode & 0o222 == 0
 
 
-def test_an_engine_with_larger_limits_is_used_and_said(store, spec, builder, caplog):
+def test_an_engine_with_larger_limits_is_used_and_logged(store, spec, builder, caplog):
     caplog.set_level(logging.INFO, "unillm.artifacts")
     obtain(store, attrs.evolve(spec, max_seq_len=1024), builder)
 
@@ -109,11 +111,11 @@ def test_a_smaller_engine_does_not_serve(store, spec, builder):
     assert len(builder.built) == 2
 
 
-def test_what_is_unknown_here_is_not_built(store, spec, builder):
+def test_a_spec_with_unknown_fields_is_refused(store, spec, builder):
     with pytest.raises(ConfigError, match="engine_version and device"):
         store.obtain(attrs.evolve(spec, engine_version=None, device=None), builder)
 
-    assert [] == builder.built
+    assert builder.built == []
 
 
 # ------------------------------------------------------------------------------ damage
@@ -193,7 +195,7 @@ def test_a_damaged_entry_does_not_cover_a_smaller_request(store, spec, builder, 
     with store.obtain(spec, builder) as artifact:
         assert artifact.spec == spec
 
-    assert [large.key] == [each.key for each in store.folder.set_aside_entries()]
+    assert [each.key for each in store.folder.set_aside_entries()] == [large.key]
 
 
 def test_an_entry_under_another_key_is_damage(store, spec, builder):
@@ -216,7 +218,7 @@ def test_one_damaged_entry_of_each_key_is_kept(store, spec, builder):
     assert len(store.folder.set_aside_entries()) == 1
 
 
-def test_an_engine_in_use_survives_that_it_is_set_aside(store, spec, builder):
+def test_an_engine_in_use_stays_readable_when_it_is_set_aside(store, spec, builder):
     with store.obtain(spec, builder) as artifact:
         engine = (artifact.path / "engine.bin").open("rb")
         _add(store.folder.path(spec.key))
@@ -227,23 +229,38 @@ def test_an_engine_in_use_survives_that_it_is_set_aside(store, spec, builder):
         engine.close()
 
 
-def test_the_first_load_after_a_boot_hashes_everything(
+def test_a_load_hashes_nothing_that_was_hashed_before(
     store, spec, builder, monkeypatch
 ):
     monkeypatch.setattr(digests, "SETTLED_S", -1)
     obtain(store, spec, builder)
-    hashed = []
-    digest_file = digests.digest_file
-    monkeypatch.setattr(
-        digests, "digest_file", lambda p: hashed.append(p.name) or digest_file(p)
-    )
 
-    obtain(store, spec, builder)
-    assert [] == hashed
+    def refuse(path):
+        raise AssertionError(path)
 
-    monkeypatch.setattr(digests, "boot_id", lambda: "another")
+    monkeypatch.setattr(digests, "digest_file", refuse)
+
+    assert obtain(store, spec, builder) == FILES
+
+
+@pytest.mark.parametrize("change", ["one more", "one less"])
+def test_an_entry_of_another_version_is_neither_loaded_nor_damaged(
+    store, spec, builder, change
+):
     obtain(store, spec, builder)
-    assert ["engine.bin", "tokens.json"] == sorted(hashed)
+    manifest = store.folder.path(spec.key) / "manifest.json"
+    content = read_sealed(manifest)
+    if change == "one more":
+        content["spec"]["new_field"] = 1
+        content["key"] = "0" * 32
+    else:
+        del content["spec"]["dtype"]
+    write_sealed(manifest, content)
+
+    with pytest.raises(ForeignError, match="version"):
+        store.folder.check(spec.key)
+
+    assert store.folder.set_aside_entries() == []
 
 
 # ------------------------------------------------------------------------------ faults
@@ -258,8 +275,8 @@ def test_a_failed_build_leaves_nothing(store, spec, builder):
     assert caught.value.key == spec.key
     assert caught.value.backend == "scripted"
     assert isinstance(caught.value.__cause__, RuntimeError)
-    assert [] == leftovers(store)
-    assert [] == store.folder.entries()
+    assert leftovers(store) == []
+    assert store.folder.entries() == []
     builder.fault = None
     assert obtain(store, spec, builder) == FILES
 
@@ -267,14 +284,14 @@ def test_a_failed_build_leaves_nothing(store, spec, builder):
 @pytest.mark.parametrize(
     "fault", [EngineOutOfMemoryError("too large"), KeyboardInterrupt()], ids=repr
 )
-def test_what_is_no_fault_of_the_build_passes_as_it_is(store, spec, builder, fault):
+def test_errors_of_unillm_and_interrupts_pass_as_they_are(store, spec, builder, fault):
     builder.fault = fault
 
     with pytest.raises(type(fault)) as caught:
         store.obtain(spec, builder)
 
     assert caught.value is fault
-    assert [] == leftovers(store)
+    assert leftovers(store) == []
 
 
 def test_a_build_without_files_is_refused(store, spec):
@@ -298,10 +315,10 @@ def test_a_model_that_changes_during_the_build_is_noticed(store, spec, builder):
     with pytest.raises(EngineBuildError, match=r"config\.json .* changed while"):
         store.obtain(spec, build)
 
-    assert [] == store.folder.entries()
+    assert store.folder.entries() == []
 
 
-def test_what_a_killed_build_left_is_deleted_by_the_next(store, spec, builder):
+def test_a_build_deletes_the_rests_of_a_killed_one(store, spec, builder):
     obtain(store, attrs.evolve(spec, dtype="float16"), builder)
     left = store.folder.new_build(spec.key)
     (left / "files").mkdir(parents=True)
@@ -311,17 +328,17 @@ def test_what_a_killed_build_left_is_deleted_by_the_next(store, spec, builder):
 
     obtain(store, spec, builder)
 
-    assert [others] == leftovers(store)
+    assert leftovers(store) == [others]
 
 
-def test_a_cache_that_cannot_be_written_says_what_to_do(tmp_path, spec, builder):
+def test_a_cache_that_cannot_be_written_raises(tmp_path, spec, builder):
     (tmp_path / "file").write_text("not a folder")
 
     with pytest.raises(EngineBuildError, match="NotADirectoryError"):
         ArtifactStore(tmp_path / "file").obtain(spec, builder)
 
 
-def test_a_disk_that_is_full_says_how_much_is_free(store, spec):
+def test_the_error_of_a_full_disk_has_its_free_bytes(store, spec):
     def build(spec, target, progress):
         raise OSError(28, "No space left on device")
 
@@ -340,8 +357,10 @@ def test_a_cache_without_locks_still_serves(store, spec, builder, monkeypatch):
     assert obtain(store, spec, builder) == FILES
 
 
-def test_who_waited_for_a_build_fails_with_it(store, root, spec, builder):
-    """And does not try the same again; who comes later does."""
+def test_a_caller_that_waits_for_a_failing_build_fails_with_it(
+    store, root, spec, builder
+):
+    """It does not build again; a later call does."""
     waiting, done = threading.Event(), []
 
     def fail(spec, target, progress):
@@ -387,30 +406,32 @@ def test_an_unclosed_artifact_warns(store, spec, builder):
 def test_a_build_on_another_machine_at_the_same_time_is_used(
     store, spec, builder, root
 ):
-    """Where locks do not reach it: the first to be done wins."""
+    """Where locks do not reach the other machine, the first finished build counts."""
 
     def build(spec, target, progress):
         builder(spec, target, progress)
         elsewhere = ArtifactStore(root / "elsewhere")
         obtain(elsewhere, spec, builder)
-        place = store.folder.path(spec.key)
-        place.parent.mkdir()
-        elsewhere.folder.path(spec.key).rename(place)
+        entry = store.folder.path(spec.key)
+        entry.parent.mkdir()
+        elsewhere.folder.path(spec.key).rename(entry)
 
     assert obtain(store, spec, build) == FILES
-    assert [] == leftovers(store)
+    assert leftovers(store) == []
 
 
 # ---------------------------------------------------------------------------- progress
 
 
-def test_stages_and_the_time_it_took_before_are_told(store, spec, builder):
-    told = []
+def test_the_listener_gets_stages_and_past_builds(store, spec, builder):
+    statuses = []
 
-    obtain(store, spec, builder, listener=told.append)
+    obtain(store, spec, builder, listener=statuses.append)
     _cut(store.folder.path(spec.key))
-    obtain(store, spec, builder, listener=told.append)
-    obtain(store, attrs.evolve(spec, max_seq_len=999), builder, listener=told.append)
+    obtain(store, spec, builder, listener=statuses.append)
+    obtain(
+        store, attrs.evolve(spec, max_seq_len=999), builder, listener=statuses.append
+    )
 
     once = [
         ("building", "", None),
@@ -419,13 +440,13 @@ def test_stages_and_the_time_it_took_before_are_told(store, spec, builder):
         ("sealing", "", None),
         ("ready", "", None),
     ]
-    assert [(s.stage, s.message, s.fraction) for s in told] == once * 3
-    assert {status.past for status in told[:5]} == {None}
-    assert all(status.past.same for status in told[5:10])
-    assert all(not status.past.same for status in told[10:])
+    assert [(s.stage, s.message, s.fraction) for s in statuses] == once * 3
+    assert {status.past for status in statuses[:5]} == {None}
+    assert all(status.past.same for status in statuses[5:10])
+    assert all(not status.past.same for status in statuses[10:])
 
 
-def test_by_default_it_is_logged(store, spec, builder, caplog):
+def test_the_default_listener_logs(store, spec, builder, caplog):
     caplog.set_level(logging.INFO, "unillm.artifacts")
 
     obtain(store, spec, builder)
@@ -439,7 +460,7 @@ def test_by_default_it_is_logged(store, spec, builder, caplog):
     ]
 
 
-def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
+def test_the_environment_names_the_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("UNILLM_CACHE", str(tmp_path / "own"))
     assert cache_folder() == tmp_path / "own"
 

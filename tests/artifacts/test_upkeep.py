@@ -10,9 +10,9 @@ import pytest
 
 from unillm.artifacts import digests
 from unillm.artifacts.upkeep import (
+    Check,
     PrunePolicy,
     Removal,
-    Verdict,
     is_in_use,
     last_use,
     prune,
@@ -29,7 +29,7 @@ def folder(store):
 
 @pytest.fixture
 def three(store, spec, builder):
-    """Keys of three engines, that were last used 3, 2 and 1 days ago."""
+    """Keys of three engines, last used 3, 2 and 1 days ago."""
     keys = []
     for days, dtype in enumerate(("float32", "float16", "bfloat16")):
         each = attrs.evolve(spec, dtype=dtype)
@@ -54,11 +54,11 @@ def flip(folder, key):
 # ------------------------------------------------------------------------------ verify
 
 
-def test_whole_engines_are_found_whole(folder, three):
-    assert [Verdict(key=key) for key in sorted(three)] == list(verify(folder))
+def test_whole_engines_have_no_problem(folder, three):
+    assert list(verify(folder)) == [Check(key=key) for key in sorted(three)]
 
 
-def test_all_bytes_are_read_whatever_is_known(folder, three, monkeypatch):
+def test_all_bytes_are_read_whatever_is_remembered(folder, three, monkeypatch):
     monkeypatch.setattr(digests, "SETTLED_S", -1)
     list(verify(folder))
     hashed = []
@@ -75,33 +75,33 @@ def test_all_bytes_are_read_whatever_is_known(folder, three, monkeypatch):
 def test_a_damaged_engine_is_set_aside(folder, three):
     flip(folder, three[1])
 
-    verdicts = {verdict.key: verdict for verdict in verify(folder)}
+    checks = {check.key: check for check in verify(folder)}
 
-    assert verdicts[three[0]].problem == ""
-    assert verdicts[three[1]].is_damaged
-    assert "engine.bin" in verdicts[three[1]].problem
+    assert checks[three[0]].problem == ""
+    assert checks[three[1]].is_damaged
+    assert "engine.bin" in checks[three[1]].problem
     assert keys_of(folder) == {three[0], three[2]}
 
 
-def test_only_those_that_were_asked_for_are_verified(folder, three):
-    assert [three[2]] == [verdict.key for verdict in verify(folder, [three[2]])]
+def test_only_the_given_keys_are_verified(folder, three):
+    assert [check.key for check in verify(folder, [three[2]])] == [three[2]]
 
 
-def test_what_is_being_replaced_is_left_out(folder, three):
+def test_an_entry_that_a_process_replaces_is_skipped(folder, three):
     lock = folder.build_lock(three[0])
     lock.acquire()
 
-    assert set(three[1:]) == {verdict.key for verdict in verify(folder)}
+    assert {check.key for check in verify(folder)} == set(three[1:])
 
     lock.release()
 
 
-def test_another_versions_engine_is_not_judged(folder, three, monkeypatch):
+def test_an_entry_of_another_version_is_not_damaged(folder, three, monkeypatch):
     monkeypatch.setattr("unillm.artifacts.manifest.FORMAT", 2)
 
-    for verdict in verify(folder):
-        assert verdict.problem == "its format is 1, not 2"
-        assert not verdict.is_damaged
+    for check in verify(folder):
+        assert check.problem == "its format is 1, not 2"
+        assert not check.is_damaged
 
     assert keys_of(folder) == set(three)
 
@@ -109,14 +109,14 @@ def test_another_versions_engine_is_not_judged(folder, three, monkeypatch):
 # ------------------------------------------------------------------------------- prune
 
 
-def test_by_default_no_engine_goes(folder, three):
+def test_by_default_no_engine_is_deleted(folder, three):
     report = prune(folder)
 
     assert report.removed == ()
     assert keys_of(folder) == set(three)
 
 
-def test_what_nobody_can_use_goes(folder, three):
+def test_damaged_engines_and_rests_of_dead_builds_are_deleted(folder, three):
     flip(folder, three[0])
     list(verify(folder))
     unfinished = folder.new_build(three[1])
@@ -134,10 +134,10 @@ def test_what_nobody_can_use_goes(folder, three):
     )
     assert keys_of(folder) == set(three[1:])
     assert not unfinished.exists()
-    assert [] == folder.set_aside_entries()
+    assert folder.set_aside_entries() == []
 
 
-def test_a_living_build_is_left_alone(folder, three):
+def test_a_running_build_is_kept(folder, three):
     unfinished = folder.new_build(three[1])
     unfinished.mkdir()
     lock = folder.build_lock(three[1])
@@ -160,30 +160,30 @@ def test_a_living_build_is_left_alone(folder, three):
     ],
     ids=["unused", "all used", "everything", "enough room", "no room"],
 )
-def test_the_policy_says_what_goes(folder, three, policy, kept):
+def test_the_policy_chooses_the_engines(folder, three, policy, kept):
     report = prune(folder, PrunePolicy(**policy))
 
-    assert keys_of(folder) == {three[place] for place in kept}
+    assert keys_of(folder) == {three[index] for index in kept}
     assert len(report.removed) == 3 - len(kept)
     assert {key for key, _ in folder.locks()} == keys_of(folder)
 
 
-def test_what_was_unused_for_longest_makes_room(folder, three):
+def test_the_least_recently_used_engine_makes_room(folder, three):
     size = folder.entries()[0].total_bytes()
 
     report = prune(folder, PrunePolicy(max_bytes=2 * size + 50))
 
-    assert [three[0]] == [removal.key for removal in report.removed]
+    assert [removal.key for removal in report.removed] == [three[0]]
     assert report.total_bytes == pytest.approx(size, abs=10)
 
 
-def test_one_key_goes(folder, three):
+def test_one_key_is_deleted(folder, three):
     prune(folder, PrunePolicy(keys=[three[1]]))
 
     assert keys_of(folder) == {three[0], three[2]}
 
 
-def test_what_is_in_use_stays(store, folder, three, spec, builder):
+def test_an_engine_in_use_is_kept(store, folder, three, spec, builder):
     with store.obtain(spec, builder):
         assert is_in_use(folder, spec.key)
 
@@ -203,10 +203,10 @@ def test_a_dry_run_deletes_nothing(folder, three):
     report = prune(folder, PrunePolicy(everything=True), dry_run=True)
 
     assert len(report.removed) == 3
-    assert before == sorted(folder.root.rglob("*"))
+    assert sorted(folder.root.rglob("*")) == before
 
 
-def test_use_is_remembered(store, folder, three, spec, builder):
+def test_a_load_is_a_use(store, folder, three, spec, builder):
     (entry,) = (each for each in folder.entries() if each.key == spec.key)
     assert last_use(entry) < time.time() - 2 * DAY_S
 
@@ -215,6 +215,6 @@ def test_use_is_remembered(store, folder, three, spec, builder):
     assert last_use(entry) > time.time() - 60
 
 
-def test_an_empty_cache_is_no_error(folder):
+def test_an_empty_cache_is_accepted(folder):
     assert prune(folder, PrunePolicy(everything=True)).removed == ()
-    assert [] == list(verify(folder))
+    assert list(verify(folder)) == []

@@ -297,7 +297,7 @@ def test_verify_sets_a_damaged_engine_aside(cli, found, cache):
 
     assert result.exit_code == 1
     assert f"{whole['key'][:12]}  whole" in result.stdout
-    assert f"{damaged['key'][:12]}  engine.bin does not hold" in result.stdout
+    assert f"{damaged['key'][:12]}  engine.bin differs from the build" in result.stdout
     assert "1 damaged" in result.stderr
     assert "set aside: engine.bin" in cli("cache", "list").stdout
     assert cli("cache", "verify").exit_code == 0

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Prepared engines: what is converted, compiled or built once and loaded many times.
+"""Prepared engines: checkpoints that were converted or compiled once, for many loads.
 
-`key` says what an engine is prepared for, `store` keeps it, `plan` tells what would be
-built and what it takes. Standard library and attrs only: it runs where no engine is.
+`key` names an engine by everything that it depends on, `store` keeps engines, `plan`
+says what a build would change and cost, and `upkeep` verifies and deletes. Nothing here
+needs an engine or a device.
 
 Private to the core.
 """

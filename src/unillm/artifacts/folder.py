@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The folder of prepared engines: what stands where, read, checked and cleared away.
+"""The folder of prepared engines: its layout, and reading, checking and clearing it.
 
 ::
 
     $UNILLM_CACHE/artifacts/
-      entries/KEY/manifest.json       what for, which files, how long it took
-      entries/KEY/files/              what the engine is given
-      building/KEY-RANDOM/            not finished; never loaded
-      aside/KEY/                      was damaged; never loaded; reason.json says why
-      trash/                          being deleted
-      locks/KEY.build, KEY.use        held by living processes
-      digests/                        of files that have not changed since
+      entries/KEY/manifest.json       spec, files and time of the build
+      entries/KEY/files/              files that the engine opens
+      building/KEY-RANDOM/            unfinished entries; never loaded
+      aside/KEY/                      damaged entries; never loaded; see reason.json
+      trash/                          folders that a process deletes
+      locks/KEY.build, KEY.use        locks of living processes
+      digests/                        digests of files, while they stay unchanged
 
-Whatever appears in or leaves ``entries`` does so by one rename of a whole entry.
+An entry appears in and leaves ``entries`` as a whole, by one rename.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from .digests import Digests
 from .key import BuildSpec
 from .lock import FileLock
 from .manifest import FILES, DamagedError, ForeignError, Manifest, sizes_of_files
-from .sealed import BrokenSealError, read_sealed, sync_folder, write_sealed
+from .records import BrokenSealError, read_sealed, sync_folder, write_sealed
 
 log = logging.getLogger("unillm.artifacts")
 
 CACHE_VARIABLE = "UNILLM_CACHE"
-"""Environment variable that says where the cache is."""
+"""Environment variable that names the cache folder."""
 
 MODEL_FILES = ("*.json", "*.jinja", "*.model", "*.safetensors", "*.txt")
-"""What a model consists of."""
+"""Files of a model."""
 
 _REASON = "reason.json"
 
 
 def cache_folder() -> Path:
-    """Return where unillm keeps what it made: `CACHE_VARIABLE`, or XDG's place."""
+    """Return the cache folder: `CACHE_VARIABLE`, or ``unillm`` in the user's cache."""
     if given := os.environ.get(CACHE_VARIABLE):
         return Path(given).expanduser().absolute()
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
@@ -56,24 +56,24 @@ def cache_folder() -> Path:
 
 @attrs.frozen(kw_only=True)
 class Entry:
-    """What stands under a key, by its manifest alone."""
+    """An entry of the folder, by its manifest alone."""
 
     key: str
     path: Path
     manifest: Manifest | None
     """`None` if it cannot be read."""
     problem: str = ""
-    """Why it cannot be read, or was set aside."""
+    """Reason why the manifest cannot be read, or the entry was set aside."""
 
     def total_bytes(self) -> int:
-        """Return what it takes on the disk."""
+        """Return the size on the disk."""
         with contextlib.suppress(DamagedError):
             return sum(sizes_of_files(self.path).values())
         return 0
 
 
 class ArtifactFolder:
-    """The folder below a cache folder. Nothing is made in it until something is kept.
+    """The folder below a cache folder, created when it first stores something.
 
     Args:
         root: The cache folder; `None` for `cache_folder()`.
@@ -84,39 +84,36 @@ class ArtifactFolder:
         self.digests = Digests(self.root / "digests")
 
     def path(self, key: str) -> Path:
-        """Return where the entry of a key is, if there is one."""
+        """Return the folder of the entry of a key, which may not exist."""
         return self.root / "entries" / key
 
     def new_build(self, key: str) -> Path:
-        """Return where a new entry can be made, beside all others of its key."""
+        """Return a folder for a new entry of a key, which does not exist yet."""
         return self.root / "building" / f"{key}-{secrets.token_hex(4)}"
 
     def build_lock(self, key: str) -> FileLock:
-        """Return the lock of who builds, replaces or deletes an entry."""
-        return self._lock(f"{key}.build")
+        """Return the exclusive lock for building, replacing and deleting an entry."""
+        return FileLock(self.root / "locks" / f"{key}.build")
 
     def use_lock(self, key: str) -> FileLock:
-        """Return the lock that is shared by who uses an entry."""
-        return self._lock(f"{key}.use")
+        """Return the lock that the users of an entry share."""
+        return FileLock(self.root / "locks" / f"{key}.use")
 
     def locks(self) -> list[tuple[str, FileLock]]:
-        """Return all locks that have a file, with the keys that they are of."""
+        """Return all locks that have a file, with their keys."""
         return [(path.stem, FileLock(path)) for path in self._listed("locks")]
-
-    def _lock(self, name: str) -> FileLock:
-        return FileLock(self.root / "locks" / name)
 
     def digest_model(
         self, path: Path, patterns: Iterable[str] = MODEL_FILES
     ) -> dict[str, str]:
         """Return the digests of a model's files, for `BuildSpec.model_files`.
 
-        Hashed once, and again only when a file has changed.
+        Hashes a file once, and again only when it has changed.
 
         Args:
             path: Directory of the model.
-            patterns: Of the files that the build reads. Fewer than all spares a new
-                build when a file changes that it does not read.
+            patterns: Patterns of the files that the build reads. A change of any other
+                file then needs no new build.
 
         Raises:
             ModelLoadError: No file matches, or one cannot be read.
@@ -132,11 +129,11 @@ class ArtifactFolder:
     # ------------------------------------------------------------------------- reading
 
     def entries(self) -> list[Entry]:
-        """Return what is there to be loaded, without a look at the files."""
+        """Return all entries that may be loaded, without reading their files."""
         return [self._entry(path) for path in self._listed("entries")]
 
     def serving(self, spec: BuildSpec) -> list[Entry]:
-        """Return the entries that were built for a spec or more, the tightest first."""
+        """Return the entries that cover a spec, the tightest first."""
         fitting = [
             (entry.manifest.spec.excess(spec), entry.key, entry)
             for entry in self.entries()
@@ -145,31 +142,30 @@ class ArtifactFolder:
         return [entry for _, _, entry in sorted(fitting, key=lambda each: each[:2])]
 
     def set_aside_entries(self) -> list[Entry]:
-        """Return what was found damaged, each with the reason."""
+        """Return the damaged entries, each with the reason."""
         return [
             attrs.evolve(self._entry(path), problem=_reason(path))
             for path in self._listed("aside")
         ]
 
     def unfinished(self, key: str | None = None) -> dict[Path, str]:
-        """Return the folders of builds, done by living processes or not, with keys."""
+        """Return the folders of unfinished builds, running or dead, with their keys."""
         found = {path: path.name.partition("-")[0] for path in self._listed("building")}
         return {path: of for path, of in found.items() if key in (None, of)}
 
     def manifests(self) -> Iterator[Manifest]:
-        """Yield the manifests of all builds on record, damaged ones too."""
+        """Yield the manifests of all entries, damaged ones too."""
         for entry in (*self.entries(), *self.set_aside_entries()):
             if entry.manifest is not None:
                 yield entry.manifest
 
     def check(self, key: str) -> Manifest:
-        """Return the manifest of an entry if all of it is what was built.
+        """Return the manifest of an entry whose files are all as they were built.
 
-        Files are hashed unless that was done since the machine started and they have
-        not changed since.
+        Hashes each file that changed after it was hashed before.
 
         Raises:
-            DamagedError: It is not.
+            DamagedError: The entry differs from the build.
             ForeignError: Another version of unillm made it.
         """
         entry = self.path(key)
@@ -178,9 +174,7 @@ class ArtifactFolder:
             raise DamagedError("its manifest is that of another entry")
         manifest.check_files(entry)
         try:
-            digests = self.digests.of(
-                entry / FILES, manifest.files, this_boot_only=True
-            )
+            digests = self.digests.of(entry / FILES, manifest.files)
         except OSError as error:
             raise DamagedError(str(error)) from error
         manifest.check_digests(digests)
@@ -203,12 +197,12 @@ class ArtifactFolder:
     # ------------------------------------------------------------------------ clearing
 
     def set_aside(self, key: str, reason: str) -> None:
-        """Take a damaged entry out of use and keep it; its build lock is held.
+        """Move a damaged entry to ``aside``, where it replaces an older one of its key.
 
-        The last one of each key is kept.
+        The caller holds the build lock.
 
         Raises:
-            OSError: It cannot be moved.
+            OSError: The entry cannot be moved.
         """
         aside = self.root / "aside" / key
         self.delete(aside)
@@ -226,9 +220,9 @@ class ArtifactFolder:
             write_sealed(aside / _REASON, {"reason": reason})
 
     def delete(self, path: Path) -> None:
-        """Delete a folder if it is there; what cannot be deleted stays in the trash.
+        """Delete a folder if it exists; files that cannot be deleted stay in the trash.
 
-        It is renamed first, so that nobody ever finds half of it in its old place.
+        Renames the folder first, so that no process finds half of it at its old path.
         """
         trash = self.root / "trash"
         try:
@@ -237,11 +231,11 @@ class ArtifactFolder:
         except FileNotFoundError:
             return
         except OSError as error:
-            log.debug("%s is deleted where it is: %s", path, error)
+            log.debug("%s is not moved to the trash first: %s", path, error)
         shutil.rmtree(path, ignore_errors=True)
 
     def empty_trash(self) -> None:
-        """Delete what a killed process had begun to delete."""
+        """Delete the rests that killed processes left."""
         for path in self._listed("trash"):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -250,4 +244,4 @@ def _reason(aside: Path) -> str:
     try:
         return str(read_sealed(aside / _REASON)["reason"])
     except (OSError, BrokenSealError, KeyError):
-        return "the process that found it was killed before it said why"
+        return "the process that set it aside was killed before it wrote the reason"

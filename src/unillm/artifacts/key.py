@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What an engine is prepared for, and the key that follows from it.
+"""The spec of a build, and the key that names its result.
 
-Each field of `BuildSpec` says what part it has in that, and the key is computed from
-the class: a new field without a `Role` is an error when the module is imported.
+Each field of `BuildSpec` has a `Role`, from which the key is computed; without one, the
+key of every spec is an error.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from typing import Any
 import attrs
 
 from ..errors import ConfigError
+from .records import to_json
 
 FlagValue = str | int | float | bool | None
 
 
 class Role(enum.Enum):
-    """What a field has to do with the result of a build."""
+    """Effect of a field on the result of a build."""
 
     LABEL = "label"
-    """Nothing: it is for people, or says where to read."""
+    """No effect: the field is for people, or names a place to read from."""
     EXACT = "exact"
-    """Another value is another engine."""
+    """Another value gives another engine."""
     COVERED = "covered"
     """A limit: an engine that was built with a larger one serves as well."""
 
@@ -61,18 +62,9 @@ def _frozen(value: Mapping[str, Any]) -> Mapping[str, Any]:
     return MappingProxyType(dict(sorted(value.items())))
 
 
-def _all_have_roles(
-    cls: type, fields: list[attrs.Attribute[Any]]
-) -> list[attrs.Attribute[Any]]:
-    for field in fields:
-        if Role not in field.metadata:
-            raise TypeError(f"{cls.__name__}.{field.name} has no Role.")
-    return fields
-
-
 @attrs.frozen
 class Difference:
-    """One number in which two specs differ."""
+    """One value in which two specs differ."""
 
     name: str
     """A field, or ``flags.NAME`` and ``model_files.NAME``."""
@@ -94,18 +86,16 @@ def _shown(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-@attrs.frozen(kw_only=True, field_transformer=_all_have_roles)
+@attrs.frozen(kw_only=True)
 class BuildSpec:
-    """Everything that the result of a build depends on.
-
-    Values are plain: texts, numbers and mappings of them.
+    """Everything that the result of a build depends on, in plain values.
 
     Raises:
         ConfigError: A limit is not an integer of at least 1.
     """
 
     model: str = attrs.field(metadata=_LABEL)
-    """As the caller wrote it."""
+    """The model in the caller's words."""
 
     model_path: Path = attrs.field(metadata=_LABEL)
     """Directory of the model, for the build to read."""
@@ -117,48 +107,48 @@ class BuildSpec:
     """Name of the backend."""
 
     backend_version: str = _exact()
-    """Of the plugin."""
+    """Version of the plugin."""
 
     engine_version: str | None = _exact()
-    """Of what converts or compiles. `None` where it is not installed: then a plan can
-    be made and nothing be built."""
+    """Version of the library that converts or compiles. `None` where it is not
+    installed, which allows a plan but no build."""
 
     device: str | None = _exact()
-    """Architecture that the result is bound to, such as ``"sm_90"``; ``"any"`` if to
-    none. `None` where it cannot be known because there is no such device."""
+    """Architecture that the result is bound to, such as ``"sm_90"``, or ``"any"``.
+    `None` on a machine without such a device."""
 
     dtype: str = _exact()
-    """Of the numbers that are computed with; never "auto"."""
+    """Data type of the computation; never "auto"."""
 
     quantization: str | None = _exact(default=None)
-    """How the result stores its weights; `None` for as the checkpoint does."""
+    """Storage of the weights; `None` for that of the checkpoint."""
 
     tensor_parallel_size: int = _exact(default=1)
-    """Devices that share each layer."""
+    """Number of devices that share each layer."""
 
     pipeline_parallel_size: int = _exact(default=1)
-    """Groups of devices that share the layers."""
+    """Number of groups of devices that share the layers."""
 
     flags: Mapping[str, FlagValue] = _exact(factory=dict, converter=_frozen)
-    """Whatever else changes the result and only this engine knows."""
+    """Other options of this backend that change the result."""
 
     max_batch_size: int | None = _limit()
-    """Requests at a time. For this and the other limits `None` means that the engine
-    has no such limit, not that any will do."""
+    """Largest number of requests at a time. For this and the other limits, `None` is an
+    engine without such a limit."""
 
     max_input_len: int | None = _limit()
-    """Tokens of a prompt."""
+    """Most tokens of a prompt."""
 
     max_seq_len: int | None = _limit()
-    """Tokens of a prompt and what follows it."""
+    """Most tokens of a prompt and its completion."""
 
     max_num_tokens: int | None = _limit()
-    """Tokens in one step, over all requests."""
+    """Most tokens in one step, over all requests."""
 
     @property
     def key(self) -> str:
-        """Name of the result, of 32 hexadecimal digits."""
-        content = self.to_json()
+        """Name of the result, 32 hexadecimal digits."""
+        content = to_json(self)
         for name in _names(Role.LABEL):
             del content[name]
         text = json.dumps(content, sort_keys=True, allow_nan=False)
@@ -166,20 +156,20 @@ class BuildSpec:
 
     @property
     def limits(self) -> dict[str, int | None]:
-        """The fields that a larger engine may cover."""
+        """The limits, which a larger engine may cover."""
         return {name: getattr(self, name) for name in _names(Role.COVERED)}
 
     @property
     def unknown(self) -> tuple[str, ...]:
-        """Fields that cannot be known here, so that nothing can be built."""
+        """Fields that are unknown on this machine, which prevents a build."""
         return tuple(
             name for name in ("engine_version", "device") if getattr(self, name) is None
         )
 
     def covers(self, asked: BuildSpec) -> bool:
-        """Whether what was built for this spec serves what *asked* is for.
+        """Whether an engine for this spec serves *asked*.
 
-        As far as can be known: what *asked* does not know is not compared.
+        Fields that are unknown in *asked* are not compared.
         """
         return all(
             getattr(self, name) == getattr(asked, name)
@@ -190,9 +180,9 @@ class BuildSpec:
         )
 
     def excess(self, asked: BuildSpec) -> float:
-        """How much larger this is than *asked*, which it covers; 1 if not at all.
+        """How much larger this is than *asked*, which it covers; 1 for equal limits.
 
-        The product over the limits, so that it grows like the memory it takes.
+        A product over the limits, which grows like the memory of the engine.
         """
         return math.prod(
             (limit or math.inf) / wanted
@@ -201,9 +191,9 @@ class BuildSpec:
         )
 
     def differences(self, asked: BuildSpec) -> list[Difference]:
-        """Return in what *asked* differs from this, labels aside.
+        """Return the values in which *asked* differs, without labels.
 
-        What is unknown in one of the two is not counted.
+        Fields that are unknown in either spec are not compared.
         """
         unknown = {*self.unknown, *asked.unknown}
         return [
@@ -215,23 +205,6 @@ class BuildSpec:
             )
         ]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return all fields as JSON values."""
-        return {
-            name: _plain(getattr(self, name)) for name in attrs.fields_dict(type(self))
-        }
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> BuildSpec:
-        """Read what `to_json` returned.
-
-        Raises:
-            ValueError: The fields are not those of this version of the class.
-        """
-        if content.keys() != attrs.fields_dict(cls).keys():
-            raise ValueError("the fields of the spec are those of another version")
-        return cls(**{**content, "model_path": Path(content["model_path"])})
-
 
 def _names(role: Role) -> list[str]:
     return [
@@ -239,14 +212,8 @@ def _names(role: Role) -> list[str]:
     ]
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return dict(value)
-    return str(value) if isinstance(value, Path) else value
-
-
 def _covers(built: int | None, asked: int | None) -> bool:
-    """`None` is unbounded; what is bounded does not cover it."""
+    """Whether a built limit covers an asked one; `None` stands for unlimited."""
     return built is None or (asked is not None and built >= asked)
 
 

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A lock between processes that dies with its owner.
+"""File locks between processes, exclusive or shared.
 
-The lock is `flock` on an open file, which the kernel lets go when the process ends, by
-whatever signal: there is no such thing as a stale one. A file's text tells who has it;
-nobody believes that text unless the lock is really held.
+The lock is `flock` on an open file. The kernel releases it when the process ends, by
+any signal, so a lock is never stale. The text of the file names the owner and means
+nothing while the lock is free.
 
-What holds:
+- Threads exclude each other like processes.
+- A child that a process forks does not hold the locks of its parent.
+- A lock file may be deleted at any time: a waiting process then locks the new file.
 
-- one owner at a time, or any number that share; threads count like processes;
-- a child that was forked while the lock was held does not hold it;
-- a lock file may be deleted at any time: who waits for the old one takes the new one.
+On NFS the kernel turns `flock` into a lock of the server. With the mount options
+``nolock`` and ``local_lock`` it covers the processes of one machine only.
 
-On NFS the kernel turns `flock` into a lock of the server, unless the mount says
-``nolock`` or ``local_lock``; there it holds among the processes of one machine only.
+The library filelock covers less: its shared lock is a SQLite database. After the file
+is deleted, a writer locks the new one beside a reader of the old one.
 """
 
 from __future__ import annotations
@@ -30,32 +31,30 @@ from pathlib import Path
 
 import attrs
 
+from .records import from_json, to_json
+
 POLL_S = 0.1
-"""How often a waiter tries again: it may be interrupted meanwhile, and tell news."""
+"""Time between two tries of a waiting process."""
 
 _held: weakref.WeakSet[FileLock] = weakref.WeakSet()
-"""Of this process, for the children that it forks."""
+"""Locks of this process, which its forked children have to release."""
 
 
 @attrs.frozen(kw_only=True)
 class Owner:
-    """Who holds a lock, by what it wrote when it got it."""
+    """The process that holds a lock; equal whatever its `failure`."""
 
     pid: int
     host: str
     since: float
     """Seconds since the epoch."""
-    failure: str | None = None
-    """What its work ended with if it failed, for those who waited for it."""
+    failure: str | None = attrs.field(default=None, eq=False)
+    """Error that ended its work, for the processes that waited for it."""
 
     @classmethod
     def this_process(cls) -> Owner:
-        """Return this process, from now on."""
+        """Return this process, as the owner from now on."""
         return cls(pid=os.getpid(), host=socket.gethostname(), since=time.time())
-
-    def is_same(self, other: Owner) -> bool:
-        """Whether both are one process that held the lock once."""
-        return attrs.evolve(self, failure=None) == attrs.evolve(other, failure=None)
 
     def __str__(self) -> str:
         here = self.host == socket.gethostname()
@@ -63,7 +62,7 @@ class Owner:
 
 
 class FileLock:
-    """A lock on a file, which is made if it does not exist.
+    """A lock on a file, which `acquire` creates if it does not exist.
 
     Args:
         path: The lock file. Its folder exists.
@@ -74,29 +73,25 @@ class FileLock:
         self._descriptor: int | None = None
 
     def try_acquire(self, *, shared: bool = False) -> bool:
-        """Take the lock if it is free; say whether it is taken now.
+        """Acquire the lock if it is free, and return whether it was.
 
         Raises:
-            OSError: The file cannot be made or locked here.
+            OSError: The file cannot be created or locked.
         """
         assert self._descriptor is None, "the lock is held already"
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-        while True:
-            descriptor = os.open(
-                self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666
-            )
-            try:
-                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-                if self._is_current(descriptor):
-                    break
-            except BlockingIOError:
-                os.close(descriptor)
-                return False
-            except BaseException:
-                os.close(descriptor)
-                raise
-            os.close(descriptor)
-        self._descriptor = descriptor
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        while self._descriptor is None:
+            with contextlib.ExitStack() as unless_acquired:
+                descriptor = os.open(self.path, flags, 0o666)
+                unless_acquired.callback(os.close, descriptor)
+                try:
+                    fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return False
+                if self._has_name(descriptor):
+                    unless_acquired.pop_all()
+                    self._descriptor = descriptor
         _held.add(self)
         return True
 
@@ -106,12 +101,12 @@ class FileLock:
         shared: bool = False,
         on_wait: Callable[[Owner | None], None] | None = None,
     ) -> None:
-        """Take the lock, and wait for it as long as another one has it.
+        """Acquire the lock; wait while another owner holds it.
 
         Args:
-            shared: Take it together with others that share it.
-            on_wait: Called at every try that failed, with the owner if it is known.
-                What it raises ends the waiting.
+            shared: Share the lock with other owners that share it.
+            on_wait: Called after each failed try, with the owner if the file names one.
+                An exception from it ends the wait.
         """
         while not self.try_acquire(shared=shared):
             if on_wait is not None:
@@ -119,49 +114,47 @@ class FileLock:
             time.sleep(POLL_S)
 
     def owner(self) -> Owner | None:
-        """Return who wrote itself into the file last; `None` if it cannot be read."""
+        """Return the last owner that signed the file; `None` if it cannot be read."""
         try:
-            return Owner(**json.loads(self.path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            return from_json(json.loads(self.path.read_text(encoding="utf-8")), Owner)
+        except (OSError, ValueError):
             return None
 
     def sign(self, owner: Owner) -> None:
-        """Write the owner into the file of the held lock, if the disk takes it."""
+        """Write the owner into the file of the held lock, if the disk has room."""
         assert self._descriptor is not None, "only the holder signs"
-        text = json.dumps(attrs.asdict(owner)).encode()
-        # Readers may see it half written, and then know of no owner.
+        text = json.dumps(to_json(owner)).encode()
+        # A reader that sees half of it gets no owner.
         with contextlib.suppress(OSError):
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, text, 0)
 
     def remove(self) -> None:
-        """Delete the file of a lock that is held alone, and let go of it."""
+        """Delete the file of a lock that is held exclusively, and release it."""
         assert self._descriptor is not None, "only the holder removes"
         with contextlib.suppress(OSError):
             self.path.unlink()
         self.release()
 
     def release(self) -> None:
-        """Let go; a second time does nothing."""
+        """Release the lock; the second call does nothing."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
             _held.discard(self)
 
-    def _is_current(self, descriptor: int) -> bool:
-        """Whether the locked file is still the one that has the name."""
+    def _has_name(self, descriptor: int) -> bool:
+        """Whether the locked file still has the name, or was deleted meanwhile."""
         try:
-            there = self.path.stat()
+            return os.path.samestat(self.path.stat(), os.fstat(descriptor))
         except FileNotFoundError:
             return False
-        ours = os.fstat(descriptor)
-        return (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
 
 
-def _forget_in_child() -> None:
+def _release_in_child() -> None:
     # The parent's descriptors keep the lock; the child's would outlive the parent.
     for lock in list(_held):
         lock.release()
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+os.register_at_fork(after_in_child=_release_in_child)

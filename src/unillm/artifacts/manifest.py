@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is known of a prepared engine: what for, which files, and how long it took."""
+"""The manifest of a prepared engine: its spec, its files and the time of its build."""
 
 from __future__ import annotations
 
@@ -8,27 +8,26 @@ import datetime as dt
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import attrs
 
 from .key import BuildSpec
-from .sealed import BrokenSealError, read_sealed, write_sealed
+from .records import BrokenSealError, from_json, read_sealed, to_json, write_sealed
 
 MANIFEST = "manifest.json"
 FILES = "files"
-"""Folder of an entry that is handed to the engine."""
+"""Folder of an entry that the engine opens."""
 
 FORMAT = 1
-"""Of the manifest. Entries of another one are neither loaded nor called damaged."""
+"""Format of the manifest. Entries of another format are neither loaded nor damaged."""
 
 
 class DamagedError(Exception):
-    """An entry is not what was built; its text says what is wrong."""
+    """An entry differs from the build; the text says where."""
 
 
 class ForeignError(Exception):
-    """An entry was made by another version of unillm, and says nothing to this one."""
+    """Another version of unillm made an entry, so this one cannot read it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -41,17 +40,17 @@ class StoredFile:
 
 @attrs.frozen(kw_only=True)
 class Manifest:
-    """What `manifest.json` says."""
+    """The content of ``manifest.json``."""
 
     spec: BuildSpec
     files: Mapping[str, StoredFile]
     """By path in the folder of files, with slashes."""
     built_at: dt.datetime
-    """When the build ended; in UTC."""
+    """Time of the end of the build, in UTC."""
     build_seconds: float
-    """How long it took, without waiting for others and without hashing."""
+    """Duration of the build, without waiting and hashing."""
     versions: Mapping[str, str]
-    """Of unillm and Python, for people: what changes the result is in the spec."""
+    """Versions of unillm and Python, for people; the spec has those that matter."""
 
     @property
     def total_bytes(self) -> int:
@@ -59,16 +58,8 @@ class Manifest:
         return sum(file.size for file in self.files.values())
 
     def write(self, entry: Path) -> None:
-        """Write it into the folder of an entry."""
-        content = {
-            "format": FORMAT,
-            "key": self.spec.key,
-            "spec": self.spec.to_json(),
-            "files": {name: attrs.asdict(file) for name, file in self.files.items()},
-            "built_at": self.built_at.isoformat(),
-            "build_seconds": self.build_seconds,
-            "versions": dict(self.versions),
-        }
+        """Write the manifest into the folder of an entry."""
+        content = {"format": FORMAT, "key": self.spec.key, **to_json(self)}
         write_sealed(entry / MANIFEST, content)
 
     @classmethod
@@ -76,7 +67,7 @@ class Manifest:
         """Read the manifest of an entry.
 
         Raises:
-            DamagedError: It is missing or was changed since it was written.
+            DamagedError: The manifest is missing or was changed after it was written.
             ForeignError: Another version of unillm wrote it.
         """
         try:
@@ -86,22 +77,18 @@ class Manifest:
         if content.get("format") != FORMAT:
             raise ForeignError(f"its format is {content.get('format')}, not {FORMAT}")
         try:
-            spec = BuildSpec.from_json(content["spec"])
+            manifest = from_json(content, cls)
         except ValueError as error:
             raise ForeignError(str(error)) from error
-        return cls(
-            spec=spec,
-            files={name: StoredFile(**file) for name, file in content["files"].items()},
-            built_at=dt.datetime.fromisoformat(content["built_at"]),
-            build_seconds=content["build_seconds"],
-            versions=content["versions"],
-        )
+        if manifest.spec.key != content.get("key"):
+            raise ForeignError("the fields of the spec are those of another version")
+        return manifest
 
     def check_files(self, entry: Path) -> None:
-        """Check that all files are there, in their sizes, and no others.
+        """Check the names and sizes of all files.
 
         Raises:
-            DamagedError: Says which one is not.
+            DamagedError: A file is missing, unknown, or has another size.
         """
         found = sizes_of_files(entry / FILES)
         for name in sorted(found.keys() | self.files.keys()):
@@ -116,22 +103,22 @@ class Manifest:
                 )
 
     def check_digests(self, digests: Mapping[str, str]) -> None:
-        """Check what the files hold.
+        """Check the content of all files.
 
         Raises:
-            DamagedError: Says which one does not hold what was built.
+            DamagedError: A file has another content.
         """
         for name, file in self.files.items():
             if digests[name] != file.sha256:
-                raise DamagedError(f"{name} does not hold what was built")
+                raise DamagedError(f"{name} differs from the build")
 
 
 def sizes_of_files(folder: Path) -> dict[str, int]:
     """Return the size of every file below a folder, by its path there.
 
     Raises:
-        DamagedError: There is something that is neither a file nor a folder, or the
-            folder cannot be read.
+        DamagedError: The folder cannot be read, or holds a link or another thing that
+            is neither a file nor a folder.
     """
     sizes: dict[str, int] = {}
     pending = [folder]
@@ -150,11 +137,3 @@ def sizes_of_files(folder: Path) -> dict[str, int]:
     except OSError as error:
         raise DamagedError(f"{folder.name} cannot be read: {error}") from error
     return dict(sorted(sizes.items()))
-
-
-def versions_here() -> dict[str, Any]:
-    """Return the versions that a manifest names."""
-    import platform
-    from importlib.metadata import version
-
-    return {"unillm": version("unillm"), "python": platform.python_version()}

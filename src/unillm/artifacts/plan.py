@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What would be built, why, how long it took last time, and what it takes of memory.
+"""Plans: what a request for an engine would build, and its cost in time and memory.
 
-Nothing is built, loaded or hashed for a plan but the files of the model, and no engine
-is needed.
+A plan builds and loads nothing, needs no engine, and hashes only the model's files.
 """
 
 from __future__ import annotations
@@ -19,36 +18,36 @@ from .key import BuildSpec, Difference
 from .progress import PastBuild, past_build
 
 
-class Verdict(enum.Enum):
-    """What asking for the engine would come to."""
+class Outcome(enum.Enum):
+    """Outcome of a request for an engine."""
 
     NOTHING_TO_BUILD = "nothing to build"
     """The backend loads the model as it is."""
     READY = "ready"
-    """It is in the cache."""
+    """The cache has the engine."""
     COVERED = "covered"
-    """One with larger limits is in the cache, and would be used."""
+    """The cache has an engine with larger limits, which serves."""
     BUILD = "build"
-    """It would be built."""
+    """The backend builds the engine."""
 
 
 @attrs.frozen(kw_only=True)
 class MemoryPlan:
-    """What the engine takes, and whether that fits."""
+    """Memory of an engine, and the limits that fit."""
 
     limits: Limits
     needs: MemoryNeeds
     available_bytes: int | None = None
-    """What there is; `None` if nobody said."""
+    """Memory of the device; `None` if unknown, which leaves the other fields open."""
 
     @property
     def estimate(self) -> MemoryEstimate:
-        """By part, with all requests full."""
+        """Memory by part, with all requests at full length."""
         return self.needs.estimate(self.limits)
 
     @property
     def fits(self) -> bool | None:
-        """Whether all parts fit together; `None` if nobody said into what."""
+        """Whether all parts together fit; `None` if the memory is unknown."""
         if self.available_bytes is None:
             return None
         return self.estimate.total_bytes <= self.available_bytes
@@ -57,7 +56,7 @@ class MemoryPlan:
     def largest(self) -> Mapping[str, int]:
         """The largest value of each limit that fits while the others stay.
 
-        0 where none does; empty if nobody said into what.
+        0 for a limit without a fitting value; empty if the memory is unknown.
         """
         if self.available_bytes is None:
             return {}
@@ -65,7 +64,7 @@ class MemoryPlan:
 
     @property
     def largest_together(self) -> Limits | None:
-        """The limits, all lowered by the same share, that fit; `None` if none do."""
+        """The limits lowered by one common share until they fit; `None` if none fit."""
         if self.available_bytes is None:
             return None
         return self.needs.largest_together(self.limits, self.available_bytes)
@@ -73,43 +72,42 @@ class MemoryPlan:
 
 @attrs.frozen(kw_only=True)
 class EnginePlan:
-    """What `make_plan` found."""
+    """The plan of one engine."""
 
     backend: str
     model: str
     spec: BuildSpec | None
-    """`None` if nothing has to be built."""
-    verdict: Verdict
+    """`None` if the backend builds nothing."""
+    outcome: Outcome
     used: Entry | None = None
-    """What is in the cache and would be used."""
+    """The engine in the cache that serves."""
     nearest: Entry | None = None
-    """The engine in the cache that differs least, if one would be built."""
+    """If none serves, the engine in the cache that differs least."""
     differences: tuple[Difference, ...] = ()
-    """From `used` or `nearest` to what is asked."""
+    """Differences between `used` or `nearest` and the spec."""
     past: PastBuild | None = None
-    """How long it took before."""
+    """The same build, or a similar one, in the past."""
     memory: MemoryPlan | None = None
     memory_refusal: str = ""
-    """Why there is no estimate of the memory."""
+    """Reason why `memory` is `None`."""
 
 
 def make_plan(spec: BuildSpec, folder: ArtifactFolder) -> EnginePlan:
-    """Say what asking for an engine would come to. The memory is left out.
+    """Return the plan of a spec, without its memory.
 
-    What is unknown in the spec, because no engine or device is here, is taken to be as
-    in the entry that it is compared with.
+    Fields of the spec that are unknown on this machine are not compared.
     """
     plan = EnginePlan(
         backend=spec.backend,
         model=spec.model,
         spec=spec,
-        verdict=Verdict.BUILD,
+        outcome=Outcome.BUILD,
         past=past_build(spec, folder.manifests()),
     )
     for used in folder.serving(spec):
         differences = _differences(used, spec)
-        verdict = Verdict.COVERED if differences else Verdict.READY
-        return attrs.evolve(plan, verdict=verdict, used=used, differences=differences)
+        outcome = Outcome.COVERED if differences else Outcome.READY
+        return attrs.evolve(plan, outcome=outcome, used=used, differences=differences)
     if nearest := _nearest(spec, folder.entries()):
         return attrs.evolve(
             plan, nearest=nearest, differences=_differences(nearest, spec)
@@ -118,20 +116,21 @@ def make_plan(spec: BuildSpec, folder: ArtifactFolder) -> EnginePlan:
 
 
 def _nearest(spec: BuildSpec, entries: Iterable[Entry]) -> Entry | None:
-    """Return the latest of the engines that differ least, of this model and backend."""
+    """Return the engine of this model and backend that differs least, or the latest."""
 
     def distance(entry: Entry) -> tuple[int, float]:
         assert entry.manifest is not None
         age = -entry.manifest.built_at.timestamp()
         return len(_differences(entry, spec)), age
 
-    alike = [entry for entry in entries if entry.manifest and _alike(entry, spec)]
-    return min(alike, key=distance, default=None)
+    similar = [entry for entry in entries if _is_similar(entry, spec)]
+    return min(similar, key=distance, default=None)
 
 
-def _alike(entry: Entry, spec: BuildSpec) -> bool:
-    """Whether it is of the same backend and model, by its name or its files."""
-    assert entry.manifest is not None
+def _is_similar(entry: Entry, spec: BuildSpec) -> bool:
+    """Whether an entry has the same backend, and the model by its name or files."""
+    if entry.manifest is None:
+        return False
     other = entry.manifest.spec
     return other.backend == spec.backend and (
         other.model == spec.model or other.model_files == spec.model_files

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is told while an engine is prepared, and how long that took before."""
+"""Reports on a build for the caller that waits for it, and the time of past builds."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from .lock import Owner
 from .manifest import Manifest
 
 Stage = Literal["waiting", "building", "sealing", "ready"]
-"""For another process; in the backend's hands; hashed and written out; done."""
+"""Another process builds; the backend builds; the store hashes and syncs; done."""
 
 REPEAT_S = 30.0
-"""How often `tell_news` says again what has not changed."""
+"""Time after which `report_changes` repeats an unchanged status."""
 
 
 class Progress(Protocol):
-    """**Protocol:** how a backend tells where its build is. The store provides it."""
+    """**Protocol:** A function of the store by which a backend reports on its build."""
 
     def __call__(self, message: str, *, fraction: float | None = None) -> None:
-        """Tell what is under way.
+        """Report the current work.
 
         Args:
             message: A few words, such as ``"layer 3 of 32"``.
-            fraction: How much of the whole is done; `None` where nobody knows.
+            fraction: Part of the build that is done; `None` if unknown.
         """
 
 
 @attrs.frozen(kw_only=True)
 class PastBuild:
-    """A build that is on record."""
+    """A build of which the manifest exists."""
 
     seconds: float
     built_at: dt.datetime
     total_bytes: int
-    """What it takes on the disk."""
+    """Size on the disk."""
     same: bool
-    """Whether it was of the same spec. If not, of the same model and backend with
-    other numbers, so that it is only a hint."""
+    """Whether it had the same spec. If not, it had the same model and backend with
+    other numbers, and its time is only a hint."""
 
     def __str__(self) -> str:
         what = "the same build" if self.same else "a build of this model"
@@ -53,19 +53,19 @@ class PastBuild:
 
 @attrs.frozen(kw_only=True)
 class BuildStatus:
-    """Where a build is."""
+    """Status of a build."""
 
     spec: BuildSpec
     stage: Stage
     message: str = ""
-    """The backend's own words."""
+    """Message of the backend."""
     fraction: float | None = None
     elapsed_s: float = 0.0
-    """Of the stage."""
+    """Time since the stage began."""
     past: PastBuild | None = None
-    """How long it took before; `None` if nothing is known."""
+    """The last such build; `None` if there was none."""
     owner: Owner | None = None
-    """Who builds, while waiting; `None` if it has not said so yet."""
+    """While waiting, the process that builds; `None` before it signs its lock."""
 
     def __str__(self) -> str:
         what = f"the {self.spec.backend} engine for {self.spec.model}"
@@ -87,28 +87,28 @@ class BuildStatus:
 Listener = Callable[[BuildStatus], None]
 
 
-def tell_news(tell: Callable[[str], None]) -> Listener:
-    """Return a listener that tells what is new, and the same every `REPEAT_S`."""
+def report_changes(report: Callable[[str], None]) -> Listener:
+    """Return a listener that reports each change, and repeats it every `REPEAT_S`."""
     last: BuildStatus | None = None
 
     def listen(status: BuildStatus) -> None:
         nonlocal last
-        same = last is not None and (
-            (status.stage, status.message, status.owner)
-            == (last.stage, last.message, last.owner)
-        )
-        if not same or status.elapsed_s - last.elapsed_s >= REPEAT_S:  # type: ignore[union-attr]
+        if (
+            last is None
+            or (status.stage, status.message, status.owner)
+            != (last.stage, last.message, last.owner)
+            or status.elapsed_s - last.elapsed_s >= REPEAT_S
+        ):
             last = status
-            tell(f"{status}.")
+            report(f"{status}.")
 
     return listen
 
 
 def past_build(spec: BuildSpec, manifests: Iterable[Manifest]) -> PastBuild | None:
-    """Return the build on record that says most about one of *spec*.
+    """Return the latest build of *spec*, or else of the same model and backend.
 
-    That is the latest of the same spec; else the latest of the same files of the model
-    on the same backend, whatever else was different.
+    The model is the same if its files are.
     """
     alike = [
         manifest
@@ -128,7 +128,7 @@ def past_build(spec: BuildSpec, manifests: Iterable[Manifest]) -> PastBuild | No
 
 
 def duration(seconds: float) -> str:
-    """Say a time in words for a person: ``"0.8 s"``, ``"41 s"``, ``"2 min 12 s"``."""
+    """Format a time: ``"0.8 s"``, ``"41 s"``, ``"2 min 12 s"``."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Prepared engines: built once, by one process, and whole whenever they are loaded.
+"""Prepared engines: built once, by one process, and whole at every load.
 
-An entry is made in a folder of its own and takes its place by one rename, after every
-byte is on the disk. So it is there as a whole or not at all, whatever kills the process
-that makes it. It is checked at each load, and replaced if it is damaged.
+A process builds an entry in a folder of its own and renames it to its place when every
+byte is on the disk. A killed process therefore leaves a whole entry or none. The store
+checks an entry at each load, and replaces a damaged one.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import datetime as dt
 import errno
 import logging
 import os
+import platform
 import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import attrs
@@ -34,26 +36,32 @@ from .manifest import (
     Manifest,
     StoredFile,
     sizes_of_files,
-    versions_here,
 )
-from .progress import BuildStatus, Listener, Progress, Stage, past_build, tell_news
-from .sealed import sync_folder
+from .progress import (
+    BuildStatus,
+    Listener,
+    Progress,
+    Stage,
+    past_build,
+    report_changes,
+)
+from .records import sync_folder
 
 log = logging.getLogger("unillm.artifacts")
 
 Build = Callable[[BuildSpec, Path, Progress], None]
-"""`Backend.build`: writes an engine for a spec into an empty folder."""
+"""Type of `Backend.build`, which writes an engine for a spec into an empty folder."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class Artifact:
-    """A prepared engine that is whole, and is not pruned until this is closed.
+    """A whole prepared engine, which `prune` keeps until this is closed.
 
     Attributes:
-        path: Folder of its files. Nothing in it may be changed or added.
-        manifest: What is known of it.
+        path: Folder of its files, in which nothing may be changed or added.
+        manifest: Its manifest.
     """
 
     def __init__(self, path: Path, manifest: Manifest, use: FileLock | None) -> None:
@@ -63,11 +71,11 @@ class Artifact:
 
     @property
     def spec(self) -> BuildSpec:
-        """What it was built for, which may be more than what was asked."""
+        """Spec of its build, which may have larger limits than the caller's."""
         return self.manifest.spec
 
     def close(self) -> None:
-        """Allow that it is pruned. A second time does nothing."""
+        """Allow `prune` to delete it; the second call does nothing."""
         if self._use is not None:
             self._use.release()
             self._use = None
@@ -83,7 +91,7 @@ class Artifact:
             warnings.warn(
                 f"{self.path} was not closed",
                 ResourceWarning,
-                stacklevel=1,  # nobody called this
+                stacklevel=1,  # the interpreter calls this, not a caller's line
                 source=self,
             )
             self.close()
@@ -93,7 +101,7 @@ class ArtifactStore:
     """The prepared engines of a cache folder, for any number of processes at a time.
 
     Args:
-        root: The cache folder; `None` for the one that the environment says.
+        root: The cache folder; `None` for the one that the environment names.
     """
 
     def __init__(self, root: Path | None = None) -> None:
@@ -102,38 +110,40 @@ class ArtifactStore:
     def obtain(
         self, spec: BuildSpec, build: Build, *, listener: Listener | None = None
     ) -> Artifact:
-        """Return an engine for *spec*: one that is there, or a new one.
+        """Return an engine for *spec* from the cache, or build one.
 
-        One that was built with larger limits will do. If another process is building
-        this one, it is waited for. What is damaged is set aside and built again.
+        An engine with larger limits serves too. While another process builds the same
+        engine, this call waits for it. A damaged engine is set aside and built again.
 
         Args:
-            spec: What it is for.
-            build: Called in this thread if nothing is there that serves.
-            listener: Told in this thread what happens; `None` logs it.
+            spec: The spec of the engine.
+            build: Called in this thread if the cache has no engine that serves.
+            listener: Called in this thread with each status; `None` logs it.
 
         Raises:
-            EngineBuildError: The build failed, here or in the process that was waited
-                for. Nothing is left of it.
+            EngineBuildError: The build failed, in this process or in the one that this
+                call waited for. Nothing is left of it.
             ConfigError: The spec has unknown fields.
-            UnillmError: What `build` raised, as it is.
+            UnillmError: `build` raised it.
         """
         if spec.unknown:
             raise ConfigError(
                 f"No engine can be had for {spec.model!r}: {' and '.join(spec.unknown)}"
                 f" of the backend {spec.backend!r} cannot be known here."
             )
-        listener = listener or tell_news(log.info)
+        listener = listener or report_changes(log.info)
         with _explained(spec, self.folder):
             artifact = self._open_best(spec, alone=False)
         if artifact is not None:
             return artifact
-        with self._alone(spec, listener):
-            # Who was waited for may have built it.
+        with self._alone(spec, listener), _explained(spec, self.folder):
+            # Another process may have built it meanwhile.
             if artifact := self._open_best(spec, alone=True):
                 return artifact
             self._make(spec, build, listener)
-            return self._open_new(spec)
+            if artifact := self._open(spec.key):
+                return artifact
+            raise DamagedError("it was deleted at once")
 
     # ------------------------------------------------------------------------- opening
 
@@ -141,9 +151,9 @@ class ArtifactStore:
         """Open the entry of *spec*, or else the tightest that covers it.
 
         Args:
-            spec: What is asked for.
-            alone: Whether the build lock of its key is held, so that its entry can be
-                set aside if it is damaged.
+            spec: The asked spec.
+            alone: Whether the caller holds the build lock of its key, and may set a
+                damaged entry of it aside.
         """
         for key in self._candidates(spec):
             try:
@@ -154,11 +164,10 @@ class ArtifactStore:
                 if key != spec.key:
                     self._try_set_aside(key)
                 elif alone:
-                    with _explained(spec, self.folder):
-                        self.folder.set_aside(key, str(damage))
+                    self.folder.set_aside(key, str(damage))
                 continue
             if artifact is not None:
-                _tell_if_larger(artifact.spec, spec)
+                _log_if_larger(artifact.spec, spec)
                 return artifact
         return None
 
@@ -169,24 +178,24 @@ class ArtifactStore:
                 yield entry.key
 
     def _open(self, key: str) -> Artifact | None:
-        """Open an entry if there is one.
+        """Open an entry if it exists.
 
         Raises:
-            DamagedError: It is not what was built.
+            DamagedError: The entry differs from the build.
             ForeignError: Another version of unillm made it.
         """
-        place = self.folder.path(key)
-        if not place.exists():
+        entry = self.folder.path(key)
+        if not entry.exists():
             return None
         with contextlib.ExitStack() as on_failure:
             use = self._use(key)
             if use is not None:
                 on_failure.callback(use.release)
-            if not place.exists():  # pruned a moment ago
+            if not entry.exists():  # pruned before it was locked
                 return None
             manifest = self.folder.check(key)
             on_failure.pop_all()
-        return Artifact(place / FILES, manifest, use)
+        return Artifact(entry / FILES, manifest, use)
 
     def _use(self, key: str) -> FileLock | None:
         lock = self.folder.use_lock(key)
@@ -194,15 +203,15 @@ class ArtifactStore:
             lock.path.parent.mkdir(exist_ok=True)
             lock.acquire(shared=True)
         except OSError as error:
-            # A cache that is full or read-only serves all the same.
+            # A full or read-only cache still serves.
             log.debug("%s is used without a lock: %s", key, error)
             return None
-        with contextlib.suppress(OSError):  # it may be another user's
-            os.utime(self.folder.path(key))  # when it was used last
+        with contextlib.suppress(OSError):  # the entry may belong to another user
+            os.utime(self.folder.path(key))  # `last_use` reads it
         return lock
 
     def _try_set_aside(self, key: str) -> None:
-        """Set a damaged entry of another key aside, unless somebody is at it."""
+        """Set a damaged entry of another key aside, unless a process has its lock."""
         lock = self.folder.build_lock(key)
         with contextlib.suppress(OSError, ForeignError):
             if not lock.try_acquire():
@@ -218,14 +227,14 @@ class ArtifactStore:
 
     @contextlib.contextmanager
     def _alone(self, spec: BuildSpec, listener: Listener) -> Iterator[None]:
-        """Hold the build lock of a key; wait for it if another process has it.
+        """Hold the build lock of a key; wait while another process holds it.
 
-        A failure is left in the lock for those who wait: they fail too, instead of
-        trying the same again one after the other.
+        A failed build leaves its error in the lock, with which the processes that
+        waited fail too, instead of building one after the other.
 
         Raises:
-            EngineBuildError: The build that was waited for failed, or locks cannot be
-                had here.
+            EngineBuildError: The build in the other process failed, or the file cannot
+                be locked.
         """
         started = time.monotonic()
         past = past_build(spec, self.folder.manifests())
@@ -250,7 +259,7 @@ class ArtifactStore:
             lock.acquire(on_wait=wait)
         try:
             last = lock.owner()
-            if waited_for and last and last.failure and last.is_same(waited_for):
+            if last is not None and last.failure and last == waited_for:
                 raise EngineBuildError(
                     f"The build for {spec.model!r} on the backend {spec.backend!r} "
                     f"failed in {last}, which was waited for: {last.failure}",
@@ -268,11 +277,11 @@ class ArtifactStore:
             lock.release()
 
     def _make(self, spec: BuildSpec, build: Build, listener: Listener) -> None:
-        """Build an entry and put it in its place. Its build lock is held."""
+        """Build an entry and publish it. The caller holds its build lock."""
         started = time.monotonic()
         past = past_build(spec, self.folder.manifests())
 
-        def tell(
+        def report(
             stage: Stage, message: str = "", fraction: float | None = None
         ) -> None:
             listener(
@@ -287,44 +296,40 @@ class ArtifactStore:
             )
 
         def progress(message: str, *, fraction: float | None = None) -> None:
-            tell("building", message, fraction)
+            report("building", message, fraction)
 
-        self._clear_leftovers(spec.key)
-        temporary = self.folder.new_build(spec.key)
-        files = temporary / FILES
-        try:
-            with _explained(spec, self.folder):
-                files.mkdir(parents=True)
-                tell("building")
-                build(spec, files, progress)
-                seconds = time.monotonic() - started
-                self._check_model(spec)
-                tell("sealing")
-                self._seal(spec, temporary, seconds)
-                self._publish(temporary, spec.key)
-        finally:
-            self.folder.delete(temporary)  # is gone from there if all went well
-        tell("ready")
-
-    def _clear_leftovers(self, key: str) -> None:
-        for path in self.folder.unfinished(key):
+        for path in self.folder.unfinished(spec.key):
             log.info("%s is left of a build that was killed and is deleted.", path)
             self.folder.delete(path)
         self.folder.empty_trash()
+        temporary = self.folder.new_build(spec.key)
+        files = temporary / FILES
+        try:
+            files.mkdir(parents=True)
+            report("building")
+            build(spec, files, progress)
+            seconds = time.monotonic() - started
+            self._check_model(spec)
+            report("sealing")
+            self._seal(spec, temporary, seconds)
+            self._publish(temporary, spec.key)
+        finally:
+            self.folder.delete(temporary)  # does nothing after `_publish`
+        report("ready")
 
     def _check_model(self, spec: BuildSpec) -> None:
-        """Refuse what was built if the model changed meanwhile."""
+        """Refuse a build during which the model changed."""
         now = self.folder.digests.of(spec.model_path, spec.model_files)
         if changed := [name for name in now if now[name] != spec.model_files[name]]:
             raise EngineBuildError(
                 f"{', '.join(changed)} of {spec.model!r} changed while the engine was "
-                "built, so nobody knows what it holds. Build it again.",
+                "built, so the engine may hold parts of both. Build it again.",
                 key=spec.key,
                 backend=spec.backend,
             )
 
     def _seal(self, spec: BuildSpec, temporary: Path, seconds: float) -> None:
-        """Write the manifest, and everything to the disk."""
+        """Write the manifest, and sync everything to the disk."""
         files = temporary / FILES
         sizes = sizes_of_files(files)
         if not sizes:
@@ -341,33 +346,29 @@ class ArtifactStore:
             },
             built_at=dt.datetime.now(dt.timezone.utc),
             build_seconds=round(seconds, 3),
-            versions=versions_here(),
+            versions={
+                "unillm": version("unillm"),
+                "python": platform.python_version(),
+            },
         ).write(temporary)
 
     def _publish(self, temporary: Path, key: str) -> None:
-        place = self.folder.path(key)
-        place.parent.mkdir(exist_ok=True)
+        entry = self.folder.path(key)
+        entry.parent.mkdir(exist_ok=True)
         try:
-            temporary.rename(place)
+            temporary.rename(entry)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
-            # Where locks do not reach another machine, that one was faster.
+            # A machine that these locks do not reach was faster.
             log.info("%s was built elsewhere at the same time.", key)
             return
-        sync_folder(place.parent)
+        sync_folder(entry.parent)
         sync_folder(self.folder.root)
-        self.folder.digests.move(temporary / FILES, place / FILES)
-
-    def _open_new(self, spec: BuildSpec) -> Artifact:
-        with _explained(spec, self.folder):
-            artifact = self._open(spec.key)
-            if artifact is None:
-                raise DamagedError("it was deleted at once")
-        return artifact
+        self.folder.digests.move(temporary / FILES, entry / FILES)
 
 
-def _tell_if_larger(built: BuildSpec, asked: BuildSpec) -> None:
+def _log_if_larger(built: BuildSpec, asked: BuildSpec) -> None:
     if built.key == asked.key:
         return
     larger = ", ".join(
@@ -384,7 +385,7 @@ def _tell_if_larger(built: BuildSpec, asked: BuildSpec) -> None:
 
 
 def _sync_tree(folder: Path) -> None:
-    """Bring all files and names below a folder to the disk."""
+    """Sync all files and names below a folder to the disk."""
     for directory, _, names in os.walk(folder):
         for name in names:
             descriptor = os.open(Path(directory) / name, os.O_RDONLY)
@@ -397,10 +398,10 @@ def _sync_tree(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _explained(spec: BuildSpec, folder: ArtifactFolder) -> Iterator[None]:
-    """Turn whatever goes wrong in a build into an error that says what to do.
+    """Turn any error of a build into one that says what to do.
 
     Raises:
-        EngineBuildError: For everything but unillm's own errors, which pass.
+        EngineBuildError: For every error but unillm's own, which pass.
     """
     try:
         yield

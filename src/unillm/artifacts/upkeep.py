@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is done with prepared engines on command: verify all bytes, delete some.
+"""Upkeep of prepared engines on command: verify all bytes, delete some entries.
 
-Nothing is deleted by itself. What a living process builds or uses is left alone.
+Nothing is deleted by itself, and never an engine that a living process builds or uses.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Collection, Iterator
-from pathlib import Path
 
 import attrs
 
@@ -20,52 +19,52 @@ from .manifest import FILES, DamagedError, ForeignError
 
 
 @attrs.frozen(kw_only=True)
-class Verdict:
-    """What `verify` found of one entry."""
+class Check:
+    """The result of `verify` for one entry."""
 
     key: str
     problem: str = ""
-    """Empty if every byte is what was built."""
+    """Empty if every byte is as it was built."""
     is_damaged: bool = False
-    """Whether it was set aside. An entry of another version of unillm is not: this
-    one cannot judge it."""
+    """Whether the entry was set aside. An entry of another version of unillm has a
+    problem but is not damaged: this version cannot check it."""
 
 
-def verify(folder: ArtifactFolder, keys: Collection[str] = ()) -> Iterator[Verdict]:
-    """Read all bytes of entries, whatever is known of them, and set damaged ones aside.
+def verify(folder: ArtifactFolder, keys: Collection[str] = ()) -> Iterator[Check]:
+    """Hash all files of entries without the memory, and set damaged entries aside.
+
+    Skips an entry that a living process replaces.
 
     Args:
-        folder: Whose entries.
-        keys: Which; none for all.
+        folder: The folder of the entries.
+        keys: Keys of the entries; none for all.
 
     Raises:
-        OSError: The folder cannot be read, or not be written: what is verified is
-            locked meanwhile, and a damaged one is moved.
+        OSError: The folder cannot be read, or not be written, which locks need.
     """
     for entry in folder.entries():
         if keys and entry.key not in keys:
             continue
         with _locked(folder.build_lock(entry.key)) as alone:
-            # Whoever has the lock replaces it just now.
             if alone and entry.path.exists():
-                yield _verdict(folder, entry.key)
+                yield _check(folder, entry.key)
 
 
-def _verdict(folder: ArtifactFolder, key: str) -> Verdict:
+def _check(folder: ArtifactFolder, key: str) -> Check:
     folder.digests.forget(folder.path(key) / FILES)
     try:
         folder.check(key)
     except ForeignError as error:
-        return Verdict(key=key, problem=str(error))
+        return Check(key=key, problem=str(error))
     except DamagedError as damage:
         folder.set_aside(key, str(damage))
-        return Verdict(key=key, problem=str(damage), is_damaged=True)
-    return Verdict(key=key)
+        return Check(key=key, problem=str(damage), is_damaged=True)
+    return Check(key=key)
 
 
 @attrs.frozen(kw_only=True)
 class Removal:
-    """One thing that `prune` deleted, or would."""
+    """One folder that `prune` deletes."""
 
     what: str
     """``"engine"``, ``"damaged engine"`` or ``"unfinished build"``."""
@@ -75,42 +74,38 @@ class Removal:
 
 @attrs.frozen(kw_only=True)
 class PruneReport:
-    """What `prune` did."""
+    """The result of `prune`."""
 
     removed: tuple[Removal, ...]
     in_use: tuple[str, ...]
-    """Keys of engines that it would have deleted and that are in use."""
+    """Keys of engines that the policy chose and a living process uses."""
 
     @property
     def total_bytes(self) -> int:
-        """What the removed ones took on the disk."""
+        """Size of the removed folders."""
         return sum(removal.total_bytes for removal in self.removed)
 
 
 @attrs.frozen(kw_only=True)
 class PrunePolicy:
-    """Which engines go. By default none."""
+    """Choice of the engines that `prune` deletes; by default none."""
 
     keys: Collection[str] = ()
-    """These."""
+    """Engines of these keys."""
     unused_for_s: float | None = None
-    """Those that were not taken into use for so long."""
+    """Engines whose last use is longer ago."""
     max_bytes: int | None = None
-    """Those that were unused for longest, until the rest takes no more than this."""
+    """The least recently used engines, until the rest takes no more than this."""
     everything: bool = False
-    """All."""
+    """All engines."""
 
     def chosen(self, entries: Collection[Entry]) -> list[Entry]:
-        """Return the entries that go, those that were unused for longest first."""
+        """Return the entries to delete, the least recently used first."""
         now = time.time()
-        oldest_first = sorted(entries, key=last_use)
-        excess = (
-            0
-            if self.max_bytes is None
-            else sum(entry.total_bytes() for entry in entries) - self.max_bytes
-        )
+        sizes = {entry.key: entry.total_bytes() for entry in entries}
+        excess = 0 if self.max_bytes is None else sum(sizes.values()) - self.max_bytes
         chosen = []
-        for entry in oldest_first:
+        for entry in sorted(entries, key=last_use):
             unused_s = now - last_use(entry)
             if (
                 self.everything
@@ -119,20 +114,20 @@ class PrunePolicy:
                 or excess > 0
             ):
                 chosen.append(entry)
-                excess -= entry.total_bytes()
+                excess -= sizes[entry.key]
         return chosen
 
 
 def last_use(entry: Entry) -> float:
-    """Return when an entry was last taken into use, or made, since the epoch."""
+    """Return the time of an entry's last use or of its build, since the epoch."""
     try:
         return entry.path.stat().st_mtime
-    except OSError:  # deleted meanwhile
+    except OSError:  # a process deleted it meanwhile
         return 0.0
 
 
 def is_in_use(folder: ArtifactFolder, key: str) -> bool:
-    """Whether a living process has an entry open; `False` where nobody can know."""
+    """Whether a living process uses an entry; `False` where locks cannot be read."""
     lock = folder.use_lock(key)
     if not lock.path.exists():
         return False
@@ -146,35 +141,38 @@ def is_in_use(folder: ArtifactFolder, key: str) -> bool:
 def prune(
     folder: ArtifactFolder, policy: PrunePolicy | None = None, *, dry_run: bool = False
 ) -> PruneReport:
-    """Delete what a policy says, what was set aside, and what killed builds left.
+    """Delete the engines that a policy chooses, damaged ones, and rests of dead builds.
 
     Args:
-        folder: Of what.
-        policy: Which engines go; `None` for none.
-        dry_run: Only say what would be deleted.
+        folder: The folder of the entries.
+        policy: Choice of the engines; `None` for none.
+        dry_run: Only report.
 
     Raises:
         OSError: The folder cannot be read or written.
     """
     removed: list[Removal] = []
     in_use: list[str] = []
+
+    def remove(what: str, entry: Entry) -> None:
+        size = entry.total_bytes()
+        removed.append(Removal(what=what, key=entry.key, total_bytes=size))
+        if not dry_run:
+            folder.delete(entry.path)
+
     for path, key in folder.unfinished().items():
         with _locked(folder.build_lock(key)) as dead:
             if dead:
-                removed.append(_removal("unfinished build", key, path))
-                _delete(folder, path, dry_run)
+                remove("unfinished build", Entry(key=key, path=path, manifest=None))
     for entry in folder.set_aside_entries():
-        removed.append(_removal("damaged engine", entry.key, entry.path))
-        _delete(folder, entry.path, dry_run)
+        remove("damaged engine", entry)
     for entry in (policy or PrunePolicy()).chosen(folder.entries()):
         build, use = folder.build_lock(entry.key), folder.use_lock(entry.key)
         with _locked(build) as idle, _locked(use) as unused:
-            if not (idle and unused):
+            if idle and unused:
+                remove("engine", entry)
+            else:
                 in_use.append(entry.key)
-                continue
-            removed.append(_removal("engine", entry.key, entry.path))
-            if not dry_run:
-                folder.delete(entry.path)
     if not dry_run:
         folder.empty_trash()
         folder.digests.prune()
@@ -183,21 +181,11 @@ def prune(
 
 
 def _remove_locks(folder: ArtifactFolder) -> None:
-    """Delete the lock files of keys that have neither an entry nor a build."""
+    """Delete the lock files of keys without an entry and a build."""
     for key, lock in folder.locks():
         with _locked(lock) as free:
             if free and not folder.path(key).exists() and not folder.unfinished(key):
                 lock.remove()
-
-
-def _removal(what: str, key: str, path: Path) -> Removal:
-    size = Entry(key=key, path=path, manifest=None).total_bytes()
-    return Removal(what=what, key=key, total_bytes=size)
-
-
-def _delete(folder: ArtifactFolder, path: Path, dry_run: bool) -> None:
-    if not dry_run:
-        folder.delete(path)
 
 
 @contextlib.contextmanager

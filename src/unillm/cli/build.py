@@ -84,9 +84,9 @@ class _Shown:
 def _shown() -> Iterator[_Shown]:
     """Show a bar to a person, and lines to a file."""
     if not is_terminal(sys.stderr):
-        from ..artifacts.progress import tell_news
+        from ..artifacts.progress import report_changes
 
-        yield _Shown(tell_news(note))
+        yield _Shown(report_changes(note))
         return
     from rich import progress
     from rich.console import Console
@@ -114,6 +114,7 @@ def _shown() -> Iterator[_Shown]:
 
 def _tell(artifact: Artifact, *, built: bool, as_json: bool) -> None:
     from ..artifacts.progress import duration
+    from ..artifacts.records import to_json
 
     manifest = artifact.manifest
     took = f"{duration(manifest.build_seconds)}, {size(manifest.total_bytes)}"
@@ -125,7 +126,7 @@ def _tell(artifact: Artifact, *, built: bool, as_json: bool) -> None:
                 "path": str(artifact.path),
                 "total_bytes": manifest.total_bytes,
                 "build_seconds": manifest.build_seconds,
-                "spec": artifact.spec.to_json(),
+                "spec": to_json(artifact.spec),
             }
         )
         return

@@ -210,6 +210,8 @@ def _kept(folder: ArtifactFolder) -> Iterator[_Kept]:
 
 
 def _as_json(kept: _Kept) -> dict[str, Any]:
+    from ..artifacts.records import to_json
+
     manifest = kept.entry.manifest
     return {
         "key": kept.entry.key,
@@ -219,7 +221,7 @@ def _as_json(kept: _Kept) -> dict[str, Any]:
         "last_use": _time(kept.last_use).isoformat(),
         "built_at": manifest and manifest.built_at.isoformat(),
         "build_seconds": manifest and manifest.build_seconds,
-        "spec": manifest and manifest.spec.to_json(),
+        "spec": manifest and to_json(manifest.spec),
     }
 
 

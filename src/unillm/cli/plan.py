@@ -107,14 +107,14 @@ def _facts(found: EnginePlan) -> Iterator[tuple[str, str]]:
 
 
 def _verdict(found: EnginePlan) -> str:
-    from ..artifacts.plan import Verdict
+    from ..artifacts.plan import Outcome
 
     changed = ", ".join(str(difference) for difference in found.differences)
-    if found.verdict is Verdict.NOTHING_TO_BUILD:
+    if found.outcome is Outcome.NOTHING_TO_BUILD:
         return "nothing to build: this backend loads the model as it is"
-    if found.verdict is Verdict.READY:
+    if found.outcome is Outcome.READY:
         return f"is there: {_name(found.used)}"
-    if found.verdict is Verdict.COVERED:
+    if found.outcome is Outcome.COVERED:
         return f"a larger one serves: {_name(found.used)}; {changed}"
     if found.nearest is not None:
         return f"would be built; the nearest is {_name(found.nearest)}: {changed}"
@@ -168,18 +168,20 @@ def _fitting(memory: MemoryPlan) -> str:
 
 
 def _as_json(found: EnginePlan) -> dict[str, Any]:
+    from ..artifacts.records import to_json
+
     past, memory = found.past, found.memory
     return {
         "model": found.model,
         "backend": found.backend,
-        "verdict": found.verdict.value,
+        "verdict": found.outcome.value,
         "key": found.spec and found.spec.key,
-        "spec": found.spec and found.spec.to_json(),
+        "spec": found.spec and to_json(found.spec),
         "unknown": list(found.spec.unknown) if found.spec else [],
         "used": found.used and found.used.key,
         "nearest": found.nearest and found.nearest.key,
         "differences": [attrs.asdict(each) for each in found.differences],
-        "past": past and {**attrs.asdict(past), "built_at": past.built_at.isoformat()},
+        "past": past and to_json(past),
         "memory": memory and _memory_as_json(memory),
         "memory_refusal": found.memory_refusal,
     }

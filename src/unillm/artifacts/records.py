@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""JSON files that notice when a single bit of them is wrong.
+"""Records of prepared engines as JSON, in files that notice a single wrong bit.
 
-A sealed file holds an object with its own digest in it. It is read back only if its
-bytes are exactly those that the writer would write for what they say.
+A sealed file holds an object together with its digest. A reader accepts only the exact
+bytes that the writer would write for that object.
 """
 
 from __future__ import annotations
@@ -15,13 +15,40 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from cattrs.preconf.json import make_converter
+
+T = TypeVar("T")
 
 _SEAL = "seal"
 
+_converter = make_converter(detailed_validation=False)
+_converter.register_unstructure_hook(Path, str)
+_converter.register_structure_hook(Path, lambda value, _: Path(value))
+
+
+def to_json(record: Any) -> Any:
+    """Return an attrs value as JSON values."""
+    return _converter.unstructure(record)
+
+
+def from_json(content: Any, kind: type[T]) -> T:
+    """Return the attrs value that `to_json` turned into *content*.
+
+    Keys that *kind* has no field for are ignored.
+
+    Raises:
+        ValueError: A field is missing or has an impossible value.
+    """
+    try:
+        return _converter.structure(content, kind)
+    except Exception as error:  # cattrs passes on what the class and its types raise
+        raise ValueError(f"not a record of this version: {error!r}") from error
+
 
 class BrokenSealError(ValueError):
-    """The file is not what was written."""
+    """A sealed file has other bytes than its writer wrote."""
 
 
 def _render(content: Mapping[str, Any]) -> bytes:
@@ -33,11 +60,11 @@ def _render(content: Mapping[str, Any]) -> bytes:
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """Return what a sealed file holds.
+    """Return the object of a sealed file.
 
     Raises:
-        BrokenSealError: It was changed since it was written, or is no sealed file.
-        OSError: It cannot be read.
+        BrokenSealError: The file was changed after it was written, or never sealed.
+        OSError: The file cannot be read.
     """
     raw = path.read_bytes()
     try:
@@ -45,17 +72,17 @@ def read_sealed(path: Path) -> dict[str, Any]:
         del content[_SEAL]
         intact = _render(content) == raw
     except (ValueError, TypeError, LookupError, RecursionError) as error:
-        raise BrokenSealError(f"{path.name} is no sealed file: {error!r}") from error
+        raise BrokenSealError(f"{path.name} is not a sealed file: {error!r}") from error
     if not intact:
         raise BrokenSealError(f"{path.name} was changed since it was written")
     return content  # type: ignore[no-any-return]
 
 
 def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a sealed file: whole or not at all, and on the disk when this returns.
+    """Write a sealed file completely, and sync it to the disk.
 
     Raises:
-        OSError: It cannot be written; what was there before is still there.
+        OSError: The file cannot be written; its old content is still there.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
@@ -72,7 +99,7 @@ def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Bring the names in a folder to the disk: new, renamed and removed ones."""
+    """Sync the names in a folder to the disk: new, renamed and removed ones."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

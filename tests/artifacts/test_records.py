@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unillm.artifacts.sealed import BrokenSealError, read_sealed, write_sealed
+from unillm.artifacts.records import BrokenSealError, read_sealed, write_sealed
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -17,7 +17,7 @@ values = st.recursive(
 
 @pytest.mark.property
 @given(content=st.dictionaries(st.text().filter(lambda name: name != "seal"), values))
-def test_what_is_written_is_read_again(content, tmp_path_factory):
+def test_a_reader_gets_the_content_of_the_writer(content, tmp_path_factory):
     path = tmp_path_factory.mktemp("sealed") / "file.json"
     write_sealed(path, _finite(content))
 
@@ -33,14 +33,14 @@ def _finite(value):
     return 0.0 if infinite else value
 
 
-def test_every_single_bit_counts(tmp_path):
+def test_a_single_wrong_bit_is_noticed(tmp_path):
     path = tmp_path / "file.json"
     write_sealed(path, {"text": "é/\\", "number": 0.1, "more": [None, True, -5]})
     whole = path.read_bytes()
 
-    for place in range(len(whole) * 8):
+    for bit in range(len(whole) * 8):
         flipped = bytearray(whole)
-        flipped[place // 8] ^= 1 << place % 8
+        flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
         with pytest.raises(BrokenSealError):
             read_sealed(path)
@@ -49,7 +49,7 @@ def test_every_single_bit_counts(tmp_path):
 @pytest.mark.parametrize(
     "raw", [b"", b"{}", b"[]", b"null", b'{"seal": 1}', b"[" * 100_000, b"\xff"]
 )
-def test_what_was_never_sealed_is_refused(tmp_path, raw):
+def test_a_file_that_was_never_sealed_is_refused(tmp_path, raw):
     path = tmp_path / "file.json"
     path.write_bytes(raw)
 
@@ -57,7 +57,7 @@ def test_what_was_never_sealed_is_refused(tmp_path, raw):
         read_sealed(path)
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path):
+def test_a_failed_write_leaves_the_old_content(tmp_path):
     path = tmp_path / "file.json"
     write_sealed(path, {"a": 1})
 
@@ -65,4 +65,4 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
         write_sealed(path, {"a": object()})
 
     assert read_sealed(path) == {"a": 1}
-    assert [path] == list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [path]
