@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
-from embedded.tiny_models import VARIANTS, Reference
+from embedded.serving import Reference
+from embedded.tiny_models import VARIANTS
 
-torch.set_num_threads(
-    1
-)  # the machines that run this have few cores, and others use them
+torch.set_num_threads(1)  # test machines have few cores, which other processes share
 transformers.logging.disable_progress_bar()
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a step is said to take, held against what torch's profiler sees it take."""
+"""The estimated activations of a step, against those that torch's profiler sees."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import random
 import attrs
 import pytest
 import torch
-from embedded.tiny_models import greedy_request
+from embedded.serving import greedy_request
 from torch.profiler import ProfilerActivity, profile
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from unillm import SamplingParams
 from unillm.embedded.engine import TransformersSlotEngine
-from unillm.embedded.families import OWN_ATTENTION
+from unillm.embedded.families import FAMILIES
 from unillm.model.memory import Limits, needs_of
 from unillm.model.sizes import STEPWISE_ATTENTION
 from unillm.scheduling.slots import SlotScheduler
 
 TOLERANCE = 0.25
-"""How far the estimate may be from what is measured, of what is measured."""
+"""Largest distance of the estimate from the measurement, as a share of the latter."""
 
 TOKENS = 512
 LENGTH = 2048
@@ -89,7 +89,7 @@ def make_engine(variant: str, *, num_slots: int = 4, **changes):
 
 
 def peak_bytes(work) -> int:
-    """The most that was allocated at once while *work* ran."""
+    """Return the most bytes that were allocated at once while *work* ran."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
     found = []
@@ -110,7 +110,7 @@ def peak_bytes(work) -> int:
 
 
 def prefill_peak(variant: str, prompt_length: int) -> int:
-    """That of the last chunk of a prompt, or of the only one."""
+    """Return the peak of the last chunk of a prompt, or of the only one."""
     engine = make_engine(variant)
     scheduler = SlotScheduler(engine, max_num_batched_tokens=TOKENS)
     rng = random.Random(0)
@@ -118,7 +118,7 @@ def prefill_peak(variant: str, prompt_length: int) -> int:
     def request(number: int, length: int):
         return greedy_request(number, [rng.randrange(100) for _ in range(length)], 2)
 
-    scheduler.add_request(request(0, 16))  # what is allocated once is there then
+    scheduler.add_request(request(0, 16))  # the engine allocates some tensors once
     while scheduler.has_unfinished():
         scheduler.step()
     scheduler.add_request(request(1, prompt_length))
@@ -136,16 +136,16 @@ def estimated(variant: str, tokens: int, length: int) -> int:
 
 
 @pytest.mark.parametrize("variant", MODELS)
-def test_a_prefill_takes_what_is_said(variant):
+def test_a_prefill_takes_the_estimated_memory(variant):
     measured = prefill_peak(variant, TOKENS)
 
-    # A prompt of one piece needs masks and scores of itself alone, if at all.
+    # A whole prompt needs masks and scores of its own positions alone, if at all.
     expected = estimated(variant, TOKENS, TOKENS)
     assert measured == pytest.approx(expected, rel=TOLERANCE), measured / expected
 
 
 @pytest.mark.parametrize("variant", ["llama", "gpt2", "bloom", "gemma2", "mixtral"])
-def test_the_last_chunk_of_a_long_prompt_takes_what_is_said(variant):
+def test_the_last_chunk_of_a_long_prompt_takes_the_estimated_memory(variant):
     measured = prefill_peak(variant, LENGTH - 2)
 
     expected = estimated(variant, TOKENS, LENGTH)
@@ -160,7 +160,7 @@ def test_the_last_chunk_of_a_long_prompt_takes_what_is_said(variant):
     ],
     ids=["top-p", "everything"],
 )
-def test_sampling_takes_what_is_said(fields):
+def test_sampling_takes_the_estimated_memory(fields):
     engine = make_engine("llama", num_slots=16, vocab_size=50_000)
     scheduler = SlotScheduler(engine)
     for number in range(16):
@@ -176,5 +176,6 @@ def test_sampling_takes_what_is_said(fields):
     assert measured == pytest.approx(expected, rel=TOLERANCE), measured / expected
 
 
-def test_every_family_that_attends_stepwise_is_known_to():
-    assert OWN_ATTENTION <= STEPWISE_ATTENTION
+def test_families_with_their_own_attention_are_estimated_stepwise():
+    own = {name for name, family in FAMILIES.items() if family.own_attention}
+    assert own <= STEPWISE_ATTENTION

@@ -10,57 +10,44 @@ import weakref
 
 import pytest
 import torch
-from embedded.test_greedy import PoisonedEngine, assert_same_tokens
-from embedded.tiny_models import (
-    VARIANTS,
-    family_of,
-    greedy_request,
-    make_model,
-    serve,
-)
+from embedded.serving import PoisonedEngine, greedy_request, serve, serve_known
+from embedded.tiny_models import VARIANTS, family_of, make_model
 
-from unillm.embedded import families
-from unillm.embedded.blocks import block_masks
 from unillm.embedded.engine import TransformersSlotEngine
 from unillm.embedded.loading import load_engine
 from unillm.embedded.masks import FULL, SLIDING, Masks
 from unillm.embedded.steps import cpu_compiled as compiled
 from unillm.embedded.steps.eager import EagerRunner
-from unillm.embedded.weights import onednn as linears
+from unillm.embedded.weights import onednn
 from unillm.embedded.weights.onednn import pack_linears
 from unillm.errors import ConfigError
 
-NOT_COMPILED = (
-    families.RECURRENT
-    | families.OWN_ATTENTION
-    | families.SINKS
-    | families.NOT_COMPILED
-    | {"phi3, longrope"}  # which scaling it needs depends on positions
-)
 COMPILABLE = [
-    variant for variant in VARIANTS if not {variant, family_of(variant)} & NOT_COMPILED
+    variant
+    for variant in VARIANTS
+    if (family := family_of(variant)).compiles
+    and not (family.recurrent or family.own_attention or family.sinks)
+    and variant != "phi3, longrope"  # its scaling depends on the positions
 ]
 
 
 def run_compiled(reference, variant, *, compile_after=3) -> TransformersSlotEngine:
-    """Serve prompts; their tokens are those of ``generate``."""
-    known = reference.known(variant, 24)
+    """Serve prompts, and assert that their tokens are those of ``generate``."""
     model = make_model(variant)
     pack_linears(model)
     engine = PoisonedEngine(
         model, num_slots=8, max_model_len=224, compile_after=compile_after
     )
 
-    got = serve(engine, [k.request for k in known], max_num_batched_tokens=90)
+    serve_known(engine, reference, variant, 24, budget=90)
 
-    assert_same_tokens(reference.model(variant), known, got)
     return engine
 
 
 @pytest.mark.slow
 def test_tokens_of_compiled_steps_are_those_of_generate(reference, monkeypatch, caplog):
-    """Eager at first; rows join, leave and are NaN while nobody has them."""
-    monkeypatch.setattr(linears, "FEWEST_WEIGHTS", 0)
+    """Steps are eager at first; rows join and leave, and free rows are NaN."""
+    monkeypatch.setattr(onednn, "FEWEST_WEIGHTS", 0)
     caplog.set_level(logging.INFO, "unillm.transformers")
 
     engine = run_compiled(reference, "llama")
@@ -70,7 +57,7 @@ def test_tokens_of_compiled_steps_are_those_of_generate(reference, monkeypatch, 
 
 
 @pytest.mark.slow
-def test_what_torch_keeps_of_a_closed_engine_holds_no_weights():
+def test_compiled_code_of_a_closed_engine_holds_no_weights():
     model = make_model("llama")
     engine = TransformersSlotEngine(
         model, num_slots=8, max_model_len=64, compile_after=0
@@ -95,7 +82,7 @@ def test_tokens_of_every_family_are_those_of_generate(reference, variant):
     assert list(engine._runner._compiled) == [8]
 
 
-def test_without_a_compiler_steps_are_eager_and_it_is_said_once(
+def test_without_a_compiler_steps_are_eager_and_one_warning_says_so(
     reference, monkeypatch, caplog
 ):
     def no_compiler(*args):
@@ -121,7 +108,9 @@ def test_without_a_compiler_steps_are_eager_and_it_is_said_once(
         ("gpt2", "torch does not compile the attention of 'gpt2'"),
     ],
 )
-def test_what_cannot_be_compiled_is_said_and_runs_eagerly(caplog, variant, reason):
+def test_a_family_that_is_not_compiled_runs_eagerly_and_a_warning_says_why(
+    caplog, variant, reason
+):
     engine = TransformersSlotEngine(
         make_model(variant), num_slots=2, max_model_len=64, compile_after=0
     )
@@ -131,7 +120,7 @@ def test_what_cannot_be_compiled_is_said_and_runs_eagerly(caplog, variant, reaso
 
 
 @pytest.mark.parametrize("options", [{}, {"enforce_eager": True, "compile_after": 0}])
-def test_nothing_is_compiled_unless_asked_for(options):
+def test_steps_are_compiled_on_request_only(options):
     engine = TransformersSlotEngine(
         make_model("llama"), num_slots=2, max_model_len=64, **options
     )
@@ -139,7 +128,7 @@ def test_nothing_is_compiled_unless_asked_for(options):
     assert type(engine._runner) is EagerRunner
 
 
-def test_rows_are_compiled_for_few_numbers_of_them():
+def test_steps_are_compiled_for_few_numbers_of_rows():
     engine = TransformersSlotEngine(
         make_model("llama"), num_slots=20, max_model_len=64, compile_after=0
     )
@@ -150,7 +139,7 @@ def test_rows_are_compiled_for_few_numbers_of_them():
 
 
 @pytest.mark.parametrize("steps", [-1, 0.5, "soon"])
-def test_a_number_of_steps_that_is_none_is_refused(reference, steps):
+def test_an_impossible_number_of_steps_is_refused(reference, steps):
     with pytest.raises(ConfigError, match="compile_after must be a number of steps"):
         load_engine(reference.path("llama"), compile_after=steps)
 
@@ -160,7 +149,7 @@ def test_blocks_hide_what_the_additive_mask_hides(variant):
     masks = Masks.of(make_model(variant))
     positions = torch.tensor([0, 5, 23, 24, 63, 64, 130, 191])
 
-    blocks = block_masks(masks, positions, queries=2, capacity=192)
+    blocks = masks.in_blocks(positions, queries=2, capacity=192)
 
     additive = masks.for_cached(positions[:, None], 192)
     kinds = {SLIDING: 0, FULL: 0} if isinstance(additive, dict) else {None: 0}
@@ -171,7 +160,7 @@ def test_blocks_hide_what_the_additive_mask_hides(variant):
 
 
 def seen_through(mask, positions):
-    """Return which keys each row sees: in its blocks, and not hidden in them."""
+    """Return the keys that each row sees: in its blocks, and not hidden there."""
     seen = torch.zeros(len(positions), 192, dtype=torch.bool)
     for row in range(len(positions)):
         for block in mask.kv_indices[row, 0, 0, : mask.kv_num_blocks[row, 0, 0]]:

@@ -6,18 +6,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from embedded.test_greedy import PoisonedEngine, assert_same_tokens
+from embedded.serving import CUDA_NEAR_TIE, PoisonedEngine, serve, serve_known
 from embedded.tiny_models import (
     CORE,
-    CUDA_NEAR_TIE,
+    RECURRENT,
     VARIANTS,
     family_of,
     make_model,
-    serve,
+    model_type_of,
     slots_for,
 )
 
-from unillm.embedded.families import OWN_ATTENTION, RECURRENT
 from unillm.embedded.steps import cuda_graphs as graphs
 from unillm.embedded.steps.cuda_graphs import GraphRunner
 from unillm.embedded.steps.eager import EagerRunner
@@ -29,8 +28,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:torch._inductor.*"),
 ]
 
-ATTENDING = tuple(each for each in VARIANTS if family_of(each) not in RECURRENT)
-RECURRING = tuple(each for each in VARIANTS if family_of(each) in RECURRENT)
+ATTENDING = tuple(each for each in VARIANTS if each not in RECURRENT)
 
 COMPILED = (*CORE, "gemma2", "gemma3_text", "phi3, window", "opt")
 
@@ -48,16 +46,17 @@ EXPERTS = frozenset(
         "qwen3_moe",
     }
 )
-"""Families whose experts ask the host how many tokens each has, in float32."""
+"""Families whose experts fetch their numbers of tokens to the host, in float32."""
 
 LONG_ROPE = "phi3, longrope"
-"""Asks which of its two scalings the positions need."""
+"""Its choice of two scalings depends on the positions, which it fetches."""
 
 ALIBI = "falcon, ALiBi"
-"""Makes its masks without asking, unlike the others of `OWN_ATTENTION`."""
+"""Its code makes masks without a fetch, unlike others with their own attention."""
 
 GATES = 0.2
-"""In bfloat16, experts that are nearly as good change places too, which moves more."""
+"""In bfloat16, experts with nearly the same score change indexs too, which moves the
+logits more."""
 
 BUDGETS = pytest.mark.parametrize("budget", [2048, 40], ids=["whole", "in chunks"])
 
@@ -70,17 +69,15 @@ def uncompiled(monkeypatch):
     monkeypatch.setattr(graphs, "CompiledLayers", refuse)
 
 
-def serve_known(reference, family, *, budget=2048, **options):
-    known = reference.known(family, 40)
+def check(reference, family, *, budget=2048, **options):
     model = make_model(family).cuda()
-    if family not in RECURRING:  # as when a model is loaded
+    if family not in RECURRENT:  # as loading does
         fuse_projections(model)
     num_slots = slots_for(family, 5)
     engine = PoisonedEngine(model, num_slots=num_slots, max_model_len=224, **options)
 
-    got = serve(engine, [k.request for k in known], max_num_batched_tokens=budget)
+    serve_known(engine, reference, family, 40, budget=budget, near_tie=CUDA_NEAR_TIE)
 
-    assert_same_tokens(reference.model(family), known, got, near_tie=CUDA_NEAR_TIE)
     return engine
 
 
@@ -88,25 +85,26 @@ def serve_known(reference, family, *, budget=2048, **options):
 @BUDGETS
 @pytest.mark.parametrize("family", ATTENDING)
 def test_recorded_passes_give_the_tokens_of_generate(reference, family, budget):
-    engine = serve_known(reference, family, budget=budget)
+    engine = check(reference, family, budget=budget)
 
-    asks_the_host = family_of(family) in EXPERTS | OWN_ATTENTION and family != ALIBI
-    expected = EagerRunner if asks_the_host or family == LONG_ROPE else GraphRunner
+    own_attention = family_of(family).own_attention and family != ALIBI
+    fetches = own_attention or model_type_of(family) in EXPERTS or family == LONG_ROPE
+    expected = EagerRunner if fetches else GraphRunner
     assert isinstance(engine._runner, expected)
 
 
 @BUDGETS
 @pytest.mark.parametrize("family", COMPILED)
 def test_compiled_passes_give_the_tokens_of_generate(reference, family, budget, caplog):
-    engine = serve_known(reference, family, budget=budget)
+    engine = check(reference, family, budget=budget)
 
     assert isinstance(engine._runner, GraphRunner)
     assert not [each for each in caplog.records if each.name.startswith("unillm")]
 
 
-@pytest.mark.parametrize("family", [*CORE, *RECURRING])
+@pytest.mark.parametrize("family", [*CORE, *RECURRENT])
 def test_eager_passes_give_the_tokens_of_generate(reference, family):
-    engine = serve_known(reference, family, enforce_eager=True)
+    engine = check(reference, family, enforce_eager=True)
 
     assert isinstance(engine._runner, EagerRunner)
 
@@ -138,19 +136,19 @@ def test_tokens_in_bfloat16_are_those_of_one_row_but_for_near_ties(
 
 def gap_of(model, request, one, other) -> float:
     """Return how far apart the two tokens' logits are in float32 where they part."""
-    place = next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
-    ids = torch.tensor([[*request.prompt_token_ids, *one[:place]]])
+    index = next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
+    ids = torch.tensor([[*request.prompt_token_ids, *one[:index]]])
     with torch.inference_mode():
         logits = model(ids).logits[0, -1]
-    return abs(logits[one[place]] - logits[other[place]]).item()
+    return abs(logits[one[index]] - logits[other[index]]).item()
 
 
-def test_memory_is_given_back(reference):
-    serve_known(reference, "llama").close()
+def test_closing_returns_the_memory(reference):
+    check(reference, "llama").close()
     torch.cuda.empty_cache()
     before = torch.cuda.memory_reserved()
 
-    engine = serve_known(reference, "llama")
+    engine = check(reference, "llama")
     engine.close()
     del engine
 

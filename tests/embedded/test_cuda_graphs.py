@@ -1,25 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What graphs are fed and asked, on any device: instead of a graph, the step itself."""
+"""Inputs and shapes of CUDA graphs, on any device: each step runs instead of a graph."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from embedded.test_greedy import PoisonedEngine, assert_same_tokens
+from embedded.serving import (
+    PoisonedEngine,
+    greedy_request,
+    serve_known,
+    whole_prompt,
+)
 from embedded.tiny_models import (
+    RECURRENT,
     VARIANTS,
     family_of,
-    greedy_request,
     make_model,
-    serve,
+    model_type_of,
 )
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from unillm.embedded.families import ONE_AT_A_TIME, RECURRENT
 from unillm.embedded.steps.cuda_graphs import GraphRunner, row_counts, seen_counts
 from unillm.embedded.weights.fused import fuse_projections
-from unillm.engines.slots import PromptChunk
 
 NOT_FUSED = {
     "bloom",
@@ -32,11 +35,11 @@ NOT_FUSED = {
     "persimmon",
     "phi3",
 }
-"""Families whose code has one layer for them already."""
+"""Families whose code already has one layer for each group."""
 
 
 class PaddedEngine(PoisonedEngine):
-    """Computes the shapes that graphs are recorded for; fused; free rows are NaN."""
+    """A fused engine that computes the shapes of graphs; free rows are NaN."""
 
     def __init__(self, model, **options) -> None:
         fuse_projections(model)
@@ -46,22 +49,17 @@ class PaddedEngine(PoisonedEngine):
         )
 
 
-EAGER = RECURRENT | ONE_AT_A_TIME.keys()
-ATTENDING = tuple(each for each in VARIANTS if family_of(each) not in EAGER)
+ATTENDING = tuple(
+    each
+    for each in VARIANTS
+    if each not in RECURRENT and not family_of(each).one_at_a_time
+)
 
 
 def check(reference, family, count, *, num_slots, budget=2048):
-    known = reference.known(family, count)
     engine = PaddedEngine(make_model(family), num_slots=num_slots, max_model_len=224)
 
-    got = serve(
-        engine,
-        [each.request for each in known],
-        seed=num_slots,
-        max_num_batched_tokens=budget,
-    )
-
-    assert_same_tokens(reference.model(family), known, got)
+    serve_known(engine, reference, family, count, budget=budget)
 
 
 @pytest.mark.parametrize("family", ATTENDING)
@@ -76,16 +74,11 @@ def test_padded_shapes_of_many_prompts_give_the_tokens_of_generate(reference, fa
     check(reference, family, 40, num_slots=11, budget=90)
 
 
-def test_padding_is_told():
+def test_padding_is_counted_for_the_first_prompt():
     engine = PaddedEngine(make_model("llama"), num_slots=2, max_model_len=224)
     requests = [greedy_request(n, range(30 + n), 4) for n in range(2)]
 
-    result = engine.prefill(
-        [
-            PromptChunk(slot=n, request=r, start=0, end=30 + n)
-            for n, r in enumerate(requests)
-        ]
-    )
+    result = engine.prefill([whole_prompt(n, r) for n, r in enumerate(requests)])
 
     assert list(result.padding) == [3, 0]
 
@@ -97,13 +90,13 @@ def test_fused_layers_give_the_same_logits_and_take_the_same_memory(family):
 
     groups = fuse_projections(fused)
 
-    assert groups or family_of(family) in NOT_FUSED
+    assert groups or model_type_of(family) in NOT_FUSED
     assert fused.get_memory_footprint() == plain.get_memory_footprint()
     with torch.inference_mode():
         torch.testing.assert_close(fused(ids).logits, plain(ids).logits)
 
 
-def test_adapted_layers_are_left_alone():
+def test_layers_with_hooks_or_of_other_types_are_not_fused():
     model = make_model("llama")
     for layer in model.model.layers:
         layer.self_attn.k_proj.register_forward_hook(lambda *_: None)
@@ -112,7 +105,7 @@ def test_adapted_layers_are_left_alone():
     assert fuse_projections(model) == 0
 
 
-def test_shapes_are_few_and_reach_the_end():
+def test_shapes_are_few_and_reach_the_largest():
     assert row_counts(1) == [1]
     assert row_counts(5) == [1, 2, 4, 5]
     assert row_counts(20) == [1, 2, 4, 8, 16, 20]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the slot engine does besides giving the right greedy tokens."""
+"""The slot engine besides its greedy tokens: rows, precision, faults and its life."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import threading
 import attrs
 import pytest
 import torch
-from embedded.tiny_models import VOCAB, greedy_request, make_model, serve
+from embedded.serving import greedy_request, serve, whole_prompt
+from embedded.tiny_models import VOCAB, make_model
 
 from unillm import SamplingParams
 from unillm.embedded.engine import TransformersSlotEngine
@@ -18,22 +19,15 @@ from unillm.errors import EngineOutOfMemoryError, UnsupportedModelError
 from unillm.scheduling.slots import SlotScheduler
 
 
-def whole(slot, request) -> PromptChunk:
-    end = len(request.prompt_token_ids)
-    return PromptChunk(slot=slot, request=request, start=0, end=end)
-
-
 @pytest.fixture
 def engine():
     return TransformersSlotEngine(make_model("llama"), num_slots=4, max_model_len=256)
 
 
-def test_limits_are_what_it_was_made_with(engine):
-    assert (engine.num_slots, engine.max_model_len, engine.vocab_size) == (
-        4,
-        256,
-        VOCAB,
-    )
+def test_limits_are_those_of_the_call(engine):
+    assert engine.num_slots == 4
+    assert engine.max_model_len == 256
+    assert engine.vocab_size == VOCAB
 
 
 # ----------------------------------------------------------------- rows and neighbours
@@ -71,10 +65,12 @@ def test_sampled_tokens_do_not_depend_on_slots_and_neighbours():
     assert len({token for tokens in together.values() for token in tokens}) > 30
 
 
-def test_slots_may_be_stepped_by_themselves_in_any_order(engine, reference):
+def test_any_slots_may_be_stepped_in_any_order(engine, reference):
     known = reference.known("llama", 40)
     one, two, three = [k for k in known if 8 <= len(k.tokens) <= 16][:3]
-    chunks = [whole(slot, k.request) for slot, k in ((2, one), (0, two), (3, three))]
+    chunks = [
+        whole_prompt(slot, k.request) for slot, k in ((2, one), (0, two), (3, three))
+    ]
     tokens = {
         chunk.slot: [token.token_id]
         for chunk, token in zip(chunks, engine.prefill(chunks).tokens, strict=True)
@@ -90,7 +86,7 @@ def test_slots_may_be_stepped_by_themselves_in_any_order(engine, reference):
 
 def test_rows_in_use_are_the_leading_ones(engine):
     requests = [greedy_request(n, range(5), 20) for n in range(4)]
-    engine.prefill([whole(slot, r) for slot, r in enumerate(requests)])
+    engine.prefill([whole_prompt(slot, r) for slot, r in enumerate(requests)])
     engine.release(0)
     engine.release(2)
 
@@ -99,7 +95,7 @@ def test_rows_in_use_are_the_leading_ones(engine):
     assert [row.slot if row else None for row in engine._rows] == [3, 1, None, None]
 
 
-def test_padding_is_told_for_each_chunk(engine):
+def test_padding_is_counted_for_each_chunk(engine):
     requests = [
         greedy_request(n, range(length), 4) for n, length in enumerate((30, 20))
     ]
@@ -107,7 +103,9 @@ def test_padding_is_told_for_each_chunk(engine):
     first = PromptChunk(slot=2, request=long, start=0, end=50)
     rest = PromptChunk(slot=2, request=long, start=50, end=100)
 
-    begun = engine.prefill([whole(0, requests[0]), whole(1, requests[1]), first])
+    begun = engine.prefill(
+        [whole_prompt(0, requests[0]), whole_prompt(1, requests[1]), first]
+    )
     ended = engine.prefill([rest])
 
     assert list(begun.padding) == [2, 12, 2]
@@ -116,7 +114,7 @@ def test_padding_is_told_for_each_chunk(engine):
     assert ended.tokens[0] is not None
 
 
-def test_decoding_nothing_is_nothing(engine):
+def test_decoding_no_slots_returns_no_tokens(engine):
     assert engine.decode([]) == []
 
 
@@ -125,7 +123,7 @@ def test_decoding_nothing_is_nothing(engine):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_serves_all_rows(dtype):
-    """Tokens of neighbours may differ in the last bits; lengths and range may not."""
+    """Logits may differ in the last bits, so only lengths and range are compared."""
     model = make_model("llama").to(dtype)
     engine = TransformersSlotEngine(model, num_slots=3, max_model_len=128)
     requests = [greedy_request(n, range(n + 1, 2 * n + 9), 6) for n in range(7)]
@@ -144,7 +142,7 @@ def test_logprobs_are_those_of_the_model(reference):
     )
     engine = TransformersSlotEngine(make_model("llama"), num_slots=1, max_model_len=64)
 
-    (token,) = engine.prefill([whole(0, request)]).tokens
+    (token,) = engine.prefill([whole_prompt(0, request)]).tokens
 
     with torch.inference_mode():
         logits = model(torch.tensor([request.prompt_token_ids])).logits[0, -1]
@@ -212,7 +210,7 @@ def test_a_model_outside_the_attention_interface_is_refused(monkeypatch):
 # --------------------------------------------------------------------- life of an engine
 
 
-def test_it_is_built_in_one_thread_and_used_in_another(engine, reference):
+def test_an_engine_is_built_in_one_thread_and_used_in_another(engine, reference):
     known = reference.known("llama", 5)
     got = {}
 
@@ -226,7 +224,7 @@ def test_it_is_built_in_one_thread_and_used_in_another(engine, reference):
     assert got == {k.request.request_id: k.tokens for k in known}
 
 
-def test_nothing_global_changes(reference):
+def test_serving_changes_no_global_setting():
     def state():
         return (
             torch.get_num_threads(),
@@ -245,10 +243,10 @@ def test_nothing_global_changes(reference):
 
 
 def test_closing_frees_and_may_be_repeated(engine):
-    engine.prefill([whole(0, greedy_request(0, range(5), 3))])
+    engine.prefill([whole_prompt(0, greedy_request(0, range(5), 3))])
 
     engine.close()
     engine.close()
 
     assert engine._model is None
-    assert not engine._cache.tensors
+    assert engine._cache.tensors == []

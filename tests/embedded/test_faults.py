@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A real engine that fails: who is told what, how soon, and who is served all the same."""
+"""A real engine that fails: errors of the waiting calls, and rows that are unharmed."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def engine(generator):
 
 
 def start(generator, count=4):
-    """Requests that are under way."""
+    """Start requests, and wait for their first tokens."""
     handles = [generator.submit([5, 6, 7 + n], LONG) for n in range(count)]
     for handle in handles:
         next(iter(handle))
     return handles
 
 
-def assert_all_told(handles, match):
+def assert_all_raise(handles, match):
     began = time.monotonic()
     for handle in handles:
         with pytest.raises(EngineDeadError, match=match):
@@ -54,7 +54,9 @@ def assert_all_told(handles, match):
 
 
 @pytest.mark.parametrize("during", ["prefill", "decode"])
-def test_a_fatal_error_is_told_to_every_waiter(generator, engine, monkeypatch, during):
+def test_every_waiting_call_raises_a_fatal_error(
+    generator, engine, monkeypatch, during
+):
     handles = start(generator)
 
     def fails(*_):
@@ -64,12 +66,12 @@ def test_a_fatal_error_is_told_to_every_waiter(generator, engine, monkeypatch, d
     if during == "prefill":
         handles.append(generator.submit("Add 1 and 2:"))
 
-    assert_all_told(handles, FATAL)
+    assert_all_raise(handles, FATAL)
     with pytest.raises(EngineDeadError, match=FATAL):
         generator.generate("Add 1 and 2:")
 
 
-def test_a_step_that_hangs_is_told_to_every_waiter(generator, engine, monkeypatch):
+def test_every_waiting_call_raises_when_a_step_hangs(generator, engine, monkeypatch):
     goes_on = threading.Event()
     handles = start(generator)
     decode = engine.decode
@@ -80,20 +82,18 @@ def test_a_step_that_hangs_is_told_to_every_waiter(generator, engine, monkeypatc
 
     monkeypatch.setattr(engine, "decode", hangs)
     try:
-        assert_all_told(handles, r"not answered for 1 s")
+        assert_all_raise(handles, r"not answered for 1 s")
     finally:
         goes_on.set()
 
 
-def test_what_is_refused_after_a_death_can_be_closed_at_once(
-    generator, engine, monkeypatch
-):
+def test_a_generator_closes_soon_after_its_engine_died(generator, engine, monkeypatch):
     def fails(*_):
         raise RuntimeError(FATAL)
 
     handles = start(generator)
     monkeypatch.setattr(engine, "decode", fails)
-    assert_all_told(handles, FATAL)
+    assert_all_raise(handles, FATAL)
 
     began = time.monotonic()
     generator.close()
@@ -123,7 +123,7 @@ def test_a_row_without_valid_logits_fails_alone(generator, engine, monkeypatch, 
         list(PROMPTS), SamplingParams(temperature=0, max_tokens=40)
     )
 
-    assert list(PROMPTS.values()) == [output.text for output in outputs]
+    assert [output.text for output in outputs] == list(PROMPTS.values())
 
 
 def test_neighbours_of_a_failing_row_get_their_own_tokens(
@@ -147,9 +147,9 @@ def test_neighbours_of_a_failing_row_get_their_own_tokens(
         on_error="return",
     )
 
-    assert 1 == len([o for o in outputs if isinstance(o, RequestFailedError)])
+    assert len([o for o in outputs if isinstance(o, RequestFailedError)]) == 1
     for text, output in zip(PROMPTS.values(), outputs, strict=True):
-        assert isinstance(output, RequestFailedError) or text == output.text
+        assert isinstance(output, RequestFailedError) or output.text == text
 
 
 def test_a_closed_generator_leaves_no_thread(generator):
@@ -161,4 +161,4 @@ def test_a_closed_generator_leaves_no_thread(generator):
     generator.close()
 
     assert not mine.is_alive()
-    assert driver._over.is_set()  # what the watchdog ends by
+    assert driver._over.is_set()  # the watchdog ends by it

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is loaded, and what is refused before or while it is."""
+"""Models that load, and models that are refused before or while they load."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from embedded.tiny_models import make_model, serve, slots_for
+from embedded.serving import serve
+from embedded.tiny_models import make_model, slots_for
 from transformers.utils import logging as transformers_logging
 
 from unillm.embedded.families import refusal, refusal_of, remark
@@ -33,7 +34,7 @@ from unillm.model.positions import positions_of
 
 @pytest.fixture
 def llama(reference, tmp_path):
-    """A copy that a test may break."""
+    """Return a copy that a test may break."""
     return Path(shutil.copytree(reference.path("llama"), tmp_path / "llama"))
 
 
@@ -49,7 +50,7 @@ def edit_weights(path: Path, change) -> None:
     safetensors.torch.save_file(tensors, file, metadata={"format": "pt"})
 
 
-# ------------------------------------------------------------------------- what works
+# -------------------------------------------------------------------------- loading
 
 
 def test_a_loaded_model_gives_the_tokens_of_generate(reference, family):
@@ -142,14 +143,17 @@ def test_weights_that_cannot_fit_are_refused_before_they_are_read(llama, monkeyp
         load_engine(llama)
 
 
-# ----------------------------------------------------------------- what cannot be held
+# --------------------------------------------------------------- unsupported models
 
 
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
         ({}, "names no model_type"),
-        ({"model_type": "nobody"}, "not verified yet; verified are: apertus, arcee"),
+        (
+            {"model_type": "unheard-of"},
+            "not verified yet; verified are: apertus, arcee",
+        ),
         ({"model_type": "t5", "is_encoder_decoder": True}, "encoder-decoder"),
         ({"model_type": "recurrent_gemma"}, "keeps the states of its layers in itself"),
         ({"model_type": "llama", "sliding_window": 32}, "sliding window of 32"),
@@ -175,7 +179,7 @@ def test_weights_that_cannot_fit_are_refused_before_they_are_read(llama, monkeyp
         value.get("model_type", "none") if isinstance(value, dict) else ""
     ),
 )
-def test_models_that_cannot_be_held_say_why(llama, config, reason):
+def test_an_unsupported_model_is_refused_with_the_reason(llama, config, reason):
     assert refusal_of({"model_type": "llama"}) is None
 
     (llama / "config.json").write_text(json.dumps(config))
@@ -186,7 +190,7 @@ def test_models_that_cannot_be_held_say_why(llama, config, reason):
 
 
 def test_longrope_is_served_as_far_as_one_set_of_frequencies_goes(reference):
-    """Beyond, the longest row of a step would choose those of all."""
+    """Beyond, the longest row of a step would choose the frequencies of all rows."""
     path = reference.path("phi3, longrope")
 
     assert load_engine(path).max_model_len == 256
@@ -194,7 +198,7 @@ def test_longrope_is_served_as_far_as_one_set_of_frequencies_goes(reference):
         load_engine(path, max_model_len=257)
 
 
-def test_what_is_served_one_at_a_time_is_told(reference, caplog):
+def test_a_warning_says_that_a_family_is_served_one_at_a_time(reference, caplog):
     path = reference.path("gpt_neo")
 
     engine = load_engine(path)
@@ -206,7 +210,7 @@ def test_what_is_served_one_at_a_time_is_told(reference, caplog):
         load_engine(path, max_num_seqs=2)
 
 
-def test_qwen2_names_a_window_that_it_does_not_use():
+def test_a_window_that_qwen2_does_not_use_is_ignored():
     config = {
         "model_type": "qwen2",
         "use_sliding_window": False,
@@ -237,7 +241,7 @@ def test_code_of_the_checkpoint_is_not_run_unless_trusted(llama, tmp_path):
     assert not proof.exists()
 
 
-def test_code_of_a_tokenizer_is_no_concern_of_the_model(llama):
+def test_code_of_a_tokenizer_does_not_prevent_loading(llama):
     edit_config(llama, auto_map={"AutoTokenizer": ["evil.Tokenizer", None]})
 
     assert load_engine(llama).num_slots == 8
@@ -264,7 +268,7 @@ def test_pickles_beside_safetensors_are_ignored(llama):
 
 
 @pytest.mark.parametrize("path", ["/nowhere/at/all", Path("nowhere"), "./nowhere"])
-def test_a_directory_that_is_not_there(path):
+def test_a_missing_directory_is_refused(path):
     with pytest.raises(ModelNotFoundError, match="nowhere"):
         load_engine(path)
 
@@ -278,7 +282,7 @@ def test_a_directory_that_is_not_there(path):
     ],
     ids=["broken", "a list", "missing"],
 )
-def test_a_configuration_that_cannot_be_read(llama, text, message):
+def test_an_unreadable_configuration_is_refused(llama, text, message):
     if text is None:
         (llama / "config.json").unlink()
     else:
@@ -288,7 +292,7 @@ def test_a_configuration_that_cannot_be_read(llama, text, message):
         load_engine(llama)
 
 
-def test_a_configuration_with_impossible_values(llama):
+def test_a_configuration_with_impossible_values_is_refused(llama):
     edit_config(llama, num_hidden_layers="many")
 
     with pytest.raises(ModelLoadError, match="cannot read the configuration"):
@@ -306,7 +310,7 @@ def test_a_configuration_with_impossible_values(llama):
     ],
     ids=["half", "five bytes", "long header", "other content", "empty"],
 )
-def test_weights_that_are_no_whole_file(llama, spoil):
+def test_an_incomplete_weights_file_is_refused(llama, spoil):
     file = llama / "model.safetensors"
     file.write_bytes(spoil(file.read_bytes()))
 
@@ -323,21 +327,21 @@ def test_weights_that_lack_a_tensor_are_not_filled_at_random(llama):
         load_engine(llama)
 
 
-def test_weights_of_another_shape(llama):
+def test_weights_of_another_shape_are_refused(llama):
     edit_config(llama, intermediate_size=96)
 
     with pytest.raises(ModelLoadError, match="weights of"):
         load_engine(llama)
 
 
-def test_no_weights_at_all(llama):
+def test_a_directory_without_weights_is_refused(llama):
     (llama / "model.safetensors").unlink()
 
     with pytest.raises(ModelLoadError, match="no weights"):
         load_engine(llama)
 
 
-def test_a_shard_that_is_not_there(tmp_path):
+def test_a_missing_shard_is_refused(tmp_path):
     make_model("llama").save_pretrained(tmp_path, max_shard_size="100KB")
     next(tmp_path.glob("*.safetensors")).unlink()
 
@@ -347,14 +351,14 @@ def test_a_shard_that_is_not_there(tmp_path):
         load_engine(tmp_path)
 
 
-# ------------------------------------------------------------- files that do not count
+# ------------------------------------------------------------------- ignored files
 
 
 def weight_bytes(path) -> int:
     return memory_needs(path).weight_bytes
 
 
-def test_the_same_weights_under_another_name_are_counted_once(tmp_path):
+def test_copies_of_weights_are_counted_once(tmp_path):
     """Mistral ships one consolidated file beside the shards."""
     model = make_model("mistral")
     model.save_pretrained(tmp_path, max_shard_size="100KB")
@@ -365,14 +369,14 @@ def test_the_same_weights_under_another_name_are_counted_once(tmp_path):
     assert load_engine(tmp_path).num_slots == 8
 
 
-def test_a_single_file_is_what_is_loaded(llama):
+def test_a_copy_of_a_single_file_is_not_counted(llama):
     before = weight_bytes(llama)
     shutil.copy(llama / "model.safetensors", llama / "consolidated.safetensors")
 
     assert weight_bytes(llama) == before
 
 
-def test_a_broken_file_that_is_not_loaded_does_no_harm(llama):
+def test_a_broken_file_that_is_not_loaded_is_ignored(llama):
     (llama / "consolidated.safetensors").write_bytes(b"none")
 
     assert load_engine(llama).num_slots == 8
@@ -381,7 +385,7 @@ def test_a_broken_file_that_is_not_loaded_does_no_harm(llama):
 @pytest.mark.parametrize(
     "text", ["{", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}']
 )
-def test_an_index_that_cannot_be_read(tmp_path, text):
+def test_an_unreadable_index_is_refused(tmp_path, text):
     make_model("llama").save_pretrained(tmp_path, max_shard_size="100KB")
     (tmp_path / "model.safetensors.index.json").write_text(text)
 

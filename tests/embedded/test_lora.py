@@ -10,28 +10,25 @@ import random
 import attrs
 import pytest
 import torch
-from embedded.test_greedy import (
-    NEAR_TIE,
-    PoisonedEngine,
-    assert_same_tokens,
-)
-from embedded.tiny_models import (
+from embedded.serving import (
     CUDA_NEAR_TIE,
     DEVICE,
-    VOCAB,
+    NEAR_TIE,
     Known,
+    PoisonedEngine,
+    assert_same_tokens,
     generate_alone,
     greedy_request,
-    make_model,
     serve,
+    whole_prompt,
 )
+from embedded.tiny_models import VOCAB, make_model
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from unillm import Generator, LoRARequest, SamplingParams
 from unillm.embedded.engine import TransformersSlotEngine
 from unillm.embedded.weights import lora
-from unillm.engines.slots import PromptChunk
 from unillm.errors import (
     BackendUnavailableError,
     InvalidParameterError,
@@ -62,7 +59,7 @@ def save_adapter(model, path, seed: int, targets, **config):
 
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory):
-    """Three adapters of a family, of different ranks, each saved once."""
+    """Save three adapters of a family once, with different ranks."""
     root = tmp_path_factory.mktemp("adapters")
     made = {}
 
@@ -92,7 +89,7 @@ def adapters(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def known(adapters):
-    """Requests of a family, with and without adapters, and what merged models say."""
+    """Make requests with and without adapters, and the tokens of merged models."""
     made = {}
 
     def make(family):
@@ -150,8 +147,8 @@ def test_tokens_are_those_of_the_merged_model(
 
 
 @pytest.mark.parametrize("family", TARGETS)
-def test_adapters_move_the_tokens(known, adapters, family):
-    """Otherwise equality would say little."""
+def test_adapters_change_the_tokens(known, adapters, family):
+    """Otherwise equality would prove little."""
     model = make_model(family)
     changed = {
         each.request.lora_request
@@ -159,7 +156,7 @@ def test_adapters_move_the_tokens(known, adapters, family):
         if generate_alone(model, each.request) != each.tokens
     }
 
-    assert set(adapters(family)) == changed
+    assert changed == set(adapters(family))
 
 
 def test_no_more_adapters_are_kept_than_allowed(known, adapters):
@@ -174,10 +171,10 @@ def test_no_more_adapters_are_kept_than_allowed(known, adapters):
         for name, _ in engine._model.named_parameters()
         if ".lora_A." in name
     }
-    assert 2 == len(kept)
+    assert len(kept) == 2
 
 
-# ------------------------------------------------------------------------ what is wrong
+# ------------------------------------------------------------------------- refusals
 
 
 @pytest.fixture
@@ -218,18 +215,16 @@ def refusal(engine, path) -> str:
         ({"modules_to_save": ["lm_head"]}, "modules_to_save=['lm_head'] is not served"),
         ({"bias": "all"}, "bias='all' is not served"),
         ({"something_new": 1}, "something_new=1 is not served"),
-        ({"r": 8}, "have rank 4, and its configuration says 8"),
-        ({"r": 0}, "r is 0, no number > 0"),
-        ({"lora_alpha": "16"}, "lora_alpha is '16', no number > 0"),
-        ({"rank_pattern": {"q_proj": 2}}, "configuration says 2"),
+        ({"r": 8}, "have rank 4, and its configuration has rank 8"),
+        ({"r": 0}, "r is 0, not a number > 0"),
+        ({"lora_alpha": "16"}, "lora_alpha is '16', not a number > 0"),
+        ({"rank_pattern": {"q_proj": 2}}, "configuration has rank 2"),
         ({"rank_pattern": {"(a+)+$": 4}}, "rank_pattern has '(a+)+$': 4"),
         ({"alpha_pattern": {"q_proj": None}}, "alpha_pattern has 'q_proj': None"),
         ({"init_lora_weights": "pissa"}, "'pissa' changes the model's own weights too"),
     ],
 )
-def test_what_is_more_than_two_matrices_a_layer_is_refused(
-    engine, adapter, values, reason
-):
+def test_more_than_two_matrices_a_layer_is_refused(engine, adapter, values, reason):
     change_config(adapter, **values)
 
     assert reason in refusal(engine, adapter)
@@ -248,22 +243,22 @@ def test_an_adapter_of_another_model_is_refused(engine, tmp_path):
     ("change", "reason"),
     [
         (lambda _: {}, "it has no tensors"),
-        (lambda old: old | {"a.b": torch.zeros(1)}, "a.b is no matrix of LoRA"),
-        (lambda old: {k: v.int() for k, v in old.items()}, "is no matrix of LoRA"),
-        (lambda old: {k: v[0].clone() for k, v in old.items()}, "is no matrix of LoRA"),
+        (lambda old: old | {"a.b": torch.zeros(1)}, "a.b is not a LoRA matrix"),
+        (lambda old: {k: v.int() for k, v in old.items()}, "is not a LoRA matrix"),
+        (lambda old: {k: v[0].clone() for k, v in old.items()}, "is not a LoRA matrix"),
         (
             lambda old: {k: v for k, v in old.items() if "lora_B" not in k},
             "lacks one of its two matrices",
         ),
         (
             lambda old: {k.replace("layers.1", "layers.7"): v for k, v in old.items()},
-            "layers.7.self_attn.q_proj, which is no layer of this model",
+            "layers.7.self_attn.q_proj, which is not a layer of this model",
         ),
         (
             lambda old: {
                 k.replace("model.layers", "lm_head"): v for k, v in old.items()
             },
-            "is no layer of this model that computes each row alone",
+            "is not a layer of this model that computes each row alone",
         ),
     ],
 )
@@ -282,7 +277,7 @@ def test_a_file_that_is_not_whole_is_refused(engine, adapter):
 
 @pytest.mark.parametrize("layer", ["lm_head", "model.layers.0.mlp.gate"])
 def test_the_output_layer_and_routers_take_no_adapters(adapter, layer):
-    """The one sees the last tokens alone, the other those of all rows mixed."""
+    """The output layer sees the last tokens alone, a router a mix of all rows."""
     inputs, outputs = 64, make_model("mixtral").get_submodule(layer).weight.shape[0]
     name = f"base_model.model.{layer}.lora_"
     matrices = {
@@ -294,7 +289,7 @@ def test_the_output_layer_and_routers_take_no_adapters(adapter, layer):
         make_model("mixtral"), num_slots=2, max_model_len=224, max_loras=2
     )
 
-    assert f"it changes {layer}, which is no layer" in refusal(engine, adapter)
+    assert f"it changes {layer}, which is not a layer" in refusal(engine, adapter)
 
 
 def test_an_adapter_that_breaks_while_it_waits_fails_alone(engine, adapter, known):
@@ -324,11 +319,8 @@ def test_an_adapter_that_changes_while_it_waits_fails_alone(engine, adapter):
     engine.check_request(changed)
     change_tensors(adapter, lambda old: {k: v[:2].clone() for k, v in old.items()})
 
-    result = engine.prefill(
-        [PromptChunk(slot=0, request=changed, start=0, end=3)],
-    )
+    [token] = engine.prefill([whole_prompt(0, changed)]).tokens
 
-    [token] = result.tokens
     assert "its weights changed after they were checked" in token.error
 
 
@@ -339,7 +331,7 @@ def test_without_peft_the_error_names_the_command(monkeypatch):
         Generator("unillm/tiny", backend="transformers", enable_lora=True)
 
 
-# -------------------------------------------------------------------------- as a user
+# ------------------------------------------------------------------------ Generator
 
 GREEDY = SamplingParams(temperature=0, max_tokens=30)
 COUNT = "Count from 3 to 9:"
@@ -367,13 +359,13 @@ def test_each_prompt_of_a_call_gets_its_own_adapter(tiny_adapter):
         streamed = generator.stream(COUNT, GREEDY, lora_request=tiny_adapter)
         text = "".join(delta.text for delta in streamed)
 
-    assert "3 4 5 6 7 8 9" == plain.text
-    assert plain.text != changed.text
-    assert [plain.text, changed.text, plain.text] == [output.text for output in both]
-    assert changed.text == text
+    assert plain.text == "3 4 5 6 7 8 9"
+    assert changed.text != plain.text
+    assert [output.text for output in both] == [plain.text, changed.text, plain.text]
+    assert text == changed.text
 
 
-def test_a_generator_without_adapters_says_how_to_have_them(tiny_adapter):
+def test_a_generator_without_adapters_names_the_option(tiny_adapter):
     with (
         Generator("unillm/tiny", backend="transformers") as generator,
         pytest.raises(
@@ -383,7 +375,7 @@ def test_a_generator_without_adapters_says_how_to_have_them(tiny_adapter):
         generator.generate(COUNT, GREEDY, lora_request=tiny_adapter)
 
 
-def test_a_rank_over_the_limit_is_refused_before_the_engine(tiny_adapter):
+def test_a_rank_over_the_limit_is_refused(tiny_adapter):
     with (
         Generator(
             "unillm/tiny", backend="transformers", enable_lora=True, max_lora_rank=4
@@ -405,5 +397,5 @@ def test_a_bad_adapter_fails_alone(tiny_adapter, tmp_path):
             on_error="return",
         )
 
-    assert "3 4 5 6 7 8 9" == good.text
+    assert good.text == "3 4 5 6 7 8 9"
     assert "is not there" in str(bad)

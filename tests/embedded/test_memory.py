@@ -7,12 +7,12 @@ import re
 import attrs
 import pytest
 import torch
-from embedded.tiny_models import greedy_request, make_model, slots_for
+from embedded.serving import greedy_request
+from embedded.tiny_models import make_model, slots_for
 from transformers import LlamaForCausalLM
 
 from unillm import Generator
 from unillm.embedded.engine import TransformersSlotEngine
-from unillm.embedded.families import RECURRENT
 from unillm.embedded.loading import load_engine
 from unillm.embedded.memory import (
     _free_group_bytes,
@@ -24,44 +24,32 @@ from unillm.embedded.memory import (
 )
 from unillm.errors import ConfigError, EngineOutOfMemoryError
 from unillm.model.memory import GIB, Limits, MemoryNeeds, memory_needs
-from unillm.model.sizes import KvShape, StateShape
+from unillm.model.sizes import KvShape
 from unillm.scheduling.slots import SlotScheduler
 
 
-@pytest.mark.parametrize(("dtype", "item_bytes"), [("auto", 4), ("bfloat16", 2)])
-def test_an_estimate_is_what_the_engine_takes(reference, family, dtype, item_bytes):
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+def test_an_estimate_is_what_the_engine_takes(reference, family, dtype):
+    """Cache, states and weights, from the files alone and for their dtype."""
     slots = slots_for(family, 3)
     limits = Limits(max_num_seqs=slots, max_model_len=100, max_num_batched_tokens=2048)
-    needs = memory_needs(reference.path(family), dtype=dtype)
-    estimated = needs.estimate(limits)
-
+    estimated = memory_needs(reference.path(family), dtype=dtype).estimate(limits)
     model = make_model(family)
-    engine = TransformersSlotEngine(model, num_slots=slots, max_model_len=100)
-    kv_bytes = sum(t.numel() * item_bytes for t in engine._cache.tensors)
-    state_bytes = StateShape.of(model.config).bytes_per_seq(item_bytes) * slots
-    cache_bytes = kv_bytes + state_bytes
-    stored = {t.data_ptr(): t.numel() for t in model.state_dict().values()}
-    weight_bytes = sum(stored.values()) * item_bytes
-    assert estimated.cache_bytes == cache_bytes
+    if dtype != "auto":
+        model = model.to(getattr(torch, dtype))
+
+    cache = TransformersSlotEngine(model, num_slots=slots, max_model_len=100)._cache
+
+    kv_bytes = sum(tensor.nbytes for tensor in cache.tensors)
+    state_bytes = sum(tensor.nbytes for tensor in cache.states)
+    stored = {t.data_ptr(): t.nbytes for t in model.state_dict().values()}
+    weight_bytes = sum(stored.values())
     assert estimated.kv_bytes_per_token == kv_bytes // (slots * 128)
+    assert estimated.cache_bytes == kv_bytes + state_bytes
     assert estimated.weight_bytes == weight_bytes
     assert estimated.total_bytes == sum(
-        (cache_bytes, weight_bytes, estimated.activation_bytes)
+        (kv_bytes, state_bytes, weight_bytes, estimated.activation_bytes)
     )
-
-
-@pytest.mark.parametrize("variant", sorted(RECURRENT))
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_states_are_estimated_as_the_engine_takes_them(variant, dtype):
-    model = make_model(variant).to(dtype)
-
-    cache = TransformersSlotEngine(model, num_slots=3, max_model_len=100)._cache
-
-    kept = sum(tensor.nbytes for tensor in cache.states)
-    assert StateShape.of(model.config).bytes_per_seq(dtype.itemsize) * 3 == kept
-    stored = sum(tensor.nbytes for tensor in cache.tensors)
-    per_token = KvShape.of(model.config).bytes_per_token(dtype.itemsize)
-    assert per_token * 3 * 128 == stored
 
 
 def test_known_shape_of_llama_3_8b():
@@ -106,58 +94,42 @@ NEEDS = MemoryNeeds(
         "all given is kept",
     ],
 )
-def test_what_is_left_open_is_made_to_fit(asked, tokens_that_fit, expected):
-    max_model_len, max_num_seqs = asked
+def test_limits_left_open_are_chosen_to_fit(asked, tokens_that_fit, expected):
+    assert chosen(NEEDS, tokens_that_fit * 10, asked=asked) == expected
 
-    plan = plan_limits(
-        NEEDS,
-        positions=8192,
+
+def chosen(needs, memory_bytes, *, positions=8192, asked=(None, None)):
+    """Return the chosen slots and length."""
+    max_model_len, max_num_seqs = asked
+    limits = plan_limits(
+        needs,
+        positions=positions,
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=2048,
         default_slots=8,
-        memory_bytes=tokens_that_fit * 10,
-    )
-
-    assert (plan.max_num_seqs, plan.max_model_len) == expected
-
-
-def plan_of(needs, *, positions, memory_bytes):
-    return plan_limits(
-        needs,
-        positions=positions,
-        max_model_len=None,
-        max_num_seqs=None,
-        max_num_batched_tokens=2048,
-        default_slots=8,
         memory_bytes=memory_bytes,
     )
+    return limits.max_num_seqs, limits.max_model_len
 
 
 def test_a_model_with_few_positions_keeps_them():
-    plan = plan_of(NEEDS, positions=512, memory_bytes=10)
-
-    assert (plan.max_num_seqs, plan.max_model_len) == (1, 512)
+    assert chosen(NEEDS, 10, positions=512) == (1, 512)
 
 
-def test_room_is_left_for_activations_and_weights():
+def test_activations_and_weights_are_subtracted_first():
     needs = attrs.evolve(NEEDS, weight_bytes=1000, activation_bytes_per_token=5)
-    memory_bytes = 1000 + 2048 * 5 + 8 * 6400 * 10
 
-    plan = plan_of(needs, positions=8192, memory_bytes=memory_bytes)
-
-    assert (plan.max_num_seqs, plan.max_model_len) == (8, 6400)
+    assert chosen(needs, 1000 + 2048 * 5 + 8 * 6400 * 10) == (8, 6400)
 
 
-def test_states_without_a_length_bound_the_slots_alone():
+def test_states_without_a_length_limit_the_slots_alone():
     needs = attrs.evolve(NEEDS, kv_bytes_per_token=0, state_bytes_per_seq=1000)
 
-    plan = plan_of(needs, positions=8192, memory_bytes=5000)
-
-    assert (plan.max_num_seqs, plan.max_model_len) == (5, 8192)
+    assert chosen(needs, 5000) == (5, 8192)
 
 
-def test_more_length_than_the_model_has_is_refused_with_both_numbers():
+def test_a_length_over_the_models_is_refused_with_both_numbers():
     check_model_len(None, positions=512)
     check_model_len(512, positions=512)
     with pytest.raises(ConfigError, match=r"max_model_len=513 .* 512 positions"):
@@ -179,7 +151,7 @@ def test_some_memory_is_free():
     assert free_bytes(make_model("llama").device) > 2**20
 
 
-# ------------------------------------------------------------------ what does not fit
+# --------------------------------------------------------------------- out of memory
 
 CUDA_ERROR = torch.OutOfMemoryError(
     "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of"
@@ -195,17 +167,17 @@ CPU_ERROR = RuntimeError(
     [(CUDA_ERROR, int(2.5 * GIB)), (CPU_ERROR, 400_000_000_000), (MemoryError(), 0)],
     ids=["cuda", "cpu", "python"],
 )
-def test_errors_of_torch_are_known(error, asked):
+def test_out_of_memory_errors_of_torch_are_recognised(error, asked):
     assert is_out_of_memory(error)
     assert asked_bytes(error) == asked
 
 
-def test_other_errors_are_not_about_memory():
+def test_other_errors_are_not_taken_for_out_of_memory():
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
     assert not is_out_of_memory(ValueError("can't allocate memory"))
 
 
-def test_torch_on_the_cpu_says_it_as_expected():
+def test_torch_on_the_cpu_raises_a_recognised_error():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
 
@@ -226,7 +198,7 @@ def fail_with(error):
     [(False, "A prefill of 20 tokens"), (True, "A decode step")],
     ids=["prefill", "decode"],
 )
-def test_a_step_that_runs_out_of_memory_says_what_takes_it(
+def test_a_step_that_runs_out_of_memory_names_all_numbers(
     monkeypatch, error, in_decode, doing
 ):
     engine = TransformersSlotEngine(make_model("llama"), num_slots=4, max_model_len=128)
@@ -257,7 +229,7 @@ def test_a_step_that_runs_out_of_memory_says_what_takes_it(
     assert caught.value.__cause__ is error
 
 
-def test_other_failures_of_a_step_stay_what_they_are(monkeypatch):
+def test_other_errors_of_a_step_are_not_changed(monkeypatch):
     engine = TransformersSlotEngine(make_model("llama"), num_slots=1, max_model_len=64)
     scheduler = SlotScheduler(engine)
     scheduler.add_request(greedy_request(0, range(20), 8))
@@ -267,7 +239,7 @@ def test_other_failures_of_a_step_stay_what_they_are(monkeypatch):
         scheduler.step()
 
 
-def test_the_caller_of_a_generator_is_told_so(reference, monkeypatch):
+def test_generate_raises_the_out_of_memory_error_of_a_step(monkeypatch):
     with Generator(
         "unillm/tiny",
         backend="transformers",
@@ -292,7 +264,7 @@ def test_the_caller_of_a_generator_is_told_so(reference, monkeypatch):
     ],
     ids=["loading", "python", "moving"],
 )
-def test_loading_that_runs_out_of_memory_says_what_takes_it(
+def test_loading_that_runs_out_of_memory_names_all_numbers(
     reference, monkeypatch, where, error
 ):
     monkeypatch.setattr(where, fail_with(error))

@@ -8,22 +8,20 @@ import gc
 
 import pytest
 import torch
-from embedded.test_greedy import PoisonedEngine, assert_same_tokens
-from embedded.tiny_models import family_of, make_model, serve
+from embedded.serving import PoisonedEngine, serve_known
+from embedded.tiny_models import RECURRENT, make_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from unillm.embedded.engine import TransformersSlotEngine
-from unillm.embedded.families import RECURRENT
 from unillm.embedded.loading import load_engine
-from unillm.embedded.weights import onednn as linears
+from unillm.embedded.weights import onednn
 from unillm.embedded.weights.fused import fuse_projections
 from unillm.embedded.weights.onednn import PackedLinear, pack_linears
 
 
 @pytest.fixture
 def small_ones_too(monkeypatch):
-    monkeypatch.setattr(linears, "FEWEST_WEIGHTS", 0)
+    monkeypatch.setattr(onednn, "FEWEST_WEIGHTS", 0)
 
 
 def packed_layers(model) -> list[str]:
@@ -33,31 +31,24 @@ def packed_layers(model) -> list[str]:
 @pytest.mark.parametrize("variant", ["llama", "qwen2", "gpt2", "mixtral", "phi3"])
 @pytest.mark.usefixtures("small_ones_too")
 def test_tokens_are_those_of_generate(reference, variant):
-    known = reference.known(variant, 40)
-    model = make_model(variant)
-    fuse_projections(model)
-    assert pack_linears(model) > 3
-    engine = PoisonedEngine(model, num_slots=5, max_model_len=224)
-
-    got = serve(engine, [k.request for k in known], max_num_batched_tokens=90)
-
-    assert_same_tokens(reference.model(variant), known, got)
+    check(reference, variant, 40, fewest_packed=4)
 
 
 @pytest.mark.large
 @pytest.mark.usefixtures("small_ones_too")
 def test_tokens_of_every_family_are_those_of_generate(reference, family):
-    if family_of(family) in RECURRENT:
+    if family in RECURRENT:
         pytest.skip("not packed")
-    known = reference.known(family, 12)
-    model = make_model(family)
+    check(reference, family, 12, fewest_packed=1)
+
+
+def check(reference, variant, count, *, fewest_packed):
+    model = make_model(variant)
     fuse_projections(model)
-    assert pack_linears(model) > 0
-    engine = PoisonedEngine(model, num_slots=4, max_model_len=224)
+    assert pack_linears(model) >= fewest_packed
+    engine = PoisonedEngine(model, num_slots=5, max_model_len=224)
 
-    got = serve(engine, [k.request for k in known], max_num_batched_tokens=90)
-
-    assert_same_tokens(reference.model(family), known, got)
+    serve_known(engine, reference, variant, count, budget=90)
 
 
 @pytest.mark.parametrize("shape", [(1, 48), (8, 1, 48), (2, 9, 48)])
@@ -73,7 +64,7 @@ def test_a_packed_layer_does_what_the_layer_did(kind, shape):
 
 
 @pytest.mark.usefixtures("small_ones_too")
-def test_weights_with_another_use_are_not_doubled():
+def test_weights_with_another_use_are_not_packed():
     tied, untied = make_model("qwen2"), make_model("llama")
 
     pack_linears(tied)
@@ -84,28 +75,28 @@ def test_weights_with_another_use_are_not_doubled():
 
 
 @pytest.mark.usefixtures("small_ones_too")
-def test_the_size_of_a_model_is_told_as_before():
+def test_a_packed_model_reports_the_same_size():
     model = make_model("llama")
     before = model.get_memory_footprint()
 
     pack_linears(model)
 
-    # Each layer has the number under which its weights are kept.
+    # Each layer stores the number of its packed weights.
     assert model.get_memory_footprint() - before == 8 * len(packed_layers(model))
 
 
 @pytest.mark.usefixtures("small_ones_too")
-def test_packed_weights_go_with_their_model():
-    gc.collect()  # those of earlier tests
+def test_packed_weights_are_freed_with_their_model():
+    gc.collect()  # frees the models of earlier tests
     model = make_model("llama")
-    before = len(linears._packed)
+    before = len(onednn._packed)
     count = pack_linears(model)
-    assert len(linears._packed) == before + count
+    assert len(onednn._packed) == before + count
 
     del model
     gc.collect()
 
-    assert len(linears._packed) == before
+    assert len(onednn._packed) == before
 
 
 def test_small_layers_stay_as_they_are():
@@ -113,11 +104,11 @@ def test_small_layers_stay_as_they_are():
 
 
 @pytest.mark.usefixtures("small_ones_too")
-def test_a_type_that_cannot_be_packed_stays_as_it_is(monkeypatch):
+def test_layers_of_a_type_without_kernels_stay_as_they_are(monkeypatch):
     def refuse(layer):
         raise RuntimeError("needs the cpu support")
 
-    monkeypatch.setattr(linears, "PackedLinear", refuse)
+    monkeypatch.setattr(onednn, "PackedLinear", refuse)
 
     assert pack_linears(make_model("llama")) == 0
 
@@ -130,4 +121,3 @@ def test_a_loaded_model_is_packed_unless_eager(reference, enforce_eager, packed)
     )
 
     assert bool(packed_layers(engine._model)) is packed
-    assert isinstance(engine, TransformersSlotEngine)

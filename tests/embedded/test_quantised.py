@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Quantised checkpoints: the tokens of `generate` of the same one, or the reason."""
+"""Quantised checkpoints: their tokens are those of `generate`, or they are refused."""
 
 from __future__ import annotations
 
+import json
 import random
 import warnings
 
 import pytest
 import torch
-from embedded.test_greedy import assert_same_tokens
-from embedded.tiny_models import (
-    CONFIGS,
-    VOCAB,
+from embedded.serving import (
     Known,
+    assert_same_tokens,
     generate_alone,
     greedy_request,
     serve,
 )
+from embedded.tiny_models import CONFIGS, VOCAB
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from unillm.embedded.families import refusal_of
@@ -27,8 +27,8 @@ from unillm.errors import ConfigError, UnsupportedModelError
 
 NEAR_TIE = 1e-3
 ROUNDED_NEAR_TIE = 1e-1
-"""Where activations are rounded to 8 bits in each layer, a difference in the last bit
-of one, as other shapes of a batch have it, may become one of a step of rounding."""
+"""In layers that round activations to 8 bits, a difference in the last bit, as other
+shapes of a batch cause, may become a whole step of rounding."""
 
 
 def plain_model():
@@ -41,18 +41,18 @@ def plain_model():
 
 def save_torchao(path, plain) -> None:
     torchao = pytest.importorskip("torchao.quantization")
-    from transformers import TorchAoConfig
-
-    config = TorchAoConfig(torchao.Int8WeightOnlyConfig())
-    save_quantised(path, plain, config)
+    _save_torchao(path, plain, torchao.Int8WeightOnlyConfig())
 
 
 def save_torchao_dynamic(path, plain) -> None:
     torchao = pytest.importorskip("torchao.quantization")
+    _save_torchao(path, plain, torchao.Int8DynamicActivationInt8WeightConfig())
+
+
+def _save_torchao(path, plain, config) -> None:
     from transformers import TorchAoConfig
 
-    config = TorchAoConfig(torchao.Int8DynamicActivationInt8WeightConfig())
-    save_quantised(path, plain, config)
+    save_quantised(path, plain, TorchAoConfig(config))
 
 
 def save_nf4(path, plain) -> None:
@@ -76,7 +76,7 @@ def save_int8(path, plain) -> None:
 
 
 def save_quantised(path, plain, config) -> None:
-    """Quantise while loading, as people do, and store the result."""
+    """Quantise while loading, as users do, and store the result."""
     pytest.importorskip("accelerate")
     model = AutoModelForCausalLM.from_pretrained(
         plain, quantization_config=config, dtype=torch.float32, device_map="cpu"
@@ -85,7 +85,7 @@ def save_quantised(path, plain, config) -> None:
 
 
 def save_compressed(path, plain, *, format_, weights, inputs=None) -> None:
-    """Round the weights, and store them as compressed-tensors does."""
+    """Round the weights, and store them in compressed-tensors' format."""
     pytest.importorskip("compressed_tensors")
     from compressed_tensors.compressors import ModelCompressor
     from compressed_tensors.quantization import (
@@ -138,22 +138,21 @@ def save_w4a16(path, plain) -> None:
 
 
 def save_w8a8(path, plain) -> None:
-    save_compressed(
-        path,
-        plain,
-        format_="int-quantized",
-        weights={"num_bits": 8, "type": "int", "strategy": "channel"},
-        inputs={"num_bits": 8, "type": "int", "strategy": "token", "dynamic": True},
-    )
+    _save_8_bits(path, plain, format_="int-quantized", type_="int")
 
 
 def save_fp8(path, plain) -> None:
+    _save_8_bits(path, plain, format_="float-quantized", type_="float")
+
+
+def _save_8_bits(path, plain, *, format_, type_) -> None:
+    numbers = {"num_bits": 8, "type": type_}
     save_compressed(
         path,
         plain,
-        format_="float-quantized",
-        weights={"num_bits": 8, "type": "float", "strategy": "channel"},
-        inputs={"num_bits": 8, "type": "float", "strategy": "token", "dynamic": True},
+        format_=format_,
+        weights={**numbers, "strategy": "channel"},
+        inputs={**numbers, "strategy": "token", "dynamic": True},
     )
 
 
@@ -166,8 +165,6 @@ SAVE = {
     "torchao int8": save_torchao,
     "torchao int8, dynamic": save_torchao_dynamic,
 }
-
-
 ROUNDED = {
     "bitsandbytes int8",
     "compressed-tensors fp8",
@@ -185,14 +182,14 @@ def plain(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stored(plain, tmp_path_factory):
-    """A checkpoint of each kind, made once."""
+    """Save a checkpoint of each kind once, and return its path."""
     root = tmp_path_factory.mktemp("quantised")
 
     def make(name):
         path = root / name.replace(" ", "_")
         if not path.exists():
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of the packages, while they quantise
+                warnings.simplefilter("ignore")  # the packages warn while they quantise
                 SAVE[name](path, plain)
         return path
 
@@ -236,8 +233,8 @@ def test_a_row_does_not_depend_on_its_neighbours(stored, name):
     assert torch.equal(alone, beside)
 
 
-def test_quantising_moves_the_tokens(stored, plain):
-    """Otherwise the checkpoints would say little."""
+def test_quantising_changes_the_tokens(stored, plain):
+    """Otherwise the checkpoints would prove little."""
     path = stored("compressed-tensors w4a16")
     request = greedy_request(0, [1, 2, 3], 20)
 
@@ -247,7 +244,7 @@ def test_quantising_moves_the_tokens(stored, plain):
     assert generate_alone(model, request) != generate_alone(whole, request)
 
 
-# ------------------------------------------------------------------- what is not served
+# ------------------------------------------------------------------------- refusals
 
 
 def llama(**quantisation):
@@ -277,25 +274,25 @@ def llama(**quantisation):
         ),
     ],
 )
-def test_what_is_not_served_says_why(config, reason, tmp_path):
-    import json
-
+def test_a_refused_checkpoint_names_the_reason(config, reason, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
 
     with pytest.raises(UnsupportedModelError, match=reason):
         load_engine(tmp_path)
 
 
-def test_a_missing_package_is_told_with_the_command(monkeypatch):
+def test_a_missing_package_is_named_with_the_command(monkeypatch):
     monkeypatch.setattr(quantised, "find_spec", lambda name: None)
 
-    assert (
-        "needs what is not installed. Run: pip install compressed-tensors accelerate"
-        in refusal_of(llama(quant_method="compressed-tensors"))
+    reason = refusal_of(llama(quant_method="compressed-tensors"))
+
+    assert reason == (
+        "the checkpoint is quantised (compressed-tensors), and its packages are not "
+        "installed. Run: pip install compressed-tensors accelerate"
     )
 
 
-def test_a_method_that_the_checkpoint_has_not_is_refused(plain):
+def test_another_method_than_the_checkpoints_is_refused(plain):
     with pytest.raises(ConfigError, match=r"awq.*the checkpoint is not quantised"):
         load_engine(plain, quantization="awq")
 

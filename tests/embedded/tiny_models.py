@@ -1,29 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Tiny random models of the families that are served, and what `generate` says of them."""
+"""Tiny random models of the families that are served."""
 
 from __future__ import annotations
 
-import random
-from pathlib import Path
-
-import attrs
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from unillm import SamplingParams
-from unillm.embedded.families import ONE_AT_A_TIME
-from unillm.engines.base import EngineRequest
-from unillm.engines.slots import SlotEngine
-from unillm.scheduling.slots import SlotScheduler
+from unillm.embedded.families import FAMILIES, Family
 
 VOCAB = 256
 POSITIONS = 256
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-CUDA_NEAR_TIE = 1e-3
-"""Of two logits. The reference is the CPU's; other kernels add in another order."""
 
 _ROTARY = {
     "vocab_size": VOCAB,
@@ -273,122 +260,31 @@ CONFIGS = {
     },
 }
 VARIANTS = tuple(CONFIGS)
-"""Families, some of them in several shapes: ``family, shape``."""
+"""Families, some of them in several shapes: ``model_type, shape``."""
 CORE = ("llama", "qwen2", "qwen3", "gpt2")
-"""Those that are tested longest; the others share the code with them."""
+"""Families that are tested longest; the others share the code with them."""
 
 
-def family_of(variant: str) -> str:
-    """Return its ``model_type``."""
+def model_type_of(variant: str) -> str:
     return variant.partition(",")[0]
+
+
+def family_of(variant: str) -> Family:
+    return FAMILIES[model_type_of(variant)]
+
+
+RECURRENT = tuple(variant for variant in VARIANTS if family_of(variant).recurrent)
 
 
 def slots_for(variant: str, num_slots: int) -> int:
     """Return *num_slots*, or 1 for a family that is served one request at a time."""
-    return 1 if family_of(variant) in ONE_AT_A_TIME else num_slots
+    return 1 if family_of(variant).one_at_a_time else num_slots
 
 
-def make_model(family: str):
-    """A random model, the same at each call."""
-    config = CONFIG_MAPPING[family_of(family)](**CONFIGS[family])
+def make_model(variant: str):
+    """Return a random model, the same at each call."""
+    config = CONFIG_MAPPING[model_type_of(variant)](**CONFIGS[variant])
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return model.eval()
-
-
-@attrs.frozen
-class Known:
-    """A request, and the tokens that `generate` gives to its prompt alone."""
-
-    request: EngineRequest
-    tokens: tuple[int, ...]
-
-
-def greedy_request(number: int, prompt, max_new_tokens: int) -> EngineRequest:
-    return EngineRequest(
-        request_id=f"r{number}",
-        prompt_token_ids=tuple(prompt),
-        params=SamplingParams(temperature=0, max_tokens=None),
-        stop_token_ids=frozenset(),
-        max_new_tokens=max_new_tokens,
-        seed=number,
-        arrival=number,
-    )
-
-
-def generate_alone(model, request: EngineRequest) -> tuple[int, ...]:
-    ids = torch.tensor([request.prompt_token_ids])
-    count = request.max_new_tokens
-    output = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        do_sample=False,
-        max_new_tokens=count,
-        min_new_tokens=count,
-        eos_token_id=None,
-        pad_token_id=0,
-    )
-    return tuple(output[0, ids.shape[1] :].tolist())
-
-
-class Reference:
-    """The models as transformers runs them, and known requests; each made once."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._models = {}
-        self._known = {}
-
-    def model(self, family: str):
-        if family not in self._models:
-            self._models[family] = make_model(family)
-        return self._models[family]
-
-    def path(self, family: str):
-        path = self._root / family
-        if not path.exists():
-            self.model(family).save_pretrained(path)
-        return path
-
-    def known(self, family: str, count: int) -> list[Known]:
-        known = self._known.setdefault(family, [])
-        rng = random.Random(f"{family}{len(known)}")
-        longest = 16 if family in CORE else 9
-        while len(known) < count:
-            prompt = [rng.randrange(VOCAB) for _ in range(_random_length(rng))]
-            request = greedy_request(len(known), prompt, rng.randint(1, longest))
-            known.append(Known(request, generate_alone(self.model(family), request)))
-        return known[:count]
-
-    def full_length(self, family: str, prompt: tuple[int, ...]) -> Known:
-        """A request that ends with the model's last position."""
-        request = greedy_request(10_000, prompt, POSITIONS - len(prompt))
-        return Known(request, generate_alone(self.model(family), request))
-
-
-def _random_length(rng: random.Random) -> int:
-    """Short ones are common, some are long, and block ends are met."""
-    return rng.choice([rng.randint(1, 30), rng.randint(1, 200), 63, 64, 65])
-
-
-def serve(
-    engine: SlotEngine,
-    requests: list[EngineRequest],
-    *,
-    seed: int = 0,
-    max_num_batched_tokens: int = 2048,
-) -> dict[str, tuple[int, ...]]:
-    """Run all to their end, arriving at random between the steps."""
-    scheduler = SlotScheduler(engine, max_num_batched_tokens=max_num_batched_tokens)
-    rng = random.Random(seed)
-    waiting = list(reversed(requests))
-    tokens: dict[str, list[int]] = {each.request_id: [] for each in requests}
-    while waiting or scheduler.has_unfinished():
-        for _ in range(min(len(waiting), rng.choice([0, 0, 1, 1, 2, 9]))):
-            scheduler.add_request(waiting.pop())
-        for output in scheduler.step():
-            assert output.error is None, output.error
-            tokens[output.request_id] += output.token_ids
-        scheduler.check()
-    return {request_id: tuple(ids) for request_id, ids in tokens.items()}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The embedded default: transformers models on torch, in slots that unillm schedules.
+"""The embedded backend: transformers models on torch, in slots that unillm schedules.
 
-A plugin like any other: a hook, a `Backend`, and an engine that is imported when it is
-asked for.
+It is a plugin like any other: a hook, a `Backend`, and an engine that is imported when
+a generator is made.
 
 Private to the core.
 """

@@ -2,13 +2,13 @@
 
 """Scaled dot-product attention for slots, without repeating key and value heads.
 
-transformers repeats each key and value head for the query heads that share it whenever
-there is a mask, which in a decode step copies the whole cache in every layer. Here the
-query heads of a group are query positions then, which gives the same numbers.
+With a mask, transformers repeats each key and value head for the query heads that share
+it, which in a decode step copies the whole cache in every layer. Here the query heads
+of a group become query positions, which gives the same numbers.
 
-Only the attention is registered, no mask: a model under this name passes 4D masks on as
-they are, and makes none of its own. So the engine alone says what a row may see; no
-mask means causal attention of the prompt over itself.
+Only the attention is registered, no mask function: under this name transformers passes
+4D masks on as they are, and makes none of its own. So the engine alone decides what a
+row may see. `None` is causal attention of the prompt over itself.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ def slot_attention(
     """Attend; the signature is that of transformers' attention functions.
 
     Args:
-        module: Not used: what it would say, the arguments say.
+        module: Not used.
         query: ``[rows, heads, queries, head_dim]``.
         key: ``[rows, kv_heads, keys, head_dim]``.
         value: Like the keys.
         attention_mask: Additive, ``[rows, 1, queries, keys]``; `None` where the keys
-            are the queries' own and attention is causal. In blocks for a compiled step
-            of one query.
+            are the queries' own and attention is causal; a block mask in a compiled
+            step of one query.
         scaling: Factor of the scores; `None` for ``1 / sqrt(head_dim)``.
         softcap: Bound that scores approach and never reach. transformers honours it in
             eager attention, and drops it in SDPA.
-        s_aux: ``[heads]``: a score for nothing at all, which takes its share of the
-            weights (attention sinks).
+        s_aux: ``[heads]``: attention sinks, scores of no position that take their share
+            of the weights.
 
     Returns:
         ``[rows, queries, heads, head_dim]``, and no weights.
     """
     del module
     if isinstance(attention_mask, BlockMask):
-        assert s_aux is None, "sinks have no place in blocks"
+        assert s_aux is None, "block masks take no sinks"
         attended = _attend_in_blocks(
             query, key, value, attention_mask, scaling, cap=softcap
         )
@@ -89,7 +89,7 @@ def _attend_causally(
 def _attend_masked(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float | None
 ) -> Tensor:
-    """Attend as if the heads of a group were positions: one, or one after the other."""
+    """Attend with the heads of a group as positions, or with one head at a time."""
     rows, heads, queries, dim = query.shape
     kv_heads = key.shape[1]
     grouped = query.reshape(rows, kv_heads, heads // kv_heads, queries, dim)
@@ -98,7 +98,7 @@ def _attend_masked(
             grouped.squeeze(3), key, value, attn_mask=mask, scale=scale
         )
     else:
-        # As positions of one call they would need the mask once for each head.
+        # As positions of one call, the heads would need a mask each.
         attended = torch.stack(
             [
                 scaled_dot_product_attention(
@@ -120,7 +120,7 @@ def _attend_in_blocks(
     *,
     cap: float | None,
 ) -> Tensor:
-    """Attend with a single position, for which the heads of a group are queries."""
+    """Attend with one query position, where the heads of a group are queries."""
     rows, heads, _, dim = query.shape
 
     def capped(score: Tensor, *_: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ def _attend_stepwise(
     cap: float | None,
     sinks: Tensor | None,
 ) -> Tensor:
-    """Attend with what SDPA has no place for: caps before the mask, and sinks."""
+    """Attend with soft caps or sinks, which SDPA does not take."""
     rows, heads, queries, dim = query.shape
     kv_heads, keys = key.shape[1:3]
     grouped = query.reshape(rows, kv_heads, -1, dim)

@@ -5,15 +5,15 @@
 Each slot has a *row* of the cache. Rows in use are kept as the leading ones, so that a
 step costs what its live rows cost; slots keep their number when their row changes.
 
-What holds between two calls:
+Invariants between two calls:
 
-- every row in use has a slot, and a slot one row at most;
+- every row in use has a slot, and a slot has one row at most;
 - a row's positions below its `length` hold the keys and values of its request;
-- a decode step also computes leading rows that were not asked for. Such a row writes
-  one position, its next one, which its owner overwrites before reading.
+- a decode step also computes leading rows that no slot asked for. Such a row writes one
+  position, its next one, which its owner overwrites before reading.
 
-Lengths, tokens and rows are known to the host. The device is waited for once a call,
-when the tokens are fetched.
+The host knows lengths, tokens and rows. It waits for the device once a call, when it
+fetches the tokens.
 """
 
 from __future__ import annotations
@@ -40,21 +40,20 @@ from ..lora import LoRARequest
 from ..model.memory import Limits, MemoryNeeds, needs_of
 from ..model.sizes import KvShape
 from ..sampling import PromptLogprobs, Sampler
-from . import attention, families
+from . import attention
 from .cache import ChunkStep, PromptStep, SlotCache, Step
+from .families import family_of
+from .grouping import group_by_length, group_by_width, width_for
 from .masks import Mask, Masks
 from .memory import asked_bytes, free_bytes, is_out_of_memory, out_of_memory
-from .packing import group_by_length, group_by_width, width_for
-from .states import layouts_of
-from .steps.choosing import make_runner
-from .steps.eager import DecodeRunner, forward, only_positions
+from .recurrent import layouts_of
+from .steps import make_runner
+from .steps.eager import forward, only_positions
+from .steps.runner import StepRunner
 from .weights.lora import Adapters
 
 _FILLER = 0
-"""Id of padding and of rows that nobody asked for; any id would do."""
-
-
-_Write = Callable[[Sequence[PromptChunk], dict[int, int]], Tensor]
+"""Token id of padding and of rows that no slot asked for; any id would do."""
 
 
 @attrs.define(eq=False)
@@ -65,24 +64,39 @@ class _Row:
     length: int = 0
     """Positions that hold its tokens."""
     last_token: int = _FILLER
-    """Not yet in the cache: what the next decode step is fed."""
+    """The input of its next decode step; not in the cache yet."""
     adapter: LoRARequest | None = None
+
+
+@attrs.define
+class _Notes:
+    """Results of a prefill besides tokens, by slot."""
+
+    padding: dict[int, int] = attrs.field(factory=dict)
+    prompt_logprobs: dict[int, list[TokenLogprobs]] = attrs.field(factory=dict)
+
+
+_Write = Callable[[Sequence[PromptChunk], _Notes], Tensor]
+"""Computes a group of chunks in one forward pass, and adds to the notes.
+
+Returns ``[chunks that end a prompt, vocab]``: the logits of their last tokens.
+"""
 
 
 class TransformersSlotEngine(SlotEngine):
     """A static batch of *num_slots* rows over a decoder-only language model.
 
-    Takes the model over: its attention implementation is changed, and nobody else may
-    use it until the engine is closed. May be built in one thread and used in another.
+    The engine changes the model's attention implementation, so the model has no other
+    use until the engine is closed. It may be built in one thread and used in another.
 
     Args:
         model: A ``*ForCausalLM`` of a supported family, on its device, in its dtype.
-        num_slots: Rows.
+        num_slots: Number of rows.
         max_model_len: Prompt and new tokens of a row.
-        max_num_batched_tokens: Prompt tokens of one prefill, for the estimate of what
-            fits; whoever schedules keeps to it.
-        enforce_eager: Call the model as it is in every step: nothing is compiled,
-            recorded or packed for the decode step.
+        max_num_batched_tokens: Prompt tokens of one prefill. The scheduler keeps to it;
+            the engine estimates with it what fits.
+        enforce_eager: Call the model as it is in every step: compile and record
+            nothing.
         compile_after: On a CPU, decode steps before they are compiled; `None` compiles
             none.
         max_loras: Adapters at a time; `None` for none at all. With adapters decode
@@ -124,11 +138,13 @@ class TransformersSlotEngine(SlotEngine):
             max_num_batched_tokens=max_num_batched_tokens,
         )
         self._cache = _allocate(model, self._needs, self._limits)
+        self.splits_prompts = not self._cache.is_recurrent
+        self.max_loras = max_loras
         self._adapters: Adapters | None = None
         if max_loras is not None:
             self._adapters = Adapters(model, max_loras=max_loras)
-        with self._memory_told("Preparing decode steps"):
-            self._runner: DecodeRunner | None = make_runner(
+        with self._explain_out_of_memory("Preparing decode steps"):
+            self._runner: StepRunner = make_runner(
                 model,
                 self._cache,
                 self._masks,
@@ -142,56 +158,51 @@ class TransformersSlotEngine(SlotEngine):
             num_slots=num_slots, vocab_size=self.vocab_size, device=self._device
         )
         self._rows: list[_Row | None] = [None] * num_slots
-        self._prompt_logprobs: dict[int, list[TokenLogprobs]] = {}  # of one prefill
         self._row_of: dict[int, int] = {}
-        self.splits_prompts = not self._cache.is_recurrent
-        self.max_loras = self._adapters.max_loras if self._adapters else None
 
     @override
     def check_request(self, request: EngineRequest) -> None:
         if request.lora_request is not None:
-            assert self._adapters is not None, "an adapter where there are none"
+            assert self._adapters is not None, "an adapter without enable_lora"
             self._adapters.check(request.lora_request)
 
     # ------------------------------------------------------------------------ prefill
 
     @override
     def prefill(self, chunks: Sequence[PromptChunk]) -> PrefillResult:
-        count = sum(chunk.end - chunk.start for chunk in chunks)
-        with self._memory_told(f"A prefill of {count} tokens"), torch.inference_mode():
+        notes = _Notes()
+        sampled: list[int] = []
+        logits: list[Tensor] = []
+        doing = f"A prefill of {_length(chunks)} tokens"
+        with self._explain_out_of_memory(doing), torch.inference_mode():
             fresh = [chunk for chunk in chunks if chunk.is_first]
             self._admit(fresh)
-            refused = self._load_adapters(fresh)
-            padding: dict[int, int] = {}
-            self._prompt_logprobs = {}
-            sampled: list[int] = []
-            logits: list[Tensor] = []
-            left = [chunk for chunk in chunks if chunk.slot not in refused]
+            tokens = self._load_adapters(fresh)
+            left = [chunk for chunk in chunks if chunk.slot not in tokens]
             for group, write in self._passes(left):
                 sampled += [chunk.slot for chunk in group if chunk.is_last]
-                logits.append(write(group, padding))
-            tokens = refused
+                logits.append(write(group, notes))
             if sampled:
                 tokens |= self._sample(torch.cat(logits), sampled)
         return PrefillResult(
             tokens=[tokens.get(chunk.slot) for chunk in chunks],
-            padding=[padding.get(chunk.slot, 0) for chunk in chunks],
-            prompt_logprobs=[self._prompt_logprobs.get(chunk.slot) for chunk in chunks],
+            padding=[notes.padding.get(chunk.slot, 0) for chunk in chunks],
+            prompt_logprobs=[notes.prompt_logprobs.get(chunk.slot) for chunk in chunks],
         )
 
     def _admit(self, chunks: Sequence[PromptChunk]) -> None:
-        """Give each new owner the first free row, with nothing in it."""
+        """Give each new owner the first free row, cleared."""
         free = [row for row, owner in enumerate(self._rows) if owner is None]
         rows = free[: len(chunks)]
         for chunk, row in zip(chunks, rows, strict=True):
-            assert chunk.slot not in self._row_of, "a held slot was given away"
+            assert chunk.slot not in self._row_of, "the slot still has an owner"
             self._rows[row] = _Row(chunk.slot, adapter=chunk.request.lora_request)
             self._row_of[chunk.slot] = row
             self._sampler.assign(chunk.slot, chunk.request)
         self._cache.clear(rows)
 
     def _load_adapters(self, chunks: Sequence[PromptChunk]) -> dict[int, SlotToken]:
-        """Load what new owners need; return errors of those whose adapter is broken."""
+        """Load the adapters of new owners; return an error for each broken one."""
         refused = {}
         for chunk in chunks:
             adapter = chunk.request.lora_request
@@ -207,12 +218,12 @@ class TransformersSlotEngine(SlotEngine):
     def _passes(
         self, chunks: Sequence[PromptChunk]
     ) -> Iterator[tuple[list[PromptChunk], _Write]]:
-        """Yield the chunks of each forward pass, and what computes them."""
+        """Yield the chunks of each forward pass, and the method that computes them."""
         fresh = [chunk for chunk in chunks if chunk.is_first]
-        packed = [c for c in fresh if c.request.params.prompt_logprobs is None]
-        if packed and self._tokens_for(packed) is not None:
-            yield packed, self._write_packed
-            fresh = [chunk for chunk in fresh if chunk not in packed]
+        ragged = [c for c in fresh if c.request.params.prompt_logprobs is None]
+        if ragged and self._runner.tokens_for(_length(ragged)) is not None:
+            yield ragged, self._write_ragged
+            fresh = [chunk for chunk in fresh if chunk not in ragged]
         group = group_by_length if self._cache.is_recurrent else group_by_width
         for indices in group([chunk.end for chunk in fresh]):
             yield [fresh[index] for index in indices], self._write
@@ -220,45 +231,30 @@ class TransformersSlotEngine(SlotEngine):
             if not chunk.is_first:
                 yield [chunk], self._write
 
-    def _tokens_for(self, chunks: Sequence[PromptChunk]) -> int | None:
-        """Return how many tokens the runner computes for fresh chunks, if any."""
-        assert self._runner is not None, "the engine is closed"
-        return self._runner.tokens_for(sum(chunk.end for chunk in chunks))
-
-    def _write_packed(
-        self, group: Sequence[PromptChunk], padding: dict[int, int]
-    ) -> Tensor:
-        """Compute fresh chunks in one pass of the runner; as `_write`."""
-        assert self._runner is not None, "the engine is closed"
+    def _write_ragged(self, group: Sequence[PromptChunk], notes: _Notes) -> Tensor:
+        """Compute fresh chunks in one pass of the runner (`_Write`)."""
         rows = [self._row_of[chunk.slot] for chunk in group]
         logits = self._runner.write_prompts(rows, [c.token_ids for c in group])
         for row, chunk in zip(rows, group, strict=True):
             self._cache.note_written(row, chunk.end)
             self._held(row).length = chunk.end
-        # Where there is any, it is nobody's own.
-        tokens = self._tokens_for(group) or 0
-        padding[group[0].slot] = tokens - sum(chunk.end for chunk in group)
+        # All prompts share the padding, so it is counted for the first one.
+        length = _length(group)
+        padded = self._runner.tokens_for(length) or length
+        notes.padding[group[0].slot] = padded - length
         ends = [index for index, chunk in enumerate(group) if chunk.is_last]
         return logits if len(ends) == len(group) else logits[self._tensor(ends)]
 
     def _width(self, group: Sequence[PromptChunk]) -> int:
         """Return how many positions of each row a pass computes."""
         length = max(chunk.end - chunk.start for chunk in group)
-        if self._cache.is_recurrent:
+        # A chunk that continues a prompt is alone in its pass, so it needs no padding.
+        if self._cache.is_recurrent or not group[0].is_first:
             return length
-        # What continues a prompt is alone in its pass: nothing to be as wide as.
-        return width_for(length, self.max_model_len) if group[0].is_first else length
+        return width_for(length, self.max_model_len)
 
-    def _write(self, group: Sequence[PromptChunk], padding: dict[int, int]) -> Tensor:
-        """Compute chunks that begin at the same position.
-
-        Args:
-            group: Chunks.
-            padding: By slot; what is computed for nothing is noted in it.
-
-        Returns:
-            ``[chunks that end a prompt, vocab]``: logits of their last tokens.
-        """
+    def _write(self, group: Sequence[PromptChunk], notes: _Notes) -> Tensor:
+        """Compute chunks that begin at the same position (`_Write`)."""
         width = self._width(group)
         rows = [self._row_of[chunk.slot] for chunk in group]
         start = group[0].start
@@ -292,10 +288,10 @@ class TransformersSlotEngine(SlotEngine):
                 mask=mask,
             )
         for row, owner, chunk in zip(rows, owners, group, strict=True):
-            padding[chunk.slot] = width - (chunk.end - chunk.start)
+            notes.padding[chunk.slot] = width - (chunk.end - chunk.start)
             self._cache.note_written(row, start + width)
             owner.length = chunk.end
-        self._prompt_logprobs |= asked.read(logits[len(ends) :])
+        notes.prompt_logprobs |= asked.read(logits[len(ends) :])
         return logits[: len(ends)]
 
     # ------------------------------------------------------------------------- decode
@@ -304,7 +300,7 @@ class TransformersSlotEngine(SlotEngine):
     def decode(self, slots: Sequence[int]) -> Sequence[SlotToken]:
         if not slots:
             return []
-        with self._memory_told("A decode step"), torch.inference_mode():
+        with self._explain_out_of_memory("A decode step"), torch.inference_mode():
             self._compact()
             rows = sorted(self._row_of[slot] for slot in slots)
             logits, best = self._advance(rows)
@@ -314,25 +310,24 @@ class TransformersSlotEngine(SlotEngine):
     def _compact(self) -> None:
         """Move the last rows into gaps, so that those in use are the leading ones.
 
-        Nothing waits for these gaps, or a prefill had filled them; and a row is moved
-        for about what one step over the gap would cost.
+        No request waits for these gaps, or a prefill would have filled them. Moving a
+        row costs about as much as one step over the gap.
         """
-        live = sum(row is not None for row in self._rows)
-        gaps = [place for place in range(live) if self._rows[place] is None]
-        last = [place for place in range(live, len(self._rows)) if self._rows[place]]
-        for gap, place in zip(gaps, last, strict=True):
-            row = self._held(place)
-            self._cache.move(place, gap, row.length)
-            self._rows[gap], self._rows[place] = row, None
-            self._row_of[row.slot] = gap
+        live = sum(owner is not None for owner in self._rows)
+        gaps = [row for row in range(live) if self._rows[row] is None]
+        last = [row for row in range(live, len(self._rows)) if self._rows[row]]
+        for gap, row in zip(gaps, last, strict=True):
+            owner = self._held(row)
+            self._cache.move(row, gap, owner.length)
+            self._rows[gap], self._rows[row] = owner, None
+            self._row_of[owner.slot] = gap
 
     def _advance(self, rows: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """Feed each of *rows* (ascending) its last token.
 
         Returns:
-            ``[rows, vocab]``, and their highest as in `DecodeRunner.best`.
+            ``[rows, vocab]``, and their `StepRunner.best`.
         """
-        assert self._runner is not None, "the engine is closed"
         count = self._runner.rows_for(rows[-1] + 1)
         owners = [owner or _Row(slot=-1) for owner in self._rows[:count]]
         ids, positions = self._tensor(
@@ -351,10 +346,10 @@ class TransformersSlotEngine(SlotEngine):
             logits, best = logits[chosen], None if best is None else best[:, chosen]
         return logits, best
 
-    # -------------------------------------------------------------------------- both
+    # -------------------------------------------------------------- prefill and decode
 
     def _adapters_of(self, owners: Sequence[_Row]) -> AbstractContextManager[None]:
-        """Compute the rows of the next forward pass with the adapters of *owners*."""
+        """Apply the adapters of *owners* to the rows of the next forward pass."""
         if self._adapters is None:
             return nullcontext()
         return self._adapters.rows([owner.adapter for owner in owners])
@@ -362,7 +357,7 @@ class TransformersSlotEngine(SlotEngine):
     def _sample(
         self, logits: Tensor, slots: Sequence[int], best: Tensor | None = None
     ) -> dict[int, SlotToken]:
-        """Choose a token for each row of logits, and note it as the row's last."""
+        """Choose a token for each row of logits, and record it as the row's last."""
         sampled = self._sampler.sample(logits, slots, best=best)
         tokens = dict(zip(slots, sampled, strict=True))
         for slot, token in tokens.items():
@@ -370,25 +365,19 @@ class TransformersSlotEngine(SlotEngine):
                 self._held(self._row_of[slot]).last_token = token.token_id
         return tokens
 
-    @override
-    def release(self, slot: int) -> None:
-        self._rows[self._row_of.pop(slot)] = None
-        self._sampler.release(slot)
-
-    @override
-    def close(self) -> None:
-        self._model = self._runner = self._adapters = None
-        self._cache.free()
-        self._sampler.close()
-
     def _held(self, row: int) -> _Row:
         owner = self._rows[row]
         assert owner is not None
         return owner
 
+    def _tensor(self, values: Sequence[Any]) -> Tensor:
+        """Copy host integers to the device without waiting for it."""
+        tensor = torch.tensor(values, dtype=torch.int64)
+        return tensor.to(self._device, non_blocking=True)
+
     @contextmanager
-    def _memory_told(self, doing: str) -> Iterator[None]:
-        """Turn running out of memory into an error that says what takes it."""
+    def _explain_out_of_memory(self, doing: str) -> Iterator[None]:
+        """Turn an out-of-memory error into one that names all numbers."""
         try:
             yield
         except (MemoryError, RuntimeError) as error:
@@ -404,30 +393,44 @@ class TransformersSlotEngine(SlotEngine):
                 asked=asked_bytes(error),
             ) from error
 
-    def _tensor(self, values: Sequence[Any]) -> Tensor:
-        """Put host integers on the device without waiting for it."""
-        tensor = torch.tensor(values, dtype=torch.int64)
-        return tensor.to(self._device, non_blocking=True)
+    # ---------------------------------------------------------------------------- end
+
+    @override
+    def release(self, slot: int) -> None:
+        self._rows[self._row_of.pop(slot)] = None
+        self._sampler.release(slot)
+
+    @override
+    def close(self) -> None:
+        self._model = self._adapters = None
+        self._runner = None  # type: ignore[assignment]  # no call comes after this one
+        self._cache.free()
+        self._sampler.close()
+
+
+def _length(chunks: Sequence[PromptChunk]) -> int:
+    return sum(chunk.end - chunk.start for chunk in chunks)
 
 
 def _check_slots(model: Any, num_slots: int) -> None:
     """Refuse more than one slot of a family whose rows would not be independent."""
-    family = model.config.get_text_config(decoder=True).model_type
-    if num_slots > 1 and (reason := families.ONE_AT_A_TIME.get(family)):
+    reason = family_of(model.config).one_at_a_time
+    if num_slots > 1 and reason:
         raise ConfigError(
-            f"max_num_seqs={num_slots} was asked for, and {family!r} is served one "
-            f"request at a time: {reason}. Pass max_num_seqs=1, or leave it out."
+            f"max_num_seqs={num_slots} was asked for, and {model.config.model_type!r} "
+            f"is served one request at a time: {reason}. Pass max_num_seqs=1, or leave "
+            "it out."
         )
 
 
 def _use_slot_attention(model: Any) -> None:
-    """Make the model attend through `attention.slot_attention`, if it is to."""
-    config = model.config.get_text_config(decoder=True)
-    if config.model_type in families.OWN_ATTENTION | families.CACHE_ARGUMENTS.keys():
+    """Make the model attend through `attention.slot_attention`, if it can."""
+    family = family_of(model.config)
+    if family.own_attention or not family.attends:
         return
     model.set_attn_implementation(attention.NAME)
-    # A model outside the attention interface keeps its own code whatever it was told.
-    used = config._attn_implementation  # noqa: SLF001
+    # A model outside the attention interface ignores the call.
+    used = model.config.get_text_config(decoder=True)._attn_implementation  # noqa: SLF001
     if used != attention.NAME:
         raise UnsupportedModelError(
             f"{type(model).__name__} does not use transformers' attention interface "
@@ -437,7 +440,7 @@ def _use_slot_attention(model: Any) -> None:
 
 
 def _allocate(model: Any, needs: MemoryNeeds, limits: Limits) -> SlotCache:
-    """Make the cache, or say with numbers why it does not fit."""
+    """Return the cache; raise `EngineOutOfMemoryError` if it does not fit."""
     needed = needs.estimate(limits)
     too_much = out_of_memory(
         "The cache does not fit",
@@ -446,8 +449,8 @@ def _allocate(model: Any, needs: MemoryNeeds, limits: Limits) -> SlotCache:
         device=model.device,
         loaded_bytes=needs.weight_bytes,
     )
-    # An operating system that overcommits would give the memory, and kill the process
-    # when it is written to.
+    # An operating system that overcommits would grant the memory, and kill the process
+    # that writes to it.
     if needed.cache_bytes > free_bytes(model.device):
         raise too_much
     try:
@@ -458,6 +461,7 @@ def _allocate(model: Any, needs: MemoryNeeds, limits: Limits) -> SlotCache:
             dtype=model.dtype,
             device=model.device,
             layouts=layouts_of(model),
+            argument=family_of(model.config).cache_argument,
         )
     except RuntimeError as error:
         raise too_much from error

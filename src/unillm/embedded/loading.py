@@ -2,9 +2,9 @@
 
 """From a model directory to an engine: checked first, then loaded.
 
-Nothing is downloaded, no code of a checkpoint runs unless it is
-allowed, and weights are safetensors or refused. transformers fills tensors that a
-checkpoint lacks with random numbers and only warns; here that is an error.
+Nothing is downloaded, no code of a checkpoint runs unless it is allowed, and weights
+that are not safetensors are refused. transformers fills tensors that a checkpoint lacks
+with random numbers and only warns; here that is an error.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from ..model.memory import Limits, memory_needs, needs_of
 from ..model.positions import positions_of
 from . import families
 from .engine import TransformersSlotEngine
+from .families import family_of
 from .memory import (
     DEFAULT_SLOTS,
     MEMORY_SHARE,
@@ -72,30 +73,31 @@ def load_engine(
     """Load a model and make its slots.
 
     Args:
-        path: A directory.
-        dtype: Of weights and cache: "auto" (the checkpoint's), "float32", "bfloat16" or
-            "float16".
+        path: A model directory.
+        dtype: Type of weights and cache: "auto" (the checkpoint's), "float32",
+            "bfloat16" or "float16".
         device: "auto" is CUDA where there is one, else the CPU.
-        max_model_len: Prompt and new tokens of a slot; `None` for what the model knows
-            and memory allows.
-        max_num_seqs: Slots; `None` for 8 on CPU and 64 on CUDA, if memory allows. How
-            both are chosen: `memory.plan_limits`.
+        max_model_len: Prompt and new tokens of a slot; `None` for as many as the model
+            knows and memory allows.
+        max_num_seqs: Slots; `None` for 8 on CPU and 64 on CUDA, if memory allows.
+            `memory.plan_limits` chooses both.
         max_num_batched_tokens: Prompt tokens of one prefill.
-        quantization: How the checkpoint is stored, if the caller is to be sure of it.
+        quantization: The method that the checkpoint must be quantised with; `None` for
+            any or none.
         trust_remote_code: Run the model code that comes with the checkpoint.
-        enforce_eager: Call the model as it is: nothing is packed or compiled.
+        enforce_eager: Call the model as it is: fuse, pack and compile nothing.
         compile_after: On a CPU, decode steps before they are compiled; `None` compiles
             none.
         enable_lora: Take requests with adapters.
         max_loras: Adapters at a time; `None` for as many as slots.
 
     Raises:
-        ConfigError: An option has no such value, or is more than the model can.
+        ConfigError: An option has no such value, or exceeds the model's limits.
         ModelNotFoundError: There is no such directory.
         ModelLoadError: A file is missing, broken or does not match the others.
         UnsafeModelError: Loading would run code from the checkpoint.
-        UnsupportedModelError: The model cannot be held in slots; says why.
-        BackendUnavailableError: The device is not there.
+        UnsupportedModelError: The slots cannot serve the model; names the reason.
+        BackendUnavailableError: The device or peft is not there.
         EngineOutOfMemoryError: Weights or cache do not fit.
     """
     if dtype not in _DTYPES:
@@ -110,8 +112,9 @@ def load_engine(
         require_peft()
     target = _find_device(device)
     path = Path(path).expanduser()
-    config = _check_config(path, trust_remote_code=trust_remote_code)
-    method = method_of(read_config(path))
+    declared = read_config(path)
+    config = _check_config(path, declared, trust_remote_code=trust_remote_code)
+    method = method_of(declared)
     _check_quantization(quantization, method, enable_lora=enable_lora)
     positions = positions_of(config)
     check_model_len(max_model_len, positions=positions)
@@ -130,20 +133,20 @@ def load_engine(
     )
     if needs.weight_bytes > free_bytes(target):
         raise too_large()
+    eager = enforce_eager or enable_lora or method is not None
     try:
         model = load_model(
             path,
             config,
             dtype,
-            # What is quantised cannot be moved once it is loaded.
+            # A quantised model cannot be moved after loading.
             device_map={"": target} if method else None,
             trust_remote_code=trust_remote_code,
         )
         if not method:
             model.to(target)
-        eager = enforce_eager or enable_lora or method is not None
         if not eager:
-            _join_weights(model)
+            _rearrange_weights(model)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -155,14 +158,14 @@ def load_engine(
     )
     if remark := families.remark(path):
         log.warning("%s: %s", path, remark)
-    alone = config.model_type in families.ONE_AT_A_TIME
+    one_slot = family_of(config).one_at_a_time
     limits = plan_limits(
         needs,
         positions=positions,
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
-        default_slots=1 if alone else DEFAULT_SLOTS[target.type],
+        default_slots=1 if one_slot else DEFAULT_SLOTS[target.type],
         memory_bytes=needs.weight_bytes
         + int(free_bytes(target) * MEMORY_SHARE[target.type]),
     )
@@ -177,18 +180,7 @@ def load_engine(
     )
 
 
-def _join_weights(model: Any) -> None:
-    """Fuse projections and pack weights, where that is verified."""
-    if model.config.get_text_config(decoder=True).model_type in families.RECURRENT:
-        return
-    fuse_projections(model)
-    if model.device.type == "cuda":
-        torch.cuda.empty_cache()  # gives the old weights back
-    else:
-        pack_linears(model)
-
-
-# ------------------------------------------------------------------ before the weights
+# -------------------------------------------------------------------- configuration
 
 
 def _find_device(device: str) -> torch.device:
@@ -207,14 +199,15 @@ def _find_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def _check_config(path: Path, *, trust_remote_code: bool) -> Any:
+def _check_config(
+    path: Path, declared: Mapping[str, Any], *, trust_remote_code: bool
+) -> Any:
     """Return the configuration of a model that is safe and supported."""
-    declared = read_config(path)
     if not trust_remote_code:
         check_code(declared, name=path)
     families.check_supported(declared)
     config = load_config(path, trust_remote_code=trust_remote_code)
-    # Once more: what the file leaves out has defaults, layer types among them.
+    # Once more: the file may leave out options with defaults, such as layer types.
     families.check_supported(config.to_dict())
     return config
 
@@ -222,7 +215,7 @@ def _check_config(path: Path, *, trust_remote_code: bool) -> Any:
 def _check_quantization(
     asked: str | None, method: str | None, *, enable_lora: bool
 ) -> None:
-    """Refuse what a checkpoint is not, and adapters on one that is quantised."""
+    """Refuse a method that the checkpoint does not have, and adapters on any."""
     if asked is not None and asked != method:
         stored = f"quantised ({method})" if method else "not quantised"
         raise ConfigError(
@@ -232,13 +225,13 @@ def _check_quantization(
         )
     if method and enable_lora:
         raise ConfigError(
-            f"enable_lora=True was asked for, and the checkpoint is quantised "
+            "enable_lora=True was asked for, and the checkpoint is quantised "
             f"({method}): adapters on it were not verified. Use the checkpoint that is "
             "not quantised."
         )
 
 
-# ------------------------------------------------------------------------- the weights
+# -------------------------------------------------------------------------- weights
 
 
 def load_model(
@@ -249,7 +242,7 @@ def load_model(
     device_map: Mapping[str, torch.device] | None = None,
     trust_remote_code: bool,
 ) -> Any:
-    """Return a transformers model that is safe and whole.
+    """Return a transformers model from safetensors, with every tensor in place.
 
     Raises:
         ModelLoadError: transformers cannot load it, or a tensor of it is missing.
@@ -257,7 +250,7 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     try:
-        with _silently():
+        with _quiet():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 path,
                 config=config,
@@ -268,7 +261,7 @@ def load_model(
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
             )
-    except Exception as error:  # transformers raises whatever its parts raise
+    except Exception as error:  # transformers raises any error of its parts
         if is_out_of_memory(error):
             raise
         raise ModelLoadError(
@@ -280,7 +273,7 @@ def load_model(
 
 
 def _check_complete(path: Path, info: Mapping[str, Any]) -> None:
-    """Refuse a model whose gaps transformers has filled with random numbers."""
+    """Refuse a model in which transformers filled gaps with random numbers."""
     missing = sorted(info["missing_keys"])
     mismatched = sorted(key for key, *_shapes in info["mismatched_keys"])
     if not missing and not mismatched:
@@ -296,24 +289,31 @@ def _check_complete(path: Path, info: Mapping[str, Any]) -> None:
     )
 
 
-@contextmanager
-def _silently() -> Iterator[None]:
-    """Load without progress bars and advice, and leave the caller's settings alone.
+def _rearrange_weights(model: Any) -> None:
+    """Fuse projections and pack weights, in families where that was verified."""
+    if family_of(model.config).recurrent:
+        return
+    fuse_projections(model)
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()  # returns the old weights to the device
+    else:
+        pack_linears(model)
 
-    The advice is about ``generation_config.json``, from which this model will never
-    generate: the core reads that file by its own rules.
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Load without progress bars and advice; the caller's settings stay as they are.
+
+    The advice is about ``generation_config.json``, which the model's own ``generate``
+    would use: the core reads that file by its own rules.
     """
     advice = logging.getLogger("transformers.generation.configuration_utils")
-    advice.addFilter(_nothing)
+    silent, advice.disabled = advice.disabled, True
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
-        advice.removeFilter(_nothing)
+        advice.disabled = silent
         if shown:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def _nothing(_: logging.LogRecord) -> bool:
-    return False

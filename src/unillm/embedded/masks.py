@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What tokens may see: one mask, or one for each kind of layer.
+"""Masks: which positions a token may see, for all layers or for each kind of layer.
 
-A model outside transformers' attention interface (`families.OWN_ATTENTION`) makes its
-masks, and the biases of ALiBi, from a mask of two dimensions: which positions of each
-row hold tokens. All others are given what their layers use as it is.
+A model outside transformers' attention interface makes its own masks, and the biases of
+ALiBi, from a mask of two dimensions: which positions of each row hold tokens. All other
+models apply the masks of this module as they are.
+
+An additive mask has one width, so attention reads the length of the longest row in
+every row. With a block mask, FlexAttention reads the blocks of keys that each row has.
+It is a compiled kernel, so only compiled steps use it. With uneven lengths (one row of
+318, seven around 110) a compiled step of a 10M Llama takes 0.76 of its time with SDPA,
+and new lengths do not compile it again.
 """
 
 from __future__ import annotations
@@ -15,20 +21,27 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 
 from ..model.positions import positions_of
-from ..model.sizes import round_up
-from . import families
+from ..model.sizes import ALIGNMENT, round_up
+from .families import family_of
 
 FULL = "full_attention"
 SLIDING = "sliding_attention"
 
-Mask = Tensor | Mapping[str, Tensor | None] | None
-"""For all layers, or by kind of layer; `None` is causal attention of a prompt alone."""
+Mask = Tensor | BlockMask | Mapping[str, Tensor | None] | Mapping[str, BlockMask] | None
+"""One for all layers, or one by kind of layer; `None` is causal attention of a prompt
+over itself."""
 
 _UNMASKED = ("linear_attention", "conv")
-"""Layers that keep a state of a row: nothing of other rows, and no padding, ever comes
-to them."""
+"""Recurrent layers: they meet neither other rows nor padding."""
+
+_BLOCK = ALIGNMENT
+"""Keys in a block. The capacity of a row is a multiple of it."""
+
+_BLOCK_QUERIES = 128
+"""Queries in a block. A step has as many as heads share keys, which is fewer."""
 
 
 @attrs.frozen(kw_only=True)
@@ -36,15 +49,15 @@ class Masks:
     """Makes the masks of one model."""
 
     kinds: frozenset[str]
-    """Of its layers that attend: `FULL`, `SLIDING`, both or none."""
+    """Kinds of its attending layers: `FULL`, `SLIDING`, both or none."""
     recurrent: bool
-    """Whether other layers keep states: prompts come without padding."""
+    """Whether other layers keep states, so that prompts come without padding."""
     window: int
-    """Positions that a token in a sliding layer sees, itself among them."""
+    """Positions that a token sees in a sliding layer, its own included."""
     by_length: bool
-    """Whether the model makes its own from which positions hold tokens."""
+    """Whether the model makes its masks from the positions that hold tokens."""
     exact: bool
-    """Whether it also goes by where the cache ends: no position more is read."""
+    """Whether it also goes by where the cache ends, so that `seen` does not round."""
     positions: int
     """Positions that the model knows."""
     dtype: torch.dtype
@@ -52,21 +65,22 @@ class Masks:
 
     @classmethod
     def of(cls, model: Any) -> Masks:
-        """Read from a model's configuration what its layers want."""
+        """Read the needs of a model's layers from its configuration."""
         config = model.config.get_text_config(decoder=True)
+        family = family_of(config)
         kinds = {FULL}
-        if config.model_type in families.CACHE_ARGUMENTS:
+        if not family.attends:
             kinds = set()
-        elif config.model_type in families.WINDOW_BY_LAYER:
+        elif family.window == "by layer":
             kinds = set(config.layer_types)
-        elif config.model_type in families.WINDOW_ON_ALL and config.sliding_window:
+        elif family.window and config.sliding_window:
             kinds = {SLIDING}
         return cls(
             kinds=frozenset(kinds),
-            recurrent=config.model_type in families.RECURRENT,
+            recurrent=family.recurrent,
             window=config.sliding_window if SLIDING in kinds else 0,
-            by_length=config.model_type in families.OWN_ATTENTION,
-            exact=config.model_type in families.ONE_AT_A_TIME,
+            by_length=family.own_attention,
+            exact=bool(family.one_at_a_time),
             positions=positions_of(config),
             dtype=model.dtype,
             device=model.device,
@@ -83,57 +97,79 @@ class Masks:
     def for_prompts(self, rows: int, width: int) -> Mask:
         """Return the mask of fresh prompts, padded on the right to *width*.
 
-        Causal over the prompts alone: a token never sees the padding on its right. That
-        no mask is made of the ones, attention.py sees to; they are there because GPT-2
-        warns of padding without them, and ALiBi counts them.
+        Attention is causal, so a token never sees the padding on its right, and
+        transformers makes no mask of the ones (`attention`). They are there because
+        GPT-2 warns of padding without them, and ALiBi counts them.
         """
-        if self.recurrent:
-            return self._by_kind({FULL: None}) if self.kinds else None
-        if SLIDING not in self.kinds or width <= self.window:
+        if not self.recurrent and (SLIDING not in self.kinds or width <= self.window):
             return torch.ones(rows, width, dtype=torch.int64, device=self.device)
-        positions = torch.arange(width, device=self.device)
-        hidden = self._hidden(positions[:, None], positions, SLIDING)
-        sliding = self._additive(hidden)[None, None]
-        return sliding if self.kinds == {SLIDING} else {FULL: None, SLIDING: sliding}
+        masks: dict[str, Tensor | None] = dict.fromkeys(self.kinds)
+        if SLIDING in masks:
+            positions = torch.arange(width, device=self.device)
+            hidden = self._hidden(positions[:, None], positions, SLIDING)
+            masks[SLIDING] = self._additive(hidden)[None, None]
+        return self._by_layer(masks)
 
-    def for_packed(self, positions: Tensor, prompts: Tensor) -> Mask:
-        """Return the mask of fresh prompts that stand one after the other.
+    def for_ragged(self, positions: Tensor, prompts: Tensor) -> Mask:
+        """Return the mask of fresh prompts that follow each other in one row of tokens.
 
         Args:
-            positions: ``[tokens]``, int64: of each token in its prompt.
-            prompts: ``[tokens]``, int64: which prompt it is of.
+            positions: ``[tokens]``, int64: position of each token in its prompt.
+            prompts: ``[tokens]``, int64: number of its prompt.
         """
         others = prompts[:, None] != prompts
-        masks = {
-            kind: self._additive(
-                others | self._hidden(positions[:, None], positions, kind)
-            )[None, None]
-            for kind in self.kinds
-        }
-        return masks if len(masks) > 1 else next(iter(masks.values()))
+        return self._by_layer(
+            {
+                kind: self._additive(
+                    others | self._hidden(positions[:, None], positions, kind)
+                )[None, None]
+                for kind in self.kinds
+            }
+        )
 
     def for_cached(self, positions: Tensor, seen: int) -> Mask:
-        """Return the mask of tokens that see what is cached before them.
+        """Return the mask of tokens that see the cached ones before them.
 
         Args:
             positions: ``[rows, tokens]``, int64, ascending.
             seen: Positions that attention reads of every row.
         """
-        if self.by_length:
-            keys = torch.arange(seen, device=self.device)
-            return (keys <= positions[:, -1:]).to(torch.int64)
         keys = torch.arange(seen, device=self.device)
-        masks = {
-            kind: self._additive(self._hidden(positions[:, None, :, None], keys, kind))
+        if self.by_length:
+            return (keys <= positions[:, -1:]).to(torch.int64)
+        return self._by_layer(
+            {
+                kind: self._additive(
+                    self._hidden(positions[:, None, :, None], keys, kind)
+                )
+                for kind in self.kinds
+            }
+        )
+
+    def in_blocks(self, positions: Tensor, *, queries: int, capacity: int) -> Mask:
+        """Return the mask of `for_cached` for one token a row, as a block mask.
+
+        Args:
+            positions: ``[rows]``, int64: position of each row's token.
+            queries: Heads that share keys and values: they are the queries of a row.
+            capacity: Positions of a row of the cache.
+        """
+        made = {
+            kind: _block_mask(
+                positions,
+                window=self.window if kind == SLIDING else capacity,
+                queries=queries,
+                capacity=capacity,
+            )
             for kind in self.kinds
         }
-        if self.recurrent:
-            return self._by_kind(masks) if self.kinds else None
-        return masks if len(masks) > 1 else next(iter(masks.values()))
+        return made if len(made) > 1 else next(iter(made.values()))
 
-    @staticmethod
-    def _by_kind(masks: Mapping[str, Tensor | None]) -> Mask:
-        return {**dict.fromkeys(_UNMASKED), **masks}
+    def _by_layer(self, masks: Mapping[str, Tensor | None]) -> Mask:
+        """Return the masks of the attending layers as the model takes them."""
+        if self.recurrent:
+            return {**dict.fromkeys(_UNMASKED), **masks} if masks else None
+        return masks if len(masks) > 1 else next(iter(masks.values()))
 
     def _hidden(self, queries: Tensor, keys: Tensor, kind: str) -> Tensor:
         """Return which positions of *keys* a query does not see."""
@@ -149,3 +185,27 @@ class Masks:
         """
         mask = torch.zeros((), dtype=self.dtype, device=self.device)
         return mask.masked_fill(hidden, torch.finfo(self.dtype).min)
+
+
+def _block_mask(
+    positions: Tensor, *, window: int, queries: int, capacity: int
+) -> BlockMask:
+    """Let each row see *window* positions, up to its own."""
+
+    def is_seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        del head, query
+        return (key <= positions[row]) & (key > positions[row] - window)
+
+    rows = positions.shape[0]
+    first = (positions - window + 1).clamp(min=0) // _BLOCK
+    count = positions // _BLOCK - first + 1
+    blocks = torch.arange(capacity // _BLOCK, device=positions.device)
+    numbers = (first[:, None] + blocks).clamp(max=capacity // _BLOCK - 1)
+    return BlockMask.from_kv_blocks(
+        count.view(rows, 1, 1).to(torch.int32),
+        numbers.view(rows, 1, 1, -1).to(torch.int32),
+        BLOCK_SIZE=(_BLOCK_QUERIES, _BLOCK),
+        mask_mod=is_seen,
+        seq_lengths=(queries, capacity),
+        compute_q_blocks=False,
+    )

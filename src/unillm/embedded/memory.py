@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""How many slots of which length fit a device, and how torch says that memory ran out.
+"""How many slots of which length fit a device, and torch's out-of-memory errors.
 
-`unillm.model.memory` estimates what a model needs; this module asks torch how much of a
-GPU is free.
+`unillm.model.memory` estimates the needs of a model; this module knows how much memory
+is free.
 """
 
 from __future__ import annotations
@@ -21,18 +21,17 @@ from ..model.memory import GIB, Limits, MemoryNeeds
 from ..model.sizes import ALIGNMENT
 
 DEFAULT_SLOTS = {"cpu": 8, "cuda": 64}
-"""What a decode step still serves at nearly the price of one row."""
+"""Rows that a decode step computes for nearly the price of one."""
 
 SHORTEST_DEFAULT = 4096
 """Positions that a row has even if fewer slots then fit, unless the model has fewer."""
 
-
 MEMORY_SHARE = {"cpu": 0.5, "cuda": 0.9}
-"""Part of the memory that is free after loading which an engine takes by default. The
-rest is for everybody else, of whom a CPU has more."""
+"""Part of the memory free after loading that an engine takes by default. Other programs
+take the rest, and share a CPU's memory more often than a GPU's."""
 
 
-# --------------------------------------------------------------------------- what fits
+# ---------------------------------------------------------------------- limits that fit
 
 
 def check_model_len(max_model_len: int | None, *, positions: int) -> None:
@@ -54,21 +53,21 @@ def plan_limits(
     default_slots: int,
     memory_bytes: int,
 ) -> Limits:
-    """Fill in what the user left open, so that cache and activations fit.
+    """Choose the limits that the user left open, so that cache and activations fit.
 
-    What is given is kept, whatever it takes. A length that is not given is the model's,
-    or as many positions as fit with the default number of slots, but not less than
-    `SHORTEST_DEFAULT`; a number of slots that is not given is the default, or as many
+    Given limits are kept, whatever they take. A length that is not given is the
+    model's, or as many positions as fit with the default number of slots, but at least
+    `SHORTEST_DEFAULT`. A number of slots that is not given is the default, or as many
     as fit with that length, but at least one.
 
     Args:
-        needs: Of the model.
+        needs: Memory that the model takes, by unit.
         positions: Positions that the model knows.
-        max_model_len: What the user asked, or `None`.
-        max_num_seqs: What the user asked, or `None`.
-        max_num_batched_tokens: Of one prefill.
-        default_slots: Rows, if they fit.
-        memory_bytes: What there is for the engine, its weights among it.
+        max_model_len: The user's length, or `None`.
+        max_num_seqs: The user's number of slots, or `None`.
+        max_num_batched_tokens: Prompt tokens of one prefill.
+        default_slots: Number of slots, if they fit.
+        memory_bytes: Memory for the engine, weights included.
     """
     limits = Limits(
         max_num_seqs=max_num_seqs or default_slots,
@@ -87,7 +86,7 @@ def plan_limits(
     return limits
 
 
-# ------------------------------------------------------------------ what does not fit
+# ------------------------------------------------------------------ limits that do not
 
 _ASKED = re.compile(r"[Tt]ried to allocate (?P<amount>[\d.]+) (?P<unit>bytes|[KMGT]iB)")
 _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": GIB, "TiB": 2**40}
@@ -98,7 +97,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     import torch
 
     # On the CPU, torch raises a plain RuntimeError.
-
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError)
         and ("can't allocate memory" in str(error) or "out of memory" in str(error))
@@ -106,24 +104,24 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def asked_bytes(error: BaseException) -> int:
-    """Return what an allocation that failed asked for; 0 if its error does not say."""
+    """Return the bytes that a failed allocation asked for; 0 if not in the error."""
     found = _ASKED.search(str(error))
     return int(float(found["amount"]) * _UNITS[found["unit"]]) if found else 0
 
 
 def out_of_memory(what: str, *, device: Any, **facts: Any) -> EngineOutOfMemoryError:
-    """Make the error of whatever did not fit, by what is free on a `torch.device`.
+    """Return the error of an allocation that did not fit on a `torch.device`.
 
     Args:
         what: Opens the message: what was under way.
-        device: Where.
-        facts: The rest of what `unillm.model.memory.out_of_memory` takes.
+        device: Its free memory is measured now.
+        facts: Other arguments of `unillm.model.memory.out_of_memory`.
     """
     return memory.out_of_memory(what, free=free_bytes(device), device=device, **facts)
 
 
 def free_bytes(device: Any) -> int:
-    """Return how much memory of a `torch.device` nobody uses."""
+    """Return the free memory of a `torch.device`."""
     if device.type == "cuda":
         import torch
 
@@ -140,7 +138,7 @@ def _free_host_bytes() -> int:
 
 
 def _free_group_bytes(root: Path = Path("/sys/fs/cgroup")) -> float:
-    """Return what the container's limit leaves; infinity where there is none."""
+    """Return the bytes below the container's limit; infinity where there is none."""
     try:
         limit = (root / "memory.max").read_text(encoding="ascii").strip()
         used = (root / "memory.current").read_text(encoding="ascii").strip()

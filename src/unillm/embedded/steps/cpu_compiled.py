@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Decode steps compiled by torch, on a CPU, for those who ask for it.
+"""Decode steps that torch compiles, on a CPU and on request.
 
 A compiled step of a small model takes half the time of an eager one, and compiling it
-takes 4 to 35 s for six layers on two cores, during which nobody gets a token. Only the
-caller knows whether that pays, so it is done when so many steps were taken as he said:
-counted in steps and not in seconds, for tokens that do not depend on how busy the
-machine was.
+takes 4 to 35 s for six layers on two cores, during which no stream gets a token. Only
+the caller knows whether that pays, so it happens after the caller's number of steps.
+Steps are counted, not seconds, so that tokens do not depend on how busy the machine is.
 
-All rows of a step are compiled as one graph with fixed shapes. Attention walks over
-the blocks that a row has (`blocks.py`), so that no length is compiled again.
+All rows of a step are compiled as one graph with fixed shapes. Attention reads the
+blocks that a row has (`Masks.in_blocks`), so new lengths compile nothing.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ from torch._inductor.compile_fx import compile_fx
 from torch.fx import GraphModule
 from typing_extensions import override
 
-from .. import families
-from ..blocks import block_masks
 from ..cache import DecodeStep, SlotCache
-from ..masks import Mask, Masks
+from ..families import family_of
+from ..masks import Masks
 from ..memory import is_out_of_memory
-from .eager import DecodeRunner, EagerRunner, forward
+from .eager import EagerRunner, forward
+from .runner import StepRunner
 
 log = logging.getLogger("unillm.transformers")
 
 FEWEST_ROWS = 4
-"""Fewer rows take as long: oneDNN multiplies packed weights by four rows faster than by
-one, 186 against 235 µs for 2176 x 384 of them."""
+"""Fewer rows take as long: oneDNN multiplies 2176 x 384 packed weights by four rows in
+186 µs, and by one row in 235 µs."""
 
 _MANY_ROWS = 8
 """Up to here a step costs nearly the same, so one graph serves all of them."""
@@ -46,18 +45,11 @@ _MANY_ROWS = 8
 Compiled = Callable[[Tensor, Tensor], Tensor]
 
 _NO_ASSERTS: Mapping[str, Any] = {"size_asserts": False, "alignment_asserts": False}
-"""Asking each tensor for its shape takes a tenth of a step of a 0.65M Llama."""
+"""Checking the shape of each tensor takes a tenth of a step of a 0.65M Llama."""
 
 
-class CompilingRunner(DecodeRunner):
-    """Steps eagerly at first, and compiled once that pays.
-
-    Args:
-        model: On a CPU.
-        cache: Its tensors stay where they are.
-        masks: Of the model.
-        compile_after: Steps to take eagerly first, of each number of rows.
-    """
+class CompilingRunner(StepRunner):
+    """Takes *compile_after* eager steps of each number of rows, then compiled ones."""
 
     def __init__(
         self, model: Any, cache: SlotCache, masks: Masks, *, compile_after: int
@@ -102,23 +94,23 @@ class CompilingRunner(DecodeRunner):
         return not self._failed and self._steps[rows] >= self._compile_after
 
     def _compile(self, rows: int, ids: Tensor, positions: Tensor) -> Tensor | None:
-        """Compile the step of all *rows* and take it; `None` if that cannot be."""
+        """Compile the step of all *rows* and take it; `None` if torch cannot."""
         log.info(
-            "Compiling the decode step of %d rows; enforce_eager=True does without.",
+            "Compiling the decode step of %d rows; enforce_eager=True prevents it.",
             rows,
         )
         start = time.perf_counter()
         step = compile_step(self._model, self._cache, self._masks)
         try:
             logits = step(ids, positions)
-        except Exception as error:  # whatever a compiler raises, there is a way without
+        except Exception as error:  # a compiler may raise anything; eager steps remain
             if is_out_of_memory(error):
                 raise
             self._failed = True
             log.warning(
-                "The decode step of %s cannot be compiled here, so it takes longer: "
-                "%s: %s. Compiling needs a C++ compiler; with enforce_eager=True it is "
-                "not tried.",
+                "torch cannot compile the decode step of %s, so steps stay eager and "
+                "take longer: %s: %s. Compiling needs a C++ compiler; "
+                "enforce_eager=True skips it.",
                 type(self._model).__name__,
                 type(error).__name__,
                 str(error).strip().partition("\n")[0],
@@ -133,42 +125,34 @@ class CompilingRunner(DecodeRunner):
         return logits
 
 
-def refusal(model: Any, masks: Masks) -> str | None:
-    """Say why the steps of a model are not compiled, or `None`."""
+def refusal(model: Any) -> str | None:
+    """Return why the steps of a model are not compiled; `None` if they are."""
     config = model.config.get_text_config(decoder=True)
-    if masks.by_length:
+    family = family_of(config)
+    if family.own_attention:
         return f"{config.model_type!r} attends by code of its own"
-    if config.model_type in families.SINKS:
+    if family.sinks:
         return f"{config.model_type!r} has attention sinks"
-    if config.model_type in families.NOT_COMPILED:
+    if not family.compiles:
         return f"torch does not compile the attention of {config.model_type!r}"
     return None
 
 
 def compile_step(model: Any, cache: SlotCache, masks: Masks) -> Compiled:
-    """Return a step that is compiled for the number of rows of its first call."""
+    """Return a step, compiled for the number of rows of its first call."""
     config = model.config.get_text_config(decoder=True)
     queries = config.num_attention_heads // cache.shape.kv_heads
 
     def step(ids: Tensor, positions: Tensor) -> Tensor:
-        decode = DecodeStep(
-            positions,
-            seen=cache.capacity,
-            kv_heads=cache.shape.kv_heads,
-            capacity=cache.capacity,
-        )
         logits = forward(
             model,
             cache,
-            decode,
+            DecodeStep(cache, positions, seen=cache.capacity),
             ids=ids[:, None],
             positions=positions[:, None],
-            mask=cast(
-                "Mask",
-                block_masks(masks, positions, queries=queries, capacity=cache.capacity),
-            ),
+            mask=masks.in_blocks(positions, queries=queries, capacity=cache.capacity),
         )
-        cache.step = None  # else each call would hand it out of the graph
+        cache.step = None  # otherwise it would become an output of the graph
         return logits
 
     return _Graph(step)
@@ -177,30 +161,30 @@ def compile_step(model: Any, cache: SlotCache, masks: Masks) -> Compiled:
 class _Graph:
     """A function compiled as one graph for the shapes of its first call.
 
-    Later calls go to the graph itself. What torch does around one costs 0.2 ms a step
-    of a 10M Llama: asking whether all it depends on is as it was, collecting weights
-    and cache, and doing again whatever the function did to Python objects. All of that
-    is fixed here: this model, this cache, this number of rows.
+    Later calls go to the graph itself. torch's work around a graph costs 0.2 ms a step
+    of a 10M Llama: it checks the guards, collects weights and cache, and repeats the
+    function's effects on Python objects. Here all of that is fixed: one model, one
+    cache, one number of rows.
     """
 
     def __init__(self, function: Compiled) -> None:
         self._function: Compiled | None = _with_own_code(function)
         self._graph: Callable[..., Sequence[Tensor]]
         self._inputs: list[Any]
-        self._places: tuple[int, int, int]
+        self._indices: tuple[int, int, int]
 
     def __call__(self, ids: Tensor, positions: Tensor) -> Tensor:
         if self._function is not None:
             return self._compile(self._function, ids, positions)
-        first, second, output = self._places
+        first, second, output = self._indices
         inputs = self._inputs.copy()
         inputs[first], inputs[second] = ids, positions
         return self._graph(*inputs)[output]
 
     def _compile(self, function: Compiled, ids: Tensor, positions: Tensor) -> Tensor:
-        """Compile, call, and note where the graph has what differs between calls."""
-        # torch keeps what it compiled for good, so that must not hold weights.
-        noted: list[tuple[Any, list[Any], Sequence[Tensor]]] = []
+        """Compile and call; record where the graph takes ids and positions."""
+        # torch never frees compiled functions, so they must not hold weights.
+        calls: list[tuple[Any, list[Any], Sequence[Tensor]]] = []
 
         def compiler(graph: GraphModule, examples: list[Any]) -> Callable[..., Any]:
             compiled = cast(
@@ -210,7 +194,7 @@ class _Graph:
 
             def call(*inputs: Any) -> Sequence[Tensor]:
                 outputs = compiled(*inputs)
-                noted.append((compiled, list(inputs), outputs))
+                calls.append((compiled, list(inputs), outputs))
                 return outputs
 
             return call
@@ -218,22 +202,22 @@ class _Graph:
         result = torch.compile(
             function, backend=compiler, fullgraph=True, dynamic=False
         )(ids, positions)
-        self._graph, self._inputs, outputs = noted.pop()
-        self._places = (
-            _place(ids, self._inputs),
-            _place(positions, self._inputs),
-            _place(result, outputs),
+        self._graph, self._inputs, outputs = calls.pop()
+        self._indices = (
+            _index_of(ids, self._inputs),
+            _index_of(positions, self._inputs),
+            _index_of(result, outputs),
         )
         self._function = None
         return result
 
 
-def _place(wanted: Tensor, tensors: Sequence[Any]) -> int:
+def _index_of(wanted: Tensor, tensors: Sequence[Any]) -> int:
     return next(i for i, tensor in enumerate(tensors) if tensor is wanted)
 
 
 def _with_own_code(function: Compiled) -> Compiled:
-    """Copy a function: torch counts by code how often it compiled, up to a limit."""
+    """Copy a function, because torch limits how often it compiles the same code."""
     assert isinstance(function, FunctionType)
     copy = FunctionType(
         function.__code__.replace(),

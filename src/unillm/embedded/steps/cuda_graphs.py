@@ -4,15 +4,15 @@
 
 Starting the kernels of a forward pass one by one from Python takes several times longer
 than a GPU takes to run them. A graph holds them all. It reads and writes fixed
-addresses and has fixed shapes, so what it is fed is copied into buffers, and there is
-one graph for each of a few shapes, to which others are padded:
+addresses and has fixed shapes, so its inputs are copied into buffers, and there is one
+graph for each of a few shapes, to which others are padded:
 
 - a decode step has a number of rows, and of positions that attention sees;
-- fresh prompts stand one after the other in a single row of tokens, whose number counts
-  alone: prompts of any lengths share a graph, and nothing is padded in between.
+- fresh prompts follow each other in one row of tokens (`RaggedStep`). Only the number
+  of tokens counts: prompts of any lengths share a graph, without padding in between.
 
-While a graph is recorded, the decoder layers run compiled (`compiling.py`), so that few
-kernels stand between the matrix products.
+While a graph is recorded, the decoder layers run compiled (`compiled_layers`), so that
+few kernels stand between the matrix products.
 """
 
 from __future__ import annotations
@@ -30,27 +30,28 @@ from torch import Tensor
 from typing_extensions import override
 
 from ...sampling.sampler import best_of
-from ..cache import PackedStep, SlotCache
+from ..cache import RaggedStep, SlotCache
 from ..masks import Masks
 from ..memory import is_out_of_memory
-from .compiling import CompiledLayers
-from .eager import DecodeRunner, EagerRunner, forward, only_positions
+from .compiled_layers import CompiledLayers
+from .eager import EagerRunner, forward, only_positions
+from .runner import StepRunner
 
 log = logging.getLogger("unillm.transformers")
 
 WARM_UP_S = 60.0
-"""No graph is begun later than this while an engine is made. The others are recorded
-when they are first needed; the step that needs one then takes some 0.3 s."""
+"""While an engine is made, no recording starts later than this. The other graphs are
+recorded when a step first needs them, which adds some 0.3 s to that step."""
 
 FEWEST_SEEN = 256
-"""Positions that the shortest rows are taken to have."""
+"""Positions that attention reads in the graph of the shortest rows."""
 
-PACKED_TOKENS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
-"""Tokens of fresh prompts in one pass. Longer ones keep a GPU busy without a graph."""
+RAGGED_TOKENS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+"""Tokens of fresh prompts in one pass. More tokens keep a GPU busy without a graph."""
 
 
-def record_graphs(model: Any, cache: SlotCache, masks: Masks) -> DecodeRunner | None:
-    """Record the passes of a model, or say once why that cannot be.
+def record_graphs(model: Any, cache: SlotCache, masks: Masks) -> StepRunner | None:
+    """Record the passes of a model; log a warning and return `None` if they cannot be.
 
     Raises:
         RuntimeError: Memory ran out.
@@ -68,7 +69,7 @@ def record_graphs(model: Any, cache: SlotCache, masks: Masks) -> DecodeRunner | 
         layers = CompiledLayers(model, cache)
         compiled = GraphRunner(model, cache, masks, record, layers=layers)
         compiled.warm_up()
-    except Exception as error:  # whatever a compiler raises, there is a way without it
+    except Exception as error:  # a compiler may raise anything; plain graphs remain
         if is_out_of_memory(error):
             raise
         _warn("with CUDA graphs, but without compiled layers", model, error)
@@ -92,16 +93,15 @@ def _warn(how: str, model: Any, error: Exception) -> None:
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
     """Return the stream that graphs are recorded on.
 
-    One for all engines: cuBLAS keeps 32 MiB for each stream that it has met.
+    All engines share one: cuBLAS keeps 32 MiB for each stream that it has seen.
     """
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 class GraphRecorder:
-    """Turns what launches kernels into a graph of them.
+    """Records the kernels that a function starts as a graph.
 
-    All graphs share memory for what they compute on the way, so only one may run at a
-    time.
+    All graphs share memory for intermediate results, so only one may run at a time.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -110,7 +110,7 @@ class GraphRecorder:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, step: Callable[[], None]) -> Callable[[], None]:
-        """Run *step* once, for what it sets up, record it, and return the replay."""
+        """Run *step* once, for its set-up, record it, and return the replay."""
         graph = torch.cuda.CUDAGraph()
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
@@ -126,15 +126,11 @@ class GraphRecorder:
         return graph.replay
 
 
-class GraphRunner(DecodeRunner):
-    """Records and replays; a shape that was not recorded yet is when it is met.
+class GraphRunner(StepRunner):
+    """Records and replays; a new shape is recorded by the first step that has it.
 
-    Args:
-        model: On a CUDA device.
-        cache: Its tensors stay where they are.
-        masks: Of the model.
-        record: Makes something that is called instead of a step from then on.
-        layers: Run compiled while a graph is recorded; `None` for the model as it is.
+    *record* takes a step and returns its replay. *layers* run compiled meanwhile; with
+    `None` the model runs as it is.
     """
 
     def __init__(
@@ -157,9 +153,9 @@ class GraphRunner(DecodeRunner):
         self._seen = seen_counts(cache.capacity)
         self._device: torch.device = model.device
         vocab_size = model.get_output_embeddings().weight.shape[0]
-        # What graphs read and write.
+        # Inputs and outputs of the graphs.
         self._fed = self._zeros(2, self._num_rows)
-        self._packed = self._zeros(5, PACKED_TOKENS[-1])
+        self._prompt_inputs = self._zeros(5, RAGGED_TOKENS[-1])
         self._ends = self._zeros(self._num_rows, 2)
         self._logits = torch.empty(
             self._num_rows, vocab_size, dtype=model.dtype, device=self._device
@@ -167,13 +163,13 @@ class GraphRunner(DecodeRunner):
         self._best = torch.empty(
             2, self._num_rows, dtype=torch.float64, device=self._device
         )
-        # What is recorded before there are requests writes to the start of each row.
+        # Recording a graph writes to the start of each row.
         for row in range(self._num_rows):
             cache.note_written(row, 1)
         self._steps: dict[tuple[int, int], Callable[[], None]] = {}
         self._prompts: dict[int, Callable[[], None]] = {}
 
-    # ----------------------------------------------------------------- what runs
+    # -------------------------------------------------------------------- replaying
 
     @override
     def rows_for(self, count: int) -> int:
@@ -195,24 +191,24 @@ class GraphRunner(DecodeRunner):
     def tokens_for(self, count: int) -> int | None:
         if self._masks.by_length:
             return None
-        return next((tokens for tokens in PACKED_TOKENS if tokens >= count), None)
+        return next((tokens for tokens in RAGGED_TOKENS if tokens >= count), None)
 
     @override
     def write_prompts(
         self, rows: Sequence[int], prompts: Sequence[Sequence[int]]
     ) -> Tensor:
         tokens = self.tokens_for(sum(map(len, prompts)))
-        assert tokens is not None, "more tokens than are taken"
-        fed, ends = _pack(rows, prompts, tokens)
+        assert tokens is not None, "too many tokens for one graph"
+        fed, ends = _concatenate(rows, prompts, tokens)
         ends += ends[:1] * (self._num_rows - len(ends))
-        self._packed[:, :tokens].copy_(torch.tensor(fed), non_blocking=True)
+        self._prompt_inputs[:, :tokens].copy_(torch.tensor(fed), non_blocking=True)
         self._ends[:, 1].copy_(torch.tensor(ends), non_blocking=True)
         if tokens not in self._prompts:
             self._record_prompts(tokens)
         self._prompts[tokens]()
         return self._logits[: len(rows)]
 
-    # ------------------------------------------------------------ what is recorded
+    # -------------------------------------------------------------------- recording
 
     def probe(self) -> None:
         """Record one step, and forget it."""
@@ -221,7 +217,7 @@ class GraphRunner(DecodeRunner):
         self._steps.clear()
 
     def warm_up(self) -> None:
-        """Record all graphs as long as there is time: what is short comes first."""
+        """Record all graphs while there is time, those of short rows first."""
         begun = time.perf_counter()
         jobs = self._jobs()
         recorded = 0
@@ -239,41 +235,42 @@ class GraphRunner(DecodeRunner):
         )
 
     def _jobs(self) -> list[Callable[[], None]]:
-        """Return what records a graph each, what is most wanted first."""
+        """Return functions that record a graph each, the most useful graphs first."""
         few, *more = (
             [partial(self._record_step, rows, seen) for rows in reversed(self._rows)]
             for seen in self._seen
         )
         if not self._masks.by_length:
-            few += [partial(self._record_prompts, tokens) for tokens in PACKED_TOKENS]
+            few += [partial(self._record_prompts, tokens) for tokens in RAGGED_TOKENS]
         return [*few, *itertools.chain.from_iterable(more)]
 
     def _record_step(self, rows: int, seen: int) -> None:
         def step() -> None:
             ids, positions = self._fed[:, :rows]
-            self._tell(self._plain.run(ids, positions, seen=seen))
+            self._output(self._plain.run(ids, positions, seen=seen))
 
         with self._layers:
             self._steps[rows, seen] = self._record(step)
 
     def _record_prompts(self, tokens: int) -> None:
         def step() -> None:
-            ids, rows, positions, prompts, sources = self._packed[:, :tokens]
+            ids, rows, positions, prompts, sources = self._prompt_inputs[:, :tokens]
             with only_positions(self._model.get_output_embeddings(), self._ends):
                 logits = forward(
                     self._model,
                     self._cache,
-                    PackedStep(rows, positions, sources),
+                    RaggedStep(rows, positions, sources),
                     ids=ids[None],
                     positions=positions[None],
-                    mask=self._masks.for_packed(positions, prompts),
+                    mask=self._masks.for_ragged(positions, prompts),
                 )
-            self._tell(logits)
+            self._output(logits)
 
         with self._layers:
             self._prompts[tokens] = self._record(step)
 
-    def _tell(self, logits: Tensor) -> None:
+    def _output(self, logits: Tensor) -> None:
+        """Copy logits, and the highest of each row, to where the host reads them."""
         rows = logits.shape[0]
         self._logits[:rows].copy_(logits)
         self._best[:, :rows].copy_(best_of(logits))
@@ -282,24 +279,24 @@ class GraphRunner(DecodeRunner):
         return torch.zeros(size, dtype=torch.int64, device=self._device)
 
 
-def _pack(
+def _concatenate(
     rows: Sequence[int], prompts: Sequence[Sequence[int]], tokens: int
 ) -> tuple[list[list[int]], list[int]]:
-    """Lay prompts one after the other, padded to *tokens*.
+    """Put prompts one after the other, padded to *tokens*.
 
-    Padding is a prompt of its own, which nothing else sees. It has to write somewhere,
-    and writes the first token once more.
+    Padding is a prompt of its own, which no other token sees. It has to write to some
+    position, and writes the first token once more.
 
     Returns:
-        Ids, rows, positions, numbers of the prompts and sources (as in `PackedStep`) of
-        the tokens; and where the last token of each prompt is.
+        Ids, rows, positions, prompt numbers and sources (see `RaggedStep`) of the
+        tokens; and the index of the last token of each prompt.
     """
     padding = tokens - sum(map(len, prompts))
     ids = [token for prompt in prompts for token in prompt]
     fed = [
         ids + ids[:1] * padding,
         _each(rows, prompts) + [rows[0]] * padding,
-        [place for prompt in prompts for place in range(len(prompt))] + [0] * padding,
+        [number for each in prompts for number in range(len(each))] + [0] * padding,
         _each(range(len(prompts)), prompts) + [-1] * padding,
         [*range(len(ids)), *[0] * padding],
     ]

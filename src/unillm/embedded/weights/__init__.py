@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Forms of a layer's weights: fused, packed by oneDNN, quantised, and with adapters."""
+"""Forms of weights: fused, packed for oneDNN, quantised, and with LoRA adapters."""

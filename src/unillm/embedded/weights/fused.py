@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Linear layers that are given the same input, as one matrix product.
+"""Linear layers with the same input, fused into one matrix product.
 
-Queries, keys and values of a token, and the two halves of a gated MLP, are each a
-product with an input of their own layer. One product with the weights side by side
-reads the same bytes in one go, which a decode step of few rows does faster. The model's
-code stays as it is: each layer is replaced by one that hands out its share.
+A layer's queries, keys and values are products with the same input, and so are the two
+halves of a gated MLP. One product with the weights side by side reads the same bytes at
+once, which is faster in a decode step of few rows. The model's code stays as it is: a
+layer that returns its share of the product replaces each layer.
 """
 
 from __future__ import annotations
@@ -17,18 +17,15 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Names under which most families have layers with a common input."""
+"""Names of layers with a common input in most families."""
 
 
 def fuse_projections(model: nn.Module) -> int:
-    """Replace the groups of linear layers in a model, one by one.
+    """Replace the groups of linear layers in a model, and return their number.
 
-    Takes no more memory than before: the weights of a group are let go as soon as they
-    stand side by side. Layers that are not plain `torch.nn.Linear` (adapters, quantised
-    weights), or that something is hooked to, are left alone.
-
-    Returns:
-        How many groups were fused.
+    The memory stays the same: groups are replaced one by one, and each frees its old
+    weights. Layers that are not plain `torch.nn.Linear` (adapters, quantised weights),
+    or that have hooks, are left alone.
     """
     fused = 0
     for parent in list(model.modules()):
@@ -79,7 +76,7 @@ class _Shared(nn.Module):
 
 
 class _Share(nn.Module):
-    """Stands where one linear layer of a group stood."""
+    """Replaces one linear layer of a group."""
 
     def __init__(self, shared: _Shared, index: int) -> None:
         super().__init__()

@@ -2,13 +2,13 @@
 
 """LoRA adapters on the model of a slot engine: each row is computed with its own.
 
-peft puts the adapters beside the layers that they change and computes them. What is
-done here: an adapter is checked against the model before anything of it is loaded, as
-many are kept as were allowed, and each forward pass tells the layers whose rows it has.
+peft puts the adapters beside the layers that they change and computes them. This module
+checks an adapter against the model before it loads any of it, keeps as many adapters as
+were allowed, and gives the layers the adapter of each row before a forward pass.
 
-An adapter is two matrices for each layer, and nothing else: whatever else its files ask
-for is refused. Its configuration is read as data, and its tensors tell which layers it
-changes, not the patterns that it was trained with.
+An adapter is two matrices for each layer; an adapter whose files ask for more is
+refused. Its configuration is read as data, and the names of its tensors decide which
+layers it changes, not the patterns that it was trained with.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -72,15 +73,15 @@ _SERVED = frozenset(
         "use_rslora",
     }
 )
-"""Fields of ``adapter_config.json`` that are honoured, or only say how the matrices
-were trained and where they are, which the tensors tell too. Any other asks for more."""
+"""Fields of ``adapter_config.json`` that are honoured, or that only describe the
+training and the layers, which the tensors name too. Any other field asks for more."""
 
 _PLANS_KEPT = 256
-"""Adapters whose files need not be read again to know that they fit."""
+"""Adapters whose checks are remembered."""
 
 
 def require_peft() -> None:
-    """Raise `BackendUnavailableError` if peft is not there."""
+    """Raise `BackendUnavailableError` if peft is not installed."""
     if find_spec("peft") is None:
         remedy = 'pip install "unillm[lora]"'
         raise BackendUnavailableError(
@@ -94,8 +95,9 @@ class Adapters:
     """The adapters of one model.
 
     Args:
-        model: On its device, in its dtype. Layers are wrapped as adapters name them.
-        max_loras: Adapters kept in memory; the one used longest ago makes way.
+        model: The model on its device, in its dtype. The layers that adapters change
+            are wrapped.
+        max_loras: Adapters kept in memory; a new one replaces the least recently used.
 
     Raises:
         BackendUnavailableError: peft is not installed.
@@ -105,18 +107,18 @@ class Adapters:
         require_peft()
         self.max_loras = max_loras
         self._model = model
-        self._layers = _layers_with_rows(model)
-        self._plans: OrderedDict[LoRARequest, _Plan] = OrderedDict()
+        plan = partial(_plan, layers=_layers_with_rows(model))
+        self._plan = lru_cache(_PLANS_KEPT)(plan)
         self._loaded: OrderedDict[LoRARequest, str] = OrderedDict()
         self._tuner: Any = None
         self._hooked: set[str] = set()
         self._rows: list[str] = []
 
     def check(self, request: LoRARequest) -> None:
-        """Find out whether an adapter fits the model; loads nothing of it.
+        """Check that an adapter fits the model, without loading it.
 
         Raises:
-            InvalidParameterError: It does not; says why.
+            InvalidParameterError: It does not fit; names the reason.
         """
         if request not in self._loaded:
             self._plan(request)
@@ -124,11 +126,11 @@ class Adapters:
     def load(
         self, request: LoRARequest, *, in_use: Iterable[LoRARequest | None]
     ) -> None:
-        """Have an adapter in the model.
+        """Load an adapter into the model, unless it is there.
 
         Args:
-            request: Which.
-            in_use: Those that must stay: fewer than `max_loras` beside this one.
+            request: The adapter.
+            in_use: Adapters that must stay: fewer than `max_loras` beside this one.
 
         Raises:
             InvalidParameterError: It does not fit, or its weights cannot be read.
@@ -145,20 +147,12 @@ class Adapters:
 
     @contextmanager
     def rows(self, owners: Sequence[LoRARequest | None]) -> Iterator[None]:
-        """Say whose the rows of the next forward pass are; all adapters are loaded."""
+        """Apply loaded adapters to the rows of forward passes inside the context."""
         self._rows = [BASE if each is None else self._loaded[each] for each in owners]
         try:
             yield
         finally:
             self._rows = []
-
-    def _plan(self, request: LoRARequest) -> _Plan:
-        """Return what was found when an adapter was checked, or check it."""
-        plan = self._plans.pop(request, None) or _plan(request, self._layers)
-        self._plans[request] = plan
-        while len(self._plans) > _PLANS_KEPT:
-            self._plans.popitem(last=False)
-        return plan
 
     def _inject(
         self, request: LoRARequest, plan: _Plan, weights: Mapping[str, Tensor]
@@ -174,17 +168,17 @@ class Adapters:
             self._tuner.inject_adapter(self._model, name, low_cpu_mem_usage=True)
         self._loaded[request] = name
         set_peft_model_state_dict(self._model, weights, name, low_cpu_mem_usage=True)
-        self._tuner.set_adapter([], inference_mode=True)  # rows say, not the model
+        self._tuner.set_adapter([], inference_mode=True)  # rows choose, not the model
         self._model.eval()
         for layer in set(plan.layers) - self._hooked:
             wrapped = self._model.get_submodule(layer)
-            wrapped.register_forward_pre_hook(self._tell_rows, with_kwargs=True)
+            wrapped.register_forward_pre_hook(self._pass_rows, with_kwargs=True)
             self._hooked.add(layer)
 
     def _drop(self, request: LoRARequest) -> None:
         self._tuner.delete_adapter(self._loaded.pop(request))
 
-    def _tell_rows(
+    def _pass_rows(
         self, _: torch.nn.Module, args: Any, kwargs: Mapping[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
         return args, {**kwargs, "adapter_names": self._rows}
@@ -205,7 +199,7 @@ def _read_weights(
     return {name: tensor.to(dtype) for name, tensor in weights.items()}
 
 
-# ------------------------------------------------------------------------ what is asked
+# --------------------------------------------------------------------------- checks
 
 
 @attrs.frozen
@@ -220,13 +214,14 @@ class _Layer:
 
 @attrs.frozen
 class _Plan:
-    """What an adapter that was checked will change."""
+    """The changes of an adapter that was checked."""
 
     layers: tuple[str, ...]
+    """Names of the layers that it changes."""
     shapes: Mapping[str, tuple[int, ...]]
-    """Of its tensors."""
+    """Shapes of its tensors, by name."""
     options: Mapping[str, Any]
-    """Of peft's `LoraConfig`."""
+    """Arguments of peft's `LoraConfig`."""
 
 
 def _plan(request: LoRARequest, layers: Mapping[str, _Layer]) -> _Plan:
@@ -266,7 +261,7 @@ def _check_config(request: LoRARequest, config: Mapping[str, Any]) -> None:
                 raise _refuse(request, f"{name} has {key!r}: {value!r}")
     for name in ("r", "lora_alpha"):
         if not _is_number(config.get(name, 8)):
-            raise _refuse(request, f"{name} is {config[name]!r}, no number > 0")
+            raise _refuse(request, f"{name} is {config[name]!r}, not a number > 0")
     if (start := config.get("init_lora_weights")) not in _UNCHANGED_BASE:
         raise _refuse(
             request,
@@ -281,7 +276,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _rank_of(config: Mapping[str, Any], layer: str) -> int:
-    """Return the rank that peft will make of a layer's matrices."""
+    """Return the rank that peft reads for a layer's matrices."""
     from peft.utils.other import get_pattern_key
 
     patterns = config.get("rank_pattern") or {}
@@ -294,12 +289,12 @@ def _check_tensors(
     tensors: Iterable[StoredTensor],
     layers: Mapping[str, _Layer],
 ) -> tuple[str, ...]:
-    """Return the layers that the tensors are for, each with both matrices that fit."""
+    """Return the names of the layers whose two matrices fit; raise for any other."""
     sides: dict[str, dict[str, tuple[int, ...]]] = {}
     for tensor in tensors:
         found = _TENSOR.fullmatch(tensor.name)
         if found is None or not tensor.is_floating or len(tensor.shape) != 2:
-            raise _refuse(request, f"{tensor.name} is no matrix of LoRA")
+            raise _refuse(request, f"{tensor.name} is not a LoRA matrix")
         sides.setdefault(found["layer"], {})[found["side"]] = tensor.shape
     if not sides:
         raise _refuse(request, "it has no tensors")
@@ -308,18 +303,18 @@ def _check_tensors(
         if layer not in layers:
             raise _refuse(
                 request,
-                f"it changes {layer}, which is no layer of this model that computes "
+                f"it changes {layer}, which is not a layer of this model that computes "
                 f"each row alone. It was made for {made_for!r}",
             )
         if shapes.keys() != {"A", "B"}:
             raise _refuse(request, f"{layer} lacks one of its two matrices")
         inputs, outputs = layers[layer].inputs, layers[layer].outputs
         rank = shapes["A"][0]
-        if rank != (said := _rank_of(config, layer)):
+        if rank != (declared := _rank_of(config, layer)):
             raise _refuse(
                 request,
                 f"its matrices for {layer} have rank {rank}, and its configuration "
-                f"says {said}",
+                f"has rank {declared}",
             )
         if (shapes["A"], shapes["B"]) != ((rank, inputs), (outputs, rank)):
             raise _refuse(
@@ -344,14 +339,14 @@ def _refuse(request: LoRARequest, reason: str) -> InvalidParameterError:
     )
 
 
-# ----------------------------------------------------------------- where adapters go
+# --------------------------------------------------------------------------- layers
 
 
 def _layers_with_rows(model: Any) -> Mapping[str, _Layer]:
-    """Return every linear layer that is given one row a request.
+    """Return every linear layer whose input has one row for each request.
 
-    Which these are, a pass of two rows shows: routed experts get tokens of all rows
-    mixed, and the output layer the last tokens alone.
+    A pass of two rows finds them: routed experts get a mix of all rows' tokens, and the
+    output layer gets the last tokens alone.
     """
     seen: dict[str, _Layer] = {}
 

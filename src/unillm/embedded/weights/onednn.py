@@ -2,14 +2,14 @@
 
 """Linear layers with their weights packed for oneDNN, on a CPU.
 
-`torch.nn.functional.linear` takes the weights as they lie. oneDNN multiplies faster by
-weights in the blocks that its kernels read, and packing them once costs about as much
-as one product. A product with eight rows of float32 then takes 0.5 to 0.7 of its time
-where the weights come from memory, prompts of 200 tokens 0.85 to 0.9 (AMD EPYC with
-AVX-512, one thread). In bfloat16 it is 0.6, with the same bits.
+`torch.nn.functional.linear` reads the weights as they are stored. oneDNN multiplies
+faster by weights in the blocks that its kernels read, and packing them once costs about
+as much as one product. A product with eight rows of float32 then takes 0.5 to 0.7 of
+its time where the weights come from memory, prompts of 200 tokens 0.85 to 0.9 (AMD EPYC
+with AVX-512, one thread). In bfloat16 it is 0.6, with the same bits.
 
-Packed weights have no strides, so the compiler of torch cannot look at them. They are
-kept here by number, and a layer is an operator of ours that is told the number.
+Packed weights have no strides, so torch's compiler cannot handle them. This module
+keeps them by number, and a layer is an operator of ours that takes the number.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FEWEST_WEIGHTS = 2**17
 """Smaller layers stay as they are: calling oneDNN takes 13 µs longer than MKL."""
 
 _TYPICAL_ROWS = 8
-"""Packed weights suit any number of rows; oneDNN wants to know one."""
+"""oneDNN asks for a number of rows; the packed weights suit any."""
 
 _packed: dict[int, Tensor] = {}
 _numbers = itertools.count()
@@ -61,14 +61,11 @@ torch.library.register_fake("unillm::packed_linear", _shape, lib=_library)
 
 
 def pack_linears(model: nn.Module) -> int:
-    """Replace the linear layers of a model on a CPU by packed ones, one by one.
+    """Replace the linear layers of a model on a CPU by packed ones; return how many.
 
-    Takes no more memory than before: each layer's weights are let go when they are
-    packed, and weights that have another use stay as they are.
-
-    Returns:
-        How many were packed. None of a type that oneDNN has no kernels for here, which
-        is float16 on many processors.
+    The memory stays the same: layers are replaced one by one, each frees its old
+    weights, and weights that have another use stay as they are. No layer is packed if
+    oneDNN has no kernels for its type here, as for float16 on many processors.
     """
     uses: dict[int, int] = {}
     for module in model.modules():
@@ -96,11 +93,11 @@ def _can_pack(layer: nn.Module) -> bool:
 
 
 class PackedLinear(nn.Module):
-    """Does what the layer did that it was made of.
+    """Computes the same as the layer that it was made from.
 
     Attributes:
-        weight: Without storage: says shape, type and size of what is packed.
-        bias: As it was.
+        weight: Shape and type of the packed weights, without storage.
+        bias: The layer's bias, unchanged.
 
     Raises:
         RuntimeError: oneDNN has no kernels for the type of the weights.
@@ -118,8 +115,8 @@ class PackedLinear(nn.Module):
         weakref.finalize(self, _packed.pop, number)
         self.weight = nn.Parameter(weight.to("meta"), requires_grad=False)
         self.bias = layer.bias
-        # A tensor, because a number would become a constant of what is compiled, and
-        # the compiler's cache would know no model that was loaded second.
+        # A tensor, because the compiler would make a number a constant, and its cache
+        # would then miss for every model that is loaded again.
         self.register_buffer("number", torch.tensor(number), persistent=False)
 
     @override

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Quantised checkpoints: which are served, what they need, and why others are not.
+"""Quantised checkpoints: the methods that are served, and why others are refused.
 
-Served is what was compared, token for token, with transformers' own ``generate`` of the
-same checkpoint, and whose arithmetic keeps rows apart. Everything here reads
-``config.json`` as data.
+A method is served once its tokens were compared with those of transformers' own
+``generate`` of the same checkpoint, and if its arithmetic keeps rows apart. This module
+reads ``config.json`` as data.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PACKAGES: Mapping[str, str] = MappingProxyType(
         "torchao": "torchao",
     }
 )
-"""``quant_method`` that is served, and the module that computes it."""
+"""Modules that compute the methods that are served, by ``quant_method``."""
 
 _NEEDS_GPU = "its kernels run on GPUs only and were not compared yet"
 _REASONS: Mapping[str, str] = MappingProxyType(
@@ -37,18 +37,18 @@ _REASONS: Mapping[str, str] = MappingProxyType(
 
 
 def method_of(config: Mapping[str, Any]) -> str | None:
-    """Return how a ``config.json`` says that weights are stored; `None` for plain."""
+    """Return the quantisation method of a ``config.json``; `None` for plain weights."""
     quantisation = config.get("quantization_config")
     if not quantisation:
         return None
     method = quantisation.get("quant_method")
     if method is None and _loads_bits(quantisation):
-        method = "bitsandbytes"  # older checkpoints do not say
+        method = "bitsandbytes"  # older checkpoints leave the method out
     return str(method or "an unknown method")
 
 
 def refusal_of(config: Mapping[str, Any]) -> str | None:
-    """Say why a checkpoint cannot be served as it is stored, or `None` if it can."""
+    """Return why a checkpoint cannot be served as it is stored; `None` if it can."""
     method = method_of(config)
     if method is None:
         return None
@@ -66,7 +66,7 @@ def refusal_of(config: Mapping[str, Any]) -> str | None:
     ]
     if missing:
         names = " ".join(package.replace("_", "-") for package in missing)
-        return f"{what}, which needs what is not installed. Run: pip install {names}"
+        return f"{what}, and its packages are not installed. Run: pip install {names}"
     return None
 
 
@@ -75,7 +75,7 @@ def _loads_bits(quantisation: Mapping[str, Any]) -> bool:
 
 
 def _mixes_rows(quantisation: Mapping[str, Any]) -> str | None:
-    """Say what of a row's arithmetic depends on the other rows of a step."""
+    """Return which part of a row's arithmetic depends on the other rows of a step."""
     if quantisation.get("load_in_8bit") and quantisation.get("llm_int8_threshold", 6.0):
         return (
             "LLM.int8() chooses its outlier columns over all rows of a step (store it "

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unillm.embedded.packing import SHORT, group_by_width, width_for
+from unillm.embedded.grouping import SHORT, group_by_width, width_for
 
 
 @pytest.mark.property

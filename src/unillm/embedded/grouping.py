@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which fresh prompts share a forward pass: pure functions of their lengths."""
+"""Groups of fresh prompts that share a forward pass, from their lengths alone."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Sequence
 WIDTH_STEP = 4
 """Widths are multiples of it, so that few different shapes occur.
 
-oneDNN prepares kernels for each number of tokens that it meets first, which took 3 to
-4 ms for a 10M Llama; a position of padding takes 0.1 ms, every time.
+oneDNN prepares kernels for each number of tokens when it first meets it, which took 3
+to 4 ms for a 10M Llama; a position of padding takes 0.1 ms, every time.
 """
 
 SHORT = 16
-"""Padding of so many positions costs less than another forward pass."""
+"""So many positions of padding cost less than another forward pass."""
 
 
 def width_for(length: int, limit: int) -> int:
@@ -42,11 +42,7 @@ def group_by_width(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def group_by_length(lengths: Sequence[int]) -> list[list[int]]:
-    """Group prompts of the same length, longest first: none of them is padded.
-
-    Returns:
-        Indices into *lengths*.
-    """
+    """Group prompts of the same length, longest first, as indices into *lengths*."""
     groups: dict[int, list[int]] = {}
     for index, length in enumerate(lengths):
         groups.setdefault(length, []).append(index)

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""`StepRunner`: what an engine needs of its device to compute a step.
+
+The engine knows rows, lengths and requests. A runner knows none of them: it feeds the
+leading rows of the cache one token each and returns logits.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+
+from torch import Tensor
+
+
+class StepRunner(abc.ABC):
+    """Computes steps of one model over one cache.
+
+    Called from one thread, in inference mode. Between the calls the engine computes
+    prefills in the same cache, and clears and moves its rows; its tensors stay where
+    they are.
+    """
+
+    best: Tensor | None = None
+    """``[2, rows]``, float64: the highest logit of each row of the last `run`, and its
+    id; `None` from a runner that leaves that to the sampler."""
+
+    def rows_for(self, count: int) -> int:
+        """Return how many leading rows a step computes that needs *count* of them.
+
+        At least *count* and at most all. A runner that is prepared for a few numbers of
+        rows rounds up; the engine gives harmless tokens to the other rows.
+        """
+        return count
+
+    @abc.abstractmethod
+    def run(self, ids: Tensor, positions: Tensor, *, seen: int) -> Tensor:
+        """Feed the leading rows one token each.
+
+        Args:
+            ids: ``[rows]``, int64, on the device.
+            positions: ``[rows]``, int64, on the device: each token's position in its
+                row, where its keys and values are written.
+            seen: Positions from the start of a row that attention has to read: one more
+                than the largest of *positions* that matters. Under the mask it may read
+                more of them.
+
+        Returns:
+            ``[rows, vocab]``. Valid until the next call.
+        """
+
+    def tokens_for(self, count: int) -> int | None:
+        """Return how many tokens `write_prompts` computes for *count* of them.
+
+        `None` where it does not take so many: the engine computes such prompts itself.
+        """
+        del count
+        return None
+
+    def write_prompts(
+        self, rows: Sequence[int], prompts: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """Compute fresh prompts in one pass, each into a row that is clear.
+
+        Args:
+            rows: One for each prompt.
+            prompts: Their ids, for whose number `tokens_for` returns one.
+
+        Returns:
+            ``[prompts, vocab]``: logits of their last tokens. Valid until the next
+            call.
+        """
+        raise NotImplementedError
