@@ -49,8 +49,8 @@ def test_astream_gives_what_stream_gives(generator):
     deltas = asyncio.run(read())
 
     [expected] = generator.generate(COUNT, GREEDY)
-    assert expected.text == "".join(delta.text for delta in deltas)
-    assert expected.token_ids == [i for delta in deltas for i in delta.token_ids]
+    assert "".join(delta.text for delta in deltas) == expected.text
+    assert [i for delta in deltas for i in delta.token_ids] == expected.token_ids
     assert deltas[-1].finish_reason == expected.finish_reason
 
 
@@ -82,7 +82,7 @@ def test_the_loop_goes_on_while_the_engine_works(generator):
     ticks, outputs = asyncio.run(run())
 
     assert ticks > 5
-    assert 20 == len(outputs)
+    assert len(outputs) == 20
 
 
 def test_cancelling_the_task_cancels_its_requests(generator):
@@ -169,5 +169,5 @@ def test_a_slow_reader_gets_fewer_and_longer_deltas(generator):
     deltas = asyncio.run(run())
 
     [expected] = generator.generate("Count from 1 to 40:", GREEDY)
-    assert expected.text == "".join(delta.text for delta in deltas)
+    assert "".join(delta.text for delta in deltas) == expected.text
     assert max(len(delta.token_ids) for delta in deltas) > 1

@@ -69,9 +69,9 @@ class Reading:
     def check(self, alone) -> None:
         expected = alone[self.prompt]
         if self.finish_reason is not None:
-            assert expected.token_ids == self.token_ids
-            assert expected.text == self.text
-            assert expected.finish_reason == self.finish_reason
+            assert self.token_ids == expected.token_ids
+            assert self.text == expected.text
+            assert self.finish_reason == expected.finish_reason
         assert expected.token_ids[: len(self.token_ids)] == self.token_ids
         assert expected.text.startswith(self.text)
 
@@ -110,7 +110,7 @@ def test_no_token_is_lost_or_doubled(generator, alone, seed):
     readings = asyncio.run(run_round(generator, seed))
 
     wait_until_idle(generator)
-    assert 0 == balance(generator)
+    assert balance(generator) == 0
     for reading in readings:
         reading.check(alone)
     whole = sum(reading.finish_reason is not None for reading in readings)
@@ -130,10 +130,10 @@ def test_many_loops_in_many_threads_share_a_generator(generator, alone):
         thread.join(120)
 
     wait_until_idle(generator)
-    assert 4 * STREAMS == len(readings)
+    assert len(readings) == 4 * STREAMS
     for reading in readings:
         reading.check(alone)
-    assert 0 == balance(generator)
+    assert balance(generator) == 0
 
 
 def resident_bytes() -> int:
@@ -180,4 +180,4 @@ def test_a_loop_that_is_busy_elsewhere_is_called_once(generator):
     token_ids = asyncio.run(read())
 
     [expected] = generator.generate("Count from 1 to 9:", endless)
-    assert expected.token_ids == token_ids
+    assert token_ids == expected.token_ids

@@ -71,11 +71,11 @@ def ids_of(generator, text: str) -> list[int]:
 def test_a_prompt_becomes_truthful_text(generator):
     [output] = generator.generate(COUNT)
 
-    assert (COUNT, NUMBERS, "stop") == (
+    assert (
         output.prompt,
         output.text,
         output.finish_reason,
-    )
+    ) == (COUNT, NUMBERS, "stop")
     assert output.finished
     assert output.token_ids[-1] in generator.eos_token_ids
 
@@ -86,14 +86,14 @@ def test_prompts_of_every_form_are_taken(generator):
 
     outputs = generator.generate(prompts, GREEDY)
 
-    assert [NUMBERS] * 4 == [output.text for output in outputs]
-    assert [COUNT, None, COUNT, None] == [output.prompt for output in outputs]
+    assert [output.text for output in outputs] == [NUMBERS] * 4
+    assert [output.prompt for output in outputs] == [COUNT, None, COUNT, None]
     assert all(ids == output.prompt_token_ids for output in outputs)
 
 
 def test_a_list_of_ids_is_one_prompt_and_an_empty_list_none(generator):
-    assert 1 == len(generator.generate(ids_of(generator, COUNT), GREEDY))
-    assert [] == generator.generate([], GREEDY)
+    assert len(generator.generate(ids_of(generator, COUNT), GREEDY)) == 1
+    assert generator.generate([], GREEDY) == []
 
 
 def test_results_come_in_the_callers_order(generator):
@@ -111,7 +111,7 @@ def test_each_prompt_can_have_its_own_params(generator):
 
     full, cut = generator.generate([COUNT, COUNT], params)
 
-    assert ("stop", "length") == (full.finish_reason, cut.finish_reason)
+    assert (full.finish_reason, cut.finish_reason) == ("stop", "length")
     assert full.token_ids[:3] == cut.token_ids
 
 
@@ -121,12 +121,12 @@ def test_chat_answers_one_conversation_or_many(generator):
 
     outputs = generator.chat([one, two])
 
-    assert [NUMBERS, "42"] == [output.text for output in outputs]
+    assert [output.text for output in outputs] == [NUMBERS, "42"]
     assert outputs[0] is not None
-    assert NUMBERS == generator.chat(one)[0].text
+    assert generator.chat(one)[0].text == NUMBERS
     # The template brings the begin-of-text token; tokenising adds no second one.
     bos = generator.get_tokenizer().bos_token_id
-    assert 1 == outputs[0].prompt_token_ids.count(bos)
+    assert outputs[0].prompt_token_ids.count(bos) == 1
 
 
 def test_an_answer_that_was_begun_is_continued(generator):
@@ -140,7 +140,7 @@ def test_an_answer_that_was_begun_is_continued(generator):
     several = generator.chat([begun, begun], GREEDY, **options)
 
     assert alone.prompt.endswith("3 4 5")
-    assert " 6 7 8 9" == alone.text
+    assert alone.text == " 6 7 8 9"
     assert [alone.text] * 2 == [output.text for output in several]
 
 
@@ -186,7 +186,7 @@ def test_a_template_that_knows_no_tools_ignores_them(generator):
 
     [output] = generator.chat([{"role": "user", "content": COUNT}], tools=[schema])
 
-    assert NUMBERS == output.text
+    assert output.text == NUMBERS
 
 
 def test_deltas_of_a_stream_add_up_to_the_text(generator):
@@ -195,7 +195,7 @@ def test_deltas_of_a_stream_add_up_to_the_text(generator):
     [output] = generator.generate(COUNT, GREEDY)
     assert output.text == "".join(delta.text for delta in deltas)
     assert output.token_ids == [i for delta in deltas for i in delta.token_ids]
-    assert ["stop"] == [d.finish_reason for d in deltas if d.finish_reason]
+    assert [d.finish_reason for d in deltas if d.finish_reason] == ["stop"]
 
 
 def test_no_delta_shows_half_a_character_or_a_stop_string(generator):
@@ -209,7 +209,7 @@ def test_no_delta_shows_half_a_character_or_a_stop_string(generator):
     assert whole.text.split("caf")[0] == "".join(delta.text for delta in deltas)
     assert any(not delta.text.isascii() for delta in deltas)
     assert all("\ufffd" not in delta.text for delta in deltas)
-    assert "caf" == deltas[-1].stop_reason
+    assert deltas[-1].stop_reason == "caf"
 
 
 def test_leaving_a_stream_cancels_its_request(generator):
@@ -223,17 +223,17 @@ def test_leaving_a_stream_cancels_its_request(generator):
     until = time.monotonic() + 10
     while generator.stats()["engine"]["running"] and time.monotonic() < until:
         time.sleep(0.01)
-    assert before + 1 == generator.stats()["cancelled"]
-    assert 0 == generator.stats()["engine"]["running"]
+    assert generator.stats()["cancelled"] == before + 1
+    assert generator.stats()["engine"]["running"] == 0
 
 
 def test_a_submitted_request_can_be_awaited_read_and_cancelled(generator):
     handle = generator.submit(COUNT, GREEDY)
     endless = generator.submit(COUNT, ENDLESS)
 
-    assert NUMBERS == handle.result(timeout=60).text
+    assert handle.result(timeout=60).text == NUMBERS
     assert handle.done()
-    assert NUMBERS == "".join(delta.text for delta in handle)
+    assert "".join(delta.text for delta in handle) == NUMBERS
     endless.cancel()
     assert endless.done()
 
@@ -242,7 +242,7 @@ def test_a_deadline_ends_a_request_with_what_it_has(generator):
     with pytest.raises(RequestTimeoutError) as caught:
         generator.generate(COUNT, ENDLESS, timeout_s=0.05)
 
-    assert "abort" == caught.value.output.finish_reason
+    assert caught.value.output.finish_reason == "abort"
 
 
 def test_a_call_without_params_uses_the_models_own_defaults(generator):
@@ -272,24 +272,24 @@ def test_several_completions_of_one_prompt_have_seeds_of_their_own(generator):
         for i in range(3)
     ]
 
-    assert [0, 1, 2] == [completion.index for completion in together.outputs]
+    assert [completion.index for completion in together.outputs] == [0, 1, 2]
     assert [a.token_ids for a in alone] == [c.token_ids for c in together.outputs]
-    assert 3 == len({tuple(c.token_ids) for c in together.outputs})
+    assert len({tuple(c.token_ids) for c in together.outputs}) == 3
 
 
 def test_stop_strings_end_the_text_before_them(generator):
     [output] = generator.generate(COUNT, SamplingParams(temperature=0, stop=["7", "x"]))
 
-    assert ("3 4 5 6 ", "stop", "7") == (
+    assert (
         output.text,
         output.finish_reason,
         output.outputs[0].stop_reason,
-    )
+    ) == ("3 4 5 6 ", "stop", "7")
     [kept] = generator.generate(
         COUNT,
         SamplingParams(temperature=0, stop="7", include_stop_str_in_output=True),
     )
-    assert "3 4 5 6 7" == kept.text
+    assert kept.text == "3 4 5 6 7"
 
 
 def test_stop_ids_are_reported_and_eos_is_not(generator):
@@ -302,7 +302,7 @@ def test_stop_ids_are_reported_and_eos_is_not(generator):
     )
 
     expected = None if plain.token_ids[-1] == primary else plain.token_ids[-1]
-    assert expected == plain.outputs[0].stop_reason
+    assert plain.outputs[0].stop_reason == expected
     assert second == stopped.outputs[0].stop_reason
     first = plain.token_ids.index(second)
     assert plain.token_ids[: first + 1] == stopped.token_ids
@@ -320,7 +320,7 @@ def test_ignoring_eos_goes_on_to_the_length(generator):
         COUNT, SamplingParams(temperature=0, ignore_eos=True, max_tokens=30)
     )
 
-    assert (30, "length") == (len(output.token_ids), output.finish_reason)
+    assert (len(output.token_ids), output.finish_reason) == (30, "length")
 
 
 def test_min_tokens_puts_off_the_end(generator):
@@ -343,7 +343,7 @@ def test_special_tokens_can_be_shown(generator):
         ),
     )
 
-    assert NUMBERS + "<|end_of_text|>" == output.text
+    assert output.text == NUMBERS + "<|end_of_text|>"
 
 
 def test_logprobs_have_the_chosen_token_first(generator):
@@ -352,19 +352,19 @@ def test_logprobs_have_the_chosen_token_first(generator):
     )
 
     completion = output.outputs[0]
-    assert 5 == len(completion.logprobs)
+    assert len(completion.logprobs) == 5
     for token_id, entries in zip(
         completion.token_ids, completion.logprobs, strict=True
     ):
         assert token_id == next(iter(entries))
-        assert 1 == entries[token_id].rank
+        assert entries[token_id].rank == 1
         assert 3 <= len(entries) <= 4
     total = sum(
         e[t].logprob
         for t, e in zip(completion.token_ids, completion.logprobs, strict=True)
     )
     assert total == pytest.approx(completion.cumulative_logprob)
-    assert "3" == completion.logprobs[0][completion.token_ids[0]].decoded_token
+    assert completion.logprobs[0][completion.token_ids[0]].decoded_token == "3"
 
 
 def test_a_seed_gives_the_same_text_whatever_runs_beside_it(generator):
@@ -401,14 +401,14 @@ def test_a_prompt_too_long_by_one_is_refused_with_both_numbers():
         with pytest.raises(PromptTooLongError, match="16 tokens; at most 15 fit") as e:
             generator.generate([*fits, 10])
 
-    assert 1 == len(output.token_ids)
-    assert 1 == output.fitted_max_tokens
-    assert (16, 15, 16, 0) == (
+    assert len(output.token_ids) == 1
+    assert output.fitted_max_tokens == 1
+    assert (
         e.value.prompt_tokens,
         e.value.max_prompt_tokens,
         e.value.max_model_len,
         e.value.prompt_index,
-    )
+    ) == (16, 15, 16, 0)
     assert isinstance(e.value, ValueError)
 
 
@@ -417,7 +417,7 @@ def test_max_tokens_is_fitted_and_the_output_says_so(generator):
     [output] = generator.generate([10] * (context - 5), SamplingParams(max_tokens=99))
     [short] = generator.generate(COUNT, GREEDY)
 
-    assert 5 == output.fitted_max_tokens
+    assert output.fitted_max_tokens == 5
     assert len(output.token_ids) <= 5
     assert short.fitted_max_tokens is None
 
@@ -467,12 +467,12 @@ def test_truncation_keeps_the_end_and_says_how_much_was_cut(generator):
 )
 def test_a_bad_prompt_is_refused_and_the_generator_goes_on(generator, prompt, said):
     if said is None:
-        assert [] == generator.generate(prompt)
+        assert generator.generate(prompt) == []
         return
     with pytest.raises(InvalidPromptError, match=said):
         generator.generate(prompt)
 
-    assert NUMBERS == generator.generate(COUNT)[0].text
+    assert generator.generate(COUNT)[0].text == NUMBERS
 
 
 def test_one_bad_prompt_takes_no_good_one_with_it(generator):
@@ -481,10 +481,10 @@ def test_one_bad_prompt_takes_no_good_one_with_it(generator):
     with pytest.raises(RequestsRefusedError, match="2 of 4 requests failed") as caught:
         generator.generate(prompts, GREEDY)
 
-    assert {1, 3} == set(caught.value.errors)
-    assert 1 == caught.value.errors[1].prompt_index
+    assert set(caught.value.errors) == {1, 3}
+    assert caught.value.errors[1].prompt_index == 1
     texts = [None if r is None else r.text for r in caught.value.results]
-    assert [NUMBERS, None, "3", None] == texts
+    assert texts == [NUMBERS, None, "3", None]
 
 
 def test_a_call_that_ran_out_of_time_was_not_refused(generator):
@@ -497,7 +497,7 @@ def test_a_call_that_ran_out_of_time_was_not_refused(generator):
 def test_errors_can_be_returned_in_place(generator):
     outputs = generator.generate([COUNT, ""], GREEDY, on_error="return")
 
-    assert NUMBERS == outputs[0].text
+    assert outputs[0].text == NUMBERS
     assert isinstance(outputs[1], InvalidPromptError)
 
 
@@ -507,16 +507,16 @@ def test_a_request_keeps_the_params_of_the_moment_it_was_made(generator):
     handle = generator.submit(COUNT, params)
     params.max_tokens = 1
 
-    assert 30 == len(handle.result().token_ids)
-    assert 1 == len(generator.generate(COUNT, params)[0].token_ids)
+    assert len(handle.result().token_ids) == 30
+    assert len(generator.generate(COUNT, params)[0].token_ids) == 1
 
 
 def test_the_models_defaults_are_given_as_a_copy(generator):
     defaults = generator.get_default_sampling_params()
     defaults.max_tokens = 1
 
-    assert NUMBERS == generator.generate(COUNT)[0].text
-    assert 1 != generator.get_default_sampling_params().max_tokens
+    assert generator.generate(COUNT)[0].text == NUMBERS
+    assert generator.get_default_sampling_params().max_tokens != 1
 
 
 def test_params_that_came_to_contradict_each_other_fail_alone(generator):
@@ -526,14 +526,14 @@ def test_params_that_came_to_contradict_each_other_fail_alone(generator):
     with pytest.raises(RequestsRefusedError, match="min_tokens=50 is more") as caught:
         generator.generate([COUNT, COUNT], [GREEDY, changed])
 
-    assert NUMBERS == caught.value.results[0].text
+    assert caught.value.results[0].text == NUMBERS
 
 
 def test_each_prompt_can_have_its_own_priority(generator):
     outputs = generator.generate([COUNT, COUNT], GREEDY, priority=[3, 0])
 
-    assert [NUMBERS] * 2 == [output.text for output in outputs]
-    with pytest.raises(InvalidParameterError, match="2 prompts and 1 priorities"):
+    assert [output.text for output in outputs] == [NUMBERS] * 2
+    with pytest.raises(InvalidParameterError, match="2 prompts and 1 priority values"):
         generator.generate([COUNT, COUNT], GREEDY, priority=[0])
     with pytest.raises(InvalidParameterError, match="must be an integer, got 'high'"):
         generator.generate(COUNT, GREEDY, priority="high")
@@ -727,7 +727,7 @@ def test_several_threads_use_one_generator(generator):
 
     for n in range(8):
         expected = [" ".join(map(str, range(n, n + k + 1))) for k in range(5)]
-        assert expected == answers[n]
+        assert answers[n] == expected
 
 
 @pytest.mark.slow
@@ -757,7 +757,7 @@ def test_ctrl_c_ends_what_was_asked_and_leaves_the_generator_usable():
         check=False,
     )
 
-    assert f"{NUMBERS}\n0 0\n" == run.stdout, run.stderr
+    assert run.stdout == f"{NUMBERS}\n0 0\n", run.stderr
 
 
 @pytest.mark.slow
@@ -780,12 +780,12 @@ def test_a_killed_process_leaves_no_child(number):
         start_new_session=True,
     )
     with process:
-        assert "ready\n" == process.stdout.readline()
+        assert process.stdout.readline() == "ready\n"
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
         process.send_signal(number)
         process.wait(20)
 
-    assert "" == children
+    assert children == ""
 
 
 def test_leaving_a_program_without_closing_ends_it():
@@ -802,7 +802,7 @@ def test_leaving_a_program_without_closing_ends_it():
         check=False,
     )
 
-    assert (0, "") == (run.returncode, run.stderr)
+    assert (run.returncode, run.stderr) == (0, "")
 
 
 def test_the_callers_things_are_not_changed(generator):
@@ -817,7 +817,7 @@ def test_the_callers_things_are_not_changed(generator):
 
     assert tokenizer is other.get_tokenizer()
     assert (side, special) == (tokenizer.padding_side, tokenizer.special_tokens_map)
-    assert before == json.dumps(prompts)
+    assert json.dumps(prompts) == before
 
 
 # ---------------------------------------------------------------------------- adapters

@@ -75,7 +75,7 @@ def verdict(generator, prompt, params=None):
 def still_right(generator):
     """The next one gets what it asked for, whatever came before it."""
     [output] = generator.generate("Add 17 and 25:", SamplingParams(temperature=0))
-    assert "42" == output.text
+    assert output.text == "42"
 
 
 INTEGERS = st.integers(-(2**63), 2**63)
@@ -177,7 +177,7 @@ def test_a_hundred_thousand_stop_strings_are_honoured(generator):
 
     [output] = generator.generate("Count from 3 to 9:", params, timeout_s=PATIENCE_S)
 
-    assert "5" == output.outputs[0].stop_reason
+    assert output.outputs[0].stop_reason == "5"
     assert "5" not in output.text
 
 
@@ -263,7 +263,7 @@ def test_a_hostile_template_is_a_named_error(generator, template, monkeypatch):
     with pytest.raises(ChatTemplateError):
         generator.chat(messages, SamplingParams(**FEW), chat_template=template)
 
-    assert [{"role": "user", "content": "Add 1 and 2:"}] == messages
+    assert messages == [{"role": "user", "content": "Add 1 and 2:"}]
     still_right(generator)
 
 

@@ -13,15 +13,14 @@ import pytest
 
 from unillm import LoRARequest
 from unillm.errors import InvalidParameterError, UnknownArgumentError
-from unillm.lora import AdapterBook, adapters_for
+from unillm.lora import KnownAdapters, as_adapter
 
 ONE = LoRARequest("one", 1, "/adapters/one")
-TWO = LoRARequest("two", 2, "/adapters/two")
 
 
 @pytest.fixture
-def book():
-    return AdapterBook(max_rank=16)
+def adapters():
+    return KnownAdapters(max_rank=16)
 
 
 @pytest.fixture
@@ -48,7 +47,7 @@ def test_a_request_takes_vllms_names_in_vllms_order():
 def test_a_request_is_frozen_plain_data():
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         ONE.lora_int_id = 2
-    assert ONE == pickle.loads(pickle.dumps(ONE))
+    assert pickle.loads(pickle.dumps(ONE)) == ONE
 
 
 def test_a_path_object_is_taken(tmp_path):
@@ -71,7 +70,7 @@ def test_a_value_that_cannot_work_is_refused(values, message):
         LoRARequest(*values)
 
     assert message in str(caught.value)
-    assert "lora_request" == caught.value.parameter
+    assert caught.value.parameter == "lora_request"
 
 
 def test_an_unknown_name_is_refused_with_the_nearest():
@@ -79,56 +78,39 @@ def test_an_unknown_name_is_refused_with_the_nearest():
         LoRARequest("one", 1, lora_pth="/adapters/one")
 
 
-# --------------------------------------------------------------------- for each prompt
-
-
-def test_one_adapter_is_for_all_prompts():
-    assert [ONE, ONE] == adapters_for(ONE, 2)
-    assert [None, None] == adapters_for(None, 2)
-
-
-def test_a_list_has_one_adapter_or_none_for_each_prompt():
-    assert [ONE, None, TWO] == adapters_for([ONE, None, TWO], 3)
-
-
-def test_a_list_of_another_length_is_refused():
-    with pytest.raises(InvalidParameterError, match="There are 3 prompts and 2 lora"):
-        adapters_for([ONE, TWO], 3)
-
-
 @pytest.mark.parametrize("wrong", ["/adapters/one", 1, ["/adapters/one"]])
-def test_what_is_no_request_is_refused(wrong):
+def test_another_type_is_refused(wrong):
     with pytest.raises(InvalidParameterError, match="must be a LoRARequest, got"):
-        adapters_for(wrong, 1)
+        as_adapter(wrong)
 
 
 # --------------------------------------------------------------------------- its files
 
 
-def test_an_adapter_that_is_there_gets_an_absolute_path(book, adapter, monkeypatch):
+def test_an_adapter_that_is_there_gets_an_absolute_path(adapters, adapter, monkeypatch):
     monkeypatch.chdir(adapter.parent)
 
-    checked = book.check(LoRARequest("one", 1, adapter.name))
+    checked = adapters.check(LoRARequest("one", 1, adapter.name))
 
     assert LoRARequest("one", 1, str(adapter)) == checked
 
 
-def test_files_are_read_once(book, adapter):
+def test_files_are_read_once(adapters, adapter):
     request = LoRARequest("one", 1, adapter)
-    first = book.check(request)
+    first = adapters.check(request)
     (adapter / "adapter_config.json").unlink()
 
-    assert first is book.check(request)
+    assert first is adapters.check(request)
 
 
-def refusal(book: AdapterBook, request: LoRARequest) -> str:
+def refusal(adapters: KnownAdapters, request: LoRARequest) -> str:
     with pytest.raises(InvalidParameterError) as caught:
-        book.check(request)
+        adapters.check(request)
     return str(caught.value)
 
 
-def test_a_missing_directory_is_refused(book, tmp_path):
-    message = refusal(book, LoRARequest("gone", 1, tmp_path / "gone"))
+def test_a_missing_directory_is_refused(adapters, tmp_path):
+    message = refusal(adapters, LoRARequest("gone", 1, tmp_path / "gone"))
 
     assert "The adapter 'gone' is not there" in message
 
@@ -145,32 +127,32 @@ def test_a_missing_directory_is_refused(book, tmp_path):
         ('{"peft_type": "LORA", "r": 8, "rank_pattern": [3]}', "AttributeError"),
     ],
 )
-def test_a_configuration_that_is_none_is_refused(book, adapter, content, reason):
+def test_a_configuration_that_is_none_is_refused(adapters, adapter, content, reason):
     file = adapter / "adapter_config.json"
     file.unlink() if content is None else file.write_text(content)
 
-    assert reason in refusal(book, LoRARequest("one", 1, adapter))
+    assert reason in refusal(adapters, LoRARequest("one", 1, adapter))
 
 
-def test_pickled_weights_are_refused(book, adapter):
+def test_pickled_weights_are_refused(adapters, adapter):
     (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
 
-    message = refusal(book, LoRARequest("one", 1, adapter))
+    message = refusal(adapters, LoRARequest("one", 1, adapter))
 
     assert "adapter_model.bin, a pickle, which runs code when it is loaded" in message
 
 
-def test_an_adapter_without_weights_is_refused(book, adapter):
+def test_an_adapter_without_weights_is_refused(adapters, adapter):
     (adapter / "adapter_model.safetensors").unlink()
 
-    assert "so it has no weights" in refusal(book, LoRARequest("one", 1, adapter))
+    assert "so it has no weights" in refusal(adapters, LoRARequest("one", 1, adapter))
 
 
 @pytest.mark.parametrize("config", [{"r": 32}, {"rank_pattern": {"q_proj": 32}}])
-def test_a_rank_over_the_limit_is_refused_with_what_to_pass(book, tmp_path, config):
+def test_a_rank_over_the_limit_is_refused_with_what_to_pass(adapters, tmp_path, config):
     path = write_adapter(tmp_path / "large", **config)
 
-    message = refusal(book, LoRARequest("large", 1, path))
+    message = refusal(adapters, LoRARequest("large", 1, path))
 
     assert "rank 32, more than this generator's max_lora_rank=16" in message
     assert "Create the Generator with max_lora_rank=32" in message
@@ -179,21 +161,21 @@ def test_a_rank_over_the_limit_is_refused_with_what_to_pass(book, tmp_path, conf
 def test_without_a_limit_any_rank_is_the_engines_to_judge(tmp_path):
     path = write_adapter(tmp_path / "large", r=512)
 
-    AdapterBook(max_rank=None).check(LoRARequest("large", 1, path))
+    KnownAdapters(max_rank=None).check(LoRARequest("large", 1, path))
 
 
-def test_two_adapters_cannot_have_one_id(book, adapter, tmp_path):
+def test_two_adapters_cannot_have_one_id(adapters, adapter, tmp_path):
     other = write_adapter(tmp_path / "other")
-    book.check(LoRARequest("one", 1, adapter))
+    adapters.check(LoRARequest("one", 1, adapter))
 
-    message = refusal(book, LoRARequest("other", 1, other))
+    message = refusal(adapters, LoRARequest("other", 1, other))
 
     assert "lora_int_id=1 is that of 'one'" in message
     assert "Give each adapter an id of its own" in message
 
 
-def test_one_adapter_may_be_written_in_two_ways(book, adapter):
-    first = book.check(LoRARequest("one", 1, adapter))
+def test_one_adapter_may_be_written_in_two_ways(adapters, adapter):
+    first = adapters.check(LoRARequest("one", 1, adapter))
 
-    assert first is book.check(LoRARequest("one", 1, f"{adapter}/"))
-    assert first is book.check(LoRARequest("another name", 1, adapter))
+    assert first is adapters.check(LoRARequest("one", 1, f"{adapter}/"))
+    assert first is adapters.check(LoRARequest("another name", 1, adapter))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""`LoRARequest`: which adapter a request is computed with.
+"""`LoRARequest`: the adapter that a request is computed with.
 
-Adapters are local directories in PEFT's format, weights as safetensors. What is wrong
-with one is found here, once, before any engine sees it; nothing of it is executed.
+Adapters are local directories in PEFT's format, weights as safetensors. Each is checked
+here, once, before any engine sees it; none of its files is executed.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class LoRARequest:
     __module__ = "unillm"
 
     lora_name: str = attrs.field(validator=_text)
-    """For people; it may be anything."""
+    """Any name, for logs and messages."""
     lora_int_id: int = attrs.field(validator=_identifier)
-    """What the engine knows the adapter by: at least 1, and another one for each."""
+    """Id of the adapter in the engine: at least 1, different for each adapter."""
     lora_path: str = attrs.field(converter=_as_path, validator=_text)
     """Local directory with ``adapter_config.json`` and
     ``adapter_model.safetensors``."""
@@ -69,38 +69,23 @@ LoRALike = LoRARequest | Sequence[LoRARequest | None] | None
 """One for all prompts, one (or `None`) for each, or `None` for the model alone."""
 
 
-def adapters_for(lora_request: LoRALike, count: int) -> list[LoRARequest | None]:
-    """Return the adapter of each of *count* prompts.
+def as_adapter(value: Any) -> LoRARequest | None:
+    """Return *value* if it is an adapter or `None`.
 
     Raises:
-        InvalidParameterError: It is none of what it may be, or there are more or fewer.
+        InvalidParameterError: It is neither.
     """
-    if lora_request is None or isinstance(lora_request, LoRARequest):
-        return [lora_request] * count
-    if not isinstance(lora_request, (list, tuple)):
-        raise _wrong_type(lora_request)
-    if len(lora_request) != count:
-        raise _refuse(
-            f"There are {count} prompts and {len(lora_request)} lora_request. Pass one "
-            "LoRARequest for all prompts, or a list with one or None for each.",
-            len(lora_request),
-        )
-    for each in lora_request:
-        if each is not None and not isinstance(each, LoRARequest):
-            raise _wrong_type(each)
-    return list(lora_request)
-
-
-def _wrong_type(value: Any) -> InvalidParameterError:
-    return _refuse(
+    if value is None or isinstance(value, LoRARequest):
+        return value
+    raise _refuse(
         f"lora_request must be a LoRARequest, got {type(value).__name__}. Write "
         'LoRARequest("name", 1, "/path/of/the/adapter"), for example.',
         value,
     )
 
 
-class AdapterBook:
-    """The adapters that were asked for, each checked when it is first seen.
+class KnownAdapters:
+    """The adapters that requests have named, each checked at its first request.
 
     Args:
         max_rank: Largest rank; `None` leaves it to the engine.
@@ -111,11 +96,12 @@ class AdapterBook:
         self._known: dict[int, dict[LoRARequest, LoRARequest]] = {}
 
     def check(self, request: LoRARequest) -> LoRARequest:
-        """Return what an engine is given: one value an adapter, its path absolute.
+        """Return the adapter as an engine gets it: one value each, its path absolute.
 
         Raises:
-            InvalidParameterError: There is no such adapter, it is of another kind, its
-                rank is too large, it is no safetensors file, or its id is another's.
+            InvalidParameterError: The directory is missing or not a LoRA adapter, its
+                rank is too large, its weights are not safetensors, or another adapter
+                has its id.
         """
         known = self._known.get(request.lora_int_id, {})
         if request in known:
@@ -136,20 +122,19 @@ class AdapterBook:
 
 
 def check_adapter(request: LoRARequest, path: Path, *, max_rank: int | None) -> None:
-    """Raise `InvalidParameterError` if a directory is no adapter that can be served."""
-    whose = f"The adapter {request.lora_name!r}"
+    """Raise `InvalidParameterError` unless *path* is an adapter that can be served."""
+    adapter = f"The adapter {request.lora_name!r}"
     if not path.is_dir():
         raise _refuse(
-            f"{whose} is not there: {path} is no directory. lora_path is a local one; "
-            "download an adapter of the hub first.",
+            f"{adapter} is not there: {path} is not a directory. lora_path is a local "
+            "one; download an adapter of the hub first.",
             request,
         )
     try:
-        config = read_adapter_config(path)
-        rank = largest_rank(config)
+        rank = largest_rank(read_adapter_config(path))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise _refuse(
-            f"{whose} cannot be read: {path / CONFIG_FILE}: {error!r}.", request
+            f"{adapter} cannot be read: {path / CONFIG_FILE}: {error!r}.", request
         ) from error
     if not (path / WEIGHTS_FILE).is_file():
         pickled = sorted(file.name for file in path.glob("*.bin"))
@@ -159,10 +144,10 @@ def check_adapter(request: LoRARequest, path: Path, *, max_rank: int | None) -> 
             if pickled
             else "so it has no weights"
         )
-        raise _refuse(f"{whose} has no {WEIGHTS_FILE} in {path}, {why}.", request)
+        raise _refuse(f"{adapter} has no {WEIGHTS_FILE} in {path}, {why}.", request)
     if max_rank is not None and rank > max_rank:
         raise _refuse(
-            f"{whose} has rank {rank}, more than this generator's max_lora_rank="
+            f"{adapter} has rank {rank}, more than this generator's max_lora_rank="
             f"{max_rank}. Create the Generator with max_lora_rank={rank}.",
             request,
         )
@@ -172,8 +157,8 @@ def read_adapter_config(path: Path) -> Mapping[str, Any]:
     """Return ``adapter_config.json`` of an adapter's directory.
 
     Raises:
-        OSError: There is none.
-        ValueError: It is no JSON, no object, or not of LoRA.
+        OSError: The file is missing or cannot be read.
+        ValueError: It is not JSON, not an object, or not of LoRA.
     """
     config = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
     kind = config.get("peft_type") if isinstance(config, dict) else None

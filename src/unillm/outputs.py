@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a request gives back. Names and meanings are vLLM's where vLLM has them."""
+"""Outputs of a request. Names and meanings are vLLM's where vLLM has them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 import attrs
 
 FinishReason = Literal["stop", "length", "abort", "error"]
-"""Why a completion ended: an end id or stop text, its length, cancelled, failed."""
+"""Why a completion ended: an EOS token or stop string, length, cancelled, failed."""
 
 
 @attrs.frozen
@@ -27,7 +27,7 @@ class Logprob:
 
 @attrs.frozen(kw_only=True)
 class SlotMetrics:
-    """What one request cost on an engine whose slots unillm schedules."""
+    """Cost of one request on an engine whose slots unillm schedules."""
 
     __module__ = "unillm"
 
@@ -40,7 +40,7 @@ class SlotMetrics:
     decode_steps: int = 0
     """Decode steps that the request took part in."""
     refilled: bool = False
-    """Whether it took over a slot while other requests were running."""
+    """Whether the request took over a slot while others were running."""
 
 
 @attrs.frozen(kw_only=True)
@@ -48,7 +48,7 @@ class RequestMetrics:
     """Times and counts of one request.
 
     ``*_ts`` are seconds on the clock of `time.monotonic`; only differences mean
-    something. `None` where the request never got that far.
+    something. A time that the request did not reach is `None`.
     """
 
     __module__ = "unillm"
@@ -61,7 +61,7 @@ class RequestMetrics:
     num_generation_tokens: int = 0
     """New tokens over all completions."""
     slots: SlotMetrics | None = None
-    """Of the first completion; `None` on engines that schedule by themselves."""
+    """Cost of the first completion; `None` on engines with a scheduler of their own."""
 
     @property
     def first_token_latency(self) -> float | None:
@@ -81,14 +81,14 @@ class CompletionOutput:
     """0 to n-1."""
     text: str
     token_ids: list[int]
-    """All new ids, the one that ended the completion among them."""
+    """All new ids, including the one that ended the completion."""
     cumulative_logprob: float | None = None
-    """Sum over the new tokens; `None` unless `SamplingParams.logprobs` asked."""
+    """Sum over the new tokens; `None` without `SamplingParams.logprobs`."""
     logprobs: list[dict[int, Logprob]] | None = None
     """For each new token: its own entry first, then the most probable ones."""
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
-    """The stop id or string that ended it; `None` for the tokenizer's own EOS."""
+    """The stop token id or string that ended it; `None` for the tokenizer's own EOS."""
 
     def finished(self) -> bool:
         """Whether the completion has ended (a method, as in vLLM)."""
@@ -97,10 +97,10 @@ class CompletionOutput:
 
 @attrs.frozen(kw_only=True)
 class CompletionDelta:
-    """What a stream yields: the part of one completion that is new.
+    """The part of one completion that is new in a stream.
 
-    The texts of all deltas of one index, joined, are the completion's text, and so are
-    the ids. A reader that is slower than the engine gets fewer, longer deltas.
+    The deltas of one index, joined, are the completion's text and token ids. A reader
+    that is slower than the engine gets fewer, longer deltas.
     """
 
     __module__ = "unillm"
@@ -116,7 +116,7 @@ class CompletionDelta:
 
 @attrs.frozen(kw_only=True)
 class RequestOutput:
-    """Everything about one prompt and its completions.
+    """One prompt and its completions.
 
     `text`, `token_ids` and `finish_reason` are those of the first completion.
     """
@@ -127,20 +127,20 @@ class RequestOutput:
     prompt: str | None
     """Text as it was tokenised, chat template included; `None` for token prompts."""
     prompt_token_ids: list[int]
-    """As the engine saw them."""
+    """Ids as the engine saw them."""
     outputs: list[CompletionOutput]
     """In index order."""
     finished: bool
     prompt_logprobs: list[dict[int, Logprob] | None] | None = None
-    """As long as the prompt if `SamplingParams.prompt_logprobs` asked: `None` for its
-    first token, then each token's own entry first and the most probable ones."""
+    """With `SamplingParams.prompt_logprobs`, an entry for each prompt token: `None` for
+    the first, then each token's own entry followed by the most probable ones."""
     metrics: RequestMetrics | None = None
     num_cached_tokens: int = 0
-    """Prompt tokens that the engine took from a prefix cache."""
+    """Prompt tokens that came from a prefix cache."""
     num_truncated_tokens: int = 0
-    """Tokens cut from the prompt's start because `truncate_prompt_tokens` asked."""
+    """Tokens that `truncate_prompt_tokens` cut from the prompt's start."""
     fitted_max_tokens: int | None = None
-    """New tokens allowed, where the context had less room than `max_tokens` asked."""
+    """New tokens allowed, where `max_tokens` is more than the context had room for."""
 
     @property
     def text(self) -> str:

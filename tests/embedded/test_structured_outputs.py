@@ -229,11 +229,22 @@ def test_every_output_parses_and_matches(generator, temperature):
     assert ended >= len(CASES) - 4
 
 
+def compiler(generator):
+    """Return a compiler of grammars over the generator's tokenizer."""
+    return GrammarCompiler(
+        load_tokenizer(generator.get_tokenizer()),
+        vocab_size=generator.limits.vocab_size,
+        eos_ids=generator.eos_token_ids,
+    )
+
+
 def assert_is_prefix(generator, case, output):
     """It was cut off: more tokens could still make it conform."""
-    state = generator._grammars.compile(
-        StructuredOutputs(**case[0], disable_any_whitespace="json" in case[0])
-    ).start()
+    state = (
+        compiler(generator)
+        .compile(StructuredOutputs(**case[0], disable_any_whitespace="json" in case[0]))
+        .start()
+    )
     for token_id in output.token_ids:
         state.accept(token_id)
     assert any(state.allowed())
@@ -285,7 +296,7 @@ def test_a_pydantic_model_is_taken(generator):
 
 
 def test_an_end_is_allowed_exactly_where_the_grammar_may_end(generator):
-    state = generator._grammars.compile(StructuredOutputs(regex="ab*")).start()
+    state = compiler(generator).compile(StructuredOutputs(regex="ab*")).start()
 
     def allowed():
         bits = "".join(f"{byte:08b}"[::-1] for byte in state.allowed())
@@ -446,7 +457,7 @@ def test_a_large_one_is_compiled_or_refused_within_its_time(generator, fields):
     started = time.monotonic()
 
     try:
-        state = generator._grammars.compile(StructuredOutputs(**fields)).start()
+        state = compiler(generator).compile(StructuredOutputs(**fields)).start()
         state.allowed()
     except InvalidParameterError as error:
         assert error.parameter == "structured_outputs"

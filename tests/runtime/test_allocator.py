@@ -62,4 +62,4 @@ def test_a_step_finds_the_pages_of_the_last_one(variables, expected):
         check=False,
     )
 
-    assert expected == run.stdout.strip(), run.stderr
+    assert run.stdout.strip() == expected, run.stderr

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The driver and the handle over a scripted engine: endings, faults and bounds."""
+"""The driver and its handles over a scripted engine: endings, faults and bounds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import time
 import pytest
 
 from unillm import SamplingParams
-from unillm.engines.base import EngineRequest
 from unillm.engines.slots import SlotToken
 from unillm.errors import (
     EngineDeadError,
@@ -20,37 +19,16 @@ from unillm.errors import (
     RequestFailedError,
     RequestTimeoutError,
 )
-from unillm.runtime.completion import Completion
 from unillm.runtime.driver import Driver
-from unillm.runtime.handle import RequestHandle
 from unillm.scheduling.slots import SlotScheduler
 from unillm.testing.scripted import ScriptedEngine, ScriptedSlotEngine
-from unillm.text.detokenizer import Detokenizer
-from unillm.text.loading import load_tokenizer
 
 END = 0
 PATIENCE_S = 10
 
 
-class Letters:
-    """A tokenizer of single letters, as a caller might bring one."""
-
-    eos_token_id = END
-
-    def encode(self, text):
-        return [ord(letter) for letter in text]
-
-    def decode(self, ids):
-        return "".join(chr(i) for i in ids if i != END)
-
-
-@pytest.fixture
-def tokenizer():
-    return load_tokenizer(Letters())
-
-
 class Gate(ScriptedSlotEngine):
-    """Says "a", "b", "c", …; each decode waits until the test lets it."""
+    """Generates "a", "b", "c", …; each decode waits until the test permits it."""
 
     def __init__(self, length=5, **kwargs):
         super().__init__(
@@ -59,8 +37,7 @@ class Gate(ScriptedSlotEngine):
         self.entered = threading.Event()
         self._permits = threading.Semaphore(0)
 
-    def let(self, decodes=100_000):
-        """Let this many decodes happen."""
+    def permit(self, decodes=100_000):
         self._permits.release(decodes)
 
     def decode(self, slots):
@@ -70,16 +47,14 @@ class Gate(ScriptedSlotEngine):
 
 
 @pytest.fixture
-def drive(tokenizer):
-    """Make drivers that are closed after the test."""
+def drive():
+    """Return a function that makes drivers, which are closed after the test."""
     drivers = []
 
     def drive(engine, create=SlotScheduler, **options):
         driver = Driver(
             lambda: create(engine),
             **{
-                "tokenizer": tokenizer,
-                "primary_eos": END,
                 "max_queued_requests": 100,
                 "max_queued_tokens": 10_000,
                 **options,
@@ -91,44 +66,21 @@ def drive(tokenizer):
     yield drive
     for driver, engine in drivers:
         if isinstance(engine, Gate):
-            engine.let()
+            engine.permit()
         driver.close()
 
 
 @pytest.fixture
-def handle_for(tokenizer):
-    counter = iter(range(1000))
+def handle_for(maker_for):
+    """Return a function that makes handles, numbered from 0 over all drivers."""
+    drivers = {}
+    maker = maker_for(on_cancel=lambda handle: drivers[handle].cancel(handle))
 
-    def handle_for(driver, *, prompt=(65, 66), deadline=None, **params):
-        number = next(counter)
-        sampling = SamplingParams(**{"max_tokens": 50, **params})
-        completions = [
-            Completion(
-                request=EngineRequest(
-                    request_id=f"{number}-{index}",
-                    prompt_token_ids=tuple(prompt),
-                    params=sampling,
-                    stop_token_ids=frozenset({END}),
-                    max_new_tokens=sampling.max_tokens,
-                    seed=index,
-                    arrival=number,
-                ),
-                detokenizer=Detokenizer(
-                    tokenizer, prompt_token_ids=tuple(prompt), params=sampling
-                ),
-                index=index,
-            )
-            for index in range(sampling.n)
-        ]
-        return RequestHandle(
-            request_id=str(number),
-            prompt=None,
-            completions=completions,
-            num_truncated_tokens=0,
-            fitted_max_tokens=None,
-            deadline=deadline,
-            on_cancel=driver.cancel,
-        )
+    def handle_for(driver, *, prompt=(65, 66), timeout_s=None, **params):
+        params = SamplingParams(**{"max_tokens": 50, "seed": 0, **params})
+        handle = maker.make(prompt, params, timeout_s=timeout_s)
+        drivers[handle] = driver
+        return handle
 
     return handle_for
 
@@ -136,16 +88,26 @@ def handle_for(tokenizer):
 def start(driver, engine, handle):
     """Submit a request and wait until it has its first tokens."""
     driver.submit(handle, block=False)
-    engine.let(1)
+    engine.permit(1)
     assert next(iter(handle)).token_ids
 
 
-def settle(driver):
-    """Wait until the driver's thread has taken in everything."""
+def wait_until(holds):
     until = time.monotonic() + PATIENCE_S
-    while driver._inbox or driver._cancelled or driver._live:
-        assert time.monotonic() < until, "requests are left in the driver"
+    while not holds():
+        assert time.monotonic() < until, "it has not come in time"
         time.sleep(0.001)
+
+
+def settle(driver):
+    """Wait until every accepted request has ended, in the engine too."""
+
+    def settled():
+        stats = driver.stats()
+        ended = sum(stats[key] for key in ("finished", "failed", "cancelled"))
+        return stats["accepted"] == ended and not stats["live"]
+
+    wait_until(settled)
 
 
 def test_a_request_ends_with_text_and_reason(drive, handle_for):
@@ -155,19 +117,19 @@ def test_a_request_ends_with_text_and_reason(drive, handle_for):
     driver.submit(handle, block=False)
     output = handle.result(PATIENCE_S)
 
-    assert ("hi", [104, 105, END], "stop") == (
+    assert (
         output.text,
         output.token_ids,
         output.finish_reason,
-    )
+    ) == ("hi", [104, 105, END], "stop")
     assert output.outputs[0].stop_reason is None
     assert output.metrics.slots.decode_steps == 2
-    assert 3 == output.metrics.num_generation_tokens
+    assert output.metrics.num_generation_tokens == 3
 
 
 def test_a_stop_string_frees_the_slot_at_once(drive, handle_for):
     engine = Gate(length=100)
-    engine.let()
+    engine.permit()
     driver = drive(engine)
     handle = handle_for(driver, stop="de")
 
@@ -175,18 +137,18 @@ def test_a_stop_string_frees_the_slot_at_once(drive, handle_for):
     output = handle.result(PATIENCE_S)
     settle(driver)
 
-    assert ("abc", "stop", "de") == (
+    assert (
         output.text,
         output.finish_reason,
         output.outputs[0].stop_reason,
-    )
-    assert [97, 98, 99, 100, 101] == output.token_ids
-    assert 0 == driver.stats()["engine"]["running"]
+    ) == ("abc", "stop", "de")
+    assert output.token_ids == [97, 98, 99, 100, 101]
+    assert driver.stats()["engine"]["running"] == 0
 
 
 def test_deltas_of_a_slow_reader_add_up(drive, handle_for):
     engine = Gate(length=20)
-    engine.let()
+    engine.permit()
     driver = drive(engine)
     handle = handle_for(driver)
     driver.submit(handle, block=False)
@@ -194,15 +156,15 @@ def test_deltas_of_a_slow_reader_add_up(drive, handle_for):
 
     deltas = list(handle)
 
-    assert 1 == len(deltas)
-    assert handle.result().text == deltas[0].text
-    assert handle.result().token_ids == deltas[0].token_ids
+    assert len(deltas) == 1
+    assert deltas[0].text == handle.result().text
+    assert deltas[0].token_ids == handle.result().token_ids
 
 
-def test_who_waits_for_the_end_is_not_woken_up_by_tokens(
+def test_tokens_do_not_wake_a_thread_that_waits_for_the_result(
     drive, handle_for, monkeypatch
 ):
-    """Each time would take a core away from the engine."""
+    """Each wake would take a core away from the engine."""
     engine = Gate(length=20)
     driver = drive(engine)
     handle = handle_for(driver)
@@ -216,11 +178,11 @@ def test_who_waits_for_the_end_is_not_woken_up_by_tokens(
     monkeypatch.setattr(handle._changed, "notify_all", noted)
     driver.submit(handle, block=False)
     assert engine.entered.wait(PATIENCE_S)
-    threading.Timer(0.1, engine.let).start()
+    threading.Timer(0.1, engine.permit).start()
 
-    assert 20 == len(handle.result(PATIENCE_S).token_ids)
+    assert len(handle.result(PATIENCE_S).token_ids) == 20
 
-    assert [True] == woken
+    assert woken == [True]
 
 
 def test_cancelling_ends_the_request_and_frees_its_slot(drive, handle_for):
@@ -229,22 +191,22 @@ def test_cancelling_ends_the_request_and_frees_its_slot(drive, handle_for):
     handle, other = handle_for(driver), handle_for(driver)
     driver.submit(handle, block=False)
     driver.submit(other, block=False)
-    engine.let(1)
-    assert "ab" == next(iter(handle)).text
+    engine.permit(1)
+    assert next(iter(handle)).text == "ab"
 
     handle.cancel()
-    engine.let()
+    engine.permit()
 
     with pytest.raises(RequestCancelledError) as caught:
         handle.result(PATIENCE_S)
-    assert "ab" == caught.value.output.text
-    assert "abort" == caught.value.output.finish_reason
-    assert "abcd" == other.result(PATIENCE_S).text
+    assert caught.value.output.text == "ab"
+    assert caught.value.output.finish_reason == "abort"
+    assert other.result(PATIENCE_S).text == "abcd"
     settle(driver)
-    assert {"accepted": 2, "finished": 1, "cancelled": 1, "failed": 0} == {
+    assert {
         key: driver.stats()[key]
         for key in ("accepted", "finished", "cancelled", "failed")
-    }
+    } == {"accepted": 2, "finished": 1, "cancelled": 1, "failed": 0}
 
 
 def test_cancelling_twice_or_after_the_end_does_nothing(drive, handle_for):
@@ -256,9 +218,9 @@ def test_cancelling_twice_or_after_the_end_does_nothing(drive, handle_for):
     handle.cancel()
     handle.cancel()
 
-    assert output == handle.result()
+    assert handle.result() == output
     settle(driver)
-    assert 0 == driver.stats()["cancelled"]
+    assert driver.stats()["cancelled"] == 0
 
 
 def test_waiting_times_out_and_the_request_goes_on(drive, handle_for):
@@ -270,18 +232,18 @@ def test_waiting_times_out_and_the_request_goes_on(drive, handle_for):
     with pytest.raises(RequestTimeoutError, match="goes on"):
         handle.result(timeout=0.01)
 
-    engine.let()
-    assert "abcd" == handle.result(PATIENCE_S).text
+    engine.permit()
+    assert handle.result(PATIENCE_S).text == "abcd"
 
 
 def test_a_deadline_ends_the_request_with_what_it_has(drive, handle_for):
     engine = Gate(length=100)
     driver = drive(engine)
-    handle = handle_for(driver, deadline=time.monotonic() + 0.05)
+    handle = handle_for(driver, timeout_s=0.05)
     driver.submit(handle, block=False)
     assert engine.entered.wait(PATIENCE_S)
     time.sleep(0.06)
-    engine.let()
+    engine.permit()
 
     with pytest.raises(RequestTimeoutError, match="timeout_s") as caught:
         handle.result(PATIENCE_S)
@@ -290,7 +252,7 @@ def test_a_deadline_ends_the_request_with_what_it_has(drive, handle_for):
     settle(driver)
 
 
-def test_a_full_queue_refuses_and_says_its_numbers(drive, handle_for):
+def test_a_full_queue_refuses_with_its_numbers(drive, handle_for):
     engine = Gate(num_slots=1)
     driver = drive(engine, max_queued_requests=2)
     running = handle_for(driver)
@@ -301,20 +263,20 @@ def test_a_full_queue_refuses_and_says_its_numbers(drive, handle_for):
     with pytest.raises(QueueFullError, match="limits are 2 requests"):
         driver.submit(handle_for(driver), block=False)
 
-    engine.let()
-    assert "abcd" == running.result(PATIENCE_S).text
+    engine.permit()
+    assert running.result(PATIENCE_S).text == "abcd"
 
 
 def test_a_blocking_submit_waits_for_room(drive, handle_for):
     engine = Gate(num_slots=1)
-    engine.let()
+    engine.permit()
     driver = drive(engine, max_queued_requests=1)
     handles = [handle_for(driver) for _ in range(10)]
 
     for handle in handles:
         driver.submit(handle, block=True)
 
-    assert ["abcd"] * 10 == [handle.result(PATIENCE_S).text for handle in handles]
+    assert [handle.result(PATIENCE_S).text for handle in handles] == ["abcd"] * 10
 
 
 def test_the_queue_is_bounded_in_tokens_too(drive, handle_for):
@@ -327,7 +289,7 @@ def test_the_queue_is_bounded_in_tokens_too(drive, handle_for):
         driver.submit(handle_for(driver, prompt=[65] * 60), block=False)
 
 
-def test_a_dying_engine_is_told_to_every_waiter(drive, handle_for):
+def test_a_dying_engine_ends_every_request(drive, handle_for):
     class Dying(Gate):
         def decode(self, slots):
             super().decode(slots)
@@ -338,17 +300,17 @@ def test_a_dying_engine_is_told_to_every_waiter(drive, handle_for):
     handles = [handle_for(driver) for _ in range(4)]
     for handle in handles:
         driver.submit(handle, block=False)
-    engine.let()
+    engine.permit()
 
     for handle in handles:
         with pytest.raises(EngineDeadError, match="the device is gone"):
             handle.result(PATIENCE_S)
     with pytest.raises(EngineDeadError):
         driver.submit(handle_for(driver), block=False)
-    assert ("close",) == engine.calls[-1]
+    assert engine.calls[-1] == ("close",)
 
 
-def test_a_hanging_engine_is_told_to_every_waiter(drive, handle_for):
+def test_a_hanging_engine_ends_every_request(drive, handle_for):
     engine = Gate()
     driver = drive(engine, step_timeout_s=0.1)
     running, waiting = handle_for(driver), handle_for(driver)
@@ -366,25 +328,24 @@ def test_a_hanging_engine_is_told_to_every_waiter(drive, handle_for):
         driver.submit(handle_for(driver), block=False)
 
 
-def test_what_a_hanging_engine_says_later_is_dropped(drive, handle_for):
+def test_later_outputs_of_a_hanging_engine_are_dropped(drive, handle_for):
     engine = Gate()
     driver = drive(engine, step_timeout_s=0.1)
     handle = handle_for(driver)
     driver.submit(handle, block=False)
     with pytest.raises(EngineDeadError):
         handle.result(PATIENCE_S)
-    said = len(handle.completions[0].token_ids)
+    before = len(handle.completions[0].token_ids)
 
-    engine.let()
-    driver._thread.join(PATIENCE_S)
+    engine.permit()
+    wait_until(lambda: engine.calls[-1] == ("close",))
 
-    assert ("close",) == engine.calls[-1]
-    assert said == len(handle.completions[0].token_ids)
-    assert 1 == driver.stats()["failed"]
+    assert len(handle.completions[0].token_ids) == before
+    assert driver.stats()["failed"] == 1
 
 
 class Hanging(ScriptedEngine):
-    """Has a process that never answers; a step waits until that is killed."""
+    """Has a process that never answers; a step waits until it is killed."""
 
     def __init__(self):
         super().__init__(lambda _request, _n: ord("a"))
@@ -415,11 +376,10 @@ def test_an_engine_that_does_not_come_back_is_killed(
     if how == "closed":
         driver.close()
 
-    told = EngineDeadError if how == "hangs" else GeneratorClosedError
-    with pytest.raises(told):
+    with pytest.raises(EngineDeadError if how == "hangs" else GeneratorClosedError):
         handle.result(PATIENCE_S)
-    driver._thread.join(PATIENCE_S)
-    assert [("kill",), ("close",)] == engine.calls[-2:]
+    wait_until(lambda: engine.calls[-1] == ("close",))
+    assert engine.calls[-2] == ("kill",)
 
 
 def test_an_idle_engine_does_not_hang(drive, handle_for):
@@ -435,10 +395,10 @@ def test_an_idle_engine_does_not_hang(drive, handle_for):
     while not handle.done():
         driver.turn(block=False)
 
-    assert "h" == handle.result().text
+    assert handle.result().text == "h"
 
 
-def test_a_row_that_fails_is_told_to_its_owner_alone(drive, handle_for):
+def test_a_failing_row_fails_its_request_alone(drive, handle_for):
     class OneBadRow(ScriptedSlotEngine):
         def decode(self, slots):
             tokens = super().decode(slots)
@@ -454,7 +414,7 @@ def test_a_row_that_fails_is_told_to_its_owner_alone(drive, handle_for):
 
     with pytest.raises(RequestFailedError, match="NaN"):
         bad.result(PATIENCE_S)
-    assert "hi" == good.result(PATIENCE_S).text
+    assert good.result(PATIENCE_S).text == "hi"
 
 
 def test_a_tokenizer_that_raises_fails_its_request_alone(drive, handle_for):
@@ -465,7 +425,7 @@ def test_a_tokenizer_that_raises_fails_its_request_alone(drive, handle_for):
 
     with pytest.raises(RequestFailedError, match="could not be turned into text"):
         bad.result(PATIENCE_S)
-    assert "" == good.result(PATIENCE_S).text
+    assert good.result(PATIENCE_S).text == ""
     settle(driver)
 
 
@@ -478,7 +438,7 @@ def test_closing_ends_every_request(drive, handle_for):
     assert engine.entered.wait(PATIENCE_S)
     closing = threading.Thread(target=driver.close)
     closing.start()
-    engine.let()
+    engine.permit()
     closing.join(PATIENCE_S)
 
     for handle in handles:
@@ -486,7 +446,7 @@ def test_closing_ends_every_request(drive, handle_for):
             handle.result(PATIENCE_S)
     with pytest.raises(GeneratorClosedError):
         driver.submit(handle_for(driver), block=False)
-    assert ("close",) == engine.calls[-1]
+    assert engine.calls[-1] == ("close",)
     driver.close()
 
 
@@ -512,7 +472,7 @@ def test_an_engine_is_made_stepped_and_closed_on_one_thread(drive, handle_for):
     handle.result()
     driver.close()
 
-    assert {"made", "stepped", "closed"} == {what for what, _ in threads}
+    assert {what for what, _ in threads} == {"made", "stepped", "closed"}
     [thread] = {thread for _, thread in threads}
     assert threading.get_ident() != thread
 
@@ -562,14 +522,14 @@ def test_several_completions_end_when_the_last_one_does(drive, handle_for):
 
     output = handle.result(PATIENCE_S)
 
-    assert ["", "b", "cc"] == [completion.text for completion in output.outputs]
-    assert [0, 1, 2] == [completion.index for completion in output.outputs]
-    assert {0, 1, 2} == {delta.index for delta in handle}
+    assert [completion.text for completion in output.outputs] == ["", "b", "cc"]
+    assert [completion.index for completion in output.outputs] == [0, 1, 2]
+    assert {delta.index for delta in handle} == {0, 1, 2}
 
 
 def test_many_threads_submit_read_and_cancel(drive, handle_for):
     engine = Gate(length=8, num_slots=3)
-    engine.let()
+    engine.permit()
     driver = drive(engine)
     texts, errors = [], []
 
@@ -592,14 +552,14 @@ def test_many_threads_submit_read_and_cancel(drive, handle_for):
 
     settle(driver)
     stats = driver.stats()
-    assert {"abcdefg"} == set(texts)
-    assert 80 == len(texts) + len(errors)
-    assert 80 == stats["accepted"] == stats["finished"] + stats["cancelled"]
-    assert (0, 0) == (stats["queued"], stats["queued_tokens"])
+    assert set(texts) == {"abcdefg"}
+    assert len(texts) + len(errors) == 80
+    assert stats["accepted"] == stats["finished"] + stats["cancelled"] == 80
+    assert (stats["queued"], stats["queued_tokens"]) == (0, 0)
 
 
 def test_a_driver_can_be_closed_from_its_own_thread(drive, handle_for):
-    """As when the collector, which runs in any thread, finds its last owner."""
+    """The collector, which runs in any thread, may do that."""
     engine = Gate(num_slots=1)
     driver = drive(engine)
     decode = engine.decode
@@ -609,7 +569,7 @@ def test_a_driver_can_be_closed_from_its_own_thread(drive, handle_for):
         return decode(slots)
 
     engine.decode = decode_and_close
-    engine.let()
+    engine.permit()
     handle = handle_for(driver)
     driver.submit(handle, block=False)
 

@@ -6,23 +6,24 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import attrs
 
-from unillm.engines.base import Engine, EngineRequest
+from unillm.config import EngineConfig
+from unillm.engines.base import Engine, EngineLimits
 from unillm.engines.batches import BatchTraits, PromptWork
 from unillm.errors import QueueFullError, UnillmError
 from unillm.outputs import CompletionOutput, RequestOutput
 from unillm.params import SamplingParams
-from unillm.runtime.completion import Completion
 from unillm.runtime.driver import Driver
 from unillm.runtime.handle import RequestHandle
+from unillm.runtime.requests import RequestMaker
 from unillm.scheduling.runs import RunScheduler
 from unillm.scheduling.slots import SlotScheduler
 from unillm.testing.batches import StepCosts
-from unillm.text.detokenizer import Detokenizer
-from unillm.text.loading import load_tokenizer
-from unillm.text.tokenizer import Tokenizer
+from unillm.text.eos import resolve_eos
+from unillm.text.loading import ModelText, load_tokenizer
 
 from .engines import (
     Failing,
@@ -32,7 +33,7 @@ from .engines import (
     SimulatedSlotEngine,
 )
 from .history import History
-from .traffic import END, Job, Letters, draw_job
+from .traffic import VOCAB_SIZE, Job, Letters, draw_job
 
 TURN_S = 1.0
 """Simulated seconds that a turn of the loop takes."""
@@ -106,7 +107,6 @@ class _Run:
         self._world = world
         self._rng = random.Random(f"run {world.seed}")
         self._history = History()
-        self._tokenizer: Tokenizer = load_tokenizer(Letters())
         self._now = 0.0
         self._turn = 0
         self._submitted = 0
@@ -114,7 +114,27 @@ class _Run:
         self._refused: set[str] = set()
         self._history.note("world", attrs.asdict(world))
         self._engine: SimulatedSlotEngine | SimulatedBatchEngine
+        self._requests = self._maker()
         self._begin()
+
+    def _maker(self) -> RequestMaker:
+        tokenizer = load_tokenizer(Letters())
+        return RequestMaker(
+            EngineConfig(model="simulated", path=Path()),
+            ModelText(
+                tokenizer=tokenizer,
+                eos=resolve_eos(tokenizer),
+                model_config={},
+                default_params=SamplingParams(),
+            ),
+            EngineLimits(
+                max_model_len=self._world.max_model_len,
+                max_num_seqs=self._world.num_slots,
+                vocab_size=VOCAB_SIZE,
+            ),
+            on_cancel=lambda handle: self._driver.cancel(handle),  # noqa: PLW0108 - it changes
+            clock=lambda: self._now,
+        )
 
     def run(self) -> History:
         while self._submitted < self._world.num_requests or self._asked:
@@ -157,8 +177,6 @@ class _Run:
         )
         self._driver = Driver(
             lambda: engine,
-            tokenizer=self._tokenizer,
-            primary_eos=END,
             max_queued_requests=world.max_queued_requests,
             max_queued_tokens=world.max_queued_tokens,
             step_timeout_s=STEP_TIMEOUT_S,
@@ -218,7 +236,7 @@ class _Run:
         self._submitted += 1
         job = draw_job(self._rng, self._world.max_model_len)
         self._history.note("submit", number, attrs.asdict(job), self._now)
-        handle = self._handle(number, job)
+        handle = self._handle(job)
         try:
             self._driver.submit(handle, block=False)
         except QueueFullError as error:
@@ -228,44 +246,20 @@ class _Run:
             self._refused.update(c.request.request_id for c in handle.completions)
         self._asked[number] = _Asked(job, handle, self._turn)
 
-    def _handle(self, number: int, job: Job) -> RequestHandle:
-        """Do what `Generator` does for a prompt that is checked."""
+    def _handle(self, job: Job) -> RequestHandle:
+        number = self._submitted - 1
         params = SamplingParams(
             n=len(job.seeds),
+            seed=job.seeds[0],
             max_tokens=job.max_tokens,
             min_tokens=job.min_tokens,
             stop=job.stop,
             stop_token_ids=job.stop_token_ids,
             ignore_eos=job.ignore_eos,
         )
-        own = set() if job.ignore_eos else {END}
-        prompt = tuple(1 + (number + i) % 26 for i in range(job.prompt_length))
-        return RequestHandle(
-            request_id=str(number),
-            prompt=None,
-            completions=[
-                Completion(
-                    request=EngineRequest(
-                        request_id=f"{number}-{index}",
-                        prompt_token_ids=prompt,
-                        params=params,
-                        stop_token_ids=frozenset(own | {*job.stop_token_ids}),
-                        max_new_tokens=job.max_tokens,
-                        seed=seed,
-                        priority=job.priority,
-                        arrival=number,
-                    ),
-                    detokenizer=Detokenizer(
-                        self._tokenizer, prompt_token_ids=prompt, params=params
-                    ),
-                    index=index,
-                )
-                for index, seed in enumerate(job.seeds)
-            ],
-            num_truncated_tokens=0,
-            fitted_max_tokens=None,
-            deadline=None if job.patience is None else self._now + job.patience,
-            on_cancel=self._driver.cancel,
+        prompt = [1 + (number + i) % 26 for i in range(job.prompt_length)]
+        return self._requests.make(
+            prompt, params, priority=job.priority, timeout_s=job.patience
         )
 
     def _cancel_some(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -24,7 +24,7 @@ from ..errors import (
 )
 
 if TYPE_CHECKING:
-    from .. import Generator, RequestHandle, RequestOutput, SamplingParams
+    from .. import Generator, PromptType, RequestHandle, RequestOutput, SamplingParams
     from .prompts import CliPrompt
 
 MAX_UNDER_WAY = 2048
@@ -98,7 +98,7 @@ class Requests:
         except UnillmError as error:
             return error
 
-    def _request(self, prompt: CliPrompt) -> dict[str, Any]:
+    def _request(self, prompt: CliPrompt) -> PromptType:
         if prompt.messages is not None:
             return {"messages": prompt.messages}
         if prompt.token_ids is not None:
@@ -108,7 +108,7 @@ class Requests:
                 )
             return {"prompt": prompt.text, "prompt_token_ids": prompt.token_ids}
         if not self.chat:
-            return {"prompt": prompt.text}
+            return {"prompt": prompt.text or ""}
         messages = [{"role": "user", "content": prompt.text}]
         if self.system is not None:
             messages.insert(0, {"role": "system", "content": self.system})

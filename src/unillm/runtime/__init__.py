@@ -1,6 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The thread that owns an engine, and the requests on their way through it.
-
-Private to the core.
-"""
+"""The thread that owns an engine, and the requests on their way through it. Private."""

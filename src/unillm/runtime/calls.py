@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""`Batch`: the requests of one call, started together and waited for together.
+"""`ListCall`: the requests of one call, submitted and awaited together.
 
-A prompt that is refused takes no other one with it. Whatever interrupts the waiting,
-Ctrl-C and a cancelled task included, cancels the batch and nothing else.
+A refused prompt fails alone. Whatever interrupts the waiting, Ctrl-C and a cancelled
+task included, cancels the requests of the call and no others.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from ..errors import (
     ConfigError,
@@ -22,25 +22,16 @@ from ..errors import (
     UnillmError,
 )
 from ..outputs import RequestOutput
+from .arguments import OnError, UseTqdm
 from .handle import RequestHandle
 
-OnError = Literal["raise", "return"]
-"""What to do with the errors of single requests."""
 
-UseTqdm = bool | Callable[..., Any]
-"""Whether to show a bar, or what makes one: called as `tqdm` is."""
-
-
-class Batch:
-    """Requests in the caller's order, each a handle or the reason why there is none.
+class ListCall:
+    """Requests in the caller's order, each a handle or the error that refused it.
 
     Args:
-        makers: One for each prompt: checks it and makes its handle.
-        submit: Starts a request; may wait for room.
-        on_error: "raise" all errors in one, or "return" each in its output's place.
-
-    Raises:
-        ConfigError: *on_error* is neither.
+        makers: One function for each prompt, which checks it and makes its handle.
+        submit: Starts a request; may block while the queue is full.
     """
 
     def __init__(
@@ -48,34 +39,41 @@ class Batch:
         makers: Sequence[Callable[[], RequestHandle]],
         *,
         submit: Callable[[RequestHandle], None],
-        on_error: OnError,
     ) -> None:
-        if on_error not in ("raise", "return"):
-            raise ConfigError(
-                f'on_error must be "raise" or "return", got {on_error!r}.'
-            )
         self._makers = makers
         self._submit = submit
-        self._on_error = on_error
         self._started: list[RequestHandle | Exception] = []
         self._cancelled = False
 
-    def run(self, *, use_tqdm: UseTqdm) -> list[Any]:
-        """Start all, wait for all, and return what became of them."""
+    def run(self, on_error: OnError, *, use_tqdm: UseTqdm) -> list[Any]:
+        """Submit all requests, wait for them, and return outputs and errors.
+
+        Args:
+            on_error: "raise" one error for all failed requests, or "return" each error
+                at the index of its prompt.
+            use_tqdm: Show a progress bar, or a callable that makes one.
+
+        Raises:
+            ConfigError: *on_error* is neither.
+        """
+        _check(on_error)
         try:
             self._start()
-            return self._sort_out([_outcome(each) for each in self._progress(use_tqdm)])
+            outcomes = [_outcome(each) for each in self._shown(use_tqdm)]
+            return _sort_out(outcomes, on_error)
         except BaseException:
             self._cancel()
             raise
 
-    async def arun(self) -> list[Any]:
-        """Do the same without blocking the event loop, tokenising included."""
+    async def arun(self, on_error: OnError) -> list[Any]:
+        """Do the same in an event loop; the prompts are tokenised in a thread."""
         import asyncio
 
+        _check(on_error)
         try:
             await asyncio.to_thread(self._start)
-            return self._sort_out([await _awaited(each) for each in self._started])
+            outcomes = [await _awaited(each) for each in self._started]
+            return _sort_out(outcomes, on_error)
         except BaseException:
             self._cancel()
             raise
@@ -99,13 +97,11 @@ class Batch:
             if isinstance(entry, RequestHandle):
                 entry.cancel()
 
-    def _progress(self, use_tqdm: UseTqdm) -> Iterator[RequestHandle | Exception]:
-        if not use_tqdm:
-            return iter(self._started)
-        return self._shown(use_tqdm)
-
     def _shown(self, use_tqdm: UseTqdm) -> Iterator[RequestHandle | Exception]:
-        """Yield the requests as their outcome is asked for, with a bar of prompts."""
+        """Yield the requests, and move the progress bar as each outcome is read."""
+        if not use_tqdm:
+            yield from self._started
+            return
         from tqdm.auto import tqdm
 
         make = use_tqdm if callable(use_tqdm) else tqdm
@@ -117,23 +113,31 @@ class Batch:
                 yield each
                 bar.update(1)
 
-    def _sort_out(self, outcomes: list[RequestOutput | Exception]) -> list[Any]:
-        errors = {
-            index: outcome
-            for index, outcome in enumerate(outcomes)
-            if isinstance(outcome, Exception)
-        }
-        for index, error in errors.items():
-            if isinstance(error, RequestError):
-                error.prompt_index = index
-        if not errors or self._on_error == "return":
-            return outcomes
-        first = next(iter(errors.values()))
-        if len(outcomes) == 1 or isinstance(first, (EngineError, GeneratorClosedError)):
-            raise first
-        refused = all(isinstance(error, ValueError) for error in errors.values())
-        kind = RequestsRefusedError if refused else RequestsFailedError
-        raise kind(errors, [None if isinstance(o, Exception) else o for o in outcomes])
+
+def _check(on_error: OnError) -> None:
+    if on_error not in ("raise", "return"):
+        raise ConfigError(f'on_error must be "raise" or "return", got {on_error!r}.')
+
+
+def _sort_out(
+    outcomes: list[RequestOutput | Exception], on_error: OnError
+) -> list[Any]:
+    errors = {
+        index: outcome
+        for index, outcome in enumerate(outcomes)
+        if isinstance(outcome, Exception)
+    }
+    for index, error in errors.items():
+        if isinstance(error, RequestError):
+            error.prompt_index = index
+    if not errors or on_error == "return":
+        return outcomes
+    first = next(iter(errors.values()))
+    if len(outcomes) == 1 or isinstance(first, (EngineError, GeneratorClosedError)):
+        raise first
+    refused = all(isinstance(error, ValueError) for error in errors.values())
+    kind = RequestsRefusedError if refused else RequestsFailedError
+    raise kind(errors, [None if isinstance(o, Exception) else o for o in outcomes])
 
 
 def _outcome(entry: RequestHandle | Exception) -> RequestOutput | Exception:

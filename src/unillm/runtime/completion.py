@@ -1,27 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""`Completion`: the state of one of a request's completions."""
+"""`Completion`: one completion of a request, built from an engine's outputs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import attrs
 
-from ..outputs import CompletionOutput, FinishReason, Logprob, SlotMetrics
+from ..outputs import (
+    CompletionDelta,
+    CompletionOutput,
+    FinishReason,
+    Logprob,
+    SlotMetrics,
+)
+from ..text.detokenizer import Detokenizer, decode_token
 
 if TYPE_CHECKING:
-    from ..engines.base import EngineRequest
-    from ..text.detokenizer import Detokenizer
+    from ..engines.base import EngineOutput, EngineRequest, TokenLogprobs
+    from ..text.tokenizer import Tokenizer
 
 
-@attrs.define(eq=False)
+@attrs.frozen
+class Progress:
+    """How much of a completion exists, or how much a reader has seen."""
+
+    chars: int = 0
+    tokens: int = 0
+    ended: bool = False
+
+
+@attrs.define(eq=False, kw_only=True)
 class Completion:
-    """The state of one of a request's completions. Written by the driver alone."""
+    """The state of one completion. The driver's thread alone writes it."""
 
     request: EngineRequest
-    detokenizer: Detokenizer
     index: int
+    tokenizer: Tokenizer
+    primary_eos: int
+    """Id of the EOS token that is reported without a `stop_reason`."""
     text: str = ""
     token_ids: list[int] = attrs.field(factory=list)
     logprobs: list[dict[int, Logprob]] | None = None
@@ -31,9 +50,19 @@ class Completion:
     stop_reason: int | str | None = None
     num_cached_tokens: int = 0
     slots: SlotMetrics | None = None
+    _detokenizer: Detokenizer = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._detokenizer = Detokenizer(
+            self.tokenizer,
+            prompt_token_ids=self.request.prompt_token_ids,
+            params=self.request.params,
+        )
+
+    # ----------------------------------------------------------------------- reading
 
     def output(self) -> CompletionOutput:
-        """Copy the state into a value that does not change any more."""
+        """Return a copy of the state that later tokens do not change."""
         return CompletionOutput(
             index=self.index,
             text=self.text,
@@ -43,3 +72,83 @@ class Completion:
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
         )
+
+    def progress(self) -> Progress:
+        """Return how much exists now."""
+        ended = self.finish_reason is not None
+        return Progress(len(self.text), len(self.token_ids), ended)
+
+    def delta(self, since: Progress) -> CompletionDelta:
+        """Return the part that was added after *since*."""
+        logprobs = self.logprobs
+        return CompletionDelta(
+            index=self.index,
+            text=self.text[since.chars :],
+            token_ids=self.token_ids[since.tokens :],
+            logprobs=None if logprobs is None else logprobs[since.tokens :],
+            finish_reason=self.finish_reason,
+            stop_reason=self.stop_reason,
+        )
+
+    # ----------------------------------------------------------------------- writing
+
+    def write(self, output: EngineOutput) -> None:
+        """Add an engine's output: token ids, text, log-probabilities, the end.
+
+        A stop string ends the completion here, before the engine knows of it.
+        """
+        self.num_cached_tokens = output.num_cached_tokens
+        self.slots = output.slots
+        if output.prompt_logprobs is not None:
+            self._write_prompt_logprobs(output.prompt_logprobs)
+        last = len(output.token_ids) - 1
+        for position, token_id in enumerate(output.token_ids):
+            self.token_ids.append(token_id)
+            if output.logprobs is not None:
+                self._write_logprobs(token_id, output.logprobs[position])
+            if position == last and output.stop_token_id is not None:
+                self.text += self._detokenizer.finish(stop_token_id=token_id)
+                # The text of a kept stop token may complete a stop string, which wins.
+                self._stop(self._detokenizer.matched_stop or self._reported(token_id))
+                return
+            self.text += self._detokenizer.push(token_id)
+            if self._detokenizer.matched_stop is not None:
+                self._stop(self._detokenizer.matched_stop)
+                return
+        if output.finish_reason is not None:
+            self.text += self._detokenizer.finish()
+            self.finish_reason = output.finish_reason
+
+    def _stop(self, reason: int | str | None) -> None:
+        self.finish_reason, self.stop_reason = "stop", reason
+
+    def _reported(self, token_id: int) -> int | None:
+        """Return the `stop_reason` of a stop token; as in vLLM, the EOS has none."""
+        own = token_id == self.primary_eos and not self.request.params.ignore_eos
+        return None if own else token_id
+
+    def _write_logprobs(self, token_id: int, at: TokenLogprobs) -> None:
+        if self.logprobs is None:
+            self.logprobs = []
+        self.cumulative_logprob = (self.cumulative_logprob or 0.0) + at.logprob
+        self.logprobs.append(self._entries(token_id, at))
+
+    def _write_prompt_logprobs(self, logprobs: Sequence[TokenLogprobs]) -> None:
+        ids = self.request.prompt_token_ids[1:]
+        self.prompt_logprobs = [
+            None,  # nothing predicts the first token
+            *(self._entries(*each) for each in zip(ids, logprobs, strict=True)),
+        ]
+
+    def _entries(self, token_id: int, at: TokenLogprobs) -> dict[int, Logprob]:
+        """Return the token's own entry and then those of the most probable tokens."""
+        entries = {token_id: self._logprob(token_id, at.logprob, at.rank)}
+        tops = zip(at.top_ids, at.top_logprobs, strict=True)
+        for rank, (top_id, logprob) in enumerate(tops, start=1):
+            entries.setdefault(top_id, self._logprob(top_id, logprob, rank))
+        return entries
+
+    def _logprob(self, token_id: int, logprob: float, rank: int) -> Logprob:
+        as_text = self.request.params.detokenize
+        text = decode_token(self.tokenizer, token_id) if as_text else None
+        return Logprob(logprob, rank, text)

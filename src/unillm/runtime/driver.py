@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The loop: one thread that makes an engine, feeds it and delivers what it says.
+"""`Driver`: one thread that makes an engine, feeds it and delivers its outputs.
 
-Callers' threads only put things into the inbox. The driver knows an `Engine` and
-nothing of its kind: slots, runs and continuous engines are all the same to it.
+Callers' threads only put requests into the inbox. The driver knows the `Engine`
+contract and treats slots, runs and continuous engines alike.
 
-What holds: every accepted request ends exactly once; what a caller cancelled is
-aborted in the engine before its next step; if the engine dies, hangs or is closed,
-every waiter is told. The waiting requests, those that have no token yet, are bounded in
-number and in prompt tokens, on any engine.
+Invariants: every accepted request ends exactly once; a cancelled request is aborted in
+the engine before its next step; if the engine dies, hangs or is closed, every waiting
+call raises. The waiting requests, those without a token yet, are bounded in number and
+in prompt tokens, on any engine.
 """
 
 from __future__ import annotations
@@ -21,12 +21,9 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
-from functools import partial
 from typing import TYPE_CHECKING, Any
-
-import attrs
 
 from ..errors import (
     EngineDeadError,
@@ -38,14 +35,12 @@ from ..errors import (
     RequestFailedError,
     RequestTimeoutError,
 )
-from ..outputs import Logprob, RequestOutput
-from ..text.detokenizer import decode_token
+from ..outputs import RequestOutput
 from .completion import Completion
 from .handle import RequestHandle
 
 if TYPE_CHECKING:
-    from ..engines.base import Engine, EngineOutput, TokenLogprobs
-    from ..text.tokenizer import Tokenizer
+    from ..engines.base import Engine, EngineOutput
 
 log = logging.getLogger("unillm.driver")
 
@@ -53,77 +48,70 @@ CLOSE_TIMEOUT_S = 8.0
 """How long `Driver.close` waits for an engine before it kills it."""
 
 KILL_TIMEOUT_S = 2.0
-"""How long `Driver.close` waits for an engine that it has killed."""
+"""How long `Driver.close` waits for a killed engine."""
 
 WATCH_INTERVAL_S = 1.0
-"""How often the watchdog looks; less where `step_timeout_s` is short."""
+"""Longest time between two looks of the watchdog; a quarter of a short
+`step_timeout_s`."""
 
-
-@attrs.define(kw_only=True)
-class DriverCounters:
-    """What became of the requests since the driver started."""
-
-    accepted: int = 0
-    finished: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    """By a caller, a deadline or the closing of the generator."""
+CLOSED = (
+    "The generator is closed. Create a new one; inside a `with` block, use it before "
+    "the block ends."
+)
 
 
 class Driver:
     """Runs an engine on a thread of its own.
 
     The engine is made on that thread too. Each thread that computes with OpenMP keeps a
-    team of workers of its own, and GNU's library lets all teams sleep between two
-    parallel regions as soon as there are more workers than cores: an engine that was
-    loaded on one thread and stepped on another one took twice as long for a step.
+    team of workers, and GNU's library lets all teams sleep between two parallel regions
+    as soon as there are more workers than cores: a step took twice as long in an engine
+    that was loaded on one thread and stepped on another.
 
     Args:
-        create_engine: Makes the engine, which the driver closes. What it raises is
-            raised here.
-        tokenizer: For the texts of log-probabilities.
-        primary_eos: The end id that is reported without a `stop_reason`.
+        create_engine: Makes the engine, which the driver closes. Its errors are raised
+            here.
         max_queued_requests: Requests that may wait for their first token.
         max_queued_tokens: Prompt tokens of those requests together.
         step_timeout_s: Seconds after which an engine that has not answered counts as
             dead; infinity waits for ever.
-        clock: Seconds that only grow, for deadlines and timeouts.
-        threaded: Run the loop on a thread, and a watchdog on another one. Otherwise
-            the caller does what they do: it calls `turn` and `check_hang`.
+        clock: Monotonic seconds, for deadlines and timeouts.
+        threaded: Run the loop on a thread, and a watchdog on another one. Otherwise the
+            caller calls `turn` and `check_hang` in their place.
+
+    Attributes:
+        engine: The engine; its limits, capabilities and counters may be read anywhere.
     """
+
+    engine: Engine
 
     def __init__(
         self,
         create_engine: Callable[[], Engine],
         *,
-        tokenizer: Tokenizer,
-        primary_eos: int,
         max_queued_requests: int,
         max_queued_tokens: int,
         step_timeout_s: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
         threaded: bool = True,
     ) -> None:
-        self.engine: Engine
-        self._step_timeout_s = step_timeout_s
-        self._clock = clock
-        self._tokenizer = tokenizer
-        self._primary_eos = primary_eos
         self._max_queued_requests = max_queued_requests
         self._max_queued_tokens = max_queued_tokens
+        self._step_timeout_s = step_timeout_s
+        self._clock = clock
 
-        # Reentrant: a collector may end a forgotten request or generator anywhere.
+        # Reentrant: the collector may end a forgotten request or generator anywhere.
         self._changed = threading.Condition(threading.RLock())
-        # All below is guarded by `_changed`, but for what says that it is the thread's.
+        # `_changed` guards these.
         self._inbox: deque[RequestHandle] = deque()
         self._cancelled: deque[RequestHandle] = deque()
         self._queued: dict[str, int] = {}  # request id → prompt tokens
         self._queued_tokens = 0
         self._closing = False
         self._dead: EngineDeadError | None = None
-        self.counters = DriverCounters()
-        # The loop's own, but for what `_end_all` takes from a loop that hangs.
-        self._arrived: deque[RequestHandle] = deque()  # until the engine has them
+        self._counts = dict.fromkeys(("accepted", "finished", "failed", "cancelled"), 0)
+        # The loop alone uses these; `_end_all` takes them from a loop that hangs.
+        self._arrived: deque[RequestHandle] = deque()  # not yet in the engine
         self._live: dict[str, tuple[RequestHandle, Completion]] = {}
         self._deadlines: list[tuple[float, str, RequestHandle]] = []
         self._busy_since: float | None = None
@@ -131,7 +119,7 @@ class Driver:
 
         made: Future[Engine] = Future()
         self._thread = threading.Thread(
-            # Whoever logs or warns while the engine is made does so for the caller.
+            # The caller's context covers what is logged while the engine is made.
             target=contextvars.copy_context().run,
             args=(self._run, create_engine, made),
             name="unillm-driver",
@@ -143,7 +131,11 @@ class Driver:
         atexit.register(self.close)
         if threaded:
             self._thread.start()
-            self._await(made)
+            try:
+                made.result()
+            except BaseException:  # an interrupted caller leaves no engine behind
+                self.abandon()
+                raise
             if step_timeout_s < math.inf:
                 threading.Thread(
                     target=self._watch, name="unillm-watchdog", daemon=True
@@ -174,7 +166,7 @@ class Driver:
             self._queued[handle.request_id] = tokens
             self._queued_tokens += tokens
             self._inbox.append(handle)
-            self.counters.accepted += 1
+            self._counts["accepted"] += 1
             self._changed.notify_all()
 
     def cancel(self, handle: RequestHandle) -> None:
@@ -188,7 +180,7 @@ class Driver:
         """Return the counters of the requests and of the engine."""
         with self._changed:
             return {
-                **attrs.asdict(self.counters),
+                **self._counts,
                 "queued": len(self._queued),
                 "queued_tokens": self._queued_tokens,
                 "live": len(self._live),
@@ -197,7 +189,7 @@ class Driver:
             }
 
     def abandon(self) -> None:
-        """Ask the thread to end all requests and the engine; do not wait for it."""
+        """Let the thread end all requests and the engine, without waiting for it."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -205,7 +197,7 @@ class Driver:
     def close(self) -> None:
         """End all requests and the engine. Closing twice does nothing."""
         self.abandon()
-        if self._thread.ident is None:  # its caller turns it
+        if self._thread.ident is None:  # not threaded: the caller calls `turn`
             while self.turn(block=False):
                 pass
             return
@@ -214,33 +206,25 @@ class Driver:
         self._thread.join(CLOSE_TIMEOUT_S)
         if not self._thread.is_alive():
             return
-        self._end_all(_closed_error)
+        self._end_all(GeneratorClosedError, CLOSED)
         self._kill_engine()
         self._thread.join(KILL_TIMEOUT_S)
         if self._thread.is_alive():
             log.warning(
-                "the engine has not answered for %g s while closing; it is left to "
-                "the end of the process",
+                "the engine has not answered for %g s while closing; it runs until the "
+                "process ends",
                 CLOSE_TIMEOUT_S + KILL_TIMEOUT_S,
             )
-
-    def _await(self, made: Future[Engine]) -> None:
-        """Wait for the engine; if its caller does not, it is closed once it is made."""
-        try:
-            made.result()
-        except BaseException:
-            self.abandon()
-            raise
 
     def _refuse_if_over(self) -> None:
         if self._dead is not None:
             raise EngineDeadError(str(self._dead)) from self._dead.__cause__
         if self._closing:
-            raise _closed_error()
+            raise GeneratorClosedError(CLOSED)
 
     def _has_room(self, tokens: int) -> bool:
         if not self._queued:
-            return True  # one request is always taken, however long
+            return True  # an empty queue takes any request, however long
         return (
             len(self._queued) < self._max_queued_requests
             and self._queued_tokens + tokens <= self._max_queued_tokens
@@ -255,12 +239,12 @@ class Driver:
             "or raise max_queued_requests or max_queued_tokens."
         )
 
-    # ----------------------------------------------------------- on the driver's thread
+    # ---------------------------------------------------------- on the driver's thread
 
     def _run(self, create_engine: Callable[[], Engine], made: Future[Engine]) -> None:
         try:
             self.engine = create_engine()
-        except BaseException as error:  # noqa: BLE001 - the caller is told, whatever it is
+        except BaseException as error:  # noqa: BLE001 - the caller raises it
             self._forget()
             made.set_exception(error)
             return
@@ -269,13 +253,13 @@ class Driver:
             pass
 
     def turn(self, *, block: bool = True) -> bool:
-        """Go round once: bring news to the engine, step it, deliver what it says.
+        """Hand the inbox to the engine, step it and deliver its outputs, once.
 
         Args:
-            block: Wait for news if there is nothing to do.
+            block: Wait for a request if there is nothing to do.
 
         Returns:
-            Whether to go on. Once false, the engine is closed and all waiters are told.
+            Whether to go on. Once false, the engine is closed and every request ended.
         """
         if self._over.is_set():
             return False
@@ -283,7 +267,7 @@ class Driver:
             if self._take_inbox(block=block):
                 self._expire()
                 outputs = self._step() if self._live else ()
-                if self._dead is None:  # or it hung, and nobody waits any more
+                if self._dead is None:  # else it hung, and its requests have ended
                     for output in outputs:
                         self._deliver(output)
                     if not self._live:
@@ -291,15 +275,15 @@ class Driver:
                     self._busy_since = None
                     return True
             else:
-                self._end_all(_closed_error)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, waiters are told
+                self._end_all(GeneratorClosedError, CLOSED)
+        except BaseException as error:  # noqa: BLE001 - every waiting call raises it
             self._die(error)
         self._busy_since = None
         self._close_engine()
         return False
 
     def _take_inbox(self, *, block: bool) -> bool:
-        """Bring news to the engine, waiting for some if it is idle; false to end."""
+        """Hand new and cancelled requests to the engine; return false to end."""
         with self._changed:
             while block and not (
                 self._inbox or self._cancelled or self._closing or self._live
@@ -315,7 +299,7 @@ class Driver:
             self._arrived.popleft()
         for handle in cancelled:
             self._abort(handle)
-            self.counters.cancelled += 1
+            self._counts["cancelled"] += 1
         return True
 
     def _step(self) -> list[EngineOutput]:
@@ -328,7 +312,7 @@ class Driver:
 
     def _add(self, handle: RequestHandle) -> None:
         if handle.done():
-            return  # cancelled before the engine saw it
+            return  # cancelled before it reached the engine
         for completion in handle.completions:
             request = completion.request
             try:
@@ -356,8 +340,8 @@ class Driver:
             _, _, handle = heapq.heappop(self._deadlines)
             if handle.end(_timed_out):
                 self._abort(handle)
-                self._leave(handle)
-                self.counters.cancelled += 1
+                self._leave_queue(handle)
+                self._counts["cancelled"] += 1
 
     def _deliver(self, output: EngineOutput) -> None:
         entry = self._live.get(output.request_id)
@@ -368,10 +352,9 @@ class Driver:
             message = f"Request {handle.request_id} failed: {output.error}"
             self._fail(handle, RequestFailedError(message))
             return
-        first = not handle.has_tokens
         try:
-            written = handle.update(lambda: self._write(completion, output))
-        except Exception as error:  # noqa: BLE001 - a caller's tokenizer may raise anything
+            written = handle.update(completion, output)
+        except Exception as error:  # noqa: BLE001 - a caller's tokenizer raises anything
             failure = RequestFailedError(
                 f"Request {handle.request_id} failed: its new tokens could not be "
                 f"turned into text: {type(error).__name__}: {error}"
@@ -380,107 +363,30 @@ class Driver:
             self._fail(handle, failure)
             return
         if not written:
-            return  # its caller has cancelled it; the inbox has the rest
+            return  # cancelled meanwhile: the next turn aborts it
         if completion.finish_reason is not None:
             self._live.pop(output.request_id, None)
-            if output.finish_reason is None:  # a stop string: only the core knows
+            if output.finish_reason is None:  # a stop string, which engines do not see
                 self.engine.abort([output.request_id])
         if handle.done():
-            self.counters.finished += 1
-        if first or handle.done():
-            self._leave(handle)
-
-    def _write(self, completion: Completion, output: EngineOutput) -> None:
-        """Add an output to its completion: ids, text, log-probabilities, the end."""
-        completion.num_cached_tokens = output.num_cached_tokens
-        completion.slots = output.slots
-        if output.prompt_logprobs is not None:
-            self._write_prompt_logprobs(completion, output.prompt_logprobs)
-        detokenizer = completion.detokenizer
-        for position, token_id in enumerate(output.token_ids):
-            completion.token_ids.append(token_id)
-            if output.logprobs is not None:
-                self._write_logprobs(completion, token_id, output.logprobs[position])
-            last = position + 1 == len(output.token_ids)
-            if last and output.stop_token_id is not None:
-                completion.text += detokenizer.finish(stop_token_id=token_id)
-                completion.finish_reason = "stop"
-                # A stop id whose text is kept may complete a stop string, which wins.
-                completion.stop_reason = detokenizer.matched_stop or self._stop_reason(
-                    completion, token_id
-                )
-                return
-            completion.text += detokenizer.push(token_id)
-            if detokenizer.matched_stop is not None:
-                completion.finish_reason = "stop"
-                completion.stop_reason = detokenizer.matched_stop
-                return
-        if output.finish_reason is not None:
-            completion.text += detokenizer.finish()
-            completion.finish_reason = output.finish_reason
-
-    def _stop_reason(self, completion: Completion, token_id: int) -> int | None:
-        """As in vLLM: none for the tokenizer's own EOS, if it was not ignored."""
-        own = token_id == self._primary_eos and not completion.request.params.ignore_eos
-        return None if own else token_id
-
-    def _write_logprobs(
-        self, completion: Completion, token_id: int, at: TokenLogprobs
-    ) -> None:
-        if completion.logprobs is None:
-            completion.logprobs, completion.cumulative_logprob = [], 0.0
-        assert completion.cumulative_logprob is not None
-        completion.cumulative_logprob += at.logprob
-        completion.logprobs.append(self._entries(completion, token_id, at))
-
-    def _write_prompt_logprobs(
-        self, completion: Completion, logprobs: Sequence[TokenLogprobs]
-    ) -> None:
-        ids = completion.request.prompt_token_ids[1:]
-        completion.prompt_logprobs = [
-            None,  # nothing predicts the first token
-            *(
-                self._entries(completion, token_id, at)
-                for token_id, at in zip(ids, logprobs, strict=True)
-            ),
-        ]
-
-    def _entries(
-        self, completion: Completion, token_id: int, at: TokenLogprobs
-    ) -> dict[int, Logprob]:
-        """Return the token's own entry and those of the most probable ones."""
-        as_text = completion.request.params.detokenize
-        entries = {token_id: self._logprob(token_id, at.logprob, at.rank, as_text)}
-        for rank, (top_id, logprob) in enumerate(
-            zip(at.top_ids, at.top_logprobs, strict=True), start=1
-        ):
-            entries.setdefault(top_id, self._logprob(top_id, logprob, rank, as_text))
-        return entries
-
-    def _logprob(
-        self, token_id: int, logprob: float, rank: int, as_text: bool
-    ) -> Logprob:
-        text = decode_token(self._tokenizer, token_id) if as_text else None
-        return Logprob(logprob, rank, text)
+            self._counts["finished"] += 1
+        self._leave_queue(handle)  # at its first token
 
     # ------------------------------------------------------------------------ endings
 
     def _fail(self, handle: RequestHandle, error: Exception) -> None:
         """End one request with an error; its other completions are aborted."""
-        handle.end(partial(_instead_of_output, error))
+        handle.end(lambda _: error)
         self._abort(handle)
-        self._leave(handle)
-        self.counters.failed += 1
-
-    def _leave(self, handle: RequestHandle) -> None:
-        with self._changed:
-            self._leave_queue(handle)
+        self._leave_queue(handle)
+        self._counts["failed"] += 1
 
     def _leave_queue(self, handle: RequestHandle) -> None:
-        """Count a request as waiting no more. The lock is held."""
-        tokens = self._queued.pop(handle.request_id, None)
-        if tokens is not None:
-            self._queued_tokens -= tokens
+        """Stop counting a request as waiting."""
+        if handle.request_id not in self._queued:  # mostly; needs no lock
+            return
+        with self._changed:
+            self._queued_tokens -= self._queued.pop(handle.request_id, 0)
             self._changed.notify_all()
 
     def _watch(self) -> None:
@@ -488,9 +394,9 @@ class Driver:
             self.check_hang()
 
     def check_hang(self) -> None:
-        """Count an engine that has been busy for too long as dead, and tell everybody.
+        """Declare an engine dead that has been busy for too long; end its requests.
 
-        The loop may come back later; what it brings is dropped then.
+        If the loop comes back later, it drops the outputs.
         """
         since = self._busy_since
         if since is None or self._clock() - since <= self._step_timeout_s:
@@ -505,11 +411,11 @@ class Driver:
             )
         log.error("%s", self._dead)
         cause = TimeoutError(f"no answer within {self._step_timeout_s:g} s")
-        self._end_all(lambda: EngineDeadError(str(self._dead)), cause=cause)
+        self._end_all(EngineDeadError, str(self._dead), cause)
         self._kill_engine()
 
     def _die(self, error: BaseException) -> None:
-        if self._dead is not None:  # it hung before, and everybody was told
+        if self._dead is not None:  # it hung before, and its requests have ended
             return
         log.error("the engine failed", exc_info=error)
         dead = EngineDeadError(
@@ -519,40 +425,33 @@ class Driver:
         dead.__cause__ = error
         with self._changed:
             self._dead = dead
-        # Whoever waits now can be told by its class what to change.
+        # The class says to the waiting callers that smaller limits would help.
         memory = isinstance(error, EngineOutOfMemoryError)
         kind = EngineOutOfMemoryError if memory else EngineDeadError
-        self._end_all(lambda: kind(str(dead)), cause=error)
+        self._end_all(kind, str(dead), error)
 
     def _end_all(
-        self, make_error: Callable[[], Exception], *, cause: BaseException | None = None
+        self, kind: type[Exception], message: str, cause: BaseException | None = None
     ) -> None:
-        """Tell every waiter, in the engine or still in the inbox."""
+        """End every request, in the engine or still in the inbox, with an error."""
+
+        def make_error(_: RequestOutput) -> Exception:
+            error = kind(message)
+            error.__cause__ = cause
+            return error
+
         with self._changed:
-            waiting = list(self._inbox)
+            handles = [handle for handle, _ in list(self._live.values())]
+            handles += [*self._arrived, *self._inbox]
             self._inbox.clear()
             self._queued.clear()
             self._queued_tokens = 0
             self._changed.notify_all()
-        handles = {
-            handle.request_id: handle
-            for handle in [
-                *(handle for handle, _ in list(self._live.values())),
-                *list(self._arrived),
-            ]
-        }
-        handles |= {handle.request_id: handle for handle in waiting}
         self._live.clear()
         self._deadlines.clear()
-        for handle in handles.values():
-            error = make_error()
-            error.__cause__ = cause
-            if not handle.end(partial(_instead_of_output, error)):
-                continue
-            if cause is None:
-                self.counters.cancelled += 1
-            else:
-                self.counters.failed += 1
+        for handle in handles:
+            if handle.end(make_error):
+                self._counts["cancelled" if cause is None else "failed"] += 1
 
     def _kill_engine(self) -> None:
         if not hasattr(self, "engine"):
@@ -579,15 +478,4 @@ def _timed_out(output: RequestOutput) -> RequestTimeoutError:
         f"Request {output.request_id} did not end within its timeout_s; what it had "
         "generated is in .output.",
         output=output,
-    )
-
-
-def _instead_of_output(error: Exception, _: RequestOutput) -> Exception:
-    return error
-
-
-def _closed_error() -> GeneratorClosedError:
-    return GeneratorClosedError(
-        "The generator was closed. Create a new one; inside a `with` block, use it "
-        "before the block ends."
     )

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""One request as its caller sees it: wait for it, read it as it grows, cancel it.
+"""`RequestHandle`: one request as its caller sees it, to wait for, read and cancel.
 
-The driver's thread writes, any number of threads read. What has been generated is kept
-once; a reader remembers how far it has read, so a slow one costs no memory and simply
-gets longer deltas.
+The driver's thread writes, any number of threads read. Each token is kept once, and a
+reader remembers only how far it has read: a slow reader costs no memory and gets longer
+deltas.
 """
 
 from __future__ import annotations
@@ -15,27 +15,14 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
 from ..errors import RequestCancelledError, RequestTimeoutError
-from ..outputs import (
-    CompletionDelta,
-    RequestMetrics,
-    RequestOutput,
-)
-from .completion import Completion
+from ..outputs import CompletionDelta, RequestMetrics, RequestOutput
+from .completion import Completion, Progress
 
 if TYPE_CHECKING:
     import asyncio
 
-
-@attrs.frozen
-class _Read:
-    """How far a reader has read one completion."""
-
-    chars: int = 0
-    tokens: int = 0
-    ended: bool = False
+    from ..engines.base import EngineOutput
 
 
 class RequestHandle:
@@ -43,7 +30,7 @@ class RequestHandle:
 
     Iterating yields a `CompletionDelta` whenever something is new, until the request
     has ended; several iterators may read the same request, each from its start. In an
-    event loop, ``await handle`` gives the result and ``async for`` the deltas.
+    event loop, ``await handle`` returns the result and ``async for`` yields the deltas.
 
     Attributes:
         request_id: Unique within the generator.
@@ -89,11 +76,11 @@ class RequestHandle:
     # ------------------------------------------------------------------- for callers
 
     def done(self) -> bool:
-        """Whether the request has ended, in whatever way."""
+        """Whether the request has finished, failed or been cancelled."""
         return self._ended
 
     def result(self, timeout: float | None = None) -> RequestOutput:
-        """Wait for the end and return everything.
+        """Wait for the end and return the whole output.
 
         Args:
             timeout: Seconds to wait; `None` waits as long as it takes.
@@ -101,7 +88,7 @@ class RequestHandle:
         Raises:
             RequestTimeoutError: *timeout* passed and the request goes on; or the
                 request's own deadline ended it.
-            RequestCancelledError: It was cancelled.
+            RequestCancelledError: The request was cancelled.
             RequestError: The request failed.
             EngineDeadError: The engine died.
             GeneratorClosedError: The generator was closed before the end.
@@ -119,24 +106,28 @@ class RequestHandle:
     def cancel(self) -> None:
         """End the request now; its slot is free within one step.
 
-        Does nothing once the request has ended.
+        Cancelling an ended request does nothing.
         """
         message = f"Request {self.request_id} was cancelled."
         if self.end(lambda output: RequestCancelledError(message, output=output)):
             self._on_cancel(self)
 
     def __iter__(self) -> Iterator[CompletionDelta]:
-        reads = [_Read() for _ in self.completions]
-        while True:
+        seen = [Progress() for _ in self.completions]
+        ended = False
+        while not ended:
             with self._changed:
-                self._wait_for_more(reads)
-                deltas = self._read(reads)
-                ended, error = self._ended, self._error
+                self._num_reading += 1
+                try:
+                    self._changed.wait_for(
+                        lambda: self._ended or self._progress() != seen
+                    )
+                finally:
+                    self._num_reading -= 1
+                deltas, ended = self._read(seen), self._ended
             yield from deltas
-            if ended:
-                if error is not None:
-                    raise error
-                return
+        if self._error is not None:
+            raise self._error
 
     def __await__(self) -> Generator[Any, None, RequestOutput]:
         return self._aresult().__await__()
@@ -148,26 +139,25 @@ class RequestHandle:
         return self.result()
 
     async def __aiter__(self) -> AsyncIterator[CompletionDelta]:
-        reads = [_Read() for _ in self.completions]
+        seen = [Progress() for _ in self.completions]
+        ended = False
         with self._alarm() as alarm:
-            while True:
-                alarm.clear()  # before looking, so that what comes after rings again
+            while not ended:
+                alarm.clear()  # before reading, so that later tokens set it again
                 with self._changed:
-                    deltas = self._read(reads)
-                    ended, error = self._ended, self._error
+                    deltas, ended = self._read(seen), self._ended
                 for delta in deltas:
                     yield delta
-                if ended:
-                    break
-                await alarm.wait()
-        if error is not None:
-            raise error
+                if not ended:
+                    await alarm.wait()
+        if self._error is not None:
+            raise self._error
 
     @contextmanager
     def _alarm(self, *, for_end: bool = False) -> Iterator[asyncio.Event]:
-        """An event of the running loop that is set after every change, or at the end.
+        """Yield an event of the running loop that each change sets, or only the end.
 
-        A loop that is busy elsewhere is called once, however much changes meanwhile.
+        A loop that is busy elsewhere gets one callback, however much changes meanwhile.
         """
         import asyncio
 
@@ -176,7 +166,7 @@ class RequestHandle:
 
         def wake() -> None:
             nonlocal called
-            called = False  # first: what changes from here on calls again
+            called = False  # first, so that a change from here on calls again
             event.set()
 
         def ring() -> None:
@@ -184,7 +174,7 @@ class RequestHandle:
             if called or (for_end and not self._ended):
                 return
             called = True
-            # The loop may be closed before its reader said goodbye.
+            # The loop may be closed before its reader has left.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(wake)
 
@@ -196,23 +186,23 @@ class RequestHandle:
             with self._changed:
                 self._alarms.remove(ring)
 
-    # ------------------------------------------------------------- for the driver
+    # ---------------------------------------------------------------- for the driver
 
-    def update(self, write: Callable[[], None]) -> bool:
-        """Run *write*, which adds new tokens, and wake the readers.
+    def update(self, completion: Completion, output: EngineOutput) -> bool:
+        """Write an engine's output into a completion and wake the readers.
 
-        Ends the request if that ended the last completion. Once the request has ended
-        it grows no more: then nothing is written, and the answer is false.
+        The request ends with its last completion. After that nothing is written, and
+        the method returns false.
         """
         with self._changed:
             if self._ended:
                 return False
-            write()
+            completion.write(output)
             self._last_token_ts = time.monotonic()
             self._first_token_ts = self._first_token_ts or self._last_token_ts
             # A loop, because `all` makes a generator, for each token of each request.
-            for completion in self.completions:
-                if completion.finish_reason is None:
+            for each in self.completions:
+                if each.finish_reason is None:
                     break
             else:
                 self._ended = True
@@ -220,7 +210,7 @@ class RequestHandle:
             return True
 
     def end(self, make_error: Callable[[RequestOutput], Exception]) -> bool:
-        """End with an error; false if the request has already ended."""
+        """End the request with an error; false if it has already ended."""
         with self._changed:
             if self._ended:
                 return False
@@ -231,24 +221,11 @@ class RequestHandle:
             self._wake()
             return True
 
-    @property
-    def has_tokens(self) -> bool:
-        """Whether anything was generated yet."""
-        return self._first_token_ts is not None
-
-    def _wait_for_more(self, reads: list[_Read]) -> None:
-        """Wait until there is more than *reads*, or no more will come. Locked."""
-        self._num_reading += 1
-        try:
-            self._changed.wait_for(lambda: self._ended or self._is_behind(reads))
-        finally:
-            self._num_reading -= 1
-
     def _wake(self) -> None:
-        """Tell those who wait for what has changed. The lock is held.
+        """Wake the waiting readers; the lock is held.
 
-        Who waits for the end sleeps until then: a thread that is woken up for each
-        token takes a core away from the engine's next step.
+        `result()` callers are woken only at the end: a thread that wakes for each token
+        takes a core away from the engine's next step.
         """
         if self._ended or self._num_reading:
             self._changed.notify_all()
@@ -279,31 +256,18 @@ class RequestHandle:
             fitted_max_tokens=self._fitted_max_tokens,
         )
 
-    def _is_behind(self, reads: list[_Read]) -> bool:
-        return any(
-            len(completion.token_ids) > read.tokens or len(completion.text) > read.chars
-            for completion, read in zip(self.completions, reads, strict=True)
-        )
+    def _progress(self) -> list[Progress]:
+        return [completion.progress() for completion in self.completions]
 
-    def _read(self, reads: list[_Read]) -> list[CompletionDelta]:
-        """What is new since *reads*, which are moved on."""
-        deltas = []
-        for index, completion in enumerate(self.completions):
-            read = reads[index]
-            ended = completion.finish_reason is not None
-            now = _Read(len(completion.text), len(completion.token_ids), ended)
-            if now == read:
-                continue
-            reads[index] = now
-            logprobs = completion.logprobs
-            deltas.append(
-                CompletionDelta(
-                    index=index,
-                    text=completion.text[read.chars :],
-                    token_ids=completion.token_ids[read.tokens :],
-                    logprobs=None if logprobs is None else logprobs[read.tokens :],
-                    finish_reason=completion.finish_reason,
-                    stop_reason=completion.stop_reason,
-                )
+    def _read(self, seen: list[Progress]) -> list[CompletionDelta]:
+        """Return the deltas since *seen*, which then becomes the present progress."""
+        now = self._progress()
+        deltas = [
+            completion.delta(before)
+            for completion, before, after in zip(
+                self.completions, seen, now, strict=True
             )
+            if before != after
+        ]
+        seen[:] = now
         return deltas

@@ -46,10 +46,33 @@ class TokensPrompt(TypedDict, total=False):
     """A prompt as token ids, in vLLM's form; the output repeats the text."""
 
     prompt_token_ids: Required[Sequence[int]]
-    prompt: str
+    prompt: str | None
 
 
-PromptType = str | Sequence[int] | TextPrompt | TokensPrompt
+Conversation = Sequence[Mapping[str, Any]]
+"""Messages such as ``{"role": "user", "content": "…"}``."""
+
+
+class MessagesPrompt(TypedDict):
+    """A prompt as a conversation, which the chat template renders."""
+
+    messages: Conversation
+
+
+class TokenArray(Protocol):
+    """**Protocol:** token ids in an array of numpy, torch or the like."""
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions; a prompt has one."""
+
+    def tolist(self) -> Any:
+        """Return the ids as a list."""
+
+
+PromptType = (
+    str | Sequence[int] | TokenArray | TextPrompt | TokensPrompt | MessagesPrompt
+)
 """One prompt in the forms that a caller may write."""
 
 

@@ -24,13 +24,13 @@ from typing_extensions import Self
 from ..backend import read_json
 from ..config import BACKEND_VARIABLE
 from ..errors import ConfigError, UnsupportedParameterError
-from ..generator import Generator, ParamsLike, PriorityLike, open_generator
+from ..generator import Generator, open_generator
 from ..lora import LoRALike
 from ..outputs import RequestOutput
 from ..params import SamplingParams
 from ..plugins import PluginRegistry
 from ..resolve import resolve
-from ..runtime.calls import UseTqdm
+from ..runtime.arguments import ParamsLike, PriorityLike, UseTqdm
 from .engine_args import DEFAULTS, SortedArguments, sort_arguments
 
 if TYPE_CHECKING:

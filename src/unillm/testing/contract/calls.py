@@ -29,6 +29,7 @@ from ...errors import (
 from ...generator import Generator
 from ...params import SamplingParams
 from ...runtime.handle import RequestHandle
+from ...text.prompts import PromptType
 from .asking import ANSWERS, COUNT, Asker
 from .clauses import clause
 from .driving import DrivenEngine
@@ -94,9 +95,10 @@ class CallClauses(Clauses):
         Troubleshooting: A refused prompt never reaches the engine.
         """
         long = [10] * (generator.limits.longest_prompt + 1)
+        prompts: list[PromptType] = [COUNT, long, [999_999], COUNT]
 
         with pytest.raises(RequestsFailedError) as caught:
-            generator.generate([COUNT, long, [999_999], COUNT], GREEDY)
+            generator.generate(prompts, GREEDY)
 
         kinds = {index: type(e) for index, e in caught.value.errors.items()}
         assert kinds == {1: PromptTooLongError, 2: InvalidPromptError}
@@ -109,9 +111,9 @@ class CallClauses(Clauses):
 
         Troubleshooting: see G2.
         """
-        good, bad, other = generator.generate(
-            [COUNT, [-1, 5], "Add 17 and 25:"], GREEDY, on_error="return"
-        )
+        prompts: list[PromptType] = [COUNT, [-1, 5], "Add 17 and 25:"]
+
+        good, bad, other = generator.generate(prompts, GREEDY, on_error="return")
 
         assert isinstance(bad, InvalidPromptError)
         assert [good.text, other.text] == [ANSWERS[COUNT], "42"]  # type: ignore[union-attr]

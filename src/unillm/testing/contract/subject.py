@@ -8,8 +8,6 @@ import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from typing_extensions import override
-
 from ...generator import Generator
 from ...plugins import PluginRegistry
 from ...resolve import configure
@@ -41,14 +39,8 @@ class ImpatientGenerator(Generator):
     """
 
     def __init__(self, model: str, *, patience_s: float, **options: Any) -> None:
-        self._patience_s = patience_s
         super().__init__(model, **options)
-
-    @override
-    def _make_handle(self, *args: Any, timeout_s: float | None, **given: Any) -> Any:
-        return super()._make_handle(
-            *args, timeout_s=timeout_s or self._patience_s, **given
-        )
+        self._requests.timeout_s = patience_s
 
 
 class Subject:

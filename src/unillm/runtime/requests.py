@@ -1,0 +1,368 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""`RequestMaker`: from a caller's prompt and params to a checked `RequestHandle`.
+
+Everything that can be wrong with a request is found here, before an engine sees it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import attrs
+
+from ..engines.base import SAMPLING_FIELDS, Capabilities, EngineRequest, Support
+from ..errors import InvalidParameterError, UnsupportedParameterError
+from ..lora import KnownAdapters, LoRALike, LoRARequest, as_adapter
+from ..params import SamplingParams
+from ..text.grammar import GrammarCompiler
+from ..text.prompts import RenderedText, normalise, prepare, tokenise_bad_words
+from .arguments import ParamsLike, PriorityLike
+from .completion import Completion
+from .handle import RequestHandle
+
+if TYPE_CHECKING:
+    from ..config import EngineConfig
+    from ..engines.backend import Backend
+    from ..engines.base import EngineLimits, TokenGrammar
+    from ..text.loading import ModelText
+    from ..text.prompts import Prompt
+
+T = TypeVar("T")
+
+_CHECKED_FIELDS = tuple(
+    field for field in attrs.fields(SamplingParams) if field.name in SAMPLING_FIELDS
+)
+
+
+@attrs.frozen
+class ChatPrompt:
+    """A conversation, and the arguments of the chat template that renders it."""
+
+    messages: Any
+    arguments: Mapping[str, Any] = MappingProxyType({})
+
+
+class RequestMaker:
+    """Checks requests for one engine and numbers them. Submits nothing.
+
+    Args:
+        config: Options of the generator.
+        text: Tokenizer, EOS tokens and sampling defaults of the model.
+        limits: Numbers that the engine was created with.
+        capabilities: How the engine honours each sampling field.
+        on_cancel: Takes a cancelled request out of the engine.
+        backend: Name of the engine's backend, for messages.
+        backends: Returns the installed backends, so that a message can name those that
+            honour an unsupported field.
+        clock: Monotonic seconds, for deadlines.
+
+    Attributes:
+        timeout_s: For requests that set none; `None` gives them no deadline.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        text: ModelText,
+        limits: EngineLimits,
+        *,
+        on_cancel: Callable[[RequestHandle], None],
+        capabilities: Capabilities | None = None,
+        backend: str = "",
+        backends: Callable[[], Iterable[Backend]] = tuple,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.timeout_s: float | None = None
+        self._config = config
+        self._text = text
+        self._limits = limits
+        self._on_cancel = on_cancel
+        self._capabilities = capabilities or Capabilities()
+        self._backend = backend
+        self._backends = backends
+        self._clock = clock
+        self._seeds = random.Random(config.seed)
+        self._numbers = itertools.count()  # next() on it is atomic
+        self._adapters = KnownAdapters(max_rank=config.max_lora_rank)
+        self._grammars = GrammarCompiler(
+            text.tokenizer, vocab_size=limits.vocab_size, eos_ids=text.eos.ids
+        )
+
+    def makers(
+        self,
+        prompts: Sequence[Any],
+        params: ParamsLike,
+        lora_request: LoRALike,
+        priority: PriorityLike,
+        timeout_s: float | None,
+    ) -> list[Callable[[], RequestHandle]]:
+        """Return a function for each prompt that makes its handle, for a list call.
+
+        A value for all prompts is checked here, the entry of a list with its prompt, so
+        that it fails alone.
+
+        Raises:
+            InvalidParameterError: A value for all prompts is invalid, or a list has
+                more or fewer entries than there are prompts.
+        """
+        count = len(prompts)
+        shared = not isinstance(params, (list, tuple))
+
+        def make(
+            prompt: Any, own: Any, adapter: LoRARequest | None, own_priority: int
+        ) -> RequestHandle:
+            checked = own if shared else _copied(own)
+            return self._make(prompt, checked, adapter, own_priority, timeout_s)
+
+        each = zip(
+            prompts,
+            one_for_each("params", params, count, self._copied_or_default),
+            one_for_each("lora_request", lora_request, count, as_adapter),
+            one_for_each("priority", priority, count, _as_priority),
+            strict=True,
+        )
+        return [partial(make, *one) for one in each]
+
+    def make(
+        self,
+        prompt: Any,
+        params: SamplingParams | None,
+        lora_request: LoRARequest | None = None,
+        priority: int = 0,
+        timeout_s: float | None = None,
+    ) -> RequestHandle:
+        """Check everything about one request and return its handle.
+
+        Args:
+            prompt: Any form that `Generator.generate` takes, or a `ChatPrompt`.
+            params: Copied; `None` for the model's own defaults.
+            lora_request: An adapter, or `None` for the model alone.
+            priority: Lower is sooner.
+            timeout_s: Seconds that the request has from now.
+
+        Raises:
+            RequestError: The request is refused.
+        """
+        checked = self._copied_or_default(params)
+        return self._make(prompt, checked, lora_request, priority, timeout_s)
+
+    def _make(
+        self,
+        prompt: Any,
+        params: SamplingParams,
+        lora_request: LoRARequest | None,
+        priority: int,
+        timeout_s: float | None,
+    ) -> RequestHandle:
+        prompt = self._as_prompt(prompt)
+        self._check_logprobs(params)
+        self._check_supported(params)
+        adapter = self._check_adapter(lora_request)
+        priority = _as_priority(priority)
+        deadline = self._deadline(timeout_s)
+        prepared = prepare(
+            prompt,
+            self._text.tokenizer,
+            self._limits,
+            params,
+            strict_length=self._config.strict_length,
+        )
+        own = frozenset[int]() if params.ignore_eos else self._text.eos.ids
+        bad_words = tokenise_bad_words(
+            params.bad_words, self._text.tokenizer, self._limits.vocab_size
+        )
+        grammar = self._grammar(params)
+        number = next(self._numbers)
+        first = EngineRequest(
+            request_id=f"{number}-0",
+            prompt_token_ids=prepared.token_ids,
+            params=params,
+            stop_token_ids=own | frozenset(params.stop_token_ids),
+            max_new_tokens=prepared.max_new_tokens,
+            seed=self._seeds.getrandbits(63) if params.seed is None else params.seed,
+            priority=priority,
+            arrival=number,
+            bad_words_token_ids=bad_words,
+            grammar=grammar,
+            lora_request=adapter,
+        )
+        return RequestHandle(
+            request_id=str(number),
+            prompt=prepared.text,
+            completions=[
+                Completion(
+                    request=request,
+                    index=index,
+                    tokenizer=self._text.tokenizer,
+                    primary_eos=self._text.eos.primary,
+                )
+                for index, request in enumerate(_completions_of(first))
+            ],
+            num_truncated_tokens=prepared.num_truncated,
+            fitted_max_tokens=prepared.max_new_tokens if prepared.fitted else None,
+            deadline=deadline,
+            on_cancel=self._on_cancel,
+        )
+
+    # -------------------------------------------------------------------------- checks
+
+    def _copied_or_default(self, params: Any) -> SamplingParams:
+        return self._text.default_params if params is None else _copied(params)
+
+    def _as_prompt(self, prompt: Any) -> Prompt:
+        if isinstance(prompt, Mapping) and set(prompt) == {"messages"}:
+            prompt = ChatPrompt(prompt["messages"])
+        if not isinstance(prompt, ChatPrompt):
+            return normalise(prompt)
+        template = prompt.arguments.get("chat_template") or self._config.chat_template
+        arguments = {**prompt.arguments, "chat_template": template}
+        return RenderedText(
+            self._text.tokenizer.apply_chat_template(prompt.messages, **arguments)
+        )
+
+    def _check_logprobs(self, params: SamplingParams) -> None:
+        limit = self._config.max_logprobs
+        for name in ("logprobs", "prompt_logprobs"):
+            asked = getattr(params, name) or 0
+            if limit != -1 and (asked == -1 or asked > limit):
+                raise InvalidParameterError(
+                    f"{name}={asked} is more than this generator's max_logprobs="
+                    f"{limit}. Ask for fewer, or create the Generator with a larger "
+                    "max_logprobs.",
+                    parameter=name,
+                    value=asked,
+                )
+
+    def _check_supported(self, params: SamplingParams) -> None:
+        for field in _CHECKED_FIELDS:
+            value = getattr(params, field.name)
+            capability = self._capabilities.of(field.name)
+            if capability.support is Support.UNSUPPORTED and value != field.default:
+                raise UnsupportedParameterError(
+                    f"The backend {self._backend!r} cannot honour {field.name}="
+                    f"{value!r}: {capability.reason}. {self._others_with(field.name)}",
+                    parameter=field.name,
+                    value=value,
+                )
+
+    def _check_adapter(self, given: LoRARequest | None) -> LoRARequest | None:
+        """Return the adapter as an engine takes it."""
+        lora_request = as_adapter(given)
+        if lora_request is None:
+            return None
+        capability = self._capabilities.of("lora")
+        reason = ""
+        if capability.support is Support.UNSUPPORTED:
+            reason = f"{capability.reason}. {self._others_with('lora')}"
+        elif not self._config.enable_lora:
+            reason = "adapters are off. Create the Generator with enable_lora=True."
+        if reason:
+            raise UnsupportedParameterError(
+                f"The backend {self._backend!r} cannot honour lora_request="
+                f"{lora_request.lora_name!r} here: {reason}",
+                parameter="lora_request",
+                value=lora_request,
+            )
+        return self._adapters.check(lora_request)
+
+    def _others_with(self, field: str) -> str:
+        names = [
+            backend.name
+            for backend in self._backends()
+            if backend.name != self._backend
+            and backend.capabilities.of(field).support is not Support.UNSUPPORTED
+        ]
+        if not names:
+            return "No other installed backend can either."
+        return f"These backends can: {', '.join(names)}."
+
+    def _grammar(self, params: SamplingParams) -> TokenGrammar | None:
+        """Return the compiled structure for an engine that needs the core's.
+
+        The core compiles it for every engine, so that its errors and limits are the
+        same on all of them.
+        """
+        if params.structured_outputs is None:
+            return None
+        compiled = self._grammars.compile(params.structured_outputs)
+        support = self._capabilities.of("structured_outputs").support
+        return compiled if support is Support.EMULATED else None
+
+    def _deadline(self, timeout_s: float | None) -> float | None:
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        if timeout_s is None:
+            return None
+        if not timeout_s > 0:
+            raise InvalidParameterError(
+                f"timeout_s must be None or a number of seconds > 0, got {timeout_s}.",
+                parameter="timeout_s",
+                value=timeout_s,
+            )
+        return self._clock() + timeout_s
+
+
+def _completions_of(first: EngineRequest) -> Iterable[EngineRequest]:
+    """Yield the `n` engine requests of a prompt, each with a seed of its own."""
+    yield first
+    params = first.params
+    if params.n > 1 and params.prompt_logprobs is not None:
+        params = attrs.evolve(params, prompt_logprobs=None)  # the first has them
+    for index in range(1, params.n):
+        yield attrs.evolve(
+            first,
+            request_id=f"{first.arrival}-{index}",
+            params=params,
+            seed=first.seed + index,
+        )
+
+
+def one_for_each(
+    name: str, value: Any, count: int, check: Callable[[Any], T]
+) -> Sequence[T]:
+    """Return a value for each of *count* prompts: a checked one, or those of a list.
+
+    Raises:
+        InvalidParameterError: There are more or fewer entries than prompts, or what
+            *check* raises.
+    """
+    if not isinstance(value, (list, tuple)):
+        return [check(value)] * count
+    if len(value) != count:
+        raise InvalidParameterError(
+            f"There are {count} prompts and {len(value)} {name} values. Pass one for "
+            "all prompts, or a list with one for each.",
+            parameter=name,
+            value=len(value),
+        )
+    return value
+
+
+def _copied(params: Any) -> SamplingParams:
+    """Return a copy, checked as a whole, that later assignments do not change."""
+    if not isinstance(params, SamplingParams):
+        raise InvalidParameterError(
+            f"params must be SamplingParams, got {type(params).__name__}. Write "
+            "SamplingParams(temperature=0, max_tokens=100), for example.",
+            parameter="params",
+            value=params,
+        )
+    return attrs.evolve(params)
+
+
+def _as_priority(priority: Any) -> int:
+    try:
+        return operator.index(priority)
+    except TypeError:
+        raise InvalidParameterError(
+            f"priority must be an integer, got {priority!r}.",
+            parameter="priority",
+            value=priority,
+        ) from None

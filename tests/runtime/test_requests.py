@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""`RequestMaker` without an engine: checks, numbers, seeds, one value for each prompt."""
+
+from __future__ import annotations
+
+import pytest
+
+from unillm import LoRARequest, SamplingParams
+from unillm.engines.base import Capabilities, Capability, Support
+from unillm.errors import (
+    InvalidParameterError,
+    PromptTypeError,
+    UnsupportedParameterError,
+)
+
+UNSUPPORTED = Capability(support=Support.UNSUPPORTED, reason="it only echoes")
+
+
+def requests_of(handle):
+    return [completion.request for completion in handle.completions]
+
+
+def test_prompt_and_params_become_one_engine_request(maker_for):
+    params = SamplingParams(max_tokens=5, stop_token_ids=[7], seed=3)
+
+    handle = maker_for().make("ab", params, priority=2)
+
+    [request] = requests_of(handle)
+    assert (handle.request_id, handle.prompt) == ("0", "ab")
+    assert (request.request_id, request.prompt_token_ids) == ("0-0", (97, 98))
+    assert (request.max_new_tokens, request.seed, request.priority) == (5, 3, 2)
+    assert request.stop_token_ids == {0, 7}
+    assert not handle.done()
+
+
+def test_requests_are_numbered_in_order(maker_for):
+    maker = maker_for()
+
+    handles = [maker.make("a", None) for _ in range(3)]
+
+    assert [handle.request_id for handle in handles] == ["0", "1", "2"]
+    assert [requests_of(handle)[0].arrival for handle in handles] == [0, 1, 2]
+
+
+def test_a_refused_request_takes_no_number_and_no_seed(maker_for):
+    maker, other = maker_for(seed=5), maker_for(seed=5)
+    with pytest.raises(InvalidParameterError):
+        maker.make("a", SamplingParams(logprobs=21))
+
+    first, same = maker.make("a", None), other.make("a", None)
+
+    assert requests_of(first) == requests_of(same)
+
+
+def test_completions_of_one_prompt_differ_in_seed_and_in_prompt_logprobs(maker_for):
+    params = SamplingParams(n=3, seed=7, prompt_logprobs=1)
+
+    first, *others = requests_of(maker_for().make("ab", params))
+
+    assert [first.seed, *(other.seed for other in others)] == [7, 8, 9]
+    assert [other.request_id for other in others] == ["0-1", "0-2"]
+    assert first.params.prompt_logprobs == 1
+    assert [other.params.prompt_logprobs for other in others] == [None, None]
+
+
+def test_without_params_the_models_defaults_are_used(maker_for):
+    [request] = requests_of(maker_for().make("a", None))
+
+    assert request.params.temperature == 0.5
+
+
+def test_later_assignments_do_not_reach_a_request(maker_for):
+    params = SamplingParams(max_tokens=5)
+
+    handle = maker_for().make("a", params)
+    params.max_tokens = 9
+
+    assert requests_of(handle)[0].params.max_tokens == 5
+
+
+@pytest.mark.parametrize(
+    ("default", "given", "deadline"),
+    [(None, None, None), (None, 5.0, 105.0), (60.0, None, 160.0), (60.0, 5.0, 105.0)],
+)
+def test_a_deadline_is_the_requests_own_or_the_makers(
+    maker_for, default, given, deadline
+):
+    maker = maker_for(clock=lambda: 100.0)
+    maker.timeout_s = default
+
+    assert maker.make("a", None, timeout_s=given).deadline == deadline
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"params": {"temperature": 0}}, "must be SamplingParams, got dict"),
+        ({"priority": "high"}, "must be an integer, got 'high'"),
+        ({"lora_request": "/adapters/one"}, "must be a LoRARequest, got str"),
+        ({"timeout_s": 0}, "number of seconds > 0, got 0"),
+        ({"params": SamplingParams(logprobs=21)}, "max_logprobs=20"),
+        ({"params": SamplingParams(prompt_logprobs=-1)}, "max_logprobs=20"),
+    ],
+)
+def test_an_invalid_argument_is_refused(maker_for, given, message):
+    with pytest.raises(InvalidParameterError, match=message):
+        maker_for().make("a", **{"params": None, **given})
+
+
+def test_an_unsupported_field_is_refused_with_the_backends_that_honour_it(maker_for):
+    class Other:
+        name = "other"
+        capabilities = Capabilities()
+
+    maker = maker_for(
+        backend="echo",
+        backends=lambda: [Other],
+        capabilities=Capabilities(fields={"top_p": UNSUPPORTED}),
+    )
+
+    with pytest.raises(UnsupportedParameterError, match="it only echoes") as caught:
+        maker.make("a", SamplingParams(top_p=0.5))
+
+    assert "'echo' cannot honour top_p=0.5" in str(caught.value)
+    assert "These backends can: other." in str(caught.value)
+    assert maker.make("a", SamplingParams(top_p=1.0))  # the default asks for nothing
+
+
+def test_an_adapter_needs_enable_lora(maker_for, tmp_path):
+    maker = maker_for(capabilities=Capabilities(fields={"lora": Capability()}))
+
+    with pytest.raises(UnsupportedParameterError, match="enable_lora=True"):
+        maker.make("a", None, LoRARequest("one", 1, tmp_path))
+
+
+# -------------------------------------------------------------- one value for each prompt
+
+
+def make_all(maker, prompts, params=None, lora_request=None, priority=0):
+    """Return a handle or an error for each prompt of a list call."""
+    made = []
+    for make in maker.makers(prompts, params, lora_request, priority, None):
+        try:
+            made.append(make())
+        except InvalidParameterError as error:
+            made.append(error)
+    return made
+
+
+def test_one_value_is_for_all_prompts_and_a_list_has_one_for_each(maker_for):
+    params = [SamplingParams(max_tokens=1), SamplingParams(max_tokens=2)]
+
+    shared = make_all(maker_for(), ["a", "b"], params[0], priority=4)
+    own = make_all(maker_for(), ["a", "b"], params, priority=[4, 5])
+
+    def numbers(handles):
+        requests = [requests_of(handle)[0] for handle in handles]
+        return [(request.max_new_tokens, request.priority) for request in requests]
+
+    assert numbers(shared) == [(1, 4), (1, 4)]
+    assert numbers(own) == [(1, 4), (2, 5)]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"params": [SamplingParams(), None]},
+        {"priority": [0, "high"]},
+        {"lora_request": [None, "/adapters/one"]},
+    ],
+    ids=lambda given: next(iter(given)),
+)
+def test_an_invalid_entry_of_a_list_fails_with_its_prompt_alone(maker_for, given):
+    good, bad = make_all(maker_for(), ["a", "b"], **given)
+
+    assert good.prompt == "a"
+    assert bad.parameter == next(iter(given))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"params": 0.5}, "must be SamplingParams, got float"),
+        ({"params": [SamplingParams()] * 3}, "2 prompts and 3 params values"),
+        ({"priority": "high"}, "must be an integer"),
+        ({"priority": [0]}, "2 prompts and 1 priority values"),
+        ({"lora_request": "/adapters/one"}, "must be a LoRARequest"),
+        ({"lora_request": [None] * 3}, "2 prompts and 3 lora_request values"),
+    ],
+)
+def test_an_invalid_value_for_all_prompts_fails_the_call(maker_for, given, message):
+    with pytest.raises(InvalidParameterError, match=message):
+        make_all(maker_for(), ["a", "b"], **given)
+
+
+def test_a_prompt_of_no_known_form_is_refused(maker_for):
+    with pytest.raises(PromptTypeError, match="got NoneType"):
+        maker_for().make(None, None)
