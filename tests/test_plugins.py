@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Plugins: found without an import, loaded by name, and a real one installed by pip."""
+"""Plugins: listed without an import, loaded by name, and a real one installed by pip."""
 
 from __future__ import annotations
 
@@ -19,34 +19,23 @@ import pluggy
 import pytest
 
 from unillm import backends, hookspecs, plugins
-from unillm.config import EngineConfig
 from unillm.engines.backend import Availability, Backend
-from unillm.errors import BackendNotFoundError, BackendUnavailableError, PluginError
+from unillm.errors import BackendNotFoundError, PluginError
 from unillm.hookspecs import hookimpl
 from unillm.plugins import PluginRegistry
-from unillm.resolve import choose_backend
 
 ECHO = Path(__file__).parent / "plugins" / "unillm-echo"
+PIP_INSTALL = (sys.executable, "-m", "pip", "install", "-q", "--no-deps")
 
 
 class FakeBackend(Backend):
+    name = "fake"
     description = "for these tests"
 
-    def __init__(self, name="fake", rank=10, available=True, refusal=None):
-        self.name = name
-        self.auto_rank = rank
-        self._available = available
-        self._refusal = refusal
-
     def availability(self):
-        if self._available:
-            return Availability(available=True)
         return Availability(
             available=False, reason="no such device", remedy="pip install a-device"
         )
-
-    def refusal(self, config):
-        return self._refusal
 
     def create_engine(self, config):
         raise NotImplementedError
@@ -55,14 +44,14 @@ class FakeBackend(Backend):
 def module_for(backend):
     @hookimpl
     def unillm_create_backend(name):
-        return backend if name == getattr(backend, "name", "fake") else None
+        return backend if name == "fake" else None
 
     return types.SimpleNamespace(unillm_create_backend=unillm_create_backend)
 
 
 @pytest.fixture
 def install(monkeypatch):
-    """Make modules look like installed plugins: name to module."""
+    """Make modules look like the only installed plugins: name to module."""
 
     def install(**modules):
         entries = {}
@@ -75,56 +64,75 @@ def install(monkeypatch):
     return install
 
 
-def config(tmp_path, **options) -> EngineConfig:
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    return EngineConfig.create(
-        model="m", path=tmp_path, **{"backend": "auto", **options}
-    )
+def status_of(name):
+    return {status.name: status for status in backends()}[name]
 
 
 def test_the_embedded_backend_comes_through_the_same_hook():
     backend = PluginRegistry().load("transformers")
 
-    assert "transformers" == backend.name
-    assert 100 == backend.auto_rank
+    assert (backend.name, backend.auto_rank) == ("transformers", 100)
 
 
-def test_an_unknown_name_is_told_with_what_is_installed(install):
+def test_the_error_of_an_unknown_name_lists_the_installed_backends(install):
     install()
 
     with pytest.raises(BackendNotFoundError, match="Did you mean 'transformers'") as e:
         PluginRegistry().load("transformer")
 
-    assert ("transformer", ("transformers",)) == (e.value.name, e.value.installed)
+    assert (e.value.name, e.value.installed) == ("transformer", ("transformers",))
     assert isinstance(e.value, LookupError)
 
 
-def test_a_known_backend_that_is_not_installed_says_how_to_get_it(install):
+def test_the_error_of_a_backend_that_is_not_installed_names_the_command(install):
     install()
 
     with pytest.raises(BackendNotFoundError, match="pip install unillm-vllm"):
         PluginRegistry().load("vllm")
 
-    status = {each.name: each for each in backends()}["vllm"]
-    assert (False, "pip install unillm-vllm") == (status.available, status.remedy)
+    status = status_of("vllm")
+    assert (status.available, status.remedy) == (False, "pip install unillm-vllm")
 
 
-def test_a_plugin_that_cannot_be_imported_harms_nobody_else(install, monkeypatch):
+def test_the_status_of_an_unavailable_backend_has_its_reason_and_remedy(install):
+    install(fake=module_for(FakeBackend()))
+
+    status = status_of("fake")
+
+    assert (status.available, status.reason) == (False, "no such device")
+    assert status.remedy == "pip install a-device"
+
+
+def test_a_plugin_that_cannot_be_imported_disturbs_no_other(install):
     install(broken=None)  # None in sys.modules makes the import fail
 
-    statuses = {status.name: status for status in backends()}
-
-    assert statuses["transformers"].available
-    assert not statuses["broken"].available
-    assert "cannot be imported" in statuses["broken"].reason
+    assert status_of("transformers").available
+    assert not status_of("broken").available
+    assert "cannot be imported" in status_of("broken").reason
     with pytest.raises(PluginError, match="cannot be imported"):
         PluginRegistry().load("broken")
 
 
-def test_a_plugin_that_gives_no_backend_is_refused(install):
-    install(fake=module_for("not a backend"))
+@hookimpl
+def unillm_create_backends(name):
+    return None
 
-    with pytest.raises(PluginError, match="must return a Backend"):
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (module_for("not a backend"), "must return a Backend"),
+        (
+            types.SimpleNamespace(unillm_create_backends=unillm_create_backends),
+            "a hook that does not exist: .*unillm_create_backends",
+        ),
+    ],
+    ids=["returns no backend", "misspells the hook"],
+)
+def test_a_plugin_that_breaks_the_contract_is_refused(install, module, message):
+    install(fake=module)
+
+    with pytest.raises(PluginError, match=message):
         PluginRegistry().load("fake")
 
 
@@ -158,18 +166,7 @@ def test_a_backend_that_states_no_contract_version_was_written_for_the_first():
     assert FakeBackend().contract_version == 1
 
 
-def test_a_misspelt_hook_is_refused(install):
-    @hookimpl
-    def unillm_create_backends(name):
-        return None
-
-    install(fake=types.SimpleNamespace(unillm_create_backends=unillm_create_backends))
-
-    with pytest.raises(PluginError, match="unillm_create_backends"):
-        PluginRegistry().load("fake")
-
-
-def test_two_plugins_of_one_name_are_an_error_that_names_both(monkeypatch):
+def test_two_plugins_of_one_name_are_refused(monkeypatch):
     entries = [EntryPoint("fake", value, "unillm") for value in ("one", "two")]
     monkeypatch.setattr(plugins, "_entry_points", lambda: {"fake": entries})
 
@@ -177,52 +174,12 @@ def test_two_plugins_of_one_name_are_an_error_that_names_both(monkeypatch):
         PluginRegistry().load("fake")
 
 
-def test_an_unavailable_backend_tells_the_command_that_helps(install, tmp_path):
-    install(fake=module_for(FakeBackend(available=False)))
-
-    with pytest.raises(BackendUnavailableError, match="Run: pip install a-device") as e:
-        choose_backend(PluginRegistry(), config(tmp_path, backend="fake"))
-
-    assert "pip install a-device" == e.value.remedy
-    status = {each.name: each for each in backends()}["fake"]
-    assert (False, "no such device") == (status.available, status.reason)
-
-
-@pytest.mark.parametrize(
-    ("fields", "expected"),
-    [
-        ({"rank": 10}, "fake"),
-        ({"rank": 200}, "transformers"),
-        ({"rank": None}, "transformers"),
-        ({"available": False}, "transformers"),
-        ({"refusal": "it is too big"}, "transformers"),
-    ],
-    ids=["sooner", "later", "never", "unavailable", "refuses the model"],
-)
-def test_auto_takes_the_first_that_can(install, tmp_path, fields, expected):
-    install(fake=module_for(FakeBackend(**fields)))
-    transformers = PluginRegistry().load("transformers")
-    can_transformers = transformers.availability().available
-
-    if expected == "transformers" and not can_transformers:
-        pytest.skip("torch is not installed")
-    assert expected == choose_backend(PluginRegistry(), config(tmp_path)).name
-
-
-def test_the_environment_chooses_when_the_code_does_not(monkeypatch, tmp_path):
-    monkeypatch.setenv("UNILLM_BACKEND", "from-environment")
-
-    assert "from-environment" == config(tmp_path).backend
-    assert "environment" == config(tmp_path).source_of("backend").value
-    assert "written" == config(tmp_path, backend="written").backend
-
-
 def test_every_hook_documents_when_where_and_results():
     manager = pluggy.PluginManager("unillm")
     manager.add_hookspecs(hookspecs)
 
     names = [name for name in vars(manager.hook) if name.startswith("unillm_")]
-    assert ["unillm_create_backend"] == names
+    assert names == ["unillm_create_backend"]
     for name in names:
         text = inspect.getdoc(getattr(hookspecs, name))
         assert all(word in text for word in ("When:", "Where:", "Results:", "Returns:"))
@@ -233,17 +190,7 @@ def echo_installed(tmp_path_factory):
     """A third-party plugin, built and installed by pip into a folder of its own."""
     target = tmp_path_factory.mktemp("site")
     subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "--no-deps",
-            "--target",
-            target,
-            ECHO,
-        ],
+        [*PIP_INSTALL, "--target", target, ECHO],
         check=True,
         capture_output=True,
         text=True,
@@ -260,7 +207,7 @@ def run_with(site: Path, code: str) -> str:
         timeout=120,
         check=False,
     )
-    assert 0 == run.returncode, run.stderr
+    assert run.returncode == 0, run.stderr
     return run.stdout
 
 
@@ -282,15 +229,17 @@ def test_an_installed_plugin_is_listed_and_generates(echo_installed):
         """,
     )
 
-    assert {
+    assert json.loads(printed) == {
         "status": [True, "unillm-echo 0.3.1"],
         "texts": ["to be", "or not"],
         "reasons": ["stop", "stop"],
-    } == json.loads(printed)
+    }
 
 
 @pytest.mark.slow
-def test_what_a_plugin_cannot_honour_is_refused_with_who_can(echo_installed):
+def test_the_error_of_an_unsupported_parameter_names_the_backends_that_honour_it(
+    echo_installed,
+):
     printed = run_with(
         echo_installed,
         """

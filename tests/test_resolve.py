@@ -1,23 +1,150 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""One resolver: every entrance finds the model once and looks for plugins once."""
+"""One resolver: the model is found once, the options checked, the backend chosen."""
 
 from __future__ import annotations
+
+from types import MappingProxyType
 
 import huggingface_hub
 import pytest
 from typer.testing import CliRunner
 
-from unillm import LLM, Generator, inspect_model
+from unillm import LLM, Generator, inspect_model, plugins
 from unillm.cli.app import app
+from unillm.engines.backend import Availability, Backend
+from unillm.errors import BackendUnavailableError, ConfigError
 from unillm.model.find import BUNDLED
 from unillm.plugins import PluginRegistry
 from unillm.preparation import plan_engine, prepare_engine
+from unillm.resolve import resolve
 from unillm.testing import conformance
 from unillm.testing.backends import plugged, reference_backend
 from unillm.testing.conformance import Conformance
 
 HUB_ID = "organisation/tiny"
+
+
+class FakeBackend(Backend):
+    name = "fake"
+    description = "for these tests"
+    engine_options = frozenset({"quantization"})
+    option_reasons = MappingProxyType({"enable_lora": "its engine has no adapters"})
+    option_names = frozenset({"threads"})
+
+    def __init__(self, *, rank=10, available=True, refusal=None):
+        self.auto_rank = rank
+        self._availability = Availability(
+            available=available,
+            reason="" if available else "no such device",
+            remedy="pip install a-device",
+        )
+        self._refusal = refusal
+
+    def availability(self):
+        return self._availability
+
+    def refusal(self, config):
+        return self._refusal
+
+    def create_engine(self, config):
+        raise NotImplementedError
+
+
+@pytest.fixture(autouse=True)
+def only_embedded(monkeypatch):
+    monkeypatch.setattr(plugins, "_entry_points", dict)
+
+
+# ------------------------------------------------------------------------ the backend
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"rank": 10}, "fake"),
+        ({"rank": 200}, "transformers"),
+        ({"rank": None}, "transformers"),
+        ({"available": False}, "transformers"),
+        ({"refusal": "it is too big"}, "transformers"),
+    ],
+    ids=["sooner", "later", "never", "unavailable", "refuses the model"],
+)
+def test_auto_takes_the_first_backend_that_can(fields, expected):
+    if expected == "transformers":
+        pytest.importorskip("torch")
+
+    with plugged(FakeBackend(**fields)):
+        found = resolve("unillm/tiny")
+
+    assert (found.backend.name, found.config.backend) == (expected, "auto")
+
+
+def test_auto_names_the_reason_of_each_backend_where_none_can(monkeypatch):
+    monkeypatch.setattr(plugins, "EMBEDDED", {})
+
+    with (
+        plugged(FakeBackend(refusal="it is too big")),
+        pytest.raises(BackendUnavailableError, match="  fake: it is too big"),
+    ):
+        resolve("unillm/tiny")
+
+
+def test_an_unavailable_backend_is_refused_with_the_command_that_helps():
+    with (
+        plugged(FakeBackend(available=False)),
+        pytest.raises(BackendUnavailableError, match="Run: pip install a-device") as e,
+    ):
+        resolve("unillm/tiny", "fake")
+
+    assert (e.value.name, e.value.remedy) == ("fake", "pip install a-device")
+
+
+def test_a_plan_takes_a_named_backend_that_cannot_run_here():
+    with plugged(FakeBackend(available=False)):
+        assert plan_engine("unillm/tiny", backend="fake").backend == "fake"
+
+
+# ------------------------------------------------------------------------ the options
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"enable_lora": True}, "enable_lora=True: its engine has no adapters. Leave"),
+        ({"max_loras": 2}, "max_loras=2: the engine has no such option"),
+        ({"backend_options": {"thread": 1}}, "Did you mean 'threads'.* It takes: thre"),
+    ],
+    ids=["with the backend's reason", "without one", "of the backend"],
+)
+def test_an_option_that_the_backend_does_not_honour_is_refused(options, message):
+    with plugged(FakeBackend()):
+        found = resolve("unillm/tiny", "fake")
+
+        with pytest.raises(ConfigError, match=message):
+            resolve("unillm/tiny", "fake", **options)
+        with pytest.raises(ConfigError, match=message):
+            found.with_options(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quantization": "awq"},
+        {"backend_options": {"threads": 2}},
+        {"tensor_parallel_size": 1},
+        {"enable_lora": False},
+    ],
+    ids=["honoured", "of the backend", "a default", "a default that is false"],
+)
+def test_honoured_options_and_defaults_are_taken(options):
+    with plugged(FakeBackend()):
+        found = resolve("unillm/tiny", "fake", **options)
+
+    assert {name: getattr(found.config, name) for name in options} == options
+
+
+# ---------------------------------------------------------------------- the entrances
 
 
 def open_generator():

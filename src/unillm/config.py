@@ -2,7 +2,7 @@
 
 """`EngineConfig`: every load-time option, checked once, each with its source.
 
-Names are vLLM's where vLLM has them. What only one engine knows goes into
+Options have vLLM's names where vLLM has them. Options of one engine alone go into
 `backend_options`.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -39,8 +39,8 @@ ENGINE_OPTIONS = frozenset(
         "max_lora_rank",
     }
 )
-"""Fields that an engine may be unable to honour: `Backend.engine_options` says which it
-does, and the others are refused where they were given."""
+"""Fields that not every engine honours. `Backend.engine_options` lists those that a
+backend honours; the others are refused if they are given."""
 
 
 class Source(enum.Enum):
@@ -51,68 +51,43 @@ class Source(enum.Enum):
     ENVIRONMENT = "environment"
 
 
-def _positive(optional: bool = False) -> Any:
-    def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
-        if value is None and optional:
-            return
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            also = " or None" if optional else ""
+def _option(
+    expected: str, accepts: Callable[[Any], bool], default: Any = None, **field: Any
+) -> Any:
+    """Return a field that refuses values; `None` is valid where it is the default."""
+
+    def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not (accepts(value) or (value is None and default is None)):
+            also = " or None" if default is None else ""
             raise ConfigError(
-                f"{field.name} must be an integer ≥ 1{also}, got {value!r}."
+                f"{attribute.name} must be {expected}{also}, got {value!r}."
             )
 
-    return check
+    return attrs.field(default=default, validator=check, **field)
 
 
-def _seconds(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not value > 0:
-        raise ConfigError(
-            f"{field.name} must be a number of seconds > 0, got {value!r}."
-        )
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _whole(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{field.name} must be an integer, got {value!r}.")
+def _is_number(value: Any) -> bool:
+    return _is_integer(value) or isinstance(value, float)
 
 
-def _flag_field(default: bool | None = False) -> Any:
-    def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
-        # A text is never a flag: "False" would be true.
-        if not isinstance(value, bool) and value is not default:
-            raise ConfigError(f"{field.name} must be True or False, got {value!r}.")
-
-    return attrs.field(default=default, validator=check)
+def _count(default: int | None = None) -> Any:
+    return _option("an integer ≥ 1", lambda v: _is_integer(v) and v >= 1, default)
 
 
-def _text(optional: bool = False) -> Any:
-    def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
-        if not isinstance(value, str) and not (optional and value is None):
-            also = " or None" if optional else ""
-            raise ConfigError(f"{field.name} must be a text{also}, got {value!r}.")
-
-    return check
+def _flag(default: bool | None = False) -> Any:
+    # A text is never a flag: "False" would be true.
+    return _option("True or False", lambda v: isinstance(v, bool), default)
 
 
-def _share(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
-    if value is None:
-        return
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 < value <= 1:
-        raise ConfigError(
-            f"{field.name} must be a number in (0, 1] or None, got {value!r}."
-        )
+def _text(default: str | None = None) -> Any:
+    return _option("a text", lambda v: isinstance(v, str), default)
 
 
-def _known_dtype(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
-    if value not in DTYPES:
-        raise ConfigError(
-            f"{field.name} must be one of {', '.join(DTYPES)}, got {value!r}."
-        )
-
-
-def _as_dtype(value: Any) -> Any:
+def _as_dtype(value: Any) -> str:
     """Take `torch.float16` for ``"float16"``, without torch, and vLLM's short names."""
     name = str(value).removeprefix("torch.")
     return {"half": "float16", "float": "float32"}.get(name, name)
@@ -128,7 +103,7 @@ def _as_options(
     return MappingProxyType(dict(value))
 
 
-def _mapping_field(**default: Any) -> Any:
+def _mapping(**default: Any) -> Any:
     converter = attrs.Converter(_as_options, takes_field=True)
     return attrs.field(converter=converter, **default)
 
@@ -136,17 +111,17 @@ def _mapping_field(**default: Any) -> Any:
 @suggest_names
 @attrs.frozen(kw_only=True)
 class EngineConfig:
-    """What a generator is created with.
+    """Options with which a generator is created.
 
     Raises:
-        ConfigError: An option has a value that cannot work.
+        ConfigError: An option has an invalid value.
         UnknownArgumentError: The option does not exist; names the nearest.
     """
 
     __module__ = "unillm"
 
     model: str
-    """As the caller wrote it."""
+    """Name or path, as the caller wrote it."""
 
     path: Path
     """Directory of the model."""
@@ -157,129 +132,132 @@ class EngineConfig:
     tokenizer: Any = None
     """Path or object; `None` for the model's own."""
 
-    dtype: str = attrs.field(
-        default="auto", converter=_as_dtype, validator=_known_dtype
+    dtype: str = _option(
+        f"one of {', '.join(DTYPES)}",
+        lambda v: v in DTYPES,
+        "auto",
+        converter=_as_dtype,
     )
-    """Of weights and cache; "auto" is the checkpoint's."""
+    """Type of weights and cache; "auto" is the checkpoint's."""
 
-    max_model_len: int | None = attrs.field(default=None, validator=_positive(True))
+    max_model_len: int | None = _count()
     """Prompt and new tokens together; `None` for what the model and memory allow."""
 
-    max_num_seqs: int | None = attrs.field(default=None, validator=_positive(True))
-    """Requests worked on at the same time: the slots of a static engine."""
+    max_num_seqs: int | None = _count()
+    """Requests served at the same time: the slots of a static engine."""
 
-    max_num_batched_tokens: int | None = attrs.field(
-        default=None, validator=_positive(True)
+    max_num_batched_tokens: int | None = _count()
+    """Prompt tokens computed in one step; longer prompts are computed in chunks. `None`
+    for the backend's default."""
+
+    max_logprobs: int = _option(
+        "an integer ≥ 0, or -1 for all", lambda v: _is_integer(v) and v >= -1, 20
     )
-    """Prompt tokens computed in one step; longer prompts go in chunks. `None` for the
-    backend's default."""
-
-    max_logprobs: int = attrs.field(default=20, validator=_whole)
     """Largest `SamplingParams.logprobs`; -1 allows the whole vocabulary."""
 
-    max_queued_requests: int = attrs.field(default=65_536, validator=_positive())
+    max_queued_requests: int = _count(65_536)
     """Requests that may wait for their first token."""
 
-    max_queued_tokens: int = attrs.field(default=16 * 2**20, validator=_positive())
+    max_queued_tokens: int = _count(16 * 2**20)
     """Prompt tokens that may wait, over all requests."""
 
-    step_timeout_s: float = attrs.field(default=600.0, validator=_seconds)
-    """Seconds after which an engine that does not come back from a step counts as dead;
+    step_timeout_s: float = _option(
+        "a number of seconds > 0", lambda v: _is_number(v) and v > 0, 600.0
+    )
+    """Seconds after which an engine that does not return from a step counts as dead;
     infinity waits for ever."""
 
-    strict_length: bool = _flag_field()
+    strict_length: bool = _flag()
     """Refuse a request whose `max_tokens` does not fit, instead of fitting it."""
 
-    chat_template: str | None = attrs.field(default=None, validator=_text(True))
+    chat_template: str | None = _text()
     """Template text to use instead of the tokenizer's."""
 
-    trust_remote_code: bool = _flag_field()
+    trust_remote_code: bool = _flag()
     """Run code that the checkpoint brings. Read it first."""
 
-    seed: int = attrs.field(default=0, validator=_whole)
-    """Of the seeds that requests without one of their own are given."""
+    seed: int = _option("an integer", _is_integer, 0)
+    """Seed of the seeds for requests that set none."""
 
-    enforce_eager: bool = _flag_field()
+    enforce_eager: bool = _flag()
     """Compile nothing and record no CUDA graphs: starts sooner, steps take longer."""
 
-    quantization: str | None = attrs.field(default=None, validator=_text(True))
-    """How weights are stored, by the name that vLLM or the engine gives it; `None` for
-    what the checkpoint says."""
+    quantization: str | None = _text()
+    """Format of the weights, by the name that vLLM or the engine gives it; `None` for
+    the checkpoint's."""
 
-    kv_cache_dtype: str = attrs.field(default="auto", validator=_text())
-    """Of keys and values; "auto" is that of the model."""
+    kv_cache_dtype: str = _text("auto")
+    """Type of keys and values; "auto" is the model's."""
 
-    tensor_parallel_size: int = attrs.field(default=1, validator=_positive())
+    tensor_parallel_size: int = _count(1)
     """Devices that share each layer."""
 
-    pipeline_parallel_size: int = attrs.field(default=1, validator=_positive())
+    pipeline_parallel_size: int = _count(1)
     """Groups of devices that share the layers."""
 
-    gpu_memory_utilization: float | None = attrs.field(default=None, validator=_share)
+    gpu_memory_utilization: float | None = _option(
+        "a number in (0, 1]", lambda v: _is_number(v) and 0 < v <= 1
+    )
     """Share of a device's memory that the engine may take; `None` for its default."""
 
-    enable_prefix_caching: bool | None = _flag_field(None)
-    """Keep what was computed for prompts, for those that begin alike; `None` for the
-    engine's default."""
+    enable_prefix_caching: bool | None = _flag(None)
+    """Keep the cache of prompts for prompts that begin alike; `None` for the engine's
+    default."""
 
-    speculative_config: Mapping[str, Any] | None = _mapping_field(default=None)
+    speculative_config: Mapping[str, Any] | None = _mapping(default=None)
     """Speculative decoding, in vLLM's words: ``method``, ``num_speculative_tokens``."""
 
-    enable_lora: bool = _flag_field()
+    enable_lora: bool = _flag()
     """Allow requests to name a LoRA adapter."""
 
-    max_loras: int | None = attrs.field(default=None, validator=_positive(True))
+    max_loras: int | None = _count()
     """Adapters in one step; `None` for the engine's default."""
 
-    max_lora_rank: int | None = attrs.field(default=None, validator=_positive(True))
+    max_lora_rank: int | None = _count()
     """Largest rank of an adapter; `None` for the engine's default."""
 
-    backend_options: Mapping[str, Any] = _mapping_field(factory=dict)
+    backend_options: Mapping[str, Any] = _mapping(factory=dict)
     """Options that only the chosen backend knows."""
 
     sources: Mapping[str, Source] = attrs.field(factory=dict, repr=False, eq=False)
     """Where each value came from, for those that are not defaults."""
 
-    def __attrs_post_init__(self) -> None:
-        if self.max_logprobs < -1:
-            raise ConfigError(
-                f"max_logprobs must be ≥ 0, or -1 for all, got {self.max_logprobs}."
-            )
-
     @classmethod
     def create(cls, *, backend: str | None, **given: Any) -> EngineConfig:
-        """Make a configuration from arguments and the environment.
+        """Return a configuration from arguments and the environment.
 
         Args:
-            backend: What the code says; `None` or "auto" leave it to the environment.
+            backend: Backend that the code names; `None` and "auto" leave the choice to
+                the environment.
             given: Any other field. `None` leaves the default.
         """
-        given = _without_none(given)
-        sources = _sources(given)
+        sources = {}
         if backend not in (None, "auto"):
             sources["backend"] = Source.ARGUMENT
         elif backend := os.environ.get(BACKEND_VARIABLE):
             sources["backend"] = Source.ENVIRONMENT
-        return cls(backend=(backend or "auto").lower(), sources=sources, **given)
+        given, given_sources = _given(given)
+        return cls(
+            backend=(backend or "auto").lower(),
+            sources=sources | given_sources,
+            **given,
+        )
 
     def with_options(self, **given: Any) -> EngineConfig:
         """Return a copy with further options; `None` leaves a value as it is."""
-        given = _without_none(given)
-        return attrs.evolve(self, sources={**self.sources, **_sources(given)}, **given)
+        given, sources = _given(given)
+        return attrs.evolve(self, sources={**self.sources, **sources}, **given)
 
     def source_of(self, name: str) -> Source:
-        """Say where the value of an option came from."""
+        """Return where the value of an option came from."""
         return self.sources.get(name, Source.DEFAULT)
 
 
-def _without_none(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def _sources(given: Mapping[str, Any]) -> dict[str, Source]:
-    """Return the source of each argument that differs from its default."""
+def _given(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Source]]:
+    """Return the options that are not `None`, and the sources of those not default."""
+    given = {name: value for name, value in options.items() if value is not None}
     fields = attrs.fields_dict(EngineConfig)
-    return {
+    return given, {
         name: Source.ARGUMENT
         for name, value in given.items()
         if name in fields and value is not fields[name].default

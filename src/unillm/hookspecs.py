@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a plugin may implement. Public: plugin authors import `hookimpl` from here.
+"""The hooks that a plugin may implement. Public: plugins import `hookimpl` from here.
 
 A plugin is a module that an entry point of the group ``unillm`` names. The name of the
 entry point is the name of the backend::
@@ -8,8 +8,8 @@ entry point is the name of the backend::
     [project.entry-points.unillm]
     mybackend = "unillm_mybackend"
 
-Plugins are listed without being imported, and imported when they are asked for by
-name, when ``backend="auto"`` chooses, and by `unillm.backends`. Keep the module light:
+The core lists plugins without importing them. It imports a plugin when a caller names
+it, when ``backend="auto"`` chooses, and in `unillm.backends`. Keep the module light:
 import the engine inside functions.
 """
 
@@ -33,16 +33,16 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 def unillm_create_backend(name: str) -> Backend | None:
     """Create the backend called *name*.
 
-    When: a generator is created, or `unillm.backends` lists what there is.
+    When: a generator is created, or `unillm.backends` lists the backends.
     Where: in the caller's process and thread; possibly several times.
     Results: stops at the first implementation that does not return `None`.
 
     Args:
-        name: What the user asked for, lower-case; the name of an entry point.
+        name: Name of an entry point, as the caller wrote it, in lower case.
 
     Returns:
-        A backend, without having loaded an engine. `None` if the name is not this
-        plugin's.
+        A backend that has not loaded an engine; `None` if the plugin does not know the
+        name.
 
     .. versionadded:: 0.1
     """

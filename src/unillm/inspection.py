@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What there is to know of a model without loading its weights.
+"""The facts about a model that are known before its weights are loaded.
 
-The same readings as a `Generator` takes (end ids, defaults, chat template), and from
-the headers of the weights what they and the cache will need.
+A `Generator` reads the same files in the same way. The headers of the weights give the
+memory that weights and cache will need.
 """
 
 from __future__ import annotations
@@ -19,12 +19,7 @@ import attrs
 
 from .config import EngineConfig
 from .engines.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
-from .errors import (
-    BackendUnavailableError,
-    ChatTemplateError,
-    ConfigError,
-    ModelError,
-)
+from .errors import BackendUnavailableError, ChatTemplateError, ConfigError, ModelError
 from .model.checkpoint import stored_tensors
 from .model.memory import Limits, memory_needs
 from .model.positions import model_positions
@@ -36,19 +31,19 @@ from .text.loading import read_model_text
 from .text.tokenizer import Tokenizer
 
 EXAMPLE_MESSAGE = "Hello"
-"""What the user says in `ModelReport.chat_example`."""
+"""The user's message in `ModelReport.chat_example`."""
 
 
 @attrs.frozen(kw_only=True)
 class WeightsReport:
-    """What the safetensors files hold, by their headers."""
+    """The contents of the safetensors files, by their headers."""
 
     __module__ = "unillm"
 
     num_files: int
     file_bytes: int
     num_parameters: int
-    """As stored: a tensor that two layers share counts once."""
+    """Stored parameters: a tensor that two layers share counts once."""
     parameters_by_dtype: Mapping[str, int]
     """By the format's names, such as ``"BF16"``."""
 
@@ -63,15 +58,15 @@ class MemoryReport:
     length: int
     """Prompt and new tokens of one slot."""
     dtype: str
-    """Of weights and cache; "auto" is the checkpoint's."""
+    """Type of weights and cache; "auto" is the checkpoint's."""
     weight_bytes: int
     kv_bytes_per_token: int
     """Keys and values of one slot."""
     kv_bytes: int
-    """Of all slots; the engine rounds their length up to whole blocks. What recurrent
-    layers keep is in it."""
+    """Cache of all slots, each rounded up to whole blocks, states of recurrent layers
+    included."""
     activation_bytes: int
-    """At the peak of a step with `max_num_batched_tokens`, within a quarter."""
+    """Peak of a step with `max_num_batched_tokens`, within a quarter."""
     max_num_batched_tokens: int
     """Prompt tokens of one step: the default."""
     total_bytes: int
@@ -79,23 +74,23 @@ class MemoryReport:
 
 @attrs.frozen(kw_only=True)
 class ModelReport:
-    """What `unillm.inspect_model` found."""
+    """The result of `unillm.inspect_model`."""
 
     __module__ = "unillm"
 
     model: str
-    """As the caller wrote it."""
+    """Name or path, as the caller wrote it."""
     path: Path
     architectures: tuple[str, ...]
     model_type: str | None
     backend: str | None
-    """Which would serve it; `None` if none can."""
+    """The backend that would serve the model; `None` if none can."""
     backend_refusal: str = ""
-    """Why it cannot be served by what was asked for."""
+    """Why no backend, or not the named one, can serve the model."""
     backend_remark: str = ""
-    """What there is to know of how it would be served."""
+    """The backend's remark on how it would serve the model."""
     context_length: int | None
-    """Prompt and new tokens together, by config.json; `None` if it does not say."""
+    """Prompt and new tokens together; `None` if config.json names no context."""
     vocab_size: int | None
     """Rows of the model, by config.json."""
     tokenizer_size: int | None
@@ -105,14 +100,14 @@ class ModelReport:
     eos: EosIds
     has_chat_template: bool
     chat_example: str | None
-    """What the template makes of one message of a user."""
+    """One user message after the chat template."""
     chat_refusal: str = ""
-    """Why there is no example although there is a template."""
+    """Why the chat template gives no example."""
     default_sampling_params: SamplingParams
-    """What a call without params uses."""
+    """The params of a call without params."""
     memory: MemoryReport | None
     memory_refusal: str = ""
-    """Why there is no estimate."""
+    """Why there is no estimate of the memory."""
 
 
 def inspect_model(
@@ -133,13 +128,13 @@ def inspect_model(
         tokenizer: Path or object, if it is not the model's own.
         slots: Requests at a time, for the memory; `None` for one.
         length: Tokens of a slot, for the memory; `None` for the whole context.
-        dtype: Of weights and cache in memory; "auto" is the checkpoint's.
-        backend: Which one is asked whether it can serve the model.
-        trust_remote_code: Run code that the checkpoint's tokenizer brings.
+        dtype: Type of weights and cache in memory; "auto" is the checkpoint's.
+        backend: The backend that is asked whether it can serve the model.
+        trust_remote_code: Run tokenizer code that the checkpoint brings.
 
     Raises:
-        ConfigError: An option has a value that cannot work.
-        ModelError: The model cannot be found or read, or names no end id.
+        ConfigError: An option has an invalid value.
+        ModelError: The model cannot be found or read, or names no EOS token.
         BackendNotFoundError: No backend has the name.
     """
     for name, number in (("slots", slots), ("length", length)):
@@ -153,10 +148,7 @@ def inspect_model(
         trust_remote_code=trust_remote_code,
     )
     path = config.path
-    text = read_model_text(
-        path, config.tokenizer, trust_remote_code=config.trust_remote_code
-    )
-    model_config = text.model_config
+    text = read_model_text(path, tokenizer, trust_remote_code=trust_remote_code)
     weights = _read_weights(path)
     context_length = _context_length(config)
     if length is not None and context_length is not None and length > context_length:
@@ -174,13 +166,13 @@ def inspect_model(
     return ModelReport(
         model=config.model,
         path=path,
-        architectures=tuple(model_config.get("architectures") or ()),
-        model_type=model_config.get("model_type"),
+        architectures=tuple(text.model_config.get("architectures") or ()),
+        model_type=text.model_config.get("model_type"),
         backend=backend_name,
         backend_refusal=backend_refusal,
         backend_remark=backend_remark,
         context_length=context_length,
-        vocab_size=_vocab_size(model_config),
+        vocab_size=_vocab_size(text.model_config),
         tokenizer_size=text.tokenizer.vocab_size,
         weights=weights,
         eos=text.eos,
@@ -191,9 +183,6 @@ def inspect_model(
         memory=memory,
         memory_refusal=memory_refusal,
     )
-
-
-# ------------------------------------------------------------------------------ config
 
 
 def _context_length(config: EngineConfig) -> int | None:
@@ -217,7 +206,7 @@ def _vocab_size(config: Mapping[str, Any]) -> int | None:
 
 
 def _choose(config: EngineConfig) -> tuple[str | None, str, str]:
-    """Return the backend that would serve the model, or why none would; a remark."""
+    """Return the backend that would serve the model, the refusal and the remark."""
     try:
         backend = choose_backend(PluginRegistry(), config)
     except BackendUnavailableError as error:
@@ -235,9 +224,6 @@ def _chat_example(tokenizer: Tokenizer) -> tuple[str | None, str]:
         return tokenizer.apply_chat_template([message]), ""
     except ChatTemplateError as error:
         return None, str(error)
-
-
-# ----------------------------------------------------------------- weights and memory
 
 
 def _read_weights(path: Path) -> WeightsReport | None:
@@ -262,14 +248,13 @@ def _estimate(
     """Return the embedded backend's own estimate, or why there is none."""
     if length is None:
         return None, "config.json does not say how long the context is; give a length"
+    limits = Limits(
+        max_num_seqs=slots,
+        max_model_len=length,
+        max_num_batched_tokens=DEFAULT_MAX_NUM_BATCHED_TOKENS,
+    )
     try:
-        found = memory_needs(config.path, dtype=config.dtype).estimate(
-            Limits(
-                max_num_seqs=slots,
-                max_model_len=length,
-                max_num_batched_tokens=DEFAULT_MAX_NUM_BATCHED_TOKENS,
-            )
-        )
+        found = memory_needs(config.path, dtype=config.dtype).estimate(limits)
     except Exception as error:  # noqa: BLE001 - transformers may raise anything
         return None, f"{type(error).__name__}: {error}"
     report = MemoryReport(

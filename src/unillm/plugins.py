@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Plugins: found by entry point without an import, loaded by name.
+"""Plugins: listed by entry point without an import, imported by name.
 
-An engine that fails to import harms nobody who did not ask for it. The embedded
-backend is an entry in a table and from there on a plugin like any other.
+A plugin that fails to import disturbs only callers that name it. The embedded backend
+is an entry in a table, and from there on a plugin like any other.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from collections.abc import Iterator
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import attrs
@@ -36,8 +37,8 @@ OLDEST_CONTRACT = 1
 """The oldest version of the contract whose backends are still served."""
 
 PLUGGED: dict[str, object] = {}
-"""Plugins that are there for a while, by `unillm.testing.backends.plugged`: name to
-what implements the hook."""
+"""Plugins without a distribution, while `unillm.testing.backends.plugged` is open: name
+to the object that implements the hook."""
 
 
 @attrs.frozen(kw_only=True)
@@ -50,17 +51,17 @@ class BackendStatus:
     available: bool
     description: str = ""
     distribution: str
-    """Where it comes from: name and version of the installed distribution."""
+    """Name and version of the installed distribution."""
     auto_rank: int | None = None
     """Place in the order of ``backend="auto"``; `None` is never chosen by it."""
     reason: str = ""
-    """Why it is not available."""
+    """Why the backend is not available."""
     remedy: str | None = None
-    """The command that helps."""
+    """The command that makes it available."""
 
 
 class PluginRegistry:
-    """Knows which backends are installed and loads the one that is asked for."""
+    """Lists the installed backends, and loads them by name."""
 
     def __init__(self) -> None:
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
@@ -75,10 +76,10 @@ class PluginRegistry:
         """Import the plugin called *name* and create its backend.
 
         Raises:
-            BackendNotFoundError: Nothing installed has the name.
+            BackendNotFoundError: No installed plugin has the name.
             PluginError: The plugin cannot be imported, breaks a rule of the contract,
                 was written for a version of it that is not served, or shares its name
-                with another one.
+                with another plugin.
         """
         if name not in self.names():
             raise self._not_found(name)
@@ -87,34 +88,18 @@ class PluginRegistry:
         backend = self._manager.hook.unillm_create_backend(name=name)
         if not isinstance(backend, Backend):
             raise PluginError(
-                f"The plugin {self.distribution(name)} gave {backend!r} for the "
+                f"The plugin {self.distribution(name)} returned {backend!r} for the "
                 f"backend {name!r}; unillm_create_backend must return a Backend."
             )
         self._check_contract(name, backend.contract_version)
         return backend
 
-    def _check_contract(self, name: str, version: int) -> None:
-        if OLDEST_CONTRACT <= version <= CONTRACT_VERSION:
-            return
-        serves = f"version {CONTRACT_VERSION}"
-        if OLDEST_CONTRACT < CONTRACT_VERSION:
-            serves = f"versions {OLDEST_CONTRACT} to {CONTRACT_VERSION}"
-        remedy = (
-            "Upgrade unillm, or install an older release of the plugin"
-            if version > CONTRACT_VERSION
-            else "Upgrade the plugin, or install an older release of unillm"
-        )
-        raise PluginError(
-            f"The plugin {self.distribution(name)} was written for version {version} "
-            f"of the contract of backends, and this unillm serves {serves}. {remedy}."
-        )
-
     def status(self, name: str) -> BackendStatus:
-        """Tell whether a backend can run here; never raises."""
+        """Return whether a backend can run here; never raises."""
         try:
             backend = self.load(name)
             availability = backend.availability()
-        except Exception as error:  # noqa: BLE001 - a stranger's module may raise anything
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything
             return BackendStatus(
                 name=name,
                 available=False,
@@ -131,6 +116,29 @@ class PluginRegistry:
             remedy=availability.remedy,
         )
 
+    def distribution(self, name: str) -> str:
+        """Return the distribution of a backend, as ``"name version"``."""
+        if name in EMBEDDED and name not in self._entry_points:
+            return "unillm (embedded)"
+        if name in PLUGGED:
+            return "not installed, plugged in"
+        sources = [entry.dist for entry in self._entry_points[name] if entry.dist]
+        return ", ".join(f"{dist.name} {dist.version}" for dist in sources)
+
+    def by_rank(self) -> list[Backend]:
+        """Return the backends that ``backend="auto"`` may take, in its order.
+
+        A plugin that cannot be loaded is left out.
+        """
+        ranked = []
+        for name in self.names():
+            with contextlib.suppress(PluginError):
+                backend = self.load(name)
+                if backend.auto_rank is not None:
+                    ranked.append((backend.auto_rank, backend))
+        # The sort is stable: backends of one rank stay in the order of their names.
+        return [backend for _, backend in sorted(ranked, key=itemgetter(0))]
+
     def _not_found(self, name: str) -> BackendNotFoundError:
         installed = self.names()
         if name in KNOWN:
@@ -145,31 +153,8 @@ class PluginRegistry:
             installed=installed,
         )
 
-    def distribution(self, name: str) -> str:
-        """Return where a backend comes from, as ``"name version"``."""
-        if name in EMBEDDED and name not in self._entry_points:
-            return "unillm (embedded)"
-        if name in PLUGGED:
-            return "not installed, plugged in"
-        sources = [entry.dist for entry in self._entry_points[name] if entry.dist]
-        return ", ".join(f"{dist.name} {dist.version}" for dist in sources)
-
-    def by_rank(self) -> Iterator[Backend]:
-        """Yield the backends that ``backend="auto"`` may take, in its order.
-
-        A plugin that cannot be imported is left out: nobody asked for it by name.
-        """
-        found = [self._load_or_none(name) for name in self.names()]
-        ranked = [b for b in found if b is not None and b.auto_rank is not None]
-        yield from sorted(ranked, key=lambda b: (b.auto_rank, b.name))
-
-    def _load_or_none(self, name: str) -> Backend | None:
-        try:
-            return self.load(name)
-        except PluginError:
-            return None
-
     def _register(self, name: str) -> None:
+        """Import a plugin and check its hooks."""
         entries = self._entry_points.get(name, [])
         if len(entries) > 1 or (entries and name in EMBEDDED):
             raise PluginError(
@@ -199,9 +184,25 @@ class PluginRegistry:
                 f"not exist: {error}"
             ) from error
 
+    def _check_contract(self, name: str, version: int) -> None:
+        if OLDEST_CONTRACT <= version <= CONTRACT_VERSION:
+            return
+        serves = f"version {CONTRACT_VERSION}"
+        if OLDEST_CONTRACT < CONTRACT_VERSION:
+            serves = f"versions {OLDEST_CONTRACT} to {CONTRACT_VERSION}"
+        remedy = (
+            "Upgrade unillm, or install an older release of the plugin"
+            if version > CONTRACT_VERSION
+            else "Upgrade the plugin, or install an older release of unillm"
+        )
+        raise PluginError(
+            f"The plugin {self.distribution(name)} was written for version {version} "
+            f"of the contract of backends, and this unillm serves {serves}. {remedy}."
+        )
+
 
 def _entry_points() -> dict[str, list[EntryPoint]]:
-    """The installed plugins by backend name; the same one found twice counts once."""
+    """Return the installed plugins by backend name, each once."""
     from importlib.metadata import entry_points  # 30 ms that `import unillm` saves
 
     found: dict[str, list[EntryPoint]] = {}
@@ -215,10 +216,10 @@ def _entry_points() -> dict[str, list[EntryPoint]]:
 def backends() -> list[BackendStatus]:
     """Return every known backend: available, or why not and what to do.
 
-    Imports the plugins that are installed, which are light, and no engine.
+    Imports the installed plugins, which are light, and no engine.
     """
     registry = PluginRegistry()
-    installed = [registry.status(name) for name in registry.names()]
+    names = registry.names()
     missing = [
         BackendStatus(
             name=name,
@@ -227,9 +228,9 @@ def backends() -> list[BackendStatus]:
             reason="its plugin is not installed",
             remedy=_install(name),
         )
-        for name in sorted(KNOWN.keys() - set(registry.names()))
+        for name in sorted(KNOWN.keys() - set(names))
     ]
-    return installed + missing
+    return [registry.status(name) for name in names] + missing
 
 
 def _install(name: str) -> str:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Prepared engines by the name of a model: plan one, or have it built.
+"""Prepared engines by the name of a model: plan one, or build it.
 
-A `Generator` builds what it needs by itself. This is for doing it before: on the way
-into production, or to know the price.
+A `Generator` builds the engine that it needs. These functions build it earlier, such as
+on the way into production, or state its price.
 """
 
 from __future__ import annotations
@@ -18,16 +18,14 @@ from .artifacts.key import BuildSpec
 from .artifacts.plan import EnginePlan, MemoryPlan, Outcome, make_plan
 from .artifacts.progress import Listener
 from .artifacts.store import Artifact, ArtifactStore
-from .config import EngineConfig
-from .engines.backend import Backend
 from .engines.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
 from .errors import ModelError
 from .model.memory import Limits
 from .model.positions import model_positions
-from .resolve import resolve
+from .resolve import Resolved, resolve
 
 DEFAULT_NUM_SEQS = 8
-"""Requests at a time that a plan counts with where nobody says how many."""
+"""Requests at a time in a plan, if neither the engine nor the caller sets a number."""
 
 
 def plan_engine(
@@ -37,37 +35,38 @@ def plan_engine(
     memory_bytes: int | None = None,
     **options: Any,
 ) -> EnginePlan:
-    """Say what would be built for a model, why, and what it takes of memory.
+    """Return which engine would be built for a model, why, and the memory it takes.
 
-    Builds and loads nothing. A backend that is named is planned for even where its
-    engine is not installed.
+    Builds and loads nothing. A named backend makes a plan even where its engine is not
+    installed.
 
     Args:
         model: Directory, hub id, or the bundled ``"unillm/tiny"``.
-        backend: Its name; `None` for what a `Generator` would take here.
-        memory_bytes: Of the device; `None` leaves open whether it fits.
+        backend: Name of the backend; `None` for the choice of a `Generator`.
+        memory_bytes: Memory of the device; `None` leaves open whether the engine fits.
         options: Other fields of `EngineConfig`.
 
     Raises:
-        ConfigError: An option has a value that cannot work.
+        ConfigError: An option has an invalid value.
         ModelError: The model cannot be found or read.
         BackendError: No backend has the name, or for `None`, none can run here.
     """
     found = resolve(model, backend, runnable=False, **options)
-    config, chosen = found.config, found.backend
-    spec = chosen.build_spec(config)
-    plan = (
-        EnginePlan(
-            backend=chosen.name,
-            model=config.model,
+    spec = found.backend.build_spec(found.config)
+    if spec is None:
+        plan = EnginePlan(
+            backend=found.backend.name,
+            model=found.config.model,
             spec=None,
             outcome=Outcome.NOTHING_TO_BUILD,
         )
-        if spec is None
-        else make_plan(spec, ArtifactFolder())
-    )
-    memory, refusal = _plan_memory(chosen, config, spec, memory_bytes)
-    return attrs.evolve(plan, memory=memory, memory_refusal=refusal)
+    else:
+        plan = make_plan(spec, ArtifactFolder())
+    try:
+        memory = _plan_memory(found, spec, memory_bytes)
+    except ModelError as error:
+        return attrs.evolve(plan, memory_refusal=str(error))
+    return attrs.evolve(plan, memory=memory)
 
 
 def prepare_engine(
@@ -77,22 +76,22 @@ def prepare_engine(
     listener: Listener | None = None,
     **options: Any,
 ) -> Artifact | None:
-    """Build an engine for a model, unless one is there that serves.
+    """Build an engine for a model, unless a built engine serves already.
 
     Args:
         model: Directory, hub id, or the bundled ``"unillm/tiny"``.
-        backend: Its name; `None` for what a `Generator` would take.
-        listener: Told what happens; `None` logs it.
+        backend: Name of the backend; `None` for the choice of a `Generator`.
+        listener: Called with each stage of the build; `None` logs them.
         options: Other fields of `EngineConfig`.
 
     Returns:
         The engine, to be closed; `None` if the backend loads the model as it is.
 
     Raises:
-        ConfigError: An option has a value that cannot work.
+        ConfigError: An option has an invalid value.
         ModelError: The model cannot be found or read.
         BackendError: The backend does not exist or cannot run here.
-        EngineBuildError: The build failed; nothing is left of it.
+        EngineBuildError: The build failed, and its files are removed.
     """
     found = resolve(model, backend, **options)
     spec = found.backend.build_spec(found.config)
@@ -102,36 +101,24 @@ def prepare_engine(
 
 
 def _plan_memory(
-    backend: Backend,
-    config: EngineConfig,
-    spec: BuildSpec | None,
-    memory_bytes: int | None,
-) -> tuple[MemoryPlan | None, str]:
-    """Return what the engine takes, or why that is not known."""
+    found: Resolved, spec: BuildSpec | None, memory_bytes: int | None
+) -> MemoryPlan:
+    config = found.config
     if memory_bytes is not None and config.gpu_memory_utilization is not None:
         memory_bytes = int(memory_bytes * config.gpu_memory_utilization)
-    try:
-        plan = MemoryPlan(
-            limits=_limits(config, spec),
-            needs=backend.memory_needs(config),
-            available_bytes=memory_bytes,
-        )
-    except ModelError as error:
-        return None, str(error)
-    return plan, ""
-
-
-def _limits(config: EngineConfig, spec: BuildSpec | None) -> Limits:
-    """Take what is built for, else what was asked, else what is usual."""
     built = {} if spec is None else spec.limits
-    return Limits(
-        max_num_seqs=built.get("max_batch_size")
-        or config.max_num_seqs
-        or DEFAULT_NUM_SEQS,
-        max_model_len=built.get("max_seq_len")
-        or config.max_model_len
-        or model_positions(config.path),
-        max_num_batched_tokens=built.get("max_num_tokens")
-        or config.max_num_batched_tokens
-        or DEFAULT_MAX_NUM_BATCHED_TOKENS,
+    return MemoryPlan(
+        limits=Limits(
+            max_num_seqs=built.get("max_batch_size")
+            or config.max_num_seqs
+            or DEFAULT_NUM_SEQS,
+            max_model_len=built.get("max_seq_len")
+            or config.max_model_len
+            or model_positions(config.path),
+            max_num_batched_tokens=built.get("max_num_tokens")
+            or config.max_num_batched_tokens
+            or DEFAULT_MAX_NUM_BATCHED_TOKENS,
+        ),
+        needs=found.backend.memory_needs(config),
+        available_bytes=memory_bytes,
     )
