@@ -16,7 +16,7 @@ CLASSES = [
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
-def test_every_error_is_drawn_in_the_tree(cls):
+def test_every_error_is_in_the_tree(cls):
     assert cls.__name__ in errors.__doc__
 
 
@@ -29,7 +29,7 @@ def test_the_tree_names_the_builtin_that_an_error_also_is(cls):
         assert cls is errors.UnillmError or f"({name})" in line
 
 
-def test_prompt_too_long_tells_both_numbers_and_what_to_do():
+def test_prompt_too_long_has_both_numbers_and_the_remedy():
     error = errors.PromptTooLongError(
         prompt_tokens=65, max_prompt_tokens=63, max_model_len=64
     )

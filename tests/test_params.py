@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from unillm import SamplingParams, StructuredOutputs
 from unillm.errors import InvalidParameterError, UnillmError, UnknownArgumentError
 from unillm.params import (
-    NOT_HERE,
-    NOT_IN_STRUCTURED_OUTPUTS,
+    UNAVAILABLE_CONSTRAINTS,
+    UNAVAILABLE_FIELDS,
     SamplingParamsWarning,
 )
 
-# vLLM 0.32's defaults, field by field: reference for "the same on every backend".
+# Defaults of vLLM 0.32, which are the same on every backend.
 DEFAULTS = {
     "n": 1,
     "presence_penalty": 0.0,
@@ -51,7 +51,7 @@ DEFAULTS = {
 
 
 def test_defaults_are_those_of_vllm():
-    assert DEFAULTS == attrs.asdict(SamplingParams())
+    assert attrs.asdict(SamplingParams()) == DEFAULTS
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_an_impossible_value_is_refused_with_field_and_value(field, value):
     with pytest.raises(InvalidParameterError, match=field) as caught:
         SamplingParams(**{field: value})
 
-    assert field == caught.value.parameter
+    assert caught.value.parameter == field
     assert isinstance(caught.value, ValueError)
 
 
@@ -149,18 +149,18 @@ def test_values_are_normalised():
         stop="a", stop_token_ids=[3, 3, np.int64(4)], seed=-1, max_tokens=np.int32(7)
     )
 
-    assert (("a",), (3, 4), None, 7) == (
+    assert (
         params.stop,
         params.stop_token_ids,
         params.seed,
         params.max_tokens,
-    )
+    ) == (("a",), (3, 4), None, 7)
 
 
 def test_biases_are_cut_and_kept_in_order():
     params = SamplingParams(logit_bias={7: 250, np.int64(3): -math.inf, 5: 1})
 
-    assert ((3, -100.0), (5, 1.0), (7, 100.0)) == params.logit_bias
+    assert params.logit_bias == ((3, -100.0), (5, 1.0), (7, 100.0))
     assert params == attrs.evolve(params)
 
 
@@ -170,21 +170,22 @@ def test_the_callers_list_is_not_kept():
 
     stop.append("b")
 
-    assert ("a",) == params.stop
+    assert params.stop == ("a",)
 
 
 def test_a_temperature_too_small_to_divide_by_is_raised_with_a_warning():
-    with pytest.warns(SamplingParamsWarning, match="raised to 0.01"):
+    with pytest.warns(SamplingParamsWarning, match="raised to 0.01") as warned:
         params = SamplingParams(temperature=0.001)
 
-    assert 0.01 == params.temperature
+    assert params.temperature == 0.01
+    assert [warning.filename for warning in warned] == [__file__]
 
 
 @pytest.mark.parametrize(
     ("temperature", "greedy"), [(0, True), (1e-6, True), (1, False)]
 )
 def test_a_temperature_of_zero_is_greedy(temperature, greedy):
-    assert greedy is SamplingParams(temperature=temperature).greedy
+    assert SamplingParams(temperature=temperature).greedy is greedy
 
 
 def test_an_assigned_value_is_checked_and_normalised():
@@ -194,7 +195,7 @@ def test_an_assigned_value_is_checked_and_normalised():
     with pytest.raises(InvalidParameterError, match="max_tokens must be an integer"):
         params.max_tokens = 0
 
-    assert SamplingParams(stop="x") == params
+    assert params == SamplingParams(stop="x")
 
 
 def test_a_field_that_does_not_exist_cannot_be_assigned():
@@ -202,20 +203,22 @@ def test_a_field_that_does_not_exist_cannot_be_assigned():
         SamplingParams().max_token = 5
 
 
-def test_structured_outputs_do_not_change():
+def test_structured_outputs_are_frozen():
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         StructuredOutputs(regex="a").regex = "b"
 
 
-@pytest.mark.parametrize("name", sorted(NOT_HERE))
-def test_a_field_of_another_library_says_why_it_is_not_here(name):
-    with pytest.raises(TypeError, match=re.escape(f"{name!r}: {NOT_HERE[name]}. It")):
+@pytest.mark.parametrize("name", sorted(UNAVAILABLE_FIELDS))
+def test_an_unavailable_field_is_refused_with_the_reason(name):
+    with pytest.raises(
+        TypeError, match=re.escape(f"{name!r}: {UNAVAILABLE_FIELDS[name]}. It")
+    ):
         SamplingParams(**{name: 1})
 
 
-@pytest.mark.parametrize("name", sorted(NOT_IN_STRUCTURED_OUTPUTS))
-def test_a_constraint_of_vllm_says_why_it_is_not_here(name):
-    reason = re.escape(NOT_IN_STRUCTURED_OUTPUTS[name])
+@pytest.mark.parametrize("name", sorted(UNAVAILABLE_CONSTRAINTS))
+def test_an_unavailable_constraint_is_refused_with_the_reason(name):
+    reason = re.escape(UNAVAILABLE_CONSTRAINTS[name])
 
     with pytest.raises(TypeError, match=reason):
         StructuredOutputs(**{name: "x"})
@@ -225,10 +228,10 @@ def test_params_survive_pickling_and_are_equal_by_value():
     params = SamplingParams(seed=3, stop=["x"])
 
     assert params == pickle.loads(pickle.dumps(params))
-    assert "unillm" == type(params).__module__
+    assert type(params).__module__ == "unillm"
 
 
-def test_generation_config_gives_what_vllm_takes_from_it():
+def test_generation_config_sets_the_fields_that_vllm_takes():
     config = {
         "do_sample": False,
         "temperature": 0.6,
@@ -240,9 +243,9 @@ def test_generation_config_gives_what_vllm_takes_from_it():
         "min_p": None,
     }
 
-    assert SamplingParams(
+    assert SamplingParams.from_generation_config(config) == SamplingParams(
         temperature=0.6, top_p=0.9, top_k=20, repetition_penalty=1.1, max_tokens=7
-    ) == SamplingParams.from_generation_config(config)
+    )
 
 
 @pytest.mark.property

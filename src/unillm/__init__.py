@@ -2,8 +2,8 @@
 
 """One `Generator` over every LLM inference engine.
 
-Importing this package loads no engine, no torch and no tokenizer; each public name is
-loaded when it is first used. Public are the names here and the modules `backend`,
+Importing this package loads no engine, no torch and no tokenizer; the first use of a
+public name imports its module. Public are the names here and the modules `backend`,
 `errors`, `hookspecs` and `testing`; all other modules are private.
 """
 
@@ -41,33 +41,29 @@ if TYPE_CHECKING:
 
     __version__: str
 
-_WHERE = {
-    "BackendStatus": ".plugins",
-    "CompletionDelta": ".outputs",
-    "CompletionOutput": ".outputs",
-    "EngineConfig": ".config",
-    "Generator": ".generator",
-    "LLM": ".vllm_api.llm",
-    "LoRARequest": ".lora",
-    "Logprob": ".outputs",
-    "MemoryReport": ".inspection",
-    "ModelReport": ".inspection",
-    "PromptType": ".text.prompts",
-    "RequestHandle": ".runtime.handle",
-    "RequestMetrics": ".outputs",
-    "RequestOutput": ".outputs",
-    "SamplingParams": ".params",
-    "SlotMetrics": ".outputs",
-    "StructuredOutputs": ".params",
-    "StructuredOutputsParams": ".params",
-    "TextPrompt": ".text.prompts",
-    "TokensPrompt": ".text.prompts",
-    "UnillmError": ".errors",
-    "WeightsReport": ".inspection",
-    "backends": ".plugins",
-    "inspect_model": ".inspection",
+_NAMES = {
+    ".config": ("EngineConfig",),
+    ".errors": ("UnillmError",),
+    ".generator": ("Generator",),
+    ".inspection": ("MemoryReport", "ModelReport", "WeightsReport", "inspect_model"),
+    ".lora": ("LoRARequest",),
+    ".outputs": (
+        "CompletionDelta",
+        "CompletionOutput",
+        "Logprob",
+        "RequestMetrics",
+        "RequestOutput",
+        "SlotMetrics",
+    ),
+    ".params": ("SamplingParams", "StructuredOutputs", "StructuredOutputsParams"),
+    ".plugins": ("BackendStatus", "backends"),
+    ".runtime.handle": ("RequestHandle",),
+    ".text.prompts": ("PromptType", "TextPrompt", "TokensPrompt"),
+    ".vllm_api.llm": ("LLM",),
 }
-"""Public name to the module that has it."""
+"""Public names by the module that defines them."""
+
+_WHERE = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [*_WHERE, "__version__", "errors"]  # noqa: PLE0604 - all are strings
 
@@ -80,10 +76,11 @@ def __getattr__(name: str) -> object:
     if name == "errors":
         return import_module(".errors", __name__)
     if name not in _WHERE:
-        from .vllm_api.names import NOT_HERE
+        from .vllm_api.names import UNAVAILABLE_IMPORTS
 
-        if name in NOT_HERE:  # an import would not show an AttributeError's reason
-            raise ImportError(f"unillm has no {name}: {NOT_HERE[name]}.", name=name)
+        if reason := UNAVAILABLE_IMPORTS.get(name):
+            # `from unillm import …` would not show the reason of an AttributeError.
+            raise ImportError(f"unillm has no {name}: {reason}.", name=name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_WHERE[name], __name__), name)
     return value

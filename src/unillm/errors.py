@@ -4,7 +4,7 @@
 
 A class exists where a caller would handle it differently; each one also derives from
 the built-in error that a caller would already expect. The facts of a message are
-attributes too, so that nobody parses text::
+attributes too, so a caller need not parse text::
 
     UnillmError
     ├── ConfigError (ValueError)            an option makes no sense
@@ -16,14 +16,14 @@ attributes too, so that nobody parses text::
     │   ├── UnsupportedModelError (NotImplementedError)
     │   ├── TokenizerError (RuntimeError)       no tokenizer, or one that cannot be read
     │   ├── ChatTemplateError (ValueError)      none, or one that refuses the messages
-    │   └── EosNotFoundError (ValueError)       no source names an end-of-sequence id
+    │   └── EosNotFoundError (ValueError)       no source names an EOS token
     ├── BackendError
     │   ├── BackendNotFoundError (LookupError)      no plugin has the name
     │   ├── BackendUnavailableError (RuntimeError)  known, but cannot run here
     │   └── PluginError (RuntimeError)              a plugin broke a rule
     ├── RequestError                        one request, refused or failed
     │   ├── InvalidPromptError (ValueError)
-    │   │   ├── PromptTypeError (TypeError)     no form that a prompt may have
+    │   │   ├── PromptTypeError (TypeError)     not a form that a prompt may have
     │   │   └── PromptTooLongError
     │   ├── InvalidParameterError (ValueError)
     │   │   └── UnsupportedParameterError
@@ -32,7 +32,7 @@ attributes too, so that nobody parses text::
     │   ├── RequestCancelledError
     │   ├── RequestFailedError (RuntimeError)   the engine failed on this request alone
     │   └── RequestsFailedError                 some of the requests of one call
-    │       └── RequestsRefusedError (ValueError)   each for what was asked
+    │       └── RequestsRefusedError (ValueError)   each for its prompt or params
     ├── EngineError
     │   ├── EngineBuildError (RuntimeError)     no engine could be prepared
     │   ├── EngineDeadError (RuntimeError)      the engine stopped answering
@@ -50,6 +50,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from .outputs import RequestOutput
+
+_SHOWN_NAMES = 50
+"""A message lists the known names if there are no more than this."""
+
+_SHOWN_ERRORS = 5
+"""A message of `RequestsFailedError` shows at most so many errors."""
 
 
 class UnillmError(Exception):
@@ -74,18 +80,16 @@ class ConfigError(UnillmError, ValueError):
 class UnknownArgumentError(ConfigError, TypeError):
     """A keyword argument does not exist; the message names the nearest that does.
 
-    Where the name means something in another library, it says why there is none here.
+    For a name that other libraries have, the message has the reason instead.
     """
-
-    _SHOWN = 50
-    """More names than that help nobody."""
 
     def __init__(
         self, owner: str, name: str, known: Iterable[str], *, reason: str | None = None
     ) -> None:
         known = sorted(known)
         why = f": {reason}." if reason else f".{nearest_name(name, known)}"
-        takes = f" It takes: {', '.join(known)}." if len(known) <= self._SHOWN else ""
+        few = len(known) <= _SHOWN_NAMES
+        takes = f" It takes: {', '.join(known)}." if few else ""
         super().__init__(f"{owner} has no argument {name!r}{why}{takes}")
         self.owner = owner
         self.name = name
@@ -123,7 +127,7 @@ class ChatTemplateError(ModelError, ValueError):
 
 
 class EosNotFoundError(ModelError, ValueError):
-    """No source names an end-of-sequence id; `files` lists what was read."""
+    """No source names an EOS token; `files` lists the files that were read."""
 
     def __init__(self, message: str, *, files: Sequence[str] = ()) -> None:
         super().__init__(message)
@@ -134,7 +138,7 @@ class EosNotFoundError(ModelError, ValueError):
 
 
 class BackendError(UnillmError):
-    """A backend cannot be found, cannot run here, or broke its promise."""
+    """A backend cannot be found, cannot run here, or broke its contract."""
 
 
 class BackendNotFoundError(BackendError, LookupError):
@@ -163,10 +167,10 @@ class PluginError(BackendError, RuntimeError):
 
 
 class RequestError(UnillmError):
-    """One request was refused or failed; the generator goes on serving the others.
+    """One request was refused or failed; the generator still serves the others.
 
     Attributes:
-        prompt_index: Place of the prompt in the caller's list; `None` outside a list.
+        prompt_index: Index of the prompt in the caller's list; `None` outside a list.
     """
 
     prompt_index: int | None = None
@@ -177,7 +181,7 @@ class InvalidPromptError(RequestError, ValueError):
 
 
 class PromptTypeError(InvalidPromptError, TypeError):
-    """It has none of the forms that a prompt may have."""
+    """The prompt has none of the forms that a prompt may have."""
 
 
 class PromptTooLongError(InvalidPromptError):
@@ -195,7 +199,7 @@ class PromptTooLongError(InvalidPromptError):
         reason = (
             f"the context holds {max_model_len} tokens and one must be left to generate"
             if max_prompt_tokens == max_model_len - 1
-            else "the engine was built for no longer ones"
+            else "the engine was built for this length"
         )
         super().__init__(
             f"The prompt has {prompt_tokens} tokens; at most {max_prompt_tokens} fit, "
@@ -213,7 +217,7 @@ class InvalidParameterError(RequestError, ValueError):
 
     Attributes:
         parameter: Name of the field.
-        value: What was given.
+        value: The value that was given.
     """
 
     def __init__(self, message: str, *, parameter: str, value: Any = None) -> None:
@@ -227,15 +231,15 @@ class UnsupportedParameterError(InvalidParameterError):
 
 
 class QueueFullError(RequestError, RuntimeError):
-    """The waiting queue is at its limit; try again when something has finished."""
+    """The waiting queue is at its limit; try again when a request has finished."""
 
 
 class RequestTimeoutError(RequestError, TimeoutError):
     """The request did not end in the time allowed.
 
     Attributes:
-        output: What had been generated when a deadline ended the request; `None` if
-            only the waiting timed out and the request goes on.
+        output: Output so far, if a deadline ended the request; `None` if only the
+            waiting timed out and the request continues.
     """
 
     def __init__(self, message: str, *, output: RequestOutput | None = None) -> None:
@@ -247,7 +251,7 @@ class RequestCancelledError(RequestError):
     """The request was cancelled.
 
     Attributes:
-        output: What had been generated until then.
+        output: Output until then.
     """
 
     def __init__(self, message: str, *, output: RequestOutput | None = None) -> None:
@@ -256,18 +260,16 @@ class RequestCancelledError(RequestError):
 
 
 class RequestFailedError(RequestError, RuntimeError):
-    """The engine failed on this request alone and serves the others."""
+    """The engine failed on this request alone and still serves the others."""
 
 
 class RequestsFailedError(RequestError):
     """Some requests of one call failed; the results of the others are kept.
 
     Attributes:
-        errors: Index of the prompt to what went wrong with it.
+        errors: Error of each failed request, by the index of its prompt.
         results: In the caller's order: a `RequestOutput`, or `None` where it failed.
     """
-
-    _SHOWN = 5
 
     def __init__(
         self,
@@ -276,22 +278,22 @@ class RequestsFailedError(RequestError):
     ) -> None:
         lines = [
             f"  prompt {index}: {type(error).__name__}: {error}"
-            for index, error in list(errors.items())[: self._SHOWN]
+            for index, error in list(errors.items())[:_SHOWN_ERRORS]
         ]
-        if len(errors) > self._SHOWN:
-            lines.append(f"  … and {len(errors) - self._SHOWN} more, in .errors")
+        if len(errors) > _SHOWN_ERRORS:
+            lines.append(f"  … and {len(errors) - _SHOWN_ERRORS} more, in .errors")
         super().__init__(
             f"{len(errors)} of {len(results)} requests failed:\n"
             + "\n".join(lines)
             + '\nThe other results are in .results; with on_error="return" a Generator '
-            "returns errors in the outputs' places instead of raising."
+            "returns each error in place of its output instead of raising."
         )
         self.errors = dict(errors)
         self.results = list(results)
 
 
 class RequestsRefusedError(RequestsFailedError, ValueError):
-    """All that failed did so for its prompt or its params."""
+    """Each request that failed was refused for its prompt or its params."""
 
 
 # ----------------------------------------------------------------------------- engine
@@ -305,7 +307,7 @@ class EngineBuildError(EngineError, RuntimeError):
     """An engine could not be converted, compiled or kept; nothing is left of it.
 
     Attributes:
-        key: Names what was to be built.
+        key: Key of the engine.
         backend: Name of the backend.
     """
 
@@ -334,7 +336,7 @@ class SideFailedError(UnillmError, RuntimeError):
     """One side of a comparison could not be started, failed or ended early.
 
     Attributes:
-        kind: Name of the class of the error there, which decides the exit code.
+        kind: Name of the error class on that side, which decides the exit code.
     """
 
     def __init__(self, message: str, *, kind: str) -> None:

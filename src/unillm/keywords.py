@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Unknown keyword arguments: an error that names the nearest one, or says why not."""
+"""Unknown keyword arguments: an error that names the nearest one, or the reason."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def suggest_names(*, reasons: Mapping[str, str]) -> Callable[[C], C]: ...
 def suggest_names(
     cls: Any = None, *, reasons: Mapping[str, str] = MappingProxyType({})
 ) -> Any:
-    """Make *cls* answer an unknown keyword with the nearest name that exists.
+    """Make calls of *cls* refuse an unknown keyword with the nearest name that exists.
 
-    The signature stays as it was, for type checkers and for `help`.
+    Type checkers and `help` see the same signature as before.
 
     Args:
         cls: The class to decorate.
-        reasons: Names that other libraries have, and why this class has not.
+        reasons: Names that other libraries have, with the reason why *cls* does not.
 
     Raises:
         UnknownArgumentError: When the class is called, not here.

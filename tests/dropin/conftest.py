@@ -4,7 +4,7 @@
 
 The tests are programs for vLLM with the import changed. By default they run on the
 embedded backend; ``UNILLM_BACKEND=vllm pytest -W default tests/dropin`` runs the same
-ones on vLLM (whose libraries warn).
+tests on vLLM (whose libraries warn).
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ OPTIONS = {
     "disable_log_stats": False,
     "enable_prefix_caching": True,
 }
-"""As a program for vLLM writes them, whatever backend they meet."""
+"""Arguments as a program for vLLM writes them, on every backend."""
 
 
 @pytest.fixture(scope="session")
 def llm():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNILLM_BACKEND", BACKEND)
-        # vLLM reads these when it is imported: fastest for tests on a CPU.
+        # The import of vLLM reads these: fastest for tests on a CPU.
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("TORCHDYNAMO_DISABLE", "1")
         llm = LLM("unillm/tiny", **OPTIONS)
-    assert BACKEND == llm.generator.backend
+    assert llm.generator.backend == BACKEND
     yield llm
     llm.close()

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""vLLM's own offline examples, told again with the import changed.
+"""vLLM's own offline examples, with the import changed.
 
-Each names its example in vLLM's repository (v0.32: ``examples/basic/offline_inference``
-and ``examples/features``; earlier ``examples/offline_inference``).
+Each test names its example in vLLM's repository (v0.32:
+``examples/basic/offline_inference`` and ``examples/features``; earlier
+``examples/offline_inference``).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def test_basic(llm: LLM):
 
     outputs = llm.generate(PROMPTS, sampling_params)
 
-    assert PROMPTS == [output.prompt for output in outputs]
+    assert [output.prompt for output in outputs] == PROMPTS
     for output in outputs:
         assert output.outputs[0].text
         assert len(output.outputs[0].token_ids) <= 16
@@ -50,8 +51,8 @@ def test_model_default_sampling(llm: LLM):
 
     outputs = llm.generate(PROMPTS, sampling_params)
 
-    assert ANSWERS == [output.outputs[0].text for output in outputs]
-    assert ANSWERS == [output.outputs[0].text for output in llm.generate(PROMPTS)]
+    assert [output.outputs[0].text for output in outputs] == ANSWERS
+    assert [output.outputs[0].text for output in llm.generate(PROMPTS)] == ANSWERS
 
 
 def test_chat(llm: LLM):
@@ -75,13 +76,13 @@ def test_chat(llm: LLM):
     )
     [other] = llm.chat([conversation], sampling_params, chat_template=template)
 
-    assert "3 4 5" == one.outputs[0].text
-    assert ["3 4 5"] * 10 == [output.outputs[0].text for output in ten]
+    assert one.outputs[0].text == "3 4 5"
+    assert [output.outputs[0].text for output in ten] == ["3 4 5"] * 10
     assert other.prompt.endswith("Add 1 and 2:3Count from 3 to 9:")
 
 
 def test_chat_with_tools(llm: LLM):
-    """``chat_with_tools.py``: a template offers tools; their answer goes on in it."""
+    """``chat_with_tools.py``: the template renders tools and the answer of a tool."""
     template = (
         "{{ bos_token }}{% for tool in tools %}[{{ tool.function.name }}]{% endfor %}"
         "{% for message in messages %}{{ message.role }}: {{ message.content }}\n"
@@ -159,8 +160,8 @@ def test_structured_outputs_by_a_schema(llm: LLM):
 
     book = json.loads(output.outputs[0].text)
     assert book["name"] in ("Iliad", "Odyssey")
-    assert 3 == book["sold"]
-    assert "stop" == output.outputs[0].finish_reason
+    assert book["sold"] == 3
+    assert output.outputs[0].finish_reason == "stop"
 
 
 def test_prefix_caching(llm: LLM):
@@ -179,7 +180,7 @@ def test_prefix_caching(llm: LLM):
 
 
 def test_reproducibility(llm: LLM):
-    """``reproducibility_offline.py``: the same seed, the same text, in any company."""
+    """``reproducibility_offline.py``: the same seed and text, beside other requests."""
     params = SamplingParams(temperature=1.2, seed=42, max_tokens=20)
 
     [alone] = llm.generate("qwerty zxc %%", params)
@@ -189,7 +190,7 @@ def test_reproducibility(llm: LLM):
 
 
 def test_prompts_rendered_by_hand(llm: LLM):
-    """``manual_prompt_rendering.py``: the tokenizer renders, token ids go in."""
+    """``manual_prompt_rendering.py``: token ids of a prompt that the caller rendered."""
     tokenizer = llm.get_tokenizer()
     conversation = [{"role": "user", "content": "Count from 3 to 9:"}]
     text = tokenizer.apply_chat_template(
@@ -206,7 +207,7 @@ def test_prompts_rendered_by_hand(llm: LLM):
     assert (text, None) == (rendered.prompt, by_hand.prompt)
 
 
-def test_a_bar_of_ones_own(llm: LLM):
+def test_a_progress_bar_of_the_callers_own(llm: LLM):
     """The documentation of ``use_tqdm``: a callable makes the bar."""
     shown = io.StringIO()
 
@@ -216,12 +217,12 @@ def test_a_bar_of_ones_own(llm: LLM):
 
 
 @pytest.mark.parametrize("form", ["positional", "keyword"])
-def test_arguments_in_either_way(llm: LLM, form):
-    """All examples: the prompts and their sampling by place or by name."""
+def test_positional_and_keyword_arguments(llm: LLM, form):
+    """All examples: prompts and params by position or by keyword."""
     params = SamplingParams(temperature=0, max_tokens=64)
     if form == "positional":
         outputs = llm.generate(PROMPTS[0], params)
     else:
         outputs = llm.generate(prompts=PROMPTS[0], sampling_params=params)
 
-    assert [ANSWERS[0]] == [output.outputs[0].text for output in outputs]
+    assert [output.outputs[0].text for output in outputs] == [ANSWERS[0]]

@@ -20,7 +20,7 @@ RANK = 8
 
 
 def save_adapter(path, seed):
-    """A random adapter that is strong enough to be noticed."""
+    """Write a random adapter that is strong enough to change the text."""
     config = json.loads((find_model("unillm/tiny") / "config.json").read_text())
     hidden = config["hidden_size"]
     generator = torch.Generator().manual_seed(seed)
@@ -97,11 +97,11 @@ def test_each_prompt_has_its_own_adapter(llm, adapters):
     assert alone[0] != alone[1]
 
 
-def test_a_prompt_without_an_adapter_stays_without(llm, adapters):
+def test_a_prompt_without_an_adapter_is_not_changed_by_others(llm, adapters):
     alone, together = alone_and_together(llm, [None, *adapters])
 
     assert alone == together
-    assert 3 == len({tuple(each) for each in together})
+    assert len({tuple(each) for each in together}) == 3
 
 
 def test_one_adapter_for_all(llm, adapters):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Scenarios of vLLM's own tests of its offline API, told again with the import changed.
+"""Scenarios of vLLM's own tests of its offline API, with the import changed.
 
-Each names its file under ``tests/`` of vLLM's repository (v0.32). Where vLLM refuses with
-an error of its own, the program here expects a `ValueError` or `TypeError`, as programs
-for older vLLM do; all of ours are one of the two.
+The headings name the files under ``tests/`` of vLLM's repository (v0.32). Where vLLM
+raises an error of its own, a test expects a `ValueError` or `TypeError`, as programs for
+older vLLM do; every error of unillm is one of the two.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from unillm import LLM, SamplingParams
 PROMPT = "Count from 3 to 9:"
 PROMPTS = [PROMPT, "Add 17 and 25:", "Spell the word apple:", "Repeat: blue green"]
 UNSURE = "qwerty zxc %%"
-"""Nothing that the model was taught, so that sampling has something to choose."""
+"""A prompt that the model was not trained on, so sampling has a choice."""
 GREEDY = SamplingParams(temperature=0, max_tokens=40)
 
 
 def the(outputs):
-    """The only completion of the only prompt."""
+    """Return the only completion of the only prompt."""
     [output] = outputs
     [completion] = output.outputs
     return completion
@@ -37,21 +37,21 @@ def test_params_for_each_prompt_and_for_all(llm: LLM):
         SamplingParams(temperature=t, top_p=0.95) for t in (0.01, 0.3, 0.7, 0.99)
     ]
 
-    assert 4 == len(llm.generate(PROMPTS, sampling_params=several))
+    assert len(llm.generate(PROMPTS, sampling_params=several)) == 4
     with pytest.raises(ValueError, match="4 prompts and 3 params"):
         llm.generate(PROMPTS, sampling_params=several[:3])
-    assert 4 == len(llm.generate(PROMPTS, sampling_params=several[1]))
-    assert 4 == len(llm.generate(PROMPTS, sampling_params=None))
+    assert len(llm.generate(PROMPTS, sampling_params=several[1])) == 4
+    assert len(llm.generate(PROMPTS, sampling_params=None)) == 4
 
 
 def test_priorities(llm: LLM):
     for priority in (None, [0] * 4, 1):
-        assert 4 == len(llm.generate(PROMPTS, priority=priority))
+        assert len(llm.generate(PROMPTS, priority=priority)) == 4
     for priority in ([0] * 3, []):
         with pytest.raises(ValueError, match="4 prompts and"):
             llm.generate(PROMPTS, priority=priority)
     for priority in ([0], 1):
-        assert 1 == len(llm.generate(PROMPT, priority=priority))
+        assert len(llm.generate(PROMPT, priority=priority)) == 1
 
 
 def test_prompt_and_answer_never_exceed_the_context(llm: LLM):
@@ -60,11 +60,11 @@ def test_prompt_and_answer_never_exceed_the_context(llm: LLM):
 
     for output in llm.generate([PROMPT, long], params):
         completion = output.outputs[0]
-        assert 256 == len(output.prompt_token_ids) + len(completion.token_ids)
-        assert "length" == completion.finish_reason
+        assert len(output.prompt_token_ids) + len(completion.token_ids) == 256
+        assert completion.finish_reason == "length"
 
 
-def test_metrics_are_there_when_statistics_are_on(llm: LLM):
+def test_outputs_have_metrics_when_statistics_are_on(llm: LLM):
     outputs = llm.generate(PROMPTS)
 
     assert all(output.metrics is not None for output in outputs)
@@ -77,16 +77,17 @@ def test_metrics_are_there_when_statistics_are_on(llm: LLM):
 # ----------------------------------------------------------- entrypoints/llm/test_chat.py
 
 
-def test_chats_one_and_several(llm: LLM):
+def test_one_chat_and_several(llm: LLM):
     one = [
         {"role": "system", "content": "You are a helpful assistant"},
         {"role": "user", "content": "Add 17 and 25:"},
     ]
     other = [{"role": "user", "content": PROMPT}]
 
-    assert "42" == the(llm.chat(one)).text
-    assert ["42", "3 4 5 6 7 8 9"] == [
-        output.outputs[0].text for output in llm.chat([one, other])
+    assert the(llm.chat(one)).text == "42"
+    assert [output.outputs[0].text for output in llm.chat([one, other])] == [
+        "42",
+        "3 4 5 6 7 8 9",
     ]
 
 
@@ -98,15 +99,15 @@ def test_parts_of_content_become_one_text(llm: LLM):
     assert "Add 17\nand 25:" in output.prompt
 
 
-def test_a_chat_has_one_begin_of_text(llm: LLM):
+def test_a_chat_has_one_bos_token(llm: LLM):
     bos = llm.get_tokenizer().bos_token_id
 
     [output] = llm.chat([{"role": "user", "content": PROMPT}])
 
-    assert 1 == output.prompt_token_ids.count(bos)
+    assert output.prompt_token_ids.count(bos) == 1
 
 
-def test_a_template_has_variables(llm: LLM):
+def test_a_template_reads_chat_template_kwargs(llm: LLM):
     template = "{{ bos_token }}{% if thinking %}think{% else %}no{% endif %}"
     messages = [{"role": "user", "content": PROMPT}]
 
@@ -123,7 +124,7 @@ def test_a_template_has_variables(llm: LLM):
     assert [f"{bos}think", f"{bos}no"] == prompts
 
 
-def test_a_bad_conversation_leaves_nothing_behind(llm: LLM):
+def test_a_refused_conversation_leaves_no_request_behind(llm: LLM):
     good = [{"role": "user", "content": PROMPT}]
     too_long = [{"role": "user", "content": "Add 1 and 1: " * 200}]
 
@@ -131,7 +132,7 @@ def test_a_bad_conversation_leaves_nothing_behind(llm: LLM):
         llm.chat([good, good, too_long], GREEDY)
     outputs = llm.chat([good, good], GREEDY)
 
-    assert ["3 4 5 6 7 8 9"] * 2 == [output.outputs[0].text for output in outputs]
+    assert [output.outputs[0].text for output in outputs] == ["3 4 5 6 7 8 9"] * 2
 
 
 # ---------------------------------------------- entrypoints/llm/test_prompt_validation.py
@@ -155,7 +156,7 @@ def test_an_id_out_of_vocabulary_is_refused(llm: LLM, token_id):
 def test_several_completions(llm: LLM):
     [output] = llm.generate(PROMPT, SamplingParams(n=3))
 
-    assert [0, 1, 2] == [completion.index for completion in output.outputs]
+    assert [completion.index for completion in output.outputs] == [0, 1, 2]
 
 
 def test_penalties(llm: LLM):
@@ -172,7 +173,7 @@ def test_penalties(llm: LLM):
     assert the(llm.generate(PROMPT, params)).token_ids
 
 
-def test_stop_strings_with_and_without_themselves(llm: LLM):
+def test_a_stop_string_is_kept_in_the_text_only_if_asked(llm: LLM):
     words = the(llm.generate(PROMPT, GREEDY)).text.split()
     stop = words[5]
 
@@ -185,7 +186,7 @@ def test_stop_strings_with_and_without_themselves(llm: LLM):
     assert words[:6] == the(llm.generate(PROMPT, with_it)).text.split()
 
 
-def test_the_first_stop_id_to_come_ends_it(llm: LLM):
+def test_the_first_stop_token_generated_ends_the_completion(llm: LLM):
     ids = the(llm.generate(PROMPT, GREEDY)).token_ids
     first, second = ids[4], ids[6]
 
@@ -196,20 +197,20 @@ def test_the_first_stop_id_to_come_ends_it(llm: LLM):
         assert first == completion.stop_reason
 
 
-def test_without_text_there_are_ids_and_logprobs(llm: LLM):
+def test_detokenize_false_leaves_ids_and_logprobs(llm: LLM):
     params = SamplingParams(detokenize=False, logprobs=3, prompt_logprobs=3)
 
     [output] = llm.generate(PROMPT, params)
 
     completion = output.outputs[0]
-    assert "" == completion.text
+    assert completion.text == ""
     assert completion.token_ids
     for entries in [*output.prompt_logprobs[1:], *completion.logprobs]:
         assert 3 <= len(entries) <= 4
         assert all(entry.decoded_token is None for entry in entries.values())
 
 
-def test_bad_words_do_not_come(llm: LLM):
+def test_bad_words_are_not_generated(llm: LLM):
     words = the(llm.generate(PROMPT, GREEDY)).text.split()
     first = " ".join(words[:2])
 
@@ -222,10 +223,10 @@ def test_bad_words_do_not_come(llm: LLM):
     assert first not in text
 
 
-def test_allowed_ids(llm: LLM):
+def test_only_allowed_token_ids_are_generated(llm: LLM):
     params = SamplingParams(allowed_token_ids=[20])
 
-    assert {20} == set(the(llm.generate(PROMPT, params)).token_ids)
+    assert set(the(llm.generate(PROMPT, params)).token_ids) == {20}
     for wrong in ([], [-1], [10_000_000]):
         with pytest.raises(ValueError, match="allowed_token_ids"):
             llm.generate(PROMPT, SamplingParams(allowed_token_ids=wrong))
@@ -234,12 +235,12 @@ def test_allowed_ids(llm: LLM):
 @pytest.mark.parametrize(
     "removed", [{"best_of": 3}, {"logits_processors": [max]}], ids=str
 )
-def test_what_vllm_removed_is_refused_here_too(removed):
+def test_a_field_that_vllm_removed_is_refused(removed):
     with pytest.raises(TypeError, match="no argument"):
         SamplingParams(**removed)
 
 
-def test_a_seed_decides(llm: LLM):
+def test_a_seed_determines_the_text(llm: LLM):
     def text(seed):
         params = SamplingParams(seed=seed, temperature=2.0, max_tokens=30)
         return the(llm.generate(UNSURE, params)).text
@@ -257,7 +258,7 @@ def test_completions_of_one_prompt_have_seeds_of_their_own(llm: LLM):
     alone = the(llm.generate(UNSURE, SamplingParams(seed=8, **options)))
 
     texts = [tuple(completion.token_ids) for completion in output.outputs]
-    assert 4 == len(set(texts))
+    assert len(set(texts)) == 4
     assert tuple(alone.token_ids) == texts[1]
 
 
@@ -265,7 +266,7 @@ def test_completions_of_one_prompt_have_seeds_of_their_own(llm: LLM):
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
-def test_logprobs_have_the_chosen_token_first_and_the_best(llm: LLM, count):
+def test_logprobs_have_the_chosen_token_first_then_the_best(llm: LLM, count):
     params = SamplingParams(temperature=1.5, seed=1, max_tokens=8, logprobs=count)
 
     completion = the(llm.generate(UNSURE, params))
@@ -311,13 +312,13 @@ def test_more_logprobs_than_allowed_are_refused(llm: LLM):
 # ------------------------------------------------------------------ samplers/ and detokenizer/
 
 
-def test_ignoring_the_end_id(llm: LLM):
+def test_ignore_eos_continues_after_the_eos_token(llm: LLM):
     params = SamplingParams(temperature=0, max_tokens=30, ignore_eos=True)
 
     completion = the(llm.generate(PROMPT, params))
 
-    assert 30 == len(completion.token_ids)
-    assert "length" == completion.finish_reason
+    assert len(completion.token_ids) == 30
+    assert completion.finish_reason == "length"
 
 
 def test_stop_reasons(llm: LLM):
@@ -327,11 +328,11 @@ def test_stop_reasons(llm: LLM):
 
     [_, _, second, *_] = the(llm.generate(PROMPT, GREEDY)).token_ids
 
-    assert ("length", None) == ended(max_tokens=3)
-    assert ("stop", "5") == ended(stop=["5"])
+    assert ended(max_tokens=3) == ("length", None)
+    assert ended(stop=["5"]) == ("stop", "5")
     assert ("stop", second) == ended(stop_token_ids=[second])
     finish_reason, stop_reason = ended(max_tokens=40)
-    assert "stop" == finish_reason
+    assert finish_reason == "stop"
     assert stop_reason is None or stop_reason in llm.generator.eos_token_ids
 
 
@@ -345,13 +346,13 @@ def test_stop_reasons(llm: LLM):
     ],
     ids=str,
 )
-def test_stop_strings_over_several_tokens(llm: LLM, stop, text):
+def test_a_stop_string_may_span_several_tokens(llm: LLM, stop, text):
     params = SamplingParams(temperature=0, max_tokens=40, stop=stop)
 
     assert text == the(llm.generate(PROMPT, params)).text
 
 
-def test_nothing_ends_it_before_min_tokens(llm: LLM):
+def test_no_completion_ends_before_min_tokens(llm: LLM):
     usual = len(the(llm.generate(PROMPT, GREEDY)).token_ids)
     params = SamplingParams(
         temperature=0, min_tokens=usual + 5, max_tokens=60, stop=["4"]
@@ -360,7 +361,7 @@ def test_nothing_ends_it_before_min_tokens(llm: LLM):
     assert usual + 5 <= len(the(llm.generate(PROMPT, params)).token_ids)
 
 
-def test_special_tokens_are_shown_when_asked(llm: LLM):
+def test_special_tokens_are_in_the_text_if_asked(llm: LLM):
     params = SamplingParams(
         temperature=0, max_tokens=30, ignore_eos=True, skip_special_tokens=False
     )
@@ -411,24 +412,24 @@ def test_every_form_of_prompt_is_one_request(llm: LLM):
     together = [output.outputs[0].text for output in llm.generate(forms, GREEDY)]
 
     assert ["3 4 5 6 7 8 9"] * 4 == alone == together
-    assert [] == llm.generate([], GREEDY)
+    assert llm.generate([], GREEDY) == []
 
 
-def test_of_a_dict_with_both_the_text_is_only_echoed(llm: LLM):
+def test_the_text_beside_token_ids_is_only_echoed(llm: LLM):
     ids = llm.get_tokenizer()(PROMPT)["input_ids"]
 
     [output] = llm.generate({"prompt": "something", "prompt_token_ids": ids}, GREEDY)
 
-    assert ("something", "3 4 5 6 7 8 9") == (output.prompt, output.outputs[0].text)
+    assert (output.prompt, output.outputs[0].text) == ("something", "3 4 5 6 7 8 9")
 
 
 @pytest.mark.parametrize("prompts", [None, 5, b"text", iter(["a"]), {"text": "x"}])
-def test_what_is_no_prompt_is_a_type_error(llm: LLM, prompts):
+def test_a_value_of_another_form_is_a_prompt_type_error(llm: LLM, prompts):
     with pytest.raises(TypeError, match="prompt"):
         llm.generate(prompts)
 
 
 @pytest.mark.parametrize("messages", ["hello", None, 5])
-def test_what_is_no_conversation_is_a_type_error(llm: LLM, messages):
+def test_a_value_of_another_form_is_a_conversation_type_error(llm: LLM, messages):
     with pytest.raises(TypeError, match="conversation"):
         llm.chat(messages)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A program for vLLM whose answers are written down: the same on `vllm` and `unillm`.
+"""A program for vLLM that prints its answers as JSON, on `vllm` and on `unillm`.
 
-``python tests/dropin/vllm_program.py vllm MODEL > tests/dropin/vllm_answers.json`` lets
-real vLLM write them. Nothing here imports unillm unless it is asked to.
+``python tests/dropin/vllm_program.py vllm MODEL > tests/dropin/vllm_answers.json``
+records the answers of real vLLM. The program imports unillm only if an argument names
+it.
 """
 
 from __future__ import annotations
@@ -123,13 +124,13 @@ def answers(llm, SamplingParams):
     def params(given):
         return None if given is None else SamplingParams(**given)
 
-    told = {}
+    outputs = {}
     for name, (prompts, given) in GENERATED.items():
-        told[name] = llm.generate(prompts, params(given), use_tqdm=False)
+        outputs[name] = llm.generate(prompts, params(given), use_tqdm=False)
     for name, (messages, given) in CHATS.items():
-        told[name] = llm.chat(messages, params(given), use_tqdm=False)
+        outputs[name] = llm.chat(messages, params(given), use_tqdm=False)
     return {
-        name: [_request(each) for each in outputs] for name, outputs in told.items()
+        name: [_request(each) for each in listed] for name, listed in outputs.items()
     }
 
 
@@ -179,5 +180,5 @@ if __name__ == "__main__":
     library = import_module(module)
     with redirect_stdout(sys.stderr):
         found = answers(library.LLM(model, **OPTIONS), library.SamplingParams)
-    lines = [f"{json.dumps(name)}: {json.dumps(told)}" for name, told in found.items()]
+    lines = [f"{json.dumps(name)}: {json.dumps(each)}" for name, each in found.items()]
     sys.stdout.write("{\n" + ",\n".join(lines) + "\n}\n")

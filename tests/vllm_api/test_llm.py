@@ -1,41 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""`LLM`: vLLM's class here. Programs for vLLM themselves are in ``tests/dropin``."""
+"""`LLM` by itself. ``tests/dropin`` runs programs written for vLLM."""
 
 from __future__ import annotations
 
 import gc
 import json
-import logging
 import re
 import subprocess
 import sys
+import types
 import weakref
 
 import pytest
 
 import unillm
-from unillm import LLM, Generator, SamplingParams
+from unillm import LLM, SamplingParams
 from unillm.errors import (
     BackendNotFoundError,
     ConfigError,
     PromptTooLongError,
     RequestsRefusedError,
-    UnknownArgumentError,
     UnsupportedParameterError,
 )
 from unillm.plugins import PluginRegistry
-from unillm.vllm_api import engine_args, llm
-from unillm.vllm_api import names as vllm_names
-from unillm.vllm_api.engine_args import (
-    DEFAULTS,
-    EFFORT,
-    NOWHERE,
-    OBJECT,
-    OWN,
-    REMOVED,
-    SHARED,
-)
+from unillm.vllm_api import llm
+from unillm.vllm_api.names import UNAVAILABLE_IMPORTS, UNAVAILABLE_MEMBERS
 
 COUNT = "Count from 3 to 9:"
 NUMBERS = "3 4 5 6 7 8 9"
@@ -62,127 +52,44 @@ def test_the_environment_names_the_backend(monkeypatch):
         LLM("unillm/tiny")
 
 
-def test_an_argument_goes_before_the_environment(monkeypatch):
+def test_the_argument_takes_precedence_over_the_environment(monkeypatch):
     monkeypatch.setenv("UNILLM_BACKEND", "no-such")
 
     with LLM("unillm/tiny", backend="transformers") as tiny:
-        assert "transformers" == tiny.generator.backend
+        assert tiny.generator.backend == "transformers"
 
 
-@pytest.mark.parametrize(("available", "chosen"), [(True, "vllm"), (False, "auto")])
-def test_vllm_is_the_default_where_it_can_run(monkeypatch, available, chosen):
-    def status(_, name):
-        return unillm.BackendStatus(
-            name=name, available=available, distribution=f"unillm-{name} 1.0"
-        )
+@pytest.mark.parametrize(
+    ("available", "environment", "named"),
+    [
+        (True, "", "vllm"),
+        (False, "", None),
+        (True, "transformers", None),
+    ],
+    ids=["vLLM can run", "vLLM cannot run", "the environment names another"],
+)
+def test_vllm_is_the_default_where_it_can_run(
+    monkeypatch, available, environment, named
+):
+    class Resolved(Exception):
+        pass
 
-    monkeypatch.setattr(PluginRegistry, "status", status)
+    def resolve(model, backend, **options):
+        raise Resolved(backend)
+
+    status = types.SimpleNamespace(available=available)
     monkeypatch.setattr(PluginRegistry, "names", lambda _: ["transformers", "vllm"])
+    monkeypatch.setattr(PluginRegistry, "status", lambda *_: status)
+    monkeypatch.setattr(llm, "resolve", resolve)
+    monkeypatch.setenv("UNILLM_BACKEND", environment)
 
-    assert chosen == llm._backend_name(PluginRegistry(), None)
+    with pytest.raises(Resolved) as caught:
+        LLM("unillm/tiny")
 
-
-# -------------------------------------------------------------------------- arguments
-
-
-def test_what_changes_no_result_is_left_out_and_said(caplog):
-    caplog.set_level(logging.INFO, "unillm")
-
-    with LLM(
-        model="unillm/tiny",
-        backend="transformers",
-        gpu_memory_utilization=0.5,
-        enable_prefix_caching=True,
-        kv_cache_memory_bytes=1 << 26,
-        block_size=32,
-        compilation_config={"mode": 0},
-        disable_log_stats=False,
-    ) as tiny:
-        assert NUMBERS == text(tiny)
-
-    [said] = [each for each in caplog.messages if "left out" in each]
-    for name in (
-        "gpu_memory_utilization",
-        "enable_prefix_caching",
-        "kv_cache_memory_bytes",
-        "block_size",
-        "compilation_config",
-    ):
-        assert name in said
-    assert "disable_log_stats" not in said  # vLLM's default
+    assert caught.value.args == (named,)
 
 
-def test_what_only_vllm_has_is_refused_elsewhere():
-    with pytest.raises(
-        ConfigError, match=r"hf_overrides=\{'a': 1\} on the backend 'transformers'"
-    ):
-        LLM("unillm/tiny", backend="transformers", hf_overrides={"a": 1})
-
-
-def test_what_an_engine_does_not_honour_is_refused_as_by_a_generator():
-    with pytest.raises(ConfigError, match="does not take tensor_parallel_size=2"):
-        LLM("unillm/tiny", backend="transformers", tensor_parallel_size=2)
-
-
-@pytest.mark.parametrize("name", sorted(NOWHERE))
-def test_what_no_backend_honours_is_refused_with_the_reason(name):
-    reason = re.escape(NOWHERE[name][1])
-
-    with pytest.raises(ConfigError, match=f"cannot honour {name}=.*: {reason}"):
-        LLM("unillm/tiny", **{name: "something"})
-
-
-@pytest.mark.parametrize("name", sorted(REMOVED))
-def test_what_vllm_removed_is_a_type_error_that_says_so(name):
-    with pytest.raises(TypeError, match=re.escape(f"{name!r}: {REMOVED[name]}.")):
-        LLM("unillm/tiny", **{name: 1})
-
-
-def test_an_unknown_argument_is_a_type_error_that_names_the_nearest():
-    with pytest.raises(UnknownArgumentError, match="Did you mean 'enforce_eager'"):
-        LLM("unillm/tiny", enforce_eagre=True)
-    with pytest.raises(TypeError, match="Did you mean 'strict_length'"):
-        LLM("unillm/tiny", strict_lenght=True)
-
-
-def test_vllms_own_defaults_say_nothing():
-    given = {name: value for name, value in DEFAULTS.items() if value is not OBJECT}
-
-    with LLM("unillm/tiny", backend="transformers", **given) as tiny:
-        assert NUMBERS == text(tiny)
-
-
-def test_none_says_nothing():
-    with LLM("unillm/tiny", backend="transformers", **dict.fromkeys(DEFAULTS)) as tiny:
-        assert NUMBERS == text(tiny)
-
-
-def test_options_of_a_generator_are_options_here():
-    with (
-        LLM("unillm/tiny", backend="transformers", strict_length=True) as tiny,
-        pytest.raises(ValueError, match="max_tokens=5000 does not fit"),
-    ):
-        tiny.generate(COUNT, SamplingParams(max_tokens=5000))
-
-
-def test_each_shared_argument_is_one_of_the_generator():
-    import inspect
-
-    parameters = set(inspect.signature(Generator).parameters)
-
-    assert set(SHARED) <= parameters
-    assert not parameters & {*OWN, *EFFORT, *NOWHERE}
-
-
-def test_every_argument_stands_in_one_place():
-    groups = [SHARED, engine_args.TEXT, EFFORT, OWN, NOWHERE, REMOVED]
-
-    assert len({*DEFAULTS, *REMOVED}) == sum(map(len, groups))
-
-
-def test_a_context_of_minus_one_is_what_the_model_allows():
-    with LLM("unillm/tiny", backend="transformers", max_model_len=-1) as tiny:
-        assert 1024 == tiny.generator.limits.max_model_len
+# ------------------------------------------------------------- templates and defaults
 
 
 def test_a_chat_template_is_a_text_or_a_file(tmp_path):
@@ -198,49 +105,45 @@ def test_a_chat_template_is_a_text_or_a_file(tmp_path):
         LLM("unillm/tiny", chat_template="/no/such/file")
 
 
-# --------------------------------------------------------------------- sampling defaults
-
-
-def test_the_models_defaults_may_be_changed_by_assignment(tiny):
+def test_the_models_sampling_defaults_may_be_changed_by_assignment(tiny):
     params = tiny.get_default_sampling_params()
     params.max_tokens = 3
 
-    assert "3 4" == text(tiny, sampling_params=params)
-    assert NUMBERS == text(tiny)
+    assert text(tiny, sampling_params=params) == "3 4"
+    assert text(tiny) == NUMBERS
 
 
-def test_vllms_neutral_defaults_can_be_asked_for():
+def test_generation_config_vllm_gives_neutral_defaults():
     with LLM("unillm/tiny", backend="transformers", generation_config="vllm") as tiny:
-        assert SamplingParams() == tiny.get_default_sampling_params()
+        assert tiny.get_default_sampling_params() == SamplingParams()
 
 
-def test_defaults_can_come_from_another_directory(tmp_path):
+def test_generation_config_names_another_directory(tmp_path):
     config = {"temperature": 0.5, "top_k": 7}
     (tmp_path / "generation_config.json").write_text(json.dumps(config))
 
     with LLM(
         "unillm/tiny", backend="transformers", generation_config=str(tmp_path)
     ) as tiny:
-        assert SamplingParams(temperature=0.5, top_k=7) == (
-            tiny.get_default_sampling_params()
-        )
+        defaults = tiny.get_default_sampling_params()
+    assert defaults == SamplingParams(temperature=0.5, top_k=7)
     with pytest.raises(ConfigError, match=r"has a generation_config\.json"):
         LLM("unillm/tiny", generation_config=str(tmp_path / "none"))
 
 
-def test_defaults_can_be_overridden():
+def test_override_generation_config_replaces_single_defaults():
     with LLM(
         "unillm/tiny",
         backend="transformers",
         override_generation_config={"max_new_tokens": 5, "top_p": 0.5},
     ) as tiny:
         params = tiny.get_default_sampling_params()
-        assert (0.0, 5, 0.5) == (params.temperature, params.max_tokens, params.top_p)
-        assert "3 4 5" == text(tiny)
+        assert (params.temperature, params.max_tokens, params.top_p) == (0.0, 5, 0.5)
+        assert text(tiny) == "3 4 5"
 
 
-def test_wrong_defaults_are_refused_before_anything_is_loaded(monkeypatch):
-    monkeypatch.setattr(llm, "Generator", None)
+def test_invalid_defaults_are_refused_before_the_model_is_found(monkeypatch):
+    monkeypatch.setattr(llm, "resolve", None)
 
     with pytest.raises(ValueError, match="top_p must be a number"):
         LLM("unillm/tiny", override_generation_config={"top_p": 7})
@@ -254,20 +157,20 @@ def test_request_ids_count_from_zero():
         first = tiny.generate([COUNT, COUNT], use_tqdm=False)
         second = tiny.generate([COUNT], use_tqdm=False)
 
-    assert ["0", "1", "2"] == [output.request_id for output in first + second]
+    assert [output.request_id for output in first + second] == ["0", "1", "2"]
 
 
-def test_a_bad_prompt_takes_no_good_one_with_it(tiny):
+def test_a_refused_prompt_leaves_the_others_of_its_call_running(tiny):
     with pytest.raises(ValueError, match="1 of 3 requests failed") as caught:
         tiny.generate([COUNT, [5] * 500, COUNT], use_tqdm=False)
 
     assert isinstance(caught.value, RequestsRefusedError)
     assert isinstance(caught.value.errors[1], PromptTooLongError)
     texts = [None if each is None else each.text for each in caught.value.results]
-    assert [NUMBERS, None, NUMBERS] == texts
+    assert texts == [NUMBERS, None, NUMBERS]
 
 
-def test_a_prompt_is_truncated_as_vllm_is_asked_to(tiny):
+def test_tokenization_kwargs_truncate_a_prompt(tiny):
     asked = {"truncate_prompt_tokens": 4}
     params = SamplingParams(max_tokens=1)
 
@@ -275,7 +178,7 @@ def test_a_prompt_is_truncated_as_vllm_is_asked_to(tiny):
         [output] = tiny.generate(
             COUNT, given, use_tqdm=False, tokenization_kwargs=asked
         )
-        assert 4 == len(output.prompt_token_ids)
+        assert len(output.prompt_token_ids) == 4
     assert params.truncate_prompt_tokens is None
 
 
@@ -287,7 +190,7 @@ def test_a_prompt_is_truncated_as_vllm_is_asked_to(tiny):
     ],
     ids=["tokenization_kwargs", "mm_processor_kwargs"],
 )
-def test_what_a_call_cannot_honour_is_refused(tiny, options, message):
+def test_a_keyword_that_no_backend_honours_is_refused(tiny, options, message):
     with pytest.raises(UnsupportedParameterError, match=message):
         tiny.generate(COUNT, **options)
 
@@ -306,33 +209,33 @@ def test_chat_takes_its_arguments_in_vllms_order(tiny):
     assert output.prompt.endswith(f">{COUNT}")
 
 
-# ------------------------------------------------------------------------ what is not here
+# ------------------------------------------------------------------ unavailable names
 
 
-@pytest.mark.parametrize("name", sorted(llm.NOT_HERE))
-def test_a_member_that_is_not_here_says_what_to_use(tiny, name):
-    reason = re.escape(llm.NOT_HERE[name])
+@pytest.mark.parametrize("name", sorted(UNAVAILABLE_MEMBERS))
+def test_an_unavailable_member_names_the_replacement(tiny, name):
+    reason = re.escape(UNAVAILABLE_MEMBERS[name])
 
     with pytest.raises(AttributeError, match=f"no attribute '{name}': {reason}"):
         getattr(tiny, name)
 
 
-def test_a_member_that_nobody_has_is_a_plain_attribute_error(tiny):
+def test_an_unknown_member_is_a_plain_attribute_error(tiny):
     with pytest.raises(AttributeError, match=r"no attribute 'generat'$"):
         tiny.generat  # noqa: B018
 
 
-@pytest.mark.parametrize("name", sorted(vllm_names.NOT_HERE))
-def test_an_import_of_what_is_not_here_says_what_to_use(name):
-    with pytest.raises(ImportError, match=re.escape(vllm_names.NOT_HERE[name])):
+@pytest.mark.parametrize("name", sorted(UNAVAILABLE_IMPORTS))
+def test_an_unavailable_import_names_the_replacement(name):
+    with pytest.raises(ImportError, match=re.escape(UNAVAILABLE_IMPORTS[name])):
         exec(f"from unillm import {name}")
     assert name not in unillm.__all__
 
 
-# ---------------------------------------------------------------------------- its end
+# ------------------------------------------------------------------------------ closing
 
 
-def test_it_is_collected_and_closed_without_a_word(recwarn):
+def test_an_llm_is_closed_when_it_is_collected(recwarn):
     tiny = LLM("unillm/tiny", backend="transformers")
     generator, gone = tiny.generator, weakref.ref(tiny)
 
@@ -342,10 +245,10 @@ def test_it_is_collected_and_closed_without_a_word(recwarn):
     assert gone() is None
     with pytest.raises(RuntimeError, match="closed"):
         generator.generate(COUNT)
-    assert [] == list(recwarn)
+    assert list(recwarn) == []
 
 
-def test_a_program_that_closes_nothing_ends_without_a_word():
+def test_a_program_that_closes_nothing_ends_without_output_on_stderr():
     program = (
         "from unillm import LLM\n"
         "llm = LLM('unillm/tiny', backend='transformers')\n"
@@ -360,4 +263,4 @@ def test_a_program_that_closes_nothing_ends_without_a_word():
         check=True,
     )
 
-    assert (f"{NUMBERS}\n", "") == (run.stdout, run.stderr)
+    assert (run.stdout, run.stderr) == (f"{NUMBERS}\n", "")

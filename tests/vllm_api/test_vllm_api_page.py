@@ -1,49 +1,59 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The page about vLLM's offline API says what the code says.
+"""The lists of ``docs/reference/vllm-api.md`` are those of the code.
 
-``python tests/test_vllm_api_page.py`` writes the page's lists again.
+``python tests/vllm_api/test_vllm_api_page.py`` writes the lists again.
 """
 
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import attrs
 import pytest
 
-from unillm import CompletionOutput, RequestOutput, params
-from unillm.vllm_api import engine_args, llm
-from unillm.vllm_api import names as vllm_names
+from unillm import CompletionOutput, RequestOutput
+from unillm.params import UNAVAILABLE_CONSTRAINTS, UNAVAILABLE_FIELDS
+from unillm.vllm_api.engine_args import (
+    GENERATOR_OPTIONS,
+    REFUSED,
+    REMOVED,
+    TUNING,
+    recorded_defaults,
+)
+from unillm.vllm_api.names import UNAVAILABLE_IMPORTS, UNAVAILABLE_MEMBERS
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "vllm-api.md"
 
+ARGUMENTS = {name for name in recorded_defaults() if not name.startswith("_")}
+SHARED = ARGUMENTS & GENERATOR_OPTIONS
+DEFAULTS = {"generation_config", "override_generation_config"}
+"""Named arguments of `LLM` itself."""
+
 
 def table(reasons):
-    rows = [f"| `{name}` | {reasons[name]} |" for name in sorted(reasons)]
-    return "\n".join(["| name | instead, or why |", "|---|---|", *rows])
+    groups = {}
+    for name in sorted(reasons):
+        groups.setdefault(reasons[name], []).append(f"`{name}`")
+    rows = [f"| {', '.join(names)} | {reason} |" for reason, names in groups.items()]
+    return "\n".join(["| names | instead, or why |", "|---|---|", *rows])
 
 
 def names(group):
-    return (
-        ", ".join(f"`{name}`" for name in sorted(group) if not name.startswith("_"))
-        + "."
-    )
+    return ", ".join(f"`{name}`" for name in sorted(group)) + "."
 
 
 LISTS = {
-    "imports": table(vllm_names.NOT_HERE),
-    "members": table(llm.NOT_HERE),
-    "shared": names(engine_args.SHARED),
-    "text": names(engine_args.TEXT),
-    "effort": names(engine_args.EFFORT),
-    "own": names(engine_args.OWN),
-    "nowhere": table({name: why for name, (_, why) in engine_args.NOWHERE.items()}),
-    "removed": table(engine_args.REMOVED),
-    "params": table(params.NOT_HERE),
-    "structured": table(params.NOT_IN_STRUCTURED_OUTPUTS),
+    "imports": table(UNAVAILABLE_IMPORTS),
+    "members": table(UNAVAILABLE_MEMBERS),
+    "shared": names(SHARED),
+    "tuning": names(TUNING - SHARED),
+    "vllm": names(ARGUMENTS - SHARED - TUNING - REFUSED.keys() - DEFAULTS),
+    "refused": table(REFUSED),
+    "removed": table(REMOVED),
+    "params": table(UNAVAILABLE_FIELDS),
+    "structured": table(UNAVAILABLE_CONSTRAINTS),
 }
 
 
@@ -59,12 +69,12 @@ def test_a_list_of_the_page_is_that_of_the_code(name):
     assert f"<!-- {name} -->\n\n{LISTS[name]}\n" in PAGE.read_text("utf-8")
 
 
-def test_the_fields_that_the_page_denies_are_not_there():
+def test_the_output_fields_that_the_page_excludes_do_not_exist():
     [denied] = re.findall(
         r"^`lora_request`, .*$", PAGE.read_text("utf-8"), re.MULTILINE
     )
     of_request, of_completion = (
-        set(re.findall(r"`([a-z_]+)`", part)) for part in denied.split(", nor are ")
+        set(re.findall(r"`([a-z_]+)`", part)) for part in denied.split(", nor do ")
     )
 
     assert not of_request & {field.name for field in attrs.fields(RequestOutput)}
@@ -73,4 +83,3 @@ def test_the_fields_that_the_page_denies_are_not_there():
 
 if __name__ == "__main__":
     PAGE.write_text(rewritten(PAGE.read_text("utf-8")), "utf-8")
-    sys.exit()

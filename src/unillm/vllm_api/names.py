@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Names of vLLM's that programs import and that are not here, with what is instead."""
+"""Names of vLLM's API that unillm does not have, with the replacement or the reason."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from collections.abc import Mapping
 
 _NO_VECTORS = "unillm generates text; it does not embed, classify or score"
 _ENGINE_ARGS = "pass its fields to LLM, or to Generator under the same names"
-_ENGINE = "use Generator: submit() and stream() add requests, a thread steps the engine"
-_ASYNC = "use Generator: agenerate() and astream() serve any number of event loops"
 
-NOT_HERE: Mapping[str, str] = {
+UNAVAILABLE_IMPORTS: Mapping[str, str] = {
     "AsyncEngineArgs": _ENGINE_ARGS,
-    "AsyncLLMEngine": _ASYNC,
+    "AsyncLLMEngine": "use Generator: agenerate() and astream() serve any number of "
+    "event loops",
     "BeamSearchParams": "no backend has beam search",
     "ClassificationOutput": _NO_VECTORS,
     "ClassificationRequestOutput": _NO_VECTORS,
@@ -22,15 +21,58 @@ NOT_HERE: Mapping[str, str] = {
     "EngineArgs": _ENGINE_ARGS,
     "GuidedDecodingParams": "vLLM renamed it; use StructuredOutputsParams, and pass it "
     "as SamplingParams(structured_outputs=…)",
-    "LLMEngine": _ENGINE,
-    "ModelRegistry": "backends bring their models; a new engine is a plugin",
+    "LLMEngine": "use Generator: submit() and stream() add requests, and a thread "
+    "steps the engine",
+    "ModelRegistry": "each backend has its own models; a new engine is a plugin",
     "PoolingOutput": _NO_VECTORS,
     "PoolingParams": _NO_VECTORS,
     "PoolingRequestOutput": _NO_VECTORS,
-    "RequestOutputKind": "generate() returns what is finished, stream() yields what is "
-    "new",
+    "RequestOutputKind": "generate() returns finished outputs, stream() yields new "
+    "text",
     "ScoringOutput": _NO_VECTORS,
     "ScoringRequestOutput": _NO_VECTORS,
     "initialize_ray_cluster": "on vLLM, distributed_executor_backend='ray' does it",
 }
-"""``from unillm import …`` of one of these says what to use instead."""
+"""Names that ``from unillm import …`` refuses."""
+
+_NO_RPC = "calls do not reach into the engine; llm.generator has what every engine has"
+_NO_WEIGHTS = "weights do not change while an engine runs; create a new LLM"
+_NO_SLEEP = "an engine either runs or is closed; use close() and create a new LLM"
+_PROFILER = "profile the process with a profiler of your own"
+
+UNAVAILABLE_MEMBERS: Mapping[str, str] = {
+    "apply_model": _NO_RPC,
+    "beam_search": "no backend has beam search; ask for n samples with logprobs=0 and "
+    "take the one with the highest cumulative_logprob",
+    "classify": _NO_VECTORS,
+    "collective_rpc": _NO_RPC,
+    "default_sampling_params": "use get_default_sampling_params()",
+    "embed": _NO_VECTORS,
+    "encode": _NO_VECTORS,
+    "enqueue": "use llm.generator.submit(), which returns a handle",
+    "enqueue_chat": 'use llm.generator.submit({"messages": …})',
+    "finish_weight_update": _NO_WEIGHTS,
+    "get_metrics": "use llm.generator.stats(); each output has metrics of its own",
+    "get_weight_version": _NO_WEIGHTS,
+    "get_world_size": "see llm.generator.config.tensor_parallel_size",
+    "init_weight_transfer_engine": _NO_WEIGHTS,
+    "llm_engine": "the engine belongs to the generator; use llm.generator.submit()",
+    "model_config": "see llm.generator.config and llm.generator.limits",
+    "release_kv_cache_memory": _NO_SLEEP,
+    "request_counter": "the generator numbers the requests",
+    "reset_mm_cache": "prompts are text and token ids, on every backend",
+    "reset_prefix_cache": "create the LLM with enable_prefix_caching=False to measure "
+    "without the cache",
+    "score": _NO_VECTORS,
+    "shutdown_weight_transfer_engine": _NO_WEIGHTS,
+    "sleep": _NO_SLEEP,
+    "start_draft_weight_update": _NO_WEIGHTS,
+    "start_profile": _PROFILER,
+    "start_weight_update": _NO_WEIGHTS,
+    "stop_profile": _PROFILER,
+    "update_weight_version": _NO_WEIGHTS,
+    "update_weights": _NO_WEIGHTS,
+    "wait_for_completion": "use llm.generator.submit() and the handles' result()",
+    "wake_up": _NO_SLEEP,
+}
+"""Members of ``vllm.LLM`` that `LLM` refuses."""

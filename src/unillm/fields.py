@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Fields of attrs classes that check and convert the values of a caller.
+
+A value that a field refuses is an `InvalidParameterError` with the field's name, the
+expected values and the given one.
+"""
+
+from __future__ import annotations
+
+import numbers
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import attrs
+
+from .errors import InvalidParameterError
+
+T = TypeVar("T")
+
+
+def refuse(name: str, expected: str, value: Any) -> InvalidParameterError:
+    """Return the error for a value that a field refuses."""
+    return InvalidParameterError(
+        f"{name} must be {expected}, got {value!r}.", parameter=name, value=value
+    )
+
+
+def field(
+    default: Any,
+    convert: Callable[[Any], Any],
+    expected: str,
+    accept: Callable[[Any], bool] = lambda _: True,
+    *,
+    optional: bool = False,
+) -> Any:
+    """A field that keeps what *convert* returns, and `None` too if *optional*.
+
+    The field refuses a value for which *convert* raises a `TypeError` or `ValueError`,
+    or *accept* is false.
+    """
+    expected += " or None" if optional else ""
+
+    def checked(value: Any, attribute: attrs.Attribute[Any]) -> Any:
+        if value is None and optional:
+            return None
+        try:
+            converted = convert(value)
+            accepted = accept(converted)
+        except (TypeError, ValueError):
+            accepted = False
+        if not accepted:
+            raise refuse(attribute.name, expected, value)
+        return converted
+
+    converter = attrs.Converter(checked, takes_field=True)
+    return attrs.field(default=default, converter=converter)
+
+
+def int_field(default: int | None, low: int, *, optional: bool = False) -> Any:
+    """A field for an integer from *low* on."""
+    expected = f"an integer ≥ {low}"
+    return field(default, as_integer, expected, lambda n: n >= low, optional=optional)
+
+
+def number_field(default: float, expected: str, accept: Callable[[Any], bool]) -> Any:
+    """A field for a number for which *accept* is true."""
+    return field(default, as_number, f"a number {expected}", accept)
+
+
+def bool_field(default: bool) -> Any:
+    """A field for True or False."""
+    return field(default, lambda x: x, "True or False", lambda x: isinstance(x, bool))
+
+
+def text_field() -> Any:
+    """A field for a text that is not empty, or `None`."""
+    return field(None, as_text, "a non-empty text", optional=True)
+
+
+def as_integer(value: Any) -> int:
+    """Return an integer of any library; a bool is not one."""
+    if isinstance(value, bool):
+        raise TypeError
+    return operator.index(value)
+
+
+def as_number(value: Any) -> float:
+    """Return a real number of any library; a bool is not one."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError
+    return float(value)
+
+
+def as_text(value: Any) -> str:
+    """Return a text that is not empty."""
+    if not isinstance(value, str) or not value:
+        raise ValueError
+    return value
+
+
+def as_items(
+    name: str,
+    value: Any,
+    convert: Callable[[Any], T],
+    expected: str,
+    *,
+    at_least: int = 0,
+) -> tuple[T, ...]:
+    """Return the converted items of a list, each once; no item for `None`."""
+    if value is None:
+        return ()
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise refuse(name, expected, value)
+    items, item = {}, None
+    try:
+        for item in value:
+            items[convert(item)] = None
+    except (TypeError, ValueError):
+        raise refuse(name, expected, item) from None
+    if len(items) < at_least:
+        raise refuse(name, expected, value)
+    return tuple(items)
