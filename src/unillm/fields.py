@@ -113,7 +113,8 @@ def as_items(
         return ()
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise refuse(name, expected, value)
-    items, item = {}, None
+    items: dict[T, None] = {}
+    item = None
     try:
         for item in value:
             items[convert(item)] = None

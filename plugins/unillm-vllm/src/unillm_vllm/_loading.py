@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unillm.backend import Capability, Support, keep_freed, refuse_pickles
-from unillm.errors import ConfigError, nearest_name
+from unillm.errors import UnknownArgumentError
 
 from ._engine import VllmEngine
 from ._errors import configuration_refused, start_failed
@@ -172,11 +172,8 @@ def _vllm_config(config: EngineConfig, options: Mapping[str, Any]) -> Any:
     known = {field.name for field in dataclasses.fields(EngineArgs)}
     for name in options:
         if name not in known:
-            raise ConfigError(
-                f"The backend 'vllm' has no option {name!r}."
-                f"{nearest_name(name, [*known, OWN_OPTION])} It takes every field of "
-                f"vllm.EngineArgs, and {OWN_OPTION!r}."
-            )
+            known.add(OWN_OPTION)
+            raise UnknownArgumentError("The backend 'vllm'", name, known)
     given = {name: getattr(config, name) for name in SHARED_FIELDS}
     if given["speculative_config"] is not None:
         given["speculative_config"] = dict(given["speculative_config"])
