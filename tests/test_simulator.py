@@ -156,7 +156,7 @@ def test_swapped_tokens_are_found(monkeypatch):
 def test_an_abort_that_is_lost_is_found(monkeypatch):
     monkeypatch.setattr(SlotScheduler, "abort", lambda self, ids: None)
 
-    assert "nothing is told after the end" in broken_rules()
+    assert "no output follows the end" in broken_rules()
 
 
 def test_a_survivor_that_is_forgotten_is_found(monkeypatch):

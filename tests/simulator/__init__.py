@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Random traffic and faults over the real schedulers and driver, and a proof of it.
+"""Random traffic and faults over the real schedulers and driver, and a proof of each run.
 
-`simulate` runs the driver's loop and a scheduler under a clock, a random source and an
-executor of its own, over an engine that says what a script says and fails when it is
-told to. What happened is a `History`; `check` reads nothing else, and knows nothing of
-the code under test. The same seed gives the same history, event by event::
+`simulate` runs the driver's loop and a scheduler over an engine that follows a script
+and fails at random; the clock, the random source and the executor are the simulation's
+own. It returns a `History`. `check` reads nothing but that history, and imports no code
+under test. A seed always gives the same history::
 
-    python -m simulator --requests 100000 --seeds 0:10
+    PYTHONPATH=tests python -m simulator --requests 100000 --seeds 0:10
 
-Light to import: no torch, no engine.
+The package imports no torch.
 """
 
 from .checker import Violation, check

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""``python -m simulator``: worlds of many seeds, each proved."""
+"""``python -m simulator``: simulate the worlds of many seeds, and prove each."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from . import World, check, simulate
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run, print a line a seed and a JSON line at the end; 1 if a rule was broken."""
+    """Print a line for each seed and a JSON line; return 1 if a history breaks a rule."""
     options = _options(argv)
-    logging.getLogger("unillm").setLevel(logging.CRITICAL)  # faults are meant
+    logging.getLogger("unillm").setLevel(logging.CRITICAL)  # the faults are intended
     first, last = options.seeds
     share, more = divmod(options.requests, last - first)
     began = time.perf_counter()
@@ -64,11 +64,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _options(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m simulator", description=__doc__)
-    parser.add_argument("--requests", type=int, default=100_000, help="in all")
+    parser.add_argument("--requests", type=int, default=100_000, help="total number")
     parser.add_argument(
-        "--seeds", type=_seeds, default=(0, 10), metavar="A:B", help="from A, under B"
+        "--seeds", type=_seeds, default=(0, 10), metavar="A:B", help="from A to B - 1"
     )
-    parser.add_argument("--no-faults", action="store_true", help="engines never fail")
+    parser.add_argument("--no-faults", action="store_true", help="no engine fails")
     parser.add_argument("--history", type=Path, help="append the events to this file")
     return parser.parse_args(argv)
 
@@ -77,7 +77,7 @@ def _seeds(text: str) -> tuple[int, int]:
     first, _, last = text.partition(":")
     seeds = int(first), int(last) if last else int(first) + 1
     if seeds[0] >= seeds[1]:
-        raise argparse.ArgumentTypeError(f"{text!r} has no seed; write A:B with A < B")
+        raise argparse.ArgumentTypeError(f"{text!r} is empty; write A:B with A < B")
     return seeds
 
 

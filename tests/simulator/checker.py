@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Proves a history: reads events, and nothing of the code that made them.
+"""Prove a history, from its events alone.
 
-What it proves:
+`check` proves that:
 
-1. every accepted request ends exactly once, and every refused one never began;
-2. the ids and the text of a completion are a function of its own request, whatever
-   else happened; one that was cut short has the beginning of them;
-3. the end is truthful: which rule it was, which id or string, at which time;
-4. a row belongs to one request at a time, and requests get rows by priority, then by
-   arrival: nobody waits for a later one of the same or a lower urgency; a run of a
-   static batch takes the most urgent one, and may choose who is beside it;
+1. every accepted request ends exactly once, and no refused one begins;
+2. the token ids and the text of a completion follow from its own request alone; a
+   completion that was cut short has the beginning of them;
+3. the end of a request names the true rule, token id or string, error and time;
+4. a row belongs to one request at a time, and requests receive rows by priority, then
+   by arrival; a run of a static batch takes the most urgent request, and may choose the
+   others;
 5. no row is idle while a request waits, unless the step's prompt tokens are spent;
-6. the engine tells nothing of a completion after its end or its abort;
-7. at the end of each epoch nothing is left in any map.
+6. the engine returns no output of a completion after its end or its abort;
+7. at the end of each epoch all maps of the driver and the engine are empty.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Violation:
 
 @attrs.define
 class _Waiting:
-    """The completions that an engine has and that have no row."""
+    """The completions that wait in the engine for a row."""
 
     heap: list[tuple[int, int, str]] = attrs.field(factory=list)
     ids: set[str] = attrs.field(factory=set)
@@ -117,17 +117,17 @@ class _Check:
         self.cancelled.setdefault(number, now)
 
     def on_end(
-        self, number: int, now: float, error: str, told: tuple[Any, ...]
+        self, number: int, now: float, error: str, outputs: tuple[Any, ...]
     ) -> None:
         if number in self.ended or number in self.refused:
             self.broken("a request ends once", f"request {number} again")
         self.ended.add(number)
         job, submitted = self.jobs[number]
         if error == "":
-            self._check_whole(number, job, told)
+            self._check_whole(number, job, outputs)
         elif error in _CUT_SHORT:
             self._check_cut(number, job, submitted, now, error)
-            for index, (ids, text, _, _) in enumerate(told):
+            for index, (ids, text, _, _) in enumerate(outputs):
                 self._check_beginning(f"{number}-{index}", job, index, ids, text)
         else:
             self.broken("an error is one that is documented", f"{number}: {error}")
@@ -138,11 +138,11 @@ class _Check:
             self.broken("a deadline ends a request", f"request {number} at {now}")
 
     def _check_whole(
-        self, number: int, job: Mapping[str, Any], told: tuple[Any, ...]
+        self, number: int, job: Mapping[str, Any], outputs: tuple[Any, ...]
     ) -> None:
-        if len(told) != len(job["seeds"]):
+        if len(outputs) != len(job["seeds"]):
             self.broken("a request has all its completions", f"request {number}")
-        for index, facts in enumerate(told):
+        for index, facts in enumerate(outputs):
             expected = expected_completion(job, index)
             if tuple(facts) != expected:
                 self.broken(
@@ -204,7 +204,7 @@ class _Check:
                 )
             self.owner_of[row] = request_id
         if self.world["scheduler"] == "runs":
-            # A run takes the most urgent request, and may choose beside it.
+            # A run takes the most urgent request, and may choose the others.
             self.head = self.head or self.waiting.first()
             self.waiting.ids.discard(request_id)
             return
@@ -225,15 +225,15 @@ class _Check:
         error: str | None,
     ) -> None:
         if request_id in self.over:
-            self.broken("nothing is told after the end", request_id)
+            self.broken("no output follows the end", request_id)
         if (reason == "error") != (error is not None):
-            self.broken("an error is told with its reason", request_id)
+            self.broken("an error has its finish reason", request_id)
         if reason == "error":
             self.failed_rows.add(request_id)
         if stop_token_id is not None and (
             reason != "stop" or tuple(ids[-1:]) != (stop_token_id,)
         ):
-            self.broken("the stop id is the last id", request_id)
+            self.broken("the stop token is the last token", request_id)
         if reason is not None:
             self._over(request_id)
 
@@ -259,7 +259,7 @@ class _Check:
             self.broken("a request has one row of a run", str(ids))
         for request_id in ids:
             if request_id in self.over or request_id not in self.ranks:
-                self.broken("a run has requests that are wanted", request_id)
+                self.broken("a run has only unfinished requests", request_id)
 
     def on_step(
         self, decode_steps: int, decoded: int, waiting: int, prompt_tokens: int
@@ -279,19 +279,19 @@ class _Check:
         self._new_epoch()
 
     def on_rest(self, left: Mapping[str, int]) -> None:
-        # The rows of an engine that failed died with it.
-        what = {name: n for name, n in left.items() if n}
-        if what:
-            self.broken("nothing is left at the end", str(what))
+        # The rows of a failed engine died with it.
+        kept = {name: n for name, n in left.items() if n}
+        if kept:
+            self.broken("nothing is left at the end", str(kept))
 
 
 def expected_completion(
     job: Mapping[str, Any], index: int
 ) -> tuple[tuple[int, ...], str, str, int | str | None]:
-    """Return ids, text, finish reason and stop reason that a completion must have.
+    """Return the ids, text, finish reason and stop reason that a completion must have.
 
-    By brute force, from the request alone: token after token, and for each of them the
-    whole text again.
+    Computes them by brute force from the request alone: token after token, and for each
+    the whole text again.
     """
     seed = job["seeds"][index]
     ends = {*job["stop_token_ids"]} | (set() if job["ignore_eos"] else {END})
@@ -305,7 +305,7 @@ def expected_completion(
         if token_id in ends:
             reason = token_id if token_id != END else None
             return tuple(ids), _text(ids[:-1]), "stop", reason
-        # What was complete before the end was allowed is not looked at again.
+        # A stop string that was complete before `min_tokens` does not end it later.
         found = _stop_in(_text(ids), job["stop"]) if _text([token_id]) else None
         if may_end and found:
             at, stop = found
@@ -318,6 +318,6 @@ def _text(ids: Iterable[int]) -> str:
 
 
 def _stop_in(text: str, stops: Iterable[str]) -> tuple[int, str] | None:
-    """Return where the stop string begins that the last letter completes."""
+    """Return the stop string that the last letter completes, and where it begins."""
     matching = [stop for stop in stops if text.endswith(stop)]
     return (len(text) - len(matching[0]), matching[0]) if matching else None

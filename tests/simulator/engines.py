@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Engines of a simulated world: they follow a script, and fail when told to."""
+"""Engines of a simulated world, which follow a script and fail at random."""
 
 from __future__ import annotations
 
@@ -25,44 +25,44 @@ from .traffic import VOCAB_SIZE, say
 
 
 class Fault(enum.Enum):
-    """How an engine's call goes wrong for all of its requests."""
+    """How a call of an engine fails for all of its requests."""
 
     RAISES = "raises"
-    """An exception comes out of it."""
+    """The call raises an exception."""
     HANGS = "hangs"
-    """It does not come back before the watchdog loses patience."""
+    """The call returns after the watchdog's time-out."""
     SHORT = "short"
-    """It answers for one row too few; a run of a static batch ends too soon."""
+    """The call returns one row too few; a run of a static batch ends too soon."""
     EXTRA = "extra"
-    """It answers for one row too many."""
+    """The call returns one row too many."""
 
 
 NAN_ROW = "its logits are NaN"
 
 
 class SimulatedFaultError(RuntimeError):
-    """What a failing engine raises: on a device, a driver's error."""
+    """The exception of a failing engine, such as an error of a device's driver."""
 
 
 @attrs.define(kw_only=True)
 class Failing:
-    """When an engine fails, and on which rows."""
+    """The plan of an engine's failures."""
 
     at_call: int
-    """Number of the call that goes wrong; -1 for none."""
+    """Number of the call that fails; -1 for none."""
     fault: Fault
     row_chance: float
-    """Of each row, at each call, to have no valid token."""
+    """Probability that a row has no valid token, for each row and call."""
     rng: random.Random
     hang: Callable[[], None]
-    """Lets time pass and the watchdog look."""
+    """Lets time pass and runs the watchdog."""
     history: History
     calls: int = 0
 
     def next_fault(self) -> Fault | None:
-        """Count a call, and return how it is to answer wrongly, if it is.
+        """Count a call; return the fault of its answer, if it has one.
 
-        One that raises or hangs does so here.
+        A call that raises or hangs does so here.
         """
         self.calls += 1
         if self.calls != self.at_call:
@@ -81,12 +81,12 @@ class Failing:
 
 
 class SimulatedSlotEngine(ScriptedSlotEngine):
-    """A scripted slot engine that fails when it is told to.
+    """A scripted slot engine that fails by plan.
 
     Args:
-        failing: When.
-        history: Is told who gets which row.
-        num_slots: Rows.
+        failing: The plan.
+        history: Receives the owners of rows.
+        num_slots: Number of rows.
         max_model_len: Prompt and new tokens of a row.
     """
 
@@ -123,8 +123,8 @@ class SimulatedSlotEngine(ScriptedSlotEngine):
         return [token for token in tokens if token is not None]
 
     def _answer(self, tokens: Sequence[SlotToken | None]) -> list[SlotToken | None]:
-        """Return what a call answers, given what it computed."""
-        told = [
+        """Return a call's answer, given the tokens that it computed."""
+        answer = [
             SlotToken(0, error=NAN_ROW)
             if token is not None and self._failing.row_fails()
             else token
@@ -132,8 +132,8 @@ class SimulatedSlotEngine(ScriptedSlotEngine):
         ]
         fault = self._failing.next_fault()
         if fault is Fault.SHORT:
-            return told[:-1]
-        return [*told, SlotToken(1)] if fault is Fault.EXTRA else told
+            return answer[:-1]
+        return [*answer, SlotToken(1)] if fault is Fault.EXTRA else answer
 
     @override
     def release(self, slot: int) -> None:
@@ -142,15 +142,15 @@ class SimulatedSlotEngine(ScriptedSlotEngine):
 
 
 class SimulatedBatchEngine(ScriptedBatchEngine):
-    """A scripted batch engine that fails when it is told to.
+    """A scripted batch engine that fails by plan.
 
     Args:
-        failing: When.
-        history: Is told who is in which run.
+        failing: The plan.
+        history: Receives the requests of each run.
         num_rows: Rows of its largest batch.
         max_model_len: Prompt and new tokens of a row.
-        traits: What it cannot do.
-        costs: What its work takes, on its own clock.
+        traits: How it runs a batch.
+        costs: Seconds of its work, on its own clock.
     """
 
     def __init__(
@@ -184,11 +184,11 @@ class SimulatedBatchEngine(ScriptedBatchEngine):
     def run(
         self, rows: Sequence[BatchRow], *, max_new_tokens: int
     ) -> Generator[RunStep, None, None]:
-        for place, row in enumerate(rows):
+        for index, row in enumerate(rows):
             request_id = row.request.request_id
             if request_id not in self._begun:
                 self._begun.add(request_id)
-                self._history.note("admit", request_id, place)
+                self._history.note("admit", request_id, index)
         self._history.note("run", tuple(row.request.request_id for row in rows))
         steps = super().run(rows, max_new_tokens=max_new_tokens)
         self.calls.clear()
@@ -203,24 +203,24 @@ class SimulatedBatchEngine(ScriptedBatchEngine):
                 if fault is Fault.SHORT:
                     return
                 extra = [RowTokens(row=num_rows, token_ids=(1,))]
-                told = [self._after_row(each) for each in step.rows]
+                answer = [self._after_row(each) for each in step.rows]
                 yield attrs.evolve(
-                    step, rows=told + (extra if fault is Fault.EXTRA else [])
+                    step, rows=answer + (extra if fault is Fault.EXTRA else [])
                 )
 
-    def _after_row(self, told: RowTokens) -> RowTokens:
+    def _after_row(self, tokens: RowTokens) -> RowTokens:
         if not self._failing.row_fails():
-            return told
-        return RowTokens(row=told.row, error=NAN_ROW)
+            return tokens
+        return RowTokens(row=tokens.row, error=NAN_ROW)
 
 
 class RecordedEngine(Engine):
-    """Does what another engine does, and writes it into a history.
+    """Wraps an engine and records its calls and outputs in a history.
 
     Args:
-        engine: Closed with this one.
-        history: Where to.
-        refused: Prompts' first ids of requests that it refuses.
+        engine: Computes. `close` closes it too.
+        history: Receives the events.
+        refused: Returns whether the engine refuses the request of an id.
     """
 
     def __init__(
@@ -234,7 +234,7 @@ class RecordedEngine(Engine):
     @override
     def add_request(self, request: EngineRequest) -> None:
         if self._refused(request.request_id):
-            raise InvalidParameterError("no such thing here", parameter="params")
+            raise InvalidParameterError("refused by the world", parameter="params")
         self._history.note("add", request.request_id, request.priority, request.arrival)
         self._engine.add_request(request)
 

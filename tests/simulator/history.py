@@ -1,26 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What happened in a simulated run, event by event.
+"""`History`: the events of a simulated run.
 
 An event is a tuple of a kind and plain values. The kinds:
 
 ==============  =======================================================================
 ``world``       the numbers of this world: a dict
 ``submit``      number of the request, its `Job` as a dict, time
-``refuse``      number, name of the error: it was never accepted
-``cancel``      number, time: its caller ended it
+``refuse``      number, name of the error: the driver refused it
+``cancel``      number, time: its caller cancelled it
 ``end``         number, time, name of the error or ``""``, and for each completion its
                 ids, text, finish reason and stop reason
-``add``         id: the engine was given a completion to compute
-``abort``       id: the engine was told to forget it
+``add``         id, priority, arrival: the driver added a completion to the engine
+``abort``       id: the driver aborted it
 ``admit``       id, row: its prompt begins
 ``run``         ids of the rows of a run of a static batch
-``release``     row: it has no owner any more
-``say``         id, ids, finish reason, stop id, error: what the engine told
+``release``     row: it lost its owner
+``say``         id, token ids, finish reason, stop token id, error: an output
 ``step``        rows that decoded, requests that waited for a row, prompt tokens spent
-``fault``       kind: the engine failed on purpose
-``epoch``       a new driver and engine: the last ones are over
-``rest``        what is left in the maps of driver and engine at the end of an epoch
+``fault``       kind: the engine failed by plan
+``epoch``       a new driver and engine replace the last ones
+``rest``        sizes of the maps of driver and engine at the end of an epoch
 ==============  =======================================================================
 """
 
@@ -36,7 +36,7 @@ Event = tuple[Any, ...]
 
 
 class History:
-    """Events in their order, and a digest that identifies them."""
+    """Events in their order, and their digest."""
 
     def __init__(self) -> None:
         self._events: list[Event] = []
@@ -60,7 +60,7 @@ class History:
         return self._digest.hexdigest()
 
     def write(self, path: Path) -> None:
-        """Append the events to a file, a JSON list a line."""
+        """Append the events to a file, one JSON list a line."""
         with path.open("a", encoding="utf-8") as stream:
             for event in self._events:
                 stream.write(json.dumps(event) + "\n")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Who asks for what: requests drawn at random, and what an engine says to them.
+"""Random requests, and the script that gives their tokens.
 
-Every token is a function of the request's own seed and of its number, so whatever else
-a run does to a request shows in its tokens.
+Every token is a function of the request's own seed and of the token's number, so any
+influence of other requests shows in the tokens.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import attrs
 from unillm.engines.base import EngineRequest
 
 END = 0
-"""The model's end id. Ids 1 to 26 are the letters a to z."""
+"""The model's EOS token id. Ids 1 to 26 are the letters a to z."""
 
 SECOND_END = 27
-"""Another id that ends some requests, as a user's `stop_token_ids` do."""
+"""An id that some requests have in their `stop_token_ids`."""
 
 BROKEN = 28
-"""An id that the tokenizer chokes on."""
+"""An id for which the tokenizer raises an error."""
 
 VOCAB_SIZE = 29
 _LETTERS = 26
@@ -31,7 +31,7 @@ _LONGEST = 40
 
 @attrs.frozen(kw_only=True)
 class Job:
-    """One request, as its caller thinks of it."""
+    """One request and its caller's plans."""
 
     prompt_length: int
     seeds: tuple[int, ...]
@@ -45,9 +45,9 @@ class Job:
     patience: float | None = None
     """Time until its deadline."""
     refused: bool = False
-    """Whether the engine refuses it."""
+    """Whether the engine refuses the request."""
     cancel_after: int | None = None
-    """Turns of the loop after which its caller cancels it."""
+    """Turns of the loop after which the caller cancels the request."""
 
 
 def draw_job(rng: random.Random, max_model_len: int) -> Job:
@@ -83,7 +83,7 @@ def _draw_stop(rng: random.Random) -> tuple[str, ...]:
 
 
 def natural_token(seed: int, number: int) -> int:
-    """Return what a request would say as its *number*-th new token, from 0."""
+    """Return a request's new token of a *number* from 0, without `min_tokens`."""
     mixed = (seed * 0x9E3779B1 + number * 0x85EBCA77) & 0xFFFFFFFF
     mixed ^= mixed >> 15
     mixed = (mixed * 0x2C1B3C6D) & 0xFFFFFFFF
@@ -98,7 +98,7 @@ def natural_token(seed: int, number: int) -> int:
 
 
 def say(request: EngineRequest, number: int) -> int:
-    """Return a request's *number*-th new token, its `min_tokens` honoured."""
+    """Return a request's new token of a *number* from 0."""
     token_id = natural_token(request.seed, number)
     if token_id in request.stop_token_ids and number < request.params.min_tokens:
         return 1 + (request.seed + number) % _LETTERS
@@ -106,7 +106,7 @@ def say(request: EngineRequest, number: int) -> int:
 
 
 class Letters:
-    """A tokenizer of single letters, which chokes on one id."""
+    """A tokenizer of single letters, which raises an error for one id."""
 
     eos_token_id = END
 
@@ -117,7 +117,7 @@ class Letters:
     def decode(self, ids: Sequence[int]) -> str:
         """Return a letter for each id."""
         if BROKEN in ids:
-            raise ValueError("an id that has no text")
+            raise ValueError("the id has no text")
         return "".join(
             chr(ord("a") + token_id - 1) if 1 <= token_id <= _LETTERS else ""
             for token_id in ids

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""One simulated run: traffic in, turns of the real driver, a history out."""
+"""`simulate`: random traffic, turns of the real driver, and the history of both."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unillm.config import EngineConfig
 from unillm.engines.base import Engine, EngineLimits
 from unillm.engines.batches import BatchTraits, PromptWork
 from unillm.errors import QueueFullError, UnillmError
-from unillm.outputs import CompletionOutput, RequestOutput
+from unillm.outputs import RequestOutput
 from unillm.params import SamplingParams
 from unillm.runtime.driver import Driver
 from unillm.runtime.handle import RequestHandle
@@ -39,9 +39,10 @@ TURN_S = 1.0
 """Simulated seconds that a turn of the loop takes."""
 
 STEP_TIMEOUT_S = 50.0
+"""Simulated seconds after which the watchdog declares the engine dead."""
 
 MOST_TURNS = 1_000_000
-"""After so many turns a world that has not ended never will."""
+"""A world that takes more turns than this makes no progress."""
 
 
 @attrs.frozen(kw_only=True)
@@ -51,7 +52,7 @@ class World:
     seed: int
     num_requests: int
     scheduler: str
-    """"slots", or "runs" of a static batch."""
+    """``"slots"``, or ``"runs"`` of a static batch."""
     can_stop: bool
     """Whether a run of a static batch can be stopped."""
     prompt_work: str
@@ -81,14 +82,14 @@ class World:
             max_num_batched_tokens=rng.choice((1, 7, 64, 2048)),
             max_queued_requests=rng.choice((8, 1000, 10**5)),
             max_queued_tokens=rng.choice((256, 10**4, 10**6)),
-            # From half idle to more than can be served.
+            # From half idle to an overload.
             load=num_slots / 8 * rng.choice((0.4, 0.8, 1.2)),
             faults=faults,
         )
 
 
 def simulate(world: World) -> History:
-    """Run a world until every request of it has ended."""
+    """Run a world until all of its requests have ended."""
     return _Run(world).run()
 
 
@@ -150,7 +151,7 @@ class _Run:
                 self._note_rest()
                 self._history.note("epoch")
                 self._begin()
-        self._driver.turn(block=False)  # takes in what was cancelled last
+        self._driver.turn(block=False)  # takes in the last cancellations
         self._note_rest()
         self._driver.close()
         self._note_rest()
@@ -159,7 +160,7 @@ class _Run:
     # ------------------------------------------------------------------------ engines
 
     def _begin(self) -> None:
-        """Make a driver over a new engine, which may be fated to fail."""
+        """Make a driver over a new engine, with a plan of its failures."""
         world, rng = self._world, self._rng
         fails = world.faults and rng.random() < 0.8
         failing = Failing(
@@ -215,7 +216,7 @@ class _Run:
         return RunScheduler(engine, clock=engine.clock)
 
     def _hang(self) -> None:
-        """Do what time and the watchdog do while the engine does not come back."""
+        """Let time pass until the watchdog's time-out, while the engine is in a call."""
         self._now += STEP_TIMEOUT_S + 1
         self._driver.check_hang()
         self._note_ends()
@@ -223,7 +224,7 @@ class _Run:
     # ------------------------------------------------------------------------ callers
 
     def _arrivals(self) -> int:
-        """Draw how many requests come: a few, none, or a burst."""
+        """Draw how many requests arrive: a few, none, or a burst."""
         left = self._world.num_requests - self._submitted
         whole, part = divmod(self._world.load, 1)
         count = int(whole) + (self._rng.random() < part)
@@ -281,19 +282,19 @@ class _Run:
             except UnillmError as raised:
                 error = type(raised).__name__
                 output = getattr(raised, "output", None)
-            told = tuple(_facts(output)) if output is not None else ()
-            self._history.note("end", number, self._now, error, told)
+            outputs = tuple(_facts(output)) if output is not None else ()
+            self._history.note("end", number, self._now, error, outputs)
 
     def _note_rest(self) -> None:
-        """Write down what is left at the end, where nothing should be."""
-        told = self._driver.stats()
+        """Record the sizes of all maps, which should be empty."""
+        stats = self._driver.stats()
         self._history.note(
             "rest",
             {
-                "queued": told["queued"],
-                "queued tokens": told["queued_tokens"],
-                "live": told["live"],
-                "deadlines": told["deadlines"],
+                "queued": stats["queued"],
+                "queued tokens": stats["queued_tokens"],
+                "live": stats["live"],
+                "deadlines": stats["deadlines"],
                 "asked": len(self._asked),
                 "rows": self._engine.rows_in_use,
             },
@@ -302,8 +303,4 @@ class _Run:
 
 def _facts(output: RequestOutput) -> Iterator[tuple[object, ...]]:
     for each in output.outputs:
-        yield _completion_facts(each)
-
-
-def _completion_facts(each: CompletionOutput) -> tuple[object, ...]:
-    return tuple(each.token_ids), each.text, each.finish_reason, each.stop_reason
+        yield tuple(each.token_ids), each.text, each.finish_reason, each.stop_reason
