@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Random traffic for the scheduler: what arrives when, how long it runs, what aborts."""
+"""Random traffic for a scheduler: arrivals, lengths and aborts of scripted requests."""
 
 from __future__ import annotations
 
@@ -11,28 +11,31 @@ from unillm import SamplingParams
 from unillm.engines.base import EngineRequest
 
 END = 0
-"""The id that ends a scripted request."""
+"""The EOS token id of scripted requests."""
 
 
 @attrs.frozen
 class Job:
-    """One request of the traffic."""
+    """One request of the traffic, and its script."""
 
     number: int
-    arrives_at: int
-    prompt_length: int
-    natural_length: int
-    """New tokens until it says `END`."""
-    max_new_tokens: int
-    priority: int
-    aborted_at: int | None
+    arrives_at: int = 0
+    prompt_length: int = 4
+    natural_length: int = 3
+    """New tokens of its script, the last of which is `END`."""
+    max_new_tokens: int = 100
+    priority: int = 0
+    aborted_at: int | None = None
+    params: SamplingParams = attrs.field(
+        factory=lambda: SamplingParams(max_tokens=None)
+    )
 
     @property
     def request(self) -> EngineRequest:
         return EngineRequest(
             request_id=f"r{self.number}",
             prompt_token_ids=tuple(range(1, self.prompt_length + 1)),
-            params=SamplingParams(max_tokens=None),
+            params=self.params,
             stop_token_ids=frozenset({END}),
             max_new_tokens=self.max_new_tokens,
             seed=self.number,
@@ -42,13 +45,13 @@ class Job:
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """What it says if nothing aborts it: a function of the job alone."""
+        """Its new tokens if no abort ends it: a function of the job alone."""
         natural = [say(self.request, i) for i in range(self.natural_length - 1)]
         return (*natural, END)[: self.max_new_tokens]
 
 
 def say(request: EngineRequest, position: int) -> int:
-    """A token that no other request says at any position."""
+    """Return a token that depends on the request and the position."""
     return 1 + (request.seed * 1009 + position * 31) % 997
 
 

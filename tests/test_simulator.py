@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The simulator: it proves the real code, replays exactly, and catches broken code."""
+"""The simulator: it proves the real code, replays exactly, and finds broken code."""
 
 from __future__ import annotations
 
 import random
 
+import attrs
 import pytest
 from simulator import World, check, simulate
 from simulator.__main__ import main
@@ -19,8 +20,6 @@ from unillm.scheduling.slots import SlotScheduler
 
 
 def world(seed, requests=400, **changes):
-    import attrs
-
     return attrs.evolve(World.of(seed, requests), **changes)
 
 
@@ -47,7 +46,7 @@ def test_a_seed_replays_exactly(seed):
     assert first.digest != simulate(world(seed + 1)).digest
 
 
-def test_every_kind_of_fault_and_of_ending_is_met():
+def test_the_worlds_contain_every_kind_of_fault_and_end():
     events = [event for seed in range(30) for event in simulate(world(seed))]
 
     assert {event[1] for event in events if event[0] == "fault"} == {
@@ -69,10 +68,10 @@ def test_every_kind_of_fault_and_of_ending_is_met():
     }
 
 
-# ------------------------------------------------------ the proof can fail: broken code
+# ------------------------------------------------- broken code breaks a rule of the proof
 
 
-def test_a_request_that_is_never_told_is_found(monkeypatch):
+def test_a_lost_output_is_found(monkeypatch):
     deliver = Driver._deliver
     monkeypatch.setattr(
         Driver,
@@ -82,21 +81,21 @@ def test_a_request_that_is_never_told_is_found(monkeypatch):
         ),
     )
 
-    # The driver itself notices that the engine has nothing left to do.
+    # The driver itself finds that the engine has no unfinished request.
     assert "an error is true" in broken_rules()
 
 
-def test_a_row_that_is_never_freed_is_found(monkeypatch):
+def test_a_row_that_is_never_released_is_found(monkeypatch):
     def leak(self, running):
         del self._running[running.request.request_id]
         self._free.append(running.slot)
 
     monkeypatch.setattr(SlotScheduler, "_free_slot", leak)
 
-    assert "an error is true" in broken_rules()  # the scripted engine complains
+    assert "an error is true" in broken_rules()  # raised by the scripted engine
 
 
-def test_a_later_request_that_goes_first_is_found(monkeypatch):
+def test_a_wrong_order_of_requests_is_found(monkeypatch):
     def pop_any(self):
         request = random.Random(len(self)).choice(list(self))
         self.remove(request.request_id)
@@ -107,7 +106,7 @@ def test_a_later_request_that_goes_first_is_found(monkeypatch):
     assert "rows are given by priority, then by arrival" in broken_rules()
 
 
-def test_a_row_that_idles_is_found(monkeypatch):
+def test_an_idle_row_is_found(monkeypatch):
     admit = SlotScheduler._admit
     monkeypatch.setattr(
         SlotScheduler,
@@ -138,8 +137,6 @@ def test_swapped_tokens_are_found(monkeypatch):
     def swap(self):
         outputs = decode(self)
         if len(outputs) > 1:
-            import attrs
-
             first, second, *rest = outputs
             outputs = [
                 attrs.evolve(first, token_ids=second.token_ids),
@@ -153,13 +150,13 @@ def test_swapped_tokens_are_found(monkeypatch):
     assert "tokens, text and end follow from the request alone" in broken_rules()
 
 
-def test_an_abort_that_is_lost_is_found(monkeypatch):
+def test_a_lost_abort_is_found(monkeypatch):
     monkeypatch.setattr(SlotScheduler, "abort", lambda self, ids: None)
 
     assert "no output follows the end" in broken_rules()
 
 
-def test_a_survivor_that_is_forgotten_is_found(monkeypatch):
+def test_a_lost_survivor_is_found(monkeypatch):
     def forget(self, run):
         self._run = None
 
@@ -168,7 +165,7 @@ def test_a_survivor_that_is_forgotten_is_found(monkeypatch):
     assert "an error is true" in broken_rules(scheduler="runs")
 
 
-def test_a_survivor_that_begins_again_from_its_prompt_is_found(monkeypatch):
+def test_a_survivor_that_restarts_from_its_prompt_is_found(monkeypatch):
     monkeypatch.setattr(
         AdmittedRequest, "as_row", lambda self: BatchRow(request=self.request)
     )
@@ -179,28 +176,26 @@ def test_a_survivor_that_begins_again_from_its_prompt_is_found(monkeypatch):
     } & broken_rules(scheduler="runs")
 
 
-def test_a_deadline_that_is_forgotten_is_found(monkeypatch):
+def test_a_missed_deadline_is_found(monkeypatch):
     monkeypatch.setattr(Driver, "_expire", lambda self: None)
 
     assert "a deadline ends a request" in broken_rules()
 
 
-def test_a_queue_that_never_forgets_is_found(monkeypatch):
+def test_a_queue_that_keeps_requests_is_found(monkeypatch):
     monkeypatch.setattr(Driver, "_leave_queue", lambda self, handle: None)
 
     assert "nothing is left at the end" in broken_rules()
 
 
-# -------------------------------------------------------------------- what was found
+# ---------------------------------------------------- bugs that the simulator has found
 
 
-def test_an_engine_that_dies_while_requests_are_added_is_told_to_all_of_them(
-    monkeypatch,
-):
-    """Those that were out of the inbox and not yet in the engine waited for ever."""
+def test_a_request_ends_when_adding_it_kills_the_engine(monkeypatch):
+    """A request that had left the inbox and was not in the engine waited for ever."""
 
     def dies(self, request):
-        raise TypeError("a plugin's own mistake")
+        raise TypeError("an error of the plugin")
 
     monkeypatch.setattr(SlotScheduler, "add_request", dies)
     history = list(simulate(world(1, requests=1, scheduler="slots")))
@@ -209,8 +204,8 @@ def test_an_engine_that_dies_while_requests_are_added_is_told_to_all_of_them(
     assert end[3] == "EngineDeadError"
 
 
-def test_a_request_that_has_ended_is_not_kept_until_its_deadline():
-    """With a deadline far away, every ended request stayed in memory until then."""
+def test_an_ended_request_is_not_kept_until_its_deadline():
+    """An ended request with a late deadline stayed in memory until then."""
     rest = [event[1] for event in simulate(world(2)) if event[0] == "rest"]
 
     assert rest
@@ -220,7 +215,7 @@ def test_a_request_that_has_ended_is_not_kept_until_its_deadline():
 # ------------------------------------------------------------------------ the command
 
 
-def test_the_command_proves_and_prints_a_digest(capsys, tmp_path):
+def test_the_command_prints_a_digest_and_writes_the_history(capsys, tmp_path):
     file = tmp_path / "history.jsonl"
 
     code = main(["--requests", "300", "--seeds", "0:2", "--history", str(file)])
@@ -232,9 +227,7 @@ def test_the_command_proves_and_prints_a_digest(capsys, tmp_path):
     assert file.read_text(encoding="utf-8").startswith('["world", {"seed": 0')
 
 
-def test_the_command_says_which_rule_was_broken_and_how_to_see_it_again(
-    capsys, monkeypatch
-):
+def test_the_command_prints_the_broken_rule_and_how_to_repeat_it(capsys, monkeypatch):
     monkeypatch.setattr(Driver, "_expire", lambda self: None)
 
     code = main(["--requests", "600", "--seeds", "0:3"])

@@ -4,6 +4,4 @@ from __future__ import annotations
 
 import torch
 
-torch.set_num_threads(
-    1
-)  # the machines that run this have few cores, and others use them
+torch.set_num_threads(1)  # the tensors are tiny

@@ -42,7 +42,7 @@ def test_weights_are_probabilities_relative_to_the_best(scores, temperature):
 
 
 @given(score_rows, st.floats(0.0, 1.0))
-def test_min_p_keeps_a_share_of_the_best(scores, min_p):
+def test_min_p_keeps_tokens_near_the_best(scores, min_p):
     weights = weights_of(scores)
 
     result = filters.keep_min_p(weights, torch.tensor([min_p]))
@@ -62,7 +62,7 @@ def test_top_k_keeps_the_best_and_their_ties(scores, k):
 
 
 @given(score_rows, st.floats(0.001, 0.999))
-def test_top_p_keeps_tokens_whose_betters_have_less(scores, top_p):
+def test_top_p_keeps_the_smallest_set_with_the_mass(scores, top_p):
     weights = weights_of(scores)
 
     result = filters.keep_top_p(weights, torch.tensor([top_p], dtype=torch.float64))
@@ -80,7 +80,7 @@ def test_top_p_keeps_tokens_whose_betters_have_less(scores, top_p):
 
 @pytest.mark.parametrize("spread", [0.0, 0.5, 8.0], ids=["equal", "flat", "peaked"])
 def test_top_p_of_a_large_vocabulary(spread):
-    """With few and with many tokens kept: both ways of finding the last one."""
+    """Few and many kept tokens take different ways to find the last one."""
     torch.manual_seed(0)
     scores = torch.randn(3, 5000) * spread
     weights = filters.weigh(scores, scores.amax(-1), torch.ones(3))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The sampler against a slow reference that does one row at a time in plain Python."""
+"""The sampler against a slow reference in plain Python, one row at a time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VOCAB = 23
 
 
 class DeviceSampler(Sampler):
-    """A sampler where the logits of an engine would be."""
+    """A sampler on the device that an engine would use."""
 
     def __init__(self, *, num_slots: int, vocab_size: int = VOCAB) -> None:
         super().__init__(num_slots=num_slots, vocab_size=vocab_size, device=DEVICE)
@@ -59,7 +59,7 @@ def sampler_for(*requests: EngineRequest, vocab_size: int = VOCAB) -> Sampler:
 
 @attrs.define
 class Reference:
-    """One request, float64, token by token, from the definitions of the fields."""
+    """One request, token by token in float64, from the definitions of the fields."""
 
     request: EngineRequest
     generated: list[int] = attrs.field(factory=list)
@@ -120,7 +120,7 @@ class Reference:
             number -= weight
             if number < 0:
                 return token
-        raise AssertionError("the numbers of the reference are off")
+        raise AssertionError("the weights of the reference do not add up")
 
     def logprobs(self, raw, token):
         count = self.request.params.logprobs
@@ -135,7 +135,7 @@ class Reference:
 
 
 def mixed_requests(count: int, seed: int) -> list[EngineRequest]:
-    """Requests that use all fields, each some of them."""
+    """Return requests that use all fields together, each some of them."""
     rng = random.Random(seed)
 
     def maybe(value, off):
@@ -170,7 +170,7 @@ def mixed_requests(count: int, seed: int) -> list[EngineRequest]:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_all_fields_in_one_batch_equal_the_slow_reference(seed):
+def test_all_fields_in_one_batch_match_the_slow_reference(seed):
     requests = mixed_requests(12, seed)
     sampler = sampler_for(*requests)
     references = [Reference(each) for each in requests]
@@ -202,7 +202,7 @@ def assert_same_logprobs(got, expected):
 
 @pytest.mark.property
 @given(st.data())
-def test_neighbours_slots_and_batch_size_change_nothing(data):
+def test_tokens_do_not_depend_on_slots_or_other_rows(data):
     requests = mixed_requests(8, data.draw(st.integers(0, 50)))
     logits = torch.randn(6, 8, VOCAB, generator=torch.Generator().manual_seed(1)) * 3
     together = sampler_for(*requests)
@@ -218,7 +218,7 @@ def test_neighbours_slots_and_batch_size_change_nothing(data):
         assert got == [tokens[each] for each in chosen]
 
 
-def test_a_request_goes_on_in_another_slot_as_if_it_had_stayed():
+def test_a_request_continues_in_another_slot_with_the_same_tokens():
     wanted = request(7, frequency_penalty=0.8, repetition_penalty=1.2, min_tokens=9)
     logits = torch.randn(10, 1, VOCAB, generator=torch.Generator().manual_seed(2))
     stayed = sampler_for(wanted)
@@ -230,7 +230,7 @@ def test_a_request_goes_on_in_another_slot_as_if_it_had_stayed():
     assert tokens[4:] == [moved.sample(step, [2])[0].token_id for step in logits[4:]]
 
 
-def test_nothing_of_a_released_request_is_left():
+def test_a_released_slot_keeps_nothing_of_its_request():
     sampler = sampler_for(request(1, repetition_penalty=9.0, presence_penalty=2.0))
     logits = torch.randn(1, VOCAB)
     for _ in range(20):
@@ -247,7 +247,7 @@ def test_nothing_of_a_released_request_is_left():
     assert not sampler._penalties._generated.any()
 
 
-def test_a_bad_word_is_banned_only_where_it_would_be_completed():
+def test_a_bad_word_is_masked_only_where_it_would_be_completed():
     sampler = sampler_for(request(temperature=0, bad_words=((5, 6, 7), (9,))))
     steps = []
     for best, second in ((9, 5), (6, 1), (7, 2), (7, 3)):
@@ -258,7 +258,7 @@ def test_a_bad_word_is_banned_only_where_it_would_be_completed():
     assert steps == [5, 6, 2, 7]
 
 
-def test_what_is_forbidden_fails_alone_when_nothing_is_left():
+def test_a_request_that_forbids_every_token_fails_alone():
     requests = [
         request(1, temperature=0, allowed_token_ids=[4], bad_words=((4,),)),
         request(2, temperature=0),
@@ -271,7 +271,7 @@ def test_what_is_forbidden_fails_alone_when_nothing_is_left():
     assert (tokens[1].error, tokens[2].token_id) == (None, 4)
 
 
-def test_counts_are_not_allocated_unless_someone_is_penalised():
+def test_counts_are_allocated_for_penalties_alone():
     sampler = sampler_for(request(1), request(2, temperature=0, logprobs=3))
 
     sampler.sample(torch.randn(2, VOCAB), [0, 1])
@@ -347,7 +347,7 @@ def test_seeds_repeat_and_differ():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_greedy_takes_the_first_of_the_best(dtype):
+def test_greedy_takes_the_first_of_equal_logits(dtype):
     logits = torch.zeros(2, VOCAB, dtype=dtype)
     logits[0, 5] = logits[0, 9] = 3.0
     logits[1, 0] = -1.0
@@ -358,7 +358,7 @@ def test_greedy_takes_the_first_of_the_best(dtype):
     assert [t.token_id for t in slow.sample(logits, [0, 1])] == [5, 1]
 
 
-def test_end_ids_beyond_the_vocabulary_are_ignored():
+def test_eos_tokens_beyond_the_vocabulary_are_ignored():
     sampler = sampler_for(request(temperature=0, min_tokens=2, stop=[4, VOCAB + 3]))
     logits = torch.zeros(1, VOCAB)
     logits[0, 4] = 9.0
@@ -368,7 +368,7 @@ def test_end_ids_beyond_the_vocabulary_are_ignored():
     assert ids == [0, 0, 4]
 
 
-def test_the_whole_vocabulary_of_one_row_leaves_its_neighbour_alone():
+def test_logprobs_of_the_whole_vocabulary_concern_one_row():
     sampler = sampler_for(
         request(temperature=0, logprobs=-1), request(temperature=0, logprobs=2)
     )
@@ -383,8 +383,8 @@ def test_the_whole_vocabulary_of_one_row_leaves_its_neighbour_alone():
     assert two.logprobs.rank == 1
 
 
-def test_a_rank_counts_tokens_that_are_as_probable():
-    """As vLLM does."""
+def test_a_rank_counts_equally_probable_tokens():
+    """vLLM counts them too."""
     sampler = sampler_for(request(temperature=0, logprobs=0))
 
     (token,) = sampler.sample(torch.tensor([[1.0, 1.0, 0.0, 1.0]]), [0])
@@ -415,7 +415,7 @@ def test_a_rank_counts_tokens_that_are_as_probable():
     ],
     ids=["one nan", "one inf", "all -inf", "all nan"],
 )
-def test_logits_that_are_no_numbers_fail_their_row_alone(params, spoil):
+def test_non_finite_logits_fail_their_row_alone(params, spoil):
     requests = [request(i, **params) for i in range(3)]
     logits = torch.randn(3, VOCAB)
     expected = sampler_for(*requests).sample(logits, range(3))
@@ -435,7 +435,7 @@ def test_an_infinite_logit_that_is_masked_is_still_an_error():
     assert "not finite" in sampler.sample(logits, [0])[0].error
 
 
-def test_minus_infinity_in_places_is_never_drawn():
+def test_a_logit_of_minus_infinity_is_never_drawn():
     requests = [request(i, top_p=0.999, temperature=2.0) for i in range(50)]
     logits = torch.full((50, VOCAB), -math.inf)
     logits[:, [3, 8]] = 0.0
@@ -445,7 +445,7 @@ def test_minus_infinity_in_places_is_never_drawn():
     assert {token.token_id for token in tokens} == {3, 8}
 
 
-def test_nothing_allowed_is_an_error():
+def test_masking_every_token_is_an_error():
     sampler = sampler_for(request(min_tokens=1, stop=range(VOCAB)))
 
     assert "not finite" in sampler.sample(torch.zeros(1, VOCAB), [0])[0].error
@@ -459,7 +459,7 @@ def test_large_logits_and_small_temperatures_do_not_overflow():
     assert [t.token_id for t in sampler.sample(logits, [0, 1])] == [6, 6]
 
 
-def test_a_held_slot_is_not_given_away():
+def test_a_held_slot_is_not_assigned_again():
     sampler = sampler_for(request())
 
     with pytest.raises(AssertionError, match="held slot"):

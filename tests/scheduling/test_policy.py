@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The policy in numbers: what is learned of an engine, and what follows from it."""
+"""The policy in numbers: the measured costs, and the decisions that follow."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from unillm.scheduling.policy import (
 
 
 def costs_of(*, steps=(), token_s=None) -> Costs:
-    """Return costs that have learned what steps and a prompt token take."""
+    """Return costs with measured steps and a measured prompt token."""
     costs = Costs()
     for rows, seconds in steps:
         costs.note_step(rows, seconds)
     if token_s is not None:
-        costs.note_prefill(1, rows=1, seconds=99.0)  # the first call says nothing
+        costs.note_prefill(1, rows=1, seconds=99.0)  # the first is left out
         seconds = 10 * token_s + costs.step_s(1)
         costs.note_prefill(10, rows=1, seconds=seconds)
     return costs
 
 
-# ------------------------------------------------------------------- what is learned
+# ------------------------------------------------------------------------------ costs
 
 
-def test_nothing_costs_anything_before_it_was_measured():
+def test_costs_are_zero_before_a_measurement():
     assert (Costs().step_s(4), Costs().prefill_token_s) == (0.0, 0.0)
 
 
-def test_the_cost_of_a_step_is_the_mean_of_what_was_measured():
+def test_the_cost_of_a_step_is_a_mean():
     costs = costs_of(steps=[(2, 1.0), (2, 3.0)])
 
     assert 2.0 == pytest.approx(costs.step_s(2))
@@ -51,7 +51,7 @@ def test_a_pause_of_the_machine_counts_as_four_steps():
     assert (4 * 1.0 + 4.0) / 5 == pytest.approx(costs.step_s(2))
 
 
-def test_the_first_steps_count_whatever_they_took():
+def test_the_first_steps_count_in_full():
     costs = costs_of(steps=[(2, 1.0)] * 3 + [(2, 9.0)])
 
     assert 3.0 == pytest.approx(costs.step_s(2))
@@ -63,25 +63,25 @@ def test_a_mean_follows_an_engine_that_changes():
     assert 1.0 + 2.0 / 32 == pytest.approx(costs.step_s(2))
 
 
-def test_between_two_counts_of_rows_a_step_is_interpolated():
+def test_steps_are_interpolated_between_measured_numbers_of_rows():
     costs = costs_of(steps=[(2, 1.0), (6, 3.0)])
 
     assert [costs.step_s(n) for n in (2, 3, 4, 5, 6)] == [1.0, 1.5, 2.0, 2.5, 3.0]
 
 
-def test_of_several_counts_the_nearest_on_each_side_decide():
+def test_the_nearest_numbers_of_rows_decide():
     costs = costs_of(steps=[(1, 100.0), (2, 1.0), (4, 3.0), (8, 100.0)])
 
     assert costs.step_s(3) == 2.0
 
 
-def test_beyond_what_was_measured_a_step_costs_what_the_nearest_does():
+def test_beyond_the_measured_numbers_of_rows_the_nearest_decides():
     costs = costs_of(steps=[(2, 1.0), (6, 3.0)])
 
     assert (costs.step_s(1), costs.step_s(9)) == (1.0, 3.0)
 
 
-def test_the_first_call_of_an_engine_says_nothing_of_its_prompts():
+def test_the_prefill_of_the_first_run_is_left_out():
     costs = Costs()
 
     costs.note_prefill(15, rows=1, seconds=0.4)
@@ -94,7 +94,7 @@ def test_the_first_call_of_an_engine_says_nothing_of_its_prompts():
     assert costs.prefill_token_s == pytest.approx(0.0001)
 
 
-def test_prompts_take_what_is_beyond_a_step():
+def test_a_prefill_includes_one_step():
     costs = Costs()
     costs.note_prefill(3, rows=2, seconds=1.0)
     costs.note_step(2, 0.02)
@@ -104,7 +104,7 @@ def test_prompts_take_what_is_beyond_a_step():
     assert costs.prefill_token_s == 0.0
 
 
-def test_a_prompt_token_takes_no_more_than_a_step_of_one_row():
+def test_a_prompt_token_costs_at_most_a_step_of_one_row():
     costs = Costs()
     costs.note_prefill(4, rows=1, seconds=1.0)
     costs.note_step(1, 0.01)
@@ -114,7 +114,7 @@ def test_a_prompt_token_takes_no_more_than_a_step_of_one_row():
     assert costs.prefill_token_s == 0.01
 
 
-def test_what_the_first_run_told_as_a_whole_is_replaced_by_the_next():
+def test_the_second_whole_run_replaces_the_first():
     costs = Costs()
     costs.note_whole(10, steps=10, rows=4, seconds=50.0)
     assert costs.step_s(4) == pytest.approx(5.0)
@@ -124,7 +124,7 @@ def test_what_the_first_run_told_as_a_whole_is_replaced_by_the_next():
     assert costs.step_s(4) == pytest.approx(0.01)
 
 
-def test_prompts_and_steps_are_told_apart_by_many_runs():
+def test_many_whole_runs_separate_prompts_from_steps():
     costs = Costs()
     costs.note_whole(5, steps=5, rows=4, seconds=9.0)
     for tokens, steps in 20 * ((100, 10), (10, 30), (50, 20)):
@@ -135,7 +135,7 @@ def test_prompts_and_steps_are_told_apart_by_many_runs():
     assert costs.step_s(4) == pytest.approx(0.02, rel=0.2)
 
 
-def test_what_prompts_cost_is_forgotten_slowly():
+def test_the_costs_of_earlier_prompts_fade():
     costs = costs_of(steps=[(1, 1.0)])
     for tokens, seconds in ((7, 99.0), (100, 1.0 + 10.0), (10, 1.0 + 5.0)):
         costs.note_prefill(tokens, rows=1, seconds=seconds)
@@ -143,25 +143,25 @@ def test_what_prompts_cost_is_forgotten_slowly():
     assert (0.9 * 10.0 + 5.0) / (0.9 * 100 + 10) == pytest.approx(costs.prefill_token_s)
 
 
-def test_two_runs_with_other_shares_tell_prompts_and_steps_apart():
-    """Half a second a prompt token, and two a step."""
+def test_two_whole_runs_with_different_shares_separate_prompts_from_steps():
+    """A prompt token takes half a second, and a step two."""
     costs = Costs()
 
     costs.note_whole(10, steps=3, rows=4, seconds=10 * 0.5 + 3 * 2.0)
-    assert 11.0 / 3 == pytest.approx(costs.step_s(4))  # all of it
+    assert 11.0 / 3 == pytest.approx(costs.step_s(4))  # all of the time
     assert costs.prefill_token_s == 0.0
 
     costs.note_whole(40, steps=2, rows=2, seconds=40 * 0.5 + 2 * 2.0)
-    assert 12.0 == pytest.approx(costs.step_s(2))  # all of it, once more
-    assert 12.0 == pytest.approx(costs.step_s(4))  # the first run is forgotten
+    assert 12.0 == pytest.approx(costs.step_s(2))  # all of it again
+    assert 12.0 == pytest.approx(costs.step_s(4))  # without the first run
 
     costs.note_whole(25, steps=8, rows=1, seconds=25 * 0.5 + 8 * 2.0)
     assert 2.0 == pytest.approx(costs.step_s(1))
-    tokens = 0.9 * (0.9 * 10 + 40) + 25  # forgotten slowly
+    tokens = 0.9 * (0.9 * 10 + 40) + 25  # earlier tokens fade
     assert 25 * 0.5 / tokens == pytest.approx(costs.prefill_token_s)
 
 
-def test_runs_with_the_same_shares_teach_steps_alone():
+def test_whole_runs_with_equal_shares_count_for_steps_alone():
     costs = Costs()
     for _ in range(3):
         costs.note_whole(10, steps=5, rows=2, seconds=20.0)
@@ -169,8 +169,8 @@ def test_runs_with_the_same_shares_teach_steps_alone():
     assert (4.0, 0.0) == pytest.approx((costs.step_s(2), costs.prefill_token_s))
 
 
-def test_prompts_never_take_less_than_nothing():
-    """More prompt tokens took less: all of the time is that of the steps."""
+def test_prompts_never_cost_less_than_zero():
+    """More prompt tokens took less time: all of it counts for the steps."""
     costs = Costs()
     costs.note_whole(1, steps=1, rows=1, seconds=1.0)
     costs.note_whole(10, steps=10, rows=2, seconds=20.0)
@@ -181,8 +181,8 @@ def test_prompts_never_take_less_than_nothing():
     assert expected == pytest.approx(costs.step_s(1))
 
 
-def test_steps_never_take_less_than_nothing():
-    """More steps took less: all of the time is that of the prompts."""
+def test_steps_never_cost_less_than_zero():
+    """More steps took less time: all of it counts for the prompts."""
     costs = Costs()
     costs.note_whole(1, steps=1, rows=1, seconds=1.0)
     costs.note_whole(10, steps=10, rows=2, seconds=20.0)
@@ -194,7 +194,7 @@ def test_steps_never_take_less_than_nothing():
     assert 10 * token_s / tokens == pytest.approx(costs.prefill_token_s)
 
 
-# ------------------------------------------------------------------------ of prompts
+# ---------------------------------------------------------------------------- prompts
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_steps_never_take_less_than_nothing():
         (PromptWork.STEPWISE, (6, 0, 6)),
     ],
 )
-def test_the_work_of_prompts_follows_from_how_they_are_computed(work, expected):
+def test_the_work_for_prompts_depends_on_the_engine(work, expected):
     assert expected == attrs.astuple(prefill_of([2, 3, 7], work))
 
 
@@ -214,60 +214,64 @@ def test_no_prompts_are_no_work(work):
     assert prefill_of([], work) == Prefill(0, 0, 0)
 
 
-def test_a_prompt_that_is_fed_takes_a_rows_share_of_full_steps():
+def test_a_fed_token_costs_a_rows_share_of_a_full_step():
     costs = costs_of(steps=[(4, 8.0)], token_s=0.5)
 
     assert Prefill(6, 0, 3).seconds(costs, max_rows=4) == 6 * 0.5 + 3 * 2.0
 
 
-# -------------------------------------------------------------------------- of stops
+# ------------------------------------------------------------------------------ stops
 
 
 def test_a_stop_costs_a_step_and_the_survivors_tokens():
     costs = costs_of(steps=[(4, 8.0)], token_s=0.5)
 
-    told = restart_s([20, 30], [7], work=PromptWork.PACKED, costs=costs, max_rows=4)
+    seconds = restart_s([20, 30], [7], work=PromptWork.PACKED, costs=costs, max_rows=4)
 
-    assert told == 8.0 + 50 * 0.5
+    assert seconds == 8.0 + 50 * 0.5
 
 
 def test_a_stop_costs_the_padding_that_survivors_make():
     costs = costs_of(steps=[(4, 8.0)], token_s=0.5)
 
-    told = restart_s([20], [7, 9], work=PromptWork.PADDED, costs=costs, max_rows=4)
+    seconds = restart_s([20], [7, 9], work=PromptWork.PADDED, costs=costs, max_rows=4)
 
-    assert told == 8.0 + (3 * 20 - 2 * 9) * 0.5
+    assert seconds == 8.0 + (3 * 20 - 2 * 9) * 0.5
 
 
 def test_a_stop_costs_the_steps_in_which_survivors_are_fed():
     costs = costs_of(steps=[(1, 2.0), (2, 3.0), (4, 8.0)], token_s=0.5)
 
-    told = restart_s([20, 30], [5], work=PromptWork.STEPWISE, costs=costs, max_rows=4)
+    seconds = restart_s(
+        [20, 30], [5], work=PromptWork.STEPWISE, costs=costs, max_rows=4
+    )
 
-    assert told == 8.0 + (3 * 5 - 5) * 0.5 + (55 - 15) * 3.0 / 2
+    assert seconds == 8.0 + (3 * 5 - 5) * 0.5 + (55 - 15) * 3.0 / 2
 
 
-def test_survivors_that_shorten_what_is_computed_at_once_earn_nothing_by_it():
-    """Two prompts of 90 at once cost more than all three as far as the shortest."""
+def test_survivors_that_save_prefill_do_not_make_a_stop_cheaper():
+    """Two prompts of 90 computed at once cost more than the first token of all three."""
     costs = costs_of(steps=[(1, 2.0), (4, 8.0)], token_s=0.5)
 
-    told = restart_s([1], [90, 90], work=PromptWork.STEPWISE, costs=costs, max_rows=4)
+    seconds = restart_s(
+        [1], [90, 90], work=PromptWork.STEPWISE, costs=costs, max_rows=4
+    )
 
-    assert told == 8.0 + 2 * 89 * 2.0
+    assert seconds == 8.0 + 2 * 89 * 2.0
 
 
-def test_survivors_that_shorten_what_is_fed_earn_nothing_by_it():
+def test_survivors_that_save_fed_tokens_do_not_make_a_stop_cheaper():
     costs = costs_of(steps=[(1, 2.0), (4, 8.0)], token_s=0.5)
 
-    told = restart_s([7], [7, 7], work=PromptWork.STEPWISE, costs=costs, max_rows=4)
+    seconds = restart_s([7], [7, 7], work=PromptWork.STEPWISE, costs=costs, max_rows=4)
 
-    assert told == 8.0 + 7 * 0.5
+    assert seconds == 8.0 + 7 * 0.5
 
 
 @pytest.mark.parametrize(
     ("live", "seconds", "wasted"), [(4, 8.0, 0.0), (1, 8.0, 6.0), (1, 1.5, 0.0)]
 )
-def test_a_step_wastes_what_its_tokens_would_not_have_taken(live, seconds, wasted):
+def test_a_step_wastes_the_seconds_beyond_its_rows_share(live, seconds, wasted):
     costs = costs_of(steps=[(4, 8.0)])
 
     assert wasted == step_waste_s(live, seconds=seconds, costs=costs, max_rows=4)
@@ -281,45 +285,45 @@ WORTH = RunProgress(
     patience_s=50.0,
     restart_s=10.0,
 )
-"""It has wasted as much as a stop costs, and goes on for long."""
+"""The run has wasted as much as a stop costs, and goes on for long."""
 
 
-def says(progress: RunProgress = WORTH, **changes) -> bool:
-    costs = costs_of(steps=[(1, 1.0), (4, 2.0)])  # a lonely row wastes half a second
+def is_stopped(progress: RunProgress = WORTH, **changes) -> bool:
+    costs = costs_of(steps=[(1, 1.0), (4, 2.0)])  # one row wastes half a second
     return pays_to_stop(attrs.evolve(progress, **changes), costs=costs, max_rows=4)
 
 
-def test_a_run_that_wasted_what_a_stop_costs_is_stopped():
-    assert says()
-    assert not says(waste_s=9.9)
+def test_a_run_is_stopped_when_its_waste_reaches_the_restart():
+    assert is_stopped()
+    assert not is_stopped(waste_s=9.9)
 
 
-def test_a_run_is_not_stopped_before_anything_was_measured():
-    assert not says(restart_s=0.0, waste_s=5.0, waited_s=100.0)
-    assert says(restart_s=0.5, waste_s=5.0)
+def test_a_run_is_not_stopped_before_a_measurement():
+    assert not is_stopped(restart_s=0.0, waste_s=5.0, waited_s=100.0)
+    assert is_stopped(restart_s=0.5, waste_s=5.0)
 
 
 def test_a_run_that_ends_by_itself_soon_is_not_stopped():
-    assert not says(longest_left=10, waited_s=100.0)
-    assert says(longest_left=11, waited_s=100.0)
+    assert not is_stopped(longest_left=10, waited_s=100.0)
+    assert is_stopped(longest_left=11, waited_s=100.0)
 
 
-def test_how_soon_a_run_ends_depends_on_what_its_steps_take():
-    assert not says(live_rows=4, longest_left=5, waited_s=100.0)
-    assert says(live_rows=4, longest_left=6, waited_s=100.0)
+def test_the_end_of_a_run_is_counted_in_seconds():
+    assert not is_stopped(live_rows=4, longest_left=5, waited_s=100.0)
+    assert is_stopped(live_rows=4, longest_left=6, waited_s=100.0)
 
 
-def test_whose_patience_is_over_waits_no_longer():
-    assert says(waited_s=50.0, waste_s=0.0)
-    assert not says(waited_s=49.9, waste_s=0.0)
+def test_a_run_is_stopped_when_patience_ends():
+    assert is_stopped(waited_s=50.0, waste_s=0.0)
+    assert not is_stopped(waited_s=49.9, waste_s=0.0)
 
 
-def test_a_run_that_can_waste_no_more_than_a_stop_costs_is_not_stopped():
-    assert not says(longest_left=19, waste_s=50.0)
-    assert says(longest_left=20, waste_s=50.0)
+def test_a_run_that_can_no_longer_waste_a_restart_is_not_stopped():
+    assert not is_stopped(longest_left=19, waste_s=50.0)
+    assert is_stopped(longest_left=20, waste_s=50.0)
 
 
-# ------------------------------------------------------------- of runs without a stop
+# --------------------------------------------------------- lengths chosen in advance
 
 
 def best(candidates, **options) -> int:
@@ -333,13 +337,13 @@ def best(candidates, **options) -> int:
     return best_run_length(candidates, **{**given, **options})
 
 
-def test_a_run_ends_where_the_most_tokens_come_in_a_second():
-    """8 tokens in 2 + 4 s and 2.4 s for the survivor; or 44 in 2 + 40 s."""
+def test_a_run_ends_at_the_highest_rate():
+    """8 tokens take 2 + 4 s, and the survivor 2.4 s; 44 tokens take 2 + 40 s."""
     assert best([4, 40]) == 40
 
 
-def test_a_rest_as_short_as_a_step_is_never_left():
-    """Not even where to compute the survivor's tokens again takes no time."""
+def test_a_rest_as_short_as_a_restart_is_never_left():
+    """Not even if the survivor's prefill takes no time."""
     for token_s in (0.0, 0.1):
         costs = costs_of(steps=[(1, 1.0), (2, 1.0)], token_s=token_s)
         assert best([4, 6], left=[4, 6], costs=costs) == 6
@@ -352,19 +356,19 @@ def test_a_long_rest_is_left_to_the_next_run():
     assert best([4, 100], left=left, lengths=[5] * 8, costs=costs, max_rows=8) == 4
 
 
-def test_where_survivors_are_dear_a_run_goes_on_to_its_end():
+def test_a_run_goes_on_to_its_end_where_survivors_are_expensive():
     costs = costs_of(steps=[(1, 1.0), (8, 1.0)], token_s=1.0)
     left = [4] * 7 + [100]
 
     assert best([4, 100], left=left, lengths=[5] * 8, costs=costs, max_rows=8) == 100
 
 
-def test_of_ends_that_are_as_good_the_last_is_taken():
+def test_the_last_of_equally_good_ends_is_chosen():
     assert best([3, 9, 6], costs=Costs(), left=[9, 9]) == 9
 
 
-def test_the_prompts_count_in_what_a_run_gives_a_second():
-    """Steps alone would say 2; what the prompts took is spread over more tokens."""
+def test_prompts_count_in_the_rate_of_a_run():
+    """Steps alone favour 2, but 12 spreads the prompts over more tokens."""
     costs = costs_of(steps=[(1, 1.0), (2, 1.1)], token_s=0.3)
 
     assert best([2, 12], left=[2, 12], lengths=[50, 50], costs=costs) == 12

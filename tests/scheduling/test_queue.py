@@ -12,8 +12,7 @@ from unillm.scheduling.queue import WaitingQueue
 
 
 def request(number: int, priority: int = 0):
-    job = Job(number, 0, 1, 1, 1, priority, None)
-    return job.request
+    return Job(number, priority=priority).request
 
 
 def test_priority_then_arrival_decides():
@@ -24,13 +23,13 @@ def test_priority_then_arrival_decides():
     assert [queue.pop().request_id for _ in range(4)] == ["r1", "r0", "r2", "r3"]
 
 
-def test_an_empty_queue_has_nothing_to_pop():
+def test_an_empty_queue_has_no_next_request():
     assert WaitingQueue().peek() is None
     with pytest.raises(IndexError, match=r"^the queue is empty$"):
         WaitingQueue().pop()
 
 
-def test_a_removed_request_does_not_come_up():
+def test_a_removed_request_is_never_next():
     queue = WaitingQueue()
     queue.push(request(0))
     queue.push(request(1))
@@ -40,8 +39,8 @@ def test_a_removed_request_does_not_come_up():
     assert queue.peek().request_id == "r1"
 
 
-def test_what_was_removed_is_forgotten_soon():
-    """However many come and go, what is kept of them is bounded by who waits."""
+def test_removed_requests_leave_the_heap_soon():
+    """The waiting requests bound the heap, however many requests come and go."""
     queue = WaitingQueue()
     for number in range(100):
         queue.push(request(number))
@@ -54,7 +53,7 @@ def test_what_was_removed_is_forgotten_soon():
     assert queue.pop().request_id == "r99"
 
 
-def test_an_id_that_comes_again_has_its_new_place():
+def test_an_id_that_returns_has_its_new_priority():
     queue = WaitingQueue()
     queue.push(request(0, priority=-5))
     queue.remove("r0")

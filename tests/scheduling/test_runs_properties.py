@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What holds for the run scheduler whatever arrives, ends and is aborted."""
+"""Properties of the run scheduler under random traffic."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ SETTINGS = st.builds(Setting, ROWS, TRAITS, COSTS, GROUPS, LONGEST)
 
 @attrs.define
 class Run:
-    """Everything that happened in one run of some traffic."""
+    """The outputs and aborts of some traffic."""
 
     scheduler: RunScheduler
     engine: ScriptedBatchEngine
@@ -103,7 +103,7 @@ def test_each_request_ends_exactly_once(jobs, setting):
         request_id = job.request.request_id
         endings = [o for o in result.outputs.get(request_id, []) if o.finish_reason]
         expected = 0 if request_id in result.aborted else 1
-        assert expected == len(endings)
+        assert len(endings) == expected
         assert not endings or result.outputs[request_id][-1] is endings[0]
 
 
@@ -115,12 +115,12 @@ def test_tokens_depend_on_the_request_alone(jobs, setting):
         outputs = result.outputs.get(job.request.request_id, [])
         tokens = tuple(t for output in outputs for t in output.token_ids)
         if job.request.request_id in result.aborted:
-            assert job.tokens[: len(tokens)] == tokens
+            assert tokens == job.tokens[: len(tokens)]
         else:
-            assert job.tokens == tokens
+            assert tokens == job.tokens
             stopped = job.tokens[-1] == END
-            assert ("stop" if stopped else "length") == outputs[-1].finish_reason
-            assert (END if stopped else None) == outputs[-1].stop_token_id
+            assert outputs[-1].finish_reason == ("stop" if stopped else "length")
+            assert outputs[-1].stop_token_id == (END if stopped else None)
 
 
 @given(traffic(), SETTINGS)
@@ -143,17 +143,17 @@ def test_the_counters_add_up(jobs, setting):
     runs = [call[1] for call in result.engine.calls if call[0] == "run"]
     rows = sum(len(ids) for ids in runs)
     ends = [o.slots for o in outputs if o.finish_reason]
-    assert len(runs) == stats["runs"]
-    assert sum(len(o.token_ids) for o in outputs) == stats["generated_tokens"]
-    assert len(jobs) == stats["finished"] + stats["aborted"]
-    assert stats["decode_steps"] * setting.rows == stats["row_steps"]
+    assert stats["runs"] == len(runs)
+    assert stats["generated_tokens"] == sum(len(o.token_ids) for o in outputs)
+    assert stats["finished"] + stats["aborted"] == len(jobs)
+    assert stats["row_steps"] == stats["decode_steps"] * setting.rows
     assert 0 <= stats["idle_row_steps"] <= stats["row_steps"]
     assert stats["stops"] < max(stats["runs"], 1)
     assert stats["refills"] <= stats["admitted"] <= rows
     assert all(metrics.waited_steps >= 0 for metrics in ends)
     if not result.aborted:
         assert sum(metrics.prefill_chunks for metrics in ends) == rows
-        assert sum(job.prompt_length for job in jobs) == stats["prompt_tokens"]
+        assert stats["prompt_tokens"] == sum(job.prompt_length for job in jobs)
 
 
 @given(traffic(), SETTINGS)
@@ -174,8 +174,8 @@ def test_a_bound_request_is_in_one_run(jobs, setting):
 
 
 @given(traffic(), SETTINGS)
-def test_requests_that_are_alike_are_admitted_in_their_order(jobs, setting):
-    """Of one group, priority and size, with all there from the beginning."""
+def test_similar_requests_are_admitted_in_their_order(jobs, setting):
+    """All are of one group, priority and size, and arrive together."""
     same = {"arrives_at": 0, "priority": 0, "aborted_at": None}
     same |= {"prompt_length": 5, "max_new_tokens": 20}
     alike = [attrs.evolve(job, **same) for job in jobs]
@@ -185,7 +185,7 @@ def test_requests_that_are_alike_are_admitted_in_their_order(jobs, setting):
 
 
 @given(traffic(), SETTINGS)
-def test_the_next_in_line_is_always_in_the_next_admission(jobs, setting):
+def test_the_first_waiting_request_joins_the_next_admission(jobs, setting):
     alike = [
         attrs.evolve(job, arrives_at=0, priority=0, aborted_at=None) for job in jobs
     ]
@@ -199,7 +199,7 @@ def test_the_next_in_line_is_always_in_the_next_admission(jobs, setting):
 
 
 def first_runs(result: Run) -> list[str]:
-    """In which order requests came into a run."""
+    """Return the request ids in the order of their first runs."""
     return list(
         dict.fromkeys(
             request_id

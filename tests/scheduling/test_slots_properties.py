@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What holds for the slot scheduler whatever arrives, ends and is aborted."""
+"""Properties of the slot scheduler under random traffic."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BUDGETS = st.integers(1, 64)
 
 @attrs.define
 class Run:
-    """Everything that happened in one run of some traffic."""
+    """The outputs and aborts of some traffic."""
 
     scheduler: SlotScheduler
     engine: ScriptedSlotEngine
@@ -51,7 +51,7 @@ def run(jobs: list[Job], slots: int, budget: int) -> Run:
 
 
 def abort(result: Run, job: Job) -> None:
-    """Abort a job and see that its slot is free at once."""
+    """Abort a job and check that its slot is free at once."""
     request_id = job.request.request_id
     ended = any(o.finish_reason for o in result.outputs.get(request_id, []))
     before = result.scheduler.stats()
@@ -85,7 +85,7 @@ def test_each_request_ends_exactly_once(jobs, slots, budget):
         request_id = job.request.request_id
         endings = [o for o in result.outputs.get(request_id, []) if o.finish_reason]
         expected = 0 if request_id in result.aborted else 1
-        assert expected == len(endings)
+        assert len(endings) == expected
         assert not endings or result.outputs[request_id][-1] is endings[0]
 
 
@@ -98,9 +98,9 @@ def test_tokens_depend_on_the_request_alone(jobs, slots, budget):
         outputs = result.outputs.get(request_id, [])
         tokens = tuple(t for output in outputs for t in output.token_ids)
         if request_id in result.aborted:
-            assert job.tokens[: len(tokens)] == tokens
+            assert tokens == job.tokens[: len(tokens)]
         else:
-            assert job.tokens == tokens
+            assert tokens == job.tokens
 
 
 @given(traffic(), SLOTS, BUDGETS)
@@ -111,8 +111,8 @@ def test_finish_reason_says_which_rule_ended_it(jobs, slots, budget):
         outputs = result.outputs.get(job.request.request_id, [])
         if outputs and outputs[-1].finish_reason:
             stopped = job.tokens[-1] == END
-            assert ("stop" if stopped else "length") == outputs[-1].finish_reason
-            assert (END if stopped else None) == outputs[-1].stop_token_id
+            assert outputs[-1].finish_reason == ("stop" if stopped else "length")
+            assert outputs[-1].stop_token_id == (END if stopped else None)
 
 
 @given(traffic(), SLOTS, BUDGETS)
@@ -141,18 +141,18 @@ def test_the_counters_add_up(jobs, slots, budget):
     asked = dict.fromkeys(("prefill", "decode", "release"), 0)
     for call in result.engine.calls:
         asked[call[0]] += len(call[1]) if call[0] == "decode" else 1
-    assert sum(len(o.token_ids) for o in outputs) == stats["generated_tokens"]
-    assert len(jobs) == stats["finished"] + stats["aborted"]
-    assert asked["release"] == stats["admitted"]
-    assert asked["decode"] == stats["occupied_slot_steps"]
-    assert stats["decode_steps"] * slots == stats["slot_steps"]
+    assert stats["generated_tokens"] == sum(len(o.token_ids) for o in outputs)
+    assert stats["finished"] + stats["aborted"] == len(jobs)
+    assert stats["admitted"] == asked["release"]
+    assert stats["occupied_slot_steps"] == asked["decode"]
+    assert stats["slot_steps"] == stats["decode_steps"] * slots
     assert stats["refills"] <= stats["admitted"]
     ends = [o.slots for o in outputs if o.finish_reason]
     assert all(metrics is not None and metrics.waited_steps >= 0 for metrics in ends)
     if not result.aborted:
-        assert sum(m.decode_steps for m in ends) == stats["occupied_slot_steps"]
-        assert sum(m.refilled for m in ends) == stats["refills"]
-        assert sum(job.prompt_length for job in jobs) == stats["prompt_tokens"]
+        assert stats["occupied_slot_steps"] == sum(m.decode_steps for m in ends)
+        assert stats["refills"] == sum(m.refilled for m in ends)
+        assert stats["prompt_tokens"] == sum(job.prompt_length for job in jobs)
 
 
 @given(traffic(), SLOTS, BUDGETS)

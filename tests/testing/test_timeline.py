@@ -9,21 +9,11 @@ from unillm.testing.scripted import ScriptedSlotEngine
 from unillm.testing.timeline import RecordingSlotEngine, Timeline
 
 
-def job(number: int, **fields) -> Job:
-    given = {
-        "arrives_at": 0,
-        "prompt_length": 4,
-        "natural_length": 3,
-        "max_new_tokens": 100,
-        "priority": 0,
-        "aborted_at": None,
-    }
-    return Job(number=number, **(given | fields))
-
-
 def record(*jobs: Job, slots: int = 2, budget: int = 100, steps: int = 100) -> Timeline:
-    inner = ScriptedSlotEngine(script_of(list(jobs)), num_slots=slots)
-    engine = RecordingSlotEngine(inner)
+    """Return the recording of so many steps."""
+    engine = RecordingSlotEngine(
+        ScriptedSlotEngine(script_of(list(jobs)), num_slots=slots)
+    )
     scheduler = SlotScheduler(engine, max_num_batched_tokens=budget)
     for each in jobs:
         scheduler.add_request(each.request)
@@ -37,7 +27,7 @@ def spans(timeline: Timeline) -> list[tuple[str, int, int, int]]:
 
 
 def test_a_refilled_slot_is_held_from_the_step_after():
-    timeline = record(job(0, natural_length=2), job(1, natural_length=6), job(2))
+    timeline = record(Job(0, natural_length=2), Job(1, natural_length=6), Job(2))
 
     # The first step yields two tokens: one of the prefill, one of the decode.
     assert spans(timeline) == [("r0", 0, 0, 0), ("r1", 1, 0, 4), ("r2", 0, 1, 2)]
@@ -46,20 +36,20 @@ def test_a_refilled_slot_is_held_from_the_step_after():
 
 
 def test_a_chunked_prompt_has_several_prompt_steps():
-    timeline = record(job(0, natural_length=9), job(1, prompt_length=10), budget=4)
+    timeline = record(Job(0, natural_length=9), Job(1, prompt_length=10), budget=4)
 
     long = timeline.holds[1]
     assert (long.request_id, long.prompt_steps, long.num_steps) == ("r1", 3, 3 + 1)
 
 
 def test_a_running_request_ends_at_its_last_token():
-    timeline = record(job(0, natural_length=50), slots=1, steps=3)
+    timeline = record(Job(0, natural_length=50), slots=1, steps=3)
 
     assert spans(timeline) == [("r0", 0, 0, 2)]
 
 
 def test_recording_changes_nothing():
-    jobs = [job(n, natural_length=n % 5 + 1) for n in range(12)]
+    jobs = [Job(n, natural_length=n % 5 + 1) for n in range(12)]
     bare = ScriptedSlotEngine(script_of(jobs), num_slots=3)
     inner = ScriptedSlotEngine(script_of(jobs), num_slots=3)
 
