@@ -62,7 +62,7 @@ def gpt2():
 
 @pytest.fixture(scope="session")
 def llama3_dir(tmp_path_factory):
-    """A Hugging Face directory of Llama 3.1's shape: three end ids, a template."""
+    """A Hugging Face directory of Llama 3.1's shape: three EOS tokens, a template."""
     path = tmp_path_factory.mktemp("llama3")
     names = ["begin_of_text", "end_of_text", "start_header_id", "end_header_id"]
     specials = [f"<|{name}|>" for name in [*names, "eom_id", "eot_id"]]

@@ -10,8 +10,8 @@ import pytest
 from unillm.text.bounded import call_within
 
 
-def test_a_call_gives_its_result():
-    assert 3 == call_within(10, lambda: 3)
+def test_a_call_returns_its_result():
+    assert call_within(10, lambda: 3) == 3
 
 
 def test_a_call_raises_its_own_error():
@@ -50,3 +50,11 @@ def test_no_thread_is_left_behind():
     while threading.active_count() > before:
         assert time.monotonic() < until
         time.sleep(0.01)
+
+
+def test_an_error_that_is_not_an_exception_is_a_runtime_error():
+    def panic():
+        raise BaseException("panic of another language")
+
+    with pytest.raises(RuntimeError, match="panic of another"):
+        call_within(10, panic)

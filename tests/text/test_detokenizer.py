@@ -4,114 +4,22 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from text.oracle import FFFD, KINDS, added_text, id_of, stop_of
 
 from unillm import SamplingParams
 from unillm.text.detokenizer import Detokenizer, decode_token
 from unillm.text.loading import load_tokenizer
 from unillm.text.pieces import EACH_BYTE, Pieces
 
-FFFD = "\N{REPLACEMENT CHARACTER}"
-FAMILIES = [
-    "gpt2",
-    "llama3",
-    "llama2",
-    "sentencepiece",
-    "word_pieces",
-    "unigram",
-    "word_ends",
-    "letters",
-    "bytes",
-]
-BYTE_LEVEL = {"gpt2", "llama3"}
-BYTE_FALLBACK = {"llama2", "sentencepiece"}
-
-
-# -------------------------------------------------------------------------- the oracle
+FAMILIES = list(KINDS)
 
 
 def oracle(family, tokenizer, prompt, ids, *, skip=True):
-    """The text of *ids* behind *prompt*, by decoding both from scratch."""
-    if family in BYTE_FALLBACK:
-        whole = fallback_text(tokenizer, [*prompt, *ids], skip)
-        return whole[len(fallback_text(tokenizer, prompt, skip)) :]
-    base = tokenizer.decode(prompt, skip_special_tokens=skip)
-    whole = tokenizer.decode([*prompt, *ids], skip_special_tokens=skip)
-    if family == "bytes":
-        # What an object's decode shows at the end may still become a character, or
-        # not: up to three U+FFFD are held back.
-        kept = whole.rstrip(FFFD)
-        whole = kept + FFFD * max(0, len(whole) - len(kept) - 3)
-    elif family in BYTE_LEVEL and tail_of(tokenizer, [*prompt, *ids], skip):
-        whole = whole[:-1]
-    return whole[len(base) :]
-
-
-def tail_of(tokenizer, ids, skip):
-    """The bytes at the end that are the beginning of a character."""
-    alphabet = gpt2_alphabet()
-    joined = b""
-    for i in visible(tokenizer, ids, skip):
-        token = tokenizer.id_to_token(i)
-        plain = all(letter in alphabet for letter in token)
-        joined += bytes(alphabet[x] for x in token) if plain else token.encode()
-    return incomplete(joined)
-
-
-def incomplete(joined):
-    """The end of *joined* that some bytes more would make a character."""
-    seconds = (b"\x80", b"\x90", b"\xa0", b"\x8f")
-    for length in (3, 2, 1):
-        tail = joined[-length:]
-        for more in [second + b"\x80" * n for second in seconds for n in range(3)]:
-            try:
-                character = (tail + more).decode()
-            except UnicodeDecodeError:
-                continue
-            if len(character) == 1 and tail:
-                return tail
-    return b""
-
-
-def gpt2_alphabet():
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    letters = [*map(chr, printable), *map(chr, range(256, 256 + 256 - len(printable)))]
-    others = [byte for byte in range(256) if byte not in printable]
-    return dict(zip(letters, [*printable, *others], strict=True))
-
-
-def visible(tokenizer, ids, skip):
-    return [i for i in ids if not (skip and i in tokenizer.special_token_ids)]
-
-
-def fallback_text(tokenizer, ids, skip):
-    """Bytes of a run as UTF-8, one U+FFFD for each that is none; the tail dropped."""
-    text = ""
-    run = b""
-    for i in visible(tokenizer, ids, skip):
-        token = tokenizer.id_to_token(i)
-        byte = re.fullmatch("<0x(..)>", token)
-        if byte:
-            run += bytes.fromhex(byte[1])
-            continue
-        text += each_byte(run) + shown(tokenizer, token)
-        run = b""
-    return text + each_byte(run[: len(run) - len(incomplete(run))])
-
-
-def shown(tokenizer, token):
-    if token == "<unk>" and not hasattr(tokenizer.wrapped, "backend_tokenizer"):
-        return " ⁇ "
-    return token.replace("▁", " ")
-
-
-def each_byte(run):
-    text = run.decode("utf-8", "surrogateescape")
-    return re.sub("[\udc80-\udcff]", FFFD, text)
+    """Return the text that *ids* add behind *prompt*, decoded from scratch."""
+    return added_text(KINDS[family], tokenizer, prompt, ids, skip=skip)
 
 
 def push_all(detokenizer, ids):
@@ -163,7 +71,7 @@ def test_pushed_text_is_what_decode_adds_behind_the_prompt(
 @pytest.mark.property
 @pytest.mark.parametrize("family", FAMILIES)
 @given(data=st.data(), prompt=prompts)
-def test_text_given_out_is_never_taken_back(families, family, data, prompt):
+def test_returned_text_never_changes(families, family, data, prompt):
     tokenizer = families[family]
     prompt_ids = tokenizer.encode(prompt, add_special_tokens=True)
     ids = data.draw(some_ids(tokenizer, max_size=24))
@@ -205,7 +113,7 @@ def test_a_character_split_by_the_prompts_end_belongs_to_the_completion(
     out = "".join(push_all(new(tokenizer, prompt), rest))
 
     whole_characters = oracle("gpt2", tokenizer, [], prompt)
-    assert text == whole_characters + out
+    assert whole_characters + out == text
 
 
 @pytest.mark.property
@@ -237,8 +145,8 @@ def test_valid_byte_fallback_is_what_hugging_face_decodes(families, text):
 def test_a_long_run_of_one_token_stays_exact(families, family):
     tokenizer = families[family]
     prompt = tokenizer.encode("hello", add_special_tokens=False)
-    blank = {"bytes": 0xFF, "word_ends": 5, "sentencepiece": tokenizer.token_to_id("▁")}
-    ids = [blank[family]] * 300 + tokenizer.encode("town", add_special_tokens=False)
+    blank = {"bytes": 0xFF, "word_ends": 5}.get(family) or id_of(tokenizer, "▁")
+    ids = [blank] * 300 + tokenizer.encode("town", add_special_tokens=False)
 
     out = "".join(push_all(new(tokenizer, prompt), ids))
 
@@ -266,7 +174,7 @@ def test_spaces_before_a_caller_objects_words_survive_a_long_blank():
 
 def test_a_leading_space_is_kept_behind_a_prompt(families):
     tokenizer = families["llama2"]
-    world = tokenizer.token_to_id("▁w")
+    world = id_of(tokenizer, "▁w")
 
     assert (
         new(tokenizer, tokenizer.encode("hello", add_special_tokens=True)).push(world)
@@ -275,9 +183,9 @@ def test_a_leading_space_is_kept_behind_a_prompt(families):
     assert new(tokenizer, [tokenizer.bos_token_id]).push(world) == "w"
 
 
-def test_a_character_is_given_out_with_its_last_byte(families):
+def test_a_character_is_returned_with_its_last_byte(families):
     tokenizer = families["sentencepiece"]
-    ids = [tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in "😀".encode()]
+    ids = [id_of(tokenizer, f"<0x{byte:02X}>") for byte in "😀".encode()]
 
     assert push_all(new(tokenizer, [5]), ids) == ["", "", "", "😀", ""]
 
@@ -289,9 +197,9 @@ def test_an_incomplete_character_at_the_end_is_dropped(families):
     assert "".join(push_all(new(tokenizer), ids)) == "ok "
 
 
-def test_bytes_that_can_become_nothing_are_shown_at_once(families):
+def test_invalid_bytes_are_shown_at_once(families):
     tokenizer = families["gpt2"]
-    invalid = tokenizer.token_to_id("ÿ")  # the byte 0xFF
+    invalid = id_of(tokenizer, "ÿ")  # the byte 0xFF
 
     assert new(tokenizer).push(invalid) == FFFD
 
@@ -315,28 +223,6 @@ def test_an_id_without_a_token_adds_nothing(families):
 
 
 # ------------------------------------------------------------------------ stop strings
-
-
-def stop_oracle(texts, stops, min_tokens, keep):
-    """Where a completion stops: (tokens, stop string, text); recomputed each time.
-
-    Args:
-        texts: The whole text after 0, 1, 2, … tokens.
-    """
-    for count in range(1, len(texts)):
-        if count <= min_tokens:
-            continue
-        ends = [
-            (start + len(stop), place, start, stop)
-            for place, stop in enumerate(stops)
-            for start in range(len(texts[count]) - len(stop) + 1)
-            if texts[count].startswith(stop, start)
-            and start + len(stop) > len(texts[count - 1])
-        ]
-        if ends:
-            end, _, start, stop = min(ends)
-            return count, stop, texts[count][: end if keep else start]
-    return len(texts) - 1, None, texts[-1]
 
 
 def open_end(text, stops):
@@ -383,7 +269,7 @@ class Scripted:
 def test_stop_strings_cut_where_the_oracle_says(case, min_tokens, keep):
     pieces, stops = case
     texts = ["".join(pieces[:count]) for count in range(len(pieces) + 1)]
-    count, stop, text = stop_oracle(texts, stops, min_tokens, keep)
+    count, stop, text = stop_of(texts, stops, min_tokens, keep)
     detokenizer = new(
         load_tokenizer(Scripted(pieces)),
         [0],
@@ -394,14 +280,14 @@ def test_stop_strings_cut_where_the_oracle_says(case, min_tokens, keep):
 
     out = push_all(detokenizer, range(1, len(pieces) + 1))
 
-    assert stop == detokenizer.matched_stop
-    assert text == "".join(out)
-    assert count == len(out) - (stop is None)
+    assert detokenizer.matched_stop == stop
+    assert "".join(out) == text
+    assert len(out) - (stop is None) == count
 
 
 @pytest.mark.property
 @given(case=stopping())
-def test_exactly_what_may_begin_a_stop_string_is_held_back(case):
+def test_exactly_a_possible_stop_string_is_held_back(case):
     pieces, stops = case
     detokenizer = new(load_tokenizer(Scripted(pieces)), [0], stop=stops)
 
@@ -412,7 +298,7 @@ def test_exactly_what_may_begin_a_stop_string_is_held_back(case):
         if detokenizer.matched_stop is not None:
             return
 
-        assert text[: len(text) - open_end(text, stops)] == out
+        assert out == text[: len(text) - open_end(text, stops)]
 
 
 @pytest.mark.property
@@ -437,7 +323,7 @@ def test_stop_strings_are_exact_on_real_tokens(
         )
     )
     stops = list(dict.fromkeys(stops))
-    _, stop, text = stop_oracle(texts, stops, min_tokens, keep)
+    _, stop, text = stop_of(texts, stops, min_tokens, keep)
     detokenizer = new(
         tokenizer,
         prompt_ids,
@@ -465,7 +351,7 @@ def test_the_stop_string_that_completes_first_wins(stops, expected):
 
     text = detokenizer.push(1)
 
-    assert expected == (detokenizer.matched_stop, text)
+    assert (detokenizer.matched_stop, text) == expected
 
 
 def test_a_long_text_with_a_long_stop_string_takes_linear_time():
@@ -477,7 +363,7 @@ def test_a_long_text_with_a_long_stop_string_takes_linear_time():
     start = time.perf_counter()
     out = push_all(detokenizer, range(1, 401))
 
-    assert "".join(pieces) == "".join(out)
+    assert "".join(out) == "".join(pieces)
     assert time.perf_counter() - start < 10
 
 
@@ -497,16 +383,16 @@ def test_a_long_text_with_a_long_stop_string_takes_linear_time():
     ],
     ids=["default", "special is skipped", "stop is left out", "both asked"],
 )
-def test_an_end_token_shows_only_when_both_fields_ask(families, params, expected):
+def test_an_eos_token_shows_only_when_both_fields_ask(families, params, expected):
     tokenizer = families["llama3"]
     detokenizer = new(tokenizer, [9], **params)
 
     text = "".join(
         map(detokenizer.push, tokenizer.encode("hi", add_special_tokens=False))
     )
-    text += detokenizer.finish(stop_token_id=tokenizer.token_to_id("<|eot_id|>"))
+    text += detokenizer.finish(stop_token_id=id_of(tokenizer, "<|eot_id|>"))
 
-    assert expected == text
+    assert text == expected
 
 
 def test_a_plain_stop_token_shows_when_asked():
@@ -516,7 +402,7 @@ def test_a_plain_stop_token_shows_when_asked():
     assert detokenizer.push(1) + detokenizer.finish(stop_token_id=2) == "hi stop"
 
 
-def test_what_was_held_back_is_given_out_at_the_end():
+def test_held_back_text_is_returned_at_the_end():
     detokenizer = new(load_tokenizer(Scripted(["so", " st"])), [0], stop=" stop")
 
     assert push_all(detokenizer, [1, 2]) == ["so", "", " st"]
@@ -529,9 +415,9 @@ def test_a_single_token_keeps_its_space_and_shows_a_part_of_a_character(families
     sentencepieces = families["sentencepiece"]
     bytes_ = families["gpt2"]
 
-    assert decode_token(sentencepieces, sentencepieces.token_to_id("▁w")) == " w"
+    assert decode_token(sentencepieces, id_of(sentencepieces, "▁w")) == " w"
     assert decode_token(sentencepieces, sentencepieces.eos_token_id) == "</s>"
-    assert decode_token(bytes_, bytes_.token_to_id("Ã")) == FFFD
+    assert decode_token(bytes_, id_of(bytes_, "Ã")) == FFFD
     assert decode_token(families["letters"], ord("A")) == "A"
 
 
@@ -554,10 +440,10 @@ class TwoPieces:
         ((2, 1), ["", "\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}b"]),
     ],
 )
-def test_text_before_bytes_that_become_no_character_is_kept(ids, expected):
+def test_text_before_invalid_bytes_is_kept(ids, expected):
     detokenizer = Detokenizer(TwoPieces(), prompt_token_ids=(), params=SamplingParams())
 
-    assert expected == [detokenizer.push(token_id) for token_id in ids]
+    assert [detokenizer.push(token_id) for token_id in ids] == expected
 
 
 def test_without_detokenising_there_is_no_text(families):
@@ -566,5 +452,5 @@ def test_without_detokenising_there_is_no_text(families):
     detokenizer = Detokenizer(tokenizer, prompt_token_ids=(), params=params)
     ids = tokenizer.encode("hello", add_special_tokens=False)
 
-    assert {""} == {detokenizer.push(token_id) for token_id in ids}
-    assert "" == detokenizer.finish()
+    assert {detokenizer.push(token_id) for token_id in ids} == {""}
+    assert detokenizer.finish() == ""

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which ids end a completion: every source counts, and each is named."""
+"""EOS tokens: every source counts, and each is named."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def llama3(llama3_dir):
     return load_tokenizer(llama3_dir)
 
 
-def test_llama_3_1_ends_on_three_ids_and_says_where_each_is_from(llama3, llama3_dir):
+def test_llama_3_1_has_three_eos_tokens_with_their_sources(llama3, llama3_dir):
     eos = resolve_eos(
         llama3,
         generation_config=read_json(llama3_dir, "generation_config.json"),
@@ -45,7 +45,7 @@ def test_llama_3_1_ends_on_three_ids_and_says_where_each_is_from(llama3, llama3_
     )
 
     configs = ("generation_config.json", "config.json")
-    assert frozenset({1, 4, 5}) == eos.ids
+    assert eos.ids == frozenset({1, 4, 5})
     assert eos.primary == 1
     assert eos.sources == (
         EosSource(1, "<|end_of_text|>", (*configs, "tokenizer")),
@@ -54,10 +54,10 @@ def test_llama_3_1_ends_on_three_ids_and_says_where_each_is_from(llama3, llama3_
     )
 
 
-def test_an_end_of_turn_that_no_config_names_ends_too(llama3):
+def test_an_end_of_turn_that_no_config_names_is_an_eos_token(llama3):
     eos = resolve_eos(llama3)
 
-    assert frozenset({1, 5}) == eos.ids
+    assert eos.ids == frozenset({1, 5})
     assert eos.sources[1] == EosSource(5, "<|eot_id|>", ("chat template",))
 
 
@@ -69,7 +69,7 @@ def test_an_end_of_turn_that_no_config_names_ends_too(llama3):
 def test_a_config_names_one_id_or_several_or_none(value, expected):
     eos = resolve_eos(named(1), generation_config={"eos_token_id": value})
 
-    assert expected == eos.ids
+    assert eos.ids == expected
 
 
 def test_an_absent_key_names_none():
@@ -91,7 +91,7 @@ def test_without_an_eos_of_the_tokenizer_the_first_id_is_primary():
 
 
 @pytest.mark.parametrize("outside", [-1, 10, 32_021])
-def test_a_configs_id_outside_the_vocabulary_is_ignored_and_told(outside):
+def test_an_id_of_a_config_outside_the_vocabulary_is_ignored_and_listed(outside):
     eos = resolve_eos(named(1), config={"eos_token_id": [outside, 1]})
 
     assert eos.ids == {1}
@@ -105,19 +105,19 @@ def test_a_padded_vocabulary_of_the_model_counts():
 
 
 @pytest.mark.parametrize("value", ["</s>", 2.0, True, [1, "</s>"], {"id": 1}])
-def test_what_is_no_id_is_told_with_its_file(value):
+def test_another_value_than_an_id_is_refused_with_its_file(value):
     with pytest.raises(ModelLoadError, match=r"eos_token_id in config\.json .* got"):
         resolve_eos(named(1), config={"eos_token_id": value})
 
 
-def test_no_source_at_all_lists_what_was_read(sentencepiece_dir, gpt2):
+def test_the_error_without_a_source_lists_the_files(sentencepiece_dir, gpt2):
     with pytest.raises(EosNotFoundError, match=r"config\.json") as caught:
         resolve_eos(load_tokenizer(gpt2), config={"eos_token_id": None})
 
     assert caught.value.files == ("config.json",)
 
 
-def test_only_impossible_ids_are_no_source(gpt2):
+def test_an_id_outside_the_vocabulary_is_not_a_source(gpt2):
     with pytest.raises(EosNotFoundError, match="ids -1 are named but outside"):
         resolve_eos(load_tokenizer(gpt2), config={"eos_token_id": -1})
 
@@ -139,4 +139,4 @@ def test_the_end_of_turn_is_the_special_token_behind_the_answer(
 ):
     tokenizer = RustTokenizer(llama3.wrapped.backend_tokenizer, chat_template=template)
 
-    assert expected == resolve_eos(tokenizer, config={"eos_token_id": 1}).ids
+    assert resolve_eos(tokenizer, config={"eos_token_id": 1}).ids == expected

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Grammars without an engine: which ids may come next, and what is refused."""
+"""Grammars without an engine: the ids that may come next, and refused grammars."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from text.oracle import id_of
 
 from unillm import StructuredOutputs
 from unillm.errors import InvalidParameterError, UnsupportedParameterError
@@ -18,7 +19,7 @@ from unillm.text.grammar import GrammarCompiler
 from unillm.text.loading import load_tokenizer
 
 PADDING = 5
-"""Rows of the model's matrix that no token has."""
+"""Rows of the model's matrix without a token."""
 
 OBJECT = {
     "type": "object",
@@ -36,7 +37,7 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def ends(tokenizer):
     names = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")
-    return [tokenizer.token_to_id(name) for name in names]
+    return [id_of(tokenizer, name) for name in names]
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def allowed(state) -> set[int]:
 
 @pytest.fixture
 def matches(compiler, tokenizer, ends):
-    """Say whether a text, and then the end, is what was wanted."""
+    """Return whether a text, and then an EOS token, matches a grammar."""
 
     def matches(text, **wanted):
         state = compiler.compile(StructuredOutputs(**wanted)).start()
@@ -126,7 +127,7 @@ def test_rows_that_only_pad_the_matrix_are_never_allowed(compiler, tokenizer):
     assert max(seen) < tokenizer.vocab_size
 
 
-def test_an_end_is_allowed_where_the_grammar_may_end_and_nowhere_else(
+def test_eos_tokens_are_allowed_only_where_the_grammar_may_end(
     compiler, tokenizer, ends
 ):
     state = compiler.compile(StructuredOutputs(regex="q(z)?")).start()
@@ -140,7 +141,7 @@ def test_an_end_is_allowed_where_the_grammar_may_end_and_nowhere_else(
     assert set(ends) == allowed(state)
 
 
-def test_special_tokens_are_no_text(compiler, tokenizer, ends):
+def test_special_tokens_are_never_allowed_as_text(compiler, tokenizer, ends):
     state = compiler.compile(StructuredOutputs(regex=r"(.|\n)*")).start()
 
     others = tokenizer.special_token_ids - set(ends)
@@ -153,21 +154,21 @@ def test_a_token_that_may_not_follow_is_an_error_of_its_state_alone(
 ):
     compiled = compiler.compile(StructuredOutputs(choice=["yes", "no"]))
     state, other = compiled.start(), compiled.start()
-    assert "" == state.error
+    assert state.error == ""
 
     state.accept(tokenizer.encode("z", add_special_tokens=False)[0])
 
     assert state.error
     assert "\n" not in state.error
     assert "<state>" not in state.error
-    assert "" == other.error
+    assert other.error == ""
     assert allowed(other)
 
 
-# ----------------------------------------------------------------------- what is kept
+# ------------------------------------------------------------------------------ cache
 
 
-def test_what_was_compiled_is_kept(compiler):
+def test_a_compiled_grammar_is_cached(compiler):
     wanted = StructuredOutputs(choice=["yes"])
 
     assert compiler.compile(wanted) is compiler.compile(wanted)
@@ -176,7 +177,7 @@ def test_what_was_compiled_is_kept(compiler):
     )
 
 
-def test_the_one_that_was_not_used_for_the_longest_time_goes(compiler, monkeypatch):
+def test_the_least_recently_used_grammar_leaves_the_cache(compiler, monkeypatch):
     monkeypatch.setattr(grammar, "CACHED", 2)
     one, two, three = (StructuredOutputs(choice=[text]) for text in ("a", "b", "c"))
     first, second = compiler.compile(one), compiler.compile(two)
@@ -188,13 +189,13 @@ def test_the_one_that_was_not_used_for_the_longest_time_goes(compiler, monkeypat
     assert compiler.compile(two) is not second
 
 
-# -------------------------------------------------------------------- what is refused
+# --------------------------------------------------------------------------- refusals
 
 
 def refusal(compiler, **wanted):
     with pytest.raises(InvalidParameterError) as caught:
         compiler.compile(StructuredOutputs(**wanted))
-    assert "structured_outputs" == caught.value.parameter
+    assert caught.value.parameter == "structured_outputs"
     assert StructuredOutputs(**wanted) == caught.value.value
     [message] = str(caught.value).splitlines()
     return message
@@ -203,13 +204,13 @@ def refusal(compiler, **wanted):
 def test_a_regex_may_have_16_thousand_characters(compiler):
     compiler.compile(StructuredOutputs(regex="a" * 1000))
 
-    assert (
+    assert refusal(compiler, regex="a" * 16385) == (
         "structured_outputs: this regex cannot be used: it has 16385 characters, 16384 "
         "are allowed. Correct or simplify it."
-    ) == refusal(compiler, regex="a" * 16385)
+    )
 
 
-def test_others_may_have_128_thousand_characters(compiler):
+def test_a_choice_may_have_128_thousand_characters(compiler):
     compiler.compile(StructuredOutputs(choice=["x" * 20_000]))
 
     message = refusal(compiler, choice=["x" * 131_073])
@@ -275,11 +276,11 @@ def test_rules_and_references_are_counted(compiler, wanted):
         ({"regex": r"[^\s\S]"}, "no text of this tokenizer can satisfy it"),
     ],
 )
-def test_what_is_wrong_is_said_by_who_found_it(compiler, wanted, says):
+def test_the_message_of_llguidance_is_in_the_error(compiler, wanted, says):
     assert says in refusal(compiler, **wanted)
 
 
-def test_a_compiler_that_fails_is_told_of(compiler, monkeypatch):
+def test_an_exception_of_the_compiler_is_in_the_error(compiler, monkeypatch):
     def fail(_):
         raise RuntimeError("broken")
 
@@ -300,7 +301,7 @@ def test_the_stack_of_other_threads_is_left_as_it_was(compiler):
 
     compiler.compile(StructuredOutputs(regex="abc"))
 
-    assert before == threading.stack_size()
+    assert threading.stack_size() == before
 
 
 def test_a_tokenizer_whose_tokens_depend_on_their_neighbours_is_refused(families, ends):
@@ -311,33 +312,35 @@ def test_a_tokenizer_whose_tokens_depend_on_their_neighbours_is_refused(families
     ][:1]
     compiler = GrammarCompiler(unknown, vocab_size=500, eos_ids=[0])
 
-    with pytest.raises(UnsupportedParameterError, match="on their neighbours") as told:
+    with pytest.raises(
+        UnsupportedParameterError, match="on their neighbours"
+    ) as caught:
         compiler.compile(StructuredOutputs(regex="a"))
 
-    assert "structured_outputs" == told.value.parameter
+    assert caught.value.parameter == "structured_outputs"
 
 
-def test_without_llguidance_it_is_said_what_to_install(compiler, monkeypatch):
+def test_the_error_without_llguidance_says_what_to_install(compiler, monkeypatch):
     monkeypatch.setitem(sys.modules, "llguidance", None)
 
     with pytest.raises(
         UnsupportedParameterError, match=r"unillm\[structured\]"
-    ) as told:
+    ) as caught:
         compiler.compile(StructuredOutputs(regex="a"))
 
-    assert "structured_outputs" == told.value.parameter
+    assert caught.value.parameter == "structured_outputs"
 
 
-def test_of_what_llguidance_says_the_first_part_is_told():
+def test_the_state_of_llguidance_is_cut_from_its_message():
     text = "no  such\n rule.\n<state> of it </state>"
 
-    assert "no such rule" == grammar._first_line(text)
-    assert 500 == len(grammar._first_line("word " * 200))
+    assert grammar._first_line(text) == "no such rule"
+    assert len(grammar._first_line("word " * 200)) == 500
 
 
 @pytest.mark.parametrize(
     ("text", "depth"),
     [("", 0), ("XX", 0), ("([{", 3), ("()[]{}", 1), ("([)]{", 2), ("))((", 2)],
 )
-def test_brackets_are_counted_of_all_kinds(text, depth):
-    assert depth == grammar._depth(text)
+def test_the_depth_counts_brackets_of_all_kinds(text, depth):
+    assert grammar._depth(text) == depth

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a model directory says about text, and where it is looked for."""
+"""Loading: every source of a tokenizer, and the configs beside it."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
+import tokenizers
+from transformers import PreTrainedTokenizerFast
 
-from unillm.errors import UnsafeModelError
+from unillm.errors import ModelNotFoundError, TokenizerError, UnsafeModelError
 from unillm.model.find import find_model
 from unillm.testing.hostile import trapped_model
 from unillm.text.loading import load_tokenizer, read_model_text
@@ -19,7 +23,7 @@ TINY = find_model("unillm/tiny")
 
 @pytest.fixture
 def built(tmp_path):
-    """An engine that was built: a config of its own kind, and no text at all."""
+    """A built engine: a config of its own kind, and no tokenizer."""
     path = tmp_path / "built"
     path.mkdir()
     content = {"pretrained_config": {"dtype": "float32"}, "eos_token_id": 3}
@@ -27,12 +31,190 @@ def built(tmp_path):
     return path
 
 
-def test_a_model_says_it_all():
+@pytest.fixture
+def copied(llama3_dir, tmp_path):
+    """A copy of the Hugging Face directory that a test may break."""
+    path = tmp_path / "model"
+    shutil.copytree(llama3_dir, path)
+    return path
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+# ----------------------------------------------------------------------- tokenizers
+
+
+def test_a_hugging_face_directory_is_read_with_its_special_tokens(llama3_dir):
+    tokenizer = load_tokenizer(llama3_dir)
+
+    assert isinstance(tokenizer.wrapped, PreTrainedTokenizerFast)
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1)
+    assert frozenset(range(6)) == tokenizer.special_token_ids
+    assert tokenizer.vocab_size == len(tokenizer.wrapped)
+    assert "eot_id" in tokenizer.chat_template
+    assert {name.rpartition("/")[2] for name in tokenizer.files} == {
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+    }
+
+
+@pytest.mark.parametrize("as_file", [False, True], ids=["directory", "file"])
+def test_a_bare_tokenizer_json_names_no_eos(llama3_dir, tmp_path, as_file):
+    shutil.copy(llama3_dir / "tokenizer.json", tmp_path)
+
+    tokenizer = load_tokenizer(
+        tmp_path / "tokenizer.json" if as_file else str(tmp_path)
+    )
+
+    assert isinstance(tokenizer.wrapped, tokenizers.Tokenizer)
+    assert tokenizer.eos_token_id is None
+    assert tokenizer.chat_template is None
+    assert frozenset(range(6)) == tokenizer.special_token_ids
+    assert tokenizer.files == (str(tmp_path / "tokenizer.json"),)
+
+
+@pytest.mark.parametrize("as_file", [False, True], ids=["directory", "file"])
+def test_a_bare_sentencepiece_model_is_read(sentencepiece_dir, processor, as_file):
+    path = sentencepiece_dir / "tokenizer.model" if as_file else sentencepiece_dir
+
+    tokenizer = load_tokenizer(path)
+
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (1, 2)
+    assert tokenizer.special_token_ids == {1, 2}
+    assert tokenizer.vocab_size == processor.vocab_size()
+    ids = tokenizer.encode("hello world", add_special_tokens=True)
+    assert ids == [1, *processor.encode("hello world")]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "hello world"
+    assert tokenizer.decode([*ids, 2], skip_special_tokens=False).startswith("<s>")
+
+
+def test_objects_are_wrapped_as_they_are(llama2, gpt2, processor):
+    for source in (llama2, gpt2, processor):
+        assert load_tokenizer(source).wrapped is source
+
+
+def test_a_tokenizer_of_ours_stays_itself(gpt2):
+    tokenizer = load_tokenizer(gpt2)
+
+    assert load_tokenizer(tokenizer) is tokenizer
+
+
+@pytest.mark.parametrize("name", ["no/such/path", "/no/such", "./here", "a b"])
+def test_a_path_that_does_not_exist_is_refused(name):
+    with pytest.raises(ModelNotFoundError, match="the path does not exist"):
+        load_tokenizer(name)
+
+
+def test_a_hub_id_that_no_cache_has_is_refused(monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+    with pytest.raises(ModelNotFoundError, match="'unillm/no-such-model', and the hub"):
+        load_tokenizer("unillm/no-such-model")
+
+
+def test_an_empty_directory_names_the_files_looked_for(tmp_path):
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json, tokenizer\.model"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"version https://git-lfs"])
+def test_a_corrupt_file_is_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+
+    with pytest.raises(TokenizerError, match=name):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "tokenizer_config.json", "config.json"]
+)
+def test_the_error_of_a_corrupt_hugging_face_file_has_its_cause(copied, name):
+    (copied / name).write_text('{"version": ')
+
+    with pytest.raises(TokenizerError) as caught:
+        load_tokenizer(copied)
+
+    cause = caught.value.__cause__
+    assert f"{type(cause).__name__}: {cause}" in str(caught.value)
+    path = copied if name == "tokenizer.json" else copied / name
+    assert f"{str(path)!r} cannot be read" in str(caught.value)
+
+
+def test_an_old_directory_with_a_sentencepiece_model_is_read(
+    sentencepiece_dir, tmp_path
+):
+    shutil.copy(sentencepiece_dir / "tokenizer.model", tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "LlamaTokenizer"}'
+    )
+
+    tokenizer = load_tokenizer(tmp_path)
+
+    ids = tokenizer.encode("hello world", add_special_tokens=False)
+    assert tokenizer.decode(ids, skip_special_tokens=True).strip() == "hello world"
+
+
+def test_code_of_the_checkpoint_is_refused_and_not_run(copied, monkeypatch):
+    asked = []  # transformers asks on the terminal by default
+    monkeypatch.setattr("builtins.input", lambda text: asked.append(text) or "n")
+    marker = copied / "ran"
+    (copied / "evil.py").write_text(f"open({str(marker)!r}, 'w')\nclass Evil: ...\n")
+    (copied / "config.json").unlink()
+    edit(
+        copied / "tokenizer_config.json",
+        auto_map={"AutoTokenizer": ["evil.Evil", None]},
+        tokenizer_class="Evil",
+    )
+
+    with pytest.raises(UnsafeModelError, match="trust_remote_code=True"):
+        load_tokenizer(copied)
+
+    assert not marker.exists()
+    assert not asked
+
+
+def test_a_native_class_is_used_instead_of_the_checkpoints_code(copied):
+    marker = copied / "ran"
+    (copied / "evil.py").write_text(f"open({str(marker)!r}, 'w')\nclass Evil: ...\n")
+    edit(
+        copied / "tokenizer_config.json",
+        auto_map={"AutoTokenizer": ["evil.Evil", None]},
+    )
+
+    tokenizer = load_tokenizer(copied)
+
+    assert tokenizer.eos_token_id == 1
+    assert not marker.exists()
+
+
+def test_importing_unillm_text_loads_no_tokenizer_library():
+    script = (
+        "import sys, unillm.text.loading, unillm.text.eos, unillm.text.prompts, "
+        "unillm.text.detokenizer; print(*sys.modules)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
+
+    heavy = {"torch", "transformers", "tokenizers", "sentencepiece", "numpy"}
+    assert not heavy & set(run.stdout.split())
+
+
+# ------------------------------------------------------------------- models and configs
+
+
+def test_a_model_has_tokenizer_eos_tokens_and_config():
     found = read_model_text(TINY)
 
     ids = found.tokenizer.encode("Add 17 and 25:", add_special_tokens=False)
-    assert "Add 17 and 25:" == found.tokenizer.decode(ids, skip_special_tokens=True)
-    assert json.loads((TINY / "config.json").read_text()) == found.model_config
+    assert found.tokenizer.decode(ids, skip_special_tokens=True) == "Add 17 and 25:"
+    assert found.model_config == json.loads((TINY / "config.json").read_text())
     assert set(found.model_config["eos_token_id"]) <= set(found.eos.ids)
 
 
@@ -44,22 +226,23 @@ def test_sampling_defaults_are_those_of_the_generation_config(tmp_path):
 
     params = read_model_text(model).default_params
 
-    assert (0.25, 7) == (params.temperature, params.top_k)
+    assert (params.temperature, params.top_k) == (0.25, 7)
 
 
-def test_an_engine_that_was_built_takes_its_text_from_its_tokenizers_directory(built):
+def test_a_built_engine_takes_its_configs_from_the_directory_of_its_tokenizer(built):
     for tokenizer in (TINY, str(TINY)):
         found = read_model_text(built, tokenizer=tokenizer)
 
-        assert read_model_text(TINY).eos == found.eos
-        assert read_model_text(TINY).model_config == found.model_config
-        assert read_model_text(TINY).default_params == found.default_params
+        model = read_model_text(TINY)
+        assert found.eos == model.eos
+        assert found.model_config == model.model_config
+        assert found.default_params == model.default_params
 
 
-def test_an_engine_that_was_built_has_no_config_beside_a_tokenizer_object(built):
+def test_a_built_engine_has_no_config_beside_a_tokenizer_object(built):
     found = read_model_text(built, tokenizer=load_tokenizer(TINY))
 
-    assert {} == found.model_config
+    assert found.model_config == {}
     assert 3 not in found.eos.ids
     assert found.eos.ids
 
@@ -71,7 +254,7 @@ def test_a_models_own_generation_config_comes_first(tmp_path):
         content = {"do_sample": True, "temperature": temperature}
         (path / "generation_config.json").write_text(json.dumps(content))
 
-    assert 0.25 == read_model_text(model, tokenizer=other).default_params.temperature
+    assert read_model_text(model, tokenizer=other).default_params.temperature == 0.25
 
 
 def test_a_model_without_configs_has_empty_ones(tmp_path):
@@ -82,11 +265,11 @@ def test_a_model_without_configs_has_empty_ones(tmp_path):
 
     found = read_model_text(model)
 
-    assert {} == found.model_config
+    assert found.model_config == {}
     assert found.eos.ids
 
 
-def test_a_tokenizer_that_is_code_is_read_where_it_is_trusted_alone(tmp_path):
+def test_tokenizer_code_of_a_model_is_refused_and_not_run(tmp_path):
     model, canary = trapped_model("tokenizer", tmp_path)
     (model / "tokenizer.json").unlink()
 

@@ -3,17 +3,16 @@
 """A hundred thousand random sequences of ids, each against the decode of the whole.
 
 The properties of `test_detokenizer` look for the smallest case that fails; these look
-at many, of every family. A case is a seed: a failure names it, and `case_of` makes it
-again.
+at many, of every family. A failure names the seed from which `case_of` makes its case.
 """
 
 from __future__ import annotations
 
 import random
-import re
 
 import attrs
 import pytest
+from text.oracle import FFFD, added_text, stop_of
 
 from unillm import SamplingParams
 from unillm.text.detokenizer import Detokenizer
@@ -21,8 +20,6 @@ from unillm.text.loading import load_tokenizer
 
 CASES = 100_000
 """Over all families together."""
-
-FFFD = "\N{REPLACEMENT CHARACTER}"
 
 TEXTS = [
     "the quick brown fox",
@@ -112,7 +109,7 @@ FAMILIES = {
     "ranks of bytes": "held back",
     "characters": "held back",
 }
-"""What the oracle has to know of the end of a text; see `whole_text`."""
+"""Kinds of the families, as in `oracle.KINDS`."""
 
 
 # ----------------------------------------------------------------------------- the cases
@@ -169,108 +166,16 @@ def case_of(seed: str, tokenizer) -> Case:
     )
 
 
-# ---------------------------------------------------------------------------- the oracle
+def expected(kind, tokenizer, case: Case) -> tuple[int, str | None, str]:
+    """Return the number of ids, the stop string and the text, all decoded anew."""
+    texts = [
+        added_text(kind, tokenizer, case.prompt, case.ids[:count], skip=case.skip)
+        for count in range(len(case.ids) + 1)
+    ]
+    return stop_of(texts, case.stops, case.min_tokens, case.keep)
 
 
-def whole_text(kind: str, tokenizer, ids, skip: bool) -> str:
-    """Return the text of all ids that is final, whatever comes after them."""
-    if kind == "fallback":
-        return fallback_text(tokenizer, ids, skip)
-    text = tokenizer.decode(ids, skip_special_tokens=skip)
-    if kind == "exact":
-        return text
-    kept = text.rstrip(FFFD)
-    if kind == "held back":  # nobody can see whether these may become something
-        return kept + FFFD * max(0, len(text) - len(kept) - 3)
-    # U+FFFD for the open bytes at the end is one, and goes; others are final.
-    return text[:-1] if is_open(tokenizer, ids, skip) else text
-
-
-def is_open(tokenizer, ids, skip: bool) -> bool:
-    """Whether the last bytes are the beginning of a character."""
-    shown = [i for i in ids if not (skip and i in tokenizer.special_token_ids)]
-    tail = b""
-    for i in shown[-4:]:
-        token = tokenizer.id_to_token(i)
-        plain = all(letter in BYTE_OF for letter in token)
-        tail += bytes(BYTE_OF[x] for x in token) if plain else token.encode()
-    return closed(tail) != tail
-
-
-def byte_of_letters() -> dict[str, int]:
-    """Return the byte that each letter of a byte-level vocabulary stands for."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in plain]
-    letters = {chr(byte): byte for byte in plain}
-    return letters | {chr(0x100 + place): byte for place, byte in enumerate(others)}
-
-
-BYTE_OF = byte_of_letters()
-
-
-def fallback_text(tokenizer, ids, skip: bool) -> str:
-    """Return what the pieces say: bytes that are no character are U+FFFD, each."""
-    text, run = "", b""
-    for i in ids:
-        if skip and i in tokenizer.special_token_ids:
-            continue
-        token = tokenizer.id_to_token(i)
-        if byte := re.fullmatch("<0x(..)>", token):
-            run += bytes.fromhex(byte[1])
-            continue
-        unknown = token == "<unk>" and not hasattr(tokenizer.wrapped, "eos_token")
-        text += each_byte(run) + (" ⁇ " if unknown else token.replace("▁", " "))
-        run = b""
-    return text + each_byte(closed(run))
-
-
-def each_byte(run: bytes) -> str:
-    return re.sub("[\udc80-\udcff]", FFFD, run.decode("utf-8", "surrogateescape"))
-
-
-def closed(run: bytes) -> bytes:
-    """Return *run* without the beginning of a character at its end."""
-    for length in (1, 2, 3):
-        if run[-length:] in BEGINNINGS:
-            return run[:-length]
-    return run
-
-
-def beginnings() -> set[bytes]:
-    """Return all bytes that some more would make a character: of every character."""
-    surrogates = range(0xD800, 0xE000)
-    codes = (code for code in range(0x80, 0x110000) if code not in surrogates)
-    encoded = [chr(code).encode() for code in codes]
-    return {data[:length] for data in encoded for length in range(1, len(data))}
-
-
-BEGINNINGS = beginnings()
-
-
-def expected(kind: str, tokenizer, case: Case) -> tuple[str, str | None, int]:
-    """Return the text, the stop string, and after how many ids; all decoded anew."""
-    start = len(whole_text(kind, tokenizer, case.prompt, case.skip))
-    old = ""
-    for count in range(1, len(case.ids) + 1):
-        ids = [*case.prompt, *case.ids[:count]]
-        text = whole_text(kind, tokenizer, ids, case.skip)[start:]
-        found = min(
-            (
-                (place + len(stop), rank, place, stop)
-                for rank, stop in enumerate(case.stops)
-                for place in range(len(text))
-                if text.startswith(stop, place) and place + len(stop) > len(old)
-            ),
-            default=None,
-        )
-        if found is not None and count > case.min_tokens:
-            end, _, place, stop = found
-            return text[: end if case.keep else place], stop, count
-        old = text
-    return old, None, len(case.ids)
-
-
-def pushed(tokenizer, case: Case) -> tuple[str, str | None, int]:
+def pushed(tokenizer, case: Case) -> tuple[int, str | None, str]:
     """Return the same from the detokenizer, an id at a time."""
     params = SamplingParams(
         stop=case.stops,
@@ -284,8 +189,8 @@ def pushed(tokenizer, case: Case) -> tuple[str, str | None, int]:
     for count, token_id in enumerate(case.ids, 1):
         text += detokenizer.push(token_id)
         if detokenizer.matched_stop is not None:
-            return text, detokenizer.matched_stop, count
-    return text + detokenizer.finish(), None, len(case.ids)
+            return count, detokenizer.matched_stop, text
+    return len(case.ids), None, text + detokenizer.finish()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -296,7 +201,4 @@ def test_text_and_stops_are_those_of_the_whole_decode(tokenizers_by_family, fami
         seed = f"{family} {number}"
         case = case_of(seed, tokenizer)
 
-        assert (seed, expected(kind, tokenizer, case)) == (
-            seed,
-            pushed(tokenizer, case),
-        )
+        assert pushed(tokenizer, case) == expected(kind, tokenizer, case), seed

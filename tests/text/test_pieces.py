@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What each id adds to a text, asked of the libraries' own objects."""
+"""The bytes that each id adds to a text, for the objects of the libraries."""
 
 from __future__ import annotations
 
@@ -18,27 +18,29 @@ def letters(*steps):
     return backend
 
 
-def test_an_added_token_that_is_no_bytes_is_its_own_text(gpt2):
+def test_an_added_token_outside_the_alphabet_is_its_own_text(gpt2):
     pieces = rust_pieces(gpt2)
 
-    assert b"tool call" == pieces[gpt2.token_to_id("tool call")]
-    assert b"" == pieces[gpt2.get_vocab_size() + 5]
+    assert pieces[gpt2.token_to_id("tool call")] == b"tool call"
+    # Its letters happen to be in GPT-2's alphabet, and its decoder takes them for that.
+    assert pieces[gpt2.token_to_id("é!")] == b"\xe9!"
+    assert pieces[gpt2.get_vocab_size() + 5] == b""
 
 
 def test_byte_fallback_with_a_space_stripped_at_the_start_is_known(llama2):
     pieces = rust_pieces(llama2.backend_tokenizer)
 
     assert pieces.start_matters
-    assert b"\xe2" == pieces[llama2.convert_tokens_to_ids("<0xE2>")]
-    assert b" " == pieces[llama2.convert_tokens_to_ids("▁")]
+    assert pieces[llama2.convert_tokens_to_ids("<0xE2>")] == b"\xe2"
+    assert pieces[llama2.convert_tokens_to_ids("▁")] == b" "
 
 
-def test_tokens_that_are_looked_at_together_have_no_pieces():
-    """Behind a fuse everything but the very start is one token."""
+def test_decoders_that_look_at_several_tokens_have_no_pieces():
+    """Behind a fuse, everything but the very start is one token."""
     fused, spaces = decoders.Fuse(), decoders.Replace("▁", " ")
     known = rust_pieces(letters(spaces, fused, decoders.Strip(" ", 1, 0)))
 
-    assert [b"a", b" b"] == [known[0], known[1]]
+    assert [known[0], known[1]] == [b"a", b" b"]
     for steps in (
         (fused, spaces),
         (spaces, fused, decoders.Strip(" ", 1, 1)),

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""From the forms that a caller may write to ids that fit the engine."""
+"""Prompts: the forms that a caller may write, and ids that fit the engine."""
 
 from __future__ import annotations
 
@@ -21,14 +21,11 @@ from unillm.errors import (
     PromptTypeError,
     UnsupportedParameterError,
 )
-from unillm.text.chat import as_conversation
 from unillm.text.loading import load_tokenizer
 from unillm.text.prompts import (
     PlainText,
     RenderedText,
     TokenIds,
-    _check_spaces,
-    _check_token_ids,
     as_conversations,
     as_prompts,
     normalise,
@@ -66,7 +63,7 @@ def tokenizer(llama3_dir):
     ],
 )
 def test_a_call_is_split_into_prompts(given, expected):
-    assert expected == as_prompts(given)
+    assert as_prompts(given) == expected
 
 
 @pytest.mark.parametrize(
@@ -88,7 +85,7 @@ def test_arrays_in_a_list_are_a_prompt_each():
 
 
 @pytest.mark.parametrize("given", [None, 5, b"text", 1.5, object(), iter(["a"])])
-def test_what_is_no_prompt_names_its_type_and_the_forms(given):
+def test_the_error_for_another_type_names_it_and_the_forms(given):
     with pytest.raises(PromptTypeError, match=rf"a text.*; got {type(given).__name__}"):
         as_prompts(given)
 
@@ -109,7 +106,7 @@ def test_what_is_no_prompt_names_its_type_and_the_forms(given):
     ],
 )
 def test_one_prompt_becomes_a_value(item, expected):
-    assert expected == normalise(item)
+    assert normalise(item) == expected
 
 
 @pytest.mark.parametrize(
@@ -147,66 +144,13 @@ HELLO = {"role": "user", "content": "hello"}
     ],
 )
 def test_a_chat_is_split_into_conversations(given, expected):
-    assert expected == as_conversations(given)
+    assert as_conversations(given) == expected
 
 
 @pytest.mark.parametrize("given", ["hello", None, HELLO, 5])
-def test_what_is_no_conversation_is_refused(given):
+def test_another_type_of_conversation_is_refused(given):
     with pytest.raises(PromptTypeError, match=type(given).__name__):
         as_conversations(given)
-
-
-def test_content_becomes_one_text_and_the_callers_messages_stay():
-    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    messages = [{"role": "user", "content": parts, "name": "x"}, {"role": "assistant"}]
-
-    conversation = as_conversation(messages)
-
-    assert conversation == [
-        {"role": "user", "content": "a\nb", "name": "x"},
-        {"role": "assistant", "content": ""},
-    ]
-    assert messages == [
-        {"role": "user", "content": parts, "name": "x"},
-        {"role": "assistant"},
-    ]
-
-
-@pytest.mark.parametrize(
-    ("messages", "message"),
-    [
-        ([], "has no message"),
-        (None, "got NoneType"),
-        (HELLO, "got dict"),
-        ("hello", "got str"),
-        ([HELLO, "hello"], "Message 1 must be a dict"),
-        ([{"content": "a"}], 'Message 0 needs a "role"'),
-        ([{"role": 1, "content": "a"}], "that is a text, got 1"),
-        ([{"role": "user", "content": 5}], "content of message 0 must be a text"),
-        (
-            [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}],
-            "part of type 'image_url'; only text",
-        ),
-        (
-            [{"role": "user", "content": [{"type": "image", "text": "a"}]}],
-            "part of type 'image'",
-        ),
-        ([{"role": "user", "content": [5]}], "part of type 'int'"),
-    ],
-)
-def test_a_message_of_another_form_is_refused_by_its_place(messages, message):
-    with pytest.raises(InvalidPromptError, match=message):
-        as_conversation(messages)
-
-
-def test_a_part_that_is_no_text_is_refused_by_the_place_of_its_message():
-    messages = [
-        {"role": "user", "content": "look"},
-        {"role": "user", "content": [{"type": "image_url", "image_url": "x"}]},
-    ]
-
-    with pytest.raises((PromptTypeError, InvalidPromptError), match="message 1"):
-        as_conversation(messages)
 
 
 # ------------------------------------------------------------------------ text and ids
@@ -220,7 +164,7 @@ def test_a_text_gets_special_tokens_and_a_rendered_one_does_not(tokenizer):
     assert text.text == rendered.text == "hello"
 
 
-def test_ids_are_taken_as_they_are_and_the_text_is_echoed(tokenizer):
+def test_ids_stay_as_they_are_beside_their_text(tokenizer):
     prepared = prepare(TokenIds([7, 8], "hello"), tokenizer, LIMITS, SamplingParams())
 
     assert (prepared.token_ids, prepared.text) == ((7, 8), "hello")
@@ -243,12 +187,12 @@ def test_an_empty_prompt_is_refused(tokenizer, prompt):
         ([1, None], "at position 1 it has None, a NoneType"),
     ],
 )
-def test_a_bad_id_is_named_with_its_place(tokenizer, ids, message):
+def test_a_bad_id_is_named_with_its_position(tokenizer, ids, message):
     with pytest.raises(InvalidPromptError, match=message):
         prepare(TokenIds(ids), tokenizer, LIMITS, SamplingParams())
 
 
-def test_a_tokenizer_larger_than_the_model_is_noticed(tokenizer):
+def test_a_tokenizer_larger_than_the_model_is_refused(tokenizer):
     limits = EngineLimits(max_model_len=16, max_num_seqs=1, vocab_size=100)
 
     with pytest.raises(InvalidPromptError, match=r"out of vocabulary: .* ids 0 to 99"):
@@ -285,7 +229,7 @@ def test_new_tokens_are_fitted_to_the_context(tokenizer, length, max_tokens, exp
 
     prepared = prepare(tokens(length), tokenizer, LIMITS, params)
 
-    assert expected == (prepared.max_new_tokens, prepared.fitted)
+    assert (prepared.max_new_tokens, prepared.fitted) == expected
 
 
 def test_strict_length_refuses_with_the_numbers(tokenizer):
@@ -345,7 +289,7 @@ def test_the_engines_longest_prompt_counts(tokenizer):
         (9, (1, 2, 3, 4, 5, 6)),
     ],
 )
-def test_truncation_keeps_the_end_and_counts_what_went(tokenizer, keep, expected):
+def test_truncation_keeps_the_end_and_counts_the_rest(tokenizer, keep, expected):
     limits = EngineLimits(
         max_model_len=16,
         max_num_seqs=1,
@@ -356,7 +300,7 @@ def test_truncation_keeps_the_end_and_counts_what_went(tokenizer, keep, expected
 
     prepared = prepare(TokenIds([1, 2, 3, 4, 5, 6]), tokenizer, limits, params)
 
-    assert expected == prepared.token_ids
+    assert prepared.token_ids == expected
     assert 6 - len(expected) == prepared.num_truncated
 
 
@@ -367,13 +311,6 @@ def test_truncating_to_more_than_fits_is_still_too_long(tokenizer):
         prepare(tokens(30), tokenizer, LIMITS, params)
 
 
-def test_stop_ids_outside_the_vocabulary_are_refused(tokenizer):
-    params = SamplingParams(stop_token_ids=[5, 400])
-
-    with pytest.raises(InvalidParameterError, match="stop_token_ids has 400, out of"):
-        prepare(tokens(1), tokenizer, LIMITS, params)
-
-
 @pytest.mark.property
 @given(
     ids=st.lists(st.integers(0, 399), min_size=1, max_size=30),
@@ -381,7 +318,7 @@ def test_stop_ids_outside_the_vocabulary_are_refused(tokenizer):
     max_tokens=st.none() | st.integers(1, 40),
     context=st.integers(2, 24),
 )
-def test_what_is_prepared_always_fits(tokenizer, ids, keep, max_tokens, context):
+def test_a_prepared_prompt_always_fits(tokenizer, ids, keep, max_tokens, context):
     limits = EngineLimits(max_model_len=context, max_num_seqs=1, vocab_size=400)
     params = SamplingParams(max_tokens=max_tokens, truncate_prompt_tokens=keep)
 
@@ -406,48 +343,46 @@ def test_what_is_prepared_always_fits(tokenizer, ids, keep, max_tokens, context)
 # -------------------------------------------------------------- fields that name tokens
 
 
-def test_ids_outside_the_vocabulary_are_counted_and_the_first_are_named(tokenizer):
-    fields = {
-        "stop_token_ids": list(range(1000, 1020)),
-        "allowed_token_ids": [5, 1000],
-        "logit_bias": {1000: 1.0, 5: 1.0},
-    }
-    for field, value in fields.items():
-        with pytest.raises(InvalidParameterError, match=rf"{field} has 1000") as told:
-            _check_token_ids(SamplingParams(**{field: value}), 1000)
-        assert field == told.value.parameter
-        assert "the ids 0 to 999" in str(told.value)
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"stop_token_ids": [5, 400]}, "stop_token_ids has 400, out of"),
+        ({"allowed_token_ids": [5, 400]}, "allowed_token_ids has 400, out of"),
+        ({"logit_bias": {400: 1.0, 5: 1.0}}, "logit_bias has 400, out of"),
+        (
+            {"stop_token_ids": list(range(400, 420))},
+            "has 400, 401, 402, 403, 404 and 15 more, out of",
+        ),
+    ],
+)
+def test_parameters_with_ids_outside_the_vocabulary_are_refused(
+    tokenizer, params, message
+):
+    with pytest.raises(InvalidParameterError, match=message) as caught:
+        prepare(tokens(1), tokenizer, LIMITS, SamplingParams(**params))
 
-    _check_token_ids(SamplingParams(stop_token_ids=[999], logit_bias={999: 1}), 1000)
-
-
-def test_more_ids_than_are_named_are_counted(tokenizer):
-    params = SamplingParams(stop_token_ids=list(range(1000, 1020)))
-
-    with pytest.raises(InvalidParameterError) as told:
-        _check_token_ids(params, 1000)
-
-    named = str(told.value).partition("has ")[2].partition(", out")[0]
-    first, _, more = named.partition(" and ")
-    assert [str(n) for n in range(1000, 1000 + len(first.split(", ")))] == (
-        first.split(", ")
-    )
-    assert f"{20 - len(first.split(', '))} more" == more
+    assert caught.value.parameter in params
+    assert "the ids 0 to 399" in str(caught.value)
 
 
-def test_spaces_between_special_tokens_are_left_out_where_that_is_known(families):
+def test_the_last_id_of_the_vocabulary_is_accepted(tokenizer):
+    params = SamplingParams(stop_token_ids=[399], logit_bias={399: 1})
+
+    assert prepare(tokens(1), tokenizer, LIMITS, params).token_ids == (7,)
+
+
+def test_spaces_between_special_tokens_are_refused_where_they_are_unknown(families):
     params = SamplingParams(spaces_between_special_tokens=False)
 
-    _check_spaces(params, families["gpt2"])
-    _check_spaces(SamplingParams(), families["word_ends"])
-    with pytest.raises(
-        UnsupportedParameterError, match="joins tokens in a way"
-    ) as told:
-        _check_spaces(params, families["word_ends"])
-    assert ("spaces_between_special_tokens", False) == (
-        told.value.parameter,
-        told.value.value,
-    )
+    def prepared(family, params):
+        return prepare(TokenIds([7]), families[family], LIMITS, params).token_ids
+
+    assert prepared("gpt2", params) == (7,)
+    assert prepared("word_ends", SamplingParams()) == (7,)
+    with pytest.raises(UnsupportedParameterError, match="joins tokens in a") as caught:
+        prepared("word_ends", params)
+    assert caught.value.parameter == "spaces_between_special_tokens"
+    assert caught.value.value is False
 
 
 class Words:
@@ -474,7 +409,7 @@ def bad_words(*words, vocab_size=40):
 
 
 def test_a_bad_word_is_banned_with_and_without_a_space_before_it():
-    assert ((10,), (11,), (20,), (21,)) == bad_words("a", "bb")
+    assert bad_words("a", "bb") == ((10,), (11,), (20,), (21,))
 
 
 def test_spaces_before_a_bad_word_make_no_difference():
@@ -482,22 +417,25 @@ def test_spaces_before_a_bad_word_make_no_difference():
 
 
 def test_a_space_that_is_a_token_of_its_own_is_not_banned():
-    assert ((2,),) == bad_words("Z")
+    assert bad_words("Z") == ((2,),)
 
 
 def test_a_bad_word_of_several_tokens_is_banned_as_a_whole():
-    assert ((10, 20), (11, 21)) == bad_words("a-bb")
+    assert bad_words("a-bb") == ((10, 20), (11, 21))
 
 
-def test_a_bad_word_that_is_no_token_of_the_model_is_refused():
-    assert ((30,), (31,)) == bad_words("ccc", vocab_size=32)
+def test_a_bad_word_outside_the_vocabulary_is_refused():
+    assert bad_words("ccc", vocab_size=32) == ((30,), (31,))
     for word in ("ccc", "a-ccc"):
-        with pytest.raises(InvalidParameterError) as told:
+        with pytest.raises(InvalidParameterError) as caught:
             bad_words("bb", word, vocab_size=31)
-        assert f"bad_words has '{word}'" in str(told.value)
-        assert "31]" in str(told.value)
-        assert "the model has 0 to 30" in str(told.value)
-        assert ("bad_words", ("bb", word)) == (told.value.parameter, told.value.value)
+        assert f"bad_words has '{word}'" in str(caught.value)
+        assert "31]" in str(caught.value)
+        assert "the model has 0 to 30" in str(caught.value)
+        assert ("bad_words", ("bb", word)) == (
+            caught.value.parameter,
+            caught.value.value,
+        )
 
 
 def test_a_bad_word_without_a_token_is_refused():

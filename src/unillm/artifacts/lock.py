@@ -26,7 +26,7 @@ import os
 import socket
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attrs
@@ -62,15 +62,20 @@ class Owner:
 
 
 class FileLock:
-    """A lock on a file, which `acquire` creates if it does not exist.
+    """A lock on a file, which is created where it does not exist.
 
     Args:
-        path: The lock file. Its folder exists.
+        path: The lock file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds the lock."""
+        return self._descriptor is not None
 
     def try_acquire(self, *, shared: bool = False) -> bool:
         """Acquire the lock if it is free, and return whether it was.
@@ -78,7 +83,8 @@ class FileLock:
         Raises:
             OSError: The file cannot be created or locked.
         """
-        assert self._descriptor is None, "the lock is held already"
+        assert not self.held, "the lock is held already"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         while self._descriptor is None:
@@ -112,6 +118,15 @@ class FileLock:
             if on_wait is not None:
                 on_wait(self.owner())
             time.sleep(POLL_S)
+
+    @contextlib.contextmanager
+    def if_free(self) -> Iterator[bool]:
+        """Hold the lock for a `with` block if it is free, and yield whether it was."""
+        free = self.try_acquire()
+        try:
+            yield free
+        finally:
+            self.release()
 
     def owner(self) -> Owner | None:
         """Return the last owner that signed the file; `None` if it cannot be read."""

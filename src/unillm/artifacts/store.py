@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import attrs
 from typing_extensions import Self
@@ -46,6 +47,7 @@ from .progress import (
     report_changes,
 )
 from .records import sync_folder
+from .upkeep import verify
 
 log = logging.getLogger("unillm.artifacts")
 
@@ -64,7 +66,7 @@ class Artifact:
         manifest: Its manifest.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, use: FileLock | None) -> None:
+    def __init__(self, path: Path, manifest: Manifest, use: FileLock) -> None:
         self.path = path
         self.manifest = manifest
         self._use = use
@@ -76,9 +78,7 @@ class Artifact:
 
     def close(self) -> None:
         """Allow `prune` to delete it; the second call does nothing."""
-        if self._use is not None:
-            self._use.release()
-            self._use = None
+        self._use.release()
 
     def __enter__(self) -> Self:
         return self
@@ -87,7 +87,7 @@ class Artifact:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_use", None) is not None:
+        if self._use.held:
             warnings.warn(
                 f"{self.path} was not closed",
                 ResourceWarning,
@@ -162,7 +162,8 @@ class ArtifactStore:
                 continue
             except DamagedError as damage:
                 if key != spec.key:
-                    self._try_set_aside(key)
+                    with contextlib.suppress(OSError):
+                        list(verify(self.folder, [key]))
                 elif alone:
                     self.folder.set_aside(key, str(damage))
                 continue
@@ -187,41 +188,19 @@ class ArtifactStore:
         entry = self.folder.path(key)
         if not entry.exists():
             return None
-        with contextlib.ExitStack() as on_failure:
-            use = self._use(key)
-            if use is not None:
-                on_failure.callback(use.release)
+        use = self.folder.use_lock(key)
+        with contextlib.ExitStack() as unless_opened:
+            unless_opened.callback(use.release)
+            try:
+                use.acquire(shared=True)
+                os.utime(entry)  # the time of the last use
+            except OSError as error:  # a full or read-only cache still serves
+                log.debug("The use of %s is not noted: %s", key, error)
             if not entry.exists():  # pruned before it was locked
                 return None
-            manifest = self.folder.check(key)
-            on_failure.pop_all()
-        return Artifact(entry / FILES, manifest, use)
-
-    def _use(self, key: str) -> FileLock | None:
-        lock = self.folder.use_lock(key)
-        try:
-            lock.path.parent.mkdir(exist_ok=True)
-            lock.acquire(shared=True)
-        except OSError as error:
-            # A full or read-only cache still serves.
-            log.debug("%s is used without a lock: %s", key, error)
-            return None
-        with contextlib.suppress(OSError):  # the entry may belong to another user
-            os.utime(self.folder.path(key))  # `last_use` reads it
-        return lock
-
-    def _try_set_aside(self, key: str) -> None:
-        """Set a damaged entry of another key aside, unless a process has its lock."""
-        lock = self.folder.build_lock(key)
-        with contextlib.suppress(OSError, ForeignError):
-            if not lock.try_acquire():
-                return
-            try:
-                self.folder.check(key)
-            except DamagedError as damage:
-                self.folder.set_aside(key, str(damage))
-            finally:
-                lock.release()
+            artifact = Artifact(entry / FILES, self.folder.check(key), use)
+            unless_opened.pop_all()
+        return artifact
 
     # ------------------------------------------------------------------------ building
 
@@ -236,26 +215,16 @@ class ArtifactStore:
             EngineBuildError: The build in the other process failed, or the file cannot
                 be locked.
         """
-        started = time.monotonic()
-        past = past_build(spec, self.folder.manifests())
+        report = self._reporter(spec, listener)
         waited_for: Owner | None = None
 
         def wait(owner: Owner | None) -> None:
             nonlocal waited_for
             waited_for = owner or waited_for
-            listener(
-                BuildStatus(
-                    spec=spec,
-                    stage="waiting",
-                    elapsed_s=time.monotonic() - started,
-                    past=past,
-                    owner=owner,
-                )
-            )
+            report("waiting", owner=owner)
 
         lock = self.folder.build_lock(spec.key)
         with _explained(spec, self.folder):
-            lock.path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(on_wait=wait)
         try:
             last = lock.owner()
@@ -276,27 +245,28 @@ class ArtifactStore:
         finally:
             lock.release()
 
-    def _make(self, spec: BuildSpec, build: Build, listener: Listener) -> None:
-        """Build an entry and publish it. The caller holds its build lock."""
+    def _reporter(self, spec: BuildSpec, listener: Listener) -> Callable[..., None]:
+        """Return a function that reports a stage, with the time since this call."""
         started = time.monotonic()
         past = past_build(spec, self.folder.manifests())
 
-        def report(
-            stage: Stage, message: str = "", fraction: float | None = None
-        ) -> None:
+        def report(stage: Stage, **details: Any) -> None:
+            elapsed_s = time.monotonic() - started
             listener(
                 BuildStatus(
-                    spec=spec,
-                    stage=stage,
-                    message=message,
-                    fraction=fraction,
-                    elapsed_s=time.monotonic() - started,
-                    past=past,
+                    spec=spec, stage=stage, elapsed_s=elapsed_s, past=past, **details
                 )
             )
 
+        return report
+
+    def _make(self, spec: BuildSpec, build: Build, listener: Listener) -> None:
+        """Build an entry and publish it. The caller holds its build lock."""
+        started = time.monotonic()
+        report = self._reporter(spec, listener)
+
         def progress(message: str, *, fraction: float | None = None) -> None:
-            report("building", message, fraction)
+            report("building", message=message, fraction=fraction)
 
         for path in self.folder.unfinished(spec.key):
             log.info("%s is left of a build that was killed and is deleted.", path)
@@ -376,12 +346,8 @@ def _log_if_larger(built: BuildSpec, asked: BuildSpec) -> None:
         for name, limit in built.limits.items()
         if limit != asked.limits[name]
     )
-    log.info(
-        "The %s engine for %s that was built with larger limits is used: %s.",
-        asked.backend,
-        asked.model,
-        larger,
-    )
+    message = "The %s engine for %s that was built with larger limits is used: %s."
+    log.info(message, asked.backend, asked.model, larger)
 
 
 def _sync_tree(folder: Path) -> None:

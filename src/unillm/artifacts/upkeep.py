@@ -7,14 +7,12 @@ Nothing is deleted by itself, and never an engine that a living process builds o
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Collection, Iterator
 
 import attrs
 
 from .folder import ArtifactFolder, Entry
-from .lock import FileLock
 from .manifest import FILES, DamagedError, ForeignError
 
 
@@ -45,7 +43,7 @@ def verify(folder: ArtifactFolder, keys: Collection[str] = ()) -> Iterator[Check
     for entry in folder.entries():
         if keys and entry.key not in keys:
             continue
-        with _locked(folder.build_lock(entry.key)) as alone:
+        with folder.build_lock(entry.key).if_free() as alone:
             if alone and entry.path.exists():
                 yield _check(folder, entry.key)
 
@@ -132,7 +130,7 @@ def is_in_use(folder: ArtifactFolder, key: str) -> bool:
     if not lock.path.exists():
         return False
     try:
-        with _locked(lock) as alone:
+        with lock.if_free() as alone:
             return not alone
     except OSError:
         return False
@@ -161,14 +159,14 @@ def prune(
             folder.delete(entry.path)
 
     for path, key in folder.unfinished().items():
-        with _locked(folder.build_lock(key)) as dead:
+        with folder.build_lock(key).if_free() as dead:
             if dead:
                 remove("unfinished build", Entry(key=key, path=path, manifest=None))
     for entry in folder.set_aside_entries():
         remove("damaged engine", entry)
     for entry in (policy or PrunePolicy()).chosen(folder.entries()):
         build, use = folder.build_lock(entry.key), folder.use_lock(entry.key)
-        with _locked(build) as idle, _locked(use) as unused:
+        with build.if_free() as idle, use.if_free() as unused:
             if idle and unused:
                 remove("engine", entry)
             else:
@@ -183,17 +181,6 @@ def prune(
 def _remove_locks(folder: ArtifactFolder) -> None:
     """Delete the lock files of keys without an entry and a build."""
     for key, lock in folder.locks():
-        with _locked(lock) as free:
+        with lock.if_free() as free:
             if free and not folder.path(key).exists() and not folder.unfinished(key):
                 lock.remove()
-
-
-@contextlib.contextmanager
-def _locked(lock: FileLock) -> Iterator[bool]:
-    """Hold a lock if it is free, and say whether it was."""
-    lock.path.parent.mkdir(parents=True, exist_ok=True)
-    free = lock.try_acquire()
-    try:
-        yield free
-    finally:
-        lock.release()

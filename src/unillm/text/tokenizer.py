@@ -11,7 +11,7 @@ from __future__ import annotations
 import abc
 import functools
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -36,6 +36,8 @@ class Tokenizer(abc.ABC):
         eos_token_id: Its own EOS token; `None` if it names none.
         bos_token_id: Its own BOS token; `None` if it names none.
         special_token_ids: Ids that `decode` leaves out with *skip_special_tokens*.
+        vocab_size: One more than the highest id; `None` if the caller's object has no
+            size.
         pieces: The bytes that each id adds to a text; `None` where they depend on its
             neighbours, or are unknown.
     """
@@ -46,6 +48,7 @@ class Tokenizer(abc.ABC):
     eos_token_id: int | None = None
     bos_token_id: int | None = None
     special_token_ids: frozenset[int] = frozenset()
+    vocab_size: int | None = None
     pieces: Pieces | None = None
 
     @abc.abstractmethod
@@ -65,18 +68,9 @@ class Tokenizer(abc.ABC):
         Ids outside the vocabulary add nothing.
         """
 
-    @property
-    @abc.abstractmethod
-    def vocab_size(self) -> int | None:
-        """One more than the highest id; `None` if the caller's object has no size."""
-
     @abc.abstractmethod
     def id_to_token(self, token_id: int) -> str | None:
         """Return the token as the vocabulary writes it; `None` for an unknown id."""
-
-    @abc.abstractmethod
-    def token_to_id(self, token: str) -> int | None:
-        """Return the id of a token; `None` for an unknown token."""
 
     def apply_chat_template(
         self,
@@ -187,6 +181,7 @@ class RustTokenizer(Tokenizer):
             for token_id, token in wrapped.get_added_tokens_decoder().items()
             if token.special
         )
+        self.vocab_size = _size_of(wrapped.get_vocab(with_added_tokens=True))
         self.pieces = rust_pieces(wrapped)
 
     @override
@@ -216,21 +211,10 @@ class RustTokenizer(Tokenizer):
             )
         )
 
-    @functools.cached_property
-    def vocab_size(self) -> int:
-        """One more than the highest id; the ids below it may have gaps."""
-        vocabulary = self.wrapped.get_vocab(with_added_tokens=True)
-        return 1 + max(vocabulary.values(), default=-1)
-
     @override
     def id_to_token(self, token_id: int) -> str | None:
         token: str | None = self.wrapped.id_to_token(token_id)
         return token
-
-    @override
-    def token_to_id(self, token: str) -> int | None:
-        token_id: int | None = self.wrapped.token_to_id(token)
-        return token_id
 
 
 class TransformersTokenizer(Tokenizer):
@@ -246,6 +230,7 @@ class TransformersTokenizer(Tokenizer):
         self.eos_token_id = _id_or_none(wrapped.eos_token_id)
         self.bos_token_id = _id_or_none(wrapped.bos_token_id)
         self.special_token_ids = frozenset(wrapped.all_special_ids)
+        self.vocab_size = _size_of(wrapped.get_vocab())
         backend = _plain_backend(wrapped)
         self._rust = None if backend is None else RustTokenizer(backend)
         if self._rust is not None:
@@ -274,24 +259,14 @@ class TransformersTokenizer(Tokenizer):
             )
         )
 
-    @functools.cached_property
-    def vocab_size(self) -> int:
-        """One more than the highest id; transformers' own count omits added tokens."""
-        return 1 + max(self.wrapped.get_vocab().values(), default=-1)
-
     @override
     def id_to_token(self, token_id: int) -> str | None:
         if self._rust is not None:
             return self._rust.id_to_token(token_id)
-        if not 0 <= token_id < self.vocab_size:
+        if not 0 <= token_id < (self.vocab_size or 0):
             return None
         token: str | None = self.wrapped.convert_ids_to_tokens(token_id)
         return token
-
-    @override
-    def token_to_id(self, token: str) -> int | None:
-        token_id: int | None = self.wrapped.get_vocab().get(token)
-        return token_id
 
     @override
     def _render(self, conversation: list[dict[str, Any]], **options: Any) -> str:
@@ -332,16 +307,17 @@ class SentencePieceTokenizer(Tokenizer):
         self.chat_template = chat_template
         self.eos_token_id = _id_or_none(wrapped.eos_id())
         self.bos_token_id = _id_or_none(wrapped.bos_id())
+        self.vocab_size: int = wrapped.vocab_size()
         self.special_token_ids = frozenset(
             token_id
-            for token_id in range(wrapped.vocab_size())
+            for token_id in range(self.vocab_size)
             if wrapped.is_control(token_id)
         )
         pieces = sentencepiece_pieces(wrapped)
         if pieces is None:
             raise TokenizerError(
                 "The sentencepiece model has no piece that shows text "
-                f"({wrapped.vocab_size()} pieces). It is not a model of a language; "
+                f"({self.vocab_size} pieces). It is not a model of a language; "
                 "check that it is the right file."
             )
         self.pieces: Pieces = pieces
@@ -364,21 +340,11 @@ class SentencePieceTokenizer(Tokenizer):
         head = next(positions, len(known))
         return str(self.wrapped.decode(known[:head])) + self.pieces.text(known[head:])
 
-    @property
-    @override
-    def vocab_size(self) -> int:
-        return int(self.wrapped.vocab_size())
-
     @override
     def id_to_token(self, token_id: int) -> str | None:
         if not 0 <= token_id < self.vocab_size:
             return None
         return str(self.wrapped.id_to_piece(token_id))
-
-    @override
-    def token_to_id(self, token: str) -> int | None:
-        token_id = int(self.wrapped.piece_to_id(token))  # of <unk> for an unknown one
-        return token_id if self.id_to_token(token_id) == token else None
 
 
 class ForeignTokenizer(Tokenizer):
@@ -407,6 +373,10 @@ class ForeignTokenizer(Tokenizer):
         self.bos_token_id = _id_or_none(getattr(wrapped, "bos_token_id", None))
         self.special_token_ids = frozenset(getattr(wrapped, "all_special_ids", ()))
         self.chat_template = getattr(wrapped, "chat_template", None)
+        sizes = [getattr(wrapped, name, None) for name in ("vocab_size", "n_vocab")]
+        if hasattr(wrapped, "__len__"):
+            sizes.append(len(wrapped))
+        self.vocab_size = next((n for n in sizes if isinstance(n, int)), None)
         self._encode_takes_special = _takes(wrapped.encode, "add_special_tokens")
         self._decode_takes_special = _takes(wrapped.decode, "skip_special_tokens")
 
@@ -430,30 +400,21 @@ class ForeignTokenizer(Tokenizer):
             token_ids = [i for i in token_ids if i not in self.special_token_ids]
         return str(self.wrapped.decode(list(token_ids)))
 
-    @property
-    @override
-    def vocab_size(self) -> int | None:
-        for name in ("vocab_size", "n_vocab"):
-            size = getattr(self.wrapped, name, None)
-            if isinstance(size, int):
-                return size
-        return len(self.wrapped) if hasattr(self.wrapped, "__len__") else None
-
     @override
     def id_to_token(self, token_id: int) -> str | None:
         convert = getattr(self.wrapped, "convert_ids_to_tokens", None)
         token = None if convert is None else convert(token_id)
         return token if isinstance(token, str) else None
 
-    @override
-    def token_to_id(self, token: str) -> int | None:
-        ids = self.encode(token, add_special_tokens=False)
-        return ids[0] if len(ids) == 1 else None
-
 
 def _id_or_none(token_id: Any) -> int | None:
     """Return an id; sentencepiece has -1 for a token that is missing."""
     return token_id if isinstance(token_id, int) and token_id >= 0 else None
+
+
+def _size_of(vocabulary: Mapping[str, int]) -> int:
+    """Return one more than the highest id; the ids below it may have gaps."""
+    return 1 + max(vocabulary.values(), default=-1)
 
 
 def _takes(function: Any, keyword: str) -> bool:
