@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A random model whose tokenizer says bytes and a few longer pieces."""
+"""A random model with a tokenizer of bytes and a few longer pieces."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MERGES = [
 
 
 def byte_tokenizer() -> tokenizers.Tokenizer:
-    """Byte-level BPE: three special tokens, 256 bytes and some merges."""
+    """Return a byte-level BPE: three special tokens, 256 bytes and some merges."""
     special = ["<pad>", "<bos>", "<eos>"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = sorted(MERGES, key=lambda m: m == ("tr", "ue"))
@@ -46,9 +46,9 @@ def byte_tokenizer() -> tokenizers.Tokenizer:
 
 
 def save_model(path: Path, seed: int = 0) -> Path:
-    """Write a random Llama with a bare ``tokenizer.json``; it has more ids than that.
+    """Save a random Llama with a bare ``tokenizer.json``, which has fewer ids.
 
-    Its weights are small, so that sampling at temperature 1 meets everything.
+    Its weights are small, so that sampling at temperature 1 reaches every token.
     """
     tokenizer = byte_tokenizer()
     config = CONFIG_MAPPING["llama"](
@@ -71,3 +71,16 @@ def save_model(path: Path, seed: int = 0) -> Path:
     generation = {"eos_token_id": EOS}
     (path / "generation_config.json").write_text(json.dumps(generation))
     return path
+
+
+class OwnTokenizer:
+    """A caller's own tokenizer, which does not know the bytes of its tokens."""
+
+    eos_token_id = EOS
+    vocab_size = 260
+
+    def encode(self, text):
+        return [3 + byte for byte in text.encode()]
+
+    def decode(self, ids):
+        return " ".join(map(str, ids))

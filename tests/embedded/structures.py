@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Two hundred schemas and regexes: some by hand, most by a rule, all of bounded length.
+"""Two hundred structures, some written by hand and most by a rule.
 
-Each is the fields of a `StructuredOutputs`, and says by itself whether a text is right.
+Each has the fields of a `StructuredOutputs` and decides whether a text conforms.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import itertools
 import json
 import random
 import re
+from collections.abc import Callable
 
 import attrs
 import jsonschema
@@ -20,13 +21,19 @@ FORMATS = jsonschema.Draft202012Validator.FORMAT_CHECKER
 
 @attrs.frozen
 class Structure:
-    """What is asked, and the judge of what comes."""
+    """A structure, and whether texts conform to it."""
 
     name: str
     fields: dict
-    """Of `StructuredOutputs`."""
+    """Arguments of `StructuredOutputs`."""
+    judge: Callable[[str], object] | None = None
+    """Judge of the texts of a grammar."""
 
     def accepts(self, text: str) -> bool:
+        if self.judge is not None:
+            return bool(self.judge(text))
+        if "choice" in self.fields:
+            return text in self.fields["choice"]
         if "regex" in self.fields:
             return re.fullmatch(self.fields["regex"], text) is not None
         validator = jsonschema.Draft202012Validator(
@@ -179,6 +186,8 @@ _REFERENCES = [
 _REGEXES = [
     "a",
     "a?b",
+    "ab*c",
+    "the (the )*and",
     "(ab|cd)ef",
     "[0-9]{3}-[0-9]{4}",
     r"\([0-9]{3}\) [0-9]{3}",
@@ -221,8 +230,40 @@ _REGEXES += [
 ]
 
 
+_CHOICES = [
+    ["a"],
+    ["true", "false"],
+    ["the", "then", "they"],
+    ["positive", "negative", "neutral"],
+    [" leading", "trailing "],
+    ['with "quotes"', "back\\slash", "/slash/"],
+    ["new\nline", "tab\t"],
+    ["schön", "日本"],
+    [str(number) for number in range(60)],
+    ["[", "("],
+    ["a", "ab", "abc"],
+]
+_GRAMMARS = [
+    ('start: "a" "b"', lambda text: text == "ab"),
+    (
+        'start: "(" start ")" | "x"',
+        lambda text: (
+            re.fullmatch(r"\(*x\)*", text) and text.count("(") == text.count(")")
+        ),
+    ),
+    (
+        'start: NUMBER ("+" NUMBER)*\nNUMBER: /[0-9]{1,3}/',
+        lambda text: re.fullmatch(r"[0-9]{1,3}(\+[0-9]{1,3})*", text),
+    ),
+    (
+        'start: verb " " noun\nverb: "see" | "take"\nnoun: "lamp" | "the" " " noun',
+        lambda text: re.fullmatch(r"(see|take) (the )*lamp", text),
+    ),
+]
+
+
 def nested(rng: random.Random, depth: int) -> dict:
-    """A random schema of at most *depth* levels."""
+    """Return a random schema of at most *depth* levels."""
     kinds = ["bit", "digit", "text", "enum"]
     if depth:
         kinds += ["object", "object", "array", "union"]
@@ -267,5 +308,13 @@ STRUCTURES = [
         Structure(f"regex {number}", {"regex": pattern})
         for number, pattern in enumerate(_REGEXES)
     ),
+    *(
+        Structure(f"choice {number}", {"choice": options})
+        for number, options in enumerate(_CHOICES)
+    ),
+    *(
+        Structure(f"grammar {number}", {"grammar": text}, judge)
+        for number, (text, judge) in enumerate(_GRAMMARS)
+    ),
 ]
-"""All of them."""
+"""All structures."""

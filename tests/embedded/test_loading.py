@@ -17,6 +17,7 @@ from embedded.serving import serve
 from embedded.tiny_models import make_model, slots_for
 from transformers.utils import logging as transformers_logging
 
+from unillm import inspect_model
 from unillm.embedded.families import refusal, refusal_of, remark
 from unillm.embedded.loading import load_engine
 from unillm.errors import (
@@ -28,8 +29,11 @@ from unillm.errors import (
     UnsafeModelError,
     UnsupportedModelError,
 )
+from unillm.model.find import find_model
 from unillm.model.memory import memory_needs
 from unillm.model.positions import positions_of
+from unillm.preparation import plan_engine
+from unillm.text.loading import load_tokenizer
 
 
 @pytest.fixture
@@ -53,14 +57,25 @@ def edit_weights(path: Path, change) -> None:
 # -------------------------------------------------------------------------- loading
 
 
-def test_a_loaded_model_gives_the_tokens_of_generate(reference, family):
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer(find_model("unillm/tiny"))
+
+
+def test_a_model_has_the_context_of_inspect_and_plan_and_the_tokens_of_generate(
+    reference, family, tokenizer
+):
     known = reference.known(family, 3)
-
+    path = reference.path(family)
     slots = slots_for(family, 4)
-    engine = load_engine(reference.path(family), max_num_seqs=slots)
 
+    engine = load_engine(path, max_num_seqs=slots)
+
+    assert engine.num_slots == slots
     positions = positions_of(reference.model(family).config)
-    assert (engine.num_slots, engine.max_model_len) == (slots, positions)
+    planned = plan_engine(path, backend="transformers").memory.limits.max_model_len
+    inspected = inspect_model(path, tokenizer=tokenizer).context_length
+    assert (engine.max_model_len, planned, inspected) == (positions,) * 3
     assert serve(engine, [k.request for k in known]) == {
         k.request.request_id: k.tokens for k in known
     }

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from embedded.byte_tokenizer import save_model
+from embedded.byte_tokenizer import OwnTokenizer, save_model
 from transformers import AutoModelForCausalLM
 
 from unillm import Generator, SamplingParams
@@ -30,7 +30,7 @@ def params(**fields) -> SamplingParams:
     return SamplingParams(**{"max_tokens": 40, "seed": 7, "ignore_eos": True, **fields})
 
 
-# ---------------------------------------------------------------- which tokens may come
+# --------------------------------------------------------------------- allowed tokens
 
 
 def test_only_allowed_ids_are_generated(generator):
@@ -39,7 +39,7 @@ def test_only_allowed_ids_are_generated(generator):
     assert set(output.token_ids) <= {50, 60, 70}
 
 
-def test_a_bias_decides(generator):
+def test_a_large_bias_decides_the_token(generator):
     [more] = generator.generate(PROMPT, params(logit_bias={65: 100}))
     [less] = generator.generate(PROMPT, params(logit_bias={65: -100}))
 
@@ -47,7 +47,7 @@ def test_a_bias_decides(generator):
     assert 65 not in less.token_ids
 
 
-def test_a_bad_word_never_comes_in_its_usual_tokens(generator):
+def test_bad_words_are_never_generated_as_their_usual_tokens(generator):
     free = params(allowed_token_ids=generator_ids(generator, "xyz "), max_tokens=300)
     [before] = generator.generate(PROMPT, free)
     words = ["xy", "zz", "y"]
@@ -89,7 +89,7 @@ def test_without_detokenizing_there_are_ids_and_no_text(generator):
     assert {each.decoded_token for each in entries} == {None}
 
 
-def test_no_spaces_between_special_tokens_is_what_byte_pieces_give(generator):
+def test_byte_pieces_have_no_spaces_between_special_tokens(generator):
     shown = {"skip_special_tokens": False, "allowed_token_ids": [0, 1]}
 
     [output] = generator.generate(
@@ -97,17 +97,6 @@ def test_no_spaces_between_special_tokens_is_what_byte_pieces_give(generator):
     )
 
     assert output.text.replace("<pad>", "").replace("<bos>", "") == ""
-
-
-class OwnTokenizer:
-    eos_token_id = 2
-    vocab_size = 260
-
-    def encode(self, text):
-        return [3 + byte for byte in text.encode()]
-
-    def decode(self, ids):
-        return " ".join(map(str, ids))
 
 
 def test_spaces_that_cannot_be_left_out_are_refused(path):
@@ -118,7 +107,7 @@ def test_spaces_that_cannot_be_left_out_are_refused(path):
         generator.submit("a", params(spaces_between_special_tokens=False))
 
 
-# --------------------------------------------------------------------- of the prompt
+# ------------------------------------------------------------------ prompt logprobs
 
 
 @pytest.mark.parametrize("budget", [None, 7], ids=["whole", "in chunks"])
@@ -139,11 +128,11 @@ def test_prompt_logprobs_are_the_raw_log_softmax(path, budget, count):
         ids = output.prompt_token_ids
         with torch.inference_mode():
             expected = model(torch.tensor([ids])).logits[0].log_softmax(-1)
-        told = output.prompt_logprobs
-        assert len(told) == len(ids)
-        assert told[0] is None
+        entries_at = output.prompt_logprobs
+        assert len(entries_at) == len(ids)
+        assert entries_at[0] is None
         for place, (token_id, entries) in enumerate(
-            zip(ids[1:], told[1:], strict=True)
+            zip(ids[1:], entries_at[1:], strict=True)
         ):
             row = expected[place]
             size = len(row) if count == -1 else count
@@ -157,13 +146,13 @@ def test_prompt_logprobs_are_the_raw_log_softmax(path, budget, count):
                 assert better.sum() < entry.rank <= as_good.sum()
 
 
-def test_several_completions_tell_of_the_prompt_once(generator):
+def test_several_completions_share_the_prompt_logprobs(generator):
     [output] = generator.generate(PROMPT, params(n=3, prompt_logprobs=1))
 
     assert len(output.prompt_logprobs) == len(output.prompt_token_ids)
 
 
-def test_the_limit_of_logprobs_holds_for_the_prompt(path):
+def test_max_logprobs_limits_prompt_logprobs(path):
     with (
         Generator(path, max_logprobs=5) as generator,
         pytest.raises(InvalidParameterError, match="prompt_logprobs=6"),
