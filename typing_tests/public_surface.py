@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What type checkers see of the public calls. Checked, never run."""
+"""What mypy and pyright accept of the public calls, and what they refuse.
+
+The file is checked and never runs. Each refused call has a `type: ignore` comment; both
+checkers report one that is not needed, so a wrong call that passes is an error.
+"""
+
+# pyright: strict, reportUnnecessaryTypeIgnoreComment=true
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 
 from typing_extensions import assert_type
 
@@ -12,41 +18,124 @@ from unillm import (
     LLM,
     BackendStatus,
     CompletionDelta,
+    EngineConfig,
     Generator,
+    LoRARequest,
+    PromptType,
     RequestHandle,
     RequestOutput,
     SamplingParams,
+    TokensPrompt,
     backends,
 )
 
+PARAMS = SamplingParams(temperature=0, stop=["a"], max_tokens=None)
+CHAT = [{"role": "user", "content": "a"}]
+ADAPTER = LoRARequest("one", 1, "/adapters/one")
 
-def calls(generator: Generator) -> None:
-    """Each public call gives what its name promises."""
-    params = SamplingParams(temperature=0, stop=["a"], max_tokens=None)
-    assert_type(generator.generate("a", params), list[RequestOutput])
+
+def prompts_of_every_form(generator: Generator) -> None:
+    """Texts, token ids, dicts, conversations, and lists of them."""
+    tokens: TokensPrompt = {"prompt_token_ids": [1, 2], "prompt": "a"}
+    several: list[PromptType] = ["a", [1, 2], tokens]
+    generator.generate("a")
+    generator.generate([1, 2])
+    generator.generate(range(3))
+    generator.generate({"prompt": "a"})
+    generator.generate({"messages": CHAT})
+    generator.generate(["a", "b"])
+    generator.generate([[1, 2], [3]])
+    generator.generate([{"prompt": "a"}, {"prompt": "b"}])
+    generator.generate(["a", [1, 2], tokens, {"messages": CHAT}])
+    generator.generate(several)
+
+
+def list_calls(generator: Generator) -> None:
+    """`on_error` decides whether errors are among the results."""
+    one_for_each = generator.generate(
+        ["a", "b"],
+        [PARAMS, PARAMS],
+        lora_request=[ADAPTER, None],
+        priority=[0, 1],
+        timeout_s=1.0,
+        use_tqdm=True,
+    )
+    assert_type(one_for_each, list[RequestOutput])
+    assert_type(generator.generate("a", on_error="raise"), list[RequestOutput])
     assert_type(
-        generator.generate(["a"], [params], on_error="return"),
+        generator.generate(["a"], PARAMS, on_error="return"),
         list[RequestOutput | Exception],
     )
-    assert_type(generator.chat([{"role": "user", "content": "a"}]), list[RequestOutput])
-    assert_type(generator.stream("a"), Iterator[CompletionDelta])
-    assert_type(generator.submit([1, 2]), RequestHandle)
+    assert_type(generator.chat(CHAT, PARAMS), list[RequestOutput])
+    assert_type(
+        generator.chat([CHAT, CHAT], tools=[], on_error="return"),
+        list[RequestOutput | Exception],
+    )
+
+
+async def calls_of_an_event_loop(generator: Generator) -> None:
+    """The async calls return the same types."""
+    assert_type(await generator.agenerate("a", PARAMS), list[RequestOutput])
+    assert_type(
+        await generator.agenerate(["a"], priority=[1], on_error="return"),
+        list[RequestOutput | Exception],
+    )
+    assert_type(generator.astream("a"), AsyncGenerator[CompletionDelta, None])
+    assert_type(await generator.submit("a"), RequestOutput)
+
+
+def single_requests(generator: Generator) -> None:
+    """A stream yields deltas, a handle returns the output."""
+    assert_type(generator.stream("a", lora_request=ADAPTER), Iterator[CompletionDelta])
+    assert_type(generator.submit([1, 2], timeout_s=1.0), RequestHandle)
     assert_type(generator.submit("a").result(timeout=1.0), RequestOutput)
+
+
+def attributes() -> None:
+    """A generator is its own context manager and has typed attributes."""
     assert_type(backends(), list[BackendStatus])
-    with Generator("unillm/tiny") as same:
-        assert_type(same, Generator)
+    with Generator("unillm/tiny") as generator:
+        assert_type(generator, Generator)
+        assert_type(generator.backend, str)
+        assert_type(generator.config, EngineConfig)
+        assert_type(generator.eos_token_ids, frozenset[int])
+        assert_type(generator.limits.max_model_len, int)
 
 
 def calls_of_vllm(llm: LLM) -> None:
-    """A program for vLLM is checked as one for unillm."""
+    """The same program type-checks after its import of vLLM is changed."""
     params = llm.get_default_sampling_params()
     params.max_tokens = 5
     params.stop = ["a"]
     assert_type(llm.generate(["a"], params), list[RequestOutput])
-    assert_type(llm.chat([{"role": "user", "content": "a"}]), list[RequestOutput])
+    assert_type(llm.chat(CHAT), list[RequestOutput])
 
 
-def refused() -> None:
-    """What is wrong is seen by the checker."""
+def refused_prompts(generator: Generator) -> None:
+    """Values that are not a prompt or a conversation."""
+    generator.generate(None)  # type: ignore[call-overload]
+    generator.generate(5)  # type: ignore[call-overload]
+    generator.generate([1.5])  # type: ignore[list-item]
+    generator.generate({"text": "a"})  # type: ignore[call-overload]
+    generator.generate({"prompt_token_ids": "a"})  # type: ignore[call-overload]
+    generator.stream(["a", "b"])  # type: ignore[list-item]
+    generator.submit({"prompt": 5})  # type: ignore[arg-type]
+    generator.chat("a")  # type: ignore[arg-type]
+
+
+def refused_options(generator: Generator) -> None:
+    """Misspelt names and values of a wrong type."""
     SamplingParams(temprature=0.5)  # type: ignore[call-arg]
     Generator("unillm/tiny", max_num_seq=1)  # type: ignore[call-arg]
+    generator.generate("a", {"temperature": 0})  # type: ignore[call-overload]
+    generator.generate("a", timeout=1)  # type: ignore[call-overload]
+    generator.generate("a", on_error="ignore")  # type: ignore[call-overload]
+    generator.generate("a", priority="high")  # type: ignore[arg-type]
+    generator.chat(CHAT, add_generation_promt=True)  # type: ignore[call-overload]
+    generator.stream("a", [PARAMS])  # type: ignore[arg-type]
+    generator.submit("a", use_tqdm=True)  # type: ignore[call-arg]
+
+
+async def refused_async_options(generator: Generator) -> None:
+    """A progress bar belongs to the calls that block."""
+    await generator.agenerate("a", use_tqdm=True)  # type: ignore[call-overload]

@@ -38,7 +38,13 @@ from .runtime.driver import CLOSED, Driver
 from .runtime.handle import RequestHandle
 from .runtime.requests import ChatPrompt, RequestMaker
 from .text.loading import read_model_text
-from .text.prompts import Conversation, PromptType, as_conversations, as_prompts
+from .text.prompts import (
+    Conversation,
+    Prompts,
+    PromptType,
+    as_conversations,
+    as_prompts,
+)
 
 log = logging.getLogger("unillm")
 
@@ -182,7 +188,7 @@ class Generator:
     @overload
     def generate(
         self,
-        prompts: PromptType | Sequence[PromptType],
+        prompts: Prompts,
         params: ParamsLike = None,
         *,
         on_error: Literal["raise"] = "raise",
@@ -192,7 +198,7 @@ class Generator:
     @overload
     def generate(
         self,
-        prompts: PromptType | Sequence[PromptType],
+        prompts: Prompts,
         params: ParamsLike = None,
         *,
         on_error: Literal["return"],
@@ -201,7 +207,7 @@ class Generator:
 
     def generate(
         self,
-        prompts: PromptType | Sequence[PromptType],
+        prompts: Prompts,
         params: ParamsLike = None,
         *,
         lora_request: LoRALike = None,
@@ -324,7 +330,7 @@ class Generator:
     @overload
     async def agenerate(
         self,
-        prompts: PromptType | Sequence[PromptType],
+        prompts: Prompts,
         params: ParamsLike = None,
         *,
         on_error: Literal["raise"] = "raise",
@@ -334,7 +340,7 @@ class Generator:
     @overload
     async def agenerate(
         self,
-        prompts: PromptType | Sequence[PromptType],
+        prompts: Prompts,
         params: ParamsLike = None,
         *,
         on_error: Literal["return"],
@@ -343,7 +349,7 @@ class Generator:
 
     async def agenerate(
         self,
-        prompts: PromptType | Sequence[PromptType],
+        prompts: Prompts,
         params: ParamsLike = None,
         *,
         lora_request: LoRALike = None,

@@ -75,6 +75,17 @@ PromptType = (
 )
 """One prompt in the forms that a caller may write."""
 
+Prompts = (
+    str
+    | TokenArray
+    | TextPrompt
+    | TokensPrompt
+    | MessagesPrompt
+    | Sequence[int | PromptType]
+)
+"""One prompt or several: ``PromptType | Sequence[PromptType]`` with one sequence type,
+because mypy infers no list of dicts where two sequence types are possible."""
+
 
 @attrs.frozen
 class PlainText:
