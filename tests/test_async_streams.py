@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Many streams at once on the embedded backend: nothing lost, doubled or kept."""
+"""Many streams at once on the embedded backend: no token is lost, doubled or kept."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def generator():
 
 @pytest.fixture(scope="module")
 def alone(generator):
-    """What each prompt gives when nothing else runs."""
+    """Return the output of each prompt when nothing else runs."""
     return {prompt: generator.generate(prompt, GREEDY)[0] for prompt in PROMPTS}
 
 
 @attrs.define
 class Reading:
-    """What one reader saw."""
+    """The deltas of one reader, joined."""
 
     prompt: str
     token_ids: list[int] = attrs.field(factory=list)
@@ -72,7 +72,7 @@ class Reading:
             assert self.token_ids == expected.token_ids
             assert self.text == expected.text
             assert self.finish_reason == expected.finish_reason
-        assert expected.token_ids[: len(self.token_ids)] == self.token_ids
+        assert self.token_ids == expected.token_ids[: len(self.token_ids)]
         assert expected.text.startswith(self.text)
 
 
@@ -141,7 +141,7 @@ def resident_bytes() -> int:
 
 
 def test_memory_is_flat_over_rounds(generator, alone):
-    """512 streams more leave nothing that the first 256 had not left."""
+    """512 more streams leave no memory that the first 256 had not left."""
     for seed in range(4):
         asyncio.run(run_round(generator, seed))
     wait_until_idle(generator)
@@ -162,8 +162,8 @@ def test_memory_is_flat_over_rounds(generator, alone):
     assert resident_bytes() - resident < 32 * 2**20
 
 
-def test_a_loop_that_is_busy_elsewhere_is_called_once(generator):
-    """However much comes meanwhile, what waits for the reader is its own output."""
+def test_a_busy_loop_gets_one_callback(generator):
+    """However many tokens arrive meanwhile, the reader finds them in the handle."""
     endless = SamplingParams(temperature=0, max_tokens=400, ignore_eos=True)
 
     async def read():

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Whatever comes in ends in a named error or a valid run, and soon.
+"""Any argument of a public call ends in a named error or a valid output, and soon.
 
-Everything public is given anything at all. Sockets are blocked; model directories that
-try to run code find their canary untouched.
+Sockets are blocked; model directories that try to run code leave their canary
+untouched.
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ from unillm.testing.hostile import HostileDirectories, blocked_network, trapped_
 TINY = Path(unillm.model.find.__file__).parent / "tiny"
 PATIENCE_S = 60
 FEW = {"max_tokens": 3, "temperature": 0}
+COUNT = "Count from 3 to 9:"
 
 
 @pytest.fixture(autouse=True)
 def no_network():
-    """Nothing here may talk to anybody."""
+    """No test opens a connection."""
     with blocked_network() as tried:
         yield
     assert not tried
@@ -53,15 +54,15 @@ def generator():
         yield generator
 
 
-def verdict(generator, prompt, params=None):
-    """Run one request; return its output or its named error. Others are defects."""
+def outcome_of(generator, prompt, params=None):
+    """Return the output of one request or its named error; other errors are defects."""
     params = SamplingParams(**FEW) if params is None else params
     began = time.monotonic()
     try:
         [output] = generator.generate(prompt, params, timeout_s=PATIENCE_S)
     except UnillmError as error:
         assert str(error)
-        assert len(str(error)) < 20_000, "a message that nobody can read"
+        assert len(str(error)) < 20_000, "too long to read"
         return error
     finally:
         assert time.monotonic() - began < PATIENCE_S
@@ -72,8 +73,8 @@ def verdict(generator, prompt, params=None):
     return output
 
 
-def still_right(generator):
-    """The next one gets what it asked for, whatever came before it."""
+def assert_still_right(generator):
+    """Show that the next request gets the right answer."""
     [output] = generator.generate("Add 17 and 25:", SamplingParams(temperature=0))
     assert output.text == "42"
 
@@ -97,11 +98,11 @@ SAMPLING_NAMES = [field.name for field in attrs.fields(SamplingParams)]
 
 @given(st.lists(INTEGERS, max_size=8))
 def test_any_ids_are_a_prompt_or_a_named_error(generator, ids):
-    told = verdict(generator, [ids])
+    outcome = outcome_of(generator, [ids])
 
     size = generator.limits.vocab_size
     valid = bool(ids) and all(0 <= token_id < size for token_id in ids)
-    assert valid != isinstance(told, Exception)
+    assert valid != isinstance(outcome, Exception)
 
 
 @given(ANYTHING)
@@ -142,7 +143,7 @@ def test_any_value_of_any_field_is_served_or_a_named_error(generator, name, valu
         params = attrs.evolve(params, n=4)
     if params.max_tokens is None or params.max_tokens > 4:
         params = attrs.evolve(params, max_tokens=4, min_tokens=0)
-    verdict(generator, "Add 1 and 2:", params)
+    outcome_of(generator, "Add 1 and 2:", params)
 
 
 @given(st.sampled_from([f.name for f in attrs.fields(EngineConfig)]), ANYTHING)
@@ -151,7 +152,7 @@ def test_any_value_of_any_engine_option_is_taken_or_a_named_error(name, value):
     try:
         EngineConfig.create(**{**base, name: value})
     except (UnillmError, AttributeError, TypeError) as error:
-        # Paths and names of backends are checked by those who look for them.
+        # `find_model` checks paths, and the registry checks names of backends.
         assert isinstance(error, UnillmError) or (
             name in {"backend", "model", "path", "sources"}
         )
@@ -161,21 +162,21 @@ def test_any_value_of_any_engine_option_is_taken_or_a_named_error(name, value):
 
 
 def test_a_huge_prompt_is_refused_with_its_length(generator):
-    told = verdict(generator, [[1] * 1_000_000])
+    outcome = outcome_of(generator, [[1] * 1_000_000])
 
-    assert isinstance(told, PromptTooLongError)
-    assert "1000000" in str(told).replace(",", "").replace(" ", "")
+    assert isinstance(outcome, PromptTooLongError)
+    assert "1000000" in str(outcome).replace(",", "").replace(" ", "")
 
 
 def test_a_huge_text_is_refused(generator):
-    assert isinstance(verdict(generator, "a" * 3_000_000), PromptTooLongError)
+    assert isinstance(outcome_of(generator, "a" * 3_000_000), PromptTooLongError)
 
 
 def test_a_hundred_thousand_stop_strings_are_honoured(generator):
     stop = [f"never {n}" for n in range(100_000)] + ["5"]
     params = SamplingParams(temperature=0, max_tokens=40, stop=stop)
 
-    [output] = generator.generate("Count from 3 to 9:", params, timeout_s=PATIENCE_S)
+    [output] = generator.generate(COUNT, params, timeout_s=PATIENCE_S)
 
     assert output.outputs[0].stop_reason == "5"
     assert "5" not in output.text
@@ -184,7 +185,7 @@ def test_a_hundred_thousand_stop_strings_are_honoured(generator):
 def test_a_long_stop_string_holds_nothing_back_that_does_not_begin_it(generator):
     params = SamplingParams(temperature=0, max_tokens=40, stop=["4" + "x" * 1_000_000])
 
-    [output] = generator.generate("Count from 3 to 9:", params, timeout_s=PATIENCE_S)
+    [output] = generator.generate(COUNT, params, timeout_s=PATIENCE_S)
 
     assert "3 4 5 6 7 8 9" in output.text
 
@@ -209,8 +210,8 @@ def test_a_huge_value_is_served_or_a_named_error(generator, field):
         params = SamplingParams(**{**FEW, **field})
     except InvalidParameterError:
         return
-    verdict(generator, "Add 1 and 2:", params)
-    still_right(generator)
+    outcome_of(generator, "Add 1 and 2:", params)
+    assert_still_right(generator)
 
 
 def deep_schema(depth):
@@ -239,8 +240,8 @@ def test_a_structure_that_explodes_is_bounded(generator, wanted):
         params = SamplingParams(**FEW, structured_outputs=StructuredOutputs(**wanted))
     except UnillmError:
         return
-    verdict(generator, "Add 1 and 2:", params)
-    still_right(generator)
+    outcome_of(generator, "Add 1 and 2:", params)
+    assert_still_right(generator)
 
 
 @pytest.mark.parametrize(
@@ -264,15 +265,15 @@ def test_a_hostile_template_is_a_named_error(generator, template, monkeypatch):
         generator.chat(messages, SamplingParams(**FEW), chat_template=template)
 
     assert messages == [{"role": "user", "content": "Add 1 and 2:"}]
-    still_right(generator)
+    assert_still_right(generator)
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\x00b", "\U0010ffff" * 3, "<|eot_id|>"])
 def test_odd_texts_are_prompts_or_named_errors(generator, text):
-    told = verdict(generator, text)
+    outcome = outcome_of(generator, text)
 
-    assert not isinstance(told, Exception) or isinstance(told, InvalidPromptError)
-    still_right(generator)
+    assert not isinstance(outcome, Exception) or isinstance(outcome, InvalidPromptError)
+    assert_still_right(generator)
 
 
 # ----------------------------------------------------- directories that try to run code
@@ -284,7 +285,7 @@ class TestTransformers(HostileDirectories):
 
 
 def test_python_files_beside_a_model_are_not_imported(tmp_path):
-    """Not even when the program runs in that directory."""
+    """The program even runs in that directory."""
     model, canary = trapped_model("generation config", tmp_path)
     program = (
         "from unillm import Generator\n"

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Adapters before any engine sees them: the value, its files, one for each prompt."""
+"""Adapters before any engine sees them: the value and its files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def adapter(tmp_path):
 
 
 def write_adapter(path: Path, **config) -> Path:
-    """A directory that looks like an adapter; its weights are nobody's business here."""
+    """Write a directory that looks like an adapter; its weights are never read."""
     path.mkdir()
     config = {"peft_type": "LORA", "r": 8, "target_modules": ["q_proj"], **config}
     (path / "adapter_config.json").write_text(json.dumps(config))
@@ -51,7 +51,7 @@ def test_a_request_is_frozen_plain_data():
 
 
 def test_a_path_object_is_taken(tmp_path):
-    assert str(tmp_path) == LoRARequest("one", 1, tmp_path).lora_path
+    assert LoRARequest("one", 1, tmp_path).lora_path == str(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -84,15 +84,15 @@ def test_another_type_is_refused(wrong):
         as_adapter(wrong)
 
 
-# --------------------------------------------------------------------------- its files
+# ------------------------------------------------------------------------------ files
 
 
-def test_an_adapter_that_is_there_gets_an_absolute_path(adapters, adapter, monkeypatch):
+def test_a_known_adapter_has_an_absolute_path(adapters, adapter, monkeypatch):
     monkeypatch.chdir(adapter.parent)
 
     checked = adapters.check(LoRARequest("one", 1, adapter.name))
 
-    assert LoRARequest("one", 1, str(adapter)) == checked
+    assert checked == LoRARequest("one", 1, str(adapter))
 
 
 def test_files_are_read_once(adapters, adapter):
@@ -100,7 +100,7 @@ def test_files_are_read_once(adapters, adapter):
     first = adapters.check(request)
     (adapter / "adapter_config.json").unlink()
 
-    assert first is adapters.check(request)
+    assert adapters.check(request) is first
 
 
 def refusal(adapters: KnownAdapters, request: LoRARequest) -> str:
@@ -127,7 +127,7 @@ def test_a_missing_directory_is_refused(adapters, tmp_path):
         ('{"peft_type": "LORA", "r": 8, "rank_pattern": [3]}', "AttributeError"),
     ],
 )
-def test_a_configuration_that_is_none_is_refused(adapters, adapter, content, reason):
+def test_a_broken_configuration_is_refused(adapters, adapter, content, reason):
     file = adapter / "adapter_config.json"
     file.unlink() if content is None else file.write_text(content)
 
@@ -158,10 +158,12 @@ def test_a_rank_over_the_limit_is_refused_with_what_to_pass(adapters, tmp_path, 
     assert "Create the Generator with max_lora_rank=32" in message
 
 
-def test_without_a_limit_any_rank_is_the_engines_to_judge(tmp_path):
-    path = write_adapter(tmp_path / "large", r=512)
+def test_without_a_limit_the_engine_judges_the_rank(tmp_path):
+    request = LoRARequest("large", 1, write_adapter(tmp_path / "large", r=512))
 
-    KnownAdapters(max_rank=None).check(LoRARequest("large", 1, path))
+    checked = KnownAdapters(max_rank=None).check(request)
+
+    assert checked.lora_name == "large"
 
 
 def test_two_adapters_cannot_have_one_id(adapters, adapter, tmp_path):
@@ -177,5 +179,5 @@ def test_two_adapters_cannot_have_one_id(adapters, adapter, tmp_path):
 def test_one_adapter_may_be_written_in_two_ways(adapters, adapter):
     first = adapters.check(LoRARequest("one", 1, adapter))
 
-    assert first is adapters.check(LoRARequest("one", 1, f"{adapter}/"))
-    assert first is adapters.check(LoRARequest("another name", 1, adapter))
+    assert adapters.check(LoRARequest("one", 1, f"{adapter}/")) is first
+    assert adapters.check(LoRARequest("another name", 1, adapter)) is first

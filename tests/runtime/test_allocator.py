@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""glibc keeps what steps free, unless the user has said what it should do."""
+"""glibc keeps the memory that steps free, unless the environment configures it."""
 
 from __future__ import annotations
 
