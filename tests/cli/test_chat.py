@@ -281,6 +281,6 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_was_shown(talk, fake):
     result = talk("one more", "two")
 
     assert result.stdout == "ONE MORE \nTWO \n"
-    assert "stopped; what was said until then is remembered" in result.stderr
+    assert "stopped; the answer until then is remembered" in result.stderr
     assert asked(fake)[-1][:2] == [user("one more"), assistant("ONE MORE ")]
     assert result.exit_code == 0

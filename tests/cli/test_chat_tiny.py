@@ -127,7 +127,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal):
     chat.type(f"{COUNT}\n")
     chat.wait_for(r":\r\n\S")
     chat.type(CTRL_C)
-    stopped = chat.wait_for("stopped; what was said until then is remembered")
+    stopped = chat.wait_for("stopped; the answer until then is remembered")
     chat.wait_for("> ")
     chat.type("/params ignore_eos=false max_tokens=4\n")
     chat.wait_for("> ")

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from unillm.backend import Finding
 from unillm.cli.exit_codes import ExitCode
-from unillm.engines.backend import Finding
 from unillm.testing import conformance
 from unillm.testing.backends import ScriptedBackend, plugged
 from unillm.testing.conformance import ClauseResult, Conformance, Outcome

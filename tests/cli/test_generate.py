@@ -237,7 +237,7 @@ def test_without_sampling_options_the_models_defaults_apply(fake, cli):
     cli("generate", "a")
 
     [(_, params)] = fake.created[0].asked
-    assert params is None
+    assert params == fake.default_params
 
 
 def test_sampling_options_change_the_models_defaults(fake, cli):

@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from unillm.cli.prompts import InputFormat, Source
+from unillm.cli.prompts import InputFormat, open_prompts
 from unillm.errors import ConfigError
 
 
 def read(file, input_format=InputFormat.AUTO):
-    with Source(file=str(file), input_format=input_format).open() as found:
+    with open_prompts([], str(file), input_format) as found:
         return list(found)
 
 
@@ -106,5 +106,8 @@ def test_a_missing_file_is_a_usage_error(tmp_path):
 
 
 def test_arguments_and_file_together_are_a_usage_error():
-    with pytest.raises(ConfigError, match="not both"):
-        Source.choose(["a"], "b", InputFormat.AUTO)
+    with (
+        pytest.raises(ConfigError, match="not both"),
+        open_prompts(["a"], "b", InputFormat.AUTO),
+    ):
+        pass

@@ -74,9 +74,9 @@ def test_an_engine_that_dies_is_the_sides_error_and_no_answer():
         (["echo it hurts >&2", "exit 7"], r"exit status 7 .*\n  it hurts"),
         (
             ["kill -9 $$"],
-            "was ended by SIGKILL before it had answered. It said nothing",
+            "was ended by SIGKILL before it had answered. It printed nothing",
         ),
-        (["echo hello"], r"said 'hello\\n', which is no line of a comparison"),
+        (["echo hello"], r"printed 'hello\\n', which is not a line of a comparison"),
     ],
     ids=["exit", "signal", "print"],
 )

@@ -4,12 +4,11 @@
 
 from __future__ import annotations
 
-import json
-
 import attrs
 import pytest
 
 from unillm.comparison.verdict import Answer, Candidate, Gap, Verdict, compare
+from unillm.comparison.worker import CONVERTER
 
 
 def answer(token_ids, gaps=None, **other):
@@ -126,4 +125,10 @@ def test_a_refusal_agrees_with_the_same_refusal_only(one, other, verdict):
 def test_an_answer_survives_json():
     given = answer([5, 6], [1, 2], stop_reason="x")
 
-    assert given == Answer.from_json(json.loads(json.dumps(attrs.asdict(given))))
+    line = CONVERTER.dumps(given)
+
+    read = CONVERTER.loads(line, Answer)
+
+    assert read.stop_reason == "x"
+    assert read.candidates[0][0] == given.candidates[0][0]
+    assert CONVERTER.dumps(read) == line

@@ -19,7 +19,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit the process.
 
     Args:
-        args: Arguments after the program's name; `None` for those of the process.
+        args: Arguments after the program's name; `None` takes those of the process.
     """
     from .app import run
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The commands put together, and the options that stand before them."""
+"""The commands, and the options before them."""
 
 from __future__ import annotations
 
@@ -77,15 +77,15 @@ def _before_command(
     ] = False,
     debug: options.Debug = False,
 ) -> None:
-    del version, debug  # `_show_version` and `reporting.reported` have read them
+    del version, debug  # `_show_version` and `reporting.reported` read them
 
 
 def run(args: Sequence[str] | None) -> NoReturn:
     """Run the command line on *args* and exit."""
-    # What it warns of is its own generate(), which no backend of ours calls.
+    # transformers warns about its own generate(), which no backend here calls.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     for stream in (sys.stdout, sys.stderr):
-        # A terminal of another encoding shows an escape for what it cannot show.
+        # A terminal of another encoding shows an escape for a missing character.
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     app(None if args is None else list(args), prog_name="unillm")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""``unillm build``: prepare an engine before it is needed."""
+"""``unillm build``: prepare an engine before a generator needs it."""
 
 from __future__ import annotations
 
@@ -9,84 +9,69 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
-import attrs
 import typer
 
 from . import options
-from .reporting import is_terminal, note, reported
+from .commands import command
+from .reporting import is_terminal, note
 from .sizes import size
 from .writing import write_json
 
 if TYPE_CHECKING:
     from ..artifacts.progress import BuildStatus, Listener
-    from ..artifacts.store import Artifact
 
 
+@command
 def build(
-    context: typer.Context,
-    model: Annotated[
-        str, typer.Argument(help="Directory, hub id, or the bundled unillm/tiny.")
-    ],
+    model: options.ModelArgument,
     *,
     as_json: options.AsJson = False,
-    backend: options.Backend = None,
-    dtype: options.Dtype = "auto",
-    quantization: options.Quantization = None,
-    max_model_len: options.MaxModelLen = None,
-    max_num_seqs: options.MaxNumSeqs = None,
-    max_num_batched_tokens: options.MaxNumBatchedTokens = None,
-    tensor_parallel_size: options.TensorParallelSize = None,
-    trust_remote_code: options.TrustRemoteCode = False,
-    option: options.BackendOption = None,
-    debug: options.Debug = False,
+    engine: Annotated[options.Building, options.Without("tokenizer")],
 ) -> None:
-    """Convert or compile a model for a backend, unless that was done; print where."""
-    with reported(context, debug=debug):
-        from ..preparation import prepare_engine
+    """Convert or compile a model for a backend, if needed, and print the folder."""
+    from ..artifacts.progress import duration
+    from ..preparation import prepare_engine
 
-        backend_options = options.parse_key_values(option or [])
-        with _shown() as shown:
-            artifact = prepare_engine(
-                model,
-                backend=backend,
-                listener=shown.listen,
-                dtype=dtype,
-                quantization=quantization,
-                max_model_len=max_model_len,
-                max_num_seqs=max_num_seqs,
-                max_num_batched_tokens=max_num_batched_tokens,
-                tensor_parallel_size=tensor_parallel_size,
-                trust_remote_code=trust_remote_code,
-                backend_options=backend_options,
+    built = False
+    with _shown() as show:
+
+        def listen(status: BuildStatus) -> None:
+            nonlocal built
+            built |= status.stage == "building"
+            show(status)
+
+        artifact = prepare_engine(model, listener=listen, **engine)
+    if artifact is None:
+        note("This backend loads the model as it is: there is nothing to build.")
+        if as_json:
+            write_json(None)
+        return
+    with artifact:
+        manifest = artifact.manifest
+        if as_json:
+            write_json(
+                {
+                    "built": built,
+                    "key": artifact.spec.key,
+                    "path": artifact.path,
+                    "total_bytes": manifest.total_bytes,
+                    "build_seconds": manifest.build_seconds,
+                    "spec": artifact.spec,
+                }
             )
-        if artifact is None:
-            note("This backend loads the model as it is: there is nothing to build.")
-            if as_json:
-                write_json(None)
             return
-        with artifact:
-            _tell(artifact, built=shown.built, as_json=as_json)
-
-
-@attrs.define(eq=False)
-class _Shown:
-    """Passes on what happens, and remembers whether something was built."""
-
-    tell: Listener
-    built: bool = False
-
-    def listen(self, status: BuildStatus) -> None:
-        self.built |= status.stage == "building"
-        self.tell(status)
+        took = f"{duration(manifest.build_seconds)}, {size(manifest.total_bytes)}"
+        note(f"Built in {took}." if built else f"It was there ({took} to build).")
+        typer.echo(str(artifact.path))
 
 
 @contextlib.contextmanager
-def _shown() -> Iterator[_Shown]:
-    """Show a bar to a person, and lines to a file."""
+def _shown() -> Iterator[Listener]:
+    """Return a listener that draws a bar on a terminal and writes lines elsewhere."""
     if not is_terminal(sys.stderr):
         from ..artifacts.progress import report_changes
 
-        yield _Shown(report_changes(note))
+        yield report_changes(note)
         return
     from rich import progress
     from rich.console import Console
@@ -101,7 +86,7 @@ def _shown() -> Iterator[_Shown]:
     ) as bar:
         task = bar.add_task("Looking for an engine", total=None)
 
-        def tell(status: BuildStatus) -> None:
+        def draw(status: BuildStatus) -> None:
             bar.update(
                 task,
                 description=str(status),
@@ -109,26 +94,4 @@ def _shown() -> Iterator[_Shown]:
                 completed=status.fraction or 0,
             )
 
-        yield _Shown(tell)
-
-
-def _tell(artifact: Artifact, *, built: bool, as_json: bool) -> None:
-    from ..artifacts.progress import duration
-    from ..artifacts.records import to_json
-
-    manifest = artifact.manifest
-    took = f"{duration(manifest.build_seconds)}, {size(manifest.total_bytes)}"
-    if as_json:
-        write_json(
-            {
-                "built": built,
-                "key": artifact.spec.key,
-                "path": str(artifact.path),
-                "total_bytes": manifest.total_bytes,
-                "build_seconds": manifest.build_seconds,
-                "spec": to_json(artifact.spec),
-            }
-        )
-        return
-    note(f"Built in {took}." if built else f"It was there ({took} to build).")
-    typer.echo(str(artifact.path))
+        yield draw

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""``unillm cache``: the prepared engines that are kept, checked and deleted."""
+"""``unillm cache``: list, verify and delete prepared engines."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import attrs
 import typer
 
+from ..errors import ConfigError
 from . import options
+from .commands import command
 from .exit_codes import ExitCode
-from .reporting import note, reported, say_error
+from .reporting import note, say_error
 from .sizes import parse_size, size
 from .writing import write_json
 
 if TYPE_CHECKING:
     from ..artifacts.folder import ArtifactFolder, Entry
     from ..artifacts.key import BuildSpec
-    from ..artifacts.upkeep import PruneReport
 
 app = typer.Typer(
-    name="cache",
-    help="Show, verify and delete the engines that were prepared.",
-    no_args_is_help=True,
+    name="cache", help="List, verify and delete prepared engines.", no_args_is_help=True
 )
 
 _SHOWN_KEY = 12
@@ -42,23 +41,19 @@ Keys = Annotated[
 
 
 @app.command("path")
-def show_path(context: typer.Context, *, debug: options.Debug = False) -> None:
+@command
+def show_path() -> None:
     """Print the folder of the prepared engines; UNILLM_CACHE moves it."""
-    with reported(context, debug=debug):
-        from ..artifacts.folder import ArtifactFolder
+    from ..artifacts.folder import ArtifactFolder
 
-        typer.echo(str(ArtifactFolder().root))
+    typer.echo(str(ArtifactFolder().root))
 
 
 @app.command("list")
-def show_list(
-    context: typer.Context,
-    *,
-    as_json: options.AsJson = False,
-    debug: options.Debug = False,
-) -> None:
-    """Show every engine: what for, how large, how long it took, when it was used."""
-    with reported(context, debug=debug), _folder() as folder:
+@command
+def show_list(*, as_json: options.AsJson = False) -> None:
+    """Show each engine: its purpose, size, build time, last use and state."""
+    with _folder() as folder:
         kept = list(_kept(folder))
         if as_json:
             write_json([_as_json(each) for each in kept])
@@ -69,38 +64,35 @@ def show_list(
 
 
 @app.command()
-def verify(
-    context: typer.Context,
-    keys: Keys = None,
-    *,
-    as_json: options.AsJson = False,
-    debug: options.Debug = False,
-) -> None:
-    """Read every byte of the engines; a damaged one is set aside."""
-    with reported(context, debug=debug), _folder() as folder:
-        from ..artifacts import upkeep
+@command
+def verify(keys: Keys = None, *, as_json: options.AsJson = False) -> None:
+    """Read every byte of the engines and set damaged ones aside."""
+    from ..artifacts import upkeep
 
-        verdicts = []
-        for verdict in upkeep.verify(folder, _found_keys(folder, keys)):
-            verdicts.append(verdict)
+    with _folder() as folder:
+        verified = []
+        for entry in upkeep.verify(folder, _found_keys(folder, keys)):
+            verified.append(entry)
             if not as_json:
-                typer.echo(f"{verdict.key[:_SHOWN_KEY]}  {verdict.problem or 'whole'}")
+                typer.echo(f"{entry.key[:_SHOWN_KEY]}  {entry.problem or 'whole'}")
         if as_json:
-            write_json([attrs.asdict(verdict) for verdict in verdicts])
-        if damaged := sum(verdict.is_damaged for verdict in verdicts):
+            write_json(verified)
+        if damaged := sum(entry.is_damaged for entry in verified):
             say_error(f"{damaged} damaged, set aside and not used any more.")
             raise typer.Exit(ExitCode.REQUESTS_FAILED)
 
 
 @app.command()
+@command
 def prune(
-    context: typer.Context,
     keys: Keys = None,
     *,
     unused_for: Annotated[
         float | None,
         typer.Option(
-            "--unused-for", metavar="DAYS", help="Those that were not used for so long."
+            "--unused-for",
+            metavar="DAYS",
+            help="Delete the engines that were not used for so many days.",
         ),
     ] = None,
     max_size: Annotated[
@@ -108,36 +100,42 @@ def prune(
         typer.Option(
             "--max-size",
             metavar="SIZE",
-            help="Those that were unused for longest, until the rest takes no more.",
+            help="Delete the engines that were unused for longest, until the others "
+            "take no more than this.",
         ),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Delete all engines.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would be deleted.")
     ] = False,
     as_json: options.AsJson = False,
-    debug: options.Debug = False,
 ) -> None:
-    """Delete engines, what was set aside and what killed builds left; not those in use.
+    """Delete engines, damaged ones and the rest of killed builds; not those in use.
 
-    Without a key or an option, only what nobody can use is deleted.
+    Without a key or an option, only damaged engines and killed builds are deleted.
     """
-    with reported(context, debug=debug), _folder() as folder:
-        from ..artifacts import upkeep
+    from ..artifacts import upkeep
 
+    with _folder() as folder:
         policy = upkeep.PrunePolicy(
             keys=_found_keys(folder, keys),
             unused_for_s=None if unused_for is None else unused_for * _DAY_S,
-            max_bytes=None
-            if max_size is None
-            else parse_size(max_size, option="--max-size"),
+            max_bytes=parse_size(max_size, option="--max-size"),
             everything=everything,
         )
         report = upkeep.prune(folder, policy, dry_run=dry_run)
-        if as_json:
-            write_json({**attrs.asdict(report), "total_bytes": report.total_bytes})
-        else:
-            _write_report(report, dry_run=dry_run)
+    if as_json:
+        write_json({**attrs.asdict(report), "total_bytes": report.total_bytes})
+        return
+    for removal in report.removed:
+        key = removal.key[:_SHOWN_KEY]
+        typer.echo(f"{key}  {removal.what}, {size(removal.total_bytes)}")
+    for key in report.in_use:
+        note(f"{key[:_SHOWN_KEY]} is in use and stays.")
+    would = "would be deleted" if dry_run else "deleted"
+    note(f"{len(report.removed)} {would}, {size(report.total_bytes)}.")
 
 
 @contextlib.contextmanager
@@ -145,10 +143,10 @@ def _folder() -> Iterator[ArtifactFolder]:
     """Open the folder of the prepared engines.
 
     Raises:
-        ConfigError: It cannot be read, or not be written where that is needed.
+        ConfigError: The folder cannot be read, or cannot be written where a command
+            writes.
     """
     from ..artifacts.folder import CACHE_VARIABLE, ArtifactFolder
-    from ..errors import ConfigError
 
     folder = ArtifactFolder()
     try:
@@ -163,13 +161,11 @@ def _folder() -> Iterator[ArtifactFolder]:
 
 
 def _found_keys(folder: ArtifactFolder, given: Iterable[str] | None) -> list[str]:
-    """Return the keys that begin as was given.
+    """Return the one key that begins with each given text.
 
     Raises:
-        ConfigError: None does, or several do.
+        ConfigError: No key begins with a text, or several do.
     """
-    from ..errors import ConfigError
-
     known = [entry.key for entry in folder.entries()]
     keys = []
     for start in given or ():
@@ -187,54 +183,52 @@ def _found_keys(folder: ArtifactFolder, given: Iterable[str] | None) -> list[str
 # ---------------------------------------------------------------------------- the list
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class _Kept:
     """One line of the list."""
 
     entry: Entry
     state: str
-    last_use: float
+
+    def last_use(self) -> dt.datetime:
+        from ..artifacts.upkeep import last_use
+
+        return dt.datetime.fromtimestamp(last_use(self.entry)).astimezone()
 
 
 def _kept(folder: ArtifactFolder) -> Iterator[_Kept]:
-    from ..artifacts.upkeep import is_in_use, last_use
+    from ..artifacts.upkeep import is_in_use
 
     for entry in folder.entries():
         state = "in use" if is_in_use(folder, entry.key) else "ready"
-        if entry.problem:
-            state = f"not used: {entry.problem}"
-        yield _Kept(entry=entry, state=state, last_use=last_use(entry))
+        yield _Kept(entry, f"not used: {entry.problem}" if entry.problem else state)
     for entry in folder.set_aside_entries():
-        state = f"set aside: {entry.problem}"
-        yield _Kept(entry=entry, state=state, last_use=last_use(entry))
+        yield _Kept(entry, f"set aside: {entry.problem}")
 
 
 def _as_json(kept: _Kept) -> dict[str, Any]:
-    from ..artifacts.records import to_json
-
-    manifest = kept.entry.manifest
+    entry, manifest = kept.entry, kept.entry.manifest
     return {
-        "key": kept.entry.key,
-        "path": str(kept.entry.path),
+        "key": entry.key,
+        "path": entry.path,
         "state": kept.state,
-        "total_bytes": kept.entry.total_bytes(),
-        "last_use": _time(kept.last_use).isoformat(),
-        "built_at": manifest and manifest.built_at.isoformat(),
+        "total_bytes": entry.total_bytes(),
+        "last_use": kept.last_use(),
+        "built_at": manifest and manifest.built_at,
         "build_seconds": manifest and manifest.build_seconds,
-        "spec": manifest and to_json(manifest.spec),
+        "spec": manifest and manifest.spec,
     }
 
 
 def _write_table(kept: list[_Kept]) -> None:
-    from rich.table import Table
     from rich.text import Text
 
     from ..artifacts.progress import duration
-    from .tables import print_table
+    from .tables import column_table, print_table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("key", "backend", "model", "for", "size", "took", "used", "state"):
-        table.add_column(title, overflow="fold")
+    table = column_table(
+        "key", "backend", "model", "for", "size", "took", "used", "state"
+    )
     for each in kept:
         manifest = each.entry.manifest
         spec = manifest and manifest.spec
@@ -245,7 +239,7 @@ def _write_table(kept: list[_Kept]) -> None:
             _purpose(spec) if spec else "–",
             size(each.entry.total_bytes()),
             duration(manifest.build_seconds) if manifest else "–",
-            f"{_time(each.last_use):%Y-%m-%d %H:%M}",
+            f"{each.last_use():%Y-%m-%d %H:%M}",
             Text(each.state),
         )
     print_table(table)
@@ -254,17 +248,3 @@ def _write_table(kept: list[_Kept]) -> None:
 def _purpose(spec: BuildSpec) -> str:
     limits = [f"{name}={value}" for name, value in spec.limits.items() if value]
     return " ".join(filter(None, (spec.dtype, spec.quantization, *limits)))
-
-
-def _time(seconds: float) -> dt.datetime:
-    return dt.datetime.fromtimestamp(seconds).astimezone()
-
-
-def _write_report(report: PruneReport, *, dry_run: bool) -> None:
-    for removal in report.removed:
-        key = removal.key[:_SHOWN_KEY]
-        typer.echo(f"{key}  {removal.what}, {size(removal.total_bytes)}")
-    for key in report.in_use:
-        note(f"{key[:_SHOWN_KEY]} is in use and stays.")
-    would = "would be deleted" if dry_run else "deleted"
-    note(f"{len(report.removed)} {would}, {size(report.total_bytes)}.")

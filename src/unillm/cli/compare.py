@@ -4,27 +4,25 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
-import attrs
 import typer
 
 from ..errors import ConfigError
 from . import options
+from .commands import command
 from .exit_codes import ExitCode
-from .prompts import CliPrompt, InputFormat, Source
-from .reporting import is_terminal, note, reported
-from .side_by_side import SideBySide, as_json_prompt, label
+from .prompts import CliPrompt, InputFormat, file_option, format_option, open_prompts
+from .reporting import is_terminal, note
+from .side_by_side import SideBySide, label
 from .writing import write_json
 
 if TYPE_CHECKING:
     from ..comparison.sides import Side
-
-SIDES = "Sides (given once: both; given twice: the first and the second)"
-"""Panel of the help for what may differ."""
 
 PROMPTS = (
     "Count from 3 to 9:",
@@ -40,84 +38,61 @@ PROMPTS = (
     "def fibonacci(n):",
     "Translate to French: Good morning, my friends.",
 )
-"""What is compared where no prompt is given: some that the bundled model was taught,
-some that any model goes on with."""
+"""Built-in prompts: tasks of the bundled model, and texts that any model continues."""
 
 _SIDE_OPTION = re.compile(r"([12]):(.*)", re.DOTALL)
 
-
-def _side(flag: str, help_text: str, metavar: str = "NAME") -> Any:
-    return typer.Option(
-        flag,
-        help=help_text,
-        metavar=metavar,
-        rich_help_panel=SIDES,
-        show_default=False,
-    )
+_side = functools.partial(
+    options.Option,
+    panel="Sides (an option given once is for both; given twice, for the first and the "
+    "second)",
+)
 
 
-def compare(
-    context: typer.Context,
-    model: Annotated[
-        str,
-        typer.Argument(help="Directory, hub id, or the bundled unillm/tiny."),
-    ],
-    prompts: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Texts to continue. Without any, and without --file, a dozen that are "
-            "built in.",
-            show_default=False,
-        ),
-    ] = None,
-    *,
-    backend: Annotated[
-        list[str] | None, _side("--backend", "The engine of a side.")
-    ] = None,
+class Sides(TypedDict, total=False):
+    """Options that may differ between the sides."""
+
+    backend: Annotated[list[str], _side("Engine of a side.", "NAME")]
     python: Annotated[
-        list[str] | None,
+        list[str],
         _side(
-            "--python",
             "Interpreter of a side, whose environment has unillm and the engine; - is "
             "this one.",
             "PATH",
         ),
-    ] = None,
-    dtype: Annotated[
-        list[str] | None, _side("--dtype", "auto, float32, bfloat16 or float16.")
-    ] = None,
+    ]
+    dtype: Annotated[list[str], _side("auto, float32, bfloat16 or float16.", "NAME")]
     max_num_seqs: Annotated[
-        list[int] | None,
-        _side("--max-num-seqs", "Requests worked on at a time.", "COUNT"),
-    ] = None,
+        list[int], _side("Largest number of requests in one step.", "COUNT")
+    ]
     option: Annotated[
-        list[str] | None,
+        list[str],
         _side(
-            "--option",
-            "Option that only the backend knows, for both sides, or for one as "
+            "Option that only the backend has, for both sides, or for one side as "
             "1:KEY=VALUE or 2:KEY=VALUE.",
             "KEY=VALUE",
         ),
-    ] = None,
-    file: Annotated[
-        str | None,
-        typer.Option(
-            "--file",
-            "-f",
-            metavar="FILE",
-            help="Read the prompts from a file, - for standard input: one a line; or "
-            "JSON lines with prompt, prompt_token_ids or messages.",
+    ]
+
+
+@command
+def compare(
+    model: options.ModelArgument,
+    prompts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Texts to continue. Without any, and without --file, a dozen built-in "
+            "ones.",
+            show_default=False,
         ),
     ] = None,
-    input_format: Annotated[
-        InputFormat,
-        typer.Option(
-            "--input-format",
-            help="How a file is read; auto means jsonl if its name ends so.",
-        ),
-    ] = InputFormat.AUTO,
+    *,
+    sides: Sides,
+    file: Annotated[str | None, file_option()] = None,
+    input_format: Annotated[InputFormat, format_option()] = InputFormat.AUTO,
     max_tokens: Annotated[
-        int, typer.Option("--max-tokens", help="New tokens at most.", min=1)
+        int,
+        typer.Option("--max-tokens", help="Generate at most this many tokens.", min=1),
     ] = 64,
     tolerance: Annotated[
         float,
@@ -125,124 +100,111 @@ def compare(
             "--tolerance",
             metavar="NATS",
             min=0.0,
-            help="A divergence counts as agreement where, on both sides, the log-"
-            "probabilities of the two tokens differ by no more.",
+            help="Count a divergence as agreement if, on both sides, the "
+            "log-probabilities of the two tokens differ by no more.",
         ),
     ] = 0.0,
-    max_model_len: options.MaxModelLen = None,
-    tokenizer: options.Tokenizer = None,
-    trust_remote_code: options.TrustRemoteCode = False,
+    engine: Annotated[
+        options.Loading,
+        options.Without(
+            "backend",
+            "dtype",
+            "max_num_seqs",
+            "max_num_batched_tokens",
+            "backend_options",
+        ),
+    ],
     as_json: options.AsJson = False,
     debug: options.Debug = False,
 ) -> None:
-    """Answer the same prompts greedily on two backends and say where they part.
+    """Answer the same prompts greedily on two backends and show where they diverge.
 
     Each side runs in a process of its own, one after the other, with --python in an
     environment of its own. The exit code is 0 if they agree and 6 if they do not.
     """
-    with reported(context, debug=debug):
-        from ..comparison.sides import ask
-        from ..comparison.worker import Task
+    from ..comparison.sides import ask
+    from ..comparison.worker import Task
 
-        sides = _sides(
-            backend=backend or [],
-            python=python or [],
-            dtype=dtype or [],
-            max_num_seqs=max_num_seqs or [],
-            option=option or [],
-        )
-        asked = _read_prompts(prompts or [], file, input_format)
-        task = Task(
-            model=model,
-            options={
-                "max_model_len": max_model_len,
-                "tokenizer": tokenizer,
-                "trust_remote_code": trust_remote_code,
-            },
-            max_tokens=max_tokens,
-        )
-        reports = []
-        for number, side in enumerate(sides, 1):
-            if is_terminal(sys.stderr):
-                note(f"side {number}: {label(side)} …")
-            shown = attrs.evolve(side, show_log=debug)
-            reports.append(ask(shown, task, [as_json_prompt(each) for each in asked]))
-        found = SideBySide(
-            task=task,
-            tolerance=tolerance,
-            sides=sides,
-            reports=(reports[0], reports[1]),
-            prompts=asked,
-        )
-        if as_json:
-            write_json(found.as_json())
-        else:
-            found.write()
+    both = _both(sides)
+    asked = _read_prompts(prompts or [], file, input_format)
+    task = Task(model=model, options=engine, max_tokens=max_tokens)
+    reports = []
+    for number, side in enumerate(both, 1):
+        if is_terminal(sys.stderr):
+            note(f"side {number}: {label(side)} …")
+        questions = [each.as_input() for each in asked]
+        reports.append(ask(side, task, questions, show_log=debug))
+    found = SideBySide(
+        task=task,
+        tolerance=tolerance,
+        sides=both,
+        reports=(reports[0], reports[1]),
+        prompts=asked,
+    )
+    if as_json:
+        write_json(found.as_json())
+    else:
+        found.write()
     raise typer.Exit(ExitCode.OK if found.agree else ExitCode.DISAGREE)
 
 
-# ------------------------------------------------------------------- what was asked
-
-
-def _sides(*, option: Sequence[str], **given: Sequence[Any]) -> tuple[Side, Side]:
-    """Make the two sides of the options that may differ.
+def _both(given: Mapping[str, Any]) -> tuple[Side, Side]:
+    """Return the two sides that the options describe.
 
     Raises:
-        ConfigError: An option is given three times, or nothing tells the sides apart.
+        ConfigError: An option is given three times, or both sides are the same.
     """
     from ..comparison.sides import Side
 
-    for name, values in given.items():
-        if len(values) > 2:
+    values = dict(given)
+    pairs = _pairs_by_side(values.pop("option", []))
+    for name, each in values.items():
+        if len(each) > 2:
             flag = name.replace("_", "-")
             raise ConfigError(
-                f"--{flag} is given {len(values)} times. Give it once for both sides, "
-                "or twice, for the first and for the second."
+                f"--{flag} is given {len(each)} times. Give it once for both sides, or "
+                "twice, for the first and for the second."
             )
-    own: tuple[list[str], list[str]] = ([], [])
-    for pair in option:
-        match = _SIDE_OPTION.fullmatch(pair)
-        for number in (0, 1):
-            if match is None or int(match[1]) == number + 1:
-                own[number].append(pair if match is None else match[2])
-    if own[0] == own[1] and not any(len(values) == 2 for values in given.values()):
+    if pairs[0] == pairs[1] and not any(len(each) == 2 for each in values.values()):
         raise ConfigError(
             "Both sides are the same. Give --backend twice, for the first and for the "
             "second, or another option that may differ."
         )
 
     def side(number: int) -> Side:
-        values = {
-            name: each[number % len(each)] for name, each in given.items() if each
-        }
-        python = values.pop("python", "-")
-        options_of_side = {
-            **values,
-            "backend_options": options.parse_key_values(own[number]),
-        }
-        if python == "-":
-            return Side(options=options_of_side)
-        return Side(options=options_of_side, python=python)
+        own = {name: each[number % len(each)] for name, each in values.items()}
+        python = own.pop("python", "-")
+        own["backend_options"] = options.parse_key_values(pairs[number])
+        return Side(options=own, python=sys.executable if python == "-" else python)
 
     return side(0), side(1)
+
+
+def _pairs_by_side(given: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the ``KEY=VALUE`` pairs of each side."""
+    pairs: tuple[list[str], list[str]] = ([], [])
+    for text in given:
+        match = _SIDE_OPTION.fullmatch(text)
+        if match:
+            pairs[int(match[1]) - 1].append(match[2])
+        else:
+            for each in pairs:
+                each.append(text)
+    return pairs
 
 
 def _read_prompts(
     arguments: Sequence[str], file: str | None, input_format: InputFormat
 ) -> list[CliPrompt]:
-    """Return all prompts; one that makes no sense ends the command.
+    """Return all prompts.
 
     Raises:
-        ConfigError: There is no prompt, or the file cannot be read.
-        InvalidPromptError: A line makes no sense.
+        ConfigError: There is no prompt, or a line has no valid prompt.
     """
     if not arguments and file is None:
         arguments = PROMPTS
-    source = Source.choose(arguments, file, input_format)
-    with source.open() as found:
+    with open_prompts(arguments, file, input_format) as found:
         prompts = list(found)
-    if not prompts:
-        raise ConfigError(f"There is no prompt in {source.name}.")
     for prompt in prompts:
         if prompt.error is not None:
             raise ConfigError(f"{prompt.place}: {prompt.error}")

@@ -1,115 +1,98 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""``unillm conformance``: whether a backend holds the contract, clause by clause."""
+"""``unillm conformance``: every clause of the contract on one backend."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typing_extensions import Self
 
 from . import options
+from .commands import command
 from .exit_codes import ExitCode
-from .reporting import reported
 from .writing import write_json
 
 if TYPE_CHECKING:
-    from ..testing.conformance import ClauseResult, Conformance
+    from ..testing.conformance import Conformance
 
-_MODEL_HELP = "The bundled model, or a directory with the same model in another form."
+_SHOWN_LINES = 12
+"""Lines of a failure's detail; ``--json`` has all."""
 
 
+@command
 def conformance(
-    context: typer.Context,
     backend: Annotated[
         str, typer.Argument(metavar="BACKEND", help="Name of an installed backend.")
     ],
     *,
     model: Annotated[
-        str, typer.Option("--model", "-m", help=_MODEL_HELP)
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help="The bundled model, or a directory with that model in another form.",
+        ),
     ] = "unillm/tiny",
-    dtype: options.Dtype = "float32",
-    max_num_seqs: options.MaxNumSeqs = None,
-    backend_options: options.BackendOption = None,
+    engine: Annotated[
+        options.Loading,
+        options.Without(
+            "backend",
+            "tokenizer",
+            "trust_remote_code",
+            "max_model_len",
+            "max_num_batched_tokens",
+            dtype="float32",
+        ),
+    ],
     as_json: options.AsJson = False,
-    debug: options.Debug = False,
 ) -> None:
-    """Run the contract on a backend: every clause, with the bundled model.
+    """Run every clause of the contract on a backend, with the bundled model.
 
     Needs the extra unillm[testing].
     """
-    with reported(context, debug=debug):
-        from ..testing.conformance import run_contract
+    from tqdm import tqdm
 
-        given = options.parse_key_values(backend_options or ())
-        seats = {} if max_num_seqs is None else {"max_num_seqs": max_num_seqs}
-        with _Progress() as progress:
-            found = run_contract(
-                backend.lower(),
-                model=model,
-                options={"dtype": dtype, "backend_options": given, **seats},
-                on_result=progress.tell,
-            )
-        if as_json:
-            write_json(as_data(found))
-        else:
-            _write_table(found)
-        if not found.conforms:
-            raise typer.Exit(ExitCode.NONCONFORMING)
+    from ..testing.conformance import ClauseResult, run_contract
 
+    # `None` shows the bar only where standard error is a terminal.
+    with tqdm(unit=" clauses", disable=None, leave=False) as bar:
 
-class _Progress:
-    """A bar on standard error, if a person looks at it."""
+        def count(result: ClauseResult) -> None:
+            bar.set_postfix_str(result.number, refresh=False)
+            bar.update()
 
-    def __enter__(self) -> Self:
-        from tqdm import tqdm
-
-        # `None`: no bar where standard error is no terminal.
-        self._bar = tqdm(unit=" clauses", disable=None, leave=False)
-        return self
-
-    def tell(self, result: ClauseResult) -> None:
-        """Count a clause."""
-        self._bar.set_postfix_str(result.number, refresh=False)
-        self._bar.update()
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        found = run_contract(
+            backend.lower(), model=model, options=engine, on_result=count
+        )
+    if as_json:
+        write_json(as_data(found))
+    else:
+        _write_table(found)
+    if not found.conforms:
+        raise typer.Exit(ExitCode.NONCONFORMING)
 
 
-def as_data(found: Conformance) -> dict[str, object]:
-    """Return all that is known of a run of the contract."""
+def as_data(found: Conformance) -> dict[str, Any]:
+    """Return the JSON object of a run of the contract."""
     return {
         "backend": found.backend,
         "distribution": found.distribution,
         "conforms": found.conforms,
         "counts": found.counts(),
-        "clauses": [
-            {
-                "number": result.number,
-                "statement": result.statement,
-                "outcome": result.outcome.value,
-                "detail": result.detail,
-            }
-            for result in found.results
-        ],
+        "clauses": found.results,
     }
 
 
 def _write_table(found: Conformance) -> None:
-    """Write the counts, and then every clause that did not just pass."""
-    from rich.table import Table
+    """Write the counts, then every clause that did not pass."""
     from rich.text import Text
 
     from ..testing.conformance import Outcome
-    from .tables import print_table
+    from .tables import column_table, print_table
 
     colours = {Outcome.PASSED: "green", Outcome.FAILED: "red", Outcome.WAIVED: "yellow"}
-    counts = Table(box=None, pad_edge=False, header_style="bold")
-    titles = ("backend", "from", *found.counts())
-    for title in titles:
-        counts.add_column(title, overflow="fold")
+    counts = column_table("backend", "from", *found.counts())
     counts.add_row(
         found.backend,
         found.distribution,
@@ -119,12 +102,9 @@ def _write_table(found: Conformance) -> None:
         ),
     )
     print_table(counts)
-    others = [r for r in found.results if r.outcome is not Outcome.PASSED]
-    for result in others:
+    for result in found.results:
+        if result.outcome is Outcome.PASSED:
+            continue
         typer.echo(f"\n{result.number} {result.outcome.value}: {result.statement}")
-        for line in result.detail.splitlines()[:_DETAIL_LINES]:
+        for line in result.detail.splitlines()[:_SHOWN_LINES]:
             typer.echo(f"  {line}")
-
-
-_DETAIL_LINES = 12
-"""Of what was seen of a failure; ``--json`` has all of it."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A conversation at the terminal: what was said, how answers are drawn, commands.
+"""A conversation at the terminal: its history, its answers and its commands.
 
-A turn either becomes part of the history whole, with the answer as far as it was
-shown, or leaves no trace: after an error the history is what it was before.
+A turn becomes part of the history as a whole, with as much of the answer as was shown,
+or not at all: after an error the history is unchanged.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ _NEXT_PARAMETER = re.compile(r"\s+(?=\w+\s*=)")
 
 @attrs.define(eq=False, kw_only=True)
 class Conversation:
-    """What is said with one generator."""
+    """One conversation with a generator."""
 
     generator: Generator
     params: SamplingParams
     system: str | None = None
-    """What the system says before the history."""
+    """System message before the history."""
     history: list[dict[str, str]] = attrs.field(factory=list)
     """Messages of user and assistant, in turns."""
     failures: int = 0
     """Turns that ended in an error."""
 
     def take(self, turn: Turn) -> bool:
-        """Answer a message or do what a command says; false if it says to leave.
+        """Answer a message or run a command; return whether the chat goes on.
 
         Raises:
-            EngineError: There will be no more answers.
-            ChatTemplateError: The model cannot chat at all.
+            EngineError: The engine died.
+            ChatTemplateError: The model cannot chat.
         """
         name, _, rest = turn.text.strip().partition(" ")
         try:
@@ -79,25 +79,23 @@ class Conversation:
     # ------------------------------------------------------------------------ answers
 
     def _answer(self, text: str) -> None:
-        asked = {"role": "user", "content": text}
+        question = {"role": "user", "content": text}
+        messages = [*self.history, question]
+        if self.system is not None:
+            messages.insert(0, {"role": "system", "content": self.system})
         try:
-            handle = self._submit([*self._before(), asked])
+            handle = self._submit(messages)
         except PromptTooLongError as error:
             raise self._too_long(error) from error
         output, answer = _show(handle)
         if output is None and not answer:
             note("stopped before the first word; the message is taken back.")
             return
-        self.history += [asked, {"role": "assistant", "content": answer}]
+        self.history += [question, {"role": "assistant", "content": answer}]
         if output is None:
-            note("stopped; what was said until then is remembered.")
+            note("stopped; the answer until then is remembered.")
         else:
             self._write_notes(output)
-
-    def _before(self) -> list[dict[str, str]]:
-        if self.system is None:
-            return self.history
-        return [{"role": "system", "content": self.system}, *self.history]
 
     def _submit(
         self, messages: list[dict[str, str]], params: SamplingParams | None = None
@@ -106,16 +104,16 @@ class Conversation:
 
     def _too_long(self, error: PromptTooLongError) -> UnillmError:
         what = "The message" if self._is_empty() else "The conversation with it"
-        begin_anew = "" if self._is_empty() else "/reset for a new conversation, "
+        reset = "" if self._is_empty() else "/reset for a new conversation, "
         return ConfigError(
             f"{what} has {error.prompt_tokens} tokens; at most "
             f"{error.max_prompt_tokens} fit, because the context (max_model_len) holds "
-            f"{error.max_model_len} with the answer. It was not sent. Use {begin_anew}"
+            f"{error.max_model_len} with the answer. It was not sent. Use {reset}"
             "a shorter message, or start again with a larger --max-model-len."
         )
 
     def _write_notes(self, output: RequestOutput) -> None:
-        """Say what was done to the turn that nobody sees in its text."""
+        """Note how a turn was changed to fit the context, and why it ended early."""
         if output.num_truncated_tokens:
             note(
                 f"{output.num_truncated_tokens} tokens were cut from the start of the "
@@ -135,21 +133,22 @@ class Conversation:
     # ----------------------------------------------------------------------- commands
 
     def reset(self, rest: str) -> None:
-        """Forget what was said."""
+        """Begin a new conversation; the system message and the params stay."""
         _refuse_text("/reset", rest)
         self.history.clear()
         note("a new conversation.")
 
     def show_or_change_params(self, rest: str) -> None:
-        """Change the params that *rest* names; show all if it names none."""
+        """Show the sampling params, or change some."""
         if rest:
             self.params = self._changed(rest)
             return
         for name, value in attrs.asdict(self.params, recurse=False).items():
-            typer.echo(f"{name}={_as_text(value)}", err=True)
+            text = json.dumps(value, ensure_ascii=False, default=str)
+            typer.echo(f"{name}={text}", err=True)
 
     def _changed(self, rest: str) -> SamplingParams:
-        """Return the params with what *rest* says, if a request can have them."""
+        """Return the params with the changes of *rest*, if a request can have them."""
         changes: dict[str, Any] = {}
         for pair in _NEXT_PARAMETER.split(rest):
             name, equals, value = map(str.strip, pair.partition("="))
@@ -163,19 +162,21 @@ class Conversation:
                 "cannot be changed in it."
             )
         params = attrs.evolve(self.params, **changes)
-        # What only this engine refuses is refused now, and not at the next message.
+        # The engine may refuse params too: now, and not at the next message.
         self._submit([{"role": "user", "content": "?"}], params).cancel()
         return params
 
     def change_system(self, rest: str) -> None:
-        """Change what the system says; an empty *rest* makes it silent."""
+        """Change the system message, or remove it."""
         self.system = rest or None
-        note("the system text is changed." if rest else "there is no system text.")
+        note(f"the system message is {'changed' if rest else 'removed'}.")
 
     def show_help(self, rest: str) -> None:
-        """Show what can be typed."""
+        """Show the commands."""
         _refuse_text("/help", rest)
-        rows = {f"{name} {each.takes}": each.text for name, each in COMMANDS.items()}
+        rows = {
+            f"{name} {takes}": run.__doc__ for name, (run, takes) in COMMANDS.items()
+        }
         rows |= {
             "/quit": "Leave, as Ctrl-D does.",
             QUOTES: f"Begin a message of several lines; {QUOTES} ends it.",
@@ -185,41 +186,23 @@ class Conversation:
             typer.echo(f"{name:<24}{text}", err=True)
 
 
-@attrs.frozen
-class _Command:
-    run: Callable[[Conversation, str], None]
-    takes: str
-    text: str
-
-
-COMMANDS = {
-    "/reset": _Command(
-        Conversation.reset,
-        "",
-        "Begin a new conversation; the system text and the params stay.",
-    ),
-    "/params": _Command(
-        Conversation.show_or_change_params,
-        "[name=value …]",
-        "Show the sampling params, or change some.",
-    ),
-    "/system": _Command(
-        Conversation.change_system,
-        "[TEXT]",
-        "Change what the system says first; without a text, nothing.",
-    ),
-    "/help": _Command(Conversation.show_help, "", "Show this."),
+COMMANDS: dict[str, tuple[Callable[[Conversation, str], None], str]] = {
+    "/reset": (Conversation.reset, ""),
+    "/params": (Conversation.show_or_change_params, "[name=value …]"),
+    "/system": (Conversation.change_system, "[TEXT]"),
+    "/help": (Conversation.show_help, ""),
 }
-"""By name. `Conversation.take` itself knows ``/quit``."""
+"""Method of each command, whose docstring is its help, and the text that it takes.
+`Conversation.take` itself handles ``/quit``."""
 
 
 def _command(name: str) -> Callable[[Conversation, str], None]:
     if name not in COMMANDS:
         raise ConfigError(
-            f"There is no command {name}. /help shows them; to say something that "
+            f"There is no command {name}. /help shows them; to send a message that "
             f"begins with a slash, put it between {QUOTES} and {QUOTES}."
         )
-    return COMMANDS[name].run
+    return COMMANDS[name][0]
 
 
 def _refuse_text(name: str, rest: str) -> None:
@@ -227,15 +210,10 @@ def _refuse_text(name: str, rest: str) -> None:
         raise ConfigError(f"{name} takes nothing, got {rest!r}.")
 
 
-def _as_text(value: Any) -> str:
-    """As `/params` takes it."""
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
 def _show(handle: RequestHandle) -> tuple[RequestOutput | None, str]:
-    """Write the answer as it comes; return what it was, and the text that was shown.
+    """Write an answer as it comes; return its output and the text that was shown.
 
-    Ctrl-C stops the answer: then there is no output.
+    Ctrl-C stops the answer: the output is then `None`.
 
     Raises:
         RequestError: The request failed.

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the command line's exit status says, and which error has which."""
+"""The exit codes of the command line, and the code of each error."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .. import errors
 
 
 class ExitCode(enum.IntEnum):
-    """Exit status of `unillm`. `meaning` is what the help says about it."""
+    """Exit code of `unillm`; the help and the reference page show `meaning`."""
 
     meaning: str
 
     def __new__(cls, value: int, meaning: str) -> Self:
-        """Take the status and its meaning."""
+        """Set the value and its meaning."""
         member = int.__new__(cls, value)
         member._value_ = value
         member.meaning = meaning
@@ -49,13 +49,13 @@ _OF_ERRORS: tuple[tuple[type[Exception], ExitCode], ...] = (
     (errors.GeneratorClosedError, ExitCode.ENGINE),
     (errors.SideFailedError, ExitCode.ENGINE),
 )
-"""The first class that an error is of decides."""
+"""The first class that an error is an instance of decides."""
 
 
 def exit_code_of(error: Exception) -> ExitCode:
-    """Return the status that *error* ends the process with.
+    """Return the exit code for *error*.
 
-    One that another process reported counts as what it was there.
+    The error of a comparison's side counts as its kind in that process.
     """
     kind = getattr(errors, getattr(error, "kind", ""), type(error))
     for known, code in _OF_ERRORS:

@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Options that several commands share, and what is made of them."""
+"""Options that several commands have. Each one is declared here, once.
+
+A group of options is a `TypedDict`: its keys are fields of `EngineConfig` or of
+`SamplingParams`, each with its help. A command takes a group as one parameter;
+`commands.command` makes an option of each key and passes a dict of the given ones.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
 import warnings
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, TypedDict
 
 import attrs
 import typer
@@ -16,176 +22,47 @@ import unillm
 
 from ..errors import ConfigError
 
-if TYPE_CHECKING:
-    from .. import Generator, SamplingParams
-
-ENGINE = "Engine"
-"""Panel of the help for load-time options."""
-
-SAMPLING = "Sampling (given ones change the model's own defaults, the rest stay)"
-"""Panel of the help for the fields of `SamplingParams`."""
-
-
-def sampling(flag: str, help_text: str, metavar: str | None = None) -> Any:
-    """Return an option that is a field of `SamplingParams`."""
-    return typer.Option(
-        flag,
-        help=help_text,
-        metavar=metavar,
-        rich_help_panel=SAMPLING,
-        show_default=False,
-    )
-
-
-def _engine(flag: str, help_text: str, metavar: str) -> Any:
-    return typer.Option(flag, help=help_text, metavar=metavar, rich_help_panel=ENGINE)
-
-
-# ------------------------------------------------------------------------ the options
-
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")]
 Debug = Annotated[
     bool, typer.Option("--debug", help="Show tracebacks and the log on stderr.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")]
-Model = Annotated[
-    str,
-    typer.Option(
-        "--model", "-m", help="Directory, hub id, or the bundled unillm/tiny."
-    ),
-]
-Backend = Annotated[
-    str | None,
-    typer.Option(
-        "--backend",
-        metavar="NAME",
-        show_default=False,
-        help="The engine. Default: the environment's UNILLM_BACKEND, else the best "
-        "that can run here. `unillm backends` shows them.",
-        rich_help_panel=ENGINE,
-    ),
-]
-Dtype = Annotated[
-    str,
-    typer.Option(
-        "--dtype",
-        metavar="NAME",
-        help="auto (the checkpoint's), float32, bfloat16 or float16.",
-        rich_help_panel=ENGINE,
-    ),
-]
-Tokenizer = Annotated[
-    str | None,
-    typer.Option(
-        "--tokenizer",
-        metavar="PATH",
-        help="Directory or hub id of the tokenizer, if it is not the model's own.",
-        rich_help_panel=ENGINE,
-    ),
-]
-TrustRemoteCode = Annotated[
-    bool,
-    typer.Option(
-        "--trust-remote-code",
-        help="Run code that the checkpoint brings. Read it first.",
-        rich_help_panel=ENGINE,
-    ),
-]
-MaxModelLen = Annotated[
-    int | None,
-    _engine("--max-model-len", "Prompt and new tokens together.", "TOKENS"),
-]
-MaxNumSeqs = Annotated[
-    int | None, _engine("--max-num-seqs", "Requests worked on at a time.", "COUNT")
-]
-MaxNumBatchedTokens = Annotated[
-    int | None,
-    _engine("--max-num-batched-tokens", "Prompt tokens in one step.", "TOKENS"),
-]
-Quantization = Annotated[
-    str | None,
-    _engine("--quantization", "How weights are stored. Default: as they are.", "NAME"),
-]
-TensorParallelSize = Annotated[
-    int | None,
-    _engine("--tensor-parallel-size", "Devices that share each layer.", "COUNT"),
-]
-BackendOption = Annotated[
-    list[str] | None,
-    _engine("--option", "Option that only this backend knows.", "KEY=VALUE"),
-]
-Temperature = Annotated[
-    float | None, sampling("--temperature", "0 is greedy; up to 2.")
-]
-TopP = Annotated[
-    float | None,
-    sampling("--top-p", "Keep the tokens that have this probability together."),
-]
-TopK = Annotated[
-    int | None, sampling("--top-k", "Keep the k most probable tokens; 0: all.")
-]
-MinP = Annotated[
-    float | None,
-    sampling("--min-p", "Drop tokens under this share of the most probable one."),
-]
-Seed = Annotated[
-    int | None, sampling("--seed", "Makes each prompt's answer reproducible.")
-]
-MaxTokens = Annotated[int | None, sampling("--max-tokens", "New tokens at most.")]
-MinTokens = Annotated[int | None, sampling("--min-tokens", "Nothing ends it before.")]
-Stop = Annotated[
-    list[str] | None,
-    sampling("--stop", "Text that ends it; may be given again.", "TEXT"),
-]
-IgnoreEos = Annotated[bool, sampling("--ignore-eos", "Go on after the model's end.")]
-RepetitionPenalty = Annotated[
-    float | None,
-    sampling("--repetition-penalty", "Over 1 discourages what was there."),
-]
-PresencePenalty = Annotated[
-    float | None,
-    sampling("--presence-penalty", "Off the logit of what was generated."),
-]
-FrequencyPenalty = Annotated[
-    float | None, sampling("--frequency-penalty", "The same, for each time.")
-]
-TruncatePromptTokens = Annotated[
-    int | None,
-    sampling(
-        "--truncate-prompt-tokens", "Keep a prompt's last k tokens; -1: what fits."
-    ),
-]
+
+_MODEL = "Directory, hub id, or the bundled unillm/tiny."
+Model = Annotated[str, typer.Option("--model", "-m", help=_MODEL)]
+ModelArgument = Annotated[str, typer.Argument(help=_MODEL)]
 
 
-# ------------------------------------------------------------------ what becomes of it
+@attrs.frozen
+class Option:
+    """The option of the command line that sets one key of a group."""
+
+    help: str
+    metavar: str | None = None
+    panel: str | None = None
+    """Title of its box in the help."""
+    flag: str | None = None
+    """`None` for the key with dashes."""
+    default: Any = None
+    read: Callable[[list[str]], Any] | None = None
+    """Makes the value from all texts given; `None` if Typer makes it of the type."""
 
 
-def given_ones(**fields: Any) -> dict[str, Any]:
-    """Return the fields of `SamplingParams` that the command line gave."""
-    return {name: value for name, value in fields.items() if value is not None}
+class Without:
+    """Keys of a group that a command lacks, and defaults of its own for others.
 
-
-def check_sampling(given: Mapping[str, Any]) -> None:
-    """Refuse what is impossible before a model is loaded for it.
-
-    The model's defaults are not known yet, so `max_tokens` is left open.
+    Stands in the annotation: ``Annotated[Engine, Without("tokenizer")]``.
     """
-    with warnings.catch_warnings():  # the params that are used give them again
-        warnings.simplefilter("ignore")
-        unillm.SamplingParams(**{"max_tokens": None, **given})
 
-
-def params_for(generator: Generator, given: Mapping[str, Any]) -> SamplingParams | None:
-    """Put what was given on top of the model's defaults; `None` for these alone."""
-    if not given:
-        return None
-    return attrs.evolve(generator.get_default_sampling_params(), **given)
+    def __init__(self, *names: str, **defaults: Any) -> None:
+        self.names = names
+        self.defaults = defaults
 
 
 def parse_key_values(pairs: Iterable[str]) -> dict[str, Any]:
-    """Read ``KEY=VALUE`` pairs: a value that is JSON is that value, else text.
+    """Read ``KEY=VALUE`` pairs; each value is JSON, or else text.
 
     Raises:
-        ConfigError: A pair has no ``=`` or no key, or a key comes twice.
+        ConfigError: A pair has no ``=`` or no key, or a key is repeated.
     """
     options: dict[str, Any] = {}
     for pair in pairs:
@@ -199,8 +76,128 @@ def parse_key_values(pairs: Iterable[str]) -> dict[str, Any]:
 
 
 def as_value(text: str) -> Any:
-    """Read a value: JSON if it is, else the text itself."""
+    """Return the JSON value of *text*, or *text* itself if it is not JSON."""
     try:
         return json.loads(text)
     except ValueError:
         return text
+
+
+# ------------------------------------------------------------------ options of engines
+
+_engine = functools.partial(Option, panel="Engine")
+
+
+class Reading(TypedDict, total=False):
+    """Options for reading a model; these and the next are fields of `EngineConfig`."""
+
+    backend: Annotated[
+        str,
+        _engine(
+            "Engine to use. Default: UNILLM_BACKEND of the environment, or else the "
+            "best that can run here. `unillm backends` lists all.",
+            "NAME",
+        ),
+    ]
+    dtype: Annotated[
+        str,
+        _engine(
+            "Type of weights and cache: auto (the checkpoint's), float32, bfloat16 or "
+            "float16.",
+            "NAME",
+            default="auto",
+        ),
+    ]
+    tokenizer: Annotated[
+        str, _engine("Directory or hub id of another tokenizer.", "PATH")
+    ]
+    trust_remote_code: Annotated[
+        bool, _engine("Run Python code of the checkpoint. Read it first.")
+    ]
+
+
+class Loading(Reading, total=False):
+    """Options for loading a model."""
+
+    max_model_len: Annotated[
+        int, _engine("Prompt and new tokens of a request together.", "TOKENS")
+    ]
+    max_num_seqs: Annotated[int, _engine("Requests in one step.", "COUNT")]
+    max_num_batched_tokens: Annotated[
+        int, _engine("Prompt tokens in one step.", "TOKENS")
+    ]
+    backend_options: Annotated[
+        Mapping[str, Any],
+        _engine(
+            "Option that only this backend has; may be repeated.",
+            "KEY=VALUE",
+            flag="--option",
+            read=parse_key_values,
+        ),
+    ]
+
+
+class Building(Loading, total=False):
+    """Options for preparing an engine."""
+
+    quantization: Annotated[
+        str, _engine("Format of the weights. Default: the checkpoint's.", "NAME")
+    ]
+    tensor_parallel_size: Annotated[
+        int, _engine("Devices that share each layer.", "COUNT")
+    ]
+
+
+# ----------------------------------------------------------------- options of sampling
+
+sampling = functools.partial(
+    Option, panel="Sampling (each option overrides one default of the model)"
+)
+
+
+class Sampling(TypedDict, total=False):
+    """Options for generating; fields of `SamplingParams`."""
+
+    temperature: Annotated[float, sampling("0 is greedy; at most 2.")]
+    top_p: Annotated[
+        float, sampling("Keep the fewest tokens that have this probability together.")
+    ]
+    top_k: Annotated[int, sampling("Keep the k most probable tokens; 0 keeps all.")]
+    min_p: Annotated[
+        float, sampling("Drop tokens below this share of the most probable one.")
+    ]
+    seed: Annotated[int, sampling("Make the completion of each prompt reproducible.")]
+    max_tokens: Annotated[int, sampling("Generate at most this many tokens.")]
+    min_tokens: Annotated[
+        int,
+        sampling(
+            "Generate at least this many tokens before EOS or a stop string may end "
+            "the completion."
+        ),
+    ]
+    stop: Annotated[
+        list[str], sampling("Stop string, which ends a completion.", "TEXT")
+    ]
+    ignore_eos: Annotated[bool, sampling("Continue after an EOS token.")]
+    repetition_penalty: Annotated[
+        float, sampling("Above 1: make tokens that occurred less probable.")
+    ]
+    presence_penalty: Annotated[
+        float, sampling("Subtract this from the logit of generated tokens.")
+    ]
+    frequency_penalty: Annotated[
+        float, sampling("Subtract this once for each occurrence of the token.")
+    ]
+    truncate_prompt_tokens: Annotated[
+        int, sampling("Keep the last k tokens of a prompt; -1 keeps what fits.")
+    ]
+
+
+def check_sampling(given: Mapping[str, Any]) -> None:
+    """Refuse impossible params before a model is loaded.
+
+    The model's defaults are not known yet, so `max_tokens` stays open.
+    """
+    with warnings.catch_warnings():  # the request's params repeat them
+        warnings.simplefilter("ignore")
+        unillm.SamplingParams(**{"max_tokens": None, **given})

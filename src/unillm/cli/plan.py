@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""``unillm plan``: what an engine would take of time and memory, before it is built."""
+"""``unillm plan``: time and memory of an engine, before it is built."""
 
 from __future__ import annotations
 
@@ -11,81 +11,47 @@ import attrs
 import typer
 
 from . import options
+from .commands import command
 from .exit_codes import ExitCode
-from .reporting import reported
 from .sizes import parse_size, size
 from .writing import write_json
 
 if TYPE_CHECKING:
-    from ..artifacts.folder import Entry
     from ..artifacts.plan import EnginePlan, MemoryPlan
-    from ..artifacts.progress import PastBuild
 
 
+@command
 def plan(
-    context: typer.Context,
-    model: Annotated[
-        str, typer.Argument(help="Directory, hub id, or the bundled unillm/tiny.")
-    ],
+    model: options.ModelArgument,
     *,
     gpu_memory: Annotated[
         str | None,
         typer.Option(
             "--gpu-memory",
             metavar="SIZE",
-            help="Memory of the device, such as 24GiB: says whether it fits, and what "
-            "would.",
+            help="Memory of the device, such as 24GiB: shows whether the engine fits, "
+            "and the limits that would.",
         ),
     ] = None,
     as_json: options.AsJson = False,
-    backend: options.Backend = None,
-    dtype: options.Dtype = "auto",
-    quantization: options.Quantization = None,
-    max_model_len: options.MaxModelLen = None,
-    max_num_seqs: options.MaxNumSeqs = None,
-    max_num_batched_tokens: options.MaxNumBatchedTokens = None,
-    tensor_parallel_size: options.TensorParallelSize = None,
-    trust_remote_code: options.TrustRemoteCode = False,
-    option: options.BackendOption = None,
-    debug: options.Debug = False,
+    engine: Annotated[options.Building, options.Without("tokenizer")],
 ) -> None:
     """Show what would be built and why, how long it takes, and its memory by part."""
-    with reported(context, debug=debug):
-        from ..preparation import plan_engine
+    from ..preparation import plan_engine
 
-        found = plan_engine(
-            model,
-            backend=backend,
-            memory_bytes=None
-            if gpu_memory is None
-            else parse_size(gpu_memory, option="--gpu-memory"),
-            dtype=dtype,
-            quantization=quantization,
-            max_model_len=max_model_len,
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max_num_batched_tokens,
-            tensor_parallel_size=tensor_parallel_size,
-            trust_remote_code=trust_remote_code,
-            backend_options=options.parse_key_values(option or []),
-        )
-        if as_json:
-            write_json(_as_json(found))
-        else:
-            _write(found)
-        if found.memory is not None and found.memory.fits is False:
-            raise typer.Exit(ExitCode.ENGINE)
+    memory_bytes = parse_size(gpu_memory, option="--gpu-memory")
+    found = plan_engine(model, memory_bytes=memory_bytes, **engine)
+    if as_json:
+        write_json(_as_json(found))
+    else:
+        from .tables import pairs_table, print_table
+
+        print_table(pairs_table(*_facts(found)))
+    if found.memory is not None and found.memory.fits is False:
+        raise typer.Exit(ExitCode.ENGINE)
 
 
 # --------------------------------------------------------------------------- for people
-
-
-def _write(found: EnginePlan) -> None:
-    from .tables import pairs_table, print_table
-
-    table = pairs_table()
-    for name, value in _facts(found):
-        table.add_row(name, value)
-    print_table(table)
 
 
 def _facts(found: EnginePlan) -> Iterator[tuple[str, str]]:
@@ -99,7 +65,13 @@ def _facts(found: EnginePlan) -> Iterator[tuple[str, str]]:
                 "not known here",
                 f"{names}: the engine is not installed, or no device",
             )
-        yield "built before", _past(found.past)
+        past = found.past
+        yield (
+            "built before",
+            f"{past}, and {size(past.total_bytes)} on the disk"
+            if past
+            else "never; no estimate",
+        )
     if found.memory is None:
         yield "memory", f"unknown: {found.memory_refusal}"
     else:
@@ -107,28 +79,19 @@ def _facts(found: EnginePlan) -> Iterator[tuple[str, str]]:
 
 
 def _verdict(found: EnginePlan) -> str:
-    from ..artifacts.plan import Outcome
-
     changed = ", ".join(str(difference) for difference in found.differences)
-    if found.outcome is Outcome.NOTHING_TO_BUILD:
+    if found.spec is None:
         return "nothing to build: this backend loads the model as it is"
-    if found.outcome is Outcome.READY:
-        return f"is there: {_name(found.used)}"
-    if found.outcome is Outcome.COVERED:
-        return f"a larger one serves: {_name(found.used)}; {changed}"
+    if found.used is not None:
+        name = found.used.key[:12]
+        return (
+            f"a larger one serves: {name}; {changed}"
+            if changed
+            else f"is there: {name}"
+        )
     if found.nearest is not None:
-        return f"would be built; the nearest is {_name(found.nearest)}: {changed}"
+        return f"would be built; the nearest is {found.nearest.key[:12]}: {changed}"
     return "would be built; there is none for this model and backend"
-
-
-def _name(entry: Entry | None) -> str:
-    return "" if entry is None else entry.key[:12]
-
-
-def _past(past: PastBuild | None) -> str:
-    if past is None:
-        return "never, so nobody knows how long it takes"
-    return f"{past}, and {size(past.total_bytes)} on the disk"
 
 
 def _memory(memory: MemoryPlan) -> Iterator[tuple[str, str]]:
@@ -168,33 +131,29 @@ def _fitting(memory: MemoryPlan) -> str:
 
 
 def _as_json(found: EnginePlan) -> dict[str, Any]:
-    from ..artifacts.records import to_json
-
-    past, memory = found.past, found.memory
     return {
         "model": found.model,
         "backend": found.backend,
-        "verdict": found.outcome.value,
+        "verdict": found.outcome,
         "key": found.spec and found.spec.key,
-        "spec": found.spec and to_json(found.spec),
-        "unknown": list(found.spec.unknown) if found.spec else [],
+        "spec": found.spec,
+        "unknown": found.spec.unknown if found.spec else (),
         "used": found.used and found.used.key,
         "nearest": found.nearest and found.nearest.key,
-        "differences": [attrs.asdict(each) for each in found.differences],
-        "past": past and to_json(past),
-        "memory": memory and _memory_as_json(memory),
+        "differences": found.differences,
+        "past": found.past,
+        "memory": found.memory and _memory_as_json(found.memory),
         "memory_refusal": found.memory_refusal,
     }
 
 
 def _memory_as_json(memory: MemoryPlan) -> dict[str, Any]:
-    together = memory.largest_together
     return {
-        "limits": attrs.asdict(memory.limits),
+        "limits": memory.limits,
         **attrs.asdict(memory.estimate),
         "total_bytes": memory.estimate.total_bytes,
         "available_bytes": memory.available_bytes,
         "fits": memory.fits,
-        "largest": dict(memory.largest),
-        "largest_together": together and attrs.asdict(together),
+        "largest": memory.largest,
+        "largest_together": memory.largest_together,
     }

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a person is told on standard error, and how a command ends.
+"""Messages on standard error, and the end of a command.
 
-A known error is one readable message and an exit code, never a traceback. ``--debug``
+A known error is one readable message and an exit code, without a traceback. ``--debug``
 adds the traceback and the log.
 """
 
@@ -24,24 +24,24 @@ from .exit_codes import ExitCode, exit_code_of
 
 
 def say(kind: str, message: str, *, colour: str = "yellow") -> None:
-    """Write ``kind: message`` to standard error; a closed one is not worth an error."""
+    """Write ``kind: message`` to standard error, if that is open."""
     with contextlib.suppress(OSError, ValueError):
         head = typer.style(f"{kind}:", fg=colour, bold=True)
         typer.echo(f"{head} {message}", err=True)
 
 
 def note(message: str) -> None:
-    """Tell something that is good to know and changes nothing."""
+    """Write a fact that changes nothing."""
     say("note", message, colour="cyan")
 
 
 def say_error(message: str) -> None:
-    """Tell what went wrong."""
+    """Write an error."""
     say("error", message, colour="red")
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether a person reads *stream*; a closed one is read by nobody."""
+    """Whether *stream* is a terminal; a closed stream is not."""
     try:
         return stream.isatty()
     except (AttributeError, ValueError):
@@ -50,14 +50,14 @@ def is_terminal(stream: TextIO) -> bool:
 
 @contextlib.contextmanager
 def reported(context: typer.Context, *, debug: bool) -> Iterator[None]:
-    """Run a command's body: whatever ends it becomes a message and an exit code.
+    """Run the body of a command; an exception becomes a message and an exit code.
 
     Args:
-        context: Of the command; its root knows whether ``--debug`` came before it.
-        debug: Whether ``--debug`` came after the command.
+        context: The command's context; its root has the ``--debug`` before the command.
+        debug: Whether ``--debug`` stands after the command.
 
     Raises:
-        typer.Exit: With the code, for every exception but a normal end.
+        typer.Exit: The body raised an exception.
     """
     debug = debug or bool(context.find_root().params.get("debug"))
     with _shown_log() if debug else _short_messages():
@@ -69,26 +69,25 @@ def reported(context: typer.Context, *, debug: bool) -> Iterator[None]:
         except KeyboardInterrupt:
             raise typer.Exit(ExitCode.INTERRUPTED) from None
         except BrokenPipeError:
-            _leave_quietly()
+            _discard_output()
             raise typer.Exit(ExitCode.BROKEN_PIPE) from None
         except Exception as error:
             if debug:
                 traceback.print_exc()
-            _tell(error, debug=debug)
+            say_error(_message(error, debug=debug))
             raise typer.Exit(exit_code_of(error)) from error
 
 
-def _tell(error: Exception, *, debug: bool) -> None:
+def _message(error: Exception, *, debug: bool) -> str:
     if isinstance(error, errors.UnillmError):
-        say_error(str(error))
-        return
+        return str(error)
     advice = "" if debug else " Run it again with --debug and report what it shows."
-    say_error(f"{type(error).__name__}: {error} (this is a bug in unillm.{advice})")
+    return f"{type(error).__name__}: {error} (this is a bug in unillm.{advice})"
 
 
 @contextlib.contextmanager
 def _short_messages() -> Iterator[None]:
-    """Show a warning as one line, without the place in the code, and long waits."""
+    """Show warnings without their place in the code, and the progress of builds."""
     with (
         warnings.catch_warnings(),
         _logging(_Notes(), "unillm.artifacts", logging.INFO),
@@ -98,7 +97,7 @@ def _short_messages() -> Iterator[None]:
 
 
 class _Notes(logging.Handler):
-    """Shows what is logged while an engine is prepared, which may take minutes."""
+    """Shows the log of a build, which may take minutes."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.WARNING:
@@ -132,7 +131,7 @@ def _logging(handler: logging.Handler, name: str, level: int) -> Iterator[None]:
         log.setLevel(before)
 
 
-def _leave_quietly() -> None:
-    """Let the interpreter flush into nothing when it ends, instead of complaining."""
+def _discard_output() -> None:
+    """Point standard output at the null device, for the interpreter's last flush."""
     with contextlib.suppress(OSError, ValueError):  # a test's stream has no number
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

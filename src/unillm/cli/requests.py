@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""From the prompts of the command line to requests, and to results in their order.
+"""Prompts of the command line as requests, and their results in order.
 
-Any number of prompts in bounded memory: so many requests are under way, and a result
-is handed on as soon as all before it are.
+Memory is bounded for any number of prompts: a limited number of requests runs at a
+time, and each result is yielded as soon as all earlier ones are.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -24,20 +24,20 @@ from ..errors import (
 )
 
 if TYPE_CHECKING:
-    from .. import Generator, PromptType, RequestHandle, RequestOutput, SamplingParams
+    from .. import Generator, RequestHandle, RequestOutput, SamplingParams
     from .prompts import CliPrompt
 
 MAX_UNDER_WAY = 2048
-"""Requests that are submitted and not yet written; many more than an engine has slots,
-so that a slow one at the head lets the others go on."""
+"""Requests that are submitted and not yet written. Many more than an engine has slots:
+a slow request at the head does not stop the others."""
 
 _FOR_ALL = (EngineError, GeneratorClosedError, UnsupportedParameterError)
-"""Errors that hold for every prompt of a run, so that going on makes no sense."""
+"""Errors that hold for every prompt of a run and end it."""
 
 
 @attrs.frozen(kw_only=True)
 class Result:
-    """What became of one prompt: `output` or `error`."""
+    """The `output` of one prompt, or its `error`."""
 
     index: int
     prompt: CliPrompt
@@ -47,33 +47,46 @@ class Result:
 
 @attrs.frozen(kw_only=True)
 class Requests:
-    """Turns prompts into requests of one generator."""
+    """Submits prompts to one generator."""
 
     generator: Generator
     params: SamplingParams | None
     """`None` for the model's own defaults."""
     chat: bool = False
-    """Whether a text is what a user says in a chat."""
+    """Whether each text becomes a user message."""
     system: str | None = None
-    """What the system says before it."""
+    """System message before it."""
 
     def start(self, prompt: CliPrompt) -> RequestHandle:
         """Submit one prompt.
 
         Raises:
-            RequestError: It is refused.
-            ChatTemplateError: The model has no chat template, or it refused the chat.
+            RequestError: The generator refuses the prompt.
+            ChatTemplateError: The model has no chat template, or its template refuses
+                the messages.
         """
         if prompt.error is not None:
             raise prompt.error
-        return self.generator.submit(self._request(prompt), self.params)
+        return self.generator.submit(self._input(prompt), self.params)
+
+    def _input(self, prompt: CliPrompt) -> Any:  # the generator checks it
+        if not self.chat or prompt.messages is not None:
+            return prompt.as_input()
+        if prompt.token_ids is not None:
+            raise InvalidPromptError(
+                "--chat needs text or messages, and this prompt is token ids."
+            )
+        messages = [{"role": "user", "content": prompt.text}]
+        if self.system is not None:
+            messages.insert(0, {"role": "system", "content": self.system})
+        return {"messages": messages}
 
     def results(self, prompts: Iterable[CliPrompt]) -> Iterator[Result]:
-        """Submit all prompts and yield what became of each, in their order.
+        """Submit all prompts and yield their results in order.
 
         Raises:
-            EngineError: The engine died; what was yielded before stands.
-            UnsupportedParameterError: The backend cannot honour the params at all.
+            EngineError: The engine died. The results until then were yielded.
+            UnsupportedParameterError: The backend cannot honour the params.
         """
         waiting: deque[tuple[int, CliPrompt, RequestHandle | UnillmError]] = deque()
         for index, prompt in enumerate(prompts):
@@ -90,29 +103,13 @@ class Requests:
             yield _result(*waiting.popleft())
 
     def _try_start(self, prompt: CliPrompt) -> RequestHandle | UnillmError:
-        """Return the handle, or the error that concerns this prompt alone."""
+        """Return the handle, or an error of this prompt alone."""
         try:
             return self.start(prompt)
         except _FOR_ALL:
             raise
         except UnillmError as error:
             return error
-
-    def _request(self, prompt: CliPrompt) -> PromptType:
-        if prompt.messages is not None:
-            return {"messages": prompt.messages}
-        if prompt.token_ids is not None:
-            if self.chat:
-                raise InvalidPromptError(
-                    "--chat needs text or messages, and this prompt is token ids."
-                )
-            return {"prompt": prompt.text, "prompt_token_ids": prompt.token_ids}
-        if not self.chat:
-            return {"prompt": prompt.text or ""}
-        messages = [{"role": "user", "content": prompt.text}]
-        if self.system is not None:
-            messages.insert(0, {"role": "system", "content": self.system})
-        return {"messages": messages}
 
 
 def _is_done(started: RequestHandle | UnillmError) -> bool:

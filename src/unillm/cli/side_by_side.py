@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What ``unillm compare`` shows: two sides, and the prompts on which they part."""
+"""The report of ``unillm compare``: both sides, and the prompts where they diverge."""
 
 from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from ..comparison.worker import Task
 
 
-@attrs.frozen(kw_only=True, slots=False)  # for what is computed once
+@attrs.frozen(kw_only=True, slots=False)  # for the cached property
 class SideBySide:
-    """What was asked, and what the two sides said of it."""
+    """The task, the prompts, and the reports of the two sides."""
 
     task: Task
     tolerance: float
@@ -32,7 +32,7 @@ class SideBySide:
 
     @functools.cached_property
     def comparisons(self) -> list[Comparison]:
-        """One for each prompt."""
+        """One comparison for each prompt."""
         from ..comparison.verdict import compare
 
         one, other = self.reports
@@ -56,7 +56,7 @@ class SideBySide:
             "verdicts": self._counts(),
             "sides": [
                 {
-                    "options": dict(side.options),
+                    "options": side.options,
                     **attrs.asdict(report.ready),
                     **attrs.asdict(report.done),
                     "finish_reasons": _finish_reasons(report),
@@ -65,9 +65,9 @@ class SideBySide:
             ],
             "prompts": [
                 {
-                    **as_json_prompt(prompt),
-                    "verdict": each.verdict.value,
-                    "divergence": each.divergence and attrs.asdict(each.divergence),
+                    **prompt.as_input(),
+                    "verdict": each.verdict,
+                    "divergence": each.divergence,
                     "logprob_difference": each.logprob_difference,
                     "answers": [
                         attrs.asdict(answer, filter=attrs.filters.exclude("candidates"))
@@ -79,121 +79,99 @@ class SideBySide:
         }
 
     def write(self) -> None:
-        """Write it for a person: the sides, where they part, and whether they agree."""
-        self._write_sides()
+        """Write a table of the sides, the differences, and whether the sides agree."""
+        from .tables import pairs_table, print_table
+
+        print_table(pairs_table(*self._rows()))
         for prompt, each in zip(self.prompts, self.comparisons, strict=True):
             if each.divergence is not None or not each.verdict.agrees:
-                typer.echo(f"\n{_name(prompt)}: {each.verdict.value}")
+                text = "" if prompt.text is None else f" ({prompt.text!r})"
+                typer.echo(f"\n{prompt.place}{text}: {each.verdict.value}")
                 for line in _difference(each):
                     typer.echo(f"  {line}")
         typer.echo(f"\n{self._summary()}")
         for number, report in enumerate(self.reports, 1):
             if not report.done.repeats:
-                typer.echo(f"side {number} gave other tokens when it was asked again")
+                typer.echo(f"side {number} gave other tokens in the second pass")
 
-    def _write_sides(self) -> None:
-        from .tables import pairs_table, print_table
-
+    def _rows(self) -> Iterator[tuple[str, ...]]:
         reports = self.reports
         speeds = [each.done.num_tokens / each.done.seconds for each in reports]
         ratio = f" ({speeds[1] / speeds[0]:.2f}×)" if speeds[0] else ""
-        rows = {
-            "side": [f"{n}: {label(side)}" for n, side in enumerate(self.sides, 1)],
-            "from": [each.ready.distribution for each in reports],
-            "loaded in": [f"{each.ready.load_s:.1f} s" for each in reports],
-            "context": [str(each.ready.max_model_len) for each in reports],
-            "new tokens": [
-                str(sum(len(answer.token_ids) for answer in each.answers))
-                for each in reports
-            ],
-            "ended by": [
+        yield "side", *(f"{n}: {label(side)}" for n, side in enumerate(self.sides, 1))
+        yield "from", *(each.ready.distribution for each in reports)
+        yield "loaded in", *(f"{each.ready.load_s:.1f} s" for each in reports)
+        yield "context", *(str(each.ready.max_model_len) for each in reports)
+        yield (
+            "new tokens",
+            *(str(sum(len(a.token_ids) for a in each.answers)) for each in reports),
+        )
+        yield (
+            "ended by",
+            *(
                 ", ".join(f"{k} {v}" for k, v in _finish_reasons(each).items())
                 for each in reports
-            ],
-            "tokens/s": [f"{speeds[0]:.0f}", f"{speeds[1]:.0f}{ratio}"],
-        }
-        table = pairs_table()
-        table.add_column(overflow="fold")
-        for name, cells in rows.items():
-            table.add_row(name, *cells)
-        print_table(table)
+            ),
+        )
+        yield "tokens/s", f"{speeds[0]:.0f}", f"{speeds[1]:.0f}{ratio}"
 
     def _counts(self) -> dict[str, int]:
-        return dict(Counter(each.verdict.value for each in self.comparisons))
+        return Counter(each.verdict.value for each in self.comparisons)
 
     def _summary(self) -> str:
-        told = ", ".join(f"{count} {name}" for name, count in self._counts().items())
+        counts = ", ".join(f"{count} {name}" for name, count in self._counts().items())
         differences = [
             each.logprob_difference
             for each in self.comparisons
             if each.logprob_difference is not None
         ]
-        apart = (
+        largest = (
             "; log-probabilities of equal tokens differ by at most "
             f"{max(differences):.4f}"
             if differences
             else ""
         )
         within = f" (tolerance {self.tolerance:g})" if self.tolerance else ""
-        return f"{'agree' if self.agree else 'disagree'}{within}: {told}{apart}"
+        return f"{'agree' if self.agree else 'disagree'}{within}: {counts}{largest}"
 
 
 def label(side: Side) -> str:
     """Return a side in a few words."""
-    told = {
-        name: value
-        for name, value in side.options.items()
-        if name not in ("backend", "backend_options")
-    }
-    told |= side.options["backend_options"]
-    backend = side.options.get("backend", "auto")
-    options = ", ".join(f"{name}={value}" for name, value in told.items())
+    shown = {**side.options, **side.options["backend_options"]}
+    del shown["backend_options"]
+    backend = shown.pop("backend", "auto")
+    options = ", ".join(f"{name}={value}" for name, value in shown.items())
     return f"{backend} ({options})" if options else backend
 
 
-def as_json_prompt(prompt: CliPrompt) -> dict[str, Any]:
-    """Return a prompt as the generator of a side takes it."""
-    if prompt.messages is not None:
-        return {"messages": prompt.messages}
-    if prompt.token_ids is not None:
-        return {"prompt": prompt.text, "prompt_token_ids": prompt.token_ids}
-    return {"prompt": prompt.text}
-
-
-def _name(prompt: CliPrompt) -> str:
-    return prompt.place if prompt.text is None else f"{prompt.place} ({prompt.text!r})"
-
-
 def _finish_reasons(report: SideReport) -> dict[str, int]:
-    return dict(
-        Counter(answer.error or str(answer.finish_reason) for answer in report.answers)
+    return Counter(
+        answer.error or str(answer.finish_reason) for answer in report.answers
     )
 
 
-def _difference(each: Comparison) -> list[str]:
+def _difference(each: Comparison) -> Iterator[str]:
     if each.divergence is not None:
-        return _divergence(each.divergence)
-    return [
-        f"side {number}: "
-        + (
+        yield from _divergence(each.divergence)
+        return
+    for number, answer in enumerate(each.answers, 1):
+        shown = (
             f"{answer.error}: {answer.message}"
             if answer.error
             else f"{len(answer.prompt_token_ids)} prompt tokens, "
             f"{len(answer.token_ids)} new, {answer.finish_reason}, stop reason "
             f"{answer.stop_reason!r}, text {answer.text!r}"
         )
-        for number, answer in enumerate(each.answers, 1)
-    ]
+        yield f"side {number}: {shown}"
 
 
-def _divergence(found: Divergence) -> list[str]:
-    lines = [f"at new token {found.position}:"]
+def _divergence(found: Divergence) -> Iterator[str]:
+    yield f"at new token {found.position}:"
     for number, (token_id, text, gap) in enumerate(
         zip(found.token_ids, found.texts, found.gaps, strict=True), 1
     ):
         shown = "" if text is None else f" {text!r}"
-        lines.append(f"side {number}: {token_id}{shown}, {_gap(gap)}")
-    return lines
+        yield f"side {number}: {token_id}{shown}, {_gap(gap)}"
 
 
 def _gap(gap: Gap | None) -> str:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Numbers of bytes as people write and read them."""
+"""Numbers of bytes as text with units."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[KMGT]?)(i?B)?", re.IGNO
 
 
 def size(num_bytes: int) -> str:
-    """Return bytes for a person: exact below a KiB."""
+    """Return a number of bytes as text; exact below a KiB."""
     number = float(num_bytes)
     for unit in ("bytes", "KiB", "MiB"):
         if number < 1024:
@@ -22,14 +22,16 @@ def size(num_bytes: int) -> str:
     return f"{number:.2f} GiB"
 
 
-def parse_size(text: str, *, option: str) -> int:
-    """Read what a person writes for a number of bytes: ``24GiB``, ``24G``, ``512 MiB``.
+def parse_size(text: str | None, *, option: str) -> int | None:
+    """Return the bytes that *text* means: ``24GiB``, ``24G``, ``512 MiB``; or `None`.
 
-    Units are powers of 1024, whichever way they are written.
+    Units are powers of 1024, however they are written.
 
     Raises:
-        ConfigError: It is no size.
+        ConfigError: The text is not a size.
     """
+    if text is None:
+        return None
     found = _SIZE.fullmatch(text.strip())
     if found is None:
         raise ConfigError(f"{option} takes a size such as 24GiB, got {text!r}.")

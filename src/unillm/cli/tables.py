@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Tables for people. Rich is imported here, so only where one is drawn."""
+"""Tables for people. Rich is imported only with this module, when a table is drawn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 _WIDE = 400
-"""Columns where nobody's terminal says how many there are: a pipe gets whole lines."""
+"""Columns where standard output is not a terminal: a pipe gets unbroken lines."""
 
 
 def print_table(table: Table) -> None:
@@ -25,9 +25,20 @@ def print_table(table: Table) -> None:
         typer.echo(line.rstrip())
 
 
-def pairs_table() -> Table:
-    """Return an empty table of names and values."""
+def pairs_table(*rows: tuple[str, ...]) -> Table:
+    """Return a table of names, each with its values."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    for column in table.columns[1:]:
+        column.overflow = "fold"
+    return table
+
+
+def column_table(*titles: str) -> Table:
+    """Return an empty table with a header."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in titles:
+        table.add_column(title, overflow="fold")
     return table

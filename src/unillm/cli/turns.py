@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a person says in a chat, turn by turn: typed at a terminal, or from a pipe.
+"""The turns of a chat, read from a terminal or a pipe.
 
 A turn is one line, or a block of lines between two ``\"\"\"``. A block is always a
 message; a single line may be a command.
@@ -11,12 +11,11 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
-from typing import TextIO
 
 import attrs
 import typer
 
-from .reporting import is_terminal, note, say_error
+from .reporting import is_terminal, note
 
 QUOTES = '"""'
 _PROMPT, _PROMPT_IN_BLOCK = "> ", "| "
@@ -24,26 +23,26 @@ _PROMPT, _PROMPT_IN_BLOCK = "> ", "| "
 
 @attrs.frozen
 class Turn:
-    """What was said at once."""
+    """A line or a block of the input."""
 
     text: str
     is_block: bool = False
     is_whole: bool = True
-    """False for a block that the input ended in."""
+    """False for a block without its closing quotes at the end of the input."""
 
 
 def read_turns() -> Iterator[Turn]:
-    """Yield the turns of standard input until it ends. Empty ones are left out.
+    """Yield the turns of standard input until it ends; empty ones are left out.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C outside of a block; in one it drops the block.
+        KeyboardInterrupt: Ctrl-C outside of a block; inside, it drops the block.
     """
-    # Bytes that are no UTF-8 become a message that is refused, and not the end.
+    # Bytes that are not UTF-8 make a message that is refused, and do not end the input.
     with contextlib.suppress(AttributeError, ValueError):
         sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     if is_terminal(sys.stdin):
         with contextlib.suppress(ImportError):
-            import readline  # noqa: F401 - from now on input() edits and remembers
+            import readline  # noqa: F401 - makes input() edit lines and keep a history
     while (line := _read_line(_PROMPT)) is not None:
         if line.lstrip().startswith(QUOTES):
             turn = _read_block(line.lstrip().removeprefix(QUOTES))
@@ -54,7 +53,7 @@ def read_turns() -> Iterator[Turn]:
 
 
 def _read_block(line: str | None) -> Turn | None:
-    """Read on from the opening quotes to the closing ones; `None` if it is dropped."""
+    """Read from the opening to the closing quotes; `None` if Ctrl-C drops the block."""
     lines: list[str] = []
     try:
         while line is not None and not line.rstrip().endswith(QUOTES):
@@ -70,29 +69,15 @@ def _read_block(line: str | None) -> Turn | None:
 
 
 def _read_line(prompt: str) -> str | None:
-    """Read a line without its end; `None` at the end of the input."""
+    """Return a line without its end; `None` at the end of the input."""
     if not is_terminal(sys.stdin):
         line = sys.stdin.readline()
         return line.removesuffix("\n") if line else None
     try:
         if is_terminal(sys.stdout):
-            return input(prompt)  # it needs to know the prompt to edit the line
-        _write_prompt(sys.stderr, prompt)
+            return input(prompt)  # line editing needs to know the prompt
+        typer.echo(prompt, nl=False, err=True)
         return input()
     except EOFError:
         typer.echo(err=True)
         return None
-
-
-def _write_prompt(stream: TextIO, prompt: str) -> None:
-    stream.write(prompt)
-    stream.flush()
-
-
-def refuse(turn: Turn) -> None:
-    """Say that a block has no end, so that nothing of it was sent."""
-    lines = turn.text.count("\n") + 1
-    say_error(
-        f"The input ended in a block of {lines} lines, which was not sent. End the "
-        f"block with {QUOTES}."
-    )

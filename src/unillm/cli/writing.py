@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Results on standard output: text as it comes, text by text, or JSON lines.
+"""Results on standard output: a stream of text, whole texts, or JSON lines.
 
-Every write is flushed, so that the reader of a pipe has what is ready and a pipe that
-broke is noticed at once.
+Every write is flushed: the reader of a pipe has each result at once, and a broken pipe
+is noticed at the next write.
 """
 
 from __future__ import annotations
 
+import datetime as dt
+import enum
 import json
 import math
+import os
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -31,11 +35,17 @@ if TYPE_CHECKING:
 _HEADER_WIDTH = 60
 
 
+def write(text: str) -> None:
+    """Write text unchanged and flush it."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
 def write_stream(handle: RequestHandle) -> RequestOutput:
-    """Write the text of a request as it comes, and return what it was.
+    """Write the text of a request as it comes, and return its output.
 
     Raises:
-        RequestError: The request failed; what came until then is written.
+        RequestError: The request failed; the text until then is written.
     """
     last = ""
     try:
@@ -44,7 +54,7 @@ def write_stream(handle: RequestHandle) -> RequestOutput:
             write(delta.text)
     finally:
         handle.cancel()
-        # Also after a failure: the message begins on a line of its own.
+        # After a failure too: the error message starts on its own line.
         if last and not last.endswith("\n"):
             write("\n")
     if not last:
@@ -53,7 +63,7 @@ def write_stream(handle: RequestHandle) -> RequestOutput:
 
 
 def write_texts(result: Result) -> None:
-    """Write the completions of one prompt, each from a line of its own."""
+    """Write the completions of one prompt, each on lines of its own."""
     if result.output is None:
         say_error(f"{result.prompt.place}: {result.error}")
         return
@@ -66,8 +76,16 @@ def write_texts(result: Result) -> None:
     write_notes(result.output, place=f"{result.prompt.place}: ")
 
 
+def _header(result: Result, completion: CompletionOutput, *, of: int) -> str:
+    shown = " ".join((result.prompt.text or "").split())
+    if len(shown) > _HEADER_WIDTH:
+        shown = shown[: _HEADER_WIDTH - 1] + "…"
+    number = f" ({completion.index + 1} of {of})" if of > 1 else ""
+    return typer.style(f"── {result.prompt.place}{number}  {shown}", dim=True) + "\n"
+
+
 def write_notes(output: RequestOutput, *, place: str = "") -> None:
-    """Say on standard error what was done to a request that nobody sees in its text."""
+    """Note on standard error how a request was changed to fit the context."""
     if output.num_truncated_tokens:
         note(
             f"{place}{output.num_truncated_tokens} tokens were cut from the prompt's "
@@ -80,62 +98,67 @@ def write_notes(output: RequestOutput, *, place: str = "") -> None:
         )
 
 
+# -------------------------------------------------------------------------------- JSON
+
+
 def write_json(value: Any) -> None:
-    """Write one JSON value on a line."""
+    """Write one line of JSON; an attrs class becomes an object of its fields."""
     ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
-    write(json.dumps(value, ensure_ascii=ascii_only) + "\n")
+    write(json.dumps(value, ensure_ascii=ascii_only, default=_plain) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """Return the next simpler form of a value that `json` does not know."""
+    if attrs.has(type(value)):
+        return attrs.asdict(value, recurse=False)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, frozenset):
+        return sorted(value)
+    if isinstance(value, enum.Enum):
+        return value.value
+    return value.isoformat() if isinstance(value, dt.datetime) else os.fspath(value)
 
 
 def as_json(result: Result) -> dict[str, Any]:
     """Return one result as JSON values. Every key is always there, but ``outputs``."""
     output, error = result.output, result.error
-    line: dict[str, Any] = {
+    completions = [_completion(each) for each in output.outputs] if output else []
+    first = completions[0] if completions else dict.fromkeys(_COMPLETION_KEYS)
+    line = {
         "index": result.index,
-        "prompt": result.prompt.text if output is None else output.prompt,
-        "text": None,
-        "token_ids": None,
-        "finish_reason": None,
-        "stop_reason": None,
-        "cumulative_logprob": None,
-        "logprobs": None,
-        "num_prompt_tokens": None,
-        "num_cached_tokens": None,
-        "num_truncated_tokens": None,
-        "fitted_max_tokens": None,
-        "metrics": None,
-        "error": None,
+        "prompt": output.prompt if output else result.prompt.text,
+        **{key: first[key] for key in _COMPLETION_KEYS},
+        "num_prompt_tokens": output and len(output.prompt_token_ids),
+        "num_cached_tokens": output and output.num_cached_tokens,
+        "num_truncated_tokens": output and output.num_truncated_tokens,
+        "fitted_max_tokens": output and output.fitted_max_tokens,
+        "metrics": output and output.metrics and _metrics(output.metrics),
+        "error": error and {"type": type(error).__name__, "message": str(error)},
     }
-    if error is not None:
-        line["error"] = {"type": type(error).__name__, "message": str(error)}
-    if output is not None:
-        completions = [_completion(each) for each in output.outputs]
-        first = {key: completions[0][key] for key in line if key in completions[0]}
-        line |= first | {
-            "index": result.index,
-            "num_prompt_tokens": len(output.prompt_token_ids),
-            "num_cached_tokens": output.num_cached_tokens,
-            "num_truncated_tokens": output.num_truncated_tokens,
-            "fitted_max_tokens": output.fitted_max_tokens,
-            "metrics": output.metrics and _metrics(output.metrics),
-        }
-        if len(completions) > 1:
-            line["outputs"] = completions
+    if len(completions) > 1:
+        line["outputs"] = completions
     return line
 
 
+_COMPLETION_KEYS = (
+    "text",
+    "token_ids",
+    "finish_reason",
+    "stop_reason",
+    "cumulative_logprob",
+    "logprobs",
+)
+
+
 def _completion(completion: CompletionOutput) -> dict[str, Any]:
+    logprobs = completion.logprobs
     return {
         "index": completion.index,
-        "text": completion.text,
-        "token_ids": completion.token_ids,
-        "finish_reason": completion.finish_reason,
-        "stop_reason": completion.stop_reason,
+        **{key: getattr(completion, key) for key in _COMPLETION_KEYS},
         "cumulative_logprob": _finite(completion.cumulative_logprob),
-        "logprobs": completion.logprobs
-        and [
-            [_logprob(token_id, each) for token_id, each in position.items()]
-            for position in completion.logprobs
-        ],
+        "logprobs": logprobs
+        and [[_logprob(*each) for each in entries.items()] for entries in logprobs],
     }
 
 
@@ -145,7 +168,7 @@ def _logprob(token_id: int, logprob: Logprob) -> dict[str, Any]:
 
 
 def _finite(number: float | None) -> float | None:
-    """JSON has no infinity: the logarithm of a probability of zero becomes null."""
+    """Return `None` for a minus infinity, which JSON does not have."""
     return number if number is not None and math.isfinite(number) else None
 
 
@@ -155,20 +178,5 @@ def _metrics(metrics: RequestMetrics) -> dict[str, Any]:
         "first_token_latency_s": metrics.first_token_latency,
         "latency_s": None if last is None else last - metrics.queued_ts,
         "num_generation_tokens": metrics.num_generation_tokens,
-        "slots": metrics.slots and attrs.asdict(metrics.slots),
+        "slots": metrics.slots,
     }
-
-
-def _header(result: Result, completion: CompletionOutput, *, of: int) -> str:
-    text = result.prompt.text
-    shown = "" if text is None else " ".join(text.split())
-    if len(shown) > _HEADER_WIDTH:
-        shown = shown[: _HEADER_WIDTH - 1] + "…"
-    number = f" ({completion.index + 1} of {of})" if of > 1 else ""
-    return typer.style(f"── {result.prompt.place}{number}  {shown}", dim=True) + "\n"
-
-
-def write(text: str) -> None:
-    """Write text as it is, now."""
-    sys.stdout.write(text)
-    sys.stdout.flush()

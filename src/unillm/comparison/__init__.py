@@ -1,11 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The same prompts on two backends: equal, or where and by how much they part.
+"""The same prompts on two backends, compared token by token.
 
-`sides` runs each in a process (and, if wanted, a Python environment) of its own,
-`worker` is what runs there, and `verdict` compares what the two said.
-
-Private to the core.
+`sides` runs each backend in a process (and, if asked, a Python environment) of its own,
+`worker` is the program of that process, and `verdict` compares the answers.
 """
-
-from __future__ import annotations

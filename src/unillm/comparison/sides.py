@@ -2,8 +2,8 @@
 
 """A side of a comparison as a process of its own: started, asked, ended.
 
-The two processes share nothing but JSON lines over pipes, so a side may use another
-Python with another engine installed, and one that crashes takes nothing with it.
+The two processes share JSON lines over pipes and nothing else. So a side may use
+another Python with another engine, and its crash ends this side alone.
 """
 
 from __future__ import annotations
@@ -23,55 +23,58 @@ import attrs
 
 from ..errors import SideFailedError
 from .verdict import Answer
-from .worker import Done, Ready, Task
+from .worker import CONVERTER, Done, Ready, Task
 
 GRACE_S = 10.0
-"""Seconds that a side has to end by itself before it is killed."""
+"""Seconds that a side has to end before it is killed."""
 
 SHOWN_LINES = 15
-"""Of a side's standard error, where it failed without a word."""
+"""Last lines of standard error in the message of a side that ended early."""
 
 
 @attrs.frozen(kw_only=True)
 class Side:
-    """What runs on one side."""
+    """Backend and interpreter of one side."""
 
     options: Mapping[str, Any] = attrs.field(factory=dict)
-    """Of `Generator`, ``backend`` among them; JSON values."""
+    """Options of `Generator`, ``backend`` among them, as JSON values."""
     python: str = sys.executable
     """Interpreter whose environment has unillm and the engine."""
-    show_log: bool = False
-    """Let its standard error through to this process's."""
 
 
 @attrs.frozen(kw_only=True)
 class SideReport:
-    """What a side said of all prompts."""
+    """The answers of one side to all prompts."""
 
     ready: Ready
     answers: Sequence[Answer]
     done: Done
 
 
-def ask(side: Side, task: Task, prompts: Sequence[Any]) -> SideReport:
+def ask(
+    side: Side, task: Task, prompts: Sequence[Any], *, show_log: bool = False
+) -> SideReport:
     """Run one side to its end.
 
     Args:
-        side: Where to run it.
-        task: What to load and how to generate; *side*'s options go on top.
-        prompts: In any form that `Generator.generate` takes, as JSON values.
+        side: Backend and interpreter.
+        task: Model and length of the answers; the options of *side* override its own.
+        prompts: Prompts in any form that `Generator.generate` takes, as JSON values.
+        show_log: Show the side's standard error on this process's.
 
     Raises:
-        SideFailedError: It could not be started, ended early, or reported an error.
+        SideFailedError: The process cannot be started, ended early, or sent an error.
     """
     task = attrs.evolve(task, options={**task.options, **side.options})
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
-        with _process(side, None if side.show_log else log) as process:
-            lines = _conversation(process, task, prompts)
+        with _process(side, None if show_log else log) as process:
+            lines = _exchange(process, task, prompts)
             try:
-                ready = Ready(**next(lines)["ready"])
-                answers = [Answer.from_json(next(lines)["answer"]) for _ in prompts]
-                done = Done(**next(lines)["done"])
+                ready = CONVERTER.structure(next(lines)["ready"], Ready)
+                answers = [
+                    CONVERTER.structure(next(lines)["answer"], Answer) for _ in prompts
+                ]
+                done = CONVERTER.structure(next(lines)["done"], Done)
             except StopIteration:
                 process.wait()
                 raise _ended_early(side, process.returncode, _tail(log)) from None
@@ -80,7 +83,7 @@ def ask(side: Side, task: Task, prompts: Sequence[Any]) -> SideReport:
 
 @contextlib.contextmanager
 def _process(side: Side, log: IO[str] | None) -> Iterator[subprocess.Popen[str]]:
-    """Start a side, and end it with all that it started, whatever happens."""
+    """Start a side; at the end of the block, end it with all its children."""
     try:
         process = subprocess.Popen(  # noqa: S603 - the user's own choice
             [side.python, "-m", "unillm.comparison.worker"],
@@ -96,7 +99,7 @@ def _process(side: Side, log: IO[str] | None) -> Iterator[subprocess.Popen[str]]
             "of a Python interpreter.",
             kind="ConfigError",
         ) from error
-    # A child of its own that outlives it would keep the pipe open for ever.
+    # A child that outlives the process would keep the pipe open for ever.
     watch = threading.Thread(target=_end_group_with, args=(process,), daemon=True)
     watch.start()
     try:
@@ -112,38 +115,38 @@ def _process(side: Side, log: IO[str] | None) -> Iterator[subprocess.Popen[str]]
 
 
 def _end_group_with(process: subprocess.Popen[str]) -> None:
-    """Wait for a process, and end what it leaves behind."""
+    """Wait for a process, then kill what is left of its group."""
     process.wait()
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _conversation(
+def _exchange(
     process: subprocess.Popen[str], task: Task, prompts: Sequence[Any]
 ) -> Iterator[dict[str, Any]]:
-    """Tell a side what to do, and yield its lines.
+    """Send a side its task and prompts, and yield the lines that it sends back.
 
     Raises:
-        SideFailedError: A line is an error, or is no line of ours.
+        SideFailedError: A line is an error, or is not a line of this protocol.
     """
     assert process.stdin is not None
     assert process.stdout is not None
-    with contextlib.suppress(BrokenPipeError):  # it has ended; the caller sees why
+    with contextlib.suppress(BrokenPipeError):  # it has ended; `ask` says how
         for line in [attrs.asdict(task), *prompts, {"end": True}]:
             process.stdin.write(json.dumps(line) + "\n")
         process.stdin.flush()
     for text in process.stdout:
         try:
-            told = json.loads(text)
+            line = json.loads(text)
         except ValueError:
             raise SideFailedError(
-                f"The process {process.args[0]!r} said {text[:80]!r}, which is no line "  # type: ignore[index]
-                "of a comparison: something prints when that Python starts.",
+                f"The process {process.args[0]!r} printed {text[:80]!r}, which is not "  # type: ignore[index]
+                "a line of a comparison: something prints when that Python starts.",
                 kind="ConfigError",
             ) from None
-        if "error" in told:
-            raise SideFailedError(told["error"]["message"], kind=told["error"]["kind"])
-        yield told
+        if "error" in line:
+            raise SideFailedError(line["error"]["message"], kind=line["error"]["kind"])
+        yield line
 
 
 def _tail(log: IO[str]) -> str:
@@ -157,13 +160,13 @@ def _ended_early(side: Side, status: int, log: str) -> SideFailedError:
         if status < 0
         else f"ended with exit status {status}"
     )
-    said = f" The last that it said:\n{log}" if log else " It said nothing."
+    output = f" Its last lines:\n{log}" if log else " It printed nothing."
     advice = (
         f"\nInstall unillm there: {side.python} -m pip install unillm"
         if "No module named 'unillm" in log
         else ""
     )
     return SideFailedError(
-        f"The process {side.python} {how} before it had answered.{said}{advice}",
+        f"The process {side.python} {how} before it had answered.{output}{advice}",
         kind="EngineDeadError",
     )

@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What two sides said of one prompt, and what that means. Plain values, no engine."""
+"""The answers of two sides to one prompt, and how they relate. Plain values only."""
 
 from __future__ import annotations
 
 import enum
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import attrs
 
 
 @attrs.frozen
 class Candidate:
-    """A token that a side thought of, with its log-probability."""
+    """A probable token at one position, with its log-probability."""
 
     token_id: int
     logprob: float
@@ -23,7 +22,7 @@ class Candidate:
 
 @attrs.frozen(kw_only=True)
 class Answer:
-    """What one side said of one prompt: a completion, or an error."""
+    """The answer of one side to one prompt: a completion, or an error."""
 
     prompt_token_ids: Sequence[int] = ()
     token_ids: Sequence[int] = ()
@@ -34,37 +33,27 @@ class Answer:
     """For each new token: itself first, then the most probable ones. `None` where the
     engine has no log-probabilities."""
     error: str | None = None
-    """Name of the class of what refused it or failed."""
+    """Class of the error that refused the prompt or ended the request."""
     message: str = ""
-
-    @classmethod
-    def from_json(cls, told: dict[str, Any]) -> Answer:
-        """Read what `attrs.asdict` made of one."""
-        candidates = told.pop("candidates", None)
-        if candidates is not None:
-            candidates = [
-                [Candidate(**each) for each in position] for position in candidates
-            ]
-        return cls(candidates=candidates, **told)
 
 
 class Verdict(str, enum.Enum):
     """How two answers to one prompt relate. The first three are agreement."""
 
     EQUAL = "equal"
-    """The same tokens, and ended alike."""
+    """They have the same tokens and the same end."""
     NEAR_TIE = "near tie"
-    """They part where each gives the other's token nearly the same probability."""
+    """They diverge where both sides give the two tokens nearly the same probability."""
     BOTH_REFUSED = "both refused"
-    """With the same error."""
+    """Both are the same error."""
     DIVERGED = "diverged"
-    """They part."""
+    """They have different tokens."""
     ENDED_DIFFERENTLY = "ended differently"
-    """The same tokens, of which one side has more, or another reason for the end."""
+    """One has more tokens after the common ones, or another reason for its end."""
     DIFFERENT_PROMPT = "different prompt"
-    """The engines were not given the same tokens."""
+    """The engines received different prompt tokens."""
     ONE_REFUSED = "refused"
-    """One side gave an error, or they gave different ones."""
+    """One is an error, or the errors differ."""
 
     @property
     def agrees(self) -> bool:
@@ -74,28 +63,27 @@ class Verdict(str, enum.Enum):
 
 @attrs.frozen(kw_only=True)
 class Gap:
-    """How much more probable a side found its own token than the other side's."""
+    """How much more probable a side's own token is to it than the other side's."""
 
     nats: float
     """Difference of the two log-probabilities."""
     is_exact: bool = True
-    """False: the other's token is not among the most probable ones that were told, so
-    the gap is at least this."""
+    """False if the other token is not a candidate: the gap is at least this."""
 
 
 @attrs.frozen(kw_only=True)
 class Divergence:
-    """The first place where two completions have different tokens."""
+    """The first position at which two completions have different tokens."""
 
     position: int
-    """In the new tokens, from 0."""
+    """Index in the new tokens."""
     token_ids: tuple[int, int]
     texts: tuple[str | None, str | None]
     gaps: tuple[Gap | None, Gap | None]
-    """Of each side; `None` where it has no log-probabilities."""
+    """Gap of each side; `None` where it has no log-probabilities."""
 
     def is_near(self, tolerance: float) -> bool:
-        """Whether both sides gave the two tokens probabilities that near."""
+        """Whether the gaps of both sides are known and at most *tolerance*."""
         return all(
             gap is not None and gap.is_exact and gap.nats <= tolerance
             for gap in self.gaps
@@ -104,15 +92,15 @@ class Divergence:
 
 @attrs.frozen(kw_only=True)
 class Comparison:
-    """Both answers to one prompt and what they mean together."""
+    """Both answers to one prompt, and how they relate."""
 
     index: int
     answers: tuple[Answer, Answer]
     verdict: Verdict
     divergence: Divergence | None = None
     logprob_difference: float | None = None
-    """Largest difference between the two log-probabilities of a token that both chose,
-    before they part; `None` where there is none to compare."""
+    """Largest difference between the two log-probabilities of a common token before
+    the divergence; `None` where there is none to compare."""
 
 
 def compare(
@@ -121,11 +109,11 @@ def compare(
     """Compare two answers to the prompt at *index*.
 
     Args:
-        index: Place of the prompt.
-        one: Of the first side.
-        other: Of the second side.
-        tolerance: In nats: the largest gap, on both sides, that makes a divergence a
-            near tie. 0 counts every divergence as one, but for exact ties.
+        index: Index of the prompt.
+        one: Answer of the first side.
+        other: Answer of the second side.
+        tolerance: Largest gap in nats, on both sides, that makes a divergence a near
+            tie. 0 allows exact ties only.
     """
     divergence = None
     if one.error or other.error:
@@ -163,17 +151,17 @@ def _divergence(one: Answer, other: Answer) -> Divergence | None:
     at = _common_length(one, other)
     if at == min(len(one.token_ids), len(other.token_ids)):
         return None
-    ids = one.token_ids[at], other.token_ids[at]
-    told = [_candidates(one, at), _candidates(other, at)]
-    texts = [
-        next((c.text for each in told for c in each if c.token_id == token_id), None)
-        for token_id in ids
-    ]
+    first, second = one.token_ids[at], other.token_ids[at]
+    candidates = _candidates(one, at), _candidates(other, at)
+    texts = {each.token_id: each.text for side in reversed(candidates) for each in side}
     return Divergence(
         position=at,
-        token_ids=ids,
-        texts=(texts[0], texts[1]),
-        gaps=(_gap(told[0], *ids), _gap(told[1], *reversed(ids))),
+        token_ids=(first, second),
+        texts=(texts.get(first), texts.get(second)),
+        gaps=(
+            _gap(candidates[0], first, second),
+            _gap(candidates[1], second, first),
+        ),
     )
 
 
@@ -184,21 +172,18 @@ def _candidates(answer: Answer, at: int) -> Sequence[Candidate]:
 def _gap(candidates: Sequence[Candidate], chosen: int, other: int) -> Gap | None:
     if not candidates:
         return None
-    known = {each.token_id: each.logprob for each in candidates}
-    if other in known:
-        return Gap(nats=known[chosen] - known[other])
-    return Gap(nats=known[chosen] - min(known.values()), is_exact=False)
+    logprobs = {each.token_id: each.logprob for each in candidates}
+    if other in logprobs:
+        return Gap(nats=logprobs[chosen] - logprobs[other])
+    return Gap(nats=logprobs[chosen] - min(logprobs.values()), is_exact=False)
 
 
 def _logprob_difference(one: Answer, other: Answer) -> float | None:
     if one.candidates is None or other.candidates is None:
         return None
-    pairs = zip(
-        one.candidates,
-        other.candidates,
-        range(_common_length(one, other)),
-        strict=False,
-    )
-    differences = [abs(a[0].logprob - b[0].logprob) for a, b, _ in pairs]
-    finite = [each for each in differences if math.isfinite(each)]
-    return max(finite, default=None)
+    common = _common_length(one, other)
+    differences = [
+        abs(a[0].logprob - b[0].logprob)
+        for a, b in zip(one.candidates[:common], other.candidates[:common], strict=True)
+    ]
+    return max(filter(math.isfinite, differences), default=None)

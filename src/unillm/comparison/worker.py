@@ -2,10 +2,10 @@
 
 """One side of a comparison: ``python -m unillm.comparison.worker``, with JSON lines.
 
-On standard input: a line of `Task`, one for each prompt, and ``{"end": true}``. On
-standard output: ``ready`` (what was loaded), ``answer`` for each prompt, ``done``; or
-``error`` in the place of what does not come any more. Whatever the engine prints goes
-to standard error. When the input is closed, the process ends: its caller is gone.
+Standard input has a line of `Task`, one line for each prompt, and ``{"end": true}``.
+Standard output has ``ready`` (what was loaded), ``answer`` for each prompt, and
+``done``; an ``error`` ends it early. Whatever the engine prints goes to standard error.
+The process ends when standard input is closed, because then its caller is gone.
 """
 
 from __future__ import annotations
@@ -21,57 +21,58 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 import attrs
+from cattrs.preconf.json import make_converter
 
 from ..errors import EngineError, UnillmError, UnsupportedParameterError
 from .verdict import Answer, Candidate
 
 if TYPE_CHECKING:
-    from ..generator import Generator
-    from ..outputs import RequestOutput
-    from ..params import SamplingParams
+    from .. import Generator, RequestOutput, SamplingParams
 
 PROTOCOL = 1
-"""Changes when lines of one version would be misread by another."""
+"""Changes when one version would misread the lines of another."""
+
+CONVERTER = make_converter()
+"""Between the values of a line and JSON."""
 
 LOGPROBS = 5
-"""Most probable tokens that are told of each place, for the gap at a divergence."""
+"""Most probable tokens at each position, for the gap at a divergence."""
 
 
 @attrs.frozen(kw_only=True)
 class Task:
-    """The first line: what to load and how to generate."""
+    """The first line: what to load and how long the greedy answers may be."""
 
     protocol: int = PROTOCOL
     model: str
     options: Mapping[str, Any]
-    """Of `Generator`; JSON values."""
+    """Options of `Generator`, as JSON values."""
     max_tokens: int
-    """New tokens at most; the decoding is greedy."""
 
 
 @attrs.frozen(kw_only=True)
 class Ready:
-    """What was loaded."""
+    """The loaded engine."""
 
     unillm: str
     """Version of unillm on this side."""
     backend: str
     distribution: str
-    """Where the backend comes from, with its version."""
+    """Name and version of the distribution that provides the backend."""
     python: str
     max_model_len: int
     load_s: float
-    """Seconds until requests could be taken."""
+    """Seconds until the engine could take requests."""
 
 
 @attrs.frozen(kw_only=True)
 class Done:
-    """How fast the prompts were answered a second time, without log-probabilities."""
+    """Speed of a second pass over the prompts, without log-probabilities."""
 
     seconds: float
     num_tokens: int
     repeats: bool
-    """Whether the tokens were the same both times."""
+    """Whether both passes gave the same tokens."""
 
 
 def main() -> None:
@@ -79,21 +80,21 @@ def main() -> None:
     output = _take_stdout()
 
     def send(**line: Any) -> None:
-        output.write(json.dumps(line) + "\n")
+        output.write(CONVERTER.dumps(line) + "\n")
         output.flush()
 
     try:
         task, prompts = _read_task(sys.stdin)
         threading.Thread(target=_end_with_caller, daemon=True).start()
         _answer_all(task, prompts, send)
-    except Exception as error:  # noqa: BLE001 - the caller tells it
+    except Exception as error:  # noqa: BLE001 - the caller reports it
         traceback.print_exc()
         send(error={"kind": type(error).__name__, "message": str(error)})
         sys.exit(1)
 
 
 def _take_stdout() -> TextIO:
-    """Return a stream to the caller, and let everybody else print to standard error."""
+    """Return a stream to the caller; other prints go to standard error from now on."""
     stream = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     return stream
@@ -103,8 +104,8 @@ def _read_task(lines: TextIO) -> tuple[Task, list[Any]]:
     task = Task(**json.loads(lines.readline()))
     if task.protocol != PROTOCOL:
         raise UnillmError(
-            f"The two sides have versions of unillm that do not understand each other "
-            f"(protocol {task.protocol} and {PROTOCOL}). Install the same one in both."
+            f"The two sides have incompatible versions of unillm (protocol "
+            f"{task.protocol} and {PROTOCOL}). Install the same version in both."
         )
     prompts = []
     for line in iter(lines.readline, ""):
@@ -116,7 +117,7 @@ def _read_task(lines: TextIO) -> tuple[Task, list[Any]]:
 
 
 def _end_with_caller() -> None:
-    # Not through sys.stdin, whose lock a thread that waits would keep to the very end.
+    # os.read, because a thread that waits in sys.stdin holds its lock until the exit.
     while os.read(sys.stdin.fileno(), 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
@@ -136,27 +137,27 @@ def _answer_all(task: Task, prompts: Sequence[Any], send: Any) -> None:
             max_model_len=generator.limits.max_model_len,
             load_s=time.perf_counter() - start,
         )
-        send(ready=attrs.asdict(ready))
+        send(ready=ready)
         greedy = SamplingParams(temperature=0, max_tokens=task.max_tokens)
         answers = [_answer(each) for each in _outcomes(generator, prompts, greedy)]
         for answer in answers:
-            send(answer=attrs.asdict(answer))
+            send(answer=answer)
         start = time.perf_counter()
         again = generator.generate(prompts, greedy, on_error="return")
         seconds = time.perf_counter() - start
-    told = [_answer(each) for each in again]
+    repeated = [_answer(each).token_ids for each in again]
     done = Done(
         seconds=seconds,
-        num_tokens=sum(len(answer.token_ids) for answer in told),
-        repeats=[a.token_ids for a in told] == [a.token_ids for a in answers],
+        num_tokens=sum(map(len, repeated)),
+        repeats=repeated == [answer.token_ids for answer in answers],
     )
-    send(done=attrs.asdict(done))
+    send(done=done)
 
 
 def _outcomes(
     generator: Generator, prompts: Sequence[Any], greedy: SamplingParams
 ) -> list[RequestOutput | Exception]:
-    """Answer with log-probabilities, or without where the engine has none."""
+    """Answer with log-probabilities if the engine has them, else without."""
     params = attrs.evolve(greedy, logprobs=LOGPROBS)
     outcomes = generator.generate(prompts, params, on_error="return")
     if any(
@@ -168,7 +169,7 @@ def _outcomes(
 
 
 def _answer(outcome: RequestOutput | Exception) -> Answer:
-    if isinstance(outcome, EngineError):  # not this prompt's alone
+    if isinstance(outcome, EngineError):  # of every prompt
         raise outcome
     if isinstance(outcome, Exception):
         return Answer(error=type(outcome).__name__, message=str(outcome))
