@@ -37,8 +37,8 @@ def field(
 ) -> Any:
     """A field that keeps what *convert* returns, and `None` too if *optional*.
 
-    The field refuses a value for which *convert* raises a `TypeError` or `ValueError`,
-    or *accept* is false.
+    The field refuses a value for which *convert* raises a `TypeError`, `ValueError` or
+    `OverflowError`, or *accept* is false.
     """
     expected += " or None" if optional else ""
 
@@ -48,7 +48,7 @@ def field(
         try:
             converted = convert(value)
             accepted = accept(converted)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             accepted = False
         if not accepted:
             raise refuse(attribute.name, expected, value)
@@ -101,12 +101,7 @@ def as_text(value: Any) -> str:
 
 
 def as_items(
-    name: str,
-    value: Any,
-    convert: Callable[[Any], T],
-    expected: str,
-    *,
-    at_least: int = 0,
+    name: str, value: Any, convert: Callable[[Any], T], expected: str, at_least: int = 0
 ) -> tuple[T, ...]:
     """Return the converted items of a list, each once; no item for `None`."""
     if value is None:
@@ -118,7 +113,7 @@ def as_items(
     try:
         for item in value:
             items[convert(item)] = None
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise refuse(name, expected, item) from None
     if len(items) < at_least:
         raise refuse(name, expected, value)
