@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 import unillm
-from unillm.model.find import find_model
-from unillm.model.memory import Limits, memory_needs
+from unillm.backend import Limits, find_model, largest_limits, memory_needs
 
 MIB = 2**20
 
@@ -25,7 +24,7 @@ def main() -> None:
     print(
         f"{asked.max_num_seqs} slots take {needs.estimate(asked).total_bytes:,} bytes"
     )
-    for name, value in needs.largest(asked, 64 * MIB).items():
+    for name, value in largest_limits(needs, asked, 64 * MIB).items():
         print(f"in 64 MiB, with the others as they are: {name}={value}")
 
 

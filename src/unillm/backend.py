@@ -73,12 +73,13 @@ if TYPE_CHECKING:
     from .model.checkpoint import read_json as read_json
     from .model.checkpoint import refuse_pickles as refuse_pickles
     from .model.find import find_model as find_model
+    from .model.fitting import HEADROOM as HEADROOM
+    from .model.fitting import largest_limits as largest_limits
+    from .model.fitting import out_of_memory as out_of_memory
     from .model.memory import GIB as GIB
-    from .model.memory import HEADROOM as HEADROOM
     from .model.memory import Limits as Limits
     from .model.memory import MemoryNeeds as MemoryNeeds
     from .model.memory import memory_needs as memory_needs
-    from .model.memory import out_of_memory as out_of_memory
     from .model.positions import model_positions as model_positions
     from .model.positions import positions_of as positions_of
     from .outputs import FinishReason as FinishReason
@@ -158,11 +159,12 @@ _WHERE = {
     "free_bytes": ".embedded.memory",
     "plan_limits": ".embedded.memory",
     "GIB": ".model.memory",
-    "HEADROOM": ".model.memory",
+    "HEADROOM": ".model.fitting",
     "Limits": ".model.memory",
     "MemoryNeeds": ".model.memory",
     "memory_needs": ".model.memory",
-    "out_of_memory": ".model.memory",
+    "largest_limits": ".model.fitting",
+    "out_of_memory": ".model.fitting",
     "give_back": ".runtime.allocator",
     "keep_freed": ".runtime.allocator",
     # Prepared engines.

@@ -240,7 +240,7 @@ def test_where_the_engine_is_larger_than_the_memory_it_says_what_fits(
     with pytest.raises(EngineOutOfMemoryError) as caught:
         open_generator(max_num_seqs=512, max_num_batched_tokens=1024)
 
-    [fits] = map(int, re.findall(r"what fits is max_num_seqs=(\d+)", str(caught.value)))
+    [fits] = map(int, re.findall(r"estimate, max_num_seqs=(\d+)", str(caught.value)))
     needs = memory_needs(TINY)
     sizes = [
         needs.estimate(

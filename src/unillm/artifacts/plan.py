@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 
 import attrs
 
+from ..model import fitting
 from ..model.memory import Limits, MemoryEstimate, MemoryNeeds
 from .folder import ArtifactFolder, Entry
 from .key import BuildSpec, Difference
@@ -60,14 +61,14 @@ class MemoryPlan:
         """
         if self.available_bytes is None:
             return {}
-        return self.needs.largest(self.limits, self.available_bytes)
+        return fitting.largest_limits(self.needs, self.limits, self.available_bytes)
 
     @property
     def largest_together(self) -> Limits | None:
         """The limits lowered by one common share until they fit; `None` if none fit."""
         if self.available_bytes is None:
             return None
-        return self.needs.largest_together(self.limits, self.available_bytes)
+        return fitting.largest_together(self.needs, self.limits, self.available_bytes)
 
 
 @attrs.frozen(kw_only=True)

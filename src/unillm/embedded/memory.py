@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from ..errors import ConfigError, EngineOutOfMemoryError
-from ..model import memory
+from ..model import fitting
 from ..model.memory import GIB, Limits, MemoryNeeds
 from ..model.sizes import ALIGNMENT
 
@@ -75,13 +75,13 @@ def plan_limits(
         max_num_batched_tokens=max_num_batched_tokens,
     )
     if max_model_len is None and needs.kv_bytes_per_token:
-        fits = needs.largest(limits, memory_bytes)["max_model_len"]
+        fits = fitting.largest_limits(needs, limits, memory_bytes)["max_model_len"]
         shortest = min(positions, SHORTEST_DEFAULT)
         if fits < positions:
             fits = max(fits // ALIGNMENT * ALIGNMENT, shortest)
         limits = attrs.evolve(limits, max_model_len=fits)
     if max_num_seqs is None:
-        fits = needs.largest(limits, memory_bytes)["max_num_seqs"]
+        fits = fitting.largest_limits(needs, limits, memory_bytes)["max_num_seqs"]
         limits = attrs.evolve(limits, max_num_seqs=max(1, fits))
     return limits
 
@@ -115,9 +115,9 @@ def out_of_memory(what: str, *, device: Any, **facts: Any) -> EngineOutOfMemoryE
     Args:
         what: Opens the message: what was under way.
         device: Its free memory is measured now.
-        facts: Other arguments of `unillm.model.memory.out_of_memory`.
+        facts: Other arguments of `unillm.model.fitting.out_of_memory`.
     """
-    return memory.out_of_memory(what, free=free_bytes(device), device=device, **facts)
+    return fitting.out_of_memory(what, free=free_bytes(device), device=device, **facts)
 
 
 def free_bytes(device: Any) -> int:

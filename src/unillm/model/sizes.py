@@ -2,8 +2,9 @@
 
 """Sizes that follow from a model's configuration: cache, states and activations.
 
-Numbers, not bytes, wherever the dtype is not known yet. What the embedded backend
-computes was measured, operation by operation; other engines compute much the same.
+Sizes count numbers, not bytes, wherever the dtype is not known yet. The formulas were
+measured on the embedded backend, operation by operation; other engines need about as
+much.
 """
 
 from __future__ import annotations
@@ -16,8 +17,38 @@ import attrs
 from ..errors import UnsupportedModelError
 
 ALIGNMENT = 64
-"""Positions are counted in blocks of this many: rows of the cache, and what attention
-reads of them. Masks that are a multiple of it wide suit the CUDA kernels too."""
+"""Positions of one block: rows of the cache, and the part of it that attention reads,
+are whole blocks. Masks that are a multiple of it wide suit the CUDA kernels too."""
+
+LOGIT_COPIES = 12
+"""Numbers of four bytes for each logit of a row while it is sampled: the filters sort,
+and sorting makes indices of eight bytes."""
+
+STEPWISE_ATTENTION = {
+    "bloom",
+    "codegen",
+    "falcon",
+    "gpt_neo",
+    "gpt_oss",
+    "gptj",
+    "mpt",
+}
+"""Families whose attention holds all scores; soft-capping does so in any family."""
+
+_ATTENDING = {
+    "chunked_attention",
+    "full_attention",
+    "hybrid",
+    "hybrid_sliding",
+    "sliding_attention",
+}
+_RECURRING = {"conv", "hybrid", "hybrid_sliding", "linear_attention"}
+
+_STEPWISE_GELU = {"gelu_accurate", "gelu_fast", "gelu_new", "gelu_python"}
+"""Activations that transformers computes in several operations."""
+
+_DELTA_CHUNK = 64
+"""Tokens for which transformers computes the delta rule at once."""
 
 
 def round_up(positions: int) -> int:
@@ -25,23 +56,32 @@ def round_up(positions: int) -> int:
     return -(-positions // ALIGNMENT) * ALIGNMENT
 
 
+def first_of(config: Any, *names: str) -> int:
+    """Return the first of *names* that a configuration has; 0 if it has none."""
+    found = (getattr(config, name, None) for name in names)
+    return next((value for value in found if value and isinstance(value, int)), 0)
+
+
+# ------------------------------------------------------------------- cache and states
+
+
 @attrs.frozen(kw_only=True)
 class KvShape:
-    """What one position of one row holds."""
+    """The cache of one position of one row."""
 
     layers: int
     kv_heads: int
     head_dim: int
-    """Of keys."""
+    """Numbers of one key."""
     value_dim: int
-    """Of values."""
+    """Numbers of one value."""
 
     @classmethod
     def of(cls, config: Any) -> KvShape:
-        """Read it from a transformers configuration.
+        """Return the shape for a transformers configuration.
 
         Raises:
-            UnsupportedModelError: It is not one of layers of attention heads.
+            UnsupportedModelError: The model is not one of layers of attention heads.
         """
         config = config.get_text_config(decoder=True)
         kinds = _kinds(config)
@@ -52,7 +92,8 @@ class KvShape:
             if kinds:
                 layers = sum(kind in _ATTENDING for kind in kinds)
             if rank := first_of(config, "kv_lora_rank"):
-                # Latent attention: what all heads are made of, and what is rotated.
+                # Latent attention caches one compressed vector for all heads, and the
+                # rotated part of the keys.
                 rotated = config.qk_rope_head_dim
                 return cls(layers=layers, kv_heads=1, head_dim=rank, value_dim=rotated)
             dim = first_of(config, "attention_head_dim", "head_dim")
@@ -66,37 +107,27 @@ class KvShape:
             ) from error
 
     def bytes_per_token(self, item_bytes: int) -> int:
-        """Keys and values of all layers, with numbers of *item_bytes* each."""
+        """Return the bytes of all layers, with numbers of *item_bytes* each."""
         numbers = self.kv_heads * (self.head_dim + self.value_dim)
         return self.layers * numbers * item_bytes
 
 
-_ATTENDING = {
-    "chunked_attention",
-    "full_attention",
-    "hybrid",
-    "hybrid_sliding",
-    "sliding_attention",
-}
-_RECURRING = {"conv", "hybrid", "hybrid_sliding", "linear_attention"}
-
-
 @attrs.frozen(kw_only=True)
 class StateShape:
-    """What one row's recurrent layers hold, whatever its length."""
+    """The states of the recurrent layers of one row, whatever its length."""
 
     layers: int
     convolution: int
     """Numbers of one layer, in the model's dtype: the last inputs."""
     recurrence: int
-    """Numbers of one layer, always of four bytes: what is remembered of all inputs."""
+    """Numbers of one layer, always of four bytes: the memory of all inputs."""
 
     @classmethod
     def of(cls, config: Any) -> StateShape:
-        """Read it from a transformers configuration.
+        """Return the shape for a transformers configuration.
 
         References:
-            The buffers that transformers 5.19 makes of such layers, by family.
+            The buffers that transformers 5.19 makes for such layers, by family.
         """
         config = config.get_text_config(decoder=True)
         layers = sum(kind in _RECURRING for kind in _kinds(config))
@@ -113,7 +144,7 @@ class StateShape:
         return cls(layers=layers, convolution=convolution, recurrence=recurrence)
 
     def bytes_per_seq(self, item_bytes: int) -> int:
-        """All layers of one row, with numbers of *item_bytes* each."""
+        """Return the bytes of all layers, with numbers of *item_bytes* each."""
         return self.layers * (self.convolution * item_bytes + self.recurrence * 4)
 
 
@@ -126,7 +157,7 @@ def _delta_rule(config: Any) -> tuple[int, int]:
 
 @attrs.frozen(kw_only=True)
 class _StateSpace:
-    """Sizes of Mamba's layers, of the first kind where there are no groups."""
+    """Sizes of Mamba's layers: the first kind of Mamba has no groups."""
 
     inner: int
     heads: int
@@ -153,12 +184,6 @@ class _StateSpace:
         return (self.inner + 2 * self.groups * self.state) * self.kernel
 
 
-def first_of(config: Any, *names: str) -> int:
-    """Return the first of *names* that a configuration has; 0 if it has none."""
-    found = (getattr(config, name, None) for name in names)
-    return next((value for value in found if value and isinstance(value, int)), 0)
-
-
 def _kinds(config: Any) -> Sequence[str]:
     """Return ``layer_types``; empty where all layers are alike and attend."""
     return getattr(config, "layer_types", None) or ()
@@ -173,27 +198,27 @@ def _kv_heads(config: Any) -> int:
     return getattr(config, "num_key_value_heads", None) or heads
 
 
-# ---------------------------------------------------------------------- of one step
+# ------------------------------------------------------------------------ activations
 
 
 @attrs.frozen(kw_only=True)
 class ActivationShape:
-    """What is alive at once at the peak of a step, without the logits."""
+    """The activations at the peak of a step, without the logits."""
 
     per_token: int
     """Numbers of one token, in the part of a layer that needs most."""
     per_pair: int
     """Numbers of one token and one position that it may see: masks and scores."""
     per_position: int
-    """Numbers of one position of one row that attention makes of what is cached."""
+    """Numbers that attention makes of the cache of one position of one row."""
 
     @classmethod
     def of(cls, config: Any) -> ActivationShape:
-        """Read it from a transformers configuration.
+        """Return the shape for a transformers configuration.
 
         References:
-            Each term is what the embedded backend allocates on a CPU, eagerly and
-            without kernels of other packages, as torch's profiler sees it:
+            Each term counts the allocations of the embedded backend on a CPU, eagerly
+            and without kernels of other packages, as torch's profiler sees them:
             ``tests/embedded/test_activations.py`` holds it to within a quarter.
         """
         config = config.get_text_config(decoder=True)
@@ -208,46 +233,13 @@ class ActivationShape:
             per_position=_per_position(config),
         )
 
-    def bytes_per_token(self, item_bytes: int) -> int:
-        """Of one token, with numbers of *item_bytes* each."""
-        return self.per_token * item_bytes
-
-    def bytes_per_position(self, item_bytes: int) -> int:
-        """Of one position of one row, with numbers of *item_bytes* each."""
-        return self.per_position * item_bytes
-
-    def bytes_per_pair(self, item_bytes: int) -> int:
-        """Of one token and one position, with numbers of *item_bytes* each."""
-        return self.per_pair * item_bytes
-
-
-LOGIT_COPIES = 12
-"""Numbers of four bytes for each logit of a row while it is sampled: the filters sort,
-and what they sort has indices of eight bytes."""
-
-_STEPWISE_GELU = {"gelu_accurate", "gelu_fast", "gelu_new", "gelu_python"}
-"""Activations that transformers computes in several operations."""
-
-STEPWISE_ATTENTION = {
-    "bloom",
-    "codegen",
-    "falcon",
-    "gpt_neo",
-    "gpt_oss",
-    "gptj",
-    "mpt",
-}
-"""Families whose attention holds all scores; soft-capping does so in any family."""
-
 
 def _in_mlp(config: Any) -> int:
     hidden: int = config.hidden_size
-    # The residual, its norm, the output, and what each layer is given of positions.
+    # The residual, its norm, the output, and the rotary embeddings given to each layer.
     around = 4 * hidden + 2 * (first_of(config, "head_dim") or hidden // 8)
-    width = first_of(
-        config, "intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"
-    )
-    width = width or 4 * hidden
+    names = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
+    width = first_of(config, *names) or 4 * hidden
     if experts := first_of(config, "num_experts_per_tok"):
         # The tokens of each expert are gathered, and gate and up are one product.
         width = first_of(config, "moe_intermediate_size") or width
@@ -261,7 +253,7 @@ def _in_mlp(config: Any) -> int:
 
 
 def _in_attention(config: Any) -> int:
-    """Residual and norm, queries, keys and values, and the queries being rotated."""
+    """Count residual and norm, queries, keys and values, and the rotated queries."""
     shape = KvShape.of(config)
     hidden: int = config.hidden_size
     dim = first_of(config, "qk_head_dim") or shape.head_dim
@@ -276,7 +268,7 @@ def _in_recurrence(config: Any) -> int:
         return 8 * hidden  # three parts, their products, the residual and its norm
     if heads := first_of(config, "linear_num_value_heads"):
         values = heads * int(config.linear_value_head_dim)
-        keys = heads * int(config.linear_key_head_dim)  # one of each head of values
+        keys = heads * int(config.linear_key_head_dim)  # one for each head of values
         return 3 * hidden + 8 * values + 9 * keys + 2 * _DELTA_CHUNK * heads
     sizes = _StateSpace.of(config)
     if not sizes.groups:
@@ -285,14 +277,10 @@ def _in_recurrence(config: Any) -> int:
     return 11 * sizes.inner + sizes.heads * (6 * sizes.state + 3 * chunk)
 
 
-_DELTA_CHUNK = 64
-"""Tokens that transformers computes the delta rule of at once."""
-
-
 def _per_pair(config: Any) -> int:
-    masks = len({"sliding_attention", "full_attention"} & set(_kinds(config))) or 1
     if not KvShape.of(config).layers:
         return 0
+    masks = len({"sliding_attention", "full_attention"} & set(_kinds(config))) or 1
     heads: int = config.num_attention_heads
     if getattr(config, "attn_logit_softcapping", None):
         return masks + 3 * heads
@@ -302,10 +290,10 @@ def _per_pair(config: Any) -> int:
 
 
 def _per_position(config: Any) -> int:
-    """Keys and values of all heads, where only what they are made of is cached."""
+    """Count the keys and values that latent attention makes of its cache."""
     if not first_of(config, "kv_lora_rank"):
         return 0
     heads = int(config.num_attention_heads)
-    # The product, and keys and values of it.
+    # The product, and the keys and values that are cut from it.
     nope, values = int(config.qk_nope_head_dim), int(config.v_head_dim)
     return heads * (2 * (nope + values) + int(config.qk_rope_head_dim))
