@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The double in place of TensorRT-LLM, one version family at a time."""
+"""The fake TensorRT-LLM, one version family at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TINY = find_model("unillm/tiny")
 
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch, tmp_path):
-    """No test sees the caller's choices, or keeps an engine for another one."""
+    """Give each test its own environment and its own cache of engines."""
     monkeypatch.delenv("UNILLM_BACKEND", raising=False)
     monkeypatch.setenv("UNILLM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -29,7 +29,7 @@ def own_environment(monkeypatch, tmp_path):
 
 
 def install_family(name, monkeypatch):
-    """Install a version family: what can be imported is what it has."""
+    """Make the modules of one version family importable."""
     monkeypatch.setenv("TRTLLM_DOUBLE_PROFILE", name)
     for module in [m for m in sys.modules if m.partition(".")[0] == "tensorrt_llm"]:
         monkeypatch.delitem(sys.modules, module)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Engines: what would be built, built once, reused, and told when they do not fit."""
+"""Engines: their specs, their builds, and engines that do not fit."""
 
 from __future__ import annotations
 
@@ -41,19 +41,20 @@ def spec(**given):
 
 
 def test_a_plan_needs_no_tensorrt_llm(monkeypatch):
-    """On any machine: what cannot be known there is left open."""
+    """Unknown fields of the spec stay open."""
     monkeypatch.setattr(_building, "engine_version", lambda: None)
     monkeypatch.setattr(_device, "architecture", lambda: None)
 
     planned = spec(max_model_len=512, max_num_seqs=4)
 
-    assert (4, 511, 512, 8192) == (
-        planned.max_batch_size,
-        planned.max_input_len,
-        planned.max_seq_len,
-        planned.max_num_tokens,
-    )
-    assert ("engine_version", "device") == planned.unknown
+    limits = dict(planned.limits)
+    assert limits == {
+        "max_batch_size": 4,
+        "max_input_len": 511,
+        "max_seq_len": 512,
+        "max_num_tokens": 8192,
+    }
+    assert planned.unknown == ("engine_version", "device")
 
 
 def test_longrope_is_built_for_its_short_context_unless_more_is_asked(
@@ -73,13 +74,13 @@ def test_longrope_is_built_for_its_short_context_unless_more_is_asked(
         spec(path=tmp_path, max_model_len=4097)
 
 
-def test_nothing_is_built_where_a_checkpoint_runs_as_it_is(install):
+def test_a_version_on_pytorch_builds_nothing(install):
     install("1.4")
 
     assert spec() is None
 
 
-def test_nothing_is_built_of_an_engine(install, engine_at):
+def test_an_engine_directory_needs_no_build(install, engine_at):
     install("0.21")
 
     assert TensorRTLLMBackend().build_spec(config(engine_at())) is None
@@ -95,15 +96,15 @@ def test_nothing_is_built_of_an_engine(install, engine_at):
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_whatever_changes_an_engine_changes_its_key(install, change):
+def test_each_option_of_an_engine_is_part_of_its_key(install, change):
     install("0.21")
 
     assert spec().key != spec(**change).key
     assert not spec().covers(spec(**change))
 
 
-def test_the_gpu_is_a_part_of_the_key(install, monkeypatch):
-    """TensorRT-LLM's own build cache leaves it out."""
+def test_the_gpu_is_part_of_the_key(install, monkeypatch):
+    """TensorRT-LLM's own build cache omits it."""
     install("0.21")
     here = spec()
     monkeypatch.setattr(_device, "architecture", lambda: "sm_89")
@@ -111,7 +112,7 @@ def test_the_gpu_is_a_part_of_the_key(install, monkeypatch):
     assert here.key != spec().key
 
 
-def test_the_contents_of_the_weights_are_a_part_of_the_key(install, tmp_path):
+def test_the_contents_of_the_weights_are_part_of_the_key(install, tmp_path):
     """TensorRT-LLM's own build cache knows the path alone."""
     install("0.21")
     copy = shutil.copytree(TINY, tmp_path / "model")
@@ -150,23 +151,23 @@ def test_an_engine_is_built_once_and_loaded_many_times(
         open_generator(**options).generate(prompt, GREEDY)[0].text for _ in range(2)
     ]
 
-    assert [reference.generate(prompt, GREEDY)[0].text] * 2 == texts
-    assert 1 == len(calls.of("build"))
+    assert texts == [reference.generate(prompt, GREEDY)[0].text] * 2
+    assert len(calls.of("build")) == 1
 
 
-def test_a_larger_engine_is_reused_and_says_so(install, open_generator, caplog):
+def test_a_larger_engine_is_reused_and_logged(install, open_generator, caplog):
     install("0.21")
     caplog.set_level("INFO")
     open_generator(max_model_len=512, max_num_seqs=8).close()
 
     generator = open_generator(max_model_len=256, max_num_seqs=4)
 
-    assert 1 == len(calls.of("build"))
-    assert 256 == generator.limits.max_model_len
+    assert len(calls.of("build")) == 1
+    assert generator.limits.max_model_len == 256
     assert "512" in caplog.text
 
 
-def test_over_length_names_the_number_that_the_engine_was_built_with(
+def test_a_prompt_that_is_too_long_is_refused_with_the_engines_limit(
     install, open_generator
 ):
     install("0.21")
@@ -176,7 +177,7 @@ def test_over_length_names_the_number_that_the_engine_was_built_with(
         generator.generate([[1] * 600])
 
 
-def test_a_build_that_fails_leaves_nothing(install, open_generator, monkeypatch):
+def test_a_failed_build_leaves_no_entry(install, open_generator, monkeypatch):
     install("0.21")
     import tensorrt_llm
 
@@ -189,10 +190,12 @@ def test_a_build_that_fails_leaves_nothing(install, open_generator, monkeypatch)
     with pytest.raises(Exception, match="no space left"):
         open_generator()
 
-    assert [] == ArtifactStore().folder.entries()
+    assert ArtifactStore().folder.entries() == []
 
 
-def test_a_version_without_engines_says_which_one_has_them(install, tmp_path):
+def test_a_version_without_engines_is_refused_with_the_last_with_them(
+    install, tmp_path
+):
     install("1.4")
     wanted = spec(backend_options={"door": "engine"})
 
@@ -207,7 +210,7 @@ def test_a_version_without_engines_says_which_one_has_them(install, tmp_path):
         "Requested amount of GPU memory (24793579520 bytes) could not be allocated.",
     ],
 )
-def test_running_out_of_memory_while_building_names_what_to_reduce(
+def test_running_out_of_memory_while_building_names_the_limits_to_reduce(
     install, open_generator, monkeypatch, text
 ):
     install("0.21")
@@ -225,7 +228,7 @@ def test_running_out_of_memory_while_building_names_what_to_reduce(
         open_generator(max_num_seqs=16, max_model_len=512)
 
 
-def test_where_the_engine_is_larger_than_the_memory_it_says_what_fits(
+def test_an_engine_larger_than_the_memory_is_refused_with_a_limit_that_fits(
     install, open_generator, monkeypatch
 ):
     install("0.21")
@@ -263,17 +266,17 @@ def test_an_engine_of_another_version_is_refused_before_loading(
     with pytest.raises(ModelLoadError, match=r"by TensorRT-LLM 0\.20\.0, and 0\.21"):
         open_generator(path, tokenizer=TINY)
 
-    assert [] == calls.of("LLM")
+    assert calls.of("LLM") == []
 
 
 @pytest.mark.parametrize("inflight", [True, False], ids=["engine", "runner"])
 @pytest.mark.parametrize(
     "other", [{"compute": "8.9"}, {"tensorrt": "9.2.0.5"}], ids=["gpu", "tensorrt"]
 )
-def test_an_engine_of_another_gpu_or_tensorrt_says_to_build_it_again(
+def test_an_engine_of_another_gpu_or_tensorrt_is_refused_with_the_advice_to_rebuild(
     install, open_generator, engine_at, inflight, other
 ):
-    """The runner says no more than AssertionError."""
+    """The runner raises a bare AssertionError."""
     install("0.21")
     path = engine_at(inflight=inflight, **other)
 

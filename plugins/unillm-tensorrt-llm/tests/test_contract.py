@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The contract on the double, through each door and in each version family.
+"""The contract on the fake, at each entry path and in each version family.
 
-What holds here holds against published sources; ``unillm doctor`` asks the real one.
+The fake follows published sources; ``unillm doctor`` checks the real TensorRT-LLM.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from trtllm_double import engine_dir
 from unillm.testing.contract import BackendContract
 
 
-class _OnTheDouble(BackendContract):
+class _OnTheFake(BackendContract):
     backend = "tensorrt-llm"
     version: str
 
     @pytest.fixture(autouse=True, scope="class")
     @classmethod
     def _installed(cls):
-        """For the whole class: one engine serves many clauses."""
+        """Install the version for the whole class: one engine serves many clauses."""
         with pytest.MonkeyPatch.context() as monkeypatch:
             install_family(cls.version, monkeypatch)
             yield
 
 
-class TestRunnerOf011(_OnTheDouble):
+class TestRunnerOf011(_OnTheFake):
     version = "0.11"
 
 
-class TestStaticBatchesOf021(_OnTheDouble):
+class TestStaticBatchesOf021(_OnTheFake):
     """``ModelRunner`` on an engine without in-flight batching."""
 
     version = "0.21"
@@ -47,13 +47,13 @@ class TestStaticBatchesOf021(_OnTheDouble):
         cls.model = str(path)
 
 
-class TestEnginesOf021(_OnTheDouble):
+class TestEnginesOf021(_OnTheFake):
     version = "0.21"
 
 
-class TestPyTorchOf12(_OnTheDouble):
+class TestPyTorchOf12(_OnTheFake):
     version = "1.2"
 
 
-class TestPyTorchOf14(_OnTheDouble):
+class TestPyTorchOf14(_OnTheFake):
     version = "1.4"

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The doctor on the double: what holds, and what it answers that no source says."""
+"""``unillm doctor`` on the fake TensorRT-LLM."""
 
 from __future__ import annotations
 
@@ -24,74 +24,75 @@ def doctor(capsys, *arguments):
 
 @pytest.fixture
 def findings(capsys, monkeypatch):
-    """Run the doctor without the clauses; return the code and what was found."""
+    """Run the doctor without clauses; return the exit code and the findings."""
 
     def run_contract(backend, **given):
         return Conformance(backend=backend, distribution="", results=())
 
     def findings(*arguments):
         monkeypatch.setattr(conformance, "run_contract", run_contract)
-        code, told = doctor(capsys, *arguments)
-        return code, {each["assumption"]: each for each in told["findings"]}
+        code, report = doctor(capsys, *arguments)
+        return code, {each["assumption"]: each for each in report["findings"]}
 
     return findings
 
 
-def test_the_clauses_are_run_on_what_is_installed(install, capsys):
+def test_the_doctor_runs_the_clauses_on_the_installed_version(install, capsys):
     install("1.2")
 
-    code, told = doctor(capsys)
+    code, report = doctor(capsys)
 
-    counts = told["contract"]["counts"]
-    assert 0 == code
-    assert 0 == counts["failed"]
-    assert 40 < counts["passed"]
-    assert set("AELPRS") == {each["number"][0] for each in told["contract"]["clauses"]}
+    counts = report["contract"]["counts"]
+    assert code == 0
+    assert counts["failed"] == 0
+    assert counts["passed"] > 40
+    groups = {each["number"][0] for each in report["contract"]["clauses"]}
+    assert groups == set("AELPRS")
 
 
-def test_a_clause_that_is_waived_is_told_and_changes_no_exit_code(install, capsys):
-    """The C++ runner goes on when it is stopped, so its places are not refilled."""
+def test_a_waived_clause_is_reported_and_does_not_change_the_exit_code(install, capsys):
+    """The C++ runner cannot stop a run, so freed rows stay empty."""
     install("0.11")
 
-    code, told = doctor(capsys)
+    code, report = doctor(capsys)
 
-    clauses = told["contract"]["clauses"]
-    assert 0 == code
-    assert ["R3"] == [c["number"] for c in clauses if c["outcome"] == "waived"]
+    clauses = report["contract"]["clauses"]
+    assert code == 0
+    assert [c["number"] for c in clauses if c["outcome"] == "waived"] == ["R3"]
 
 
-def test_a_clause_that_does_not_hold_has_an_exit_code_of_its_own(
-    install, capsys, monkeypatch
-):
+def test_a_failed_clause_has_its_own_exit_code(install, capsys, monkeypatch):
     install("0.11")
     monkeypatch.setattr(TensorRTLLMBackend, "waivers", {})
 
-    code, told = doctor(capsys)
+    code, report = doctor(capsys)
 
-    clauses = told["contract"]["clauses"]
-    assert 7 == code
-    assert ["R3"] == [c["number"] for c in clauses if c["outcome"] == "failed"]
+    clauses = report["contract"]["clauses"]
+    assert code == 7
+    assert [c["number"] for c in clauses if c["outcome"] == "failed"] == ["R3"]
 
 
 @pytest.mark.parametrize("version", ["0.21", "1.2", "1.3rc20", "1.4"])
-def test_every_assumption_holds_on_the_double(install, findings, version):
+def test_every_assumption_holds_on_the_fake(install, findings, version):
     install(version)
 
     code, found = findings()
 
-    assert 0 == code
-    assert [] == [name for name, each in found.items() if each["held"] is False]
+    assert code == 0
+    assert [name for name, each in found.items() if each["held"] is False] == []
 
 
 @pytest.mark.parametrize(
     ("version", "answer"), [("0.21", "no"), ("1.2", "yes")], ids=["0.21", "1.2"]
 )
-def test_what_no_source_says_is_answered(install, findings, version, answer):
+def test_a_check_without_a_source_reports_what_it_saw(
+    install, findings, version, answer
+):
     install(version)
 
     _, found = findings()
 
-    shown = found["The end id stands at the end of the ids"]
+    shown = found["The EOS token stands at the end of the ids"]
     assert shown["held"] is None
     assert shown["detail"].startswith(answer)
 
@@ -106,15 +107,15 @@ def test_the_runners_are_examined_too(install, findings, engine_at, version, inf
 
     code, found = findings(str(path), "--option", "door=runner")
 
-    counted = found["Lengths count the end id"]
+    counted = found["Lengths count the EOS token"]
     answer = "yes" if profile.end_id_counted else "no"
-    assert [] == [each for each in found.values() if each["held"] is False]
-    assert 0 == code
-    assert (5 if inflight else 7) == len(found)
+    assert [each for each in found.values() if each["held"] is False] == []
+    assert code == 0
+    assert len(found) == (5 if inflight else 7)
     assert counted["detail"].startswith(answer)
 
 
-def test_an_assumption_that_does_not_hold_is_told_and_ends_with_one(
+def test_a_failed_assumption_is_reported_with_exit_code_one(
     install, findings, monkeypatch
 ):
     install("1.2")
@@ -123,11 +124,11 @@ def test_an_assumption_that_does_not_hold_is_told_and_ends_with_one(
     code, found = findings()
 
     failed = [each for each in found.values() if each["held"] is False]
-    assert 1 == code
-    assert ["missing: no_such_field"] == [each["detail"] for each in failed]
+    assert code == 1
+    assert [each["detail"] for each in failed] == ["missing: no_such_field"]
 
 
-def test_a_check_that_raises_is_a_finding_and_stops_no_other(
+def test_a_check_that_raises_is_a_finding_and_the_others_go_on(
     install, findings, monkeypatch
 ):
     install("1.2")
@@ -136,10 +137,11 @@ def test_a_check_that_raises_is_a_finding_and_stops_no_other(
         """It works."""
         raise ZeroDivisionError("there")
 
-    monkeypatch.setattr(_doctor, "_seeds_repeat", breaks)
+    checks = ((breaks, "a test"), *_doctor._CHECKS[1:])  # noqa: SLF001
+    monkeypatch.setattr(_doctor, "_CHECKS", checks)
 
     code, found = findings()
 
-    assert 1 == code
-    assert "ZeroDivisionError: there" == found["It works"]["detail"]
-    assert 12 == len(found)
+    assert code == 1
+    assert found["It works"]["detail"] == "ZeroDivisionError: there"
+    assert len(found) == 12

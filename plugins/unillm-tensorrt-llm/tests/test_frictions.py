@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is known to hurt with TensorRT-LLM, one test for each, in every version."""
+"""Known pitfalls of TensorRT-LLM, one test each, in every version family."""
 
 from __future__ import annotations
 
@@ -29,50 +29,50 @@ def test_ids_become_text(profile, open_generator, reference):
     outputs = open_generator().generate(PROMPTS, GREEDY)
 
     expected = reference.generate(PROMPTS, GREEDY)
-    assert [o.text for o in expected] == [o.text for o in outputs]
-    assert [o.token_ids for o in expected] == [o.token_ids for o in outputs]
+    assert [o.text for o in outputs] == [o.text for o in expected]
+    assert [o.token_ids for o in outputs] == [o.token_ids for o in expected]
 
 
-def test_the_end_id_comes_from_the_model_and_all_of_them_count(
+def test_every_eos_token_of_the_model_ends_a_request(
     profile, open_generator, reference
 ):
-    """The API takes one end_id, and ignores the others that a checkpoint names."""
+    """The API takes one end_id and ignores the others of a checkpoint."""
     generator = open_generator()
     end = generator.eos.primary
     others = sorted(generator.eos_token_ids - {end})
 
-    assert 3 == len(generator.eos_token_ids)
+    assert len(generator.eos_token_ids) == 3
     for token_id in (end, *others):
         params = SamplingParams(
             temperature=0, max_tokens=8, logit_bias={token_id: 100.0}
         )
-        if profile.hlapi:  # its runner takes no bias: what ends there is the prompt's
+        if profile.hlapi:  # its runner takes no bias, so the model ends by itself
             params = GREEDY
         [output] = generator.generate("Count from 3 to 9:", params)
         [expected] = reference.generate("Count from 3 to 9:", params)
-        assert expected.token_ids == output.token_ids
-        assert expected.outputs[0].stop_reason == output.outputs[0].stop_reason
-        assert "stop" == output.finish_reason
+        assert output.token_ids == expected.token_ids
+        assert output.outputs[0].stop_reason == expected.outputs[0].stop_reason
+        assert output.finish_reason == "stop"
 
 
-@pytest.mark.parametrize("door", ["llm", "runner"])
-def test_over_length_raises_before_the_engine_sees_it(
-    profile, open_generator, engine_at, door
+@pytest.mark.parametrize("kind", ["llm", "runner"])
+def test_a_prompt_that_is_too_long_raises_before_any_engine_work(
+    profile, open_generator, engine_at, kind
 ):
     if not profile.runtime:
         generator = open_generator(max_model_len=512)
     else:
-        path = engine_at(max_seq_len=512, max_input_len=512, inflight=door == "llm")
+        path = engine_at(max_seq_len=512, max_input_len=512, inflight=kind == "llm")
         generator = open_generator(path, tokenizer=TINY)
     calls.clear()
 
     with pytest.raises(PromptTooLongError, match=r"600 tokens; at most 511.*512"):
         generator.generate([[1] * 600], GREEDY)
 
-    assert [] == calls.SEEN
+    assert calls.SEEN == []
 
 
-def test_nothing_is_clamped_in_silence(profile, open_generator):
+def test_max_tokens_is_fitted_and_never_clamped_by_the_engine(profile, open_generator):
     """Some versions cut max_tokens to what fits, and others refuse the request."""
     generator = open_generator(max_model_len=64)
 
@@ -80,14 +80,14 @@ def test_nothing_is_clamped_in_silence(profile, open_generator):
         [[1] * 50], SamplingParams(temperature=0, max_tokens=30, ignore_eos=True)
     )
 
-    assert 14 == len(output.token_ids)
-    assert 14 == output.fitted_max_tokens
-    assert "length" == output.finish_reason
-    assert [] == calls.of("clamped")
+    assert len(output.token_ids) == 14
+    assert output.fitted_max_tokens == 14
+    assert output.finish_reason == "length"
+    assert calls.of("clamped") == []
 
 
 def test_a_prompt_over_max_num_tokens_is_computed_in_chunks(install, open_generator):
-    """Without chunked prefill it is refused, however much fits the context."""
+    """Without chunked prefill TensorRT-LLM refuses it, even if it fits the context."""
     install("1.2")
     generator = open_generator(max_num_batched_tokens=64)
 
@@ -97,7 +97,7 @@ def test_a_prompt_over_max_num_tokens_is_computed_in_chunks(install, open_genera
     assert calls.of("LLM")[0]["enable_chunked_prefill"] is True
 
 
-def test_where_chunks_are_switched_off_the_core_knows_the_longest_prompt(
+def test_without_chunked_prefill_max_num_tokens_bounds_the_prompt(
     install, open_generator
 ):
     install("1.2")
@@ -109,14 +109,14 @@ def test_where_chunks_are_switched_off_the_core_knows_the_longest_prompt(
     with pytest.raises(PromptTooLongError, match="200 tokens; at most 64 fit"):
         generator.generate([[1] * 200], GREEDY)
 
-    assert [] == calls.SEEN
+    assert calls.SEEN == []
 
 
 @pytest.mark.parametrize("version", ["0.21", "1.2"])
-def test_no_option_of_its_own_says_otherwise_than_what_requests_are_checked_by(
+def test_no_option_overrides_the_limits_that_requests_are_checked_against(
     install, open_generator, engine_at, version
 ):
-    """It would clamp what the core lets through, or leave the option out."""
+    """The engine would clamp a request that the core accepted, or ignore the option."""
     install(version)
     for inflight in (True, False):
         path = engine_at(f"e{inflight}", inflight=inflight)
@@ -128,8 +128,8 @@ def test_no_option_of_its_own_says_otherwise_than_what_requests_are_checked_by(
                 open_generator(path, tokenizer=TINY, backend_options={name: 64})
 
 
-def test_defaults_are_ours_and_not_its(profile, open_generator):
-    """Its own are greedy, 32 tokens and a seed that is 0 in every run."""
+def test_sampling_defaults_are_vllms(profile, open_generator):
+    """TensorRT-LLM's own are greedy, 32 tokens and seed 0 in every run."""
     generator = open_generator()
     prompt = [[40, 41, 42]]
     params = SamplingParams(max_tokens=16, ignore_eos=True, temperature=2.0)
@@ -137,7 +137,7 @@ def test_defaults_are_ours_and_not_its(profile, open_generator):
     [first] = generator.generate(prompt, params)
     [second] = generator.generate(prompt, params)
 
-    assert 16 == len(first.token_ids)
+    assert len(first.token_ids) == 16
     assert first.token_ids != second.token_ids
 
 
@@ -155,7 +155,7 @@ def test_a_seed_repeats_and_another_one_differs(profile, open_generator):
 
 
 def test_a_top_k_of_minus_one_means_all(profile, open_generator):
-    """Its own check refuses a negative number."""
+    """TensorRT-LLM refuses a negative number."""
     params = SamplingParams(max_tokens=2, top_k=-1)
 
     assert open_generator().generate("Add 17 and 25:", params)
@@ -164,21 +164,21 @@ def test_a_top_k_of_minus_one_means_all(profile, open_generator):
 def test_ids_come_without_the_prompt_and_without_padding(
     install, open_generator, engine_at, reference
 ):
-    """The runners return both, the padding being the end id."""
+    """The runners return both; the padding is the EOS token."""
     install("0.21")
     generator = open_generator(engine_at(inflight=False), tokenizer=TINY)
 
     outputs = generator.generate(PROMPTS, GREEDY)
 
     expected = [o.token_ids for o in reference.generate(PROMPTS, GREEDY)]
-    assert expected == [o.token_ids for o in outputs]
+    assert [o.token_ids for o in outputs] == expected
 
 
 @pytest.mark.parametrize("version", ["0.11", "0.21", "1.2", "1.3rc20"])
-def test_it_does_not_matter_whether_lengths_count_the_end_id(
+def test_tokens_are_the_same_whether_or_not_lengths_count_the_eos_token(
     install, open_generator, engine_at, reference, version
 ):
-    """No source says it; the version families of the double differ."""
+    """No source says which; the version families of the fake differ."""
     install(version)
     for inflight in (False, True):
         generator = open_generator(
@@ -190,19 +190,19 @@ def test_it_does_not_matter_whether_lengths_count_the_end_id(
         outputs = generator.generate(PROMPTS, GREEDY)
 
         expected = reference.generate(PROMPTS, GREEDY)
-        assert [o.token_ids for o in expected] == [o.token_ids for o in outputs]
+        assert [o.token_ids for o in outputs] == [o.token_ids for o in expected]
 
 
 def test_one_failed_request_fails_alone(profile, open_generator, reference):
-    """Its own generate() gives nobody a result then."""
+    """TensorRT-LLM's generate() loses all results then."""
     generator = open_generator()
 
     with pytest.raises(RequestsFailedError) as caught:
         generator.generate([PROMPTS[0], [[1] * 2000][0], PROMPTS[1]], GREEDY)
 
     good = [o.text for o in caught.value.results if o is not None]
-    assert [o.text for o in reference.generate(PROMPTS[:2], GREEDY)] == good
-    assert [1] == list(caught.value.errors)
+    assert good == [o.text for o in reference.generate(PROMPTS[:2], GREEDY)]
+    assert list(caught.value.errors) == [1]
 
 
 def test_a_cancelled_request_is_aborted(install, open_generator):
@@ -217,7 +217,7 @@ def test_a_cancelled_request_is_aborted(install, open_generator):
 
 
 def test_leaving_a_stream_aborts_its_request(install, open_generator):
-    """Leaving TensorRT-LLM's own loop does not."""
+    """Leaving TensorRT-LLM's own stream does not."""
     install("1.3rc20")
     generator = open_generator()
 
@@ -241,7 +241,7 @@ def test_unknown_options_never_reach_a_runner_that_ignores_them(
 ):
     install("0.21")
 
-    with pytest.raises(ConfigError, match="ModelRunner takes no max_bach_size"):
+    with pytest.raises(ConfigError, match="ModelRunner has no option max_bach_size"):
         open_generator(
             engine_at(inflight=False),
             tokenizer=TINY,
@@ -249,22 +249,22 @@ def test_unknown_options_never_reach_a_runner_that_ignores_them(
         )
 
 
-def test_unknown_options_of_the_llm_class_are_told(install, open_generator):
+def test_unknown_options_of_the_llm_class_are_refused(install, open_generator):
     install("1.2")
 
     with pytest.raises(ConfigError, match="LLM got invalid argument: max_bach_size"):
         open_generator(backend_options={"max_bach_size": 4})
 
 
-def test_a_missing_tokenizer_is_asked_for_by_name(install, open_generator, engine_at):
-    """trtllm-build writes none, and the LLM class goes on without one."""
+def test_an_engine_needs_a_tokenizer(install, open_generator, engine_at):
+    """trtllm-build writes none, and the LLM class runs without one."""
     install("1.2")
 
     with pytest.raises(TokenizerError, match="tokenizer="):
         open_generator(engine_at())
 
 
-def test_end_ids_of_an_engine_come_from_where_its_tokenizer_is(
+def test_eos_tokens_of_an_engine_come_from_the_directory_of_its_tokenizer(
     install, open_generator, engine_at
 ):
     """An engine directory has no generation_config."""
@@ -272,10 +272,10 @@ def test_end_ids_of_an_engine_come_from_where_its_tokenizer_is(
 
     generator = open_generator(engine_at(), tokenizer=TINY)
 
-    assert {506, 510, 511} == generator.eos_token_ids
+    assert generator.eos_token_ids == {506, 510, 511}
 
 
-def test_what_cannot_be_trusted_is_refused_and_never_dropped(profile, open_generator):
+def test_undeclared_fields_are_refused_and_never_dropped(profile, open_generator):
     generator = open_generator()
 
     for field in (
@@ -289,10 +289,8 @@ def test_what_cannot_be_trusted_is_refused_and_never_dropped(profile, open_gener
             generator.generate("Add 1 and 2:", SamplingParams(**field))
 
 
-def test_ids_that_are_not_allowed_have_a_bias_that_nothing_outweighs(
-    profile, open_generator
-):
-    """It has no such field; its bias is exact. The runners take none."""
+def test_allowed_token_ids_are_a_bias_that_no_logit_outweighs(profile, open_generator):
+    """TensorRT-LLM lacks the field; its bias is exact. The runners take no bias."""
     generator = open_generator()
     params = SamplingParams(temperature=2.0, max_tokens=8, allowed_token_ids=[50, 60])
 
@@ -302,12 +300,12 @@ def test_ids_that_are_not_allowed_have_a_bias_that_nothing_outweighs(
         return
     [output] = generator.generate("Add 1 and 2:", params)
 
-    assert 8 == len(output.token_ids)
-    assert {50, 60} >= set(output.token_ids)
+    assert len(output.token_ids) == 8
+    assert set(output.token_ids) <= {50, 60}
 
 
 def test_a_seed_below_zero_is_a_seed(profile, open_generator):
-    """The numbers of the C++ runtime have no sign."""
+    """Seeds of the C++ runtime are unsigned."""
     generator = open_generator()
 
     def sample(seed):
@@ -320,7 +318,7 @@ def test_a_seed_below_zero_is_a_seed(profile, open_generator):
     assert sample(-7) != sample(7)
 
 
-def test_a_request_that_cannot_be_handed_over_fails_alone(
+def test_a_request_that_the_engine_refuses_fails_alone(
     install, open_generator, monkeypatch
 ):
     install("1.2")
@@ -340,21 +338,21 @@ def test_a_request_that_cannot_be_handed_over_fails_alone(
     assert generator.generate(PROMPTS[0], GREEDY)
 
 
-def test_its_objects_are_not_shared_between_requests(install, open_generator):
-    """It writes into the params that it is given."""
+def test_each_request_has_its_own_params_object(install, open_generator):
+    """TensorRT-LLM writes into its params."""
     install("1.2")
     params = SamplingParams(temperature=0, max_tokens=4)
 
     open_generator().generate(PROMPTS, params)
 
     assert SamplingParams(temperature=0, max_tokens=4) == params
-    assert 3 == len(calls.of("generate_async"))
+    assert len(calls.of("generate_async")) == 3
 
 
-def test_five_requests_and_late_ones_waste_no_row_that_one_could_have(
+def test_late_requests_fill_free_rows_of_a_running_batch(
     install, open_generator, engine_at
 ):
-    """A static batch of eight runs to the end of its longest row otherwise."""
+    """Otherwise a static batch of eight runs to the end of its longest row."""
     install("0.21")
     generator = open_generator(
         engine_at(max_batch_size=8, inflight=False), tokenizer=TINY
@@ -370,6 +368,6 @@ def test_five_requests_and_late_ones_waste_no_row_that_one_could_have(
 
     assert not any(handle.done() for handle in first)
     runs = calls.of("ModelRunner.run")
-    assert [5, 8] == [len(run["lengths"]) for run in runs][:2]
+    assert [len(run["lengths"]) for run in runs][:2] == [5, 8]
     for handle in first:
-        assert 80 == len(handle.result(60).token_ids)
+        assert len(handle.result(60).token_ids) == 80

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Model directories that try to run code, on the double.
+"""Model directories that try to run code, on the fake.
 
-It loads a configuration as the published sources do: with trust, where an engine is
-built.
+The fake trusts code of a checkpoint while it builds an engine, as the published sources
+do.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 from unillm.testing.hostile import HostileDirectories
 
 
-class _OnTheDouble(HostileDirectories):
+class _OnTheFake(HostileDirectories):
     backend = "tensorrt-llm"
     version: str
 
@@ -22,13 +22,13 @@ class _OnTheDouble(HostileDirectories):
         install(self.version)
 
 
-class TestRunnerOf011(_OnTheDouble):
+class TestRunnerOf011(_OnTheFake):
     version = "0.11"
 
 
-class TestEnginesOf021(_OnTheDouble):
+class TestEnginesOf021(_OnTheFake):
     version = "0.21"
 
 
-class TestPyTorchOf14(_OnTheDouble):
+class TestPyTorchOf14(_OnTheFake):
     version = "1.4"

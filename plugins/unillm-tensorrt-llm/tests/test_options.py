@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""vLLM's option names at every door."""
+"""vLLM's option names at every entry path."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from conftest import TINY
 from trtllm_double import calls
 from unillm_tensorrt_llm import TensorRTLLMBackend
-from unillm_tensorrt_llm._doors import Door
+from unillm_tensorrt_llm._entry_paths import EntryPath
 from unillm_tensorrt_llm._names import CONSTRUCTOR, SAMPLING, vllm_name
 
 from unillm.backend import ENGINE_OPTIONS
@@ -17,7 +17,7 @@ from unillm.errors import BackendUnavailableError, ConfigError
 
 @pytest.fixture
 def seen(install, open_generator):
-    """Open a generator on PyTorch and return what its LLM was made with."""
+    """Open a generator on PyTorch and return the arguments of its LLM."""
     install("1.2")
 
     def seen(**options):
@@ -30,32 +30,29 @@ def seen(install, open_generator):
 def test_every_option_is_given_explicitly_under_its_own_name(seen):
     made = seen(max_model_len=512, max_num_seqs=4, max_num_batched_tokens=1024)
 
-    assert (512, 4, 1024) == (
-        made["max_seq_len"],
-        made["max_batch_size"],
-        made["max_num_tokens"],
-    )
+    limits = made["max_seq_len"], made["max_batch_size"], made["max_num_tokens"]
+    assert limits == (512, 4, 1024)
     assert made["skip_tokenizer_init"] is True
 
 
-def test_lengths_are_given_even_where_nothing_was_asked(seen):
-    """Its own defaults would lower what does not fit with no more than a warning."""
+def test_lengths_are_always_explicit(seen):
+    """TensorRT-LLM's defaults lower a length that does not fit, with a warning."""
     made = seen()
 
-    assert 1024 == made["max_seq_len"]
-    assert 256 == made["max_batch_size"]
+    assert made["max_seq_len"] == 1024
+    assert made["max_batch_size"] == 256
 
 
-def test_the_cache_is_configured_in_an_object_of_its_own(seen):
+def test_the_cache_has_its_own_configuration_object(seen):
     made = seen(
         gpu_memory_utilization=0.5, enable_prefix_caching=False, kv_cache_dtype="fp8"
     )
 
-    assert {
+    assert made["kv_cache_config"].fields == {
         "free_gpu_memory_fraction": 0.5,
         "enable_block_reuse": False,
         "dtype": "fp8",
-    } == made["kv_cache_config"].fields
+    }
 
 
 def test_eager_means_no_cuda_graphs(seen):
@@ -87,7 +84,7 @@ def test_speculation_comes_from_the_same_field_as_vllms(seen, config, made_by):
 
     speculative = made["speculative_config"]
     assert made_by == type(speculative).__name__
-    assert 3 == speculative.max_draft_len
+    assert speculative.max_draft_len == 3
     assert config.get("model") == getattr(speculative, "speculative_model", None)
     assert ("disable_overlap_scheduler" in made) == (config["method"] == "draft_model")
 
@@ -109,7 +106,7 @@ def test_speculation_without_a_counterpart_is_refused(seen, config, match):
         seen(speculative_config=config)
 
 
-def test_a_speculation_that_the_version_lacks_is_told(seen):
+def test_a_speculation_method_that_the_version_lacks_is_refused(seen):
     config = {"method": "mtp", "num_speculative_tokens": 1}
 
     with pytest.raises(BackendUnavailableError, match="has no MTPDecodingConfig"):
@@ -126,7 +123,7 @@ def test_an_engine_is_quantised_when_it_is_built(install, open_generator):
 
     open_generator(quantization="awq")
 
-    assert "W4A16_AWQ" == calls.of("LLM")[0]["quant_config"].quant_algo
+    assert calls.of("LLM")[0]["quant_config"].quant_algo == "W4A16_AWQ"
 
 
 @pytest.mark.parametrize(
@@ -141,7 +138,7 @@ def test_an_engine_is_quantised_when_it_is_built(install, open_generator):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_an_engine_was_not_built_with_is_refused(
+def test_an_option_that_contradicts_the_engine_is_refused(
     install, open_generator, engine_at, option, said
 ):
     install("0.21")
@@ -151,20 +148,22 @@ def test_what_an_engine_was_not_built_with_is_refused(
         open_generator(path, tokenizer=TINY, **option)
 
 
-def test_what_an_engine_was_built_with_may_be_said(install, open_generator, engine_at):
+def test_an_option_that_agrees_with_the_engine_is_fine(
+    install, open_generator, engine_at
+):
     install("0.21")
     path = engine_at(quant_algo="W8A16")
 
     assert open_generator(path, tokenizer=TINY, dtype="float32", quantization="int8")
 
 
-def test_one_thing_is_not_said_in_two_places(seen):
-    with pytest.raises(ConfigError, match="'kv_cache_config', which unillm gives"):
+def test_an_option_is_not_given_in_two_places(seen):
+    with pytest.raises(ConfigError, match="'kv_cache_config', which unillm passes"):
         seen(gpu_memory_utilization=0.5, backend_options={"kv_cache_config": "mine"})
 
 
-def test_several_gpus_say_what_a_launch_needs(seen):
-    with pytest.raises(ConfigError, match=r"2 GPUs and 1 are there.*__main__.*OpenMPI"):
+def test_several_gpus_are_refused_with_the_needs_of_a_launch(seen):
+    with pytest.raises(ConfigError, match=r"2 GPUs and 1 are av.*__main__.*OpenMPI"):
         seen(tensor_parallel_size=2)
 
 
@@ -182,24 +181,24 @@ def test_the_table_has_every_engine_option_once():
     assert len(names) == len(set(names))
     assert TensorRTLLMBackend.engine_options <= set(names)
     refused = TensorRTLLMBackend.option_reasons.keys()
-    assert ENGINE_OPTIONS == TensorRTLLMBackend.engine_options | refused
+    assert TensorRTLLMBackend.engine_options | refused == ENGINE_OPTIONS
 
 
-def test_no_name_means_two_things_at_one_door():
-    for door in Door:
-        theirs = [name.at(door) for name in (*CONSTRUCTOR, *SAMPLING) if name.at(door)]
+def test_each_name_is_unique_at_its_entry_path():
+    for path in EntryPath:
+        theirs = [name.at(path) for name in (*CONSTRUCTOR, *SAMPLING) if name.at(path)]
         assert len(theirs) == len(set(theirs))
 
 
 @pytest.mark.parametrize(
-    ("door", "theirs", "ours"),
+    ("entry_path", "theirs", "ours"),
     [
-        (Door.PYTORCH, "max_seq_len", "max_model_len"),
-        (Door.PYTORCH, "free_gpu_memory_fraction", "gpu_memory_utilization"),
-        (Door.ENGINE, "max_batch_size", "max_num_seqs"),
-        (Door.RUNNER, "random_seed", "seed"),
-        (Door.RUNNER, "medusa_choices", None),
+        (EntryPath.PYTORCH, "max_seq_len", "max_model_len"),
+        (EntryPath.PYTORCH, "free_gpu_memory_fraction", "gpu_memory_utilization"),
+        (EntryPath.ENGINE, "max_batch_size", "max_num_seqs"),
+        (EntryPath.RUNNER, "random_seed", "seed"),
+        (EntryPath.RUNNER, "medusa_choices", None),
     ],
 )
-def test_the_table_is_read_the_other_way_too(door, theirs, ours):
-    assert ours == vllm_name(door, theirs)
+def test_the_table_finds_vllms_name(entry_path, theirs, ours):
+    assert vllm_name(entry_path, theirs) == ours

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Who was in which row of ``ModelRunner``'s static batches, when requests come late."""
+"""Late requests in the rows of ``ModelRunner``'s static batches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGE = Path(__file__).parents[3] / "docs/how-to/tensorrt-llm.svg"
 LENGTHS = [120, 118, 116, 114, 112, 30, 25, 20, 30, 25, 20]
 FIRST = range(5)
 LATE = {3: range(5, 8), 45: range(8, 11)}
-"""Who comes when: after so many steps of the scheduler."""
+"""Steps of the scheduler, and the requests that arrive after them."""
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def record(install, engine_at, monkeypatch):
     config = EngineConfig.create(model="engine", path=path, backend="tensorrt-llm")
 
     def record(*, refilled):
-        """Give late requests when they come; or, not *refilled*, to an idle engine."""
+        """Add late requests on arrival; without *refilled*, to an idle engine."""
         ticks = itertools.count()
         recorders = []
 
@@ -73,28 +73,28 @@ def holds_of(timeline, number):
     return [hold for hold in timeline.holds if hold.request_id == str(number + 1)]
 
 
-def test_rows_that_five_requests_leave_free_are_filled_with_late_ones(record):
+def test_late_requests_fill_the_rows_that_five_requests_leave_free(record):
     refilled = record(refilled=True)
 
     for came, numbers in LATE.items():
         for number in numbers:
             [hold] = holds_of(refilled, number)
             assert came <= hold.first_step <= came + 3
-            assert hold.slot >= len(FIRST)  # beside the five, which go on
+            assert hold.slot >= len(FIRST)  # beside the five running ones
 
 
-def test_a_refill_loses_no_token_and_takes_no_step_more(record):
-    """Each stop costs what the five had computed, as a prompt, and no decode step."""
+def test_a_refill_loses_no_token_and_adds_no_step(record):
+    """A stop costs a prefill of the five unfinished requests, and no decode step."""
     refilled, static = record(refilled=True), record(refilled=False)
 
     for number, length in enumerate(LENGTHS):
         steps = [hold.num_steps for hold in holds_of(refilled, number)]
         assert length == sum(steps)
-    assert (120, 150) == (refilled.num_steps, static.num_steps)
+    assert (refilled.num_steps, static.num_steps) == (120, 150)
     assert refilled.occupancy > static.occupancy
 
 
-def test_the_drawing_on_the_page_is_what_a_run_of_today_gives(record, tmp_path):
+def test_the_drawing_of_the_page_is_up_to_date(record, tmp_path):
     drawing = draw(
         [
             ("Static batches (recorded)", record(refilled=False)),
@@ -109,4 +109,4 @@ def test_the_drawing_on_the_page_is_what_a_run_of_today_gives(record, tmp_path):
     )
     (tmp_path / PAGE.name).write_text(drawing, "utf-8")
 
-    assert PAGE.read_text("utf-8") == drawing, f"today's is {tmp_path / PAGE.name}"
+    assert PAGE.read_text("utf-8") == drawing, f"the new one is {tmp_path / PAGE.name}"

@@ -3,8 +3,8 @@
 """TensorRT-LLM as a backend of unillm: a hook and a `Backend`. Imports no TensorRT-LLM.
 
 Built from published sources, documentation and issue threads, and tested against a
-double made of them: nothing here has met a GPU yet. ``unillm doctor`` checks on a
-machine that has one what the double assumes.
+fake made of them; never run on a GPU. On a machine with one, ``unillm doctor`` checks
+the assumptions of the fake.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 
 class TensorRTLLMBackend(Backend):
-    """Checkpoints and engine directories, through the door that TensorRT-LLM has."""
+    """Serves checkpoints and engine directories with the installed TensorRT-LLM."""
 
     name = "tensorrt-llm"
     description = "TensorRT-LLM (CUDA): its LLM API, or engines under our scheduler"
-    # Asked for by name only: an engine may take minutes to build, and the plugin was
-    # verified against a double.
+    # Chosen by name only: an engine may take minutes to build, and the plugin was
+    # verified against a fake.
     auto_rank = None
-    option_names = None  # "door", and every keyword of the LLM class, which knows them
+    option_names = None  # "door", and every keyword of the LLM class
     engine_options = frozenset(
         {
             "quantization",
@@ -50,22 +50,22 @@ class TensorRTLLMBackend(Backend):
     option_reasons = MappingProxyType(
         dict.fromkeys(
             ("enable_lora", "max_loras", "max_lora_rank"),
-            "adapters are not mapped: where LoraConfig is imported from differs by "
-            "version, and how the adapters of a batch mix was not published",
+            "adapters are not mapped: the module of LoraConfig differs by version, and "
+            "no published source says how the adapters of a batch mix",
         )
     )
 
     @property
     @override
     def waivers(self) -> Mapping[str, str]:
-        from ._doors import Installed
+        from ._entry_paths import Installed
 
         if Installed.look().runs_checkpoints_by_itself:
             return MappingProxyType({})
         return MappingProxyType(
             {
-                "R3": "ModelRunnerCpp leaves its requests behind when it is stopped, "
-                "so a run goes on to its end, and requests with other end ids wait"
+                "R3": "ModelRunnerCpp keeps its requests when its stream is left, so a "
+                "run goes on to its end, and requests with other EOS tokens wait"
             }
         )
 

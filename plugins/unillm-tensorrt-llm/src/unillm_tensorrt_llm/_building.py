@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""From a checkpoint to an engine: what would be built, and the building of it.
+"""Engines from checkpoints: the spec of a build, and the build.
 
-TensorRT-LLM's own build cache leaves the GPU, the driver and the contents of the
-weights out of its key; the artifact store's key has the GPU and the contents.
+The key of TensorRT-LLM's own build cache lacks the GPU, the driver and the contents of
+the weights; the key of the artifact store has the GPU and the contents.
 
 References:
     ``BuildConfig`` of ``tensorrt_llm/builder.py`` and the quantisation page of the
@@ -31,16 +31,16 @@ from unillm.backend import (
 from unillm.errors import BackendUnavailableError, ConfigError
 
 from . import _device, _errors
-from ._doors import LAST_WITH_ENGINES, Installed
+from ._entry_paths import LAST_WITH_ENGINES, Installed
 
 if TYPE_CHECKING:
     from unillm.backend import EngineConfig, Progress
 
 DEFAULT_MAX_BATCH_SIZE = 256
-"""vLLM's default for `max_num_seqs`. TensorRT-LLM's own is 2048, and takes more."""
+"""vLLM's default of `max_num_seqs`. TensorRT-LLM's own, 2048, takes more memory."""
 
 DEFAULT_MAX_NUM_TOKENS = 8192
-"""TensorRT-LLM's own since 0.11; more where one prompt may be longer."""
+"""TensorRT-LLM's default since 0.11; raised for a longer context."""
 
 QUANT_ALGOS: Mapping[str, str] = MappingProxyType(
     {
@@ -72,13 +72,13 @@ def checkpoint_config(path: Path) -> Mapping[str, Any]:
 
 
 def context_of(config: EngineConfig) -> int:
-    """Return the context to use: what was asked, or what the model has.
+    """Return the context to use: `max_model_len`, or the model's.
 
-    TensorRT-LLM lowers a length that is too long with no more than a warning.
+    TensorRT-LLM lowers a longer one with a warning alone.
 
     Raises:
-        ConfigError: More was asked than the model has positions.
-        ModelLoadError: The checkpoint does not say how many it has.
+        ConfigError: `max_model_len` exceeds the positions of the model.
+        ModelLoadError: The checkpoint does not declare its positions.
     """
     positions = model_positions(config.path, extended=True)
     asked = config.max_model_len or model_positions(config.path)
@@ -108,17 +108,16 @@ def quant_algo(name: str | None) -> str | None:
 
 
 def build_spec(config: EngineConfig) -> BuildSpec:
-    """Say what an engine for *config* is built of; needs no TensorRT-LLM.
+    """Return the spec of an engine for *config*; works without TensorRT-LLM.
 
     Raises:
         UnsafeModelError: Building it would run code from the checkpoint.
         ModelLoadError: The checkpoint is broken.
-        ConfigError: More is asked than the model has.
+        ConfigError: A limit exceeds the model's.
 
     References:
-        ``from_hugging_face`` of TensorRT-LLM's model classes, which an engine is built
-        with, trusts code of the checkpoint unless told not to, and not every version of
-        ``LLM`` tells it.
+        A build calls ``from_hugging_face`` of TensorRT-LLM's model classes, which runs
+        code of the checkpoint by default, and not every version of ``LLM`` forbids it.
     """
     if not config.trust_remote_code:
         check_code(read_config(config.path), name=config.model)
@@ -141,7 +140,7 @@ def build_spec(config: EngineConfig) -> BuildSpec:
         max_batch_size=config.max_num_seqs or DEFAULT_MAX_BATCH_SIZE,
         max_input_len=context - 1,
         max_seq_len=context,
-        # An engine takes a prompt in one step, so a step has to hold the longest.
+        # An engine computes a prompt in one step, which has to hold the longest one.
         max_num_tokens=max(
             config.max_num_batched_tokens or DEFAULT_MAX_NUM_TOKENS, context
         ),
@@ -155,7 +154,7 @@ def _dtype(dtype: str, checkpoint: Mapping[str, Any]) -> str:
 
 
 def engine_version() -> str | None:
-    """Return the versions that an engine is bound to; `None` if none is installed."""
+    """Return the versions that an engine is bound to; `None` if not installed."""
     versions = [f"{name} {found}" for name in _BOUND_TO if (found := _version(name))]
     if versions:
         return ", ".join(versions)
@@ -176,7 +175,7 @@ def build(spec: BuildSpec, target: Path, progress: Progress) -> None:
     """Build an engine of a checkpoint into *target*, with the ``LLM`` class.
 
     Raises:
-        BackendUnavailableError: The installed version builds none.
+        BackendUnavailableError: The installed version builds no engines.
         EngineOutOfMemoryError: Building ran out of memory.
         ConfigError: An option was refused.
     """
@@ -220,7 +219,7 @@ def build(spec: BuildSpec, target: Path, progress: Progress) -> None:
 def _wanted(spec: BuildSpec) -> _errors.Wanted:
     def limit(name: str) -> int:
         value = spec.limits[name]
-        assert value is not None, "build_spec fills in what was left open"
+        assert value is not None, "build_spec sets every limit"
         return value
 
     return _errors.Wanted(
@@ -252,7 +251,7 @@ def _quantised(algo: str | None, installed: Installed) -> dict[str, Any]:
 
 
 def _member(name: str, installed: Installed) -> Any:
-    """Return a class of the LLM API, wherever this version has it."""
+    """Return a class of the LLM API, from the module of this version."""
     for module in (installed.llm_module, importlib.import_module("tensorrt_llm")):
         if hasattr(module, name):
             return getattr(module, name)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What TensorRT-LLM is trusted with: what published sources say, and no more."""
+"""Sampling fields that published sources of TensorRT-LLM confirm."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ CAPABILITIES = Capabilities(
     fields={
         "logprobs": _not(
             "no published source says whether its values are those before temperature "
-            "and penalties, which is what the field promises"
+            "and penalties, as the field promises"
         ),
         "prompt_logprobs": _not(
-            "its entries belong to the next token, and whether they are those before "
-            "temperature was not published"
+            "its entries belong to the next token, and no published source says "
+            "whether they are those before temperature"
         ),
         "min_tokens": _not(
-            "no published source says whether it holds back stop token ids, or the one "
-            "end id alone"
+            "no published source says whether it bans all stop token ids or the EOS "
+            "token alone"
         ),
         "structured_outputs": _not(
             "its guided decoding needs its own tokenizer and ends at that tokenizer's "
-            "end id alone"
+            "EOS token alone"
         ),
         "bad_words": _not(
-            "its LLM API bans single token ids, and whether the runners look for the "
-            "start of a word in the prompt was not published"
+            "its LLM API bans single token ids, and no published source says whether "
+            "the runners match the start of a word in the prompt"
         ),
     }
 )
-"""Of every door. A door that can do less says so itself."""
+"""The capabilities of all entry paths; an engine refines them."""
 
 BY_BIAS = ("logit_bias", "allowed_token_ids")
-"""Fields that are served by a bias on the logits."""
+"""Fields that a bias on the logits serves."""
 
 NO_BIAS = _not("the runners take no bias; use the LLM API")
 NO_MIN_P = _not("this version of TensorRT-LLM has no min_p")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The GPU that an engine would be bound to, and the memory that it has free."""
+"""The GPU that an engine is bound to, and its free memory."""
 
 from __future__ import annotations
 

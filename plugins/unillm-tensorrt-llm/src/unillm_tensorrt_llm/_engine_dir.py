@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What an engine directory says of itself: ``config.json``, read as data.
+"""The ``config.json`` of an engine directory, read as data.
 
 References:
     ``trtllm-build`` writes ``version``, ``pretrained_config`` and ``build_config``
@@ -23,22 +23,22 @@ _BEFORE_0_8 = "builder_config"
 
 
 def is_engine_directory(path: Path) -> bool:
-    """Whether *path* holds engines that were built, and no checkpoint."""
+    """Whether *path* holds built engines rather than a checkpoint."""
     return any(path.glob("rank*.engine"))
 
 
 def is_tensorrt_checkpoint(path: Path) -> bool:
-    """Whether *path* holds what ``convert_checkpoint.py`` writes."""
+    """Whether *path* holds the output of ``convert_checkpoint.py``."""
     return any(path.glob("rank*.safetensors"))
 
 
 @attrs.frozen(kw_only=True)
 class EngineDirectory:
-    """An engine that was built, before it is loaded."""
+    """A built engine, before it is loaded."""
 
     path: Path
     version: str
-    """Of the TensorRT-LLM that built it."""
+    """Version of the TensorRT-LLM that built it."""
     dtype: str
     quantization: str | None
     """A member of ``QuantAlgo``."""
@@ -74,7 +74,7 @@ class EngineDirectory:
             return cls._of(path, config)
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise ModelLoadError(
-                f"{file} is not what trtllm-build writes: {type(error).__name__}: "
+                f"{file} is not an output of trtllm-build: {type(error).__name__}: "
                 f"{error}. Build the engine again, or copy the whole directory."
             ) from error
 
@@ -103,7 +103,7 @@ class EngineDirectory:
 
     @property
     def longest_prompt(self) -> int:
-        """Tokens of the longest prompt that the C++ runtime takes.
+        """The longest prompt that the C++ runtime takes.
 
         With packed prompts and fused attention it is ``min(max_seq_len - 1,
         max_num_tokens)``, and the build says that it ignores ``max_input_len`` (issues

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""TensorRT-LLM's errors in unillm's words, with what to do.
+"""TensorRT-LLM's errors as unillm's, with a remedy.
 
 References:
     The texts are those of its sources and of issues of NVIDIA/TensorRT-LLM: #346, #102,
@@ -48,7 +48,7 @@ LAUNCH = (
 
 @attrs.frozen(kw_only=True)
 class Wanted:
-    """An engine that was to be loaded or built."""
+    """The requested limits of an engine that failed to load or build."""
 
     path: Path
     dtype: str
@@ -57,24 +57,24 @@ class Wanted:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out."""
+    """Whether an exception reports that memory ran out."""
     return isinstance(error, MemoryError) or bool(_MEMORY.search(str(error)))
 
 
 def too_much(
     error: Exception, doing: str, wanted: Wanted, *, free: int | None
 ) -> EngineOutOfMemoryError | None:
-    """Say of an error what would have fitted.
+    """Return an error with limits that fit, if *error* reports a lack of memory.
 
     Args:
-        error: What came out.
-        doing: As `translated` takes it.
-        wanted: What was to be made.
-        free: Bytes that were free on each GPU before; `None` where that is not known.
+        error: Raised by TensorRT-LLM.
+        doing: See `translated`.
+        wanted: The requested engine.
+        free: Bytes that were free on each GPU before; `None` if unknown.
 
     Returns:
-        `None` where memory did not run out, or where what was wanted would have fitted
-        by the estimate: it knows what an engine holds, and not what building one takes.
+        `None` if memory did not run out, or if the engine fits by the estimate, which
+        covers a loaded engine and not its build.
     """
     if free is None or not is_out_of_memory(error):
         return None
@@ -94,15 +94,15 @@ def too_much(
     )
 
 
-def translated(  # noqa: PLR0911 - a table, an answer a row
+def translated(  # noqa: PLR0911 - a table, one return a row
     error: Exception, doing: str, *, facts: str = ""
 ) -> UnillmError:
-    """Return what to raise for an error of TensorRT-LLM, ``from`` it.
+    """Return unillm's error for an error of TensorRT-LLM, to raise ``from`` it.
 
     Args:
-        error: What came out.
-        doing: Opens the message: ``"loading the engine …"``.
-        facts: What is known of engine and machine, for an engine that does not fit.
+        error: Raised by TensorRT-LLM.
+        doing: Part of the message: ``"while it built an engine"``.
+        facts: Sentences about the engine and the machine, or nothing.
     """
     text = f"{type(error).__name__}: {error}".rstrip(": ")
     if isinstance(error, UnillmError):
@@ -114,8 +114,8 @@ def translated(  # noqa: PLR0911 - a table, an answer a row
             "gpu_memory_utilization (of what the weights leave free, 0.9 by default); "
             "`unillm plan` says what fits."
         )
-    # The Python session says no more than AssertionError of an engine that does not
-    # deserialize; the reason is in the log alone.
+    # If an engine does not deserialize, the Python session raises a bare AssertionError
+    # and logs the reason.
     if _MISMATCH.search(str(error)) or (isinstance(error, AssertionError) and facts):
         return ModelLoadError(
             f"TensorRT-LLM could not load the engine ({text}). An engine fits one kind "
@@ -124,7 +124,7 @@ def translated(  # noqa: PLR0911 - a table, an answer a row
         )
     if found := _TOO_FEW.search(str(error)):
         return ConfigError(
-            f"The model is spread over {found[2]} GPUs and {found[1]} are there. Lower "
+            f"The model needs {found[2]} GPUs and {found[1]} are available. Lower "
             f"tensor_parallel_size or pipeline_parallel_size. {LAUNCH}"
         )
     if _NO_LAUNCH.search(text):
@@ -134,9 +134,9 @@ def translated(  # noqa: PLR0911 - a table, an answer a row
         )
     if "trust_remote_code=True" in str(error):
         return UnsafeModelError(
-            "The model can only be loaded by code that it brings, and nothing of that "
-            "was run. Read it; if you trust it, pass trust_remote_code=True. "
-            f"TensorRT-LLM says, {doing}: {text}"
+            "The model needs code of its checkpoint, and none of it has run. Read it; "
+            "if you trust it, pass trust_remote_code=True. "
+            f"TensorRT-LLM reports {doing}: {text}"
         )
     if isinstance(error, (ValueError, TypeError)):
         return ConfigError(f"TensorRT-LLM refused an option {doing}: {text}")

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The LLM API as an engine: continuous, one handle a request.
+"""The LLM API as an engine that schedules its requests itself.
 
-``generate`` fails as a whole if one of its prompts does, so every request goes through
-``generate_async`` alone. Its results are awaited on an event loop of our own, which
-must run when they are made; each time it yields the same object, cumulative, so what is
-new is what stands behind the ids that were seen.
+``generate`` fails as a whole if one of its prompts does, so each request has its own
+``generate_async``. An event loop of the engine awaits the results: it must run when
+they are created. Each result is the same, cumulative object, so the new ids are those
+after the ids already seen.
 
-No more requests are given to TensorRT-LLM than it works on at a time: the others wait
-here by priority, which most of its versions do not know, and can be dropped.
+TensorRT-LLM gets no more requests than it works on at a time. The others wait here by
+priority, which most of its versions do not have, and can be aborted.
 
-The end is found here, in the ids: the first of a request's stop ids ends it, whatever
-``finish_reason`` and ``stop_reason`` say and whether or not the id was left in.
+The engine finds the end itself: the first stop id among the ids ends a request,
+whatever ``finish_reason`` and ``stop_reason`` are and whether or not the result keeps
+the id.
 """
 
 from __future__ import annotations
@@ -49,26 +50,26 @@ class _Live:
 
     request: EngineRequest
     output: Any
-    """TensorRT-LLM's own object: a future."""
+    """TensorRT-LLM's result, a future."""
     seen: int = 0
-    """New tokens that were told."""
+    """New tokens so far."""
     over: bool = False
     task: asyncio.Task[None] | None = None
-    """Reads the results. Held here, or the loop would forget it."""
+    """Reads the results. The event loop keeps only a weak reference."""
 
 
 class LlmEngine(Engine):
     """A loaded ``LLM``.
 
     Args:
-        llm: Without a tokenizer of its own; closed with this engine.
+        llm: Loaded without a tokenizer; closed with this engine.
         params_class: Its ``SamplingParams``.
-        limits: What requests are checked against, so that nothing is clamped.
-        capabilities: What this door does not do.
-        release: Called when the engine is closed.
+        limits: The core checks requests against them, so that nothing is lowered.
+        capabilities: Fields that this version does not have.
+        release: Called by `close`.
 
     Attributes:
-        llm: TensorRT-LLM's own object.
+        llm: TensorRT-LLM's object.
     """
 
     def __init__(
@@ -87,7 +88,9 @@ class LlmEngine(Engine):
         self.capabilities = capabilities
         self._waiting = WaitingQueue()
         self._live: dict[str, _Live] = {}
-        self._news: queue.SimpleQueue[tuple[_Live, EngineOutput]] = queue.SimpleQueue()
+        self._delivered: queue.SimpleQueue[tuple[_Live, EngineOutput]] = (
+            queue.SimpleQueue()
+        )
         self._closed = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
@@ -106,13 +109,13 @@ class LlmEngine(Engine):
         refused = self._submit()
         if refused or not self._live:
             return refused
-        news = [self._news.get()]
+        delivered = [self._delivered.get()]
         with contextlib.suppress(queue.Empty):
             while True:
-                news.append(self._news.get_nowait())
+                delivered.append(self._delivered.get_nowait())
         outputs = []
-        for live, output in news:
-            # What was aborted meanwhile, or came behind an end, concerns nobody.
+        for live, output in delivered:
+            # Outputs of a request that was aborted or has ended are dropped.
             if self._live.get(output.request_id) is not live:
                 continue
             if output.finish_reason is not None:
@@ -151,14 +154,14 @@ class LlmEngine(Engine):
         self._release()
 
     def _submit(self) -> list[EngineOutput]:
-        """Hand over who is next, as far as there is room; tell who is refused."""
+        """Start waiting requests while rows are free; return the refused ones."""
         refused = []
         while self._waiting and len(self._live) < self.limits.max_num_seqs:
             request = self._waiting.pop()
             begun = asyncio.run_coroutine_threadsafe(self._begin(request), self._loop)
             try:
                 self._live[request.request_id] = begun.result()
-            except Exception as error:  # noqa: BLE001 - it fails alone, and is told
+            except Exception as error:  # noqa: BLE001 - fails alone
                 refused.append(
                     EngineOutput(
                         request_id=request.request_id,
@@ -172,7 +175,7 @@ class LlmEngine(Engine):
     # ----------------------------------------------------------------- on the loop
 
     async def _begin(self, request: EngineRequest) -> _Live:
-        """Submit a request. A synchronous call, but one that wants a running loop."""
+        """Submit a request. The call is synchronous but needs a running loop."""
         params = _sampling.llm_params(
             request, self._params_class, vocab_size=self.limits.vocab_size
         )
@@ -184,23 +187,27 @@ class LlmEngine(Engine):
         return live
 
     async def _follow(self, live: _Live) -> None:
-        """Read a request's results to its end."""
+        """Read the results of a request until its end."""
         try:
             async for output in live.output:
-                self._tell(live, output)
+                self._deliver(live, output)
                 if live.over:
                     break
-        except Exception as error:  # noqa: BLE001 - told to the one who waits
+        except Exception as error:  # noqa: BLE001 - fails alone
             self._put(
                 live, finish_reason="error", error=f"{type(error).__name__}: {error}"
             )
         if not live.over:
-            self._put(live, finish_reason="error", error="it ended without an end")
+            self._put(
+                live,
+                finish_reason="error",
+                error="its stream ended without a finish reason",
+            )
         if not live.output.finished:
-            _abort(live)  # leaving the loop does not
+            _abort(live)  # leaving the stream does not abort
 
-    def _tell(self, live: _Live, output: Any) -> None:
-        """Tell what is new in a cumulative result."""
+    def _deliver(self, live: _Live, output: Any) -> None:
+        """Queue the new ids of a cumulative result."""
         [completion] = output.outputs
         request = live.request
         new = list(completion.token_ids[live.seen :])
@@ -231,10 +238,10 @@ class LlmEngine(Engine):
 
     @staticmethod
     def _hidden_end(live: _Live, completion: Any, new: list[int]) -> list[int]:
-        """Return the id that ended a request, if it was left out of the ids.
+        """Return the id that ended a request, if the result lacks it.
 
-        Whether the end id stands there is not published; stop ids are cut off where
-        the result was not asked to keep them.
+        No source says whether the result keeps the EOS token; it drops other stop ids
+        unless asked to keep them.
         """
         if completion.finish_reason != "stop":
             return []
@@ -246,12 +253,12 @@ class LlmEngine(Engine):
     def _put(self, live: _Live, **facts: Any) -> None:
         live.over = "finish_reason" in facts
         output = EngineOutput(request_id=live.request.request_id, **facts)
-        self._news.put((live, output))
+        self._delivered.put((live, output))
 
 
 def _abort(live: _Live) -> None:
     abort = getattr(live.output, "abort", None)
-    if abort is None:  # before 0.19; the request runs to its end unread
+    if abort is None:  # before 0.19; the request runs on, unread
         log.debug("this TensorRT-LLM cannot abort a request")
         return
     abort()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""From a configuration to a running engine, through the door that fits.
+"""Loading: from a configuration to a running engine.
 
-Nothing that TensorRT-LLM would clamp or lower in silence is left to it: lengths are
-checked here and by the core, and given to it explicitly.
+TensorRT-LLM lowers lengths in silence, so this module and the core check all lengths
+and pass them explicitly.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from unillm.errors import ConfigError, ModelLoadError
 
 from . import _building, _device, _errors
 from ._capabilities import BY_BIAS, NO_BIAS, NO_MIN_P
-from ._doors import Door, Installed, choose
 from ._engine_dir import EngineDirectory, is_engine_directory
+from ._entry_paths import EntryPath, Installed, choose
 from ._llm import LlmEngine
 from ._names import vllm_name
 from ._runner import RunnerEngine
@@ -37,42 +37,42 @@ if TYPE_CHECKING:
     from unillm.backend import BuildSpec, Engine, EngineConfig
 
 _LIMITS = ("max_model_len", "max_num_seqs", "max_num_batched_tokens")
-"""What requests are checked by: no option of TensorRT-LLM may say otherwise."""
+"""Limits that the core checks requests against; no option may override them."""
 
 log = logging.getLogger("unillm.tensorrt_llm")
 
 
 def needed_build(config: EngineConfig) -> BuildSpec | None:
-    """Return what has to be built for *config*; `None` where nothing has to be."""
+    """Return the spec of the engine to build for *config*; `None` if none is needed."""
     if is_engine_directory(config.path):
         return None
     wanted = config.backend_options.get("door")
-    if wanted == Door.PYTORCH.value:
+    if wanted == EntryPath.PYTORCH.value:
         return None
     if wanted is None and _building.engine_version() is not None:
         installed = Installed.look()
-        if choose(installed, config.path, None).door is Door.PYTORCH:
+        if choose(installed, config.path, None).entry_path is EntryPath.PYTORCH:
             return None
     return _building.build_spec(config)
 
 
 def open_engine(config: EngineConfig) -> Engine:
-    """Load a model into TensorRT-LLM; runners are put under unillm's scheduler.
+    """Load a model into TensorRT-LLM; a `RunScheduler` drives runners.
 
-    Raises what `open_door` raises.
+    Raises what `load` raises.
     """
-    engine = open_door(config)
+    engine = load(config)
     if isinstance(engine, LlmEngine):
         return engine
     return RunScheduler(engine, clock=perf_counter)
 
 
-def open_door(config: EngineConfig) -> LlmEngine | RunnerEngine:
-    """Load a model through the door that fits.
+def load(config: EngineConfig) -> LlmEngine | RunnerEngine:
+    """Load a model through its entry path.
 
     Raises:
-        BackendUnavailableError: The installed version cannot do what is asked.
-        ConfigError: An option has no meaning at the door, or is refused.
+        BackendUnavailableError: The installed version lacks the entry path.
+        ConfigError: An option is refused.
         ModelLoadError: The model or the engine cannot be loaded.
         EngineOutOfMemoryError: It does not fit.
     """
@@ -81,12 +81,12 @@ def open_door(config: EngineConfig) -> LlmEngine | RunnerEngine:
     installed = Installed.look()
     choice = choose(installed, config.path, wanted)
     log.info(
-        "TensorRT-LLM %s, door %r: %s",
+        "TensorRT-LLM %s, entry path %r: %s",
         installed.version,
-        choice.door.value,
+        choice.entry_path.value,
         choice.reason,
     )
-    if choice.door is Door.PYTORCH:
+    if choice.entry_path is EntryPath.PYTORCH:
         return _open_pytorch(config, installed, options)
     release: Callable[[], None] = _nothing
     path = config.path
@@ -97,7 +97,7 @@ def open_door(config: EngineConfig) -> LlmEngine | RunnerEngine:
     try:
         engine = EngineDirectory.read(path)
         _check(engine, installed, config)
-        if choice.door is Door.ENGINE:
+        if choice.entry_path is EntryPath.ENGINE:
             return _open_engine_llm(config, installed, engine, options, release)
         return _open_runner(config, installed, engine, options, release)
     except BaseException:
@@ -110,19 +110,19 @@ def _nothing() -> None:
 
 
 def _merged(
-    door: Door, arguments: Mapping[str, Any], options: Mapping[str, Any]
+    entry_path: EntryPath, arguments: Mapping[str, Any], options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Put the user's own options beside ours.
+    """Merge the user's `backend_options` into the arguments of the plugin.
 
     Raises:
-        ConfigError: One of them is ours. What requests are checked by would not know.
+        ConfigError: An option would override an argument of the plugin.
     """
     for name in options:
-        ours = vllm_name(door, name)
+        ours = vllm_name(entry_path, name)
         if name in arguments or ours in _LIMITS:
             instead = f"pass {ours}= to the generator" if ours else "leave it out"
             raise ConfigError(
-                f"backend_options has {name!r}, which unillm gives TensorRT-LLM "
+                f"backend_options has {name!r}, which unillm passes to TensorRT-LLM "
                 f"itself: {instead}."
             )
     return {**arguments, **options}
@@ -139,7 +139,7 @@ def _open_pytorch(
     context = _building.context_of(config)
     _check_prequantised(config, checkpoint)
     batched = config.max_num_batched_tokens or _building.DEFAULT_MAX_NUM_TOKENS
-    # A prompt over max_num_tokens is refused without it.
+    # Without it, TensorRT-LLM refuses a prompt over max_num_tokens.
     chunked = bool(options.pop("enable_chunked_prefill", context > batched))
     limits = EngineLimits(
         max_model_len=context,
@@ -166,13 +166,13 @@ def _open_pytorch(
         )
         if config.speculative_config["method"] == "draft_model":
             arguments["disable_overlap_scheduler"] = True
-    arguments = _merged(Door.PYTORCH, arguments, options)
+    arguments = _merged(EntryPath.PYTORCH, arguments, options)
     llm = _make_llm(installed.pytorch_llm, config.path, arguments, facts="")
     return _llm_engine(llm, installed, limits, _nothing)
 
 
 def _check_prequantised(config: EngineConfig, checkpoint: Any) -> None:
-    """Refuse to quantise while loading, which PyTorch does not do."""
+    """Refuse to quantise while loading, which this entry path cannot."""
     if config.quantization is None:
         return
     declared = (checkpoint.get("quantization_config") or {}).get("quant_method")
@@ -180,8 +180,8 @@ def _check_prequantised(config: EngineConfig, checkpoint: Any) -> None:
     if declared != config.quantization and not made_by_modelopt:
         raise ConfigError(
             f"quantization={config.quantization!r}: on PyTorch, TensorRT-LLM loads "
-            "checkpoints that are quantised already, and this one says "
-            f"{declared or 'nothing of it'}. Quantise it with NVIDIA ModelOpt first, "
+            "checkpoints that are quantised already, and this one declares "
+            f"{declared or 'none'}. Quantise it with NVIDIA ModelOpt first, "
             'or build an engine with door="engine" (TensorRT-LLM up to 1.3.0rc20).'
         )
 
@@ -190,11 +190,11 @@ def _check_prequantised(config: EngineConfig, checkpoint: Any) -> None:
 
 
 def _check(engine: EngineDirectory, installed: Installed, config: EngineConfig) -> None:
-    """See before loading what would not fit.
+    """Compare the configuration with the engine before loading.
 
     Raises:
         ModelLoadError: Another version built the engine.
-        ConfigError: More is asked than it was built for.
+        ConfigError: An option exceeds or contradicts the engine.
     """
     if engine.version != installed.version:
         raise ModelLoadError(
@@ -212,7 +212,7 @@ def _check(engine: EngineDirectory, installed: Installed, config: EngineConfig) 
             raise ConfigError(
                 f"{name}={asked} is more than the {built} that the engine "
                 f"{engine.path} was built for. Lower it, or build a larger engine; "
-                "`unillm plan` says what that takes."
+                "`unillm plan` shows its memory."
             )
     for name in ("tensor_parallel_size", "pipeline_parallel_size"):
         asked, built = getattr(config, name), getattr(engine, name)
@@ -271,7 +271,7 @@ def _open_engine_llm(
         arguments["speculative_config"] = decoding_config(
             config.speculative_config, installed
         )
-    arguments = _merged(Door.ENGINE, arguments, options)
+    arguments = _merged(EntryPath.ENGINE, arguments, options)
     llm = _make_llm(installed.engine_llm, engine.path, arguments, facts=_facts(engine))
     limits = _limits(engine, config, engine.longest_prompt)
     return _llm_engine(llm, installed, limits, release)
@@ -302,9 +302,8 @@ def _open_runner(
     if in_cpp:
         arguments = {
             "max_batch_size": config.max_num_seqs or engine.max_batch_size,
-            # Without it prompts are bounded by what the engine was built with, which
-            # the C++ runtime does not need. It has no output length: the engine's
-            # max_seq_len holds for both together.
+            # The engine's own max_input_len would bound prompts further than the C++
+            # runtime needs. max_seq_len bounds prompt and output together.
             "max_input_len": longest,
         }
         cache = {
@@ -314,7 +313,7 @@ def _open_runner(
         arguments |= {k: v for k, v in cache.items() if v is not None}
     else:
         _refuse_cache_options(config)
-    arguments = _merged(Door.RUNNER, arguments, options)
+    arguments = _merged(EntryPath.RUNNER, arguments, options)
     _refuse_unknown(runner_class, arguments)
     try:
         runner = runner_class.from_dir(str(engine.path), **arguments)
@@ -336,7 +335,7 @@ def _refuse_cache_options(config: EngineConfig) -> None:
         if getattr(config, name) is not None:
             raise ConfigError(
                 f"{name}={getattr(config, name)!r}: ModelRunner, which runs engines "
-                "without in-flight batching, makes its cache anew for each batch and "
+                "without in-flight batching, creates its cache anew for each batch and "
                 "takes no such option. Leave it out."
             )
 
@@ -345,8 +344,7 @@ def _refuse_unknown(runner_class: Any, arguments: dict[str, Any]) -> None:
     known = inspect.signature(runner_class.from_dir).parameters
     if unknown := sorted(arguments.keys() - known.keys()):
         raise ConfigError(
-            f"{runner_class.__name__} takes no {', '.join(unknown)}; what it would "
-            "ignore is refused. It takes "
+            f"{runner_class.__name__} has no option {', '.join(unknown)}. It takes "
             f"{', '.join(name for name in known if name != 'engine_dir')}."
         )
 
@@ -357,10 +355,10 @@ def _refuse_unknown(runner_class: Any, arguments: dict[str, Any]) -> None:
 def _kv_cache(
     config: EngineConfig, installed: Installed, *, dtype: bool
 ) -> dict[str, Any]:
-    """Return the argument with what was asked of the cache; none if nothing was.
+    """Return the ``kv_cache_config`` argument; empty if no option sets it.
 
-    `gpu_memory_utilization` is a share of what the weights leave free here, and of all
-    memory in vLLM.
+    Here `gpu_memory_utilization` is a share of the memory that the weights leave free;
+    in vLLM it is a share of all memory.
     """
     asked: dict[str, Any] = {
         "free_gpu_memory_fraction": config.gpu_memory_utilization,

@@ -2,14 +2,14 @@
 
 """``ModelRunner`` and ``ModelRunnerCpp`` as batch engines, for unillm's run scheduler.
 
-What a run reads is the cumulative output of the stream: prompt, new tokens, padding.
-The padding is the end id, so a row's own tokens are those below its sequence length;
-and as no source says whether that length counts the end id, a row that got no token in
-a step in which another one did, or that is short at the run's end, ended with it.
+Outputs of the stream are cumulative: prompt, new tokens, padding. The padding is the
+EOS token, so the tokens of a row are those below its sequence length. No source says
+whether that length counts the EOS token, so a row that is short at the end of its run
+has ended with it.
 
-``ModelRunner`` stops when its stream is left, and takes sampling options row by row.
-``ModelRunnerCpp`` leaves its requests behind when its stream is left, so a run is
-drained, and the requests of a run share their options.
+``ModelRunner`` stops when its stream is left, and takes sampling options per row.
+``ModelRunnerCpp`` keeps its requests when its stream is left, so a run drains the
+stream, and the requests of a run share their options.
 
 References:
     ``tensorrt_llm/runtime/model_runner.py``, ``model_runner_cpp.py``, ``generation.py``
@@ -39,8 +39,8 @@ from unillm.backend import (
 from . import _sampling
 from ._capabilities import BY_BIAS, NO_BIAS, NO_MIN_P
 
-_BEGIN_ANEW = {
-    "seed": "the session's generator of random numbers begins anew with each run",
+_RUN_BOUND = {
+    "seed": "the session seeds its random numbers anew in each run",
     "presence_penalty": "tokens of earlier runs would count as prompt",
     "frequency_penalty": "tokens of earlier runs would count as prompt",
 }
@@ -54,8 +54,7 @@ _BY_ROW = {
     "frequency_penalty": "float32",
     "repetition_penalty": "float32",
 }
-"""Options of ``SamplingConfig`` that may be tensors with a value for each row, and
-their dtypes."""
+"""Options of ``SamplingConfig`` that may be tensors of one value a row, with dtypes."""
 
 _NEUTRAL = {
     "temperature": 1.0,
@@ -72,15 +71,15 @@ class RunnerEngine(BatchEngine):
     """A runner on an engine directory.
 
     Args:
-        runner: Closed with this engine, which is to be forgotten.
-        limits: Of the engine that was built.
-        packed: Whether prompts are packed, or padded to the longest.
-        by_row: Whether each row may have sampling options of its own: ``ModelRunner``.
-        release: Called when the engine is closed.
+        runner: TensorRT-LLM's runner; dropped by `close`.
+        limits: Of the built engine.
+        packed: Whether prompts are packed, rather than padded to the longest.
+        by_row: Whether each row has its own sampling options: ``ModelRunner``.
+        release: Called by `close`.
 
     Attributes:
-        runner: TensorRT-LLM's own object; `None` once it is closed.
-        by_row: As it was given.
+        runner: TensorRT-LLM's runner; `None` once closed.
+        by_row: See above.
     """
 
     def __init__(
@@ -100,7 +99,7 @@ class RunnerEngine(BatchEngine):
             can_stop=self.by_row,
             prompt_work=PromptWork.PACKED if packed else PromptWork.PADDED,
             shared_context=True,
-            run_bound_fields=_BEGIN_ANEW,
+            run_bound_fields=_RUN_BOUND,
         )
         self.capabilities = Capabilities(
             fields={"min_p": NO_MIN_P, **dict.fromkeys(BY_BIAS, NO_BIAS)}
@@ -129,8 +128,8 @@ class RunnerEngine(BatchEngine):
         reader = _Reader(rows)
         stream = self.runner.generate(**self.arguments(rows, max_new_tokens))
         try:
-            for told in stream:
-                if step := reader.read(told):
+            for output in stream:
+                if step := reader.read(output):
                     yield step
             if last := reader.missing_ends(max_new_tokens):
                 yield last
@@ -138,13 +137,13 @@ class RunnerEngine(BatchEngine):
             if self.by_row:
                 stream.close()
             else:
-                for _ in stream:  # what is left behind would come back to the next run
+                for _ in stream:  # the rest would come back in the next run
                     pass
 
     def arguments(
         self, rows: Sequence[BatchRow], max_new_tokens: int
     ) -> dict[str, Any]:
-        """Say a run in the runner's words: names that it does not know it ignores."""
+        """Return the arguments of a run; the runner ignores unknown names."""
         import torch
 
         end_id, _ = _sampling.end_ids(rows[0].request)
@@ -157,7 +156,7 @@ class RunnerEngine(BatchEngine):
             "max_new_tokens": max_new_tokens,
             "end_id": end_id,
             "pad_id": end_id,
-            # One list for each row, or the C++ runner drops the rows behind.
+            # One list a row, or the C++ runner drops the later rows.
             "stop_words_list": [
                 [[token_id] for token_id in _sampling.end_ids(row.request)[1]]
                 for row in rows
@@ -191,7 +190,7 @@ def _options(request: EngineRequest) -> dict[str, float]:
 
 
 class _Reader:
-    """Reads what is new for each row out of cumulative outputs."""
+    """Reads the new tokens of each row from cumulative outputs."""
 
     def __init__(self, rows: Sequence[BatchRow]) -> None:
         self._rows = rows
@@ -199,25 +198,24 @@ class _Reader:
         self._seen = [0] * len(rows)
         self._ended = [False] * len(rows)
 
-    def read(self, told: Any) -> RunStep | None:
-        """Return what an output adds; `None` if it adds nothing."""
-        lengths = told["sequence_lengths"][:, 0].tolist()
+    def read(self, output: Any) -> RunStep | None:
+        """Return the new tokens of an output; `None` if it has none."""
+        lengths = output["sequence_lengths"][:, 0].tolist()
         new: list[RowTokens] = []
         for row, length in enumerate(lengths):
             start = self._starts[row] + self._seen[row]
             if self._ended[row] or length <= start:
                 continue
-            # Only what is new is fetched; the rest of a row is prompt and padding. The
-            # runner goes on to the largest length of the batch.
+            # The runner goes on to the largest length of the batch, so each row is cut.
             stop = min(length, self._starts[row] + self._rows[row].max_new_tokens)
-            token_ids = told["output_ids"][row, 0, start:stop].tolist()
+            token_ids = output["output_ids"][row, 0, start:stop].tolist()
             new.append(self._note(row, token_ids))
         if not new:
             return None
         return RunStep(new, num_steps=max(len(each.token_ids) for each in new))
 
     def missing_ends(self, max_new_tokens: int) -> RunStep | None:
-        """Return the end ids that no length counted, once the run is over."""
+        """Return the EOS tokens that no length counted, once the run is over."""
         short = [
             row
             for row, seen in enumerate(self._seen)

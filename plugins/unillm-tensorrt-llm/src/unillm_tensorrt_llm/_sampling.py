@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A request's sampling in TensorRT-LLM's words; every default is ours and said aloud.
+"""Sampling fields of a request as arguments of TensorRT-LLM, all of them explicit.
 
-What its own defaults would do: greedy without a word (an object with nothing set), 32
-tokens, a seed that is 0 in every run, a top-k that refuses -1.
+TensorRT-LLM's own defaults differ: greedy if nothing is set, 32 tokens, seed 0 in every
+run, and a top-k that refuses -1.
 
 References:
     ``tensorrt_llm/sampling_params.py``, and ``SamplingConfig`` of
@@ -20,28 +20,27 @@ from unillm.backend import EngineRequest, SamplingParams
 from ._names import BEFORE_0_13
 
 BANNED = -1e9
-"""A bias that no logit outweighs, and still a number where infinity would not be one
-after a penalty."""
+"""A bias that no logit outweighs, and finite: infinity times a penalty may be NaN."""
 
 NO_END = -1
-"""What the LLM API itself sends as ``end_id`` under ``ignore_eos``."""
+"""The ``end_id`` that the LLM API itself sends under ``ignore_eos``."""
 
 
 def end_ids(request: EngineRequest) -> tuple[int, list[int]]:
-    """Return the one ``end_id`` and the other ids that end a request."""
+    """Return ``end_id``, and the other ids that end a request."""
     first, *others = sorted(request.stop_token_ids) or [NO_END]
     return first, others
 
 
 def seed(request: EngineRequest) -> int:
-    """Return the seed without its sign, which the C++ runtime's numbers do not have."""
+    """Return the seed as an unsigned number, as the C++ runtime takes it."""
     return request.seed % 2**63
 
 
 def choice(request: EngineRequest) -> dict[str, Any]:
-    """Return how the next token is chosen.
+    """Return the arguments that choose a token.
 
-    A greedy request is one with ``top_k=1`` at every door and in every version.
+    ``top_k=1`` is greedy at every entry path and in every version.
     """
     params = request.params
     if params.greedy:
@@ -57,7 +56,7 @@ def choice(request: EngineRequest) -> dict[str, Any]:
 
 
 def penalties(request: EngineRequest) -> dict[str, float]:
-    """Return the penalties that are on."""
+    """Return the penalties that are not neutral."""
     params = request.params
     neutral = {
         "presence_penalty": 0.0,
@@ -74,21 +73,21 @@ def penalties(request: EngineRequest) -> dict[str, float]:
 def llm_params(request: EngineRequest, params_class: Any, *, vocab_size: int) -> Any:
     """Make the ``SamplingParams`` of a request for the LLM API.
 
-    A new object each time: TensorRT-LLM changes those it is given. Stop strings never
-    go there: with an ``end_id`` of ours it would refuse them.
+    A new object each time, because TensorRT-LLM changes its arguments. Stop strings are
+    left out: together with an explicit ``end_id`` it would refuse them.
     """
     end_id, others = end_ids(request)
     has_end = end_id != NO_END
     given = {
         "end_id": end_id if has_end else 0,
         "pad_id": end_id if has_end else 0,
-        # It drops stop words too, in 2026; there are none then.
+        # ignore_eos also drops stop words (2026); there are none then.
         "ignore_eos": not has_end,
         "stop_token_ids": others or None,
         "max_tokens": request.max_new_tokens,
         "seed": seed(request),
         "detokenize": False,
-        "include_stop_str_in_output": True,  # else the id that ended it is cut off
+        "include_stop_str_in_output": True,  # or the last id is cut off
         **choice(request),
         **penalties(request),
     }
@@ -105,9 +104,9 @@ def llm_params(request: EngineRequest, params_class: Any, *, vocab_size: int) ->
 
 
 def _bias(params: SamplingParams, vocab_size: int) -> Any:
-    """Return what is to be added to the logits; `None` if that is nothing.
+    """Return the bias on the logits; `None` without one.
 
-    Ids that are not allowed have a counterpart in TensorRT-LLM only here.
+    It also serves `allowed_token_ids`, which TensorRT-LLM does not have.
     """
     if not params.logit_bias and params.allowed_token_ids is None:
         return None

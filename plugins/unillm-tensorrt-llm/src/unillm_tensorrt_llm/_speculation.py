@@ -16,7 +16,7 @@ from typing import Any
 
 from unillm.errors import BackendUnavailableError, ConfigError
 
-from ._doors import Installed
+from ._entry_paths import Installed
 
 _CLASSES = {
     "ngram": ("NGramDecodingConfig",),
@@ -25,14 +25,14 @@ _CLASSES = {
     "eagle": ("EagleDecodingConfig",),
     "mtp": ("MTPDecodingConfig",),
 }
-"""vLLM's ``method`` to the classes that do it, the newest first."""
+"""vLLM's ``method`` to TensorRT-LLM's classes, newest first."""
 
 _MODEL_NAMES = ("speculative_model", "speculative_model_dir")
 _KNOWN = {"method", "num_speculative_tokens", "model"}
 
 
 def decoding_config(config: Mapping[str, Any], installed: Installed) -> Any:
-    """Make the object that the LLM class takes as ``speculative_config``.
+    """Make the ``speculative_config`` of the LLM class.
 
     Raises:
         ConfigError: A method or key has no counterpart.
@@ -41,13 +41,13 @@ def decoding_config(config: Mapping[str, Any], installed: Installed) -> Any:
     method = config.get("method")
     if method not in _CLASSES:
         raise ConfigError(
-            f"speculative_config needs a method that TensorRT-LLM has: "
-            f"{', '.join(_CLASSES)}; got {method!r}."
+            f"The method of speculative_config must be one of {', '.join(_CLASSES)} on "
+            f"TensorRT-LLM, got {method!r}."
         )
     if unknown := sorted(config.keys() - _KNOWN):
         raise ConfigError(
-            f"speculative_config has {', '.join(unknown)}, which TensorRT-LLM has no "
-            f"counterpart for. It takes {', '.join(sorted(_KNOWN))}."
+            f"speculative_config has {', '.join(unknown)}, which TensorRT-LLM does not "
+            f"have. It takes {', '.join(sorted(_KNOWN))}."
         )
     tokens = config.get("num_speculative_tokens")
     if not isinstance(tokens, int) or tokens < 1:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A GPU for programs that are started with the double in their ``PYTHONPATH``.
+"""A fake GPU for programs that start with this folder in their ``PYTHONPATH``.
 
-Python imports this by its name when it starts. An engine is bound to a kind of GPU, and
-the machines that these tests run on have none.
+Python imports this module by its name at start-up. An engine is bound to a kind of GPU,
+and the machines of these tests have none.
 """
 
 from unillm_tensorrt_llm import _device

@@ -31,7 +31,7 @@ class ContractSettings:
     """Name of an installed backend, or a backend to register during the tests."""
 
     waivers: Mapping[str, str] = MappingProxyType({})
-    """Clauses that fail under these options alone: number to reason.
+    """Numbers of clauses that fail under these options alone, each with the reason.
 
     `Backend.waivers` has those that always fail. A waived clause that passes is an
     error, so that the list shrinks."""

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The top level: what the current profile has, and nothing else (§1.2)."""
+"""The top level of the current profile (§1.2)."""
 
 from trtllm_double import llmapi as _llmapi
 from trtllm_double.profiles import current as _current

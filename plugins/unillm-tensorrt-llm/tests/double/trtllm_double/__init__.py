@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A double of ``tensorrt_llm`` for tests: published names, defaults and misbehaviour.
+"""A fake ``tensorrt_llm`` for tests: published names, defaults and misbehaviour.
 
-TensorRT-LLM needs an NVIDIA GPU and cannot be installed where these tests run. This
-package says what its published sources, documentation and issue threads say of it, and
-computes tokens with a small transformers model, one sequence at a time. Where a source
-leaves something open, profiles differ in it, so that code which relies on one answer
-fails in the other profile.
+TensorRT-LLM needs an NVIDIA GPU and cannot be installed where these tests run. The fake
+follows its published sources, documentation and issue threads, and computes tokens with
+a small transformers model, one sequence at a time. Where a source leaves a question
+open, profiles differ, so that code which relies on one answer fails in the other one.
 
-``§`` and a number cite the section of ``docs/reference/tensorrt-llm.md`` that says so.
+``§`` and a number cite a section of ``docs/reference/tensorrt-llm.md``.
 
-Never shipped: it lives beside the tests, and a path entry makes it importable.
+A path entry makes the package importable; no distribution includes it.
 ``TRTLLM_DOUBLE_PROFILE`` names the version family, see `profiles`.
 """

@@ -34,7 +34,7 @@ time to do something meanwhile, as with a real engine."""
 
 
 class Sampling:
-    """What the runtime is told; `None` and 0 mean what TensorRT-LLM takes them for.
+    """Sampling options of the runtime; `None` and 0 have TensorRT-LLM's meaning.
 
     Greedy by default; a seed of `None` is 0, the same in every run (§3).
     """
@@ -121,7 +121,7 @@ class Sequence:
         logits -= sampling.frequency * counts + sampling.presence * (counts > 0)
         logits[sampling.banned] = -torch.inf
         if len(self.tokens) < sampling.min_tokens and self._end_id is not None:
-            logits[self._end_id] = -torch.inf  # the end id alone: stop words go on
+            logits[self._end_id] = -torch.inf  # the EOS token alone, no stop words
         if sampling.greedy:
             return int(logits.argmax())
         logits /= sampling.temperature

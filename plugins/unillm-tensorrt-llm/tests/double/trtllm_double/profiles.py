@@ -28,8 +28,8 @@ class Profile:
     old_names: bool = False
     """``max_new_tokens``, ``random_seed`` and ``min_length`` (before 0.13)."""
     end_id_in_tokens: bool = True
-    """Whether the end id stands at the end of ``token_ids``: not published, so the
-    profiles differ."""
+    """Whether ``token_ids`` end with the EOS token: not published, so profiles
+    differ."""
     end_id_counted: bool = True
     """Whether ``sequence_lengths`` counts it: not published either."""
     over_length: str = "raise"

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which door is taken, by what can be imported and what the model is."""
+"""The entry path of a model, by version of TensorRT-LLM and kind of model."""
 
 from __future__ import annotations
 
@@ -8,59 +8,59 @@ import json
 
 import pytest
 from conftest import TINY
-from unillm_tensorrt_llm._doors import Door, Installed, choose
 from unillm_tensorrt_llm._engine_dir import EngineDirectory
+from unillm_tensorrt_llm._entry_paths import EntryPath, Installed, choose
 
 from unillm.errors import BackendUnavailableError, ConfigError, ModelLoadError
 
 
-def door(path, wanted=None):
-    return choose(Installed.look(), path, wanted).door
+def entry_path(path, wanted=None):
+    return choose(Installed.look(), path, wanted).entry_path
 
 
 @pytest.mark.parametrize(
     ("version", "expected"),
     [
-        ("0.11", Door.RUNNER),
-        ("0.21", Door.ENGINE),
-        ("1.2", Door.PYTORCH),
-        ("1.3rc20", Door.PYTORCH),
-        ("1.4", Door.PYTORCH),
+        ("0.11", EntryPath.RUNNER),
+        ("0.21", EntryPath.ENGINE),
+        ("1.2", EntryPath.PYTORCH),
+        ("1.3rc20", EntryPath.PYTORCH),
+        ("1.4", EntryPath.PYTORCH),
     ],
 )
-def test_a_checkpoint_goes_through_the_door_of_its_version(install, version, expected):
+def test_the_version_decides_the_entry_path_of_a_checkpoint(install, version, expected):
     install(version)
 
-    assert expected is door(TINY)
+    assert entry_path(TINY) is expected
 
 
 @pytest.mark.parametrize(
     ("version", "expected"),
     [
-        ("0.11", Door.RUNNER),
-        ("0.21", Door.ENGINE),
-        ("1.2", Door.ENGINE),
-        ("1.3rc20", Door.ENGINE),
+        ("0.11", EntryPath.RUNNER),
+        ("0.21", EntryPath.ENGINE),
+        ("1.2", EntryPath.ENGINE),
+        ("1.3rc20", EntryPath.ENGINE),
     ],
 )
-def test_an_engine_with_inflight_batching_is_continuous_where_its_api_says_how_it_ended(
+def test_an_engine_with_inflight_batching_uses_the_llm_api_where_it_keeps_stop_ids(
     install, engine_at, version, expected
 ):
     install(version)
 
-    assert expected is door(engine_at(inflight=True))
+    assert entry_path(engine_at(inflight=True)) is expected
 
 
 @pytest.mark.parametrize("version", ["0.11", "0.21", "1.2", "1.3rc20"])
-def test_an_engine_without_inflight_batching_goes_to_the_runner(
+def test_an_engine_without_inflight_batching_uses_the_runner(
     install, engine_at, version
 ):
     install(version)
 
-    assert Door.RUNNER is door(engine_at(inflight=False))
+    assert entry_path(engine_at(inflight=False)) is EntryPath.RUNNER
 
 
-def test_an_engine_after_the_last_version_with_engines_says_which_version_has_them(
+def test_an_engine_after_the_last_version_with_engines_is_refused_with_that_version(
     install, engine_at
 ):
     install("1.2")
@@ -68,81 +68,80 @@ def test_an_engine_after_the_last_version_with_engines_says_which_version_has_th
     install("1.4")
 
     with pytest.raises(BackendUnavailableError, match=r"up to 1\.3\.0rc20.*1\.2\.1"):
-        door(path)
+        entry_path(path)
 
 
 @pytest.mark.parametrize("wanted", ["engine", "runner"])
-def test_asking_for_a_door_that_is_gone_says_which_version_has_it(install, wanted):
+def test_a_removed_entry_path_is_refused_with_the_last_version(install, wanted):
     install("1.4")
 
     with pytest.raises(BackendUnavailableError, match=r"up to 1\.3\.0rc20"):
-        door(TINY, wanted)
+        entry_path(TINY, wanted)
 
 
-def test_asking_for_pytorch_before_1_0_says_so(install):
+def test_pytorch_is_refused_before_1_0(install):
     install("0.21")
 
     with pytest.raises(BackendUnavailableError, match=r"from TensorRT-LLM 1\.0 on; 0"):
-        door(TINY, "pytorch")
+        entry_path(TINY, "pytorch")
 
 
-def test_an_unknown_door_is_refused_with_the_nearest(install):
+def test_an_unknown_entry_path_is_refused_with_the_nearest_name(install):
     install("1.2")
 
     with pytest.raises(ConfigError, match="Did you mean 'pytorch'"):
-        door(TINY, "pytroch")
+        entry_path(TINY, "pytroch")
 
 
-def test_pytorch_refuses_what_was_made_for_engines(install, engine_at):
+def test_pytorch_refuses_an_engine_directory(install, engine_at):
     install("1.2")
 
     with pytest.raises(ConfigError, match="takes Hugging Face checkpoints"):
-        door(engine_at(), "pytorch")
+        entry_path(engine_at(), "pytorch")
 
 
-def test_a_checkpoint_that_was_converted_says_what_to_do_with_it(install, tmp_path):
+def test_a_converted_checkpoint_is_refused_with_the_command(install, tmp_path):
     install("1.2")
     (tmp_path / "rank0.safetensors").touch()
 
     with pytest.raises(ConfigError, match="Build an engine of it with trtllm-build"):
-        door(tmp_path)
+        entry_path(tmp_path)
 
 
-def test_the_door_and_its_reason_are_said_once(install, open_generator, caplog):
+def test_the_entry_path_and_its_reason_are_logged_once(install, open_generator, caplog):
     install("1.2")
     caplog.set_level("INFO", "unillm.tensorrt_llm")
 
     open_generator()
 
-    said = [r.getMessage() for r in caplog.records if "door" in r.getMessage()]
-    assert ["pytorch" in line and "1.2.1" in line for line in said] == [True]
+    messages = [record.getMessage() for record in caplog.records]
+    [logged] = [each for each in messages if "entry path" in each]
+    assert "pytorch" in logged
+    assert "1.2.1" in logged
 
 
 # --------------------------------------------------------------- the engine directory
 
 
-def test_limits_are_read_from_the_engines_own_configuration(install, engine_at):
+def test_limits_are_read_from_the_engines_configuration(install, engine_at):
     install("1.2")
     path = engine_at(max_batch_size=4, max_input_len=100, max_seq_len=300)
 
     engine = EngineDirectory.read(path)
 
-    assert (4, 100, 300) == (
-        engine.max_batch_size,
-        engine.max_input_len,
-        engine.max_seq_len,
-    )
-    assert "1.2.1" == engine.version
+    limits = engine.max_batch_size, engine.max_input_len, engine.max_seq_len
+    assert limits == (4, 100, 300)
+    assert engine.version == "1.2.1"
 
 
 def test_a_packed_engine_takes_prompts_up_to_max_num_tokens(install, engine_at):
-    """The build ignores max_input_len then, and says so."""
+    """Such a build ignores max_input_len, as its log says."""
     install("1.2")
     packed = engine_at("a", max_input_len=10, max_num_tokens=200, inflight=True)
     padded = engine_at("b", max_input_len=10, max_num_tokens=200, inflight=False)
 
-    assert 200 == EngineDirectory.read(packed).longest_prompt
-    assert 10 == EngineDirectory.read(padded).longest_prompt
+    assert EngineDirectory.read(packed).longest_prompt == 200
+    assert EngineDirectory.read(padded).longest_prompt == 10
 
 
 @pytest.mark.parametrize(
@@ -156,7 +155,7 @@ def test_a_packed_engine_takes_prompts_up_to_max_num_tokens(install, engine_at):
         ({}, {"remove_input_padding": True, "paged_kv_cache": False}, False),
     ],
 )
-def test_inflight_batching_is_found_as_the_runtime_finds_it(
+def test_inflight_batching_follows_the_rule_of_the_runtime(
     install, engine_at, build, plugins, expected
 ):
     install("0.21")
@@ -168,7 +167,7 @@ def test_inflight_batching_is_found_as_the_runtime_finds_it(
     config["build_config"]["plugin_config"] |= plugins
     file.write_text(json.dumps(config))
 
-    assert expected is EngineDirectory.read(path).inflight
+    assert EngineDirectory.read(path).inflight is expected
 
 
 def test_an_engine_older_than_0_8_is_refused(install, engine_at):
@@ -180,10 +179,10 @@ def test_an_engine_older_than_0_8_is_refused(install, engine_at):
         EngineDirectory.read(path)
 
 
-def test_a_broken_engine_configuration_is_told_with_its_file(install, engine_at):
+def test_the_error_of_a_broken_engine_configuration_names_the_file(install, engine_at):
     install("0.21")
     path = engine_at()
     (path / "config.json").write_text('{"version": "0.21.0"}')
 
-    with pytest.raises(ModelLoadError, match=r"config\.json is not what trtllm-build"):
+    with pytest.raises(ModelLoadError, match=r"config\.json is not an output"):
         EngineDirectory.read(path)

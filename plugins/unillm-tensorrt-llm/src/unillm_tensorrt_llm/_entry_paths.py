@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Three doors into TensorRT-LLM, found by what can be imported and what the model is.
+"""The entry paths of TensorRT-LLM, chosen by its version and by the kind of model.
 
 ==========  ================================================  ==========================
-door        what                                              where it is
+path        class                                             versions
 ==========  ================================================  ==========================
 `PYTORCH`   ``tensorrt_llm.LLM`` on PyTorch; continuous       1.0 on
 `ENGINE`    ``LLM`` on built engines; continuous              ``tensorrt_llm.LLM`` up to
@@ -36,8 +36,8 @@ LAST_WITH_ENGINES = "1.3.0rc20"
 """The last release with engines and runners; 1.2.1 is the last stable one."""
 
 
-class Door(enum.Enum):
-    """A way into TensorRT-LLM."""
+class EntryPath(enum.Enum):
+    """An entry path: the classes of TensorRT-LLM that serve a model."""
 
     PYTORCH = "pytorch"
     ENGINE = "engine"
@@ -46,7 +46,7 @@ class Door(enum.Enum):
 
 @attrs.frozen(kw_only=True)
 class Installed:
-    """What the installed TensorRT-LLM has. `None` where it has no such thing."""
+    """The classes of the installed TensorRT-LLM; `None` where it has none."""
 
     version: str
     pytorch_llm: Any
@@ -58,7 +58,7 @@ class Installed:
 
     @classmethod
     def look(cls) -> Installed:
-        """Import what is there.
+        """Import TensorRT-LLM and find its classes.
 
         Raises:
             BackendUnavailableError: TensorRT-LLM cannot be imported.
@@ -77,9 +77,9 @@ class Installed:
         runner = getattr(runtime, "ModelRunner", None)
         top_llm = getattr(top, "LLM", None) or getattr(llm_module, "LLM", None)
         engine_module = _module("tensorrt_llm._tensorrt_engine")
-        # Up to 0.21 the top level's class runs engines, and the runners stand beside
-        # it. From 1.0 it runs on PyTorch, and the class for engines is in a module of
-        # its own, until both it and the runners are gone.
+        # Up to 0.21 the top-level class runs engines, next to the runners. From 1.0 it
+        # runs on PyTorch, and the class for engines has its own module, until that
+        # class and the runners are removed.
         on_pytorch = engine_module is not None or runner is None
         return cls(
             version=str(getattr(top, "__version__", "unknown")),
@@ -96,25 +96,25 @@ class Installed:
         top = importlib.import_module("tensorrt_llm")
         return getattr(top, "SamplingParams", None) or self.llm_module.SamplingParams
 
-    def has(self, door: Door) -> bool:
-        """Whether a door is there."""
+    def has(self, entry_path: EntryPath) -> bool:
+        """Whether this version has an entry path."""
         return {
-            Door.PYTORCH: self.pytorch_llm,
-            Door.ENGINE: self.engine_llm,
-            Door.RUNNER: self.model_runner or self.model_runner_cpp,
-        }[door] is not None
+            EntryPath.PYTORCH: self.pytorch_llm,
+            EntryPath.ENGINE: self.engine_llm,
+            EntryPath.RUNNER: self.model_runner or self.model_runner_cpp,
+        }[entry_path] is not None
 
     @property
     def runs_checkpoints_by_itself(self) -> bool:
         """Whether a Hugging Face checkpoint runs through an LLM API, not a runner."""
-        by_engine = self.has(Door.ENGINE) and self.tells_stop_ids
-        return self.has(Door.PYTORCH) or by_engine
+        by_engine = self.has(EntryPath.ENGINE) and self.keeps_stop_ids
+        return self.has(EntryPath.PYTORCH) or by_engine
 
     @property
-    def tells_stop_ids(self) -> bool:
+    def keeps_stop_ids(self) -> bool:
         """Whether results of its LLM API can keep the id that ended them.
 
-        Without that, which of several end ids it was cannot be known.
+        Without it, the plugin cannot know which EOS token ended a request.
         """
         names = inspect.signature(self.sampling_params).parameters
         return "include_stop_str_in_output" in names
@@ -129,84 +129,82 @@ def _module(name: str) -> Any:
 
 @attrs.frozen
 class Choice:
-    """A door, and why it was taken, for a person to read."""
+    """An entry path, and the reason for the user."""
 
-    door: Door
+    entry_path: EntryPath
     reason: str
 
 
 def choose(installed: Installed, path: Path, wanted: str | None) -> Choice:
-    """Choose the door for a model.
+    """Choose the entry path for a model.
 
     Args:
-        installed: What is there.
+        installed: The installed TensorRT-LLM.
         path: A Hugging Face checkpoint or an engine directory.
-        wanted: What the user asked: the value of a `Door`, or `None`.
+        wanted: The user's option ``door``: a value of `EntryPath`, or `None`.
 
     Raises:
-        ConfigError: There is no door of that name, it does not take this model, or no
-            door does.
-        BackendUnavailableError: The installed version does not have the door that the
-            model needs, or that was asked for.
+        ConfigError: *wanted* is unknown, or nothing serves this kind of model.
+        BackendUnavailableError: The installed version lacks the entry path.
     """
     if is_tensorrt_checkpoint(path):
         raise ConfigError(
-            f"{path} is what convert_checkpoint.py writes. Build an engine of it with "
+            f"{path} is an output of convert_checkpoint.py. Build an engine of it with "
             "trtllm-build and pass that directory, or pass the Hugging Face checkpoint."
         )
     if wanted is not None:
         return _asked_for(installed, path, wanted)
     if is_engine_directory(path):
         return _for_engine(installed, EngineDirectory.read(path))
-    if installed.has(Door.PYTORCH):
+    if installed.has(EntryPath.PYTORCH):
         return Choice(
-            Door.PYTORCH, "a Hugging Face checkpoint runs on PyTorch as it is"
+            EntryPath.PYTORCH, "a Hugging Face checkpoint runs on PyTorch as it is"
         )
-    if installed.has(Door.ENGINE) and installed.tells_stop_ids:
+    if installed.has(EntryPath.ENGINE) and installed.keeps_stop_ids:
         return Choice(
-            Door.ENGINE, f"TensorRT-LLM {installed.version} builds an engine of it"
+            EntryPath.ENGINE, f"TensorRT-LLM {installed.version} builds an engine of it"
         )
     return Choice(
-        Door.RUNNER,
+        EntryPath.RUNNER,
         f"TensorRT-LLM {installed.version} builds an engine of it, and its LLM API "
-        "does not say which end id ended a request",
+        "does not say which EOS token ended a request",
     )
 
 
 def _for_engine(installed: Installed, engine: EngineDirectory) -> Choice:
-    if engine.inflight and installed.has(Door.ENGINE) and installed.tells_stop_ids:
-        return Choice(Door.ENGINE, "the engine was built for in-flight batching")
-    if installed.has(Door.RUNNER):
+    if engine.inflight and installed.has(EntryPath.ENGINE) and installed.keeps_stop_ids:
+        return Choice(EntryPath.ENGINE, "the engine was built for in-flight batching")
+    if installed.has(EntryPath.RUNNER):
         why = (
-            "its LLM API does not say which end id ended a request"
+            "its LLM API does not say which EOS token ended a request"
             if engine.inflight
             else "the engine was built without in-flight batching"
         )
-        return Choice(Door.RUNNER, why)
+        return Choice(EntryPath.RUNNER, why)
     raise _gone(installed, "an engine directory")
 
 
 def _asked_for(installed: Installed, path: Path, wanted: str) -> Choice:
-    names = [door.value for door in Door]
+    names = [each.value for each in EntryPath]
     if wanted not in names:
         raise ConfigError(
-            f"TensorRT-LLM has no door {wanted!r}.{nearest_name(wanted, names)} Its "
-            f"doors are {', '.join(names)}."
+            f"The option door must be one of {', '.join(names)}, got {wanted!r}."
+            f"{nearest_name(wanted, names)}"
         )
-    door = Door(wanted)
-    _need(installed, door, f"door={wanted!r}")
-    if door is Door.PYTORCH and is_engine_directory(path):
+    entry_path = EntryPath(wanted)
+    _need(installed, entry_path, f"door={wanted!r}")
+    if entry_path is EntryPath.PYTORCH and is_engine_directory(path):
         raise ConfigError(
             f'{path} is an engine, and door="pytorch" takes Hugging Face '
-            "checkpoints. Pass the checkpoint, or leave the door out."
+            "checkpoints. Pass the checkpoint, or leave out the option door."
         )
-    return Choice(door, "it was asked for")
+    return Choice(entry_path, "the option door names it")
 
 
-def _need(installed: Installed, door: Door, what: str) -> None:
-    if installed.has(door):
+def _need(installed: Installed, entry_path: EntryPath, what: str) -> None:
+    if installed.has(entry_path):
         return
-    if door is Door.PYTORCH:
+    if entry_path is EntryPath.PYTORCH:
         raise BackendUnavailableError(
             f"{what} needs the LLM API on PyTorch, which is the default from "
             f"TensorRT-LLM 1.0 on; {installed.version} is installed.",
@@ -217,7 +215,7 @@ def _need(installed: Installed, door: Door, what: str) -> None:
 
 def _gone(installed: Installed, what: str) -> BackendUnavailableError:
     return BackendUnavailableError(
-        f"{what} needs TensorRT engines, which TensorRT-LLM has up to "
+        f"{what} needs TensorRT engines, which TensorRT-LLM runs up to "
         f"{LAST_WITH_ENGINES} (1.2.1 is the last stable version); {installed.version} "
         "is installed. Install tensorrt-llm==1.2.1, or pass the Hugging Face "
         "checkpoint, which runs on PyTorch.",
