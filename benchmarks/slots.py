@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Tokens per second of the slots, beside what else generates on the same CPU.
+"""Tokens a second of the slots, beside other engines on the same CPU.
 
     python benchmarks/slots.py --models 10M --engines unillm,static,generate_batch,floor
     python benchmarks/slots.py --engines unillm,vllm --vllm-python ../vllm/bin/python
 
-Every engine has a process of its own, with the same number of threads, and gives the
-same prompts the same numbers of greedy tokens. They run in turn, A B A B, while the
-others wait; loading, compiling and warming up are told apart. Where others use the
-machine, tokens by second of the processors tell more than by second. The last line is
-JSON.
+Every engine has its own process, with the same number of threads, and generates the
+same numbers of greedy tokens for the same prompts. The engines run in turn, A B A B,
+while the others wait. Loading and warm-up, which compiles, are measured apart. On a
+machine with other programs, compare tokens by processor second. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ OTHERS = (
 
 
 class Worker:
-    """An engine in its process, loaded and warm."""
+    """A process with a loaded and warm engine."""
 
     def __init__(self, engine: str, python: str, model: Path, options: Any) -> None:
         self.engine = engine
@@ -74,10 +73,10 @@ class Worker:
         self.checksums: list[int] = []
 
     def run(self, workload: Workload) -> None:
-        """Run all requests, and note how long it took."""
+        """Run all requests, and record the tokens a second."""
         answer = self._ask(**attrs.asdict(workload))
         if answer["counts"] != workload.lengths:
-            raise RuntimeError(f"{self.engine} gave other numbers of tokens")
+            raise RuntimeError(f"{self.engine} returned other numbers of tokens")
         self.tokens_per_s.append(workload.tokens / answer["seconds"])
         self.tokens_per_cpu_s.append(workload.tokens / answer["cpu_seconds"])
         self.checksums = answer["checksums"]
@@ -110,7 +109,7 @@ class Worker:
 
 
 def main() -> None:
-    """Run the engines that were asked for, model by model."""
+    """Run the chosen engines, model by model."""
     options = read_options()
     workload = draw(options.requests, equal=options.lengths == "equal")
     conditions = describe(options, workload)
@@ -139,7 +138,7 @@ def compare(model: Path, workload: Workload, options: Any) -> list[dict[str, Any
 
 
 def print_row(model: str, worker: Worker, first: Worker) -> dict[str, Any]:
-    """Print what one engine did, and the first engine's rate by its rate."""
+    """Print an engine's rate, and the ratio of the first engine's rate to it."""
     pairs = zip(first.tokens_per_s, worker.tokens_per_s, strict=True)
     row = {
         "model": model,
@@ -173,21 +172,28 @@ def read_options() -> argparse.Namespace:
     names = (*ENGINES, *VLLM, *OTHERS)
     parser.add_argument("--models", type=_list_of(tuple(MODELS)), default=["10M"])
     parser.add_argument("--engines", type=_list_of(names), default=list(ENGINES))
-    parser.add_argument("--vllm-python", type=Path, help="for vllm and vllm-eager")
+    parser.add_argument(
+        "--vllm-python", type=Path, help="Python with vLLM, for vllm and vllm-eager"
+    )
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--requests", type=int, default=128)
     parser.add_argument(
         "--lengths", choices=("lognormal", "equal"), default="lognormal"
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--warm-up", type=int, default=40, help="tokens of a request")
+    parser.add_argument(
+        "--warm-up",
+        type=int,
+        default=40,
+        help="new tokens of each request of the warm-up",
+    )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument(
-        "--verbose", action="store_true", help="show what engines print"
+        "--verbose", action="store_true", help="show the engines' output"
     )
     options = parser.parse_args()
     if options.vllm_python is None and set(options.engines) & set(VLLM):
-        parser.error("vllm is asked for: --vllm-python says which Python has it")
+        parser.error("vllm needs --vllm-python, the path of a Python with vLLM")
     return options
 
 
@@ -196,14 +202,14 @@ def _list_of(known: tuple[str, ...]) -> Callable[[str], list[str]]:
         names = text.split(",")
         for name in names:
             if name not in known:
-                raise argparse.ArgumentTypeError(f"{name!r} is none of {known}")
+                raise argparse.ArgumentTypeError(f"{name!r} is not one of {known}")
         return names
 
     return read
 
 
 def describe(options: argparse.Namespace, workload: Workload) -> dict[str, Any]:
-    """Return what the numbers depend on."""
+    """Return the hardware, versions and options of the measurement."""
     prompts = [len(prompt) for prompt in workload.prompts]
     return {
         "processor": processor(),
@@ -244,7 +250,7 @@ def vllm_version(options: argparse.Namespace) -> str | None:
         "name = owners()['vllm'][0]; print(name, version(name))"
     )
     command = [options.vllm_python, "-c", code]
-    return subprocess.run(  # noqa: S603 - what the caller named
+    return subprocess.run(  # noqa: S603 - the caller named it
         command, check=True, capture_output=True, text=True
     ).stdout.strip()
 

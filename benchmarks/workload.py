@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the benchmark of the slots runs: random Llamas and requests."""
+"""Random Llamas and requests for the benchmark of the slots."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ MODELS: dict[str, dict[str, int]] = {
         "num_key_value_heads": 4,
     },
 }
-"""Llamas by their number of parameters; input and output embeddings are one."""
+"""Llamas by number of parameters; input and output share one embedding."""
 
 VOCAB = 512
-"""That of the bundled model's tokenizer."""
+"""Size of the bundled model's vocabulary."""
 
 MAX_MODEL_LEN = 704
-"""Holds the longest prompt and the longest output."""
+"""Fits the longest prompt and the longest output."""
 
 
 @attrs.frozen
 class Workload:
-    """Requests by their prompts and the number of tokens that each has to give."""
+    """Prompts, and the number of new tokens of each."""
 
     prompts: list[list[int]]
     lengths: list[int]
@@ -57,7 +57,7 @@ class Workload:
         return sum(self.lengths)
 
     def first(self, count: int, *, longest: int) -> Workload:
-        """Return the first requests, none longer than *longest*."""
+        """Return the first requests, with at most *longest* new tokens each."""
         lengths = [min(length, longest) for length in self.lengths[:count]]
         return Workload(self.prompts[:count], lengths)
 
@@ -65,8 +65,8 @@ class Workload:
 def draw(count: int, *, equal: bool, seed: int = 0) -> Workload:
     """Draw prompts and output lengths, lognormal, or 100 for all outputs.
 
-    Medians and means are those of short questions: prompts of 40 tokens in the median
-    and at most 256, outputs of 100 in the mean (before the cut) and at most 448.
+    Prompts have a median of 40 tokens and at most 256; outputs have a mean of 100
+    (before the cut) and at most 448.
     """
     rng = random.Random(seed)
     sigma = 0.9
@@ -80,7 +80,7 @@ def draw(count: int, *, equal: bool, seed: int = 0) -> Workload:
 
 
 def make_model(name: str, folder: Path) -> Path:
-    """Save a random model in fp32, with the tokenizer of the bundled one."""
+    """Save a random model in fp32, with the tokenizer of the bundled model."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
