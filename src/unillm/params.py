@@ -83,7 +83,7 @@ UNAVAILABLE_FIELDS: Mapping[str, str] = {
     "use_beam_search": _BEAM,
     "watermarking": "no backend marks its text",
 }
-"""Sampling fields of vLLM, past or present, that `SamplingParams` does not have."""
+"""Sampling fields of other libraries, past or present, that `SamplingParams` lacks."""
 
 UNAVAILABLE_CONSTRAINTS: Mapping[str, str] = {
     "disable_additional_properties": 'set "additionalProperties": false in the schema',
