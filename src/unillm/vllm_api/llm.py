@@ -29,7 +29,7 @@ from ..params import SamplingParams
 from ..plugins import PluginRegistry
 from ..resolve import resolve
 from ..runtime.arguments import ParamsLike, PriorityLike, UseTqdm
-from ..text.prompts import Conversation, PromptType
+from ..text.prompts import Conversation, Prompts
 from .engine_args import (
     GENERATOR_OPTIONS,
     TUNING,
@@ -143,7 +143,7 @@ class LLM:
 
     def generate(
         self,
-        prompts: PromptType | Sequence[PromptType],
+        prompts: Prompts,
         sampling_params: ParamsLike = None,
         *,
         use_tqdm: UseTqdm = True,
