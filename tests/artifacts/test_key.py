@@ -137,7 +137,7 @@ def test_differences_name_each_value(spec):
         Difference("max_seq_len", 512, 1024),
     ]
     assert [str(difference) for difference in found] == [
-        "config.json has another content",
+        "config.json has other content",
         "flags.fast none → True",
         "max_seq_len 512 → 1024",
     ]

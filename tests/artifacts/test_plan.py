@@ -78,9 +78,7 @@ def test_a_changed_file_of_the_model_is_named(store, spec, built, model):
     plan = make_plan(changed, store.folder)
 
     assert plan.outcome is Outcome.BUILD
-    assert [str(each) for each in plan.differences] == [
-        "config.json has another content"
-    ]
+    assert [str(each) for each in plan.differences] == ["config.json has other content"]
 
 
 def test_an_engine_of_another_model_is_not_the_nearest(store, spec, built):

@@ -386,7 +386,9 @@ def test_a_caller_that_waits_for_a_failing_build_fails_with_it(
     thread.start()
     while not store.folder.unfinished():
         time.sleep(0.001)
-    with pytest.raises(EngineBuildError, match=r"was waited for: .* converter broke"):
+    with pytest.raises(
+        EngineBuildError, match=r"waited for failed in .* converter broke"
+    ):
         ArtifactStore(root).obtain(spec, builder, listener=second)
     thread.join()
 

@@ -72,14 +72,12 @@ class Difference:
     asked: Any
 
     def __str__(self) -> str:
-        if self.name.startswith("model_files."):
-            return f"{self.name.removeprefix('model_files.')} {self._of_file()}"
-        return f"{self.name} {_shown(self.built)} → {_shown(self.asked)}"
-
-    def _of_file(self) -> str:
+        file = self.name.removeprefix("model_files.")
+        if file == self.name:
+            return f"{self.name} {_shown(self.built)} → {_shown(self.asked)}"
         if self.built is None:
-            return "is new"
-        return "is gone" if self.asked is None else "has another content"
+            return f"{file} is new"
+        return f"{file} is gone" if self.asked is None else f"{file} has other content"
 
 
 def _shown(value: Any) -> str:

@@ -106,7 +106,7 @@ class Manifest:
         """Check the content of all files.
 
         Raises:
-            DamagedError: A file has another content.
+            DamagedError: A file has other content.
         """
         for name, file in self.files.items():
             if digests[name] != file.sha256:

@@ -128,8 +128,9 @@ class ArtifactStore:
         """
         if spec.unknown:
             raise ConfigError(
-                f"No engine can be had for {spec.model!r}: {' and '.join(spec.unknown)}"
-                f" of the backend {spec.backend!r} cannot be known here."
+                f"The backend {spec.backend!r} cannot prepare {spec.model!r} on this "
+                f"machine (unknown: {' and '.join(spec.unknown)}). Build the engine "
+                "where its library is installed and the device is present."
             )
         listener = listener or report_changes(log.info)
         with _explained(spec, self.folder):
@@ -231,7 +232,7 @@ class ArtifactStore:
             if last is not None and last.failure and last == waited_for:
                 raise EngineBuildError(
                     f"The build for {spec.model!r} on the backend {spec.backend!r} "
-                    f"failed in {last}, which was waited for: {last.failure}",
+                    f"that this call waited for failed in {last}: {last.failure}",
                     key=spec.key,
                     backend=spec.backend,
                 )
@@ -269,7 +270,7 @@ class ArtifactStore:
             report("building", message=message, fraction=fraction)
 
         for path in self.folder.unfinished(spec.key):
-            log.info("%s is left of a build that was killed and is deleted.", path)
+            log.info("%s of a killed build is deleted.", path)
             self.folder.delete(path)
         self.folder.empty_trash()
         temporary = self.folder.new_build(spec.key)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from .pieces import REPLACEMENT, Pieces
 
@@ -66,7 +66,7 @@ class Detokenizer:
             else frozenset[int]()
         )
         prompt = _Visible(prompt_token_ids, self._skip)
-        self._text: _Text = (
+        self._text: _PieceText | _WindowText = (
             _WindowText(tokenizer, prompt, params.skip_special_tokens)
             if tokenizer.pieces is None
             else _PieceText(tokenizer, tokenizer.pieces, prompt)
@@ -123,12 +123,6 @@ class _Visible:
         """Return the last *count* ids, or all for `None`, in their order."""
         visible = (i for i in reversed(self._token_ids) if i not in self._skip)
         return list(islice(visible, count))[::-1]
-
-
-class _Text(Protocol):
-    """**Protocol:** Ids to text, in whole characters."""
-
-    def push(self, token_id: int) -> str: ...
 
 
 class _PieceText:

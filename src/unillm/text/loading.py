@@ -219,8 +219,8 @@ def _unreadable(path: Path, error: Exception) -> TokenizerError:
 
 
 def _load_by_transformers(path: Path, *, trust_remote_code: bool) -> Tokenizer:
-    files = [str(path / name) for name in _READ_BY_TRANSFORMERS]
-    files = [name for name in files if Path(name).is_file()]
+    listed = [path / name for name in _READ_BY_TRANSFORMERS]
+    files = [str(file) for file in listed if file.is_file()]
     # transformers reads the two configs too; its error for broken JSON is less clear.
     for name in ("tokenizer_config.json", "config.json"):
         _check_json(path / name)

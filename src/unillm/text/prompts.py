@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 import attrs
 from typing_extensions import Required, TypedDict
@@ -227,11 +227,9 @@ def _as_ids(item: Any) -> Sequence[Any]:
                 f"An array of token ids must have one dimension, got {item.ndim}. "
                 "Pass one array a prompt, without its padding."
             )
-        ids: list[Any] = item.tolist()
-        return ids
+        return list(item.tolist())
     if _is_list(item):
-        sequence: Sequence[Any] = item
-        return sequence
+        return item
     raise _wrong_form(item)
 
 
@@ -239,7 +237,7 @@ def _wrong_form(item: Any) -> PromptTypeError:
     return PromptTypeError(f"A prompt must be {_FORMS}; got {type(item).__name__}.")
 
 
-def _is_list(item: Any) -> bool:
+def _is_list(item: Any) -> TypeGuard[Sequence[Any]]:
     return isinstance(item, Sequence) and not isinstance(item, (str, bytes, bytearray))
 
 

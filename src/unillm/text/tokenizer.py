@@ -11,7 +11,7 @@ from __future__ import annotations
 import abc
 import functools
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -419,12 +419,9 @@ def _size_of(vocabulary: Mapping[str, int]) -> int:
 
 def _takes(function: Any, keyword: str) -> bool:
     try:
-        parameters: Iterable[inspect.Parameter] = inspect.signature(
-            function
-        ).parameters.values()
+        parameters = inspect.signature(function).parameters
     except ValueError:  # a function of an extension module, without a signature
         return False
-    return any(
-        parameter.name == keyword or parameter.kind is parameter.VAR_KEYWORD
-        for parameter in parameters
+    return keyword in parameters or any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
     )
