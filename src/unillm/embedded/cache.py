@@ -23,11 +23,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import (
+    Cache,
+    CacheLayerMixin,
+    LinearAttentionCacheLayerMixin,
+)
 from typing_extensions import override
 
 from ..model.sizes import KvShape, round_up
-from .recurrent import LayerLayout, StateLayer
+from .recurrent import StateLayer
 
 
 class Step(abc.ABC):
@@ -153,7 +157,8 @@ class SlotCache(Cache):
         max_model_len: Positions of a row; `capacity` is that in whole blocks.
         dtype: Type of keys and values.
         device: The model's.
-        layouts: One for each layer; `None` if all layers attend and keep no state.
+        one_row: transformers' cache layers of one row (`layers_of_one_row`); `None` if
+            all layers attend and keep no state.
         argument: Argument of the model that the cache is passed as.
     """
 
@@ -165,7 +170,7 @@ class SlotCache(Cache):
         max_model_len: int,
         dtype: torch.dtype,
         device: torch.device,
-        layouts: Sequence[LayerLayout] | None = None,
+        one_row: Sequence[Any] | None = None,
         argument: str = "past_key_values",
     ) -> None:
         self.shape = shape
@@ -180,10 +185,11 @@ class SlotCache(Cache):
             for dim in (shape.head_dim, shape.value_dim)
         ]
         """Keys and values of the first layer, of the second, and so on."""
-        if layouts is None:
-            layouts = [LayerLayout(attends=True, recurs=False)] * shape.layers
         free = iter(self.tensors)
-        layers = [_make_layer(self, free, layout, num_rows) for layout in layouts]
+        layers = [
+            _make_layer(self, free, one, num_rows)
+            for one in one_row or [None] * shape.layers
+        ]
         self._recurrent = [each for each in layers if isinstance(each, StateLayer)]
         self.is_recurrent = bool(self._recurrent)
         """Whether there are states: prompts then come alone, whole and unpadded."""
@@ -241,15 +247,16 @@ class SlotCache(Cache):
 
 
 def _make_layer(
-    cache: SlotCache, free: Iterator[Tensor], layout: LayerLayout, num_rows: int
+    cache: SlotCache, free: Iterator[Tensor], one_row: Any, num_rows: int
 ) -> Any:
     """Return a layer; one that attends takes the next two tensors of *free*."""
-    if not layout.attends:
-        return StateLayer(layout, num_rows=num_rows)
-    keys, values = next(free), next(free)
-    if not layout.recurs:
-        return _SlotLayer(cache, keys, values)
-    return _HybridLayer(cache, keys, values, layout, num_rows=num_rows)
+    attends = one_row is None or isinstance(one_row, CacheLayerMixin)
+    recurs = isinstance(one_row, LinearAttentionCacheLayerMixin)
+    if not attends:
+        return StateLayer(one_row, num_rows=num_rows)
+    if not recurs:
+        return _SlotLayer(cache, next(free), next(free))
+    return _HybridLayer(cache, next(free), next(free), one_row, num_rows)
 
 
 class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
@@ -305,9 +312,8 @@ class _HybridLayer(StateLayer, _SlotLayer):  # type: ignore[override, no-untyped
         cache: SlotCache,
         keys: Tensor,
         values: Tensor,
-        layout: LayerLayout,
-        *,
+        one_row: Any,
         num_rows: int,
     ) -> None:
         _SlotLayer.__init__(self, cache, keys, values)
-        StateLayer.__init__(self, layout, num_rows=num_rows)
+        StateLayer.__init__(self, one_row, num_rows=num_rows)

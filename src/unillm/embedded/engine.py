@@ -46,7 +46,7 @@ from .families import family_of
 from .grouping import group_by_length, group_by_width, width_for
 from .masks import Mask, Masks
 from .memory import asked_bytes, free_bytes, is_out_of_memory, out_of_memory
-from .recurrent import layouts_of
+from .recurrent import layers_of_one_row
 from .steps import make_runner
 from .steps.eager import forward, only_positions
 from .steps.runner import StepRunner
@@ -460,7 +460,7 @@ def _allocate(model: Any, needs: MemoryNeeds, limits: Limits) -> SlotCache:
             max_model_len=limits.max_model_len,
             dtype=model.dtype,
             device=model.device,
-            layouts=layouts_of(model),
+            one_row=layers_of_one_row(model),
             argument=family_of(model.config).cache_argument,
         )
     except RuntimeError as error:

@@ -13,38 +13,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import (
-    CacheLayerMixin,
-    LinearAttentionCacheLayerMixin,
-    LinearAttentionLayer,
-)
+from transformers.cache_utils import LinearAttentionLayer
 
 from .families import family_of
 
-Buffers = Mapping[int, Tensor]
-"""A layer's states by the numbers that transformers gives them."""
 
-
-@attrs.frozen(kw_only=True)
-class LayerLayout:
-    """The contents of one row in one layer."""
-
-    attends: bool
-    """Whether it holds keys and values."""
-    recurs: bool
-    """Whether it holds a state; the state is empty in a layer that only computes."""
-    convolution: Buffers = attrs.field(factory=dict)
-    """The last inputs of a convolution, ``[1, …]``."""
-    recurrence: Buffers = attrs.field(factory=dict)
-    """The memory of all inputs, ``[1, …]``."""
-
-
-def layouts_of(model: Any) -> Sequence[LayerLayout] | None:
-    """Return the layout of each layer of a recurrent model, by computing one token.
+def layers_of_one_row(model: Any) -> Sequence[Any] | None:
+    """Compute one token of a recurrent model; return the layers of transformers' cache.
 
     Returns:
         `None` for a model whose layers all attend and keep no state.
@@ -57,21 +35,7 @@ def layouts_of(model: Any) -> Sequence[LayerLayout] | None:
     with torch.inference_mode():
         ids = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
         model(input_ids=ids, use_cache=True, **{family.cache_argument: cache})
-    return [_layout_of(layer) for layer in cache.layers]
-
-
-def _layout_of(layer: Any) -> LayerLayout:
-    recurs = isinstance(layer, LinearAttentionCacheLayerMixin)
-    return LayerLayout(
-        attends=isinstance(layer, CacheLayerMixin),
-        recurs=recurs,
-        convolution=_filled(layer.conv_states) if recurs else {},
-        recurrence=_filled(layer.recurrent_states) if recurs else {},
-    )
-
-
-def _filled(buffers: Mapping[int, Tensor | None]) -> dict[int, Tensor]:
-    return {index: each for index, each in buffers.items() if each is not None}
+    return list(cache.layers)
 
 
 class StateLayer(LinearAttentionLayer):
@@ -79,19 +43,23 @@ class StateLayer(LinearAttentionLayer):
 
     transformers' own layer does the arithmetic. Between `begin` and `end` its buffers
     are those of the rows that the forward pass computes.
+
+    Args:
+        one_row: transformers' layer with the states of one row; it may have none.
+        num_rows: Number of rows.
     """
 
-    def __init__(self, layout: LayerLayout, *, num_rows: int) -> None:
-        super().__init__(number_of_states=max(1, len(layout.convolution)))
-        self._convolution = _rows_of(layout.convolution, num_rows)
-        self._recurrence = _rows_of(layout.recurrence, num_rows)
+    def __init__(self, one_row: Any, *, num_rows: int) -> None:
+        super().__init__(number_of_states=one_row.number_of_states)
+        self._convolution = _rows_of(one_row.conv_states, num_rows)
+        self._recurrence = _rows_of(one_row.recurrent_states, num_rows)
         self.tensors = [*self._convolution.values(), *self._recurrence.values()]
         """All states, ``[rows, …]`` each."""
 
     def begin(self, count: int | None) -> None:
         """Prepare for a pass over the leading *count* rows; `None` for new prompts."""
+        continues = count is not None
         for index in range(self.number_of_states):
-            continues = count is not None
             self.has_previous_state[index] = continues
             self.is_conv_states_initialized[index] = continues
             self.is_recurrent_states_initialized[index] = continues
@@ -111,10 +79,10 @@ class StateLayer(LinearAttentionLayer):
                 tensor.index_copy_(0, rows, new)
 
 
-def _rows_of(buffers: Buffers, num_rows: int) -> dict[int, Tensor]:
+def _rows_of(states: Mapping[int, Tensor | None], num_rows: int) -> dict[int, Tensor]:
+    """Return zeros for all rows, by transformers' number of the state."""
     return {
-        index: torch.zeros(
-            (num_rows, *one.shape[1:]), dtype=one.dtype, device=one.device
-        )
-        for index, one in buffers.items()
+        index: one.new_zeros((num_rows, *one.shape[1:]))
+        for index, one in states.items()
+        if one is not None
     }

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -56,15 +55,10 @@ class CompiledLayers:
         for layer, forward in zip(self._layers, self._compiled, strict=True):
             layer.forward = forward
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for layer in self._layers:
             del layer.forward
-        self._limit.__exit__(kind, error, traceback)
+        self._limit.__exit__(*error)
 
 
 def decoder_layers(model: nn.Module, count: int) -> list[nn.Module]:

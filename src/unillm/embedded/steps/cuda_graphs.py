@@ -50,6 +50,9 @@ RAGGED_TOKENS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 """Tokens of fresh prompts in one pass. More tokens keep a GPU busy without a graph."""
 
 
+_Work = Callable[[], None]
+
+
 def record_graphs(model: Any, cache: SlotCache, masks: Masks) -> StepRunner | None:
     """Record the passes of a model; log a warning and return `None` if they cannot be.
 
@@ -109,7 +112,7 @@ class GraphRecorder:
         self._stream = _side_stream(device)
         self._pool = torch.cuda.graph_pool_handle()
 
-    def __call__(self, step: Callable[[], None]) -> Callable[[], None]:
+    def __call__(self, step: _Work) -> _Work:
         """Run *step* once, for its set-up, record it, and return the replay."""
         graph = torch.cuda.CUDAGraph()
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
@@ -138,7 +141,7 @@ class GraphRunner(StepRunner):
         model: Any,
         cache: SlotCache,
         masks: Masks,
-        record: Callable[[Callable[[], None]], Callable[[], None]],
+        record: Callable[[_Work], _Work],
         *,
         layers: CompiledLayers | None = None,
     ) -> None:
@@ -166,8 +169,8 @@ class GraphRunner(StepRunner):
         # Recording a graph writes to the start of each row.
         for row in range(self._num_rows):
             cache.note_written(row, 1)
-        self._steps: dict[tuple[int, int], Callable[[], None]] = {}
-        self._prompts: dict[int, Callable[[], None]] = {}
+        self._steps: dict[tuple[int, int], _Work] = {}
+        self._prompts: dict[int, _Work] = {}
 
     # -------------------------------------------------------------------- replaying
 
@@ -234,7 +237,7 @@ class GraphRunner(StepRunner):
             time.perf_counter() - begun,
         )
 
-    def _jobs(self) -> list[Callable[[], None]]:
+    def _jobs(self) -> list[_Work]:
         """Return functions that record a graph each, the most useful graphs first."""
         few, *more = (
             [partial(self._record_step, rows, seen) for rows in reversed(self._rows)]

@@ -193,10 +193,19 @@ def _read_weights(
     try:
         weights = load_file(Path(request.lora_path) / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
-        raise _refuse(request, f"its weights cannot be read: {error}") from error
+        raise _refusal(request, f"its weights cannot be read: {error}") from error
     if {name: tuple(tensor.shape) for name, tensor in weights.items()} != plan.shapes:
-        raise _refuse(request, "its weights changed after they were checked")
+        raise _refusal(request, "its weights changed after they were checked")
     return {name: tensor.to(dtype) for name, tensor in weights.items()}
+
+
+def _refusal(request: LoRARequest, reason: str) -> InvalidParameterError:
+    return InvalidParameterError(
+        f"The adapter {request.lora_name!r} in {request.lora_path} cannot be served: "
+        f"{reason}.",
+        parameter="lora_request",
+        value=request,
+    )
 
 
 # --------------------------------------------------------------------------- checks
@@ -224,15 +233,22 @@ class _Plan:
     """Arguments of peft's `LoraConfig`."""
 
 
+class _UnfitError(Exception):
+    """Reason why an adapter cannot be served."""
+
+
 def _plan(request: LoRARequest, layers: Mapping[str, _Layer]) -> _Plan:
+    """Check an adapter and return its changes; raise `InvalidParameterError`."""
     path = Path(request.lora_path)
     try:
         config = read_adapter_config(path)
         tensors = list(read_tensors(path / WEIGHTS_FILE))
+        _check_config(config)
+        names = _check_tensors(config, tensors, layers)
+    except _UnfitError as error:
+        raise _refusal(request, str(error)) from None
     except (OSError, ValueError, ModelLoadError) as error:
-        raise _refuse(request, f"it cannot be read: {error}") from error
-    _check_config(request, config)
-    names = _check_tensors(request, config, tensors, layers)
+        raise _refusal(request, f"it cannot be read: {error}") from error
     return _Plan(
         layers=names,
         shapes={tensor.name: tensor.shape for tensor in tensors},
@@ -249,25 +265,24 @@ def _plan(request: LoRARequest, layers: Mapping[str, _Layer]) -> _Plan:
     )
 
 
-def _check_config(request: LoRARequest, config: Mapping[str, Any]) -> None:
+def _check_config(config: Mapping[str, Any]) -> None:
     for name in sorted(config.keys() - _SERVED):
         if config[name]:
-            raise _refuse(request, f"{name}={config[name]!r} is not served")
+            raise _UnfitError(f"{name}={config[name]!r} is not served")
     if config.get("bias", "none") != "none":
-        raise _refuse(request, f"bias={config['bias']!r} is not served")
+        raise _UnfitError(f"bias={config['bias']!r} is not served")
     for name in ("rank_pattern", "alpha_pattern"):
         for key, value in (config.get(name) or {}).items():
             if not _PLAIN_NAME.fullmatch(key) or not _is_number(value):
-                raise _refuse(request, f"{name} has {key!r}: {value!r}")
+                raise _UnfitError(f"{name} has {key!r}: {value!r}")
     for name in ("r", "lora_alpha"):
         if not _is_number(config.get(name, 8)):
-            raise _refuse(request, f"{name} is {config[name]!r}, not a number > 0")
+            raise _UnfitError(f"{name} is {config[name]!r}, not a number > 0")
     if (start := config.get("init_lora_weights")) not in _UNCHANGED_BASE:
-        raise _refuse(
-            request,
+        raise _UnfitError(
             f"init_lora_weights={start!r} changes the model's own weights too, for all "
             "requests. Save it again as a plain adapter (peft: save_pretrained with "
-            "path_initial_model_for_weight_conversion)",
+            "path_initial_model_for_weight_conversion)"
         )
 
 
@@ -284,7 +299,6 @@ def _rank_of(config: Mapping[str, Any], layer: str) -> int:
 
 
 def _check_tensors(
-    request: LoRARequest,
     config: Mapping[str, Any],
     tensors: Iterable[StoredTensor],
     layers: Mapping[str, _Layer],
@@ -294,49 +308,37 @@ def _check_tensors(
     for tensor in tensors:
         found = _TENSOR.fullmatch(tensor.name)
         if found is None or not tensor.is_floating or len(tensor.shape) != 2:
-            raise _refuse(request, f"{tensor.name} is not a LoRA matrix")
+            raise _UnfitError(f"{tensor.name} is not a LoRA matrix")
         sides.setdefault(found["layer"], {})[found["side"]] = tensor.shape
     if not sides:
-        raise _refuse(request, "it has no tensors")
+        raise _UnfitError("it has no tensors")
     made_for = config.get("base_model_name_or_path")
     for layer, shapes in sides.items():
         if layer not in layers:
-            raise _refuse(
-                request,
+            raise _UnfitError(
                 f"it changes {layer}, which is not a layer of this model that computes "
-                f"each row alone. It was made for {made_for!r}",
+                f"each row alone. It was made for {made_for!r}"
             )
         if shapes.keys() != {"A", "B"}:
-            raise _refuse(request, f"{layer} lacks one of its two matrices")
+            raise _UnfitError(f"{layer} lacks one of its two matrices")
         inputs, outputs = layers[layer].inputs, layers[layer].outputs
         rank = shapes["A"][0]
         if rank != (declared := _rank_of(config, layer)):
-            raise _refuse(
-                request,
+            raise _UnfitError(
                 f"its matrices for {layer} have rank {rank}, and its configuration "
-                f"has rank {declared}",
+                f"has rank {declared}"
             )
         if (shapes["A"], shapes["B"]) != ((rank, inputs), (outputs, rank)):
-            raise _refuse(
-                request,
+            raise _UnfitError(
                 f"its matrices for {layer} are {_by(shapes['A'])} and "
                 f"{_by(shapes['B'])}, and the layer has {inputs} inputs and {outputs} "
-                f"outputs. It was made for {made_for!r}",
+                f"outputs. It was made for {made_for!r}"
             )
     return tuple(sorted(sides))
 
 
 def _by(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape))
-
-
-def _refuse(request: LoRARequest, reason: str) -> InvalidParameterError:
-    return InvalidParameterError(
-        f"The adapter {request.lora_name!r} in {request.lora_path} cannot be served: "
-        f"{reason}.",
-        parameter="lora_request",
-        value=request,
-    )
 
 
 # --------------------------------------------------------------------------- layers
@@ -348,19 +350,19 @@ def _layers_with_rows(model: Any) -> Mapping[str, _Layer]:
     A pass of two rows finds them: routed experts get a mix of all rows' tokens, and the
     output layer gets the last tokens alone.
     """
-    seen: dict[str, _Layer] = {}
-
-    def note(name: str, layer: _Layer, inputs: tuple[Tensor, ...]) -> None:
-        if inputs and inputs[0].shape[:2] == (2, 3):
-            seen[name] = layer
-
-    hooks = [
-        module.register_forward_pre_hook(
-            lambda _, inputs, name=name, layer=layer: note(name, layer, inputs)
-        )
+    head = model.get_output_embeddings()
+    linear = {
+        name: module
         for name, module in model.named_modules()
-        if (layer := _as_layer(module)) and module is not model.get_output_embeddings()
-    ]
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head
+    }
+    seen: set[torch.nn.Module] = set()
+
+    def note(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if inputs and inputs[0].shape[:2] == (2, 3):
+            seen.add(module)
+
+    hooks = [module.register_forward_pre_hook(note) for module in linear.values()]
     try:
         with torch.inference_mode():
             ids = torch.zeros(2, 3, dtype=torch.int64, device=model.device)
@@ -368,12 +370,12 @@ def _layers_with_rows(model: Any) -> Mapping[str, _Layer]:
     finally:
         for hook in hooks:
             hook.remove()
-    return seen
+    return {
+        name: _as_layer(module) for name, module in linear.items() if module in seen
+    }
 
 
-def _as_layer(module: torch.nn.Module) -> _Layer | None:
-    if isinstance(module, torch.nn.Linear):
-        return _Layer(module.in_features, module.out_features, transposed=False)
+def _as_layer(module: torch.nn.Linear | Conv1D) -> _Layer:
     if isinstance(module, Conv1D):
         return _Layer(module.nx, module.nf, transposed=True)
-    return None
+    return _Layer(module.in_features, module.out_features, transposed=False)
