@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from unillm import LLM, Generator, inspect_model, plugins
 from unillm.cli.app import app
+from unillm.comparison import worker
 from unillm.engines.backend import Availability, Backend
 from unillm.errors import BackendUnavailableError, ConfigError
 from unillm.model.find import BUNDLED
@@ -185,6 +186,11 @@ def run_contract():
         conformance.run_contract("scripted", model=HUB_ID)
 
 
+def compare():
+    task = worker.Task(model=HUB_ID, options={"backend": "scripted"}, max_tokens=1)
+    worker._answer_all(task, ["a"], lambda **_: None)
+
+
 class ClausesReachedError(Exception):
     """Stands for the run of the clauses, which open engines of their own."""
 
@@ -201,6 +207,7 @@ class ClausesReachedError(Exception):
         build,
         doctor,
         run_contract,
+        compare,
     ],
 )
 def test_an_entrance_downloads_a_model_once_and_looks_for_plugins_once(

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""One program, unchanged, on every engine: the environment alone says which.
+"""One program, unchanged, on every engine: the environment alone chooses the engine.
 
-What is not installed is skipped, and says so. The sessions of the plugins run this too,
-each with its own engine; TensorRT-LLM is a double of each of its version families.
+A missing engine skips its test. The sessions of the plugins run this too, each with its
+own engine. A fake of each version family stands for TensorRT-LLM.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ENGINES = [
 
 def why_missing(backend):
     """Return why a backend cannot run here; `None` if it can."""
-    if backend == "tensorrt-llm":  # of TensorRT-LLM itself the double takes the place
+    if backend == "tensorrt-llm":  # the fake stands for the engine, not for the plugin
         missing = find_spec("unillm_tensorrt_llm") is None
         return "its plugin is not installed" if missing else None
     [status] = [each for each in unillm.backends() if each.name == backend]
@@ -39,7 +39,7 @@ def why_missing(backend):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_same_program_says_the_same_on_every_engine(engine, tmp_path):
+def test_the_same_program_prints_the_same_on_every_engine(engine, tmp_path):
     backend, _, version = engine.partition(" ")
     if reason := why_missing(backend):
         pytest.skip(f"{backend}: {reason}")
@@ -64,5 +64,5 @@ def test_the_same_program_says_the_same_on_every_engine(engine, tmp_path):
         check=False,
     )
 
-    assert PRINTED["switch_backend.py"] == result.stdout, result.stderr
-    assert 0 == result.returncode
+    assert result.stdout == PRINTED["switch_backend.py"], result.stderr
+    assert result.returncode == 0

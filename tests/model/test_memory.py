@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
+"""Estimates of memory, by part."""
+
 from __future__ import annotations
 
 import attrs
@@ -20,7 +22,7 @@ NEEDS = MemoryNeeds(
 LIMITS = Limits(max_num_seqs=4, max_model_len=100, max_num_batched_tokens=32)
 
 
-def test_parts_are_counted_with_all_requests_full():
+def test_parts_are_counted_with_all_requests_at_full_length():
     estimate = NEEDS.estimate(LIMITS)
 
     assert estimate.weight_bytes == 1000
@@ -30,23 +32,23 @@ def test_parts_are_counted_with_all_requests_full():
     assert estimate.total_bytes == 1000 + 940 + 3296 + 7
 
 
-def test_a_step_has_a_token_of_each_request_at_least():
+def test_a_step_has_at_least_one_token_of_each_request():
     limits = attrs.evolve(LIMITS, max_num_batched_tokens=1)
 
     assert NEEDS.estimate(limits).activation_bytes == 4 * 3 + 4 * 100
 
 
-def test_logits_count_where_they_are_more_than_the_layers_need():
+def test_logits_count_where_they_need_more_than_the_layers():
     needs = attrs.evolve(NEEDS, logit_bytes_per_seq=10_000)
 
     assert needs.estimate(LIMITS).activation_bytes == 4 * 10_000
 
 
 def test_needs_are_read_from_a_model_directory():
-    needs = memory_needs(find_model("unillm/tiny"))
+    path = find_model("unillm/tiny")
+
+    needs = memory_needs(path)
 
     assert needs.weight_bytes > 2**20
     assert needs.kv_bytes_per_token == 2 * 4 * 2 * 32 * 4
-    assert memory_needs(
-        find_model("unillm/tiny"), dtype="float16"
-    ).weight_bytes * 2 == (needs.weight_bytes)
+    assert needs.weight_bytes == 2 * memory_needs(path, dtype="float16").weight_bytes

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The bundled model answers what it was not trained on, through the whole library."""
+"""The bundled model, through the whole library, on questions of a held-out set."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from unillm import Generator, SamplingParams
+from unillm.model.checkpoint import read_config, read_json
 from unillm.model.find import find_model
 
 HELD_OUT = Path(__file__).parents[1] / "data" / "tiny_heldout.jsonl"
@@ -39,11 +40,10 @@ def test_at_least_99_percent_of_the_held_out_answers_are_right():
     assert sum(right) >= 0.99 * len(items), wrong
 
 
-def test_it_has_llama_31s_shape():
+def test_the_bundled_model_has_the_shape_of_llama_31():
     path = find_model("unillm/tiny")
-    config = json.loads((path / "config.json").read_text())
-    generation = json.loads((path / "generation_config.json").read_text())
+    generation = read_json(path, "generation_config.json")
 
-    assert "llama" == config["model_type"]
-    assert 3 == len(generation["eos_token_id"])
+    assert read_config(path)["model_type"] == "llama"
+    assert len(generation["eos_token_id"]) == 3
     assert sum(file.stat().st_size for file in path.iterdir()) < 4 * 2**20

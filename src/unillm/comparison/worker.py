@@ -124,15 +124,17 @@ def _end_with_caller() -> None:
 
 
 def _answer_all(task: Task, prompts: Sequence[Any], send: Any) -> None:
-    from .. import Generator, SamplingParams, __version__
-    from ..plugins import PluginRegistry
+    from .. import SamplingParams, __version__
+    from ..generator import open_generator
+    from ..resolve import resolve
 
     start = time.perf_counter()
-    with Generator(task.model, **task.options) as generator:
+    resolved = resolve(task.model, **task.options)
+    with open_generator(resolved) as generator:
         ready = Ready(
             unillm=__version__,
             backend=generator.backend,
-            distribution=PluginRegistry().distribution(generator.backend),
+            distribution=resolved.distribution,
             python=sys.executable,
             max_model_len=generator.limits.max_model_len,
             load_s=time.perf_counter() - start,
