@@ -2,13 +2,12 @@
 
 """The spec of a build, and the key that names its result.
 
-Each field of `BuildSpec` has a `Role`, from which the key is computed; without one, the
-key of every spec is an error.
+A field of `BuildSpec` is exact: another value gives another engine. The exceptions are
+labels, which have no effect, and limits, which an engine with larger ones covers.
 """
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import json
 import math
@@ -25,28 +24,8 @@ from .records import to_json
 FlagValue = str | int | float | bool | None
 
 
-class Role(enum.Enum):
-    """Effect of a field on the result of a build."""
-
-    LABEL = "label"
-    """No effect: the field is for people, or names a place to read from."""
-    EXACT = "exact"
-    """Another value gives another engine."""
-    COVERED = "covered"
-    """A limit: an engine that was built with a larger one serves as well."""
-
-
-_LABEL = {Role: Role.LABEL}
-
-
-def _exact(**options: Any) -> Any:
-    return attrs.field(metadata={Role: Role.EXACT}, **options)
-
-
-def _limit() -> Any:
-    return attrs.field(
-        default=None, metadata={Role: Role.COVERED}, validator=_at_least_one
-    )
+_LABELS = ("model", "model_path")
+_LIMITS = ("max_batch_size", "max_input_len", "max_seq_len", "max_num_tokens")
 
 
 def _at_least_one(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
@@ -56,6 +35,10 @@ def _at_least_one(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
         raise ConfigError(
             f"{field.name} must be an integer ≥ 1 or None, got {value!r}."
         )
+
+
+def _limit() -> Any:
+    return attrs.field(default=None, validator=_at_least_one)
 
 
 def _frozen(value: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -92,42 +75,42 @@ class BuildSpec:
         ConfigError: A limit is not an integer of at least 1.
     """
 
-    model: str = attrs.field(metadata=_LABEL)
+    model: str
     """The model in the caller's words."""
 
-    model_path: Path = attrs.field(metadata=_LABEL)
+    model_path: Path
     """Directory of the model, for the build to read."""
 
-    model_files: Mapping[str, str] = _exact(converter=_frozen, repr=False)
+    model_files: Mapping[str, str] = attrs.field(converter=_frozen, repr=False)
     """SHA-256 of every file of the model that the build reads, by its name."""
 
-    backend: str = _exact()
+    backend: str
     """Name of the backend."""
 
-    backend_version: str = _exact()
+    backend_version: str
     """Version of the plugin."""
 
-    engine_version: str | None = _exact()
+    engine_version: str | None
     """Version of the library that converts or compiles. `None` where it is not
     installed, which allows a plan but no build."""
 
-    device: str | None = _exact()
+    device: str | None
     """Architecture that the result is bound to, such as ``"sm_90"``, or ``"any"``.
     `None` on a machine without such a device."""
 
-    dtype: str = _exact()
+    dtype: str
     """Data type of the computation; never "auto"."""
 
-    quantization: str | None = _exact(default=None)
+    quantization: str | None = None
     """Storage of the weights; `None` for that of the checkpoint."""
 
-    tensor_parallel_size: int = _exact(default=1)
+    tensor_parallel_size: int = 1
     """Number of devices that share each layer."""
 
-    pipeline_parallel_size: int = _exact(default=1)
+    pipeline_parallel_size: int = 1
     """Number of groups of devices that share the layers."""
 
-    flags: Mapping[str, FlagValue] = _exact(factory=dict, converter=_frozen)
+    flags: Mapping[str, FlagValue] = attrs.field(factory=dict, converter=_frozen)
     """Other options of this backend that change the result."""
 
     max_batch_size: int | None = _limit()
@@ -147,7 +130,7 @@ class BuildSpec:
     def key(self) -> str:
         """Name of the result, 32 hexadecimal digits."""
         content = to_json(self)
-        for name in _names(Role.LABEL):
+        for name in _LABELS:
             del content[name]
         text = json.dumps(content, sort_keys=True, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -155,7 +138,7 @@ class BuildSpec:
     @property
     def limits(self) -> dict[str, int | None]:
         """The limits, which a larger engine may cover."""
-        return {name: getattr(self, name) for name in _names(Role.COVERED)}
+        return {name: getattr(self, name) for name in _LIMITS}
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -171,7 +154,7 @@ class BuildSpec:
         """
         return all(
             getattr(self, name) == getattr(asked, name)
-            for name in _names(Role.EXACT)
+            for name in _exact_fields()
             if name not in asked.unknown
         ) and all(
             _covers(limit, asked.limits[name]) for name, limit in self.limits.items()
@@ -196,7 +179,7 @@ class BuildSpec:
         unknown = {*self.unknown, *asked.unknown}
         return [
             difference
-            for name in (*_names(Role.EXACT), *_names(Role.COVERED))
+            for name in (*_exact_fields(), *_LIMITS)
             if name not in unknown
             for difference in _differences(
                 name, getattr(self, name), getattr(asked, name)
@@ -204,10 +187,9 @@ class BuildSpec:
         ]
 
 
-def _names(role: Role) -> list[str]:
-    return [
-        field.name for field in attrs.fields(BuildSpec) if field.metadata[Role] is role
-    ]
+def _exact_fields() -> list[str]:
+    names = [field.name for field in attrs.fields(BuildSpec)]
+    return [name for name in names if name not in _LABELS + _LIMITS]
 
 
 def _covers(built: int | None, asked: int | None) -> bool:
