@@ -42,7 +42,8 @@ class Resolved:
             ConfigError: An option has an invalid value, or the backend refuses it.
         """
         config = self.config.with_options(**options)
-        _check_options(self.backend, config)
+        _check_engine_options(self.backend, config)
+        _check_backend_options(self.backend, config)
         return attrs.evolve(self, config=config)
 
 
@@ -125,7 +126,7 @@ def choose_backend(registry: PluginRegistry, config: EngineConfig) -> Backend:
         availability = backend.availability()
         refusal = (
             availability.reason
-            or option_refusal(backend, config)
+            or _option_refusal(backend, config)
             or backend.refusal(config)
         )
         if availability.available and not refusal:
@@ -137,7 +138,7 @@ def choose_backend(registry: PluginRegistry, config: EngineConfig) -> Backend:
     )
 
 
-def option_refusal(backend: Backend, config: EngineConfig) -> str | None:
+def _option_refusal(backend: Backend, config: EngineConfig) -> str | None:
     """Say which given engine option a backend does not honour, or return `None`."""
     given = ENGINE_OPTIONS & config.sources.keys()
     for name in sorted(given - backend.engine_options):
@@ -149,13 +150,8 @@ def option_refusal(backend: Backend, config: EngineConfig) -> str | None:
     return None
 
 
-def _check_options(backend: Backend, config: EngineConfig) -> None:
-    _check_engine_options(backend, config)
-    _check_backend_options(backend, config)
-
-
 def _check_engine_options(backend: Backend, config: EngineConfig) -> None:
-    if refusal := option_refusal(backend, config):
+    if refusal := _option_refusal(backend, config):
         raise ConfigError(f"The backend {backend.name!r} cannot be used: {refusal}.")
 
 
