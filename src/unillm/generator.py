@@ -18,7 +18,7 @@ from typing import Any, Literal, overload
 import attrs
 from typing_extensions import Self, Unpack
 
-from .errors import GeneratorClosedError, InvalidParameterError
+from .errors import GeneratorClosedError
 from .keywords import suggest_names
 from .lora import LoRALike, LoRARequest
 from .outputs import CompletionDelta, RequestOutput
@@ -35,16 +35,10 @@ from .runtime.arguments import (
 )
 from .runtime.calls import ListCall
 from .runtime.driver import CLOSED, Driver
-from .runtime.handle import RequestHandle
-from .runtime.requests import ChatPrompt, RequestMaker
+from .runtime.handle import RequestHandle, read_and_cancel
+from .runtime.requests import RequestMaker, chat_prompts
 from .text.loading import read_model_text
-from .text.prompts import (
-    Conversation,
-    Prompts,
-    PromptType,
-    as_conversations,
-    as_prompts,
-)
+from .text.prompts import Conversation, Prompts, PromptType, as_prompts
 
 log = logging.getLogger("unillm")
 
@@ -133,7 +127,7 @@ class Generator:
         max_lora_rank: int | None = None,
         backend_options: Mapping[str, Any] | None = None,
     ) -> None:
-        arguments = dict(locals())  # first, while these are the only local names
+        arguments = dict(locals())  # at first, the arguments are the only local names
         del arguments["self"]
         self._open(resolve(**arguments))
 
@@ -308,14 +302,6 @@ class Generator:
             ChatTemplateError: There is no template, or it refused the messages.
             RequestError: A request failed, as for `generate`.
         """
-        if continue_final_message and add_generation_prompt:
-            raise InvalidParameterError(
-                "continue_final_message=True continues the last message, "
-                "add_generation_prompt=True begins a new one. To continue, pass "
-                "add_generation_prompt=False too.",
-                parameter="continue_final_message",
-                value=True,
-            )
         arguments = {
             "add_generation_prompt": add_generation_prompt,
             "continue_final_message": continue_final_message,
@@ -323,7 +309,7 @@ class Generator:
             "tools": tools,
             **(chat_template_kwargs or {}),
         }
-        prompts = [ChatPrompt(each, arguments) for each in as_conversations(messages)]
+        prompts = chat_prompts(messages, arguments)
         call = self._call(prompts, params, lora_request, priority, timeout_s)
         return call.run(on_error, use_tqdm=use_tqdm)
 
@@ -376,10 +362,8 @@ class Generator:
         timeout_s: float | None,
     ) -> ListCall:
         driver = self._open_driver()
-        makers = self._requests.makers(
-            prompts, params, lora_request, priority, timeout_s
-        )
-        return ListCall(makers, submit=partial(driver.submit, block=True))
+        make = self._requests.makers(prompts, params, lora_request, priority, timeout_s)
+        return ListCall(make, submit=partial(driver.submit, block=True))
 
     # --------------------------------------------------------------------- one request
 
@@ -435,7 +419,7 @@ class Generator:
             priority=priority,
             timeout_s=timeout_s,
         )
-        return _until_closed(handle)
+        return read_and_cancel(handle)
 
     async def astream(
         self,
@@ -504,13 +488,6 @@ class Generator:
         if self._driver is None:
             raise GeneratorClosedError(CLOSED)
         return self._driver
-
-
-def _until_closed(handle: RequestHandle) -> Iterator[CompletionDelta]:
-    try:
-        yield from handle
-    finally:
-        handle.cancel()
 
 
 def open_generator(resolved: Resolved) -> Generator:

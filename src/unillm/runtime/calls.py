@@ -72,8 +72,11 @@ class ListCall:
         _check(on_error)
         try:
             await asyncio.to_thread(self._start)
-            outcomes = [await _awaited(each) for each in self._started]
-            return _sort_out(outcomes, on_error)
+            for each in self._started:
+                if isinstance(each, RequestHandle):
+                    with contextlib.suppress(UnillmError):  # `_outcome` returns it
+                        await each
+            return _sort_out([_outcome(each) for each in self._started], on_error)
         except BaseException:
             self._cancel()
             raise
@@ -145,14 +148,5 @@ def _outcome(entry: RequestHandle | Exception) -> RequestOutput | Exception:
         return entry
     try:
         return entry.result()
-    except UnillmError as error:
-        return error
-
-
-async def _awaited(entry: RequestHandle | Exception) -> RequestOutput | Exception:
-    if isinstance(entry, Exception):
-        return entry
-    try:
-        return await entry
     except UnillmError as error:
         return error

@@ -78,12 +78,10 @@ class Driver:
         clock: Monotonic seconds, for deadlines and timeouts.
         threaded: Run the loop on a thread, and a watchdog on another one. Otherwise the
             caller calls `turn` and `check_hang` in their place.
-
-    Attributes:
-        engine: The engine; its limits, capabilities and counters may be read anywhere.
     """
 
     engine: Engine
+    """Only the driver's thread calls it, but for `stats` and `kill`."""
 
     def __init__(
         self,
@@ -99,7 +97,6 @@ class Driver:
         self._max_queued_tokens = max_queued_tokens
         self._step_timeout_s = step_timeout_s
         self._clock = clock
-
         # Reentrant: the collector may end a forgotten request or generator anywhere.
         self._changed = threading.Condition(threading.RLock())
         # `_changed` guards these.
@@ -157,12 +154,17 @@ class Driver:
         """
         tokens = len(handle.prompt_token_ids) * len(handle.completions)
         with self._changed:
-            self._refuse_if_over()
-            while not self._has_room(tokens):
+            while not self._accepts(tokens):
                 if not block:
-                    raise self._queue_full(tokens)
+                    raise QueueFullError(
+                        f"The queue is full: {len(self._queued)} requests with "
+                        f"{self._queued_tokens} prompt tokens wait, this one has "
+                        f"{tokens}; the limits are {self._max_queued_requests} "
+                        f"requests and {self._max_queued_tokens} tokens. Submit again "
+                        "when some have started, or raise max_queued_requests or "
+                        "max_queued_tokens."
+                    )
                 self._changed.wait()
-                self._refuse_if_over()
             self._queued[handle.request_id] = tokens
             self._queued_tokens += tokens
             self._inbox.append(handle)
@@ -216,27 +218,16 @@ class Driver:
                 CLOSE_TIMEOUT_S + KILL_TIMEOUT_S,
             )
 
-    def _refuse_if_over(self) -> None:
+    def _accepts(self, tokens: int) -> bool:
+        """Whether the queue has room; raises once the engine is dead or closing."""
         if self._dead is not None:
             raise EngineDeadError(str(self._dead)) from self._dead.__cause__
         if self._closing:
             raise GeneratorClosedError(CLOSED)
-
-    def _has_room(self, tokens: int) -> bool:
-        if not self._queued:
-            return True  # an empty queue takes any request, however long
-        return (
+        # An empty queue takes any request, however long.
+        return not self._queued or (
             len(self._queued) < self._max_queued_requests
             and self._queued_tokens + tokens <= self._max_queued_tokens
-        )
-
-    def _queue_full(self, tokens: int) -> QueueFullError:
-        return QueueFullError(
-            f"The queue is full: {len(self._queued)} requests with "
-            f"{self._queued_tokens} prompt tokens wait, this one has {tokens}; the "
-            f"limits are {self._max_queued_requests} requests and "
-            f"{self._max_queued_tokens} tokens. Submit again when some have started, "
-            "or raise max_queued_requests or max_queued_tokens."
         )
 
     # ---------------------------------------------------------- on the driver's thread
@@ -277,7 +268,11 @@ class Driver:
             else:
                 self._end_all(GeneratorClosedError, CLOSED)
         except BaseException as error:  # noqa: BLE001 - every waiting call raises it
-            self._die(error)
+            self._die(
+                f"The engine failed with {type(error).__name__}: {error}. All its "
+                "requests are lost; create a new Generator.",
+                error,
+            )
         self._busy_since = None
         self._close_engine()
         return False
@@ -349,21 +344,15 @@ class Driver:
             return  # ended or aborted earlier in this step
         handle, completion = entry
         if output.finish_reason == "error":
-            message = f"Request {handle.request_id} failed: {output.error}"
-            self._fail(handle, RequestFailedError(message))
+            self._fail(handle, _failure(handle, output.error))
             return
         try:
-            written = handle.update(completion, output)
+            if not handle.update(completion, output):
+                return  # cancelled meanwhile: the next turn aborts it
         except Exception as error:  # noqa: BLE001 - a caller's tokenizer raises anything
-            failure = RequestFailedError(
-                f"Request {handle.request_id} failed: its new tokens could not be "
-                f"turned into text: {type(error).__name__}: {error}"
-            )
-            failure.__cause__ = error
-            self._fail(handle, failure)
+            reason = f"its new tokens could not be turned into text: {error!r}"
+            self._fail(handle, _failure(handle, reason, error))
             return
-        if not written:
-            return  # cancelled meanwhile: the next turn aborts it
         if completion.finish_reason is not None:
             self._live.pop(output.request_id, None)
             if output.finish_reason is None:  # a stop string, which engines do not see
@@ -401,34 +390,27 @@ class Driver:
         since = self._busy_since
         if since is None or self._clock() - since <= self._step_timeout_s:
             return
+        if self._die(
+            f"The engine has not answered for {self._step_timeout_s:g} s, so it counts "
+            "as dead. All its requests are lost; create a new Generator. If a step may "
+            "take longer on this machine, raise step_timeout_s.",
+            TimeoutError(f"no answer within {self._step_timeout_s:g} s"),
+        ):
+            self._kill_engine()
+
+    def _die(self, message: str, cause: BaseException) -> bool:
+        """End all requests with an error; false if the engine was dead already."""
         with self._changed:
             if self._dead is not None:
-                return
-            self._dead = EngineDeadError(
-                f"The engine has not answered for {self._step_timeout_s:g} s, so it "
-                "counts as dead. All its requests are lost; create a new Generator. If "
-                "a step may take longer on this machine, raise step_timeout_s."
-            )
-        log.error("%s", self._dead)
-        cause = TimeoutError(f"no answer within {self._step_timeout_s:g} s")
-        self._end_all(EngineDeadError, str(self._dead), cause)
-        self._kill_engine()
-
-    def _die(self, error: BaseException) -> None:
-        if self._dead is not None:  # it hung before, and its requests have ended
-            return
-        log.error("the engine failed", exc_info=error)
-        dead = EngineDeadError(
-            f"The engine failed with {type(error).__name__}: {error}. All its requests "
-            "are lost; create a new Generator."
-        )
-        dead.__cause__ = error
-        with self._changed:
-            self._dead = dead
+                return False
+            self._dead = EngineDeadError(message)
+            self._dead.__cause__ = cause
+        log.error("%s", message, exc_info=cause)
         # The class says to the waiting callers that smaller limits would help.
-        memory = isinstance(error, EngineOutOfMemoryError)
+        memory = isinstance(cause, EngineOutOfMemoryError)
         kind = EngineOutOfMemoryError if memory else EngineDeadError
-        self._end_all(kind, str(dead), error)
+        self._end_all(kind, message, cause)
+        return True
 
     def _end_all(
         self, kind: type[Exception], message: str, cause: BaseException | None = None
@@ -471,6 +453,14 @@ class Driver:
     def _forget(self) -> None:
         atexit.unregister(self.close)
         self._over.set()
+
+
+def _failure(
+    handle: RequestHandle, reason: str | None, cause: Exception | None = None
+) -> RequestFailedError:
+    error = RequestFailedError(f"Request {handle.request_id} failed: {reason}")
+    error.__cause__ = cause
+    return error
 
 
 def _timed_out(output: RequestOutput) -> RequestTimeoutError:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from ..engines.base import EngineOutput
+    from ..text.prompts import PreparedPrompt
 
 
 class RequestHandle:
@@ -44,20 +45,17 @@ class RequestHandle:
         self,
         *,
         request_id: str,
-        prompt: str | None,
+        prepared: PreparedPrompt,
         completions: list[Completion],
-        num_truncated_tokens: int,
-        fitted_max_tokens: int | None,
         deadline: float | None,
         on_cancel: Callable[[RequestHandle], None],
     ) -> None:
         self.request_id = request_id
-        self.prompt = prompt
-        self.prompt_token_ids = completions[0].request.prompt_token_ids
+        self.prompt = prepared.text
+        self.prompt_token_ids = prepared.token_ids
         self.completions = completions
         self.deadline = deadline
-        self._num_truncated_tokens = num_truncated_tokens
-        self._fitted_max_tokens = fitted_max_tokens
+        self._prepared = prepared
         self._on_cancel = on_cancel
         self._changed = threading.Condition(threading.RLock())
         self._num_reading = 0
@@ -235,7 +233,7 @@ class RequestHandle:
     # ------------------------------------------------------------------------ values
 
     def _output(self) -> RequestOutput:
-        first = self.completions[0]
+        first, prepared = self.completions[0], self._prepared
         return RequestOutput(
             request_id=self.request_id,
             prompt=self.prompt,
@@ -252,8 +250,8 @@ class RequestHandle:
                 slots=first.slots,
             ),
             num_cached_tokens=first.num_cached_tokens,
-            num_truncated_tokens=self._num_truncated_tokens,
-            fitted_max_tokens=self._fitted_max_tokens,
+            num_truncated_tokens=prepared.num_truncated,
+            fitted_max_tokens=prepared.max_new_tokens if prepared.fitted else None,
         )
 
     def _progress(self) -> list[Progress]:
@@ -271,3 +269,11 @@ class RequestHandle:
         ]
         seen[:] = now
         return deltas
+
+
+def read_and_cancel(handle: RequestHandle) -> Iterator[CompletionDelta]:
+    """Yield the deltas; cancel the request when the caller leaves its loop."""
+    try:
+        yield from handle
+    finally:
+        handle.cancel()

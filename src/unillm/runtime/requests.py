@@ -23,7 +23,13 @@ from ..errors import InvalidParameterError, UnsupportedParameterError
 from ..lora import KnownAdapters, LoRALike, LoRARequest, as_adapter
 from ..params import SamplingParams
 from ..text.grammar import GrammarCompiler
-from ..text.prompts import RenderedText, normalise, prepare, tokenise_bad_words
+from ..text.prompts import (
+    RenderedText,
+    as_conversations,
+    normalise,
+    prepare,
+    tokenise_bad_words,
+)
 from .arguments import ParamsLike, PriorityLike
 from .completion import Completion
 from .handle import RequestHandle
@@ -50,50 +56,50 @@ class ChatPrompt:
     arguments: Mapping[str, Any] = MappingProxyType({})
 
 
-class RequestMaker:
-    """Checks requests for one engine and numbers them. Submits nothing.
+def chat_prompts(messages: Any, arguments: Mapping[str, Any]) -> list[ChatPrompt]:
+    """Return a prompt for each conversation.
 
-    Args:
-        config: Options of the generator.
-        text: Tokenizer, EOS tokens and sampling defaults of the model.
-        limits: Numbers that the engine was created with.
-        capabilities: How the engine honours each sampling field.
-        on_cancel: Takes a cancelled request out of the engine.
-        backend: Name of the engine's backend, for messages.
-        backends: Returns the installed backends, so that a message can name those that
-            honour an unsupported field.
-        clock: Monotonic seconds, for deadlines.
-
-    Attributes:
-        timeout_s: For requests that set none; `None` gives them no deadline.
+    Raises:
+        PromptTypeError: *messages* is neither a list of messages nor of such lists.
+        InvalidParameterError: Both continuing and beginning a message are asked for.
     """
+    if arguments["continue_final_message"] and arguments["add_generation_prompt"]:
+        raise InvalidParameterError(
+            "continue_final_message=True continues the last message, "
+            "add_generation_prompt=True begins a new one. To continue, pass "
+            "add_generation_prompt=False too.",
+            parameter="continue_final_message",
+            value=True,
+        )
+    return [ChatPrompt(each, arguments) for each in as_conversations(messages)]
 
-    def __init__(
-        self,
-        config: EngineConfig,
-        text: ModelText,
-        limits: EngineLimits,
-        *,
-        on_cancel: Callable[[RequestHandle], None],
-        capabilities: Capabilities | None = None,
-        backend: str = "",
-        backends: Callable[[], Iterable[Backend]] = tuple,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.timeout_s: float | None = None
-        self._config = config
-        self._text = text
-        self._limits = limits
-        self._on_cancel = on_cancel
-        self._capabilities = capabilities or Capabilities()
-        self._backend = backend
-        self._backends = backends
-        self._clock = clock
-        self._seeds = random.Random(config.seed)
+
+@attrs.define(eq=False, slots=False)
+class RequestMaker:
+    """Checks requests for one engine and numbers them. Submits nothing."""
+
+    config: EngineConfig
+    text: ModelText
+    limits: EngineLimits
+    on_cancel: Callable[[RequestHandle], None] = attrs.field(kw_only=True)
+    """Takes a cancelled request out of the engine."""
+    capabilities: Capabilities = attrs.field(factory=Capabilities, kw_only=True)
+    backend: str = attrs.field(default="", kw_only=True)
+    """Name of the engine's backend, for messages."""
+    backends: Callable[[], Iterable[Backend]] = attrs.field(default=tuple, kw_only=True)
+    """Returns the installed backends, for messages about unsupported fields."""
+    clock: Callable[[], float] = attrs.field(default=time.monotonic, kw_only=True)
+    timeout_s: float | None = attrs.field(default=None, kw_only=True)
+    """Timeout of requests that set none; `None` gives them no deadline."""
+
+    def __attrs_post_init__(self) -> None:
+        self._seeds = random.Random(self.config.seed)
         self._numbers = itertools.count()  # next() on it is atomic
-        self._adapters = KnownAdapters(max_rank=config.max_lora_rank)
+        self._adapters = KnownAdapters(max_rank=self.config.max_lora_rank)
         self._grammars = GrammarCompiler(
-            text.tokenizer, vocab_size=limits.vocab_size, eos_ids=text.eos.ids
+            self.text.tokenizer,
+            vocab_size=self.limits.vocab_size,
+            eos_ids=self.text.eos.ids,
         )
 
     def makers(
@@ -170,14 +176,14 @@ class RequestMaker:
         deadline = self._deadline(timeout_s)
         prepared = prepare(
             prompt,
-            self._text.tokenizer,
-            self._limits,
+            self.text.tokenizer,
+            self.limits,
             params,
-            strict_length=self._config.strict_length,
+            strict_length=self.config.strict_length,
         )
-        own = frozenset[int]() if params.ignore_eos else self._text.eos.ids
+        own = frozenset[int]() if params.ignore_eos else self.text.eos.ids
         bad_words = tokenise_bad_words(
-            params.bad_words, self._text.tokenizer, self._limits.vocab_size
+            params.bad_words, self.text.tokenizer, self.limits.vocab_size
         )
         grammar = self._grammar(params)
         number = next(self._numbers)
@@ -196,40 +202,38 @@ class RequestMaker:
         )
         return RequestHandle(
             request_id=str(number),
-            prompt=prepared.text,
+            prepared=prepared,
             completions=[
                 Completion(
                     request=request,
                     index=index,
-                    tokenizer=self._text.tokenizer,
-                    primary_eos=self._text.eos.primary,
+                    tokenizer=self.text.tokenizer,
+                    primary_eos=self.text.eos.primary,
                 )
                 for index, request in enumerate(_completions_of(first))
             ],
-            num_truncated_tokens=prepared.num_truncated,
-            fitted_max_tokens=prepared.max_new_tokens if prepared.fitted else None,
             deadline=deadline,
-            on_cancel=self._on_cancel,
+            on_cancel=self.on_cancel,
         )
 
     # -------------------------------------------------------------------------- checks
 
     def _copied_or_default(self, params: Any) -> SamplingParams:
-        return self._text.default_params if params is None else _copied(params)
+        return self.text.default_params if params is None else _copied(params)
 
     def _as_prompt(self, prompt: Any) -> Prompt:
         if isinstance(prompt, Mapping) and set(prompt) == {"messages"}:
             prompt = ChatPrompt(prompt["messages"])
         if not isinstance(prompt, ChatPrompt):
             return normalise(prompt)
-        template = prompt.arguments.get("chat_template") or self._config.chat_template
+        template = prompt.arguments.get("chat_template") or self.config.chat_template
         arguments = {**prompt.arguments, "chat_template": template}
         return RenderedText(
-            self._text.tokenizer.apply_chat_template(prompt.messages, **arguments)
+            self.text.tokenizer.apply_chat_template(prompt.messages, **arguments)
         )
 
     def _check_logprobs(self, params: SamplingParams) -> None:
-        limit = self._config.max_logprobs
+        limit = self.config.max_logprobs
         for name in ("logprobs", "prompt_logprobs"):
             asked = getattr(params, name) or 0
             if limit != -1 and (asked == -1 or asked > limit):
@@ -244,10 +248,10 @@ class RequestMaker:
     def _check_supported(self, params: SamplingParams) -> None:
         for field in _CHECKED_FIELDS:
             value = getattr(params, field.name)
-            capability = self._capabilities.of(field.name)
+            capability = self.capabilities.of(field.name)
             if capability.support is Support.UNSUPPORTED and value != field.default:
                 raise UnsupportedParameterError(
-                    f"The backend {self._backend!r} cannot honour {field.name}="
+                    f"The backend {self.backend!r} cannot honour {field.name}="
                     f"{value!r}: {capability.reason}. {self._others_with(field.name)}",
                     parameter=field.name,
                     value=value,
@@ -258,15 +262,15 @@ class RequestMaker:
         lora_request = as_adapter(given)
         if lora_request is None:
             return None
-        capability = self._capabilities.of("lora")
+        capability = self.capabilities.of("lora")
         reason = ""
         if capability.support is Support.UNSUPPORTED:
             reason = f"{capability.reason}. {self._others_with('lora')}"
-        elif not self._config.enable_lora:
+        elif not self.config.enable_lora:
             reason = "adapters are off. Create the Generator with enable_lora=True."
         if reason:
             raise UnsupportedParameterError(
-                f"The backend {self._backend!r} cannot honour lora_request="
+                f"The backend {self.backend!r} cannot honour lora_request="
                 f"{lora_request.lora_name!r} here: {reason}",
                 parameter="lora_request",
                 value=lora_request,
@@ -276,8 +280,8 @@ class RequestMaker:
     def _others_with(self, field: str) -> str:
         names = [
             backend.name
-            for backend in self._backends()
-            if backend.name != self._backend
+            for backend in self.backends()
+            if backend.name != self.backend
             and backend.capabilities.of(field).support is not Support.UNSUPPORTED
         ]
         if not names:
@@ -293,7 +297,7 @@ class RequestMaker:
         if params.structured_outputs is None:
             return None
         compiled = self._grammars.compile(params.structured_outputs)
-        support = self._capabilities.of("structured_outputs").support
+        support = self.capabilities.of("structured_outputs").support
         return compiled if support is Support.EMULATED else None
 
     def _deadline(self, timeout_s: float | None) -> float | None:
@@ -306,7 +310,7 @@ class RequestMaker:
                 parameter="timeout_s",
                 value=timeout_s,
             )
-        return self._clock() + timeout_s
+        return self.clock() + timeout_s
 
 
 def _completions_of(first: EngineRequest) -> Iterable[EngineRequest]:
