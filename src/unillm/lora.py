@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
@@ -27,16 +27,14 @@ def _refuse(message: str, value: Any) -> InvalidParameterError:
     return InvalidParameterError(message, parameter="lora_request", value=value)
 
 
-def _text(request: LoRARequest, field: attrs.Attribute[Any], value: Any) -> None:
-    del request
+def _text(_: LoRARequest, field: attrs.Attribute[Any], value: Any) -> None:
     if not isinstance(value, str) or not value:
         raise _refuse(
             f"{field.name} must be a text that is not empty, got {value!r}.", value
         )
 
 
-def _identifier(request: LoRARequest, field: attrs.Attribute[Any], value: Any) -> None:
-    del request
+def _identifier(_: LoRARequest, field: attrs.Attribute[Any], value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise _refuse(f"{field.name} must be an integer ≥ 1, got {value!r}.", value)
 
@@ -70,11 +68,7 @@ LoRALike = LoRARequest | Sequence[LoRARequest | None] | None
 
 
 def as_adapter(value: Any) -> LoRARequest | None:
-    """Return *value* if it is an adapter or `None`.
-
-    Raises:
-        InvalidParameterError: It is neither.
-    """
+    """Return *value*, which must be an adapter or `None`."""
     if value is None or isinstance(value, LoRARequest):
         return value
     raise _refuse(
@@ -164,8 +158,7 @@ def read_adapter_config(path: Path) -> Mapping[str, Any]:
     kind = config.get("peft_type") if isinstance(config, dict) else None
     if kind != "LORA":
         raise ValueError(f"peft_type is {kind!r}, and only 'LORA' is served")
-    checked: Mapping[str, Any] = config
-    return checked
+    return cast("Mapping[str, Any]", config)
 
 
 def largest_rank(config: Mapping[str, Any]) -> int:

@@ -252,16 +252,24 @@ def test_a_deadline_ends_the_request_with_what_it_has(drive, handle_for):
     settle(driver)
 
 
-def test_a_full_queue_refuses_with_its_numbers(drive, handle_for):
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"max_queued_requests": 2}, "limits are 2 requests"),
+        ({"max_queued_tokens": 150}, "this one has 60; .* and 150 tokens"),
+    ],
+    ids=["requests", "tokens"],
+)
+def test_a_full_queue_refuses_with_its_numbers(drive, handle_for, limits, message):
     engine = Gate(num_slots=1)
-    driver = drive(engine, max_queued_requests=2)
+    driver = drive(engine, **limits)
     running = handle_for(driver)
     start(driver, engine, running)
     for _ in range(2):
-        driver.submit(handle_for(driver), block=False)
+        driver.submit(handle_for(driver, prompt=[65] * 60), block=False)
 
-    with pytest.raises(QueueFullError, match="limits are 2 requests"):
-        driver.submit(handle_for(driver), block=False)
+    with pytest.raises(QueueFullError, match=message):
+        driver.submit(handle_for(driver, prompt=[65] * 60), block=False)
 
     engine.permit()
     assert running.result(PATIENCE_S).text == "abcd"
@@ -277,16 +285,6 @@ def test_a_blocking_submit_waits_for_room(drive, handle_for):
         driver.submit(handle, block=True)
 
     assert [handle.result(PATIENCE_S).text for handle in handles] == ["abcd"] * 10
-
-
-def test_the_queue_is_bounded_in_tokens_too(drive, handle_for):
-    engine = Gate(num_slots=1)
-    driver = drive(engine, max_queued_tokens=100)
-    start(driver, engine, handle_for(driver))
-    driver.submit(handle_for(driver, prompt=[65] * 60), block=False)
-
-    with pytest.raises(QueueFullError, match="this one has 60"):
-        driver.submit(handle_for(driver, prompt=[65] * 60), block=False)
 
 
 def test_a_dying_engine_ends_every_request(drive, handle_for):

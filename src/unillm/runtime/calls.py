@@ -46,15 +46,12 @@ class ListCall:
         self._cancelled = False
 
     def run(self, on_error: OnError, *, use_tqdm: UseTqdm) -> list[Any]:
-        """Submit all requests, wait for them, and return outputs and errors.
+        """Submit all requests, wait for them, and return their outputs.
 
         Args:
             on_error: "raise" one error for all failed requests, or "return" each error
                 at the index of its prompt.
             use_tqdm: Show a progress bar, or a callable that makes one.
-
-        Raises:
-            ConfigError: *on_error* is neither.
         """
         _check(on_error)
         try:

@@ -57,12 +57,7 @@ class ChatPrompt:
 
 
 def chat_prompts(messages: Any, arguments: Mapping[str, Any]) -> list[ChatPrompt]:
-    """Return a prompt for each conversation.
-
-    Raises:
-        PromptTypeError: *messages* is neither a list of messages nor of such lists.
-        InvalidParameterError: Both continuing and beginning a message are asked for.
-    """
+    """Return a prompt for each conversation."""
     if arguments["continue_final_message"] and arguments["add_generation_prompt"]:
         raise InvalidParameterError(
             "continue_final_message=True continues the last message, "
@@ -112,8 +107,8 @@ class RequestMaker:
     ) -> list[Callable[[], RequestHandle]]:
         """Return a function for each prompt that makes its handle, for a list call.
 
-        A value for all prompts is checked here, the entry of a list with its prompt, so
-        that it fails alone.
+        A value for all prompts is checked here. The entry of a list is checked with its
+        prompt, so that it fails alone.
 
         Raises:
             InvalidParameterError: A value for all prompts is invalid, or a list has
@@ -145,14 +140,9 @@ class RequestMaker:
         priority: int = 0,
         timeout_s: float | None = None,
     ) -> RequestHandle:
-        """Check everything about one request and return its handle.
+        """Check one request and return its handle.
 
-        Args:
-            prompt: Any form that `Generator.generate` takes, or a `ChatPrompt`.
-            params: Copied; `None` for the model's own defaults.
-            lora_request: An adapter, or `None` for the model alone.
-            priority: Lower is sooner.
-            timeout_s: Seconds that the request has from now.
+        The arguments are those of `Generator.submit`; *prompt* may be a `ChatPrompt`.
 
         Raises:
             RequestError: The request is refused.
@@ -331,12 +321,7 @@ def _completions_of(first: EngineRequest) -> Iterable[EngineRequest]:
 def one_for_each(
     name: str, value: Any, count: int, check: Callable[[Any], T]
 ) -> Sequence[T]:
-    """Return a value for each of *count* prompts: a checked one, or those of a list.
-
-    Raises:
-        InvalidParameterError: There are more or fewer entries than prompts, or what
-            *check* raises.
-    """
+    """Return a value for each of *count* prompts: a checked one, or those of a list."""
     if not isinstance(value, (list, tuple)):
         return [check(value)] * count
     if len(value) != count:
