@@ -98,7 +98,7 @@ def test_a_deadline_is_the_requests_own_or_the_makers(
         ({"params": {"temperature": 0}}, "must be SamplingParams, got dict"),
         ({"priority": "high"}, "must be an integer, got 'high'"),
         ({"lora_request": "/adapters/one"}, "must be a LoRARequest, got str"),
-        ({"timeout_s": 0}, "number of seconds > 0, got 0"),
+        ({"timeout_s": 0}, "number of seconds > 0 or None, got 0"),
         ({"params": SamplingParams(logprobs=21)}, "max_logprobs=20"),
         ({"params": SamplingParams(prompt_logprobs=-1)}, "max_logprobs=20"),
     ],

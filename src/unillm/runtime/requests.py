@@ -20,6 +20,7 @@ import attrs
 
 from ..engines.base import SAMPLING_FIELDS, Capabilities, EngineRequest, Support
 from ..errors import InvalidParameterError, UnsupportedParameterError
+from ..fields import refuse
 from ..lora import KnownAdapters, LoRALike, LoRARequest, as_adapter
 from ..params import SamplingParams
 from ..text.grammar import GrammarCompiler
@@ -295,11 +296,7 @@ class RequestMaker:
         if timeout_s is None:
             return None
         if not timeout_s > 0:
-            raise InvalidParameterError(
-                f"timeout_s must be None or a number of seconds > 0, got {timeout_s}.",
-                parameter="timeout_s",
-                value=timeout_s,
-            )
+            raise refuse("timeout_s", "a number of seconds > 0 or None", timeout_s)
         return self.clock() + timeout_s
 
 
@@ -350,8 +347,4 @@ def _as_priority(priority: Any) -> int:
     try:
         return operator.index(priority)
     except TypeError:
-        raise InvalidParameterError(
-            f"priority must be an integer, got {priority!r}.",
-            parameter="priority",
-            value=priority,
-        ) from None
+        raise refuse("priority", "an integer", priority) from None
