@@ -51,7 +51,7 @@ def run(tmp_path):
 
 
 @pytest.mark.parametrize("count", number(few=40, many=600))
-def test_killed_at_any_statement_of_a_build(run, count):
+def test_a_build_may_be_killed_at_any_statement(run, count):
     outcomes = run("nothing-there", count)
 
     assert outcomes["nothing"] + outcomes["whole"] == count
@@ -62,7 +62,7 @@ def test_killed_at_any_statement_of_a_build(run, count):
 
 @pytest.mark.parametrize("count", number(few=12, many=300))
 @pytest.mark.parametrize("what", ["all-damaged", "left-by-others", "pruned"])
-def test_killed_at_any_statement_of_clearing_up(run, what, count):
+def test_clearing_may_be_killed_at_any_statement(run, what, count):
     outcomes = run(what, count)
 
     assert outcomes["nothing"] + outcomes["whole"] == count
@@ -72,7 +72,7 @@ def test_killed_at_any_statement_of_clearing_up(run, what, count):
 
 
 @pytest.mark.parametrize("count", number(few=20, many=300))
-def test_killed_at_random_times(run, count):
+def test_a_build_may_be_killed_at_any_time(run, count):
     outcomes = run("random-times", count)
 
     assert outcomes["nothing"] + outcomes["whole"] == count

@@ -334,7 +334,7 @@ def test_stop_strings_are_exact_on_real_tokens(
 
     out = push_all(detokenizer, ids)
 
-    assert (stop, text) == (detokenizer.matched_stop, "".join(out))
+    assert (detokenizer.matched_stop, "".join(out)) == (stop, text)
 
 
 @pytest.mark.parametrize(

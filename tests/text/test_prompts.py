@@ -408,20 +408,19 @@ def bad_words(*words, vocab_size=40):
     return tokenise_bad_words(words, load_tokenizer(Words()), vocab_size)
 
 
-def test_a_bad_word_is_banned_with_and_without_a_space_before_it():
-    assert bad_words("a", "bb") == ((10,), (11,), (20,), (21,))
-
-
-def test_spaces_before_a_bad_word_make_no_difference():
-    assert ((10,), (11,)) == bad_words("  a") == bad_words("a", " a")
-
-
-def test_a_space_that_is_a_token_of_its_own_is_not_banned():
-    assert bad_words("Z") == ((2,),)
-
-
-def test_a_bad_word_of_several_tokens_is_banned_as_a_whole():
-    assert bad_words("a-bb") == ((10, 20), (11, 21))
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["a", "bb"], ((10,), (11,), (20,), (21,))),
+        (["  a"], ((10,), (11,))),
+        (["a", " a"], ((10,), (11,))),
+        (["Z"], ((2,),)),
+        (["a-bb"], ((10, 20), (11, 21))),
+    ],
+    ids=["words", "spaces before", "twice", "space is a token", "several tokens"],
+)
+def test_a_bad_word_is_banned_with_and_without_a_space_before_it(words, expected):
+    assert bad_words(*words) == expected
 
 
 def test_a_bad_word_outside_the_vocabulary_is_refused():
@@ -432,10 +431,8 @@ def test_a_bad_word_outside_the_vocabulary_is_refused():
         assert f"bad_words has '{word}'" in str(caught.value)
         assert "31]" in str(caught.value)
         assert "the model has 0 to 30" in str(caught.value)
-        assert ("bad_words", ("bb", word)) == (
-            caught.value.parameter,
-            caught.value.value,
-        )
+        assert caught.value.parameter == "bad_words"
+        assert caught.value.value == ("bb", word)
 
 
 def test_a_bad_word_without_a_token_is_refused():
