@@ -22,7 +22,7 @@ SRC = Path(unillm.__file__).parents[1]
 
 @attrs.define(eq=False)
 class FakeHandle:
-    """A request that has ended: it said its words, then failed if it has to."""
+    """A request that has ended: its words come first, then its error."""
 
     output: RequestOutput
     error: BaseException | None = None
@@ -49,7 +49,7 @@ class FakeHandle:
 
 
 class FakeGenerator:
-    """Says a prompt back in capitals. ``long`` is refused, `faults` fail later."""
+    """Answers with the prompt in capitals; ``long`` is refused, `faults` fail later."""
 
     faults: ClassVar[dict[str, BaseException]] = {}
     default_params = SamplingParams(temperature=0.5, max_tokens=99)
@@ -72,8 +72,8 @@ class FakeGenerator:
 
     def submit(self, prompt, params):
         self.asked.append((prompt, params))
-        said = prompt.get("messages")
-        text = prompt.get("prompt") or (said[-1]["content"] if said else "ids")
+        messages = prompt.get("messages")
+        text = prompt.get("prompt") or (messages[-1]["content"] if messages else "ids")
         if text == "long":
             raise PromptTooLongError(
                 prompt_tokens=9, max_prompt_tokens=7, max_model_len=8
@@ -100,7 +100,7 @@ class FakeGenerator:
 
 @pytest.fixture
 def fake(monkeypatch):
-    """The class that stands in for `unillm.Generator`; `created` has its instances."""
+    """The class in the place of `unillm.Generator`; `created` has its instances."""
     monkeypatch.setattr(FakeGenerator, "created", [])
     monkeypatch.setattr(FakeGenerator, "faults", {})
     monkeypatch.setitem(vars(unillm), "Generator", FakeGenerator)
@@ -119,7 +119,7 @@ def cli():
 
 @pytest.fixture
 def process_environment():
-    """For processes of their own: they find the package, and no hub."""
+    """Environment of another process, which finds the package and no hub."""
     return {**os.environ, "PYTHONPATH": str(SRC), "HF_HUB_OFFLINE": "1"}
 
 

@@ -6,11 +6,8 @@ from __future__ import annotations
 
 import pytest
 
-from unillm.errors import (
-    ChatTemplateError,
-    EngineDeadError,
-    RequestFailedError,
-)
+from unillm import SamplingParams
+from unillm.errors import ChatTemplateError, EngineDeadError, RequestFailedError
 
 Q = '"""'
 
@@ -55,7 +52,7 @@ def test_an_answer_becomes_part_of_the_next_question(talk, fake):
     assert asked(fake) == [[user("one")], [user("one"), assistant("ONE "), user("two")]]
 
 
-def test_the_system_speaks_first(talk, fake):
+def test_the_system_message_comes_first(talk, fake):
     talk("one", args=("--system", "Be kind."))
 
     assert asked(fake) == [[{"role": "system", "content": "Be kind."}, user("one")]]
@@ -65,7 +62,7 @@ def test_a_last_line_without_its_end_is_a_turn(fake, cli):
     assert cli("chat", input="one").stdout == "ONE \n"
 
 
-def test_no_input_is_no_error(fake, cli):
+def test_a_chat_without_input_ends_well(fake, cli):
     result = cli("chat", input="")
 
     assert (result.output, result.exit_code) == ("", 0)
@@ -82,9 +79,7 @@ def test_options_are_those_of_generate(talk, fake):
     assert generator.closed
 
 
-def test_where_nobody_limits_an_answer_the_context_does(talk, fake, monkeypatch):
-    from unillm import SamplingParams
-
+def test_without_a_limit_the_context_limits_an_answer(talk, fake, monkeypatch):
     monkeypatch.setattr(fake, "default_params", SamplingParams())
     talk("one")
     [(_, free)] = fake.created[-1].asked
@@ -94,7 +89,7 @@ def test_where_nobody_limits_an_answer_the_context_does(talk, fake, monkeypatch)
     assert (free.max_tokens, limited.max_tokens) == (None, 16)
 
 
-def test_an_impossible_option_is_told_before_the_model_is_loaded(talk, fake):
+def test_an_impossible_option_is_refused_before_the_model_is_loaded(talk, fake):
     result = talk("one", args=("--top-p", 2))
 
     assert result.exit_code == 2
@@ -113,20 +108,19 @@ def test_a_block_is_one_message_and_never_a_command(talk, fake):
 
 
 @pytest.mark.parametrize(
-    "lines",
-    [[f"{Q}a", f"b{Q}"], [Q, "a", f"b{Q}  "], [f"  {Q}a", "b", Q]],
-    ids=["in-line", "closed-in-line", "indented"],
+    ("lines", "message"),
+    [
+        ([f"{Q}a", f"b{Q}"], "a\nb"),
+        ([Q, "a", f"b{Q}  "], "a\nb"),
+        ([f"  {Q}a", "b", Q], "a\nb"),
+        ([f"{Q}/etc is a folder{Q}"], "/etc is a folder"),
+    ],
+    ids=["open beside text", "closed beside text", "indented", "one line"],
 )
-def test_quotes_may_stand_beside_text(lines, talk, fake):
+def test_quotes_may_stand_beside_text(lines, message, talk, fake):
     talk(*lines)
 
-    assert asked(fake) == [[user("a\nb")]]
-
-
-def test_a_block_may_be_on_one_line(talk, fake):
-    talk(f"{Q}/etc is a folder{Q}")
-
-    assert asked(fake) == [[user("/etc is a folder")]]
+    assert asked(fake) == [[user(message)]]
 
 
 def test_a_block_without_end_is_not_sent(talk, fake):
@@ -140,13 +134,13 @@ def test_a_block_without_end_is_not_sent(talk, fake):
 # ---------------------------------------------------------------------------- commands
 
 
-def test_reset_forgets_what_was_said_and_keeps_the_rest(talk, fake):
+def test_reset_forgets_the_history_and_keeps_the_rest(talk, fake):
     talk("one", "/reset", "two", args=("--system", "S"))
 
     assert asked(fake)[1] == [{"role": "system", "content": "S"}, user("two")]
 
 
-def test_system_changes_what_is_said_first(talk, fake):
+def test_system_changes_the_first_message(talk, fake):
     talk("/system Be kind.", "one", "/system", "two")
 
     first, second = asked(fake)
@@ -168,7 +162,7 @@ def test_help_names_every_command(talk):
     assert result.stdout == ""
 
 
-def test_params_are_shown_as_they_can_be_given(talk, fake):
+def test_params_are_shown_in_the_form_in_which_they_are_given(talk, fake):
     shown = talk("/params").stderr.splitlines()
 
     assert "temperature=0.5" in shown
@@ -195,7 +189,7 @@ def test_params_change_for_the_turns_after(talk, fake):
         ("min_tokens=200", "min_tokens=200 is more than max_tokens=99"),
     ],
 )
-def test_bad_params_are_told_and_change_nothing(line, says, talk, fake):
+def test_bad_params_are_refused_and_change_nothing(line, says, talk, fake):
     result = talk(f"/params {line}", "one")
 
     assert result.stdout == "ONE \n"
@@ -205,7 +199,7 @@ def test_bad_params_are_told_and_change_nothing(line, says, talk, fake):
 
 
 @pytest.mark.parametrize("line", ["/rest", "/reset now", "/"])
-def test_an_unknown_command_is_told_and_not_sent(line, talk, fake):
+def test_an_unknown_command_is_refused_and_not_sent(line, talk, fake):
     result = talk(line, "one")
 
     assert result.stderr.startswith("error: ")
@@ -216,7 +210,7 @@ def test_an_unknown_command_is_told_and_not_sent(line, talk, fake):
 # ------------------------------------------------------------------------------ errors
 
 
-def test_a_turn_that_does_not_fit_is_told_with_its_numbers_and_forgotten(talk, fake):
+def test_a_turn_that_does_not_fit_is_refused_with_its_numbers_and_forgotten(talk, fake):
     result = talk("one", "long", "two")
 
     assert result.stdout == "ONE \nTWO \n"
@@ -227,7 +221,7 @@ def test_a_turn_that_does_not_fit_is_told_with_its_numbers_and_forgotten(talk, f
     assert result.exit_code == 1
 
 
-def test_a_first_message_that_does_not_fit_is_not_cured_by_a_reset(talk):
+def test_a_first_message_that_does_not_fit_needs_no_reset(talk):
     result = talk("long")
 
     assert "The message has 9 tokens" in result.stderr
@@ -250,7 +244,7 @@ def test_a_turn_that_fails_is_forgotten(talk, fake):
     [(EngineDeadError("dead"), 5), (ChatTemplateError("no template"), 3)],
     ids=["engine", "template"],
 )
-def test_what_holds_for_every_turn_ends_the_chat(error, code, talk, fake):
+def test_an_error_of_every_turn_ends_the_chat(error, code, talk, fake):
     fake.faults["one"] = error
 
     result = talk("one", "two")
@@ -269,13 +263,7 @@ def test_a_refused_system_text_can_be_taken_back(talk, fake):
     assert "no system role" in result.stderr
 
 
-def test_bytes_that_are_no_utf8_reach_the_tokenizer_check(fake, cli):
-    cli("chat", input=b"gr\xfcn\n")
-
-    assert asked(fake) == [[user("gr\udcfcn")]]
-
-
-def test_ctrl_c_stops_the_answer_and_keeps_what_was_shown(talk, fake):
+def test_ctrl_c_stops_the_answer_and_keeps_the_text_until_then(talk, fake):
     fake.faults["one more"] = KeyboardInterrupt()
 
     result = talk("one more", "two")

@@ -14,13 +14,15 @@ import time
 
 import pytest
 
+import unillm
+
 COUNT = "Count from 3 to 9:"
 ANSWER = "3 4 5 6 7 8 9"
 ENDLESS = ("--ignore-eos", "--max-tokens", "900")
 CTRL_C, CTRL_D = "\x03", "\x04"
 
-# The child takes the terminal as its own, so that Ctrl-C there is a signal to it. Who
-# runs the tests in the background of a shell may have had the signal ignored.
+# The child takes the terminal as its own, so that Ctrl-C there is a signal to it. Tests
+# in the background of a shell may have inherited that the signal is ignored.
 _IN_TERMINAL = """
 import fcntl, runpy, signal, termios
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -30,7 +32,7 @@ runpy.run_module("unillm", run_name="__main__")
 
 
 class Terminal:
-    """A process at a terminal: type into it, and wait for what it shows."""
+    """A process at a terminal: `type` into it, and `wait_for` its output."""
 
     def __init__(self, args, environment):
         self._screen, child_side = pty.openpty()
@@ -47,13 +49,13 @@ class Terminal:
 
     def type(self, text):
         if text == CTRL_C:
-            # readline shows its prompt a moment before it waits for input; a signal
-            # in between is seen by Python with the next key only. People are slower.
+            # readline shows its prompt a moment before it waits for input. Python
+            # handles a signal in between with the next key only.
             time.sleep(0.5)
         os.write(self._screen, text.encode())
 
     def wait_for(self, pattern, timeout=30):
-        """Return what was shown until *pattern*, which is taken off."""
+        """Return the output until the end of *pattern*, and drop it from `shown`."""
         until = time.monotonic() + timeout
         while (found := re.search(pattern, self.shown)) is None:
             assert time.monotonic() < until, f"no {pattern!r} in {self.shown!r}"
@@ -66,13 +68,13 @@ class Terminal:
             return True
         try:
             new = os.read(self._screen, 4096)
-        except OSError:  # how Linux says that the other side is closed
+        except OSError:  # on Linux: the other side is closed
             return False
         self.shown += new.decode(errors="replace")
         return bool(new)
 
     def end(self):
-        """Wait for the end; return the exit code and the rest of what was shown."""
+        """Wait for the end; return the exit code and the rest of the output."""
         until = time.monotonic() + 30
         while self._read():
             assert time.monotonic() < until, f"it goes on after {self.shown!r}"
@@ -104,24 +106,31 @@ def terminal(process_environment):
 
 
 def test_a_chat_at_a_terminal(terminal):
-    chat = terminal()
+    chat = terminal("--max-model-len", "96")
 
     chat.type(f"{COUNT}\n")
     chat.wait_for(f"\n{ANSWER}\r\n> ")
-    chat.type("/params max_tokens=5\n")
-    chat.wait_for("> ")
+    chat.type('"""Count from 3\n')
+    chat.wait_for(r"\| ")
+    chat.type('to 9:"""\n')
+    chat.wait_for(r"\r\n\S.*\r\n> ")
+    chat.type("/reset\n/params max_tokens=5\n")
+    chat.wait_for("> .*\n> ")
     chat.type(f"{COUNT}\n")
     chat.wait_for("\n3 4 5\r\n")
     chat.wait_for("ended after 5 tokens; /params max_tokens=… allows more")
+    chat.type("Repeat: " + "word " * 100 + "\n")
+    chat.wait_for("at most 95 fit")
     chat.wait_for("> ")
     chat.type(CTRL_D)
     code, rest = chat.end()
 
-    assert code == 0
+    assert code == 0  # the user has seen the error
     assert rest.strip() == ""
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_program(terminal):
+    """The answer is shown as it comes: its beginning is there, its end is not."""
     chat = terminal(*ENDLESS)
 
     chat.type(f"{COUNT}\n")
@@ -142,68 +151,14 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal):
     assert code == 0
 
 
-def test_an_answer_is_shown_as_it_comes(terminal):
-    """The first words are there long before the last; the prompt comes after all."""
-    chat = terminal("--ignore-eos", "--max-tokens", "400")
-
-    chat.type(f"{COUNT}\n")
-    begun = time.monotonic()
-    first = chat.wait_for(r":\r\n\S")
-    to_first = time.monotonic() - begun
-    chat.wait_for("ended after 400 tokens")
-    to_last = time.monotonic() - begun
-    chat.wait_for("> ")
-    chat.type("/quit\n")
-
-    assert chat.end()[0] == 0
-    assert len(first) < 200  # not the whole answer at once
-    assert to_first < to_last
-
-
-def test_a_history_grows_at_a_terminal_until_a_reset(terminal):
-    chat = terminal("--max-model-len", "96")
-
-    for _ in range(12):
-        chat.type(f"{COUNT}\n")
-        shown = chat.wait_for(r"(?s):\r\n.*?\n> ")
-        if "The conversation with it has" in shown:
-            break
-    assert "/reset for a new conversation" in " ".join(shown.split())
-    chat.type("/reset\n")
-    chat.wait_for("a new conversation")
-    chat.wait_for("> ")
-    chat.type(f"{COUNT}\n")
-    chat.wait_for(f"\n{ANSWER}\r\n> ")
-    chat.type("/params\n")
-    chat.wait_for("max_tokens=256")
-    chat.wait_for("> ")
-    chat.type(CTRL_D)
-
-    assert chat.end()[0] == 0
-
-
-def test_several_lines_are_one_message_at_a_terminal(terminal):
-    """The block is what the library would get as one message of two lines."""
-    import unillm
-
-    text = "Count from 3\nto 9:"
-    with unillm.Generator("unillm/tiny") as generator:
-        [expected] = generator.chat([{"role": "user", "content": text}])
+def test_ctrl_c_drops_a_block_and_at_the_prompt_ends_the_chat(terminal):
     chat = terminal()
 
-    chat.type('"""Count from 3\n')
+    chat.type('"""first\n')
     chat.wait_for(r"\| ")
-    chat.type('to 9:"""\n')
-    shown = chat.wait_for(r"(?s)\r\n.*\r\n> ")
-    chat.type(CTRL_D)
-
-    assert chat.end()[0] == 0
-    assert shown.split("\r\n", 1)[1].startswith(expected.text)
-
-
-def test_ctrl_c_at_the_prompt_leaves(terminal):
-    chat = terminal()
-
+    chat.type(CTRL_C)
+    chat.wait_for("the block is dropped")
+    chat.wait_for("> ")
     chat.type("half a mess")
     chat.wait_for("half a mess")
     chat.type(CTRL_C)
@@ -213,65 +168,33 @@ def test_ctrl_c_at_the_prompt_leaves(terminal):
     assert "Traceback" not in rest
 
 
-def test_ctrl_c_in_a_block_drops_the_block(terminal):
-    chat = terminal()
-
-    chat.type('"""first\n')
-    chat.wait_for(r"\| ")
-    chat.type(CTRL_C)
-    chat.wait_for("the block is dropped")
-    chat.wait_for("> ")
-    chat.type(CTRL_D)
-
-    assert chat.end()[0] == 0
-
-
-def test_an_error_at_a_terminal_was_seen_and_is_not_in_the_exit_code(terminal):
-    chat = terminal("--max-model-len", "64")
-
-    chat.type("Repeat: " + "word " * 100 + "\n")
-    chat.wait_for("at most 63 fit")
-    chat.wait_for("> ")
-    chat.type("/quit\n")
-
-    assert chat.end()[0] == 0
-
-
 # ---------------------------------------------------------------------------- a pipe
 
 
-def test_each_line_of_a_pipe_is_a_turn(cli):
-    result = cli("chat", input=f"{COUNT}\nAdd 20 and 22:\n")
-
-    assert result.stdout == f"{ANSWER}\n42\n"
-    assert result.stderr == ""
-    assert result.exit_code == 0
-
-
-def test_the_history_is_what_the_library_would_get(cli):
-    import unillm
-
-    said = [
+def test_the_library_gives_the_same_answers_to_the_same_history(cli):
+    history = [
         {"role": "system", "content": "You are a friendly robot."},
         {"role": "user", "content": COUNT},
     ]
     with unillm.Generator("unillm/tiny") as generator:
-        [first] = generator.chat(said)
-        said += [
+        [first] = generator.chat(history)
+        history += [
             {"role": "assistant", "content": first.text},
             {"role": "user", "content": "Add 20 and 22:"},
         ]
-        [second] = generator.chat(said)
+        [second] = generator.chat(history)
 
     result = cli(
-        *("chat", "--system", said[0]["content"]),
+        *("chat", "--system", history[0]["content"]),
         input=f"{COUNT}\nAdd 20 and 22:\n",
     )
 
     assert result.stdout == f"{first.text}\n{second.text}\n"
+    assert result.stderr == ""
+    assert result.exit_code == 0
 
 
-def test_a_history_that_no_longer_fits_is_told_and_a_reset_helps(cli):
+def test_a_reset_makes_room_in_a_full_context(cli):
     turns = [f"{COUNT}\n"] * 12
 
     full = cli("chat", "--max-model-len", 96, input="".join(turns))
@@ -296,30 +219,9 @@ def test_params_that_only_the_engine_refuses_change_nothing(cli):
     assert result.exit_code == 1
 
 
-def test_bytes_that_are_no_utf8_are_refused_and_the_chat_goes_on(cli):
+def test_bytes_that_are_not_utf8_are_refused_and_the_chat_continues(cli):
     result = cli("chat", input=b"gr\xfcn\nAdd 20 and 22:\n")
 
     assert "not valid Unicode" in result.stderr
     assert result.stdout == "42\n"
     assert result.exit_code == 1
-
-
-def test_a_reader_that_leaves_ends_the_chat(process_environment):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "unillm", "chat", *ENDLESS],
-        env=process_environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    process.stdin.write(f"{COUNT}\n".encode())
-    process.stdin.flush()
-
-    process.stdout.read(1)
-    process.stdout.close()
-    stderr = process.stderr.read()
-
-    assert stderr == b""
-    assert process.wait(30) == 141
-    process.stdin.close()
-    process.stderr.close()

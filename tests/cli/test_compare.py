@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""``unillm compare``: one report of two processes. What a side does alone is tested in
-``tests/comparison``."""
+"""``unillm compare``: the report of two sides; ``tests/comparison`` tests one side."""
 
 from __future__ import annotations
 
@@ -21,39 +20,35 @@ def compare(cli, liar):
 
 def test_two_precisions_agree_on_what_the_model_was_taught(compare):
     result = compare(
-        "--backend",
-        "transformers",
-        "--dtype",
-        "float32",
-        "--dtype",
-        "bfloat16",
-        "--json",
+        *("--backend", "transformers", "--json"),
+        *("--dtype", "float32", "--dtype", "bfloat16"),
     )
 
-    assert (0, "") == (result.exit_code, result.stderr)
-    told = json.loads(result.stdout)
-    assert told["agree"] is True
-    assert {"equal": 12} == told["verdicts"]
-    assert ["float32", "bfloat16"] == [
-        side["options"]["dtype"] for side in told["sides"]
+    assert (result.exit_code, result.stderr) == (0, "")
+    report = json.loads(result.stdout)
+    assert report["agree"] is True
+    assert report["verdicts"] == {"equal": 12}
+    assert [side["options"]["dtype"] for side in report["sides"]] == [
+        "float32",
+        "bfloat16",
     ]
-    first = told["prompts"][0]
-    assert "Count from 3 to 9:" == first["prompt"]
-    assert ["3 4 5 6 7 8 9"] * 2 == [answer["text"] for answer in first["answers"]]
+    first = report["prompts"][0]
+    assert first["prompt"] == "Count from 3 to 9:"
+    assert [answer["text"] for answer in first["answers"]] == ["3 4 5 6 7 8 9"] * 2
     assert 0 < first["logprob_difference"] < 0.5
-    for side in told["sides"]:
+    for side in report["sides"]:
         assert side["repeats"] is True
         assert 0 < side["num_tokens"] <= 12 * 64
         assert 0 < side["seconds"]
 
 
-def test_a_lie_is_found_with_its_place_and_gap(compare, tmp_path):
+def test_a_wrong_token_is_found_with_its_position_and_gap(compare, tmp_path):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "ab"}\n{"prompt_token_ids": [999]}\n')
 
     result = compare("--backend", "liar", "--option", "2:lie=token", "--file", prompts)
 
-    assert (6, "") == (result.exit_code, result.stderr)
+    assert (result.exit_code, result.stderr) == (6, "")
     text = re.sub(r"tokens/s .*", "", result.stdout)
     assert re.match(r"side +1: liar +2: liar \(lie=token\)\n", text)
     assert "liar 1.0" in text
@@ -71,20 +66,20 @@ def test_a_near_tie_is_agreement_where_it_is_tolerated(compare):
 
     result = compare(*lie, "--tolerance", "0.01")
 
-    assert 0 == result.exit_code
+    assert result.exit_code == 0
     assert "agree (tolerance 0.01): 1 near tie" in result.stdout
 
 
 def test_an_error_of_a_side_is_the_commands(compare):
     result = compare("--backend", "liar", "--option", "1:lie=load", "ab")
 
-    assert 3 == result.exit_code
+    assert result.exit_code == 3
     assert "error: The weights are not what they seem." in result.stderr
-    assert "" == result.stdout
+    assert result.stdout == ""
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "message"),
     [
         (["--backend", "liar"], "Both sides are the same"),
         ([], "Both sides are the same"),
@@ -95,8 +90,8 @@ def test_an_error_of_a_side_is_the_commands(compare):
     ],
     ids=["one backend", "none", "three", "no python", "no value", "no file"],
 )
-def test_wrong_use_is_told(compare, args, said):
+def test_wrong_use_is_refused(compare, args, message):
     result = compare(*args)
 
-    assert 2 == result.exit_code
-    assert said in result.stderr
+    assert result.exit_code == 2
+    assert message in result.stderr

@@ -26,7 +26,7 @@ GOOD = (
 
 @pytest.fixture
 def run(monkeypatch):
-    """Make a run of the contract give *results*; return what was asked."""
+    """Make a run of the contract return *results*; return its arguments."""
     asked = {}
 
     def use(*results):
@@ -56,7 +56,7 @@ def test_a_backend_that_holds_the_contract_ends_well(cli, run):
     assert not any(line.startswith("E1") for line in others)
 
 
-def test_a_backend_that_does_not_has_an_exit_code_of_its_own(cli, run):
+def test_a_backend_that_fails_a_clause_has_an_exit_code_of_its_own(cli, run):
     run(*GOOD, result("E3", Outcome.FAILED, "assert 506 == 511"))
 
     shown = cli("conformance", "some")
@@ -65,7 +65,7 @@ def test_a_backend_that_does_not_has_an_exit_code_of_its_own(cli, run):
     assert "E3 failed: E3 holds.\n  assert 506 == 511" in shown.stdout
 
 
-def test_as_json_everything_is_told(cli, run):
+def test_json_has_every_clause(cli, run):
     run(*GOOD)
 
     value = json.loads(cli("conformance", "some", "--json").stdout)

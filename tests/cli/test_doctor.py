@@ -15,7 +15,7 @@ from unillm.testing.scripted import ScriptedEngine
 
 
 class Assuming(ScriptedBackend):
-    """Assumes one thing, that holds if its options do not say otherwise."""
+    """Assumes one thing, which holds unless its option says otherwise."""
 
     option_names = frozenset({"holds"})
 
@@ -36,7 +36,7 @@ def backend():
 
 @pytest.fixture
 def run(monkeypatch):
-    """Make a run of the contract give one clause of *outcome*; return what was asked."""
+    """Make a run of the contract return one clause of *outcome*; return its arguments."""
     asked = {}
 
     def use(outcome):
@@ -57,17 +57,17 @@ def doctor(cli, *arguments):
     return cli("doctor", "--backend", "assuming", *arguments)
 
 
-def test_assumptions_and_clauses_are_told_one_by_one(cli, run):
+def test_assumptions_and_clauses_are_shown_one_by_one(cli, run):
     run(Outcome.PASSED)
 
     shown = doctor(cli)
 
-    assert ExitCode.OK == shown.exit_code
-    assert [
+    assert shown.exit_code == ExitCode.OK
+    assert [line.strip() for line in shown.stdout.splitlines()] == [
         "held  The sky is blue",
         "it was looked at  [a window]",
         "held  E1: All end.",
-    ] == [line.strip() for line in shown.stdout.splitlines()]
+    ]
 
 
 @pytest.mark.parametrize(
@@ -79,22 +79,22 @@ def test_assumptions_and_clauses_are_told_one_by_one(cli, run):
     ],
     ids=["assumption", "clause", "open and waived"],
 )
-def test_what_does_not_hold_has_an_exit_code(cli, run, holds, outcome, code):
+def test_a_failed_assumption_or_clause_has_an_exit_code(cli, run, holds, outcome, code):
     run(outcome)
 
     shown = doctor(cli, "--option", f"holds={holds}")
 
-    assert code == shown.exit_code
+    assert shown.exit_code == code
 
 
-def test_as_json_both_are_told(cli, run):
+def test_json_has_assumptions_and_clauses(cli, run):
     run(Outcome.FAILED)
 
-    told = json.loads(doctor(cli, "--json").stdout)
+    report = json.loads(doctor(cli, "--json").stdout)
 
-    assert ["The sky is blue"] == [each["assumption"] for each in told["findings"]]
-    assert ["E1"] == [each["number"] for each in told["contract"]["clauses"]]
-    assert told["contract"]["conforms"] is False
+    assert [each["assumption"] for each in report["findings"]] == ["The sky is blue"]
+    assert [each["number"] for each in report["contract"]["clauses"]] == ["E1"]
+    assert report["contract"]["conforms"] is False
 
 
 def test_the_clauses_are_the_core_under_the_same_options(cli, run):
@@ -102,13 +102,13 @@ def test_the_clauses_are_the_core_under_the_same_options(cli, run):
 
     doctor(cli, "--dtype", "float16", "--max-num-seqs", "8", "--option", "holds=true")
 
-    assert "assuming" == asked["backend"]
+    assert asked["backend"] == "assuming"
     assert asked["core"] is True
-    assert {
+    assert asked["options"] == {
         "dtype": "float16",
         "max_num_seqs": 8,
         "backend_options": {"holds": True},
-    } == asked["options"]
+    }
 
 
 def test_an_option_that_the_backend_does_not_have_is_refused(cli, run):
@@ -116,7 +116,7 @@ def test_an_option_that_the_backend_does_not_have_is_refused(cli, run):
 
     shown = doctor(cli, "--option", "hold=true")
 
-    assert ExitCode.USAGE == shown.exit_code
+    assert shown.exit_code == ExitCode.USAGE
     assert "Did you mean 'holds'" in shown.stderr
 
 
@@ -125,6 +125,6 @@ def test_without_pytest_it_says_what_to_install(cli, monkeypatch):
 
     shown = doctor(cli)
 
-    assert ExitCode.USAGE == shown.exit_code
+    assert shown.exit_code == ExitCode.USAGE
     assert "unillm[testing]" in shown.stderr
-    assert "" == shown.stdout
+    assert shown.stdout == ""

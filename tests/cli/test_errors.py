@@ -67,7 +67,7 @@ def test_debug_shows_the_traceback(args, fake, cli):
     assert result.exit_code == 1
 
 
-def test_an_unexpected_error_is_told_as_a_bug(fake, cli):
+def test_an_unexpected_error_is_reported_as_a_bug(fake, cli):
     fake.faults["bad"] = KeyError("oops")
 
     result = cli("generate", "bad")

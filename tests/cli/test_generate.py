@@ -92,7 +92,7 @@ def test_json_has_all_completions(fake, cli):
 # ---------------------------------------------------------------------------- failures
 
 
-def test_a_refused_prompt_takes_no_other_with_it(fake, cli):
+def test_a_refused_prompt_fails_alone(fake, cli):
     result = cli("generate", "a", "long", "b")
 
     assert result.stdout == "A\nB\n"
@@ -100,7 +100,7 @@ def test_a_refused_prompt_takes_no_other_with_it(fake, cli):
     assert result.exit_code == 1
 
 
-def test_the_only_prompt_refused_is_1(fake, cli):
+def test_a_refused_only_prompt_ends_with_1(fake, cli):
     result = cli("generate", "long")
 
     assert result.stdout == ""
@@ -108,7 +108,7 @@ def test_the_only_prompt_refused_is_1(fake, cli):
     assert result.exit_code == 1
 
 
-def test_a_request_that_fails_later_takes_no_other_with_it(fake, cli):
+def test_a_request_that_fails_later_fails_alone(fake, cli):
     fake.faults["bad"] = RequestFailedError("row 3 is gone")
 
     result = cli("generate", "a", "bad", "b")
@@ -128,7 +128,7 @@ def test_the_message_of_a_failed_stream_begins_on_its_own_line(fake, cli):
     assert result.exit_code == 1
 
 
-def test_a_dead_engine_ends_it_and_what_was_written_stands(fake, cli):
+def test_a_dead_engine_ends_the_command_after_the_results_until_then(fake, cli):
     fake.faults["b"] = EngineDeadError("the engine died")
 
     result = cli("generate", "a", "b", "c", "--json")
@@ -139,7 +139,7 @@ def test_a_dead_engine_ends_it_and_what_was_written_stands(fake, cli):
     assert fake.created[0].closed
 
 
-def test_a_parameter_that_the_backend_lacks_is_told_once(fake, cli, monkeypatch):
+def test_a_parameter_that_the_backend_lacks_is_one_error(fake, cli, monkeypatch):
     def submit(self, prompt, params):
         raise UnsupportedParameterError("min_p is not for it", parameter="min_p")
 
@@ -160,7 +160,7 @@ def test_prompts_that_all_fail_alike_fail_as_one_would(fake, cli):
     assert cli("generate", "a", "b", "c").exit_code == 1
 
 
-def test_ctrl_c_is_130_without_a_word(fake, cli):
+def test_ctrl_c_ends_with_130_and_no_message(fake, cli):
     fake.faults["b"] = KeyboardInterrupt()
 
     result = cli("generate", "a", "b", "c")
@@ -208,7 +208,7 @@ def test_a_prompt_larger_than_the_queue_fails_alone(fake, cli, monkeypatch):
     assert result.exit_code == 1
 
 
-def test_only_so_many_requests_are_under_way(fake, cli, monkeypatch):
+def test_the_number_of_requests_under_way_is_bounded(fake, cli, monkeypatch):
     monkeypatch.setattr(requests, "MAX_UNDER_WAY", 3)
     handles = []
     most = 0
@@ -312,7 +312,7 @@ def test_engine_options_reach_the_generator(fake, cli):
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value) or "none",
 )
-def test_what_is_wrong_is_told_before_a_model_is_loaded(args, says, fake, cli):
+def test_wrong_usage_is_refused_before_a_model_is_loaded(args, says, fake, cli):
     result = cli("generate", *args)
 
     assert result.exit_code == 2

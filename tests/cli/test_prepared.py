@@ -33,7 +33,7 @@ def run(cli):
 
     def run(command, *args, code=0):
         result = cli(command, TINY, "--backend", "scripted", *args)
-        assert code == result.exit_code, result.output
+        assert result.exit_code == code, result.output
         return result
 
     return run
@@ -73,7 +73,7 @@ def test_a_second_build_finds_the_first(found):
     assert second["spec"]["max_seq_len"] == 512
 
 
-def test_a_larger_engine_is_said_to_serve(run):
+def test_a_larger_engine_serves_and_is_named(run):
     run("build", "--max-model-len", 1024)
 
     result = run("build", "--max-model-len", 100)
@@ -104,7 +104,7 @@ def test_a_failed_build_is_an_engines_error(run, monkeypatch):
     assert "UNILLM_CACHE" in result.stderr
 
 
-def test_a_backend_that_is_not_there_builds_nothing(run, monkeypatch):
+def test_an_engine_that_is_not_installed_builds_nothing(run, monkeypatch):
     monkeypatch.setattr(scripted_backend, "ENGINE_VERSION", None)
 
     assert "it is not installed" in run("build", code=4).stderr
@@ -130,8 +130,7 @@ def test_a_plan_before_the_first_build(run):
     assert "--gpu-memory says whether" in facts["memory"]
 
 
-def test_a_rebuild_to_1024_says_what_it_costs(run, found):
-    """An engine for 512 is there, and prompts are longer."""
+def test_a_plan_for_1024_tokens_shows_the_difference_and_the_cost(run, found):
     key = found("build", "--max-model-len", 512)["key"]
 
     facts = table(run("plan", "--max-model-len", 1024, "--gpu-memory", "24GiB"))
@@ -151,7 +150,7 @@ def parts(found):
     return found("plan")["memory"]
 
 
-def test_what_does_not_fit_says_what_would(run, found, parts):
+def test_a_plan_that_does_not_fit_shows_limits_that_would(run, found, parts):
     two_fewer = parts["total_bytes"] - parts["cache_bytes"] // 2
 
     facts = table(run("plan", "--gpu-memory", two_fewer, code=5))
@@ -165,7 +164,7 @@ def test_what_does_not_fit_says_what_would(run, found, parts):
     found("plan", "--gpu-memory", two_fewer, "--max-num-seqs", 2)
 
 
-def test_what_fits_only_together_says_so(run, parts):
+def test_limits_that_fit_only_together_are_shown_together(run, parts):
     room = parts["weight_bytes"] + parts["workspace_bytes"] + 2**20
 
     facts = table(run("plan", "--gpu-memory", room, code=5))
@@ -173,7 +172,7 @@ def test_what_fits_only_together_says_so(run, parts):
     assert facts["would fit"].endswith(" together")
 
 
-def test_what_can_never_fit_says_so(run):
+def test_a_plan_that_can_never_fit_advises_a_smaller_model(run):
     facts = table(run("plan", "--gpu-memory", "3MiB", code=5))
 
     assert facts["would fit"].startswith("nothing: take a smaller model")
@@ -234,7 +233,7 @@ def test_sizes_are_read_as_people_write_them(text, expected):
 
 
 @pytest.mark.parametrize("text", ["", "GiB", "-1G", "1.G", "1X", "1 Gi B"])
-def test_what_is_no_size_is_refused(text):
+def test_a_text_that_is_not_a_size_is_refused(text):
     with pytest.raises(ConfigError, match="--x takes a size such as 24GiB"):
         parse_size(text, option="--x")
 
@@ -248,12 +247,14 @@ def test_a_wrong_size_is_a_usage_error(run):
 # ------------------------------------------------------------------------------- cache
 
 
-def test_the_path_is_where_the_environment_says(cli, cache):
+def test_the_environment_sets_the_path(cli, cache):
     assert cli("cache", "path").stdout == f"{cache}\n"
 
 
 @pytest.mark.parametrize("command", ["list", "verify", "prune"])
-def test_a_cache_that_cannot_be_is_a_usage_error(cli, monkeypatch, tmp_path, command):
+def test_an_impossible_cache_folder_is_a_usage_error(
+    cli, monkeypatch, tmp_path, command
+):
     file = tmp_path / "file"
     file.write_text("not a folder")
     monkeypatch.setenv("UNILLM_CACHE", str(file))
@@ -264,7 +265,7 @@ def test_a_cache_that_cannot_be_is_a_usage_error(cli, monkeypatch, tmp_path, com
     assert f"{file}/artifacts cannot be used" in " ".join(result.stderr.split())
 
 
-def test_an_empty_cache_is_listed_as_such(cli):
+def test_an_empty_cache_has_a_note_instead_of_a_table(cli):
     result = cli("cache", "list")
 
     assert result.exit_code == 0
@@ -272,7 +273,7 @@ def test_an_empty_cache_is_listed_as_such(cli):
     assert "No engine has been prepared" in result.stderr
 
 
-def test_the_list_says_what_each_is_for(cli, found):
+def test_the_list_has_the_purpose_of_each_engine(cli, found):
     key = found("build")["key"]
 
     shown = cli("cache", "list").stdout.splitlines()[1]
@@ -303,7 +304,7 @@ def test_verify_sets_a_damaged_engine_aside(cli, found, cache):
     assert cli("cache", "verify").exit_code == 0
 
 
-def test_prune_deletes_what_is_asked(cli, found):
+def test_prune_deletes_the_named_engine_or_all(cli, found):
     first, second = found("build"), found("build", "--dtype", "float16")
 
     assert cli("cache", "prune").exit_code == 0
@@ -314,7 +315,7 @@ def test_prune_deletes_what_is_asked(cli, found):
     assert left["key"] == second["key"]
 
     cli("cache", "prune", "--all")
-    assert "[]" == cli("cache", "list", "--json").stdout.strip()
+    assert cli("cache", "list", "--json").stdout.strip() == "[]"
 
 
 def test_prune_by_age_and_size(cli, found, cache):
@@ -331,10 +332,10 @@ def test_prune_by_age_and_size(cli, found, cache):
         "total_bytes": 0,
     }
     cli("cache", "prune", "--unused-for", "9")
-    assert "[]" == cli("cache", "list", "--json").stdout.strip()
+    assert cli("cache", "list", "--json").stdout.strip() == "[]"
 
 
-def test_a_key_that_nothing_has_is_a_usage_error(cli, found):
+def test_an_unknown_key_is_a_usage_error(cli, found):
     found("build")
 
     result = cli("cache", "prune", "zz")

@@ -30,6 +30,23 @@ print("\\n".join(sys.modules), file=sys.stderr)
 """
 
 
+@pytest.fixture
+def imported(process_environment, tmp_path):
+    """Run a command in a process of its own; return the modules that it imported."""
+
+    def run(*args):
+        done = subprocess.run(
+            [sys.executable, "-c", _PROBE, *args],
+            env={**process_environment, "UNILLM_CACHE": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return set(done.stderr.split())
+
+    return run
+
+
 @pytest.mark.parametrize(
     "args",
     [
@@ -45,30 +62,12 @@ print("\\n".join(sys.modules), file=sys.stderr)
     ],
     ids=" ".join,
 )
-def test_what_needs_no_engine_imports_nothing_heavy(
-    args, process_environment, tmp_path
-):
-    done = subprocess.run(
-        [sys.executable, "-c", _PROBE, *args],
-        env={**process_environment, "UNILLM_CACHE": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-
-    assert set() == HEAVY & set(done.stderr.split())
+def test_a_command_without_engine_imports_nothing_heavy(args, imported):
+    assert HEAVY & imported(*args) == set()
 
 
-def test_listing_backends_imports_no_engine(process_environment):
-    done = subprocess.run(
-        [sys.executable, "-c", _PROBE, "backends"],
-        env=process_environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-
-    assert set() == {"torch", "transformers", "vllm"} & set(done.stderr.split())
+def test_listing_backends_imports_no_engine(imported):
+    assert {"torch", "transformers", "vllm"} & imported("backends") == set()
 
 
 def test_help_names_every_command_and_exit_code(cli):

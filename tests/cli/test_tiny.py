@@ -16,13 +16,15 @@ import termios
 
 import pytest
 
+import unillm
+
 COUNT = "Count from 3 to 9:"
 ANSWER = "3 4 5 6 7 8 9"
 
 
 @pytest.fixture
 def background(process_environment):
-    """Start the command line and do not wait; it is ended after the test."""
+    """Start the command line without waiting; the fixture kills it after the test."""
     started = []
 
     def start(*args, **options):
@@ -47,13 +49,22 @@ def test_the_first_command_prints_the_answer_and_nothing_else(process):
     assert result.returncode == 0
 
 
-def test_a_reader_that_leaves_is_no_error_message(background):
+@pytest.mark.parametrize(
+    ("args", "input_"),
+    [(["generate", COUNT], ""), (["chat"], f"{COUNT}\n")],
+    ids=["generate", "chat"],
+)
+def test_a_reader_that_leaves_ends_the_command_without_a_message(
+    args, input_, background
+):
     process = background(
-        *("generate", "--ignore-eos", "--max-tokens", "900", COUNT),
+        *(*args, "--ignore-eos", "--max-tokens", "900"),
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
     )
+    process.stdin.write(input_.encode())
+    process.stdin.flush()
 
     first = process.stdout.read(1)
     process.stdout.close()
@@ -105,7 +116,7 @@ def test_a_terminal_gets_headers_and_a_bar(process_environment):
     assert "2/2" in shown
 
 
-# ---------------------------------------------------------------------------- this one
+# ----------------------------------------------------------------------- this process
 
 
 def test_bytes_come_in_and_out_as_utf8(cli):
@@ -114,16 +125,7 @@ def test_bytes_come_in_and_out_as_utf8(cli):
     assert result.stdout_bytes.decode() == "grün 猫\ncafé\n"
 
 
-def test_several_prompts_in_their_order(cli):
-    result = cli("generate", "Add 20 and 22:", COUNT, "Spell the word cat:")
-
-    assert result.stdout == f"42\n{ANSWER}\nc a t\n"
-    assert result.exit_code == 0
-
-
-def test_json_is_what_the_library_says(cli):
-    import unillm
-
+def test_json_has_the_values_of_the_library(cli):
     result = cli("generate", "--json", COUNT, "Add 20 and 22:")
 
     with unillm.Generator("unillm/tiny") as generator:
@@ -143,16 +145,15 @@ def test_json_is_what_the_library_says(cli):
 
 
 def test_a_chat_is_answered_as_the_library_does(cli):
-    import unillm
-
-    said = [
-        {"role": "system", "content": "You are a friendly robot."},
+    system = "You are a friendly robot."
+    messages = [
+        {"role": "system", "content": system},
         {"role": "user", "content": COUNT},
     ]
     with unillm.Generator("unillm/tiny") as generator:
-        [expected] = generator.chat(said)
+        [expected] = generator.chat(messages)
 
-    args = ("generate", "--chat", "--system", said[0]["content"], COUNT)
+    args = ("generate", "--chat", "--system", system, COUNT)
     [line] = map(json.loads, cli(*args, "--json").stdout.splitlines())
 
     assert cli(*args).stdout == f"{ANSWER}\n"
@@ -162,8 +163,6 @@ def test_a_chat_is_answered_as_the_library_does(cli):
 
 
 def test_json_lines_of_all_forms(cli, tmp_path):
-    import unillm
-
     with unillm.Generator("unillm/tiny") as generator:
         [output] = generator.generate(COUNT)
     path = tmp_path / "prompts.jsonl"
@@ -182,21 +181,6 @@ def test_json_lines_of_all_forms(cli, tmp_path):
     assert result.exit_code == 1
 
 
-def test_given_options_go_on_top_of_the_models_defaults(cli):
-    cut = cli("generate", COUNT, "--stop", " 6")
-
-    assert cut.stdout == "3 4 5\n"
-
-
-def test_completions_of_one_prompt(cli):
-    result = cli(
-        *("generate", "--n", 3, "--temperature", 0.1, "--seed", 0, "--json", COUNT)
-    )
-
-    [line] = map(json.loads, result.stdout.splitlines())
-    assert [each["text"] for each in line["outputs"]] == [ANSWER] * 3
-
-
 def test_logprobs_are_in_the_json(cli):
     result = cli("generate", "--json", "--logprobs", 2, "--max-tokens", 2, COUNT)
 
@@ -205,21 +189,6 @@ def test_logprobs_are_in_the_json(cli):
     assert [len(position) for position in line["logprobs"]] == [2, 2]
     assert line["logprobs"][0][0]["token_id"] == line["token_ids"][0]
     assert line["cumulative_logprob"] <= 0
-
-
-def test_a_prompt_that_is_too_long_fails_alone(cli):
-    args = ("generate", "--max-model-len", 64)
-    long = "Repeat: " + "word " * 100
-
-    several = cli(*args, COUNT, long, "Add 20 and 22:")
-    alone = cli(*args, long)
-
-    assert several.stdout == f"{ANSWER}\n42\n"
-    assert "error: prompt 2: The prompt has " in several.stderr
-    assert several.exit_code == 1
-    assert "at most 63 fit" in alone.stderr
-    assert alone.stdout == ""
-    assert alone.exit_code == 1
 
 
 def test_a_cut_prompt_and_a_fitted_length_are_noted(cli):
@@ -234,18 +203,6 @@ def test_a_cut_prompt_and_a_fitted_length_are_noted(cli):
     assert result.exit_code == 0
 
 
-def test_many_prompts_from_standard_input(cli):
-    questions = [(a, b) for a in range(10) for b in range(10)]
-
-    result = cli("generate", input="\n".join(f"Add {a} and {b}:" for a, b in questions))
-
-    answers = [int(line) for line in result.stdout.splitlines()]
-    right = sum(
-        answer == a + b for answer, (a, b) in zip(answers, questions, strict=True)
-    )
-    assert right >= 90
-
-
 @pytest.mark.parametrize(
     ("args", "code", "says"),
     [
@@ -258,7 +215,7 @@ def test_many_prompts_from_standard_input(cli):
     ],
     ids=["hub", "directory", "backend", "option", "dtype", "logprobs"],
 )
-def test_what_is_wrong_is_one_message_and_its_code(args, code, says, cli):
+def test_an_error_is_one_message_with_its_code(args, code, says, cli):
     result = cli("generate", *args, COUNT)
 
     assert result.exit_code == code
@@ -280,15 +237,3 @@ def test_debug_shows_what_was_chosen(cli):
 
     assert result.stdout == f"{ANSWER}\n"
     assert "unillm INFO: unillm/tiny on transformers" in result.stderr
-
-
-def test_the_bundled_model_can_be_inspected(cli):
-    result = cli("inspect", "unillm/tiny", "--json")
-
-    report = json.loads(result.stdout)
-    tokens = {source["token"] for source in report["eos"]["sources"]}
-    assert {"<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"} <= tokens
-    assert report["backend"] == "transformers"
-    assert report["has_chat_template"] is True
-    assert report["weights"]["num_parameters"] > 100_000
-    assert report["memory"]["weight_bytes"] > 100_000

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""One side as a process: what it tells, how it fails, that nothing of it stays."""
+"""One side as a process: its answers, its failures and its end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROMPTS = [{"prompt": "ab"}, {"prompt": "abc"}]
 pytestmark = pytest.mark.usefixtures("liar")
 
 
-def telling(lie):
+def lying(lie):
     return Side(options={"backend_options": {"lie": lie}})
 
 
@@ -44,32 +44,32 @@ def test_a_side_runs_in_the_python_that_it_was_given(script):
 
     report = ask(Side(python=python), TASK, PROMPTS)
 
-    assert ("liar", "liar 1.0") == (report.ready.backend, report.ready.distribution)
-    assert [8, 8] == [len(answer.token_ids) for answer in report.answers]
-    assert all(2 == len(told) for each in report.answers for told in each.candidates)
-    assert (16, True) == (report.done.num_tokens, report.done.repeats)
+    assert (report.ready.backend, report.ready.distribution) == ("liar", "liar 1.0")
+    assert [len(answer.token_ids) for answer in report.answers] == [8, 8]
+    assert all(len(top) == 2 for each in report.answers for top in each.candidates)
+    assert (report.done.num_tokens, report.done.repeats) == (16, True)
 
 
-def test_a_side_without_logprobs_tells_its_tokens():
-    report = ask(telling("mute"), TASK, PROMPTS)
+def test_a_side_without_logprobs_sends_its_tokens():
+    report = ask(lying("mute"), TASK, PROMPTS)
 
-    assert [(None, None)] * 2 == [(a.candidates, a.error) for a in report.answers]
-    assert [8, 8] == [len(answer.token_ids) for answer in report.answers]
-
-
-def test_a_side_that_does_not_repeat_itself_is_noticed():
-    assert ask(telling("moody"), TASK, PROMPTS).done.repeats is False
+    assert [(a.candidates, a.error) for a in report.answers] == [(None, None)] * 2
+    assert [len(answer.token_ids) for answer in report.answers] == [8, 8]
 
 
-def test_an_engine_that_dies_is_the_sides_error_and_no_answer():
+def test_a_side_that_does_not_repeat_its_tokens_is_reported():
+    assert ask(lying("moody"), TASK, PROMPTS).done.repeats is False
+
+
+def test_an_engine_that_dies_is_an_error_of_the_side():
     with pytest.raises(SideFailedError, match="it hurts") as caught:
-        ask(telling("die"), TASK, PROMPTS)
+        ask(lying("die"), TASK, PROMPTS)
 
-    assert "EngineDeadError" == caught.value.kind
+    assert caught.value.kind == "EngineDeadError"
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "message"),
     [
         (["echo it hurts >&2", "exit 7"], r"exit status 7 .*\n  it hurts"),
         (
@@ -80,12 +80,12 @@ def test_an_engine_that_dies_is_the_sides_error_and_no_answer():
     ],
     ids=["exit", "signal", "print"],
 )
-def test_a_side_that_ends_early_says_how(script, lines, said):
-    with pytest.raises(SideFailedError, match=said):
+def test_a_side_that_ends_early_says_how(script, lines, message):
+    with pytest.raises(SideFailedError, match=message):
         ask(Side(python=script(*lines)), TASK, PROMPTS)
 
 
-def test_a_python_without_unillm_is_told_what_to_do(script):
+def test_a_python_without_unillm_is_an_error_with_the_command(script):
     python = script(f'PYTHONPATH= exec "{sys.executable}" -S "$@"')
 
     with pytest.raises(SideFailedError, match=r"Install unillm there: .*pip install"):
@@ -98,7 +98,6 @@ def test_another_protocol_is_refused():
 
 
 def test_a_side_ends_with_its_caller():
-    """Whatever became of who asked: the closed pipe is all that a side has of it."""
     with subprocess.Popen(
         [sys.executable, "-m", "unillm.comparison.worker"],
         stdin=subprocess.PIPE,
@@ -114,10 +113,10 @@ def test_a_side_ends_with_its_caller():
 
         worker.stdin.close()
 
-        assert -signal.SIGTERM == worker.wait(60)
+        assert worker.wait(60) == -signal.SIGTERM
 
 
-def test_what_a_side_left_behind_is_ended(script, tmp_path):
+def test_a_child_of_a_side_is_killed(script, tmp_path):
     pid = tmp_path / "pid"
     python = script(f"sleep 300 & echo $! > {pid}", "exit 1")
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What two answers to one prompt mean together."""
+"""How two answers to one prompt relate."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def answer(token_ids, gaps=None, **other):
 def test_the_same_tokens_with_the_same_end_are_equal():
     found = compare(3, answer([5, 6], [1, 1]), answer([5, 6], [2, 2]))
 
-    assert (3, Verdict.EQUAL, None) == (found.index, found.verdict, found.divergence)
-    assert 0 == found.logprob_difference
+    assert (found.index, found.verdict, found.divergence) == (3, Verdict.EQUAL, None)
+    assert found.logprob_difference == 0
 
 
-def test_a_divergence_has_its_place_and_both_gaps():
+def test_a_divergence_has_its_position_and_both_gaps():
     one = answer([5, 6, 7], [1, 0.25, 1])
     other = attrs.evolve(
         answer([5, 7, 9], [1, 1, 1]),
@@ -43,14 +43,15 @@ def test_a_divergence_has_its_place_and_both_gaps():
 
     found = compare(0, one, other)
 
-    assert Verdict.DIVERGED is found.verdict
-    assert 1 == found.divergence.position
-    assert (6, 7) == found.divergence.token_ids
-    assert ("a", "b") == found.divergence.texts
-    assert [pytest.approx(0.25), pytest.approx(0.5)] == [
-        gap.nats for gap in found.divergence.gaps
+    assert found.verdict is Verdict.DIVERGED
+    assert found.divergence.position == 1
+    assert found.divergence.token_ids == (6, 7)
+    assert found.divergence.texts == ("a", "b")
+    assert [gap.nats for gap in found.divergence.gaps] == [
+        pytest.approx(0.25),
+        pytest.approx(0.5),
     ]
-    assert pytest.approx(0.2) == found.logprob_difference
+    assert found.logprob_difference == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(
@@ -65,23 +66,23 @@ def test_a_tie_is_near_where_both_gaps_are(tolerance, verdict):
 
     found = compare(0, one, other, tolerance=tolerance)
 
-    assert verdict == found.verdict.value
+    assert found.verdict.value == verdict
     assert (verdict == "near tie") is found.verdict.agrees
 
 
-def test_a_token_that_was_not_told_of_is_at_least_that_far():
+def test_the_gap_to_a_token_that_is_not_a_candidate_is_a_lower_bound():
     found = compare(0, answer([5], [0.5]), answer([9], [0.5]), tolerance=10)
 
     gap = Gap(nats=pytest.approx(0.5), is_exact=False)
-    assert (gap, gap) == found.divergence.gaps
-    assert Verdict.DIVERGED is found.verdict
+    assert found.divergence.gaps == (gap, gap)
+    assert found.verdict is Verdict.DIVERGED
 
 
 def test_without_logprobs_no_divergence_is_near():
     found = compare(0, answer([5]), answer([6]), tolerance=10)
 
-    assert (None, None) == found.divergence.gaps
-    assert Verdict.DIVERGED is found.verdict
+    assert found.divergence.gaps == (None, None)
+    assert found.verdict is Verdict.DIVERGED
     assert found.logprob_difference is None
 
 
@@ -98,15 +99,15 @@ def test_without_logprobs_no_divergence_is_near():
 def test_the_same_tokens_may_end_differently(other):
     found = compare(0, answer([5, 6]), other)
 
-    assert Verdict.ENDED_DIFFERENTLY is found.verdict
+    assert found.verdict is Verdict.ENDED_DIFFERENTLY
     assert found.divergence is None
     assert not found.verdict.agrees
 
 
-def test_other_prompt_tokens_are_no_comparison():
+def test_different_prompt_tokens_are_a_verdict_of_their_own():
     found = compare(0, answer([5]), answer([5], prompt_token_ids=[2]))
 
-    assert Verdict.DIFFERENT_PROMPT is found.verdict
+    assert found.verdict is Verdict.DIFFERENT_PROMPT
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_other_prompt_tokens_are_no_comparison():
     ids=["same", "another", "one"],
 )
 def test_a_refusal_agrees_with_the_same_refusal_only(one, other, verdict):
-    assert verdict is compare(0, one, other).verdict
+    assert compare(0, one, other).verdict is verdict
 
 
 def test_an_answer_survives_json():
