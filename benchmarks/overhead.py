@@ -327,6 +327,8 @@ def measure_one_engine(args: argparse.Namespace) -> dict[str, Any]:
                 clock[name].append(taken[0])
                 cpus[name].append(taken[1])
 
+    engines["unillm"].generator.close()
+
     def ratios(taken: dict[str, list[float]]) -> list[float]:
         pairs = zip(taken["vllm"], taken["unillm"], strict=True)
         return [

@@ -56,6 +56,11 @@ def run_scheduler(
     return scheduler, engine
 
 
+def runs_of(engine: ScriptedBatchEngine) -> list[tuple[str, ...]]:
+    """Return the request ids of each run so far."""
+    return [call[1] for call in engine.calls if call[0] == "run"]
+
+
 def outputs_of(scheduler: Engine) -> list[EngineOutput]:
     """Step until all requests have ended; return all outputs."""
     outputs = []

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import attrs
 import pytest
-from scheduled import CHEAP, ends_of, outputs_of, run_scheduler, tokens_of
+from scheduled import CHEAP, ends_of, outputs_of, run_scheduler, runs_of, tokens_of
 from strategies import Job
 
 from unillm.engines.batches import BatchTraits, PromptWork, RowTokens, RunStep
@@ -27,11 +27,6 @@ class Recording(ScriptedBatchEngine):
     def run(self, rows, *, max_new_tokens):
         self.seen.append(rows)
         return super().run(rows, max_new_tokens=max_new_tokens)
-
-
-def runs(engine: ScriptedBatchEngine) -> list[tuple[str, ...]]:
-    """Return the request ids of each run."""
-    return [call[1] for call in engine.calls if call[0] == "run"]
 
 
 def test_a_survivor_continues_with_its_new_tokens():
@@ -61,7 +56,7 @@ def test_requests_of_two_groups_take_turns():
     )
 
     assert tokens_of(scheduler) == {f"r{job.number}": job.tokens for job in jobs}
-    assert all(len({int(i[1:]) % 2 for i in ids}) == 1 for ids in runs(engine))
+    assert all(len({int(i[1:]) % 2 for i in ids}) == 1 for ids in runs_of(engine))
 
 
 def test_requests_that_end_together_run_together():
@@ -72,7 +67,7 @@ def test_requests_that_end_together_run_together():
 
     outputs_of(scheduler)
 
-    assert runs(engine) == [("r0", "r4", "r2"), ("r1", "r3", "r5")]
+    assert runs_of(engine) == [("r0", "r4", "r2"), ("r1", "r3", "r5")]
 
 
 def test_at_most_a_window_of_later_requests_overtakes_one(monkeypatch):
@@ -85,7 +80,7 @@ def test_at_most_a_window_of_later_requests_overtakes_one(monkeypatch):
 
     outputs_of(scheduler)
 
-    order = [int(request_id[1:]) for ids in runs(engine) for request_id in ids]
+    order = [int(request_id[1:]) for ids in runs_of(engine) for request_id in ids]
     for position, number in enumerate(order):
         assert sum(later > number for later in order[:position]) <= 2 * 8
 
@@ -98,7 +93,7 @@ def test_fed_prompts_of_similar_length_run_together():
 
     outputs_of(scheduler)
 
-    assert runs(engine) == [("r0", "r2"), ("r1", "r3")]
+    assert runs_of(engine) == [("r0", "r2"), ("r1", "r3")]
 
 
 def test_lower_priority_numbers_go_first_and_ties_by_arrival():
@@ -253,7 +248,7 @@ def test_a_request_between_two_runs_can_be_aborted():
 
     assert "r4" not in ends_of(scheduler)
     assert (scheduler.counters.aborted, scheduler.counters.finished) == (1, 7)
-    assert sum("r4" in ids for ids in runs(engine)) == 1
+    assert sum("r4" in ids for ids in runs_of(engine)) == 1
 
 
 def test_the_engine_learns_which_rows_have_ended():
@@ -371,7 +366,7 @@ def test_padding_counts_for_the_shorter_prompts_of_each_run():
 
     padding = {i: end.slots.prefill_padding for i, end in ends_of(scheduler).items()}
 
-    assert runs(engine) == [("r0", "r1"), ("r0", "r2")]
+    assert runs_of(engine) == [("r0", "r1"), ("r0", "r2")]
     again = scheduler.counters.reprefilled_tokens
     assert padding == {"r0": 18 + (90 - again), "r1": 0, "r2": 0}
     assert scheduler.counters.prefill_padding == padding["r0"]

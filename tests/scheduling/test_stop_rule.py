@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import attrs
 import pytest
-from scheduled import CHEAP, ends_of, outputs_of, run_scheduler, tokens_of
+from scheduled import CHEAP, ends_of, outputs_of, run_scheduler, runs_of, tokens_of
 from strategies import Job
 
 from unillm import SamplingParams
@@ -19,11 +19,6 @@ BOUND = BatchTraits(run_bound_fields={"seed": "the engine's generator starts ane
 LONG_AND_SHORT = [Job(0, natural_length=40), *map(Job, (1, 2, 3))]
 
 
-def runs(engine: ScriptedBatchEngine) -> list[tuple[str, ...]]:
-    """Return the request ids of each run."""
-    return [call[1] for call in engine.calls if call[0] == "run"]
-
-
 # ------------------------------------------------------------------------------- stops
 
 
@@ -34,7 +29,7 @@ def test_a_run_is_stopped_and_refilled_where_that_is_cheap():
 
     assert tokens == {f"r{job.number}": job.tokens for job in LONG_AND_SHORT}
     assert list(tokens)[-1] == "r0"
-    assert runs(engine) == [("r0", "r1"), ("r0", "r2"), ("r0", "r3")]
+    assert runs_of(engine) == [("r0", "r1"), ("r0", "r2"), ("r0", "r3")]
     assert (scheduler.counters.stops, scheduler.counters.refills) == (2, 2)
 
 
@@ -45,7 +40,7 @@ def test_a_run_is_not_stopped_where_that_costs_more():
 
     outputs_of(scheduler)
 
-    assert runs(engine)[2:] == [("r4", "r5"), ("r6", "r7")]
+    assert runs_of(engine)[2:] == [("r4", "r5"), ("r6", "r7")]
     assert scheduler.counters.stops == 0
 
 
@@ -55,7 +50,7 @@ def test_equal_lengths_run_as_static_batches():
 
     outputs_of(scheduler)
 
-    assert len(runs(engine)) == 2
+    assert len(runs_of(engine)) == 2
     assert scheduler.counters.stops == scheduler.counters.reprefilled_tokens == 0
 
 
@@ -127,7 +122,7 @@ def test_a_run_is_not_stopped_while_it_still_feeds_a_row():
 
     outputs = outputs_of(scheduler)
 
-    assert sum("r1" in ids for ids in runs(engine)) <= 9
+    assert sum("r1" in ids for ids in runs_of(engine)) <= 9
     assert sum(output.request_id == "r1" for output in outputs) == 9
 
 
@@ -152,7 +147,7 @@ def test_a_request_that_would_lose_state_is_never_stopped(params, expected):
 
     outputs_of(scheduler)
 
-    assert runs(engine) == expected
+    assert runs_of(engine) == expected
 
 
 def test_a_request_that_has_outgrown_the_longest_prompt_ends_in_its_run():
@@ -160,7 +155,7 @@ def test_a_request_that_has_outgrown_the_longest_prompt_ends_in_its_run():
     scheduler, engine = run_scheduler(*jobs, max_prompt_len=10)
 
     assert tokens_of(scheduler) == {f"r{job.number}": job.tokens for job in jobs}
-    assert runs(engine) == [("r0", "r1"), ("r2", "r3")]
+    assert runs_of(engine) == [("r0", "r1"), ("r2", "r3")]
 
 
 # ----------------------------------------------------------- lengths chosen in advance
@@ -187,7 +182,7 @@ def test_a_run_that_cannot_be_stopped_ends_where_that_pays(max_tokens, where, ex
     scheduler, engine = run_scheduler(*jobs, traits=BatchTraits(can_stop=False))
 
     assert tokens_of(scheduler) == {f"r{job.number}": job.tokens for job in jobs}
-    assert runs(engine)[where] == expected
+    assert runs_of(engine)[where] == expected
 
 
 @pytest.mark.parametrize(
@@ -223,7 +218,7 @@ def test_a_shared_context_limits_a_run(jobs, max_prompt_len, expected):
     )
 
     assert tokens_of(scheduler) == {f"r{job.number}": job.tokens for job in jobs}
-    assert runs(engine) == expected
+    assert runs_of(engine) == expected
 
 
 # --------------------------------------------------------------------- measured costs
