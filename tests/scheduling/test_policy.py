@@ -15,14 +15,12 @@ from unillm.scheduling.policy import (
     best_run_length,
     pays_to_stop,
     prefill_of,
-    restart_s,
-    step_waste_s,
 )
 
 
-def costs_of(*, steps=(), token_s=None) -> Costs:
+def costs_of(*, steps=(), token_s=None, rows=4, work=PromptWork.PACKED) -> Costs:
     """Return costs with measured steps and a measured prompt token."""
-    costs = Costs()
+    costs = Costs(rows, work)
     for rows, seconds in steps:
         costs.note_step(rows, seconds)
     if token_s is not None:
@@ -36,31 +34,31 @@ def costs_of(*, steps=(), token_s=None) -> Costs:
 
 
 def test_costs_are_zero_before_a_measurement():
-    assert (Costs().step_s(4), Costs().prefill_token_s) == (0.0, 0.0)
+    assert (Costs(4).step_s(4), Costs(4).prefill_token_s) == (0.0, 0.0)
 
 
 def test_the_cost_of_a_step_is_a_mean():
     costs = costs_of(steps=[(2, 1.0), (2, 3.0)])
 
-    assert 2.0 == pytest.approx(costs.step_s(2))
+    assert costs.step_s(2) == pytest.approx(2.0)
 
 
 def test_a_pause_of_the_machine_counts_as_four_steps():
     costs = costs_of(steps=[(2, 1.0)] * 4 + [(2, 900.0)])
 
-    assert (4 * 1.0 + 4.0) / 5 == pytest.approx(costs.step_s(2))
+    assert costs.step_s(2) == pytest.approx((4 * 1.0 + 4.0) / 5)
 
 
 def test_the_first_steps_count_in_full():
     costs = costs_of(steps=[(2, 1.0)] * 3 + [(2, 9.0)])
 
-    assert 3.0 == pytest.approx(costs.step_s(2))
+    assert costs.step_s(2) == pytest.approx(3.0)
 
 
 def test_a_mean_follows_an_engine_that_changes():
     costs = costs_of(steps=[(2, 1.0)] * 100 + [(2, 3.0)])
 
-    assert 1.0 + 2.0 / 32 == pytest.approx(costs.step_s(2))
+    assert costs.step_s(2) == pytest.approx(1.0 + 2.0 / 32)
 
 
 def test_steps_are_interpolated_between_measured_numbers_of_rows():
@@ -82,7 +80,7 @@ def test_beyond_the_measured_numbers_of_rows_the_nearest_decides():
 
 
 def test_the_prefill_of_the_first_run_is_left_out():
-    costs = Costs()
+    costs = Costs(4)
 
     costs.note_prefill(15, rows=1, seconds=0.4)
     costs.note_step(1, 0.01)
@@ -95,7 +93,7 @@ def test_the_prefill_of_the_first_run_is_left_out():
 
 
 def test_a_prefill_includes_one_step():
-    costs = Costs()
+    costs = Costs(4)
     costs.note_prefill(3, rows=2, seconds=1.0)
     costs.note_step(2, 0.02)
 
@@ -105,7 +103,7 @@ def test_a_prefill_includes_one_step():
 
 
 def test_a_prompt_token_costs_at_most_a_step_of_one_row():
-    costs = Costs()
+    costs = Costs(4)
     costs.note_prefill(4, rows=1, seconds=1.0)
     costs.note_step(1, 0.01)
 
@@ -115,7 +113,7 @@ def test_a_prompt_token_costs_at_most_a_step_of_one_row():
 
 
 def test_the_second_whole_run_replaces_the_first():
-    costs = Costs()
+    costs = Costs(4)
     costs.note_whole(10, steps=10, rows=4, seconds=50.0)
     assert costs.step_s(4) == pytest.approx(5.0)
 
@@ -125,7 +123,7 @@ def test_the_second_whole_run_replaces_the_first():
 
 
 def test_many_whole_runs_separate_prompts_from_steps():
-    costs = Costs()
+    costs = Costs(4)
     costs.note_whole(5, steps=5, rows=4, seconds=9.0)
     for tokens, steps in 20 * ((100, 10), (10, 30), (50, 20)):
         seconds = tokens * 0.001 + steps * 0.02
@@ -140,50 +138,50 @@ def test_the_costs_of_earlier_prompts_fade():
     for tokens, seconds in ((7, 99.0), (100, 1.0 + 10.0), (10, 1.0 + 5.0)):
         costs.note_prefill(tokens, rows=1, seconds=seconds)
 
-    assert (0.9 * 10.0 + 5.0) / (0.9 * 100 + 10) == pytest.approx(costs.prefill_token_s)
+    assert costs.prefill_token_s == pytest.approx((0.9 * 10.0 + 5.0) / (0.9 * 100 + 10))
 
 
 def test_two_whole_runs_with_different_shares_separate_prompts_from_steps():
     """A prompt token takes half a second, and a step two."""
-    costs = Costs()
+    costs = Costs(4)
 
     costs.note_whole(10, steps=3, rows=4, seconds=10 * 0.5 + 3 * 2.0)
-    assert 11.0 / 3 == pytest.approx(costs.step_s(4))  # all of the time
+    assert costs.step_s(4) == pytest.approx(11.0 / 3)  # all of the time
     assert costs.prefill_token_s == 0.0
 
     costs.note_whole(40, steps=2, rows=2, seconds=40 * 0.5 + 2 * 2.0)
-    assert 12.0 == pytest.approx(costs.step_s(2))  # all of it again
-    assert 12.0 == pytest.approx(costs.step_s(4))  # without the first run
+    assert costs.step_s(2) == pytest.approx(12.0)  # all of it again
+    assert costs.step_s(4) == pytest.approx(12.0)  # without the first run
 
     costs.note_whole(25, steps=8, rows=1, seconds=25 * 0.5 + 8 * 2.0)
-    assert 2.0 == pytest.approx(costs.step_s(1))
+    assert costs.step_s(1) == pytest.approx(2.0)
     tokens = 0.9 * (0.9 * 10 + 40) + 25  # earlier tokens fade
-    assert 25 * 0.5 / tokens == pytest.approx(costs.prefill_token_s)
+    assert costs.prefill_token_s == pytest.approx(25 * 0.5 / tokens)
 
 
 def test_whole_runs_with_equal_shares_count_for_steps_alone():
-    costs = Costs()
+    costs = Costs(4)
     for _ in range(3):
         costs.note_whole(10, steps=5, rows=2, seconds=20.0)
 
-    assert (4.0, 0.0) == pytest.approx((costs.step_s(2), costs.prefill_token_s))
+    assert (costs.step_s(2), costs.prefill_token_s) == pytest.approx((4.0, 0.0))
 
 
 def test_prompts_never_cost_less_than_zero():
     """More prompt tokens took less time: all of it counts for the steps."""
-    costs = Costs()
+    costs = Costs(4)
     costs.note_whole(1, steps=1, rows=1, seconds=1.0)
     costs.note_whole(10, steps=10, rows=2, seconds=20.0)
     costs.note_whole(50, steps=10, rows=1, seconds=10.0)
 
     assert costs.prefill_token_s == 0.0
     expected = (0.9 * 10 * 20 + 10 * 10) / (0.9 * 100 + 100)
-    assert expected == pytest.approx(costs.step_s(1))
+    assert costs.step_s(1) == pytest.approx(expected)
 
 
 def test_steps_never_cost_less_than_zero():
     """More steps took less time: all of it counts for the prompts."""
-    costs = Costs()
+    costs = Costs(4)
     costs.note_whole(1, steps=1, rows=1, seconds=1.0)
     costs.note_whole(10, steps=10, rows=2, seconds=20.0)
     costs.note_whole(10, steps=50, rows=3, seconds=10.0)
@@ -191,7 +189,7 @@ def test_steps_never_cost_less_than_zero():
     assert costs.step_s(3) == 0.0
     token_s = (0.9 * 10 * 20 + 10 * 10) / (0.9 * 100 + 100)
     tokens = 0.9 * (0.9 * 1 + 10) + 10
-    assert 10 * token_s / tokens == pytest.approx(costs.prefill_token_s)
+    assert costs.prefill_token_s == pytest.approx(10 * token_s / tokens)
 
 
 # ---------------------------------------------------------------------------- prompts
@@ -215,57 +213,43 @@ def test_no_prompts_are_no_work(work):
 
 
 def test_a_fed_token_costs_a_rows_share_of_a_full_step():
-    costs = costs_of(steps=[(4, 8.0)], token_s=0.5)
+    costs = costs_of(steps=[(4, 8.0)], token_s=0.5, work=PromptWork.STEPWISE)
 
-    assert Prefill(6, 0, 3).seconds(costs, max_rows=4) == 6 * 0.5 + 3 * 2.0
+    assert costs.prefill_s([3, 6]) == 6 * 0.5 + 3 * 2.0
 
 
 # ------------------------------------------------------------------------------ stops
 
-
-def test_a_stop_costs_a_step_and_the_survivors_tokens():
-    costs = costs_of(steps=[(4, 8.0)], token_s=0.5)
-
-    seconds = restart_s([20, 30], [7], work=PromptWork.PACKED, costs=costs, max_rows=4)
-
-    assert seconds == 8.0 + 50 * 0.5
+FULL_STEP, FED_BY_ONE, FED_BY_TWO = 8.0, 2.0, 3.0 / 2
+"""Seconds of a step with four rows, and of a fed token for one and two survivors."""
 
 
-def test_a_stop_costs_the_padding_that_survivors_make():
-    costs = costs_of(steps=[(4, 8.0)], token_s=0.5)
+@pytest.mark.parametrize(
+    ("work", "survivors", "joining", "expected"),
+    [
+        (PromptWork.PACKED, [20, 30], [7], 50 * 0.5),
+        # The padding that the survivor makes.
+        (PromptWork.PADDED, [20], [7, 9], (3 * 20 - 2 * 9) * 0.5),
+        # The steps that feed the survivors.
+        (
+            PromptWork.STEPWISE,
+            [20, 30],
+            [5],
+            (3 * 5 - 5) * 0.5 + (55 - 15) * FED_BY_TWO,
+        ),
+        # Two prompts of 90 computed at once cost more than the first token of all
+        # three, but a stop is no cheaper for that.
+        (PromptWork.STEPWISE, [1], [90, 90], 2 * 89 * FED_BY_ONE),
+        (PromptWork.STEPWISE, [7], [7, 7], 7 * 0.5),
+    ],
+    ids=["tokens", "padding", "fed tokens", "saved prefill", "nothing fed"],
+)
+def test_a_stop_costs_a_step_and_the_work_that_survivors_add(
+    work, survivors, joining, expected
+):
+    costs = costs_of(steps=[(1, 2.0), (2, 3.0), (4, 8.0)], token_s=0.5, work=work)
 
-    seconds = restart_s([20], [7, 9], work=PromptWork.PADDED, costs=costs, max_rows=4)
-
-    assert seconds == 8.0 + (3 * 20 - 2 * 9) * 0.5
-
-
-def test_a_stop_costs_the_steps_in_which_survivors_are_fed():
-    costs = costs_of(steps=[(1, 2.0), (2, 3.0), (4, 8.0)], token_s=0.5)
-
-    seconds = restart_s(
-        [20, 30], [5], work=PromptWork.STEPWISE, costs=costs, max_rows=4
-    )
-
-    assert seconds == 8.0 + (3 * 5 - 5) * 0.5 + (55 - 15) * 3.0 / 2
-
-
-def test_survivors_that_save_prefill_do_not_make_a_stop_cheaper():
-    """Two prompts of 90 computed at once cost more than the first token of all three."""
-    costs = costs_of(steps=[(1, 2.0), (4, 8.0)], token_s=0.5)
-
-    seconds = restart_s(
-        [1], [90, 90], work=PromptWork.STEPWISE, costs=costs, max_rows=4
-    )
-
-    assert seconds == 8.0 + 2 * 89 * 2.0
-
-
-def test_survivors_that_save_fed_tokens_do_not_make_a_stop_cheaper():
-    costs = costs_of(steps=[(1, 2.0), (4, 8.0)], token_s=0.5)
-
-    seconds = restart_s([7], [7, 7], work=PromptWork.STEPWISE, costs=costs, max_rows=4)
-
-    assert seconds == 8.0 + 7 * 0.5
+    assert costs.restart_s(survivors, joining) == FULL_STEP + expected
 
 
 @pytest.mark.parametrize(
@@ -274,7 +258,7 @@ def test_survivors_that_save_fed_tokens_do_not_make_a_stop_cheaper():
 def test_a_step_wastes_the_seconds_beyond_its_rows_share(live, seconds, wasted):
     costs = costs_of(steps=[(4, 8.0)])
 
-    assert wasted == step_waste_s(live, seconds=seconds, costs=costs, max_rows=4)
+    assert costs.waste_s(live, seconds) == wasted
 
 
 WORTH = RunProgress(
@@ -290,7 +274,7 @@ WORTH = RunProgress(
 
 def is_stopped(progress: RunProgress = WORTH, **changes) -> bool:
     costs = costs_of(steps=[(1, 1.0), (4, 2.0)])  # one row wastes half a second
-    return pays_to_stop(attrs.evolve(progress, **changes), costs=costs, max_rows=4)
+    return pays_to_stop(attrs.evolve(progress, **changes), costs)
 
 
 def test_a_run_is_stopped_when_its_waste_reaches_the_restart():
@@ -330,9 +314,7 @@ def best(candidates, **options) -> int:
     given = {
         "lengths": [10, 10],
         "left": [4, 40],
-        "work": PromptWork.PACKED,
-        "costs": costs_of(steps=[(1, 1.0), (2, 1.0)], token_s=0.1),
-        "max_rows": 2,
+        "costs": costs_of(steps=[(1, 1.0), (2, 1.0)], token_s=0.1, rows=2),
     }
     return best_run_length(candidates, **{**given, **options})
 
@@ -345,30 +327,30 @@ def test_a_run_ends_at_the_highest_rate():
 def test_a_rest_as_short_as_a_restart_is_never_left():
     """Not even if the survivor's prefill takes no time."""
     for token_s in (0.0, 0.1):
-        costs = costs_of(steps=[(1, 1.0), (2, 1.0)], token_s=token_s)
+        costs = costs_of(steps=[(1, 1.0), (2, 1.0)], token_s=token_s, rows=2)
         assert best([4, 6], left=[4, 6], costs=costs) == 6
 
 
 def test_a_long_rest_is_left_to_the_next_run():
-    costs = costs_of(steps=[(1, 1.0), (8, 1.0)], token_s=1e-6)
+    costs = costs_of(steps=[(1, 1.0), (8, 1.0)], token_s=1e-6, rows=8)
     left = [4] * 7 + [100]
 
-    assert best([4, 100], left=left, lengths=[5] * 8, costs=costs, max_rows=8) == 4
+    assert best([4, 100], left=left, lengths=[5] * 8, costs=costs) == 4
 
 
 def test_a_run_goes_on_to_its_end_where_survivors_are_expensive():
-    costs = costs_of(steps=[(1, 1.0), (8, 1.0)], token_s=1.0)
+    costs = costs_of(steps=[(1, 1.0), (8, 1.0)], token_s=1.0, rows=8)
     left = [4] * 7 + [100]
 
-    assert best([4, 100], left=left, lengths=[5] * 8, costs=costs, max_rows=8) == 100
+    assert best([4, 100], left=left, lengths=[5] * 8, costs=costs) == 100
 
 
 def test_the_last_of_equally_good_ends_is_chosen():
-    assert best([3, 9, 6], costs=Costs(), left=[9, 9]) == 9
+    assert best([3, 9, 6], costs=Costs(2), left=[9, 9]) == 9
 
 
 def test_prompts_count_in_the_rate_of_a_run():
     """Steps alone favour 2, but 12 spreads the prompts over more tokens."""
-    costs = costs_of(steps=[(1, 1.0), (2, 1.1)], token_s=0.3)
+    costs = costs_of(steps=[(1, 1.0), (2, 1.1)], token_s=0.3, rows=2)
 
     assert best([2, 12], left=[2, 12], lengths=[50, 50], costs=costs) == 12

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Costs of a batch engine, and when a stop of its run pays: functions of numbers.
+"""Costs of a batch engine, and when a stop of its run pays, from numbers alone.
 
 All times are in the seconds of one clock; only their ratios matter.
 
@@ -75,22 +75,54 @@ class _Split:
         return a, b
 
 
+@attrs.frozen
+class Prefill:
+    """The work for the prompts of one run."""
+
+    tokens: int
+    """Positions that the engine computes at once, including padding."""
+    padding: int
+    """Positions of `tokens` that hold padding."""
+    fed: int
+    """Tokens that decode steps feed, one for each step and row."""
+
+
+def prefill_of(lengths: Sequence[int], work: PromptWork) -> Prefill:
+    """Return the work for prompts of these *lengths* in one run."""
+    total = sum(lengths)
+    if not lengths or work is PromptWork.PACKED:
+        return Prefill(total, 0, 0)
+    if work is PromptWork.PADDED:
+        padded = max(lengths) * len(lengths)
+        return Prefill(padded, padded - total, 0)
+    at_once = min(lengths) * len(lengths)
+    return Prefill(at_once, 0, total - at_once)
+
+
 class Costs:
-    """The seconds that a step and a prompt token take, as measured so far; 0 before.
+    """The seconds that an engine's work takes, as measured so far; 0 before.
 
     The prefill of the first run is left out, because it includes the engine's warm-up.
     The first run may so be stopped too soon, but its warm-up never delays a stop.
+
+    Args:
+        max_rows: Rows of the engine's largest batch.
+        work: Which positions the engine computes for prompts.
     """
 
     KEEP = 0.9
     """Weight of earlier prefills beside a new one."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_rows: int, work: PromptWork = PromptWork.PACKED) -> None:
+        self._max_rows = max_rows
+        self._work = work
         self._calls = 0
         self._steps: dict[int, _Mean] = {}
         self._prefill_s = 0.0
         self._prefill_tokens = 0.0
         self._whole = _Split()
+
+    # ------------------------------------------------------------------- measurements
 
     def note_step(self, rows: int, seconds: float) -> None:
         """Record one decode step with *rows* live rows."""
@@ -120,6 +152,12 @@ class Costs:
         self._note_tokens(tokens, tokens * token_s)
         self.note_step(rows, step_s)
 
+    def _note_tokens(self, tokens: int, seconds: float) -> None:
+        self._prefill_tokens = self.KEEP * self._prefill_tokens + tokens
+        self._prefill_s = self.KEEP * self._prefill_s + seconds
+
+    # -------------------------------------------------------------------- expectations
+
     def step_s(self, rows: int) -> float:
         """Return the seconds of a step with *rows* live rows.
 
@@ -143,78 +181,42 @@ class Costs:
             return 0.0
         return min(self._prefill_s / self._prefill_tokens, self.step_s(1))
 
-    def _note_tokens(self, tokens: int, seconds: float) -> None:
-        self._prefill_tokens = self.KEEP * self._prefill_tokens + tokens
-        self._prefill_s = self.KEEP * self._prefill_s + seconds
+    @property
+    def row_step_s(self) -> float:
+        """A row's share of the seconds of a full batch's step."""
+        return self.step_s(self._max_rows) / self._max_rows
 
+    def waste_s(self, live_rows: int, seconds: float) -> float:
+        """Return the seconds of a step beyond its rows' share of a full batch's step.
 
-@attrs.frozen
-class Prefill:
-    """The work for the prompts of one run."""
+        An engine whose steps are faster with fewer live rows wastes less than its idle
+        rows suggest, or nothing.
+        """
+        return max(seconds - live_rows * self.row_step_s, 0.0)
 
-    tokens: int
-    """Positions that the engine computes at once, including padding."""
-    padding: int
-    """Positions of `tokens` that hold padding."""
-    fed: int
-    """Tokens that decode steps feed, one for each step and row."""
+    def prefill_s(self, lengths: Sequence[int]) -> float:
+        """Return the seconds of prompts of these *lengths* in one run."""
+        prefill = prefill_of(lengths, self._work)
+        # A row that is fed could decode instead.
+        return prefill.tokens * self.prefill_token_s + prefill.fed * self.row_step_s
 
-    def seconds(self, costs: Costs, *, max_rows: int) -> float:
-        """Return the seconds of this work; a row that is fed could decode instead."""
-        row_step_s = costs.step_s(max_rows) / max_rows
-        return self.tokens * costs.prefill_token_s + self.fed * row_step_s
+    def restart_s(self, survivors: Sequence[int], joining: Sequence[int]) -> float:
+        """Return the seconds that a stop costs now.
 
+        These are a step for the new call, the prefill of the survivors' tokens, and the
+        positions that they add to the prompts of the others.
 
-def prefill_of(lengths: Sequence[int], work: PromptWork) -> Prefill:
-    """Return the work for prompts of these *lengths* in one run."""
-    total = sum(lengths)
-    if not lengths or work is PromptWork.PACKED:
-        return Prefill(total, 0, 0)
-    if work is PromptWork.PADDED:
-        padded = max(lengths) * len(lengths)
-        return Prefill(padded, padded - total, 0)
-    at_once = min(lengths) * len(lengths)
-    return Prefill(at_once, 0, total - at_once)
-
-
-def restart_s(
-    survivors: Sequence[int],
-    joining: Sequence[int],
-    *,
-    work: PromptWork,
-    costs: Costs,
-    max_rows: int,
-) -> float:
-    """Return the seconds that a stop costs now.
-
-    These are a step for the new call, the prefill of the survivors' tokens, and the
-    positions that they add to the prompts of the others.
-
-    Args:
-        survivors: Prompt and new tokens of each live row.
-        joining: Prompt lengths of the requests that would join them.
-        work: Which positions the engine computes for prompts.
-        costs: The costs measured so far.
-        max_rows: Rows of the engine's largest batch.
-    """
-    together = prefill_of([*survivors, *joining], work)
-    alone = prefill_of(joining, work)
-    at_once = max(together.tokens - alone.tokens, 0) * costs.prefill_token_s
-    fed = max(together.fed - alone.fed, 0)
-    # The steps that feed the survivors may serve no other row.
-    rows = len(survivors)
-    return costs.step_s(max_rows) + at_once + fed * costs.step_s(rows) / rows
-
-
-def step_waste_s(
-    live_rows: int, *, seconds: float, costs: Costs, max_rows: int
-) -> float:
-    """Return the seconds of a step beyond its rows' share of a full batch's step.
-
-    An engine whose steps are faster with fewer live rows wastes less than its idle rows
-    suggest, or nothing.
-    """
-    return max(seconds - live_rows * costs.step_s(max_rows) / max_rows, 0.0)
+        Args:
+            survivors: Prompt and new tokens of each live row.
+            joining: Prompt lengths of the requests that would join them.
+        """
+        together = prefill_of([*survivors, *joining], self._work)
+        alone = prefill_of(joining, self._work)
+        at_once = max(together.tokens - alone.tokens, 0) * self.prefill_token_s
+        # The steps that feed the survivors may serve no other row.
+        rows = len(survivors)
+        fed = max(together.fed - alone.fed, 0) * self.step_s(rows) / rows
+        return self.step_s(self._max_rows) + at_once + fed
 
 
 @attrs.frozen(kw_only=True)
@@ -234,24 +236,15 @@ class RunProgress:
     """Seconds that a stop costs now."""
 
 
-def pays_to_stop(run: RunProgress, *, costs: Costs, max_rows: int) -> bool:
-    """Return whether a run should be stopped for the requests that wait.
-
-    Args:
-        run: The state of the run.
-        costs: The costs measured so far.
-        max_rows: Rows of the engine's largest batch.
-    """
+def pays_to_stop(run: RunProgress, costs: Costs) -> bool:
+    """Return whether a run should be stopped for the requests that wait."""
     if run.restart_s <= 0:
         return False  # nothing was measured yet
     if run.longest_left * costs.step_s(run.live_rows) <= run.restart_s:
         return False  # it ends by itself before a stop could pay
     if run.waited_s >= run.patience_s:
         return True
-    most_a_step = step_waste_s(
-        1, seconds=costs.step_s(1), costs=costs, max_rows=max_rows
-    )
-    if run.longest_left * most_a_step < run.restart_s:
+    if run.longest_left * costs.waste_s(1, costs.step_s(1)) < run.restart_s:
         return False  # it can no longer waste as much as a stop costs
     return run.waste_s >= run.restart_s
 
@@ -261,9 +254,7 @@ def best_run_length(
     *,
     lengths: Sequence[int],
     left: Sequence[int],
-    work: PromptWork,
     costs: Costs,
-    max_rows: int,
 ) -> int:
     """Return the number of steps for a run that cannot be stopped on the way.
 
@@ -274,28 +265,23 @@ def best_run_length(
         candidates: Numbers to choose from: the ends of rows, as the rate falls between.
         lengths: Tokens of each row when the run begins.
         left: New tokens that each row may have.
-        work: Which positions the engine computes for prompts.
         costs: The costs measured so far.
-        max_rows: Rows of the engine's largest batch.
     """
 
     def rate(steps: int) -> float:
-        tokens = sum(min(each, steps) for each in left)
+        ends = sorted(min(each, steps) for each in left)
+        seconds = costs.prefill_s(lengths)
+        for live, (begin, end) in zip(
+            range(len(ends), 0, -1), zip([0, *ends], ends, strict=False), strict=True
+        ):
+            seconds += (end - begin) * costs.step_s(live)
         survivors = [
             length + steps
             for length, each in zip(lengths, left, strict=True)
             if each > steps
         ]
-        seconds = prefill_of(lengths, work).seconds(costs, max_rows=max_rows)
-        ends = sorted(min(each, steps) for each in left)
-        for live, (begin, end) in zip(
-            range(len(ends), 0, -1), zip([0, *ends], ends, strict=False), strict=True
-        ):
-            seconds += (end - begin) * costs.step_s(live)
         if survivors:
-            seconds += restart_s(
-                survivors, (), work=work, costs=costs, max_rows=max_rows
-            )
-        return tokens / seconds if seconds else float(steps)
+            seconds += costs.restart_s(survivors, ())
+        return sum(ends) / seconds if seconds else float(steps)
 
     return max(candidates, key=lambda steps: (rate(steps), steps))

@@ -16,15 +16,7 @@ from ..engines.base import EngineLimits, EngineRequest
 from ..engines.batches import BatchTraits
 from ..params import SamplingParams
 from .admitted import AdmittedRequest
-from .policy import (
-    PATIENCE,
-    Costs,
-    RunProgress,
-    best_run_length,
-    pays_to_stop,
-    restart_s,
-    step_waste_s,
-)
+from .policy import PATIENCE, Costs, RunProgress, best_run_length, pays_to_stop
 
 
 @attrs.define
@@ -54,10 +46,10 @@ class StopRule:
     """
 
     def __init__(self, limits: EngineLimits, traits: BatchTraits) -> None:
-        self.costs = Costs()
         self._limits = limits
         self._traits = traits
         self._max_rows = limits.max_num_seqs
+        self.costs = Costs(self._max_rows, traits.prompt_work)
         self._run = _Measured(0, 0.0)
         self._rest_until = 0.0
         """No request's patience ends before: the last stop must pay first."""
@@ -96,9 +88,7 @@ class StopRule:
             candidates,
             lengths=[each.length for each in requests],
             left=[each.left for each in requests],
-            work=self._traits.prompt_work,
             costs=self.costs,
-            max_rows=self._max_rows,
         )
 
     def _longest_run(self, requests: Sequence[AdmittedRequest]) -> int:
@@ -150,10 +140,7 @@ class StopRule:
             )
         run.started = True
         if others_wait and live_rows < self._max_rows:
-            waste_s = step_waste_s(
-                live_rows, seconds=step_s, costs=self.costs, max_rows=self._max_rows
-            )
-            run.waste_s += waste_s * num_steps
+            run.waste_s += self.costs.waste_s(live_rows, step_s) * num_steps
             run.waited_s += seconds
 
     def should_stop(
@@ -173,13 +160,7 @@ class StopRule:
             if is_stuck or not self._can_stop_after(each, 0):
                 return False
         run = self._run
-        restart = restart_s(
-            [each.length for each in live],
-            joining,
-            work=self._traits.prompt_work,
-            costs=self.costs,
-            max_rows=self._max_rows,
-        )
+        restart = self.costs.restart_s([each.length for each in live], joining)
         if run.patience_s is None:
             run.patience_s = max(
                 PATIENCE * restart, self._rest_until - run.last_news_at
@@ -192,7 +173,7 @@ class StopRule:
             patience_s=run.patience_s,
             restart_s=restart,
         )
-        if not pays_to_stop(progress, costs=self.costs, max_rows=self._max_rows):
+        if not pays_to_stop(progress, self.costs):
             return False
         self._rest_until = run.last_news_at + PATIENCE * restart
         return True
