@@ -238,7 +238,7 @@ FULL_STEP, FED_BY_ONE, FED_BY_TWO = 8.0, 2.0, 3.0 / 2
             (3 * 5 - 5) * 0.5 + (55 - 15) * FED_BY_TWO,
         ),
         # Two prompts of 90 computed at once cost more than the first token of all
-        # three, but a stop is no cheaper for that.
+        # three; that does not make a stop cheaper.
         (PromptWork.STEPWISE, [1], [90, 90], 2 * 89 * FED_BY_ONE),
         (PromptWork.STEPWISE, [7], [7, 7], 7 * 0.5),
     ],

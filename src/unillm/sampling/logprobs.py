@@ -88,30 +88,25 @@ class PromptLogprobs:
     """
 
     places: Sequence[tuple[int, int]]
+    _tokens: Sequence[tuple[int, int, int]]
+    """Slot, token id and count of each place."""
     _slots: Sequence[int]
-    _ids: Sequence[int]
-    _counts: Sequence[int]
-    _asking: Sequence[int]
 
     @classmethod
     def of(cls, chunks: Sequence[PromptChunk]) -> PromptLogprobs:
         """Return what the chunks of a prefill ask for, which is mostly nothing."""
         places: list[tuple[int, int]] = []
+        tokens: list[tuple[int, int, int]] = []
         slots: list[int] = []
-        ids: list[int] = []
-        counts: list[int] = []
-        asking: list[int] = []
         for row, chunk in enumerate(chunks):
             count = chunk.request.params.prompt_logprobs
             if count is None:
                 continue
-            asking.append(chunk.slot)
+            slots.append(chunk.slot)
             following = chunk.request.prompt_token_ids[chunk.start + 1 : chunk.end + 1]
             places += [(row, position) for position in range(len(following))]
-            ids += following
-            slots += [chunk.slot] * len(following)
-            counts += [count] * len(following)
-        return cls(places, slots, ids, counts, asking)
+            tokens += [(chunk.slot, token_id, count) for token_id in following]
+        return cls(places, tokens, slots)
 
     def read(self, logits: Tensor) -> dict[int, list[TokenLogprobs]]:
         """Return the log-probabilities by slot, for the slots that ask for them.
@@ -119,22 +114,20 @@ class PromptLogprobs:
         Args:
             logits: ``[places, vocab]``. The host waits for them, if there are any.
         """
-        by_slot: dict[int, list[TokenLogprobs]] = {slot: [] for slot in self._asking}
+        by_slot: dict[int, list[TokenLogprobs]] = {slot: [] for slot in self._slots}
         if not self.places:
             return by_slot
         fetch, blocks = Fetch(), []
         for start in range(0, len(self.places), _BLOCK):
             part = slice(start, start + _BLOCK)
-            ids = torch.tensor(self._ids[part]).to(logits.device, non_blocking=True)
-            blocks.append(
-                LogprobsFetch(
-                    fetch, logits[part].float(), ids, list(self._counts[part])
-                )
-            )
+            _, ids, counts = zip(*self._tokens[part], strict=True)
+            chosen = torch.tensor(ids).to(logits.device, non_blocking=True)
+            blocks.append(LogprobsFetch(fetch, logits[part].float(), chosen, counts))
         fetched = fetch.run()
         for number, block in enumerate(blocks):
             for row, logprobs in sorted(block.read(fetched).items()):
-                by_slot[self._slots[number * _BLOCK + row]].append(logprobs)
+                slot, _, _ = self._tokens[number * _BLOCK + row]
+                by_slot[slot].append(logprobs)
         return by_slot
 
 

@@ -394,9 +394,9 @@ class RunScheduler(Engine):
             if each.request.request_id == request_id:
                 self._between.remove(each)
                 return True
-        for each in self._run.live if self._run else []:
-            if each.request.request_id == request_id:
-                assert self._run is not None
-                self._retire(self._run, each.row)
-                return True
+        if self._run is not None:
+            for each in self._run.live:
+                if each.request.request_id == request_id:
+                    self._retire(self._run, each.row)
+                    return True
         return False

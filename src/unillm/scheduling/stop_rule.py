@@ -2,8 +2,8 @@
 
 """`StopRule`: how long a run of a static batch goes on.
 
-The rule measures what the engine's steps and prompts take, and asks `policy` whether a
-stop pays. It knows which requests another run could continue.
+The rule measures the seconds of the engine's steps and prompts, and asks `policy`
+whether a stop pays. It knows which requests another run could continue.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .policy import PATIENCE, Costs, RunProgress, best_run_length, pays_to_stop
 
 @attrs.define
 class _Measured:
-    """What the rule measured of the present run."""
+    """Measurements of the present run."""
 
     prefill_tokens: int
     last_news_at: float
@@ -42,7 +42,7 @@ class StopRule:
         traits: How the engine runs a batch.
 
     Attributes:
-        costs: What the engine's steps and prompt tokens take, as measured so far.
+        costs: Seconds of the engine's steps and prompt tokens, as measured so far.
     """
 
     def __init__(self, limits: EngineLimits, traits: BatchTraits) -> None:
@@ -52,7 +52,7 @@ class StopRule:
         self.costs = Costs(self._max_rows, traits.prompt_work)
         self._run = _Measured(0, 0.0)
         self._rest_until = 0.0
-        """No request's patience ends before: the last stop must pay first."""
+        """The patience of a request ends no sooner, so that the last stop can pay."""
 
     # ------------------------------------------------------------------- before a run
 
@@ -118,7 +118,7 @@ class StopRule:
     def measure(
         self, num_steps: int, *, live_rows: int, others_wait: bool, now: float
     ) -> None:
-        """Learn from news of the run what its steps cost, and what of that was wasted.
+        """Record the seconds of the run's latest steps, and the waste among them.
 
         Args:
             num_steps: Decode steps since the last news.

@@ -16,7 +16,7 @@ import attrs
 from typing_extensions import override
 
 from ..engines.base import EngineRequest
-from ..engines.batches import BatchEngine, BatchRow, Run, RunStep
+from ..engines.batches import BatchEngine, BatchRow, RunStep
 from ..engines.slots import PrefillResult, PromptChunk, SlotEngine, SlotToken
 
 
@@ -85,7 +85,15 @@ class RecordingSlotEngine(SlotEngine):
     def prefill(self, chunks: Sequence[PromptChunk]) -> PrefillResult:
         result = self._engine.prefill(chunks)
         for chunk in chunks:
-            self._record_chunk(chunk)
+            live = None if chunk.is_first else self._live[chunk.slot]
+            first_step = live.first_step if live else self._step
+            self._live[chunk.slot] = Hold(
+                request_id=chunk.request.request_id,
+                slot=chunk.slot,
+                first_step=first_step,
+                last_step=self._step,
+                prompt_steps=self._step - first_step + 1,
+            )
         return result
 
     @override
@@ -104,16 +112,6 @@ class RecordingSlotEngine(SlotEngine):
     @override
     def close(self) -> None:
         self._engine.close()
-
-    def _record_chunk(self, chunk: PromptChunk) -> None:
-        first = self._step if chunk.is_first else self._live[chunk.slot].first_step
-        self._live[chunk.slot] = Hold(
-            request_id=chunk.request.request_id,
-            slot=chunk.slot,
-            first_step=first,
-            last_step=self._step,
-            prompt_steps=self._step - first + 1,
-        )
 
 
 class RecordingBatchEngine(BatchEngine):
@@ -150,9 +148,15 @@ class RecordingBatchEngine(BatchEngine):
     def run(
         self, rows: Sequence[BatchRow], *, max_new_tokens: int
     ) -> Generator[RunStep, None, None]:
+        start = self._step
         run = self._engine.run(rows, max_new_tokens=max_new_tokens)
         try:
-            yield from self._recorded(run, rows)
+            for step in run:
+                self._step += step.num_steps
+                for tokens in step.rows:
+                    if tokens.token_ids:
+                        self._record(start, tokens.row, rows[tokens.row].request)
+                yield step
         finally:
             run.close()
 
@@ -163,17 +167,6 @@ class RecordingBatchEngine(BatchEngine):
     @override
     def close(self) -> None:
         self._engine.close()
-
-    def _recorded(
-        self, run: Run, rows: Sequence[BatchRow]
-    ) -> Generator[RunStep, None, None]:
-        start = self._step
-        for step in run:
-            self._step += step.num_steps
-            for tokens in step.rows:
-                if tokens.token_ids:
-                    self._record(start, tokens.row, rows[tokens.row].request)
-            yield step
 
     def _record(self, start: int, row: int, request: EngineRequest) -> None:
         last_step = self._step - 1
