@@ -128,6 +128,16 @@ def test_an_option_that_the_backend_does_not_honour_is_refused(options, message)
             found.with_options(**options)
 
 
+def test_an_invalid_option_is_refused_before_the_model_is_downloaded(monkeypatch):
+    downloads = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", downloads.append)
+
+    with pytest.raises(ConfigError, match="max_num_seqs must be"):
+        resolve(HUB_ID, max_num_seqs=0)
+
+    assert downloads == []
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -10,6 +10,7 @@ the options are checked once, and one registry chooses the backend.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -85,15 +86,18 @@ def resolve(
 def configure(
     model: str | os.PathLike[str], backend: str | None = None, **options: Any
 ) -> EngineConfig:
-    """Find a model and check its options, without choosing a backend.
+    """Check the options and find the model, without choosing a backend.
 
     Raises:
         ConfigError: An option has an invalid value.
         ModelNotFoundError: The model does not exist.
     """
-    return EngineConfig.create(
-        model=os.fspath(model), path=find_model(model), backend=backend, **options
+    name = os.fspath(model)
+    # An invalid option is refused before the model is downloaded.
+    config = EngineConfig.create(
+        model=name, path=Path(name), backend=backend, **options
     )
+    return attrs.evolve(config, path=find_model(name))
 
 
 def choose_backend(registry: PluginRegistry, config: EngineConfig) -> Backend:

@@ -13,7 +13,6 @@ backends that serve the bundled model without torch.
 
 from __future__ import annotations
 
-import json
 import random
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..engines.base import TokenLogprobs
 from ..engines.slots import SlotToken
+from ..model.checkpoint import read_config
 from ..model.find import find_model
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class ReferenceModel:
         from safetensors.numpy import load_file
 
         path = path or find_model("unillm/tiny")
-        config = json.loads((path / "config.json").read_text("utf-8"))
+        config = read_config(path)
         self.vocab_size: int = config["vocab_size"]
         self.max_model_len: int = config["max_position_embeddings"]
         self._layers: int = config["num_hidden_layers"]
