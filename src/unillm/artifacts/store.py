@@ -163,6 +163,7 @@ class ArtifactStore:
                 continue
             except DamagedError as damage:
                 if key != spec.key:
+                    # Checks it again under its build lock, and sets it aside.
                     with contextlib.suppress(OSError):
                         list(verify(self.folder, [key]))
                 elif alone:
