@@ -62,6 +62,7 @@ def typing(session: nox.Session) -> None:
         *CONSTRAINTS, *GROUPS["typing"], "nox", ".[transformers,lora,testing]"
     )
     session.run("mypy")
+    session.run("pyright", "typing_tests")  # a second checker of the public calls
 
 
 @nox.session

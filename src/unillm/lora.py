@@ -87,7 +87,8 @@ class KnownAdapters:
 
     def __init__(self, *, max_rank: int | None) -> None:
         self._max_rank = max_rank
-        self._known: dict[int, dict[LoRARequest, LoRARequest]] = {}
+        self._checked: dict[LoRARequest, LoRARequest] = {}
+        self._by_id: dict[int, LoRARequest] = {}
 
     def check(self, request: LoRARequest) -> LoRARequest:
         """Return the adapter as an engine gets it: one value each, its path absolute.
@@ -97,13 +98,12 @@ class KnownAdapters:
                 rank is too large, its weights are not safetensors, or another adapter
                 has its id.
         """
-        known = self._known.get(request.lora_int_id, {})
-        if request in known:
-            return known[request]
+        if request in self._checked:
+            return self._checked[request]
         path = Path(request.lora_path).expanduser()
         check_adapter(request, path, max_rank=self._max_rank)
         found = attrs.evolve(request, lora_path=str(path.resolve()))
-        first = next(iter(known.values()), found)
+        first = self._by_id.setdefault(request.lora_int_id, found)
         if first.lora_path != found.lora_path:
             raise _refuse(
                 f"lora_int_id={request.lora_int_id} is that of {first.lora_name!r} in "
@@ -111,7 +111,7 @@ class KnownAdapters:
                 f"{found.lora_path}. Give each adapter an id of its own.",
                 request,
             )
-        self._known[request.lora_int_id] = {**known, request: first}
+        self._checked[request] = first
         return first
 
 

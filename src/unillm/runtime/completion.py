@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import attrs
 
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer
 
 
-@attrs.frozen
-class Progress:
+class Progress(NamedTuple):
     """How much of a completion exists, or how much a reader has seen."""
 
     chars: int = 0
