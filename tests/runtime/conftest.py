@@ -5,26 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from runtime.driving import Gate, Letters
 
 from unillm import EngineConfig, SamplingParams
 from unillm.engines.base import EngineLimits
+from unillm.runtime.driver import Driver
 from unillm.runtime.requests import RequestMaker
+from unillm.scheduling.slots import SlotScheduler
 from unillm.text.eos import resolve_eos
 from unillm.text.loading import ModelText, load_tokenizer
-
-END = 0
-
-
-class Letters:
-    """A caller's tokenizer: a token for each character, and an EOS token."""
-
-    eos_token_id = END
-
-    def encode(self, text):
-        return [ord(letter) for letter in text]
-
-    def decode(self, ids):
-        return "".join(chr(i) for i in ids if i != END)
 
 
 @pytest.fixture
@@ -48,3 +37,42 @@ def maker_for():
         return RequestMaker(config, text, limits, on_cancel=on_cancel, **own)
 
     return maker_for
+
+
+@pytest.fixture
+def drive():
+    """Return a function that makes drivers, which are closed after the test."""
+    drivers = []
+
+    def drive(engine, create=SlotScheduler, **options):
+        driver = Driver(
+            lambda: create(engine),
+            **{
+                "max_queued_requests": 100,
+                "max_queued_tokens": 10_000,
+                **options,
+            },
+        )
+        drivers.append((driver, engine))
+        return driver
+
+    yield drive
+    for driver, engine in drivers:
+        if isinstance(engine, Gate):
+            engine.permit()
+        driver.close()
+
+
+@pytest.fixture
+def handle_for(maker_for):
+    """Return a function that makes handles, numbered from 0 over all drivers."""
+    drivers = {}
+    maker = maker_for(on_cancel=lambda handle: drivers[handle].cancel(handle))
+
+    def handle_for(driver, *, prompt=(65, 66), timeout_s=None, **params):
+        params = SamplingParams(**{"max_tokens": 50, "seed": 0, **params})
+        handle = maker.make(prompt, params, timeout_s=timeout_s)
+        drivers[handle] = driver
+        return handle
+
+    return handle_for

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The driver and its handles over a scripted engine: endings, faults and bounds."""
+"""The driver over a scripted engine: endings, faults, bounds and threads."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import threading
 import time
 
 import pytest
+from runtime.driving import END, PATIENCE_S, Gate, settle, start, wait_until
 
-from unillm import SamplingParams
 from unillm.engines.slots import SlotToken
 from unillm.errors import (
     EngineDeadError,
@@ -19,95 +19,8 @@ from unillm.errors import (
     RequestFailedError,
     RequestTimeoutError,
 )
-from unillm.runtime.driver import Driver
 from unillm.scheduling.slots import SlotScheduler
 from unillm.testing.scripted import ScriptedEngine, ScriptedSlotEngine
-
-END = 0
-PATIENCE_S = 10
-
-
-class Gate(ScriptedSlotEngine):
-    """Generates "a", "b", "c", …; each decode waits until the test permits it."""
-
-    def __init__(self, length=5, **kwargs):
-        super().__init__(
-            lambda _, n: END if n == length - 1 else ord("a") + n % 26, **kwargs
-        )
-        self.entered = threading.Event()
-        self._permits = threading.Semaphore(0)
-
-    def permit(self, decodes=100_000):
-        self._permits.release(decodes)
-
-    def decode(self, slots):
-        self.entered.set()
-        assert self._permits.acquire(timeout=PATIENCE_S)
-        return super().decode(slots)
-
-
-@pytest.fixture
-def drive():
-    """Return a function that makes drivers, which are closed after the test."""
-    drivers = []
-
-    def drive(engine, create=SlotScheduler, **options):
-        driver = Driver(
-            lambda: create(engine),
-            **{
-                "max_queued_requests": 100,
-                "max_queued_tokens": 10_000,
-                **options,
-            },
-        )
-        drivers.append((driver, engine))
-        return driver
-
-    yield drive
-    for driver, engine in drivers:
-        if isinstance(engine, Gate):
-            engine.permit()
-        driver.close()
-
-
-@pytest.fixture
-def handle_for(maker_for):
-    """Return a function that makes handles, numbered from 0 over all drivers."""
-    drivers = {}
-    maker = maker_for(on_cancel=lambda handle: drivers[handle].cancel(handle))
-
-    def handle_for(driver, *, prompt=(65, 66), timeout_s=None, **params):
-        params = SamplingParams(**{"max_tokens": 50, "seed": 0, **params})
-        handle = maker.make(prompt, params, timeout_s=timeout_s)
-        drivers[handle] = driver
-        return handle
-
-    return handle_for
-
-
-def start(driver, engine, handle):
-    """Submit a request and wait until it has its first tokens."""
-    driver.submit(handle, block=False)
-    engine.permit(1)
-    assert next(iter(handle)).token_ids
-
-
-def wait_until(holds):
-    until = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < until, "it has not come in time"
-        time.sleep(0.001)
-
-
-def settle(driver):
-    """Wait until every accepted request has ended, in the engine too."""
-
-    def settled():
-        stats = driver.stats()
-        ended = sum(stats[key] for key in ("finished", "failed", "cancelled"))
-        return stats["accepted"] == ended and not stats["live"]
-
-    wait_until(settled)
 
 
 def test_a_request_ends_with_text_and_reason(drive, handle_for):
@@ -144,96 +57,6 @@ def test_a_stop_string_frees_the_slot_at_once(drive, handle_for):
     ) == ("abc", "stop", "de")
     assert output.token_ids == [97, 98, 99, 100, 101]
     assert driver.stats()["engine"]["running"] == 0
-
-
-def test_deltas_of_a_slow_reader_add_up(drive, handle_for):
-    engine = Gate(length=20)
-    engine.permit()
-    driver = drive(engine)
-    handle = handle_for(driver)
-    driver.submit(handle, block=False)
-    handle.result(PATIENCE_S)
-
-    deltas = list(handle)
-
-    assert len(deltas) == 1
-    assert deltas[0].text == handle.result().text
-    assert deltas[0].token_ids == handle.result().token_ids
-
-
-def test_tokens_do_not_wake_a_thread_that_waits_for_the_result(
-    drive, handle_for, monkeypatch
-):
-    """Each wake would take a core away from the engine."""
-    engine = Gate(length=20)
-    driver = drive(engine)
-    handle = handle_for(driver)
-    woken = []
-    notify_all = handle._changed.notify_all
-
-    def noted():
-        woken.append(handle.done())
-        notify_all()
-
-    monkeypatch.setattr(handle._changed, "notify_all", noted)
-    driver.submit(handle, block=False)
-    assert engine.entered.wait(PATIENCE_S)
-    threading.Timer(0.1, engine.permit).start()
-
-    assert len(handle.result(PATIENCE_S).token_ids) == 20
-
-    assert woken == [True]
-
-
-def test_cancelling_ends_the_request_and_frees_its_slot(drive, handle_for):
-    engine = Gate()
-    driver = drive(engine)
-    handle, other = handle_for(driver), handle_for(driver)
-    driver.submit(handle, block=False)
-    driver.submit(other, block=False)
-    engine.permit(1)
-    assert next(iter(handle)).text == "ab"
-
-    handle.cancel()
-    engine.permit()
-
-    with pytest.raises(RequestCancelledError) as caught:
-        handle.result(PATIENCE_S)
-    assert caught.value.output.text == "ab"
-    assert caught.value.output.finish_reason == "abort"
-    assert other.result(PATIENCE_S).text == "abcd"
-    settle(driver)
-    assert {
-        key: driver.stats()[key]
-        for key in ("accepted", "finished", "cancelled", "failed")
-    } == {"accepted": 2, "finished": 1, "cancelled": 1, "failed": 0}
-
-
-def test_cancelling_twice_or_after_the_end_does_nothing(drive, handle_for):
-    driver = drive(ScriptedSlotEngine(lambda *_: END))
-    handle = handle_for(driver)
-    driver.submit(handle, block=False)
-    output = handle.result(PATIENCE_S)
-
-    handle.cancel()
-    handle.cancel()
-
-    assert handle.result() == output
-    settle(driver)
-    assert driver.stats()["cancelled"] == 0
-
-
-def test_waiting_times_out_and_the_request_goes_on(drive, handle_for):
-    engine = Gate()
-    driver = drive(engine)
-    handle = handle_for(driver)
-    driver.submit(handle, block=False)
-
-    with pytest.raises(RequestTimeoutError, match="goes on"):
-        handle.result(timeout=0.01)
-
-    engine.permit()
-    assert handle.result(PATIENCE_S).text == "abcd"
 
 
 def test_a_deadline_ends_the_request_with_what_it_has(drive, handle_for):
@@ -511,18 +334,6 @@ def test_an_engine_that_is_not_awaited_is_closed_once_it_is_made(drive, monkeypa
     loading.set()
 
     assert closed.wait(PATIENCE_S)
-
-
-def test_several_completions_end_when_the_last_one_does(drive, handle_for):
-    driver = drive(ScriptedSlotEngine(lambda r, n: END if n == r.seed else 97 + r.seed))
-    handle = handle_for(driver, n=3)
-    driver.submit(handle, block=False)
-
-    output = handle.result(PATIENCE_S)
-
-    assert [completion.text for completion in output.outputs] == ["", "b", "cc"]
-    assert [completion.index for completion in output.outputs] == [0, 1, 2]
-    assert {delta.index for delta in handle} == {0, 1, 2}
 
 
 def test_many_threads_submit_read_and_cancel(drive, handle_for):
