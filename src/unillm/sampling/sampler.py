@@ -43,8 +43,20 @@ class _Row:
     recent: list[int] = attrs.field(factory=list)
     """The last new tokens, as many as `bad_words` need."""
     grammar: TokenGrammarState | None = None
-    plain: bool = False
+    plain: bool = attrs.field(init=False)
     """Whether the row takes its highest logit, except before `min_tokens`."""
+
+    @plain.default
+    def _is_plain(self) -> bool:
+        return (
+            self.params.greedy
+            and self.params.logprobs is None
+            and self.banned is None
+            and self.grammar is None
+            and not self.request.bad_words_token_ids
+            and not self.params.logit_bias
+            and not self.penalised
+        )
 
     @property
     def params(self) -> SamplingParams:
@@ -62,17 +74,6 @@ class _Row:
     @property
     def masks_stops(self) -> bool:
         return self.generated < self.params.min_tokens
-
-    def set_plain(self) -> None:
-        self.plain = (
-            self.params.greedy
-            and self.params.logprobs is None
-            and self.banned is None
-            and self.grammar is None
-            and not self.request.bad_words_token_ids
-            and not self.params.logit_bias
-            and not self.penalised
-        )
 
     def masked_ids(self) -> set[int]:
         """Return the ids that would complete a bad word or end the request too soon."""
@@ -127,10 +128,12 @@ class Sampler:
                 slot. They are not part of its prompt.
         """
         assert slot not in self._rows, "a held slot was given away"
-        row = _Row(slot, request, banned=self._banned(request.params))
-        if request.grammar is not None:
-            row.grammar = request.grammar.start()
-        row.set_plain()
+        row = _Row(
+            slot,
+            request,
+            banned=self._banned(request.params),
+            grammar=None if request.grammar is None else request.grammar.start(),
+        )
         for token_id in generated:
             row.accept(token_id)
         self._rows[slot] = row
