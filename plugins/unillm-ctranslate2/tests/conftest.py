@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""One cache of converted models for the session, and the bundled model in it."""
+"""One cache of converted models for the session."""
 
 from __future__ import annotations
 

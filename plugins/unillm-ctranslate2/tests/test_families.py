@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Families that are served are converted truthfully; what is not, is refused."""
+"""Families that are served are converted correctly; others are refused."""
 
 from __future__ import annotations
 
@@ -79,11 +79,14 @@ REFUSED = {
     ),
     "falcon": (_ALL_HEADS | _FAR | {"alibi": False}, "rope_theta is 1000000.0"),
     "gemma": (_ROTARY | _LINEAR | {"head_dim": 16}, "rope_type is 'linear'"),
-    "gemma2": (_ROTARY | {"head_dim": 16}, "leaves out its soft-capping"),
+    "gemma2": (_ROTARY | {"head_dim": 16}, "ignores its soft-capping"),
     "gemma3_text": (_GEMMA3 | _WINDOWS, "a window of 24 tokens.*max_model_len=24"),
     "llama": (_ROTARY | _LLAMA3, "rope_type is 'llama3'"),
     "mistral": (_ROTARY | {"sliding_window": 24}, "a window of 24 tokens"),
-    "olmo2": (_ROTARY, "the family 'olmo2' is not one that CTranslate2 is known to"),
+    "olmo2": (
+        _ROTARY,
+        "the family 'olmo2' is not among those",
+    ),
     "qwen2": (_ROTARY | {"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
 }
 
@@ -143,11 +146,11 @@ def test_tokens_equal_those_of_transformers(variant, save, load):
             tokens[output.request_id] += output.token_ids
 
     for number, prompt in enumerate(prompts):
-        assert generate_alone(model, prompt, 12) == tokens[str(number)]
+        assert tokens[str(number)] == generate_alone(model, prompt, 12)
 
 
 @pytest.mark.parametrize("family", REFUSED)
-def test_what_is_not_converted_truthfully_is_refused(family, save, load):
+def test_a_model_that_is_not_converted_correctly_is_refused(family, save, load):
     config, reason = REFUSED[family]
     _, path = save(family, config)
 
@@ -158,15 +161,14 @@ def test_what_is_not_converted_truthfully_is_refused(family, save, load):
 def test_a_window_that_no_request_fills_is_served(save, load):
     _, path = save("mistral", _ROTARY | {"sliding_window": 64})
 
-    assert 64 == load(path, dtype="float32", max_model_len=64).limits.max_model_len
+    assert load(path, dtype="float32", max_model_len=64).limits.max_model_len == 64
 
 
-def test_a_conversion_that_is_not_truthful_is_found_out(save, load, monkeypatch):
-    """Even where nobody knew: the logits are compared with the original's."""
+def test_a_wrong_conversion_is_found_by_its_logits(save, load, monkeypatch):
     _, path = save("llama", _ROTARY | _LLAMA3)
     monkeypatch.setattr(_families, "FAMILIES", {"llama": {}})
 
-    with pytest.raises(UnsupportedModelError, match="not truthfully: the logits"):
+    with pytest.raises(UnsupportedModelError, match="not correctly: the logits"):
         load(path, dtype="float32")
 
 
@@ -177,4 +179,4 @@ def test_a_model_is_converted_once(save, load, cache):
 
     load(path, dtype="float32", max_num_seqs=2)
 
-    assert before == set(cache.rglob("model.bin"))
+    assert set(cache.rglob("model.bin")) == before

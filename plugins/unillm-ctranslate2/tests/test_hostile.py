@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Model directories that try to run code: CTranslate2 gets what the core loaded."""
+"""Model directories that try to run code; CTranslate2 gets a loaded model."""
 
 from __future__ import annotations
 

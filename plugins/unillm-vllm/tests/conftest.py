@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""One vLLM engine for the session: it takes seconds to start and cannot share well."""
+"""One vLLM engine for the session, because a start takes seconds."""
 
 from __future__ import annotations
 
 import os
 
-# Before vLLM is imported: what is fastest and quietest for tests on a CPU.
+# Before vLLM is imported: the fastest and quietest settings on a CPU.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -27,7 +27,7 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def tiny_options():
-    """What makes a small engine start quickly."""
+    """Options of an engine that starts quickly."""
     return TINY
 
 

@@ -62,7 +62,7 @@ def test_a_bad_word_never_comes_in_its_usual_tokens(generator):
 
     assert "333" in before.text
     assert "33" not in output.text
-    assert 24 == len(output.text)
+    assert len(output.text) == 24
 
 
 @pytest.mark.parametrize(
@@ -104,10 +104,10 @@ def test_without_detokenizing_there_are_ids_and_no_text(generator):
     [plain] = generator.generate(COUNT, params())
     [output] = generator.generate(COUNT, params(detokenize=False, logprobs=1))
 
-    assert "" == output.text
+    assert output.text == ""
     assert plain.token_ids == output.token_ids
     entries = [each for at in output.outputs[0].logprobs for each in at.values()]
-    assert {None} == {each.decoded_token for each in entries}
+    assert {each.decoded_token for each in entries} == {None}
 
 
 # -------------------------------------------------------------------- log-probabilities
@@ -142,7 +142,7 @@ def test_prompt_logprobs_are_of_the_first_completion_alone(generator):
     [output] = generator.generate(COUNT, asked)
 
     assert len(output.prompt_token_ids) == len(output.prompt_logprobs)
-    assert 2 == len(output.outputs)
+    assert len(output.outputs) == 2
 
 
 def test_prompt_logprobs_of_a_prompt_that_is_cached_are_whole(generator):
@@ -151,7 +151,7 @@ def test_prompt_logprobs_of_a_prompt_that_is_cached_are_whole(generator):
 
     [output] = generator.generate(prompt, params(max_tokens=1, prompt_logprobs=0))
 
-    assert 300 == len(output.prompt_logprobs)
+    assert len(output.prompt_logprobs) == 300
     assert all(len(entries) == 1 for entries in output.prompt_logprobs[1:])
 
 
@@ -184,20 +184,20 @@ SCHEMA = {
 def test_a_structure_gives_the_same_tokens_on_both_backends(
     generator, reference, prompt, wanted
 ):
-    """But for the end id: vLLM lets a structure end with the tokenizer's own alone."""
+    """Except the EOS token: in vLLM only the tokenizer's own one ends a structure."""
     asked = params(structured_outputs=StructuredOutputs(**wanted), max_tokens=60)
 
     [ours] = generator.generate(prompt, asked)
     [theirs] = reference.generate(prompt, asked)
 
-    assert (theirs.text, theirs.token_ids[:-1]) == (ours.text, ours.token_ids[:-1])
-    assert theirs.finish_reason == ours.finish_reason
-    if "stop" == ours.finish_reason:
-        assert generator.eos.primary == ours.token_ids[-1]
+    assert (ours.text, ours.token_ids[:-1]) == (theirs.text, theirs.token_ids[:-1])
+    assert ours.finish_reason == theirs.finish_reason
+    if ours.finish_reason == "stop":
+        assert ours.token_ids[-1] == generator.eos.primary
         assert theirs.token_ids[-1] in reference.eos_token_ids
 
 
-def test_json_has_no_spaces_where_none_are_wanted(generator):
+def test_json_without_whitespace_has_no_spaces(generator):
     wanted = {"json": SCHEMA, "disable_any_whitespace": True}
 
     [output] = generator.generate(
@@ -205,10 +205,10 @@ def test_json_has_no_spaces_where_none_are_wanted(generator):
     )
 
     assert re.fullmatch(r'\{"right":(true|false),"grade":[0-9]\}', output.text)
-    assert "stop" == output.finish_reason
+    assert output.finish_reason == "stop"
 
 
-def test_any_json_object_is_one(generator):
+def test_json_object_gives_a_json_object(generator):
     wanted = {"json_object": True, "disable_any_whitespace": True}
     asked = [
         params(structured_outputs=wanted, temperature=1, seed=seed, max_tokens=400)
@@ -222,7 +222,7 @@ def test_any_json_object_is_one(generator):
     assert all(isinstance(json.loads(output.text), dict) for output in ended)
 
 
-def test_an_impossible_structure_fails_alone_and_in_the_core_s_words(generator):
+def test_an_impossible_structure_fails_alone_with_the_error_of_the_core(generator):
     bad = params(structured_outputs={"regex": "("})
     good = params(structured_outputs={"choice": ["yes"]})
 
@@ -230,7 +230,7 @@ def test_an_impossible_structure_fails_alone_and_in_the_core_s_words(generator):
 
     assert isinstance(wrong, InvalidParameterError)
     assert "this regex cannot be used" in str(wrong)
-    assert "yes" == right.text
+    assert right.text == "yes"
 
 
 def test_structures_and_free_text_run_side_by_side(generator):
@@ -243,7 +243,7 @@ def test_structures_and_free_text_run_side_by_side(generator):
 
     free, choice, letters, digits = generator.generate([COUNT] * 4, asked)
 
-    assert "3 4 5 6 7 8 9" == free.text
+    assert free.text == "3 4 5 6 7 8 9"
     assert choice.text in ("left", "right")
     assert re.fullmatch("[a-f]{5}", letters.text)
     assert re.fullmatch("[0-9]{4}", digits.text)
@@ -253,7 +253,7 @@ def test_structures_and_free_text_run_side_by_side(generator):
 
 
 def test_a_lower_priority_number_goes_first(generator):
-    """More requests than the engine works on at a time, so somebody waits."""
+    """More requests than the engine runs at a time, so that some wait."""
     busy = [
         generator.submit(COUNT, params(ignore_eos=True, max_tokens=60))
         for _ in range(generator.limits.max_num_seqs)
@@ -273,7 +273,7 @@ def test_a_lower_priority_number_goes_first(generator):
 # ------------------------------------------------------------------------- refusals
 
 
-def test_a_tokenizer_object_leaves_structures_out_and_says_why(tiny_options):
+def test_a_tokenizer_object_refuses_structures_with_the_reason(tiny_options):
     class Bytes:
         eos_token_id = 506
         vocab_size = 512
@@ -289,4 +289,4 @@ def test_a_tokenizer_object_leaves_structures_out_and_says_why(tiny_options):
             generator.generate("a", params(structured_outputs={"choice": ["a"]}))
         [output] = generator.generate("abc", params(max_tokens=2))
 
-    assert 2 == len(output.token_ids)
+    assert len(output.token_ids) == 2

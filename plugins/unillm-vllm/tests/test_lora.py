@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Adapters on real vLLM, against the embedded backend's, which are peft's own."""
+"""Adapters on real vLLM, compared with peft's on the embedded backend."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GREEDY = SamplingParams(temperature=0, max_tokens=30, ignore_eos=True)
 
 
 def save_adapter(folder, *, seed: int):
-    """Save an adapter with weights that change what the model says."""
+    """Save an adapter with weights that change the answers of the model."""
     model = AutoModelForCausalLM.from_pretrained(find_model("unillm/tiny"))
     config = LoraConfig(
         r=8, lora_alpha=16, target_modules=["q_proj", "v_proj", "o_proj", "up_proj"]
@@ -59,16 +59,14 @@ def test_each_request_of_a_step_has_its_own_adapter(with_lora, adapters):
     ) as embedded:
         theirs = embedded.generate(prompts, GREEDY, lora_request=mixed)
 
-    assert [output.token_ids for output in theirs] == [
-        output.token_ids for output in ours
-    ]
-    assert 3 == len({tuple(output.token_ids) for output in ours[-3:]})
+    assert [o.token_ids for o in ours] == [o.token_ids for o in theirs]
+    assert len({tuple(output.token_ids) for output in ours[-3:]}) == 3
 
 
 def test_an_adapter_that_vllm_cannot_load_fails_its_request_alone(
     with_lora, adapters, tmp_path
 ):
-    """Its files are there, and its weights are cut short."""
+    """The file of its weights is truncated."""
     folder = save_adapter(tmp_path / "adapter", seed=3)
     weights = folder / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
@@ -80,4 +78,4 @@ def test_an_adapter_that_vllm_cannot_load_fails_its_request_alone(
 
     assert isinstance(wrong, InvalidParameterError)
     assert "cannot load the adapter 'broken'" in str(wrong)
-    assert 30 == len(right.token_ids)
+    assert len(right.token_ids) == 30

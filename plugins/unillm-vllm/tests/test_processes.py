@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""An engine in processes of its own: what ends it, and who is told."""
+"""An engine in its own processes: signals, hangs, closing, and the errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from unillm_vllm._engine import VllmEngine
 from unillm.errors import EngineDeadError
 
 GONE_S = 40
-"""Within which nothing is left. On a quiet machine it was 5 s."""
+"""Time until no process is left. On a quiet machine it was 5 s."""
 
 OPTIONS = """
     OPTIONS = {
@@ -63,7 +63,7 @@ SERVING = """
 
 
 def program(tmp_path, body: str, *, guarded: bool = True) -> list[str]:
-    """Write a program whose generator has processes of its own."""
+    """Write a program whose generator has its own processes."""
     text = textwrap.dedent(SERVING) + textwrap.dedent(OPTIONS)
     body = textwrap.dedent(body)
     if guarded:
@@ -113,7 +113,7 @@ def test_nothing_is_left_when_the_program_is_killed_at_work(tmp_path):
 
 
 def test_a_death_a_ctrl_c_and_an_end_in_good_order(tmp_path):
-    """One start for three things that need an engine."""
+    """One start serves three checks."""
     body = """
     # A shell makes what it runs in the background ignore it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -157,19 +157,19 @@ def test_a_death_a_ctrl_c_and_an_end_in_good_order(tmp_path):
     )
 
     pids, *lines = run.stdout.splitlines()
-    assert [
+    assert lines == [
         "1 3 4 5 6 7 8 9",
         "True True",
         "True True",
         "True True",
         "dead",
-    ] == lines, run.stderr
+    ], run.stderr
     wait_until_gone([int(pid) for pid in pids.split()])
     assert "force killing" not in run.stderr
 
 
 def test_a_stopped_and_a_hung_and_a_lost_process(tmp_path):
-    """Waiters are told, closing takes ten seconds, and other engines never notice."""
+    """Waiting calls raise, closing takes ten seconds, and other engines go on."""
     body = """
     def start(**options):
         before = children()
@@ -185,13 +185,13 @@ def test_a_stopped_and_a_hung_and_a_lost_process(tmp_path):
         next(iter(handles[0]))
         return handles
 
-    def told(name, handles, error, within_s):
+    def failed(name, handles, error, within_s):
         start = time.monotonic()
         for handle in handles:
             try:
                 handle.result(30)
             except error:
-                print(name, "told", time.monotonic() - start < within_s)
+                print(name, "failed", time.monotonic() - start < within_s)
 
     def refused(name, generator):
         try:
@@ -210,22 +210,22 @@ def test_a_stopped_and_a_hung_and_a_lost_process(tmp_path):
     hung, hung_pids = start()
     lost, lost_pids = start()
 
-    # Noticed by the time that a step may take; 5 s is how late it may be.
+    # The step timeout, and at most 5 s more.
     handles = ask(stopped)
     strike(stopped_pids, "EngineCore", signal.SIGSTOP)
-    told("stopped", handles, EngineDeadError, 3 + 5)
+    failed("stopped", handles, EngineDeadError, 3 + 5)
     refused("stopped", stopped)
     closed("stopped", stopped, stopped_pids)
 
-    # The engine waits for a worker that never answers, and is closed meanwhile.
+    # The generator is closed while its engine waits for a worker that hangs.
     handles = ask(hung)
     strike(hung_pids, "Worker", signal.SIGSTOP)
     closed("hung", hung, hung_pids)
-    told("hung", handles, GeneratorClosedError, 1)
+    failed("hung", handles, GeneratorClosedError, 1)
 
     handles = ask(lost)
     strike(lost_pids, "Worker", signal.SIGKILL)
-    told("lost", handles, EngineDeadError, 5)
+    failed("lost", handles, EngineDeadError, 5)
     refused("lost", lost)
     closed("lost", lost, lost_pids)
     """
@@ -237,23 +237,23 @@ def test_a_stopped_and_a_hung_and_a_lost_process(tmp_path):
         check=False,
     )
 
-    assert [
-        *["stopped told True"] * 3,
+    assert run.stdout.splitlines() == [
+        *["stopped failed True"] * 3,
         "stopped refused",
         "stopped closed True",
         "stopped left []",
         "hung closed True",
         "hung left []",
-        *["hung told True"] * 3,
-        *["lost told True"] * 3,
+        *["hung failed True"] * 3,
+        *["lost failed True"] * 3,
         "lost refused",
         "lost closed True",
         "lost left []",
-    ] == run.stdout.splitlines(), run.stderr
+    ], run.stderr
 
 
-def test_a_death_ends_whatever_call_waits_for_an_answer():
-    """A step waits for outputs; the loading of an adapter for its own answer."""
+def test_a_death_ends_every_call_that_waits_for_an_answer():
+    """A step waits for outputs; the loading of an adapter waits for its answer."""
     loading, answered = Future(), Future()
     answered.set_result(True)
     core = SimpleNamespace(
@@ -276,7 +276,7 @@ def test_a_death_ends_whatever_call_waits_for_an_answer():
     assert answered.result(0)
 
 
-def test_a_program_without_a_guard_is_told_of_it(tmp_path):
+def test_the_error_of_a_program_without_a_guard_names_the_guard(tmp_path):
     body = """
     try:
         Generator("unillm/tiny", **OPTIONS)
@@ -295,7 +295,7 @@ def test_a_program_without_a_guard_is_told_of_it(tmp_path):
     assert '__name__ == "__main__"' in run.stdout
 
 
-def test_memory_that_runs_out_in_a_process_is_told_with_its_numbers(tmp_path):
+def test_the_error_of_memory_that_runs_out_in_a_process_names_a_limit(tmp_path):
     body = """
     OPTIONS["backend_options"]["kv_cache_memory_bytes"] = 1 << 20
     OPTIONS["max_model_len"] = 1024

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""How an engine starts, what it leaves of its surroundings, and why it does not start.
+"""Starts of an engine: their side effects, and the errors of failed ones.
 
-A program of its own for each: vLLM keeps much of a start in the process.
+Each test starts its own program, because vLLM keeps much state in the process.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PROMPTS = {PROMPTS!r}
 
 
 def run(body: str) -> object:
-    """Run a program, and return what it printed last, which is JSON."""
+    """Run a program, and return its last line, decoded from JSON."""
     done = subprocess.run(
         [sys.executable, "-c", PRELUDE + textwrap.dedent(body)],
         capture_output=True,
@@ -41,7 +41,7 @@ def run(body: str) -> object:
         timeout=240,
         check=False,
     )
-    assert 0 == done.returncode, done.stderr
+    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -62,12 +62,12 @@ STARTS_THAT_FAIL = {
         "create the Generator with max_model_len=",
     ),
 }
-"""By what fails: options, the error, and what it says."""
+"""Cause to the options, the error type, and a part of its message."""
 
 
 @pytest.fixture(scope="module")
 def failures():
-    """What the starts that fail raise, one after the other in one program."""
+    """Return the errors of all failed starts, made in one program."""
     asked = {name: options for name, (options, *_) in STARTS_THAT_FAIL.items()}
     return run(
         f"""
@@ -83,15 +83,15 @@ def failures():
 
 
 @pytest.mark.parametrize("what", STARTS_THAT_FAIL)
-def test_a_start_that_fails_says_why_and_what_helps(failures, what):
+def test_a_failed_start_gives_the_reason_and_a_remedy(failures, what):
     _, kind, says = STARTS_THAT_FAIL[what]
     found, text = failures[what]
 
-    assert kind == found
+    assert found == kind
     assert says in text
 
 
-def test_speculation_changes_no_greedy_token_and_refuses_what_vllm_does(generator):
+def test_speculation_changes_no_greedy_token_and_refuses_two_fields(generator):
     with_it, refused = run(
         """
         speculation = {"method": "ngram", "num_speculative_tokens": 3,
@@ -111,12 +111,12 @@ def test_speculation_changes_no_greedy_token_and_refuses_what_vllm_does(generato
 
     without = [output.text for output in generator.generate(PROMPTS, greedy)]
     assert without == with_it
-    assert {"min_p", "logit_bias"} == refused.keys()
+    assert refused.keys() == {"min_p", "logit_bias"}
     assert all("speculative decoding" in text for text in refused.values())
 
 
-def test_an_engine_leaves_its_caller_s_surroundings_alone():
-    """Variables, random numbers, output and, once it is closed, torch's threads."""
+def test_a_start_has_no_side_effects_on_the_caller():
+    """Variables, random numbers, output and, after closing, torch's threads."""
     variables, drawn, printed, threads = run(
         """
         import contextlib, io
@@ -143,7 +143,7 @@ def test_an_engine_leaves_its_caller_s_surroundings_alone():
 
     assert variables
     assert drawn
-    assert "" == printed
+    assert printed == ""
     assert threads
 
 
@@ -169,10 +169,10 @@ def test_two_engines_of_one_process_take_turns_and_outlive_each_other():
         """
     )
 
-    assert ["3 4 5 6 7 8 9"] * 48 == texts
+    assert texts == ["3 4 5 6 7 8 9"] * 48
 
 
-def test_one_bad_prompt_fails_vllm_s_whole_call_and_here_itself_alone():
+def test_one_bad_prompt_fails_alone_unlike_in_vllm():
     alone, texts = run(
         """
         os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0",
@@ -196,5 +196,5 @@ def test_one_bad_prompt_fails_vllm_s_whole_call_and_here_itself_alone():
         """
     )
 
-    assert "VLLMValidationError" == alone
-    assert ["3 4 5 6 7 8 9", "PromptTooLongError", "3 4 5 6 7 8 9"] == texts
+    assert alone == "VLLMValidationError"
+    assert texts == ["3 4 5 6 7 8 9", "PromptTooLongError", "3 4 5 6 7 8 9"]

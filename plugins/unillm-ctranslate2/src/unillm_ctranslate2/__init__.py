@@ -2,8 +2,8 @@
 
 """CTranslate2 as a backend of unillm: a hook and a `Backend`. Imports no CTranslate2.
 
-Models are converted once and kept with the prepared engines. CTranslate2 knows only
-static batches; unillm's run scheduler gives it continuous batching.
+A model is converted once and kept as a prepared engine. CTranslate2 runs static
+batches; unillm's run scheduler gives it continuous batching.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 
 _NO_HOOK = Capability(
     support=Support.UNSUPPORTED,
-    reason="CTranslate2 has no such option, and lets nobody change its logits",
+    reason="CTranslate2 has no such option, and no way to change its logits",
 )
 
 
 class CTranslate2Backend(Backend):
-    """Models that CTranslate2 converts, in runs that unillm schedules."""
+    """Serves models that CTranslate2 converts, in runs that unillm schedules."""
 
     name = "ctranslate2"
     description = "CTranslate2 (CPU, CUDA), int8 among others; runs scheduled by unillm"
-    # Behind what loads any model as it is: a conversion takes time and disk.
+    # Chosen by name only: a conversion takes time and disk.
     auto_rank = None
     option_names = frozenset({"device", "intra_threads"})
     engine_options = frozenset({"quantization"})
@@ -48,29 +48,29 @@ class CTranslate2Backend(Backend):
             "computes with",
             "gpu_memory_utilization": "CTranslate2 takes memory as runs need it; bound "
             "it with max_num_seqs and max_model_len",
-            "enable_prefix_caching": "CTranslate2 keeps nothing between two runs",
+            "enable_prefix_caching": "CTranslate2 has no cache between two runs",
             "tensor_parallel_size": "this plugin runs CTranslate2 on one device",
             "pipeline_parallel_size": "this plugin runs CTranslate2 on one device",
         }
     )
     waivers = MappingProxyType(
         {
-            "R3": "CTranslate2 feeds a survivor's tokens again one a step, so a stop "
-            "costs more than a short wait; who waits is let in after "
-            "scheduling.policy.PATIENCE"
+            "R3": "CTranslate2 computes the tokens of a stopped request again, one a "
+            "step, so a stop costs more than a short wait; a waiting request starts "
+            "after scheduling.policy.PATIENCE"
         }
     )
     capabilities = Capabilities(
         fields={
             "logprobs": Capability(
                 support=Support.EMULATED,
-                reason="read from the logits of a run of one row, so such requests are "
-                "computed one at a time",
+                reason="read from the logits of a run of one row, so such requests run "
+                "one at a time",
             ),
             "seed": Capability(
                 support=Support.UNSUPPORTED,
-                reason="CTranslate2 draws from one generator a thread, which is seeded "
-                "once a process",
+                reason="CTranslate2 has one random generator a thread, seeded once a "
+                "process",
             ),
             "repetition_penalty": Capability(
                 support=Support.UNSUPPORTED,
@@ -78,7 +78,7 @@ class CTranslate2Backend(Backend):
             ),
             "prompt_logprobs": Capability(
                 support=Support.UNSUPPORTED,
-                reason="CTranslate2 keeps no logits of a prompt that it goes on from",
+                reason="CTranslate2 does not return the logits of a prompt",
             ),
             **dict.fromkeys(
                 (
@@ -93,8 +93,7 @@ class CTranslate2Backend(Backend):
             ),
         }
     )
-    """Temperature, `top_k`, `top_p`, `min_tokens` and `bad_words` are CTranslate2's
-    own."""
+    """CTranslate2 has temperature, `top_k`, `top_p`, `min_tokens` and `bad_words`."""
 
     @override
     def availability(self) -> Availability:

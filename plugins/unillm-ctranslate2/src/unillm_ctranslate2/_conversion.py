@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""From a transformers model to CTranslate2's format, compared with the original.
+"""Converts a transformers model to CTranslate2's format and compares the two.
 
-The vocabulary of what is written are the ids as texts, ``"0"``, ``"1"`` and so on. So
-no tokenizer takes part, and two ids whose tokens look alike stay two.
+The vocabulary of the converted model is the ids as texts, ``"0"``, ``"1"`` and so on.
+So no tokenizer is needed, and two ids with equal tokens stay different.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ PROBE_TOKENS = 128
 
 _ROUNDING = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.05}
 _QUANTISED = 0.5
-"""How far the logits of what was converted may be from the original's, as a share of
-their spread. Rounding is far below; a layer that is computed wrongly is far above."""
+"""Largest distance of the converted logits from the original's, as a share of their
+spread. Rounding is far below; a wrong layer is far above."""
 
 
 def convert(spec: BuildSpec, target: Path, progress: Progress) -> None:
@@ -40,8 +40,8 @@ def convert(spec: BuildSpec, target: Path, progress: Progress) -> None:
     Raises:
         UnsafeModelError: Loading it would run code from the checkpoint.
         ModelLoadError: It is broken.
-        UnsupportedModelError: CTranslate2 cannot convert it, or what comes out does not
-            compute what the original does.
+        UnsupportedModelError: CTranslate2 cannot convert it, or the converted model
+            computes other logits than the original.
     """
     path = spec.model_path
     check_code(read_config(path), name=spec.model)
@@ -67,7 +67,7 @@ def convert(spec: BuildSpec, target: Path, progress: Progress) -> None:
 
 
 class _Ids:
-    """Stands for a tokenizer whose tokens are the ids themselves, as texts."""
+    """A fake tokenizer whose tokens are the ids as texts."""
 
     bos_token = eos_token = unk_token = pad_token = "0"  # noqa: S105 - a token of text
     chat_template = None
@@ -86,7 +86,7 @@ def _write(model: Any, target: Path, *, quantization: str) -> None:
     _restore_old_names(model.config)
 
     class Converter(TransformersConverter):  # type: ignore[misc]
-        """Takes the model and the ids instead of loading both."""
+        """Uses the loaded model and the fake tokenizer."""
 
         def load_model(self, *_: Any, **__: Any) -> Any:
             return model
@@ -100,15 +100,15 @@ def _write(model: Any, target: Path, *, quantization: str) -> None:
         )
     except (ValueError, NotImplementedError, AttributeError, KeyError) as error:
         raise UnsupportedModelError(
-            f"CTranslate2 cannot convert a {type(model).__name__} like this one: "
+            f"CTranslate2 cannot convert this {type(model).__name__}: "
             f"{type(error).__name__}: {error}"
         ) from error
 
 
 def _restore_old_names(config: Any) -> None:
-    """Give a configuration the names that transformers 5 dropped, where they are read.
+    """Restore the names that transformers 5 dropped and the converter reads.
 
-    Without them the converter takes its own defaults in silence.
+    Without them the converter uses its own defaults in silence.
     """
     ropes = getattr(config, "rope_parameters", None) or {}
     if "full_attention" in ropes:
@@ -126,7 +126,7 @@ def _probe_of(config: Any) -> list[int]:
 
     size = config.get_text_config().vocab_size
     numbers = random.Random(0)
-    # A model with a window is served for requests that do not fill it.
+    # Requests that are served do not fill the window of a model.
     window = getattr(config, "sliding_window", None) or PROBE_TOKENS
     length = min(PROBE_TOKENS, positions_of(config), window)
     return [numbers.randrange(size) for _ in range(length)]
@@ -151,11 +151,11 @@ def _logits_of_converted(path: Path, ids: list[int]) -> Any:
 
 
 def distance(found: Any, expected: Any) -> float:
-    """Return how far logits are from others, as a share of their spread.
+    """Return the distance of logits, as a share of the expected spread.
 
     Args:
         found: ``[positions, vocab]``.
-        expected: The same shape. What is added to a whole row makes no difference.
+        expected: The same shape. A constant added to a row makes no difference.
     """
     import numpy as np
 
@@ -168,7 +168,7 @@ def distance(found: Any, expected: Any) -> float:
 def _compare(spec: BuildSpec, found: float, allowed: float) -> None:
     if not found <= allowed:  # NaN is not
         raise UnsupportedModelError(
-            f"CTranslate2 converted {spec.model!r}, but not truthfully: the logits of "
-            f"what it wrote are off by {found:.1%} of their spread, and rounding would "
-            f"be less than {allowed:.1%}. The model is not served; use another backend."
+            f"CTranslate2 converted {spec.model!r}, but not correctly: the logits of "
+            f"the converted model are off by {found:.1%} of their spread, and rounding "
+            f"is less than {allowed:.1%}. Use another backend."
         )

@@ -2,20 +2,20 @@
 
 """CTranslate2's `Generator` as a batch engine: prompts in, tokens of all rows by step.
 
-CTranslate2 computes on threads of its own and calls back for each token. A run here is
-a thread that waits for it, and a queue between the two. The computation is at most one
-step ahead of who reads, so that closing a run loses no more than that.
+CTranslate2 computes on its own threads and calls back for each token. A run is a thread
+that waits for the call, and a queue. The computation is at most one step ahead of the
+reader, so closing a run wastes no more than a step.
 
-What was found of CTranslate2 4.8 and is relied on:
+Tests of CTranslate2 4.8 found these properties, which the engine relies on:
 
-- With ``include_prompt_in_result=False`` prompts are computed at once as far as the
-  shortest; the rest of the longer ones goes in with the decode steps, a token a step,
-  during which these rows are not called back.
-- ``max_length`` counts the new tokens of each row from its own first one.
+- With ``include_prompt_in_result=False``, prompts are computed at once up to the length
+  of the shortest. The decode steps compute the rest of the longer ones, a token a step,
+  without callbacks for these rows.
+- ``max_length`` counts the new tokens of each row from its first one.
 - Returning true from the callback ends that row alone, and it leaves the batch.
-- Sampling options hold for a whole call, and random numbers come from one generator a
-  thread that is seeded once a process.
-- The logits that a callback is given are whole for a batch of one row only.
+- Sampling options hold for a whole call. Each thread has one random generator, seeded
+  once a process.
+- The logits of a callback are complete only for a batch of one row.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ if TYPE_CHECKING:
 RUN_BOUND: Mapping[str, str] = MappingProxyType(
     {
         "min_tokens": "counted from the beginning of a run",
-        "bad_words": "looked for in what a run has generated",
+        "bad_words": "matched within the tokens of a run",
     }
 )
 
 
 @attrs.frozen(kw_only=True)
 class _Group:
-    """What CTranslate2 takes once for a whole batch."""
+    """Options that hold for a whole batch."""
 
     temperature: float
     top_k: int
@@ -65,9 +65,10 @@ class _Group:
     end_ids: frozenset[int] = frozenset()
     bad_words: tuple[tuple[int, ...], ...] = ()
     prompt_length: int | None = None
-    """Of requests whose options look back into a longer prompt than the shortest."""
+    """Set where an option looks back into the prompt, whose length then has to be the
+    same for all rows."""
     alone: str | None = None
-    """Id of a request that shares its run with no other."""
+    """Id of a request that needs a run of its own."""
 
     @classmethod
     def of(cls, request: EngineRequest) -> _Group:
@@ -86,15 +87,15 @@ class _Group:
 
     @property
     def options(self) -> dict[str, Any]:
-        """As keywords of ``Generator.generate_batch``."""
+        """Keywords of ``Generator.generate_batch``."""
         words = [[str(each) for each in word] for word in self.bad_words]
         return {
             "sampling_temperature": self.temperature,
             "sampling_topk": self.top_k,
             "sampling_topp": self.top_p,
             "min_length": self.min_tokens,
-            # Ends are the callback's, which keeps the end id; only what must not end
-            # too soon is CTranslate2's.
+            # The callback ends rows and keeps the EOS token; CTranslate2 needs these
+            # ids to ban early ends.
             "end_token": sorted(self.end_ids),
             "return_end_token": True,
             "suppress_sequences": words or None,
@@ -106,9 +107,8 @@ class CTranslate2Engine(BatchEngine):
     """A converted model.
 
     Args:
-        generator: Loaded, with a vocabulary of the ids themselves as texts; unloaded
-            when this is closed.
-        limits: What it may be asked.
+        generator: Loaded, with the ids as texts for a vocabulary; unloaded by `close`.
+        limits: The core checks requests against them.
     """
 
     def __init__(self, generator: Generator, limits: EngineLimits) -> None:
@@ -151,10 +151,10 @@ class CTranslate2Engine(BatchEngine):
 
 
 @attrs.frozen
-class _Told:
-    """What the callbacks of one step said."""
+class _Step:
+    """The tokens of one step, from its callbacks."""
 
-    step: int
+    number: int
     tokens: Sequence[tuple[int, int, Any]]
     """Row, id, and logits or `None`."""
 
@@ -162,8 +162,8 @@ class _Told:
 class _Run:
     """One call of ``generate_batch``, read step by step.
 
-    Three threads meet here. CTranslate2's calls `_on_token`; a waiting one makes the
-    call and reports its end; the reader has the rest.
+    It has three threads: CTranslate2's calls `_on_token`, a waiting one makes the call
+    and reports its end, and the reader's calls the other methods.
     """
 
     def __init__(
@@ -175,14 +175,14 @@ class _Run:
         max_new_tokens: int,
     ) -> None:
         self._rows = rows
-        self._steps: SimpleQueue[_Told | BaseException | None] = SimpleQueue()
+        self._steps: SimpleQueue[_Step | BaseException | None] = SimpleQueue()
         self._may_go_on: SimpleQueue[None] = SimpleQueue()
         self._may_go_on.put(None)  # one step ahead of the reader
         self._closed = False
         self._over = False
-        self._told_steps = 0
+        self._read_steps = 0
         self._unwanted: set[int] = set()
-        # The callback's own.
+        # Used by the callback alone.
         shortest = min(map(len, prompts))
         self._begins = [len(prompt) - shortest for prompt in prompts]
         self._left = [min(row.max_new_tokens, max_new_tokens) for row in rows]
@@ -205,18 +205,18 @@ class _Run:
     def __next__(self) -> RunStep:
         if self._over:
             raise StopIteration
-        told = self._steps.get()
-        if not isinstance(told, _Told):
+        step = self._steps.get()
+        if not isinstance(step, _Step):
             self._over = True
             self._thread.join()
-            if told is None:
+            if step is None:
                 raise StopIteration
-            raise told
+            raise step
         self._may_go_on.put(None)
-        num_steps = told.step + 1 - self._told_steps
-        self._told_steps = told.step + 1
+        num_steps = step.number + 1 - self._read_steps
+        self._read_steps = step.number + 1
         return RunStep(
-            [self._row_tokens(*token) for token in told.tokens], num_steps=num_steps
+            [self._row_tokens(*token) for token in step.tokens], num_steps=num_steps
         )
 
     def end_row(self, row: int) -> None:
@@ -224,7 +224,7 @@ class _Run:
         self._unwanted.add(row)
 
     def close(self) -> None:
-        """Let all rows end at their next token, and wait for that."""
+        """Let all rows end at their next token, and wait for the end of the run."""
         self._closed = self._over = True
         self._may_go_on.put(None)
         self._thread.join()
@@ -233,8 +233,8 @@ class _Run:
         asked = self._rows[row].request.params.logprobs
         if asked is None:
             return RowTokens(row=row, token_ids=(token_id,))
-        told = token_logprobs(logits, token_id, asked)
-        return RowTokens(row=row, token_ids=(token_id,), logprobs=(told,))
+        logprobs = (token_logprobs(logits, token_id, asked),)
+        return RowTokens(row=row, token_ids=(token_id,), logprobs=logprobs)
 
     # ----------------------------------------------------------- on the waiting thread
 
@@ -252,14 +252,14 @@ class _Run:
                 callback=self._on_token,
                 **_Group.of(self._rows[0].request).options,
             )
-        except BaseException as error:  # noqa: BLE001 - told to who reads
+        except BaseException as error:  # noqa: BLE001 - raised in the reader
             end = _explained(error)
         self._steps.put(end)
 
     # ---------------------------------------------------------- on CTranslate2's thread
 
     def _on_token(self, result: GenerationStepResult) -> bool:
-        """Take one token; true ends its row."""
+        """Record one token; return whether its row ends."""
         row, token_id = result.batch_id, result.token_id
         logits = None
         if not self._closed and result.logits is not None:
@@ -276,28 +276,28 @@ class _Run:
             self._live.discard(row)
         self._due.discard(row)
         if not self._due:
-            self._tell(result.step)
+            self._deliver(result.step)
         return ends
 
-    def _tell(self, step: int) -> None:
-        """Hand a step over, and wait until the one before it was read."""
+    def _deliver(self, step: int) -> None:
+        """Queue a step, and wait until the reader has taken the one before."""
         tokens, self._tokens = self._tokens, []
         self._due = {row for row in self._live if self._begins[row] <= step + 1}
         if not self._due and self._live:
             first = min(self._begins[row] for row in self._live)
             self._due = {row for row in self._live if self._begins[row] == first}
-        self._steps.put(_Told(step, tokens))
+        self._steps.put(_Step(step, tokens))
         if not self._closed:
             self._may_go_on.get()
 
 
 def token_logprobs(logits: Any, token_id: int, count: int) -> TokenLogprobs:
-    """Return what logits say of a token.
+    """Return the log-probabilities at one position.
 
     Args:
         logits: ``[vocab]``, float32, before any sampling option.
-        token_id: The one that was chosen.
-        count: How many of the most probable ones to name; -1 for all.
+        token_id: The chosen token.
+        count: Number of most probable tokens; -1 for all.
     """
     import numpy as np
 
@@ -315,10 +315,7 @@ def token_logprobs(logits: Any, token_id: int, count: int) -> TokenLogprobs:
 
 
 def _copied(logits: Any) -> Any:
-    """Copy what CTranslate2 will overwrite: ``[1, vocab]`` or ``[vocab]``, any device.
-
-    A row of a larger batch has no data, and none is wanted of it.
-    """
+    """Copy ``[1, vocab]`` or ``[vocab]``, of any device, which CTranslate2 reuses."""
     import numpy as np
     from ctranslate2 import Device
 
@@ -329,10 +326,10 @@ def _copied(logits: Any) -> Any:
 
 def _explained(error: BaseException) -> BaseException:
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-        told = EngineOutOfMemoryError(
+        explained = EngineOutOfMemoryError(
             f"CTranslate2 ran out of memory in a run: {error}. Lower max_num_seqs or "
             "max_model_len, or choose a quantization of fewer bytes."
         )
-        told.__cause__ = error
-        return told
+        explained.__cause__ = error
+        return explained
     return error

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which models CTranslate2 converts truthfully, and why others are refused.
+"""The models that CTranslate2 converts correctly, and the reasons to refuse others.
 
-CTranslate2's converter takes much for granted: what it does not read of a configuration
-it leaves out without a word, and the model then says something else. A family is served
-once its tokens were compared with those of transformers, and only with the values for
-which that was so.
+CTranslate2's converter ignores unknown options of a configuration, and the converted
+model then computes other logits. This plugin serves a family once tests have compared
+its tokens with transformers', and only with the compared values.
 
 References:
     CTranslate2 4.8.5, ``converters/transformers.py``, and the tests of this plugin.
@@ -56,27 +55,27 @@ FAMILIES: Mapping[str, Mapping[str, tuple[Any, ...]]] = MappingProxyType(
         "qwen3": {**_SILU, **_LINEAR},
     }
 )
-"""``model_type`` of the families that were compared, and the values of their options
-with which they are converted. Options that are not named are converted as they are."""
+"""``model_type`` of the compared families, and the compared values of their options.
+Other options are converted as they are."""
 
 _REASONS: Mapping[str, str] = MappingProxyType(
     {
-        "gemma2": "CTranslate2 leaves out its soft-capping of logits",
-        "gpt_neox": "CTranslate2's converter does not know it as transformers 5 has it",
-        "phi": "CTranslate2's converter does not know it as transformers 5 has it",
-        "phi3": "CTranslate2's converter does not know it as transformers 5 has it",
-        "mpt": "CTranslate2's converter does not know it as transformers 5 has it",
+        "gemma2": "CTranslate2 ignores its soft-capping of logits",
+        "gpt_neox": "CTranslate2's converter does not know its form in transformers 5",
+        "phi": "CTranslate2's converter does not know its form in transformers 5",
+        "phi3": "CTranslate2's converter does not know its form in transformers 5",
+        "mpt": "CTranslate2's converter does not know its form in transformers 5",
     }
 )
 
 
 def refusal_of(path: Path, *, max_model_len: int | None) -> str | None:
-    """Say why the model of a directory cannot be served, or `None`.
+    """Return why the model of a directory cannot be served, or `None`.
 
     Reads ``config.json`` as data.
 
     Raises:
-        ModelError: It cannot be read.
+        ModelError: The file cannot be read.
     """
     declared = read_config(path)
     family = str(declared.get("model_type"))
@@ -84,13 +83,13 @@ def refusal_of(path: Path, *, max_model_len: int | None) -> str | None:
         reason = _REASONS.get(family)
         because = f"{reason}. " if reason else ""
         return (
-            f"the family {family!r} is not one that CTranslate2 is known to convert "
-            f"truthfully: {because}It converts {', '.join(FAMILIES)}"
+            f"the family {family!r} is not among those that CTranslate2 is known to "
+            f"convert correctly: {because}It converts {', '.join(FAMILIES)}"
         )
     if declared.get("quantization_config"):
         return (
-            "its weights are quantised already, which CTranslate2's converter does not "
-            "take; convert the original, and choose a quantization here"
+            "its weights are quantised already, and CTranslate2's converter needs the "
+            "original; pass that one with a quantization"
         )
     return _refusal_of_values(family, load_config(path), max_model_len)
 
@@ -115,13 +114,13 @@ def _refusal_of_values(
     if family == "gemma3_text" and config.query_pre_attn_scalar != config.head_dim:
         return (
             f"its query_pre_attn_scalar is {config.query_pre_attn_scalar}, and "
-            f"CTranslate2 takes head_dim, {config.head_dim}, in its place"
+            f"CTranslate2 uses head_dim, {config.head_dim}, instead"
         )
     return _refusal_of_window(config, max_model_len)
 
 
 def _values(config: Any, name: str) -> set[Any]:
-    """Return what a configuration says of an option, in all kinds of its layers."""
+    """Return the values of an option in all kinds of layers."""
     if name not in ("rope_type", "rope_theta"):
         return {getattr(config, name, None)}
     ropes = config.rope_parameters or {}
@@ -130,7 +129,7 @@ def _values(config: Any, name: str) -> set[Any]:
 
 
 def _refusal_of_window(config: Any, max_model_len: int | None) -> str | None:
-    """A window is nothing as long as no request is longer."""
+    """Refuse a window that a request could exceed."""
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)
     if not window or (kinds and "sliding_attention" not in kinds):
@@ -141,5 +140,5 @@ def _refusal_of_window(config: Any, max_model_len: int | None) -> str | None:
         return None
     return (
         f"its layers attend over a window of {window} tokens, and CTranslate2 computes "
-        f"a prompt that is longer another way. Pass max_model_len={window} or less"
+        f"longer prompts differently. Pass max_model_len={window} or less"
     )

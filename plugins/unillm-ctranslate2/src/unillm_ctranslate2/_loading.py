@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""From a configuration to an engine: what is stored how, and where it runs."""
+"""Loading: from a configuration to an engine."""
 
 from __future__ import annotations
 
@@ -59,20 +59,20 @@ COMPUTES_IN: Mapping[str, str] = MappingProxyType(
         "float32": "float32",
     }
 )
-"""How weights are stored, in CTranslate2's names, and the dtype of everything else."""
+"""CTranslate2's names of how weights are stored, and the dtype of the computation."""
 
 _BYTES = MappingProxyType({"int8": 1, "int16": 2, "float16": 2, "bfloat16": 2})
 
 DEFAULT_ROWS = MappingProxyType({"cpu": 64, "cuda": 128})
-"""Rows of a run, if memory allows. A step of more rows costs little more until its
-matrix products are what takes the time; beyond, requests only get slower."""
+"""Rows of a run, if memory allows. More rows cost little until matrix products dominate
+the time of a step; beyond that, requests only get slower."""
 
 DEVICES = ("auto", "cpu", "cuda")
 
 
 @attrs.frozen(kw_only=True)
 class Plan:
-    """What a configuration comes to."""
+    """The device and the weights of a configuration."""
 
     device: str
     """"cpu" or "cuda"."""
@@ -81,11 +81,11 @@ class Plan:
 
 
 def build_spec(config: EngineConfig) -> BuildSpec:
-    """Say what is converted for a configuration.
+    """Return the spec of the converted model for a configuration.
 
     Raises:
-        ConfigError: The device computes no such numbers.
-        ModelError: The model cannot be read, or is not one that is served.
+        ConfigError: The device does not compute in this dtype.
+        ModelError: The model cannot be read, or is not supported.
     """
     check_supported(config.path, max_model_len=config.max_model_len)
     plan = make_plan(config)
@@ -108,7 +108,7 @@ def build_spec(config: EngineConfig) -> BuildSpec:
 def open_engine(
     config: EngineConfig, *, build: Callable[[BuildSpec, Path, Any], None]
 ) -> RunScheduler:
-    """Convert the model if nobody has, load it, and schedule it."""
+    """Convert the model unless it is stored, load it, and schedule it."""
     engine = load_engine(config, build=build)
     return RunScheduler(engine, clock=time.perf_counter)
 
@@ -116,13 +116,13 @@ def open_engine(
 def load_engine(
     config: EngineConfig, *, build: Callable[[BuildSpec, Path, Any], None]
 ) -> CTranslate2Engine:
-    """Convert the model if nobody has, and load it.
+    """Convert the model unless it is stored, and load it.
 
     Raises:
-        ConfigError: An option has no meaning here.
-        ModelError: The model cannot be loaded, or is not one that is served.
+        ConfigError: An option is refused.
+        ModelError: The model cannot be loaded, or is not supported.
         EngineBuildError: It cannot be converted.
-        BackendUnavailableError: There is no such device.
+        BackendUnavailableError: The device is missing.
         EngineOutOfMemoryError: It does not fit.
     """
     spec = build_spec(config)
@@ -156,7 +156,7 @@ def load_engine(
 
 
 def memory_needs(config: EngineConfig) -> MemoryNeeds:
-    """Say what the converted model takes of memory."""
+    """Return the memory that the converted model needs."""
     stored_as = make_plan(config).stored_as
     needs = needs_of_files(config.path, dtype=COMPUTES_IN[stored_as])
     kind = stored_as.partition("_")[0]
@@ -167,11 +167,10 @@ def memory_needs(config: EngineConfig) -> MemoryNeeds:
 
 
 def make_plan(config: EngineConfig) -> Plan:
-    """Choose the device, and how weights are stored.
+    """Choose the device and the form of the weights.
 
     Raises:
-        ConfigError: There is no such device or quantization, or the device computes no
-            such numbers.
+        ConfigError: The device or quantization is unknown, or do not fit together.
     """
     device = _device(config.backend_options.get("device", "auto"))
     can = _supported(device)
@@ -194,7 +193,7 @@ def make_plan(config: EngineConfig) -> Plan:
     if asked not in can:
         raise ConfigError(
             f"CTranslate2 does not compute with {name}={asked!r} on this {device} "
-            f"device. It takes {', '.join(sorted(can))}."
+            f"device. It supports {', '.join(sorted(can))}."
         )
     return Plan(device=device, stored_as=asked)
 
@@ -215,20 +214,20 @@ def _device(asked: str) -> str:
         return "cpu"
     import ctranslate2
 
-    there = ctranslate2.get_cuda_device_count() > 0
-    if asked == "cuda" and not there:
+    has_cuda = ctranslate2.get_cuda_device_count() > 0
+    if asked == "cuda" and not has_cuda:
         raise BackendUnavailableError(
             "device='cuda' was asked for, but CTranslate2 sees no CUDA device. Check "
             "nvidia-smi, or pass device='cpu'.",
             name="ctranslate2",
         )
-    return "cuda" if there else "cpu"
+    return "cuda" if has_cuda else "cpu"
 
 
 def _supported(device: str) -> set[str]:
-    """Return what CTranslate2 computes with on a device; all of it if it is not here.
+    """Return the types that CTranslate2 computes with on a device.
 
-    Without it a plan can be made for another machine.
+    Without CTranslate2 all of them, so that a plan for another machine is possible.
     """
     if _engine_version() is None:
         return set(COMPUTES_IN)

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 class VllmBackend(Backend):
-    """Whatever vLLM serves, scheduled by vLLM."""
+    """Serves models with vLLM, which schedules the requests."""
 
     name = "vllm"
     description = "vLLM (CUDA, CPU), which schedules by itself"
     auto_rank = 10
-    option_names = None  # every field of EngineArgs, which only vLLM knows
+    option_names = None  # every field of EngineArgs, which vLLM checks
     engine_options = ENGINE_OPTIONS
     capabilities = Capabilities(fields={"lora": Capability()})
 

@@ -2,15 +2,15 @@
 
 """vLLM's engine core as an engine of unillm: token ids in, token ids out.
 
-vLLM never sees text here, nor its own end ids: the core resolves those and passes them
-as stop ids, so that a request ends by the same rules on every engine. `LLMEngine`
-checks and prepares requests. What comes out is read from its engine core: its `step`
-would make an object for each token, which is taken apart here at once.
+vLLM sees neither text nor its own EOS tokens: the core passes those as stop ids, so
+that a request ends by the same rules on every engine. `LLMEngine` checks and prepares
+requests. This module reads the outputs of its engine core; the `step` of `LLMEngine`
+would make an object for each token, only to be unpacked here.
 
-What holds: the engine is called from one thread (vLLM's is not safe from several); an
-aborted request leaves nothing queued; everything unfinished is known by id, so `step`
-is never called on an idle engine, where it would block in a multi-process vLLM; when a
-process of the engine dies, a `step` that waits for it raises.
+Invariants: one thread calls the engine (vLLM's is not thread-safe); an aborted request
+leaves nothing queued; unfinished requests are known by id, so nothing calls `step` on
+an idle engine, where a multi-process vLLM would block; when a process of the engine
+dies, a waiting `step` raises.
 """
 
 from __future__ import annotations
@@ -55,19 +55,19 @@ if TYPE_CHECKING:
     from ._threads import OmpThreads
 
 SHUTDOWN_TIMEOUT_S = 30
-"""vLLM kills its processes after 5 s by default; a good end took up to 9 s on a CPU."""
+"""vLLM's default is 5 s; on a CPU, its processes took up to 9 s to end."""
 
 
 class VllmEngine(Engine):
     """A running `LLMEngine`.
 
     Args:
-        engine: Loaded; closed by this object.
-        processes: Those of the engine, if it has any.
-        alone: What it shares with other engines of this process.
-        threads: With which it computes in this process, on a CPU.
-        unsupported: What it cannot do, with the reasons.
-        no_adapter: What requests without an adapter name, where they have to.
+        engine: Loaded; closed by `close`.
+        processes: The processes of the engine, if any.
+        alone: Its share of vLLM's global state.
+        threads: The threads with which it computes in this process, on a CPU.
+        unsupported: Fields that it does not have, with the reasons.
+        no_adapter: The adapter of requests without one, where vLLM needs it.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class VllmEngine(Engine):
                     lora_request=self._adapter(request),
                     priority=request.priority,
                 )
-                # An id of its own: what an aborted request still says is no one's.
+                # A new id, so that late outputs of an aborted request are ignored.
                 self._engine.input_processor.assign_request_id(prepared)
                 self._engine.engine_core.add_request(prepared)
             except InvalidParameterError:
@@ -134,7 +134,7 @@ class VllmEngine(Engine):
         self._ids[request.request_id] = prepared.request_id
 
     def _adapter(self, request: EngineRequest) -> Any:
-        """Name a request's adapter, loaded: a step that cannot would be fatal."""
+        """Load a request's adapter: a step that fails to load one would be fatal."""
         own = request.lora_request
         if own is None and self._no_adapter is not None:
             own = self._no_adapter.request
@@ -165,11 +165,11 @@ class VllmEngine(Engine):
     def step(self) -> list[EngineOutput]:
         with self._alone.lock:
             try:
-                told = self._engine.engine_core.get_output().outputs
+                received = self._engine.engine_core.get_output().outputs
             except Exception as error:
                 raise self._death(error) from error
         outputs = []
-        for each in told:
+        for each in received:
             live = self._live.get(each.request_id)
             if live is None:
                 continue  # aborted
@@ -229,10 +229,10 @@ class VllmEngine(Engine):
     # -------------------------------------------------------------------------- death
 
     def _wake(self) -> None:
-        """Let a call raise that waits for a process which has died.
+        """Make calls raise that wait for a process which has died.
 
-        vLLM says it to the next call only; one that is waiting would wait for ever: a
-        `step` for outputs, the loading of an adapter for its own answer.
+        vLLM raises in the next call only; a waiting one would wait for ever: a `step`
+        for outputs, or the loading of an adapter for its answer.
         """
         core = self._engine.engine_core
         death = EngineDeadError("a process of vLLM's engine has ended")
@@ -244,7 +244,7 @@ class VllmEngine(Engine):
             queue.put_nowait(death)
 
     def _death(self, error: Exception) -> EngineError:
-        """Return what a step died of."""
+        """Return the error for a step that raised."""
         causes = f"{type(error).__name__}: {error}"
         if self._processes.count():
             causes = self._processes.obituary()
@@ -265,18 +265,20 @@ class _Live:
             None if params.prompt_logprobs is None else []
         )
 
-    def output(self, told: EngineCoreOutput) -> EngineOutput | None:
-        """Return what a step added, or `None` if that is not for the core yet."""
+    def output(self, received: EngineCoreOutput) -> EngineOutput | None:
+        """Return the new part of an output, or `None` if it has none for the core."""
         params = self._request.params
-        if told.prefill_stats is not None:
-            self._num_cached_tokens = told.prefill_stats.num_cached_tokens
-        if told.new_prompt_logprobs_tensors is not None:  # of one chunk of the prompt
+        if received.prefill_stats is not None:
+            self._num_cached_tokens = received.prefill_stats.num_cached_tokens
+        if (
+            received.new_prompt_logprobs_tensors is not None
+        ):  # of one chunk of the prompt
             assert self._prompt_logprobs is not None
             self._prompt_logprobs += _read_logprobs(
-                told.new_prompt_logprobs_tensors, params.prompt_logprobs
+                received.new_prompt_logprobs_tensors, params.prompt_logprobs
             )
-        token_ids = told.new_token_ids
-        if told.finish_reason is None:
+        token_ids = received.new_token_ids
+        if received.finish_reason is None:
             if not token_ids:
                 return None
             if self._plain:
@@ -285,11 +287,11 @@ class _Live:
                     token_ids=token_ids,
                     num_cached_tokens=self._num_cached_tokens,
                 )
-        reason = None if told.finish_reason is None else str(told.finish_reason)
+        reason = None if received.finish_reason is None else str(received.finish_reason)
         prompt_logprobs, self._prompt_logprobs = self._prompt_logprobs, None
         logprobs = None
-        if params.logprobs is not None and told.new_logprobs is not None:
-            logprobs = _read_logprobs(told.new_logprobs, params.logprobs)
+        if params.logprobs is not None and received.new_logprobs is not None:
+            logprobs = _read_logprobs(received.new_logprobs, params.logprobs)
         return EngineOutput(
             request_id=self._request.request_id,
             token_ids=token_ids,
@@ -297,17 +299,17 @@ class _Live:
             prompt_logprobs=prompt_logprobs,
             finish_reason=cast("FinishReason | None", reason),
             stop_token_id=token_ids[-1] if reason == "stop" else None,
-            error="vLLM failed on it; its log says why" if reason == "error" else None,
+            error="vLLM failed on it; see its log" if reason == "error" else None,
             num_cached_tokens=self._num_cached_tokens,
         )
 
 
-def _read_logprobs(told: Any, asked: int | None) -> list[TokenLogprobs]:
+def _read_logprobs(received: Any, asked: int | None) -> list[TokenLogprobs]:
     """Read vLLM's arrays: a row has the token itself first, then the best ones.
 
-    Rows are as wide as another request of the step may have asked.
+    Rows are as wide as the widest request of the step.
     """
-    ids, logprobs, ranks, *_ = told
+    ids, logprobs, ranks, *_ = received
     end = None if asked in (None, -1) else asked + 1
     return [
         TokenLogprobs(
@@ -320,10 +322,10 @@ def _read_logprobs(told: Any, asked: int | None) -> list[TokenLogprobs]:
 
 
 def _refuse_impossible(request: EngineRequest) -> None:
-    """Refuse a request that leaves no token to choose, where vLLM would choose one.
+    """Refuse a request that forbids every token; vLLM would sample one all the same.
 
     Raises:
-        InvalidParameterError: The fields that say what may come contradict each other.
+        InvalidParameterError: Its fields contradict each other.
     """
     params = request.params
     if params.allowed_token_ids is None:
@@ -334,7 +336,7 @@ def _refuse_impossible(request: EngineRequest) -> None:
     if banned.issuperset(params.allowed_token_ids):
         raise InvalidParameterError(
             f"allowed_token_ids={list(params.allowed_token_ids)} leaves no token: "
-            "bad_words, or min_tokens before an end id, forbid each of them. Allow "
+            "bad_words, or min_tokens before an EOS token, forbid each of them. Allow "
             "another one.",
             parameter="allowed_token_ids",
             value=params.allowed_token_ids,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""vLLM's failures at start-up in our words: which option, what numbers, what would fit.
+"""vLLM's failures at start-up as unillm's errors, with options, numbers and a remedy.
 
-vLLM has no classes for them, so they are known by their texts. One that is not known is
-a `ModelLoadError` with vLLM's own text.
+vLLM has no classes for them, so this module matches their texts. An unknown text
+becomes a `ModelLoadError` with that text.
 """
 
 from __future__ import annotations
@@ -49,19 +49,19 @@ _OPTIONS = (
     "speculative_config",
     "enable_lora",
 )
-"""What a start may fail for, and is named in the message then."""
+"""Options that the message of a failed start names, because they may be the cause."""
 
 
 def configuration_refused(error: Exception, config: EngineConfig) -> UnillmError:
-    """Return the error for options that vLLM does not take; nothing is started yet."""
+    """Return the error for options that vLLM refuses, before it starts anything."""
     text = _plain(str(error))
     if "architectures" in text and "not supported" in text:
         return UnsupportedModelError(f"vLLM cannot serve {config.model!r}: {text}")
     if not config.trust_remote_code and "trust_remote_code=True" in text:
         return UnsafeModelError(
-            f"{config.model!r} can only be loaded by code that it brings, and nothing "
-            "of that was run. Read it; if you trust it, pass trust_remote_code=True. "
-            f"vLLM says: {text}"
+            f"{config.model!r} needs code of its checkpoint, and none of it has run. "
+            "Read it; if you trust it, pass trust_remote_code=True. "
+            f"vLLM reports: {text}"
         )
     return ConfigError(f"vLLM refused the configuration: {text}")
 
@@ -72,10 +72,10 @@ def start_failed(
     """Return the error for an engine that did not start.
 
     Args:
-        error: What vLLM raised here.
-        config: What was asked for.
-        report: The first error of a process of vLLM's, which is the cause if there is
-            one: *error* says only that there was one.
+        error: Raised by vLLM in this process.
+        config: Of the engine.
+        report: The first error of a process of vLLM, if any. It is the cause; *error*
+            then says only that a process failed.
     """
     cause = report or Report(type(error).__name__, str(error))
     text = _plain(cause.message)
@@ -96,7 +96,7 @@ def start_failed(
 
 
 def is_out_of_memory(text: str) -> bool:
-    """Whether vLLM, torch or Python says so."""
+    """Whether a text of vLLM, torch or Python reports that memory ran out."""
     return _MEMORY.search(text) is not None
 
 
@@ -104,17 +104,17 @@ def _out_of_memory(text: str, config: EngineConfig) -> str:
     fits = _FITS.search(text)
     shorter = f"max_model_len={fits[1]}" if fits else "a smaller max_model_len"
     if "on startup is less than" in text:
-        advice = "a smaller gpu_memory_utilization, or end what holds the memory"
+        advice = "a smaller gpu_memory_utilization, or end the programs that hold it"
     else:
         advice = f"{shorter}, fewer max_num_seqs, or a larger gpu_memory_utilization"
     return (
-        f"{config.model!r} does not fit. vLLM says: {text} To make it fit, create the "
-        f"Generator with {advice}."
+        f"{config.model!r} does not fit. vLLM reports: {text} To make it fit, create "
+        f"the Generator with {advice}."
     )
 
 
 def _plain(text: str) -> str:
-    """Return vLLM's words without its links and pydantic's frame."""
+    """Return vLLM's text without links and pydantic's frame."""
     for noise in _NOISE:
         text = noise.sub("", text)
     return " ".join(text.split())

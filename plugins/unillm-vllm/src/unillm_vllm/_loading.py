@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""From a configuration to a running `LLMEngine`: names, door, environment, memory.
+"""Loading: from a configuration to a running `LLMEngine`.
 
-vLLM reads much of its configuration from the environment. What is set for it here is
-set only where the user has not, while the engine starts, and put back then.
+vLLM reads much of its configuration from the environment. This module sets variables
+that the user has not set, during the start alone.
 """
 
 from __future__ import annotations
@@ -62,33 +62,34 @@ SHARED_FIELDS = (
 """Fields of `EngineConfig` that `EngineArgs` has under the same name."""
 
 OWN_OPTION = "multiprocessing"
-"""Option of this backend: whether vLLM's engine runs in a process of its own. `None` is
-vLLM's own variable ``VLLM_ENABLE_V1_MULTIPROCESSING`` if that is set; else no on a CPU,
+"""Option of this backend: whether vLLM's engine runs in its own processes. `None` means
+vLLM's variable ``VLLM_ENABLE_V1_MULTIPROCESSING`` if it is set. Otherwise no on a CPU,
 where one process was 1.5 to 2 times as fast and starts seven times as fast, and yes on
-an accelerator, where it keeps Python's lock away from the one that feeds the device."""
+an accelerator, where the thread that feeds the device then has Python's lock to
+itself."""
 
-DOOR_VARIABLE = "VLLM_ENABLE_V1_MULTIPROCESSING"
+PROCESSES_VARIABLE = "VLLM_ENABLE_V1_MULTIPROCESSING"
 
 CACHE_SHARE = 0.5
-"""Of the memory of a CPU that is free before loading, the largest part that the cache
-takes by default. vLLM's own default is 92 % of all there is, free or not."""
+"""Largest default share of the free memory of a CPU for the cache. vLLM's own default
+is 92 % of all memory, free or not."""
 
 
 def open_engine(config: EngineConfig) -> VllmEngine:
     """Load the model into vLLM.
 
     Raises:
-        ConfigError: vLLM has no such option, refuses its value, or starts processes
-            that import the main module while that is being imported.
+        ConfigError: vLLM does not have an option or refuses its value; or the main
+            module lacks the guard that vLLM's processes need.
         UnsupportedModelError: vLLM does not know the architecture.
         ModelLoadError: vLLM cannot load the model.
-        UnsafeModelError: Code of the checkpoint would have to run: its own classes, or
-            weights that are pickles and were not asked for by ``load_format``.
+        UnsafeModelError: The model needs code of its checkpoint, or its weights are
+            pickles and ``load_format`` does not ask for them.
         EngineOutOfMemoryError: Weights or cache do not fit.
     """
     options = dict(config.backend_options)
     asked = options.pop(OWN_OPTION, None)
-    if options.get("load_format", "auto") == "auto":  # takes pickles for lack of others
+    if options.get("load_format", "auto") == "auto":  # it would load pickles
         refuse_pickles(config.path)
     processes = EngineProcesses()
     try:
@@ -110,12 +111,12 @@ def _start(
     from vllm.v1.executor import Executor
 
     on_cpu = current_platform.is_cpu()
-    multiprocessing = _door(asked, on_cpu=on_cpu)
+    multiprocessing = _use_processes(asked, on_cpu=on_cpu)
     alone = Alone(nullcontext()) if multiprocessing else IN_PROCESS.enter()
     threads = OmpThreads() if on_cpu and not multiprocessing else None
-    door = {DOOR_VARIABLE: "1" if multiprocessing else "0"}
+    variable = {PROCESSES_VARIABLE: "1" if multiprocessing else "0"}
     try:
-        with alone.lock, environment(door):
+        with alone.lock, environment(variable):
             if threads is not None:
                 keep_freed()
             vllm_config = _vllm_config(config, options)
@@ -150,18 +151,18 @@ def _start(
     )
 
 
-def _door(asked: bool | None, *, on_cpu: bool) -> bool:
-    """Say whether the engine gets a process of its own."""
-    said = os.environ.get(DOOR_VARIABLE)
+def _use_processes(asked: bool | None, *, on_cpu: bool) -> bool:
+    """Return whether the engine runs in its own processes."""
+    given = os.environ.get(PROCESSES_VARIABLE)
     if asked is None:
-        return not on_cpu if said is None else said != "0"
-    if said is not None and (said != "0") != asked:
+        return not on_cpu if given is None else given != "0"
+    if given is not None and (given != "0") != asked:
         log.warning(
-            "backend_options has %s=%r, and %s=%s is set: the option is followed",
+            "backend_options has %s=%r, which overrides the variable %s=%s",
             OWN_OPTION,
             asked,
-            DOOR_VARIABLE,
-            said,
+            PROCESSES_VARIABLE,
+            given,
         )
     return asked
 
@@ -181,14 +182,14 @@ def _vllm_config(config: EngineConfig, options: Mapping[str, Any]) -> Any:
     arguments = {
         "model": str(config.path),
         "tokenizer": os.fspath(config.tokenizer) if named else None,
-        # Text is the core's; vLLM needs the vocabulary for structured outputs alone.
+        # vLLM needs a tokenizer for structured outputs alone.
         "skip_tokenizer_init": config.tokenizer is not None and not named,
         "structured_outputs_config": {"backend": "guidance"},
-        "scheduling_policy": "priority",  # equal priorities come first in, first out
+        "scheduling_policy": "priority",  # equal ones in order of arrival
         "max_logprobs": config.max_logprobs,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
-        "max_model_len": -1,  # what the model and the memory allow
+        "max_model_len": -1,  # the largest that fits
         **{name: value for name, value in given.items() if value is not None},
         **options,
     }
@@ -199,27 +200,27 @@ def _vllm_config(config: EngineConfig, options: Mapping[str, Any]) -> Any:
 
 
 def _read_tokenizer(vllm_config: Any) -> str:
-    """Let vLLM read its tokenizer; say why not, if it has none then.
+    """Let vLLM read its tokenizer; return why it has none, or an empty string.
 
-    A model whose tokenizer only the core can read is served without structured outputs.
+    A model whose tokenizer only the core can read runs without structured outputs.
     """
     from vllm.tokenizers import cached_tokenizer_from_config
 
     if vllm_config.model_config.skip_tokenizer_init:
         return (
-            "vLLM has no tokenizer here: it takes the path of one, not an object. Pass "
-            "tokenizer= as a path, and not skip_tokenizer_init"
+            "vLLM needs the path of a tokenizer, not an object. Pass tokenizer= as a "
+            "path, without skip_tokenizer_init"
         )
     try:
         cached_tokenizer_from_config(vllm_config.model_config)
-    except Exception as error:  # noqa: BLE001 - whatever a tokenizer's files cause
+    except Exception as error:  # noqa: BLE001 - a tokenizer may raise anything
         vllm_config.model_config.skip_tokenizer_init = True
         return f"vLLM cannot read the tokenizer: {type(error).__name__}: {error}"
     return ""
 
 
 def _unsupported(vllm_config: Any, without_tokenizer: str) -> dict[str, Capability]:
-    """Return what this engine cannot do, with the reasons."""
+    """Return the fields that this engine does not have, with the reasons."""
     reasons = {}
     if without_tokenizer:
         reasons["structured_outputs"] = without_tokenizer
@@ -233,14 +234,14 @@ def _unsupported(vllm_config: Any, without_tokenizer: str) -> dict[str, Capabili
 
 
 def _add_lora_slot(lora: Any) -> None:
-    """Leave all slots that were asked for, beside that of `NoAdapter`."""
+    """Add a slot for `NoAdapter` to those of the user."""
     lora.max_loras += 1
     if lora.max_cpu_loras is not None:
         lora.max_cpu_loras = max(lora.max_cpu_loras, lora.max_loras)
 
 
 def _bound_cpu_cache(vllm_config: Any) -> None:
-    """Give the cache of a CPU what the requests can use, if it fits, unless told."""
+    """Bound the cache of a CPU by the use of the requests, unless the user sets it."""
     cache, model = vllm_config.cache_config, vllm_config.model_config
     parallel = vllm_config.parallel_config
     default = type(cache).gpu_memory_utilization
@@ -276,11 +277,11 @@ def _unset(variables: Mapping[str, str]) -> dict[str, str]:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Keep what a starting vLLM does to its surroundings from the caller.
+    """Undo the side effects of a starting vLLM on the caller.
 
-    It seeds the caller's generators of random numbers, adds libraries to those that
-    every later process loads first, and warns of what is not the caller's to mend.
-    torch's generator stays seeded: an engine in this process draws from it.
+    vLLM seeds the caller's random generators, adds libraries to ``LD_PRELOAD`` of later
+    processes, and emits warnings that do not concern the caller. torch's generator
+    stays seeded: an engine in this process draws from it.
     """
     import numpy as np
 

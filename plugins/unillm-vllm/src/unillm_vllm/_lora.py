@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""An adapter that changes nothing, for requests that name none, on a CPU.
+"""An adapter without effect, for requests without one, on a CPU.
 
 vLLM's CPU kernels read the slot of a row without an adapter as -1, which is the last
-slot: beside requests with adapters, such a row is computed with somebody else's (seen
-with 0.32). So there a row without one names this one, which has a slot of its own.
+slot: beside requests with adapters, such a row is computed with another request's (seen
+with 0.32). So on a CPU a row without an adapter gets this one, in its own slot.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from unillm.backend import LoRARequest
 
 NOTHING_ID = 2**31 - 1
-"""What vLLM knows it by."""
+"""Its `lora_int_id`."""
 
 
 class NoAdapter:
@@ -32,8 +32,8 @@ class NoAdapter:
         (self._folder / "adapter_config.json").write_text(
             json.dumps(config), encoding="utf-8"
         )
-        # vLLM wants weights; these belong to no layer of any model. It asks whether
-        # layers can have adapters, but not those called so.
+        # vLLM needs weights; these belong to no layer of any model. vLLM checks whether
+        # layers can have adapters, except those of this name.
         layer, zero = (
             "base_model.model.nothing.base_layer",
             np.zeros((1, 1), np.float32),

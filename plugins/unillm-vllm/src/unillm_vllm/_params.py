@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A request in vLLM's words.
+"""A request as vLLM's objects.
 
-What ends it is the core's: the stop ids are complete, so vLLM adds none of its own, and
-stop strings and detokenising never reach it. Imports vLLM.
+The stop ids of the core are complete, so vLLM adds none, and stop strings and
+detokenising stay in the core. Imports vLLM.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 
 class CoreSamplingParams(SamplingParams):  # type: ignore[misc]  # vLLM has no types
-    """Sampling params that already hold all that the model's files say.
+    """Complete sampling params.
 
-    vLLM would add the end ids of ``generation_config.json`` and of its tokenizer, and
-    tokenise bad words: both has the core done, the same for every engine.
+    vLLM would add the EOS tokens of ``generation_config.json`` and of its tokenizer,
+    and tokenise bad words; the core has done both, equally for all engines.
     """
 
     @override
     def update_from_generation_config(self, *args: Any, **kwargs: Any) -> None:
-        """Add no end ids."""
+        """Add no EOS tokens."""
 
     @override
     def update_from_tokenizer(self, *args: Any, **kwargs: Any) -> None:
@@ -38,10 +38,10 @@ class CoreSamplingParams(SamplingParams):  # type: ignore[misc]  # vLLM has no t
 
 
 def sampling_params(request: EngineRequest) -> CoreSamplingParams:
-    """Say how a request is sampled.
+    """Return the sampling params of a request.
 
-    A request without a seed of its user's draws from the engine's generator, which the
-    engine's seed starts, as in vLLM: a generator for each row costs time in each step.
+    Without a seed of the user, a request draws from the engine's generator, as in vLLM:
+    a generator for each row costs time in each step.
     """
     params = request.params
     return CoreSamplingParams(
@@ -63,7 +63,7 @@ def sampling_params(request: EngineRequest) -> CoreSamplingParams:
         allowed_token_ids=(
             None if params.allowed_token_ids is None else list(params.allowed_token_ids)
         ),
-        # The field that vLLM's own tokenising of `bad_words` would fill.
+        # vLLM would fill this field by tokenising `bad_words`.
         _bad_words_token_ids=[list(ids) for ids in request.bad_words_token_ids] or None,
         structured_outputs=(
             None
@@ -72,20 +72,20 @@ def sampling_params(request: EngineRequest) -> CoreSamplingParams:
         ),
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
-        skip_clone=True,  # this object is the request's alone
+        skip_clone=True,  # no other request uses this object
     )
 
 
 def _seed(seed: int) -> int:
-    """Return a seed that vLLM takes for one: to it, -1 means none."""
+    """Return a seed for vLLM, to which -1 means none."""
     return 2**63 - 1 if seed == -1 else seed
 
 
 def structured_outputs(wanted: StructuredOutputs) -> StructuredOutputsParams:
-    """Say what the text has to be, for vLLM's backend "guidance".
+    """Return the structure for vLLM's backend "guidance".
 
-    That is llguidance, which the core has too, so a structure means the same. Options
-    of JSON travel inside the schema: vLLM has them for the whole engine only.
+    That is llguidance, as in the core, so a structure means the same. Options of JSON
+    go into the schema: vLLM has them for the whole engine only.
     """
     if wanted.kind in ("json", "json_object"):
         schema = json.loads(wanted.source)
@@ -107,7 +107,7 @@ def structured_outputs(wanted: StructuredOutputs) -> StructuredOutputsParams:
 
 
 def lora_request(own: CoreLoRARequest | None) -> LoRARequest | None:
-    """Name an adapter."""
+    """Return vLLM's object of an adapter."""
     if own is None:
         return None
     return LoRARequest(

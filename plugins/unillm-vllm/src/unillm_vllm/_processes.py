@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The processes that vLLM starts: they end with ours, and tell why they failed.
+"""The processes of vLLM: they end with this program, and report their errors.
 
-vLLM alone leaves its engine running when the program that started it is killed, ends
-it at Ctrl-C, blocks for ever when it is killed itself, and says "see the log" when it
-cannot start. This module has a side here and one inside those processes.
+Without this module, vLLM leaves its engine running when the program is killed, ends the
+engine at Ctrl-C, blocks for ever when the engine is killed, and says "see the log" when
+it cannot start. The module has a part in the program and one inside those processes.
 
-Inside, vLLM's plugins are loaded, and `attach` is one of them. It does nothing but in
-processes that an engine of ours has started. There it
+vLLM loads its plugins inside its processes, and `attach` is one of them. It acts only
+in processes that an engine of this plugin has started. There it
 
-- ends the process when its parent is gone, whatever ended that;
-- leaves the terminal's process group, so Ctrl-C is for the caller alone;
-- writes the first error with its text to a file, for `EngineProcesses.report`.
+- ends the process when its parent is gone, for whatever reason;
+- leaves the terminal's process group, so that Ctrl-C reaches the caller alone;
+- writes errors to a file, for `EngineProcesses.report`.
 
 Imports no vLLM.
 """
@@ -40,31 +40,30 @@ from typing_extensions import override
 from unillm.errors import ConfigError
 
 OWNER_VARIABLE = "UNILLM_VLLM_OWNER"
-"""Set while an engine is started: id of the process that starts it, a colon, and where
-errors are written. Its processes inherit it."""
+"""Set during the start of an engine: id of the starting process, a colon, and the path
+of the file for errors. The engine's processes inherit it."""
 
 PLUGIN = "unillm"
 """Name of `attach` among vLLM's plugins."""
 
 LOOK_S = 0.5
-"""How often a process looks whether its parent is there."""
+"""Interval at which a process checks its parent."""
 
 REAP_S = 1.0
-"""How long an exit code may take after the process has ended."""
+"""Time between the end of a process and its exit code."""
 
 GRACE_S = 15.0
-"""How long it may take to end in good order when its parent is gone. On a busy CPU the
-engine took 9 s."""
+"""Time for a regular end when the parent is gone. On a busy CPU the engine took 9 s."""
 
 MISSING_GUARD = (
     "vLLM starts its engine in processes that import the program's main module again, "
-    "and that creates a Generator when it is imported. Put what the program does "
-    'under `if __name__ == "__main__":`, or pass backend_options='
-    '{"multiprocessing": False}, which needs no processes.'
+    "and that module creates a Generator on import. Put the code of the program under "
+    '`if __name__ == "__main__":`, or pass backend_options={"multiprocessing": False}, '
+    "which needs no processes."
 )
 
 
-# ------------------------------------------------------------------------- on our side
+# ---------------------------------------------------------------------- in the program
 
 
 @attrs.frozen
@@ -77,11 +76,11 @@ class Report:
 
 
 _STARTS = threading.Lock()
-"""Held during a start: what appears meanwhile is one engine's, the environment too."""
+"""Held during a start, so that new processes and variables belong to one engine."""
 
 
 class EngineProcesses:
-    """What one engine starts, from before it does until they have ended."""
+    """The processes of one engine, from before its start until their end."""
 
     def __init__(self) -> None:
         descriptor, path = tempfile.mkstemp(prefix="unillm-vllm-", suffix=".jsonl")
@@ -93,12 +92,10 @@ class EngineProcesses:
 
     @contextmanager
     def starting(self) -> Iterator[None]:
-        """Let the processes that are started meanwhile know whose they are.
-
-        One engine starts at a time.
+        """Mark the processes that start inside the block; one engine at a time.
 
         Raises:
-            ConfigError: This is itself such a process, which imports the main module.
+            ConfigError: This is such a process itself, importing the main module.
         """
         if getattr(multiprocessing.current_process(), "_inheriting", False):
             if OWNER_VARIABLE in os.environ:
@@ -114,7 +111,7 @@ class EngineProcesses:
                 yield
 
     def started(self) -> None:
-        """Take those that were started and attached meanwhile for this engine's."""
+        """Record the processes that have started and attached since `starting`."""
         children = set(multiprocessing.active_children()) - self._before
         self._children = sorted(
             (child for child in children if _leads_a_group(child)),
@@ -122,11 +119,11 @@ class EngineProcesses:
         )
 
     def count(self) -> int:
-        """Return how many there are."""
+        """Return the number of processes."""
         return len(self._children)
 
     def ended(self) -> bool:
-        """Whether one of them is no longer there."""
+        """Whether one of them has ended."""
         return any(not child.is_alive() for child in self._children)
 
     def report(self) -> Report | None:
@@ -146,7 +143,7 @@ class EngineProcesses:
 
         def wait() -> None:
             for sentinel in connection.wait(list(watched)):
-                watched[cast("int", sentinel)].join(REAP_S)  # its exit code is next
+                watched[cast("int", sentinel)].join(REAP_S)  # for the exit code
             for sentinel in watched:
                 os.close(sentinel)
             if not self._closing:
@@ -155,9 +152,9 @@ class EngineProcesses:
         threading.Thread(target=wait, name="unillm-vllm-death", daemon=True).start()
 
     def kill(self) -> None:
-        """End those that are there, and what they have started, whatever they do.
+        """Kill the processes and their children.
 
-        Each leads a group of its own, see `attach`, and what it starts is in that.
+        Each leads a process group, see `attach`, which includes its children.
         """
         for child in self._children:
             if child.pid is not None and child.is_alive():
@@ -165,21 +162,21 @@ class EngineProcesses:
                     os.killpg(child.pid, signal.SIGKILL)
 
     def obituary(self) -> str:
-        """Say what is known of the processes that have ended."""
+        """Return the exit codes and the first error of ended processes, as text."""
         ended = [child for child in self._children if not child.is_alive()]
         says = [f"{child.name} ended with {_exit(child)}" for child in ended]
         if report := self.report():
             says.append(f"{report.kind}: {report.message}")
-        return "; ".join(says) or "no process of it has ended"
+        return "; ".join(says) or "none of its processes has ended"
 
     def close(self) -> None:
-        """Expect the processes to end."""
+        """Expect the processes to end, and remove the file."""
         self._closing = True
         self._path.unlink(missing_ok=True)
 
 
 def _leads_a_group(child: BaseProcess) -> bool:
-    """Whether it has attached; the program's own processes stay in its group."""
+    """Whether a process has attached; the program's own stay in its group."""
     try:
         return child.pid is not None and os.getpgid(child.pid) == child.pid
     except ProcessLookupError:
@@ -197,7 +194,7 @@ def _exit(child: BaseProcess) -> str:
 
 @contextmanager
 def environment(changed: dict[str, str]) -> Iterator[None]:
-    """Set variables, and put back what was there."""
+    """Set variables inside the block."""
     before = {name: os.environ.get(name) for name in changed}
     os.environ.update(changed)
     try:
@@ -211,14 +208,14 @@ def environment(changed: dict[str, str]) -> Iterator[None]:
 
 
 class _ForkHook:
-    """Something that lives as long as this module, as `register_after_fork` asks."""
+    """An object with the lifetime of this module, for `register_after_fork`."""
 
 
 _FORK_HOOKS: list[_ForkHook] = []
 
 
 def _watch_forks() -> None:
-    """Attach to processes that are forked: those load no plugins again."""
+    """Attach to forked processes, which do not load plugins again."""
     if not _FORK_HOOKS:
         hook = _ForkHook()
         _FORK_HOOKS.append(hook)
@@ -229,9 +226,9 @@ def _watch_forks() -> None:
 
 
 def attach() -> None:
-    """Bind this process to the one that started it, if that was an engine of ours.
+    """Bind this process to its parent, if an engine of this plugin started it.
 
-    vLLM calls it in each of its processes, as it does with every plugin.
+    vLLM calls it in each of its processes, as every plugin.
     """
     parent = multiprocessing.parent_process()
     if OWNER_VARIABLE not in os.environ or parent is None or parent.pid is None:
@@ -242,8 +239,8 @@ def attach() -> None:
     _ATTACHED.pid = os.getpid()
     _watch_forks()
     logging.getLogger("vllm").addHandler(_ReportHandler(path))
-    if parent.pid == owner:  # the others follow it into its group
-        with suppress(OSError):  # the leader of a session has no other group
+    if parent.pid == owner:  # its children join its group
+        with suppress(OSError):  # a session leader cannot change its group
             os.setpgid(0, 0)
     threading.Thread(
         target=_end_with,
@@ -255,7 +252,7 @@ def attach() -> None:
 
 @attrs.define
 class _Attached:
-    """Which process has been attached: a fork of it has not."""
+    """The attached process; a fork of it is not attached."""
 
     pid: int | None = None
 
@@ -269,7 +266,7 @@ def _owner() -> tuple[int, Path]:
 
 
 def _end_with(parent: int, path: Path) -> None:
-    """Wait until the parent is gone, then end this process."""
+    """End this process once its parent is gone."""
     while os.getppid() == parent:
         time.sleep(LOOK_S)
     path.unlink(missing_ok=True)
@@ -279,7 +276,7 @@ def _end_with(parent: int, path: Path) -> None:
 
 
 class _ReportHandler(logging.Handler):
-    """Writes exceptions that vLLM logs."""
+    """Writes the exceptions that vLLM logs to the file."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(logging.ERROR)
@@ -293,7 +290,7 @@ class _ReportHandler(logging.Handler):
 
 
 def _write(path: Path, report: Report) -> None:
-    """Append to the file, if it is still there: nobody reads a new one."""
+    """Append to the file unless it was removed."""
     with suppress(OSError):
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
         with os.fdopen(descriptor, "a", encoding="utf-8") as file:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What engines in one process share: vLLM's global state.
+"""vLLM's global state, which engines in one process share.
 
-There is one set of parallel groups and one context of the running forward pass in a
-process. So engines of ours take turns, and what ends the groups waits until the last
-engine of the process is closed.
+A process has one set of parallel groups and one context of the running forward pass. So
+engines take turns, and the shutdown that ends the groups waits until the last engine of
+the process is closed.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ import attrs
 
 @attrs.define
 class Alone:
-    """An engine that shares nothing, because it has a process of its own."""
+    """The share of an engine with its own processes: nothing."""
 
     lock: AbstractContextManager[object]
 
     def leave(self, end: Callable[[], None] | None = None) -> None:
-        """Run *end*, which ends the engine."""
+        """Run *end*, the shutdown of the engine."""
         if end is not None:
             end()
 
 
 @attrs.define
 class _Guest(Alone):
-    """An engine in this process."""
+    """The share of an engine in this process."""
 
-    house: InProcess
+    shared: InProcess
 
     def leave(self, end: Callable[[], None] | None = None) -> None:
-        """Run *end* when no other engine needs what it takes down."""
-        self.house.leave(end)
+        """Run *end* when the last engine of the process leaves."""
+        self.shared.leave(end)
 
 
 class InProcess:
@@ -48,13 +48,13 @@ class InProcess:
         self._waiting: list[Callable[[], None]] = []
 
     def enter(self) -> Alone:
-        """Count one engine more."""
+        """Add an engine."""
         with self._lock:
             self._living += 1
-        return _Guest(lock=self._lock, house=self)
+        return _Guest(lock=self._lock, shared=self)
 
     def leave(self, end: Callable[[], None] | None) -> None:
-        """Count one less, and end all that have left if it was the last."""
+        """Remove an engine; the last one runs the shutdowns of all."""
         with self._lock:
             self._living -= 1
             if end is not None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""How many threads an engine in our process computes with, on a CPU.
+"""The number of threads of an engine in this process, on a CPU.
 
-As many as torch: all cores, or what ``OMP_NUM_THREADS`` or the program says.
+It is torch's: all cores, or the number of ``OMP_NUM_THREADS`` or of the program.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 
 
 class OmpThreads:
-    """Gives torch's number to the calling thread, which has to make and step an engine.
+    """Sets torch's number in the calling thread, which creates and steps an engine.
 
-    Each thread of a program has a number of its own, torch and vLLM's kernels ask for
-    it in two ways, and vLLM checks that both are told the same.
+    Each thread of a program has its own number. torch and vLLM's kernels read it in two
+    ways, and vLLM checks that both agree.
     """
 
     def __init__(self) -> None:
@@ -22,11 +22,11 @@ class OmpThreads:
 
         self._torch: Any = torch
         self._number: int = torch.get_num_threads()
-        self._function = torch.set_num_threads  # vLLM makes it do nothing
+        self._function = torch.set_num_threads  # vLLM replaces it with a no-op
         self._set()
 
     def restore(self) -> None:
-        """Put back the function that sets the number, and the number."""
+        """Restore the function that sets the number, and the number."""
         self._torch.set_num_threads = self._function
         self._set()
 
