@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Each broken backend is caught by the clause that is about its break.
+"""Each broken backend fails the clause about its defect.
 
-A class for each of them adopts the contract, and its backend waives the clauses that
-have to fail. A waived one that holds is an error, and so is another one that fails: so
-each is caught by its own clause, and by no others than those it names. That it is by no
-others takes the whole contract for each of them, which is marked ``large``.
+A class for each backend adopts the contract, and the backend waives the clauses that
+have to fail. A waived clause that passes is an error, and so is another clause that
+fails. The latter needs the whole contract for each backend, which is marked ``large``.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from unillm.testing.contract import BackendContract, clauses_of
 CLAUSES = clauses_of(BackendContract)
 
 THE_CORES = {"G1", "G12", "G13", "G14", "G15", "T8"}
-"""Clauses that an engine cannot break: they are about the core and the `Backend`."""
+"""Clauses about the core and the `Backend`, which no engine can break."""
 
 
 class Breaks(BackendContract):
@@ -55,7 +54,7 @@ globals().update(adopt(broken, whole=False) for broken in BROKEN)
 globals().update(adopt(broken, whole=True) for broken in BROKEN)
 
 
-def test_there_are_many_of_them():
+def test_there_are_at_least_eighty_broken_backends():
     names = {each.name for each in BROKEN}
 
     assert len(names) == len(BROKEN) >= 80
@@ -63,7 +62,6 @@ def test_there_are_many_of_them():
 
 @pytest.mark.parametrize("number", sorted(c.number for c in CLAUSES.values()))
 def test_every_clause_fails_on_some_engine(number):
-    """A clause that nothing breaks would show nothing."""
     fails_on = [
         each.name for each in BROKEN if number in {each.caught_by, *each.seen_by}
     ]
@@ -72,7 +70,7 @@ def test_every_clause_fails_on_some_engine(number):
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.name)
-def test_every_break_is_about_a_clause(broken):
+def test_every_defect_names_existing_clauses(broken):
     numbers = {clause.number for clause in CLAUSES.values()}
 
     assert {broken.caught_by, *broken.seen_by, *broken.sometimes} <= numbers

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Running the contract on an installed backend, and what is said of it."""
+"""Runs of the contract on a registered backend, and their results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NO_BIAS = Capability(support=Support.UNSUPPORTED, reason="it takes no bias")
 
 
 class Flawed(Own):
-    """Has a statistic that is no JSON value, and adds one id behind each end."""
+    """Has a statistic that is not a JSON value, and raises when closed twice."""
 
     def stats(self):
         return {"running": set(self._running)}
@@ -62,7 +62,7 @@ def test_each_clause_has_one_outcome(found):
     assert len({result.number for result in found.results}) == len(found.results)
 
 
-def test_a_failure_says_what_was_seen(found):
+def test_a_failure_has_the_message_of_its_assertion(found):
     failed = {result.number: result for result in found.of(Outcome.FAILED)}
 
     assert set(failed) == {"C3", "L8"}
@@ -70,7 +70,7 @@ def test_a_failure_says_what_was_seen(found):
     assert not found.conforms
 
 
-def test_a_waiver_and_what_is_not_declared_say_why(found):
+def test_waivers_and_undeclared_fields_have_their_reasons(found):
     [waived] = found.of(Outcome.WAIVED)
     reasons = {
         result.number: result.detail for result in found.of(Outcome.NOT_DECLARED)
@@ -81,7 +81,7 @@ def test_a_waiver_and_what_is_not_declared_say_why(found):
     assert "it takes no bias" in reasons["S12"]
 
 
-def test_a_waived_clause_that_holds_is_a_failure():
+def test_a_waived_clause_that_passes_is_a_failure():
     waivers = {"C1": "it closes once", "C3": "so too", "L8": "sets", "E1": "no idea"}
     with plugged(flawed(**waivers)):
         found = run_contract("flawed", options=SETTINGS["options"])
@@ -91,19 +91,19 @@ def test_a_waived_clause_that_holds_is_a_failure():
     assert "XPASS" in failed.detail
 
 
-def test_the_core_is_what_one_engine_shows_in_its_order():
+def test_the_core_clauses_run_in_order():
     seen = []
     with plugged(flawed()):
         found = run_contract(
             "flawed", options=SETTINGS["options"], core=True, on_result=seen.append
         )
 
-    assert set("AELPRS") == {result.number[0] for result in found.results}
+    assert {result.number[0] for result in found.results} == set("AELPRS")
     assert seen == list(found.results)
-    assert ["L8"] == [result.number for result in found.of(Outcome.FAILED)]
+    assert [result.number for result in found.of(Outcome.FAILED)] == ["L8"]
 
 
-def test_who_is_told_of_a_result_can_write(capsys):
+def test_on_result_can_write_to_standard_output(capsys):
     with plugged(flawed()):
         found = run_contract(
             "flawed",
@@ -115,12 +115,12 @@ def test_who_is_told_of_a_result_can_write(capsys):
     assert [r.number for r in found.results] == capsys.readouterr().out.split()
 
 
-def test_a_waiver_of_what_is_no_clause_is_refused():
+def test_a_waiver_of_an_unknown_clause_is_refused():
     with plugged(flawed(Z9="never heard")), pytest.raises(PluginError, match="Z9"):
         run_contract("flawed", options=SETTINGS["options"])
 
 
-def test_an_unknown_backend_is_told_before_anything_runs():
+def test_an_unknown_backend_is_refused_before_any_clause_runs():
     with pytest.raises(BackendNotFoundError, match="Did you mean 'transformers'"):
         run_contract("transformer")
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The contract on the backends that need no torch, and the contract itself."""
+"""The contract on the backends without torch, and its page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from unillm.testing.contract import BackendContract, clauses_of
 
 
 def kill(engine):
-    """Make the next step fail, as it does when a process is gone."""
+    """Make every later step fail, as without its process."""
 
     def step():
         raise ConnectionResetError("the engine's process is gone")

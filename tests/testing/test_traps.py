@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The traps are set: each of them springs on whoever trusts the directory."""
+"""The traps of hostile directories work on code that trusts them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SPRUNG_BY = {
 
 
 @pytest.mark.parametrize("trap", SPRUNG_BY)
-def test_a_trap_springs_on_whoever_trusts_the_directory(trap, tmp_path, monkeypatch):
+def test_trusting_code_springs_the_trap(trap, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     model, canary = trapped_model(trap, tmp_path)
     assert not canary.exists()
@@ -52,19 +52,19 @@ def test_every_trap_changes_the_bundled_model(tmp_path):
         assert plain <= {file.name for file in model.iterdir()}
 
 
-def test_what_asks_a_hub_is_refused_and_listed():
+def test_connections_to_a_hub_are_refused_and_listed():
     with blocked_network() as tried:
         with pytest.raises(Exception, match="network"):
             HfApi().model_info("unillm/tiny")
         with pytest.raises(OSError, match="network"):
             socket.create_connection(("192.0.2.1", 80))
 
-    assert ["huggingface.co"] == tried[:1]
+    assert tried[:1] == ["huggingface.co"]
     assert "192.0.2.1" in tried[-1]
 
 
-def test_an_engine_may_talk_to_its_own_processes():
+def test_connections_to_own_processes_are_allowed():
     with blocked_network() as tried, socket.create_server(("127.0.0.1", 0)) as server:
         socket.create_connection(server.getsockname()).close()
 
-    assert [] == tried
+    assert tried == []

@@ -1,3 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Backends that are broken in one way each, and the clauses that tell."""
+"""Backends with one defect each, and the clauses that detect it."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Engines that hold the contract, to be broken in one way each; and their register.
+"""Correct engines as bases of broken ones, and the register of those.
 
-The ids that a broken engine tells are those of the bundled model, so what is wrong with
-it is the break alone.
+All engines return the ids of the bundled model, so a broken one differs by its defect
+alone.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from unillm.text.loading import load_tokenizer
 
 @attrs.frozen(kw_only=True)
 class Broken:
-    """A backend that is broken in one way, and which clauses tell."""
+    """A backend with one defect, and the clauses that detect it."""
 
     name: str
     breaks: str
-    """What it does wrong: the docstring of its engine."""
+    """The defect: the docstring of its engine."""
     make_engine: Callable[[Any], Engine]
     caught_by: str
-    """The clause that is about this."""
+    """The clause about this defect."""
     seen_by: frozenset[str]
-    """The others that fail too, because the break touches what they are about."""
+    """Other clauses that fail too, because the defect affects them."""
     sometimes: frozenset[str]
-    """Others that may fail, as threads happen to meet."""
+    """Others that may fail, depending on thread timing."""
     settings: dict[str, Any]
-    """Of the adopted contract."""
+    """Settings of the adopted contract."""
 
     def backend(self) -> ScriptedBackend:
         return ScriptedBackend(
@@ -51,10 +51,10 @@ BROKEN: list[Broken] = []
 
 SETTINGS = {
     "keep_engine": False,
-    # Read once: a generator reads it when it is made, and here many are made.
+    # Read once for all generators of these tests.
     "options": {"tokenizer": load_tokenizer(find_model("unillm/tiny")).wrapped},
 }
-"""Of every adopted contract without a real engine."""
+"""Settings of every adopted contract without a real engine."""
 
 CAPABILITIES = Capabilities(
     fields={
@@ -69,7 +69,7 @@ def broken(caught_by: str, seen_by: str = "", sometimes: str = "", **settings: A
     """Register an engine class.
 
     Args:
-        caught_by: Number of the clause that is about the break.
+        caught_by: Number of the clause about the defect.
         seen_by: Numbers of the others that fail, with spaces between.
         sometimes: Numbers of those that may fail or not.
         settings: Of the adopted contract.
@@ -94,13 +94,13 @@ def broken(caught_by: str, seen_by: str = "", sometimes: str = "", **settings: A
 
 
 class Changes:
-    """Requests with other fields than they came with, each made once."""
+    """Copies of requests with changed fields, each made once."""
 
     def __init__(self) -> None:
         self._made: dict[tuple[Any, ...], tuple[EngineRequest, EngineRequest]] = {}
 
     def of(self, request: EngineRequest, **changes: Any) -> EngineRequest:
-        """Return *request* with other fields, of its own or of its params."""
+        """Return a copy of *request* with changed fields, or fields of its params."""
         key = (id(request), *((name, repr(value)) for name, value in changes.items()))
         if key not in self._made:
             own = {field.name for field in attrs.fields(EngineRequest)}
@@ -113,7 +113,7 @@ class Changes:
 
 
 class Own(ScriptedEngine):
-    """Schedules by itself, and holds the contract."""
+    """A correct engine that schedules its requests itself."""
 
     reference = staticmethod(reference_script)
 
@@ -134,7 +134,7 @@ class Own(ScriptedEngine):
 
 
 class Slots(ScriptedSlotEngine):
-    """A static batch with slots, and holds the contract."""
+    """A correct static batch with slots."""
 
     reference = staticmethod(reference_script)
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Engines that end requests in the wrong way, or tell of them wrongly."""
+"""Engines that end requests or report their ends wrongly."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .bases import Own, broken
 
 
 @broken("E1", "C6")
-class TellsAfterTheEnd(Own):
-    """Tells once more, without ids, of requests that ended in the step before."""
+class ReturnsMoreAfterTheEnd(Own):
+    """Returns one more output, without ids, after the end of a request."""
 
     ended = ()
 
@@ -28,7 +28,7 @@ class TellsAfterTheEnd(Own):
 
 @broken("E1", "C6 P1")
 class AnswersTwice(Own):
-    """Tells the end of a request twice."""
+    """Returns the end of a request twice."""
 
     def step(self):
         outputs = super().step()
@@ -37,7 +37,7 @@ class AnswersTwice(Own):
 
 
 @broken("E2", "A3 A4 A7 C4 C5 C6 E3 E6 E7 E9 L9 P1 R1 R2 R4 R5 R6 R7 T1 T2 T4 T12")
-class ForgetsTheEndId(Own):
+class ForgetsTheEosToken(Own):
     """Leaves the id that ended a request out of the new ids."""
 
     def _say(self, row):
@@ -52,7 +52,7 @@ class ForgetsTheEndId(Own):
     "A3 A4 A7 C4 C5 C6 E4 E6 E7 E8 E9 E13 G2 G3 G5 G6 G7 G8 G9 G10 G11 G16 L3 L4 L5 L9 P1 P2 P3 P4 P5 P6 R1 R2 R4 R5 R6 R7 S1 S6 S7 S8 S9 S10 S11 S12 S13 S14 S15 T1 T2 T3 T4 T5 T6 T7 T9 T10 T12 T13 T14 T15",
 )
 class EchoesThePrompt(Own):
-    """Tells the last id of the prompt before the first new one."""
+    """Returns the last id of the prompt before the first new one."""
 
     def _say(self, row):
         output = super()._say(row)
@@ -66,8 +66,8 @@ class EchoesThePrompt(Own):
     "E2",
     "A3 A4 A7 C4 C5 C6 E4 E6 E7 E8 E9 G2 G3 G5 G6 G7 G8 G9 G10 G11 G16 L4 L5 L9 P1 P2 P3 P4 P5 P6 R1 R2 R4 R5 R6 R7 S9 S10 S11 S12 S13 S14 T1 T2 T3 T4 T5 T6 T7 T9 T10 T12 T13 T14 T15",
 )
-class TellsAllAgain(Own):
-    """Tells all new ids of a request in each output, not only those of the step."""
+class ReturnsCumulativeIds(Own):
+    """Returns cumulative ids in each output."""
 
     def _say(self, row):
         output = super()._say(row)
@@ -77,7 +77,7 @@ class TellsAllAgain(Own):
 
 @broken("E3", "E6 E7 T1 T2 T4")
 class NamesNoStop(Own):
-    """Never says which id ended a request."""
+    """Never names the id that ended a request."""
 
     def _say(self, row):
         return attrs.evolve(super()._say(row), stop_token_id=None)
@@ -85,7 +85,7 @@ class NamesNoStop(Own):
 
 @broken("E3", "E6 E7")
 class NamesTheWrongStop(Own):
-    """Names the largest stop id, whichever came."""
+    """Names the largest stop id, whichever ended the request."""
 
     def _say(self, row):
         output = super()._say(row)
@@ -114,8 +114,8 @@ class CountsThePromptsToken(Own):
 
 
 @broken("E4", "C6 E8 G5 R10 T5 T6")
-class SaysStopForLength(Own):
-    """Says "stop" for whatever ended a request."""
+class NamesLengthStop(Own):
+    """Has the reason "stop" for every end."""
 
     def _say(self, row):
         output = super()._say(row)
@@ -126,7 +126,7 @@ class SaysStopForLength(Own):
 
 @broken("E5", "G5 T5 T6 T10")
 class NamesEveryLastId(Own):
-    """Names the last id as a stop, also where the length ended a request."""
+    """Names the last id as the stop id even after "length"."""
 
     def _say(self, row):
         output = super()._say(row)
@@ -137,7 +137,7 @@ class NamesEveryLastId(Own):
 
 @broken("E6")
 class LooksAtTheLengthFirst(Own):
-    """Says "length" for a stop id that comes as the last token allowed."""
+    """Has the reason "length" for a stop id as the last allowed token."""
 
     def _say(self, row):
         output = super()._say(row)
@@ -148,7 +148,7 @@ class LooksAtTheLengthFirst(Own):
 
 @broken("E7", "R6 T4")
 class DropsAStopId(Own):
-    """Takes note of three stop ids and no more, the largest ones."""
+    """Knows only the three largest stop ids."""
 
     def add_request(self, request):
         ids = frozenset(sorted(request.stop_token_ids)[-3:])
@@ -156,8 +156,8 @@ class DropsAStopId(Own):
 
 
 @broken("E8", "L4 L5 S9 S10 S11 T5")
-class KnowsEndsOfItsOwn(Own):
-    """Ends a request at the model's end ids, whatever its stop ids are."""
+class KnowsItsOwnEosTokens(Own):
+    """Ends a request at the model's EOS tokens, whatever its stop ids are."""
 
     def add_request(self, request):
         ids = request.stop_token_ids | {506, 510, 511}
@@ -166,7 +166,7 @@ class KnowsEndsOfItsOwn(Own):
 
 @broken("E9", "C6 R6")
 class CountsThePrompt(Own):
-    """Counts the prompt to the tokens that `min_tokens` asks for."""
+    """Counts the prompt towards `min_tokens`."""
 
     def add_request(self, request):
         left = max(request.params.min_tokens - len(request.prompt_token_ids), 0)
@@ -175,7 +175,7 @@ class CountsThePrompt(Own):
 
 @broken("E9", "C6 R6")
 class HidesEarlyStops(Own):
-    """Goes on at a stop id before `min_tokens`, instead of not choosing it."""
+    """Replaces a stop id before `min_tokens`, instead of not sampling it."""
 
     def say(self, request, position):
         early = position < request.params.min_tokens
@@ -198,26 +198,26 @@ class WaitsWhenIdle(Own):
 
 @broken("E11", "G7 G8 G9", patience_s=1.0)
 class IsBusyForever(Own):
-    """Has something unfinished for one more step when all has been told."""
+    """Counts as unfinished for one more step after the last end."""
 
-    told = True
+    settled = True
 
     def step(self):
         outputs = super().step()
-        self.told = not outputs
+        self.settled = not outputs
         return outputs
 
     def has_unfinished(self):
-        return super().has_unfinished() or not self.told
+        return super().has_unfinished() or not self.settled
 
     def abort(self, request_ids):
         super().abort(request_ids)
-        self.told = True
+        self.settled = True
 
 
 @broken("E12")
 class GivesLiveLists(Own):
-    """Tells of ids in a list that it goes on using."""
+    """Returns ids in a list that it keeps changing."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -232,7 +232,7 @@ class GivesLiveLists(Own):
 
 @broken("E12")
 class WritesIntoParams(Own):
-    """Sets a field of the request's params to what it likes better."""
+    """Changes a field of the request's params."""
 
     def add_request(self, request):
         super().add_request(request)
@@ -253,7 +253,7 @@ class NeedsTwoIds(Own):
 
 @broken("T9", "A3 G10 G11 R2 R4 T1")
 class SplitsACharacter(Own):
-    """Drops ids that are a part of a character and no more."""
+    """Drops ids that are only a part of a character."""
 
     def _say(self, row):
         output = super()._say(row)

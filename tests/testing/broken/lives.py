@@ -12,7 +12,7 @@ from .bases import Own, broken
 
 @broken("C1", "C3")
 class ClosesOnce(Own):
-    """Has an error when it is closed for the second time."""
+    """Raises when it is closed for the second time."""
 
     def close(self):
         assert ("close",) not in self.calls, "it is closed"
@@ -21,7 +21,7 @@ class ClosesOnce(Own):
 
 @broken("C2", patience_s=0.5)
 class WaitsForTheEnd(Own):
-    """Waits in `close` until all requests have ended, which nobody lets them."""
+    """Waits in `close` for requests that cannot end."""
 
     def close(self):
         if self.has_unfinished() and ("close",) not in self.calls:
@@ -31,7 +31,7 @@ class WaitsForTheEnd(Own):
 
 @broken("C3")
 class CannotCloseUnused(Own):
-    """Frees what only the first request makes."""
+    """Frees an object that only the first request creates."""
 
     def close(self):
         assert any(call[0] == "add" for call in self.calls), "nothing to free"
@@ -55,7 +55,7 @@ class BelongsToAThread(Own):
 
 @broken("C6")
 class DiesOfOneRequest(Own):
-    """Has an exception out of `step` for a request that cannot go on."""
+    """Raises in `step` for a request that cannot go on."""
 
     def _say(self, row):
         output = super()._say(row)
@@ -64,8 +64,8 @@ class DiesOfOneRequest(Own):
 
 
 @broken("C6")
-class SaysNothingAndStops(Own):
-    """Ends a request that cannot go on with "length", as if all were well."""
+class StopsInSilence(Own):
+    """Ends a request that cannot go on with "length" instead of "error"."""
 
     def _say(self, row):
         import attrs
@@ -83,4 +83,4 @@ def hang(engine):
 
 @broken("C7", kill_engine=staticmethod(hang), patience_s=0.5)
 class HangsWhenItDies(Own):
-    """Waits for an answer that cannot come, when its process is gone."""
+    """Waits for an answer of a process that is gone."""

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Engines in which requests meet: rows, owners, queues and aborts."""
+"""Engines with defects of rows, owners, queues and aborts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class KeepsTheCounterOfTheRow(Slots):
 
 @broken("R3")
 class NeverRefills(Own):
-    """Begins a batch when the last one has ended altogether."""
+    """Starts a batch only when the last one has ended completely."""
 
     def step(self):
         if not self._running:
@@ -59,7 +59,7 @@ class NeverRefills(Own):
 
 @broken("R4")
 class ShowsTheLastOwner(Slots):
-    """Reads what a much longer owner left behind the end of a shorter prompt."""
+    """Reads tokens of a longer last owner after the end of a shorter prompt."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -79,7 +79,7 @@ class ShowsTheLastOwner(Slots):
 
 @broken("R5")
 class KeepsPenalties(Slots):
-    """Counts the tokens of the last owner to those that are penalised."""
+    """Penalises the tokens of the last owner too."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -104,7 +104,7 @@ class KeepsPenalties(Slots):
 
 @broken("R6", "S15", sometimes="G7")
 class OneSetOfParams(Own):
-    """Takes the params of the last request that began for all that run."""
+    """Uses the params of the last started request for all rows."""
 
     def say(self, request, position):
         last = list(self._running.values())[-1].request
@@ -118,7 +118,7 @@ class OneSetOfParams(Own):
 
 @broken("R6")
 class OneSetOfStops(Own):
-    """Ends all requests at the stop ids of any of those that run."""
+    """Ends every request at the stop ids of all running ones."""
 
     def _say(self, row):
         ids = frozenset().union(
@@ -133,7 +133,7 @@ class OneSetOfStops(Own):
 
 @broken("R7")
 class StallsWhenOthersJoin(Slots):
-    """Rows say their last token again after a prompt of several parts."""
+    """Rows repeat their last token after a prompt of several parts."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -161,7 +161,7 @@ class KnowsNoPriority(Own):
 
 @broken("R9", "A5")
 class ServesTheLastFirst(Own):
-    """Serves the youngest request of a priority first."""
+    """Starts the latest request of a priority first."""
 
     def add_request(self, request):
         super().add_request(self.changed(request, arrival=-request.arrival))
@@ -184,8 +184,8 @@ class StarvesTheLeastUrgent(Own):
 
 
 @broken("A1")
-class TellsOfAborts(Own):
-    """Tells that a request was aborted, to whom aborted it."""
+class ReturnsAborts(Own):
+    """Returns an output for an aborted request."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -203,7 +203,7 @@ class TellsOfAborts(Own):
 
 @broken("A2", "A1 A6 A7 G7 G8", patience_s=2.0)
 class LosesAborts(Own):
-    """Takes an abort for what waits and forgets it for what runs."""
+    """Aborts waiting requests only."""
 
     def abort(self, request_ids):
         super().abort([i for i in request_ids if i not in self._running])
@@ -211,7 +211,7 @@ class LosesAborts(Own):
 
 @broken("A3", sometimes="G7 G8 G9", patience_s=2.0)
 class LeaksAPlace(Own):
-    """Loses the place of each request that is aborted while it runs, but the last."""
+    """Loses the slot of each aborted running request, except the last slot."""
 
     leaked = 0
 
@@ -230,7 +230,7 @@ class LeaksAPlace(Own):
 
 @broken("A4", sometimes="G7")
 class MovesTheWrongRow(Own):
-    """The last request goes back by a token when another one is aborted."""
+    """Repeats a token of the last request when another one is aborted."""
 
     def abort(self, request_ids):
         before = len(self._running)
@@ -250,7 +250,7 @@ class AbortsOnlyWhatRuns(Own):
 
 @broken("A6")
 class RaisesForUnknownIds(Own):
-    """Has an error for an id that it doesn't know."""
+    """Raises for an unknown id."""
 
     def abort(self, request_ids):
         for request_id in request_ids:
@@ -261,7 +261,7 @@ class RaisesForUnknownIds(Own):
 
 @broken("A7")
 class WantsNewIds(Own):
-    """Refuses an id that came before."""
+    """Refuses an id that was used before."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -279,7 +279,7 @@ class WantsNewIds(Own):
 
 @broken("L1")
 class ChangesItsLimits(Own):
-    """Says another context length when it has served something."""
+    """Changes its context length after the first request."""
 
     def step(self):
         if not any(call[0] == "step" for call in self.calls):
@@ -290,7 +290,7 @@ class ChangesItsLimits(Own):
 
 @broken("L2")
 class TakesMoreThanAsked(Own):
-    """Runs more requests at a time than it was told to."""
+    """Runs more requests at a time than its limit."""
 
     def __init__(self, config):
         super().__init__(attrs.evolve(config, max_num_seqs=config.max_num_seqs + 1))
@@ -317,7 +317,7 @@ class HasNoRoomForTheLast(Own):
 
 @broken("L5", "G4 T12")
 class HasASmallerVocabulary(Own):
-    """Has no row for the last id of the vocabulary that it states."""
+    """Fails on the last id of its declared vocabulary."""
 
     def say(self, request, position):
         if self.limits.vocab_size - 1 in request.prompt_token_ids:
@@ -328,8 +328,8 @@ class HasASmallerVocabulary(Own):
 
 
 @broken("L6", "A5", sometimes="G9")
-class RunsMoreThanItSays(Own):
-    """States half of the places that it has."""
+class ExceedsItsLimit(Own):
+    """Declares half of its slots."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -346,7 +346,7 @@ class RunsMoreThanItSays(Own):
 
 @broken("L8")
 class CountsInSets(Own):
-    """Has a statistic that is no JSON value."""
+    """Has a statistic that is not a JSON value."""
 
     def stats(self):
         return {"running": set(self._running)}
@@ -354,7 +354,7 @@ class CountsInSets(Own):
 
 @broken("L8")
 class LosesCountAtWork(Own):
-    """Cannot be asked for statistics while requests run."""
+    """Raises in `stats` while requests run."""
 
     def stats(self):
         return {"share": math.nan, "first": [*self._running, *self._waiting][:0]} | (
@@ -364,7 +364,7 @@ class LosesCountAtWork(Own):
 
 @broken("L9")
 class FindsAllCached(Own):
-    """Says that the whole prompt came from a cache."""
+    """Reports the whole prompt as cached."""
 
     def _say(self, row):
         count = len(row.request.prompt_token_ids)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Engines that choose by other rules than the request's, or tell other odds."""
+"""Engines that sample by wrong rules, or return wrong log-probabilities."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Ignoring(Own):
 
 @broken("S1")
 class IsNeverGreedy(Own):
-    """Draws at temperature 0 too, among the best that top_k leaves."""
+    """Draws at temperature 0 too, among the top_k tokens."""
 
     def say(self, request, position):
         if request.params.greedy and request.params.top_k:
@@ -35,7 +35,7 @@ class IsNeverGreedy(Own):
 
 @broken("S2", "S3 T11")
 class IgnoresTheSeed(Own):
-    """Draws with numbers that nobody can have again."""
+    """Draws with numbers that do not repeat."""
 
     drawn = 0
 
@@ -64,14 +64,14 @@ class SharesRandomState(Own):
 
 @broken("S4", "P3 S5 S6 S7 S8 T11")
 class HasOneSeed(Ignoring):
-    """Draws for every seed what seed 1 draws."""
+    """Draws the tokens of seed 1 for every seed."""
 
     instead = {"seed": 1}
 
 
 @broken("S5", "T11")
 class IgnoresTheTemperature(Own):
-    """Draws at temperature 1, whatever was asked."""
+    """Draws at temperature 1, whatever the request says."""
 
     def say(self, request, position):
         if request.params.greedy:
@@ -102,7 +102,7 @@ class IgnoresMinP(Ignoring):
 
 @broken("S9")
 class PenalisesPresenceEachTime(Own):
-    """Takes `presence_penalty` for each time that a token came."""
+    """Subtracts `presence_penalty` once per occurrence."""
 
     def say(self, request, position):
         params = request.params
@@ -115,7 +115,7 @@ class PenalisesPresenceEachTime(Own):
 
 
 class PenalisesThePrompt(ReferenceScript):
-    """Counts the prompt's tokens to those that were generated."""
+    """Counts the tokens of the prompt as generated."""
 
     def scores(self, request, generated):
         scores = super().scores(request, generated)
@@ -127,14 +127,14 @@ class PenalisesThePrompt(ReferenceScript):
 
 @broken("S10", "S9")
 class CountsThePromptsTokens(Own):
-    """Penalises what the prompt has as if it had been generated."""
+    """Penalises tokens of the prompt as if they were generated."""
 
     reference = PenalisesThePrompt
 
 
 @broken("S10")
 class PenalisesFrequencyOnce(Own):
-    """Takes `frequency_penalty` once, however often a token came."""
+    """Subtracts `frequency_penalty` once, however often a token was generated."""
 
     def say(self, request, position):
         params = request.params
@@ -147,7 +147,7 @@ class PenalisesFrequencyOnce(Own):
 
 
 class SparesThePrompt(ReferenceScript):
-    """Applies the repetition penalty to what was generated alone."""
+    """Applies the repetition penalty to generated tokens alone."""
 
     def scores(self, request, generated):
         alone = attrs.evolve(request, prompt_token_ids=())
@@ -179,15 +179,15 @@ class AllowsEverything(Ignoring):
 
 
 @broken("S14", "T15")
-class SaysBadWords(Ignoring):
-    """Declares `bad_words` and says them."""
+class GeneratesBadWords(Ignoring):
+    """Declares `bad_words` and generates them."""
 
     instead = {"bad_words_token_ids": ()}
 
 
 @broken("S14")
 class BansTheLastIds(Own):
-    """Bans the last id of a bad word wherever it stands."""
+    """Bans the last id of a bad word everywhere."""
 
     def say(self, request, position):
         ids = tuple((each[-1],) for each in request.bad_words_token_ids)
@@ -196,7 +196,7 @@ class BansTheLastIds(Own):
 
 @broken("S15")
 class WarmsTheNeighbours(Own):
-    """Draws for a greedy request too while another one draws beside it."""
+    """Samples for a greedy request too beside one that samples."""
 
     def say(self, request, position):
         wild = any(not r.request.params.greedy for r in self._running.values())
@@ -216,8 +216,8 @@ class ForgetsTheGrammar(Ignoring):
 # ------------------------------------------------------------------ log-probabilities
 
 
-class Telling(Own):
-    """Tells something else of the log-probabilities than they are."""
+class ChangesLogprobs(Own):
+    """Returns changed log-probabilities."""
 
     def wrong(self, request, at):
         raise NotImplementedError
@@ -230,8 +230,8 @@ class Telling(Own):
 
 
 @broken("P1")
-class TellsEveryoneLogprobs(Own):
-    """Tells log-probabilities to all, if one has asked."""
+class ReturnsLogprobsToAll(Own):
+    """Returns log-probabilities for all requests, if one has asked."""
 
     def _say(self, row):
         asked = [
@@ -257,7 +257,7 @@ class ForgetsTheLastLogprobs(Own):
 
 
 @broken("P2", "P5")
-class TellsTwoDigits(Telling):
+class RoundsLogprobs(ChangesLogprobs):
     """Rounds log-probabilities to two digits after the point."""
 
     def wrong(self, request, at):
@@ -265,7 +265,7 @@ class TellsTwoDigits(Telling):
 
 
 @broken("P3", "T10")
-class CountsRanksFromZero(Telling):
+class CountsRanksFromZero(ChangesLogprobs):
     """Gives the most probable token rank 0."""
 
     def wrong(self, request, at):
@@ -273,16 +273,16 @@ class CountsRanksFromZero(Telling):
 
 
 @broken("P3")
-class RanksOnlyTheTop(Telling):
-    """Ranks a token among those that it tells of."""
+class RanksOnlyTheTop(ChangesLogprobs):
+    """Ranks a token among the returned ones."""
 
     def wrong(self, request, at):
         return attrs.evolve(at, rank=min(at.rank, len(at.top_ids) + 1))
 
 
 @broken("P4", "P6")
-class TellsTheTopInIdOrder(Telling):
-    """Tells the most probable tokens in the order of their ids."""
+class SortsTheTopById(ChangesLogprobs):
+    """Returns the most probable tokens in the order of their ids."""
 
     def wrong(self, request, at):
         pairs = sorted(zip(at.top_ids, at.top_logprobs, strict=True))
@@ -294,8 +294,8 @@ class TellsTheTopInIdOrder(Telling):
 
 
 @broken("P4", "P5 P6 T10")
-class TellsOneMore(Telling):
-    """Tells the chosen token as one more of the most probable ones."""
+class ReturnsOneMore(ChangesLogprobs):
+    """Adds the chosen token to the most probable ones."""
 
     def wrong(self, request, at):
         return attrs.evolve(
@@ -306,8 +306,8 @@ class TellsOneMore(Telling):
 
 
 @broken("P5")
-class TellsProcessedLogprobs(Telling):
-    """Tells log-probabilities after the temperature."""
+class ReturnsProcessedLogprobs(ChangesLogprobs):
+    """Returns log-probabilities after the temperature."""
 
     def wrong(self, request, at):
         temperature = request.params.temperature
@@ -317,8 +317,8 @@ class TellsProcessedLogprobs(Telling):
 
 
 @broken("P6")
-class TellsTwenty(Ignoring):
-    """Tells twenty tokens where the whole vocabulary was asked."""
+class ReturnsTwenty(Ignoring):
+    """Returns twenty tokens where the request asked for the whole vocabulary."""
 
     def say(self, request, position):
         if request.params.logprobs == -1:
@@ -327,25 +327,25 @@ class TellsTwenty(Ignoring):
 
 
 @broken("P7", "G6")
-class TellsOfTheFirstToken(Own):
-    """Tells of all tokens of a prompt, the first among them."""
+class ReturnsTheFirstPromptToken(Own):
+    """Returns log-probabilities of all prompt tokens, the first included."""
 
     def __init__(self, config):
         super().__init__(config)
         own = self._prompt_script
         self._prompt_script = lambda request: (
-            None if (told := own(request)) is None else [told[0], *told]
+            None if (found := own(request)) is None else [found[0], *found]
         )
 
 
 @broken("P7")
-class TellsOfThePromptAtTheEnd(Own):
-    """Tells of the prompt with the last new id."""
+class ReturnsThePromptAtTheEnd(Own):
+    """Returns the log-probabilities of the prompt with the last new id."""
 
     def _say(self, row):
         output = super()._say(row)
-        told = self._prompt_script(row.request) if output.finish_reason else None
-        return attrs.evolve(output, prompt_logprobs=told)
+        found = self._prompt_script(row.request) if output.finish_reason else None
+        return attrs.evolve(output, prompt_logprobs=found)
 
 
 # ----------------------------------------------------------------------- declarations
@@ -363,7 +363,7 @@ class RefusesWhatItDeclares(Own):
 
 @broken("L7")
 class NamesNoReason(Own):
-    """Does not say why a field is unsupported."""
+    """Gives no reason for an unsupported field."""
 
     capabilities = Capabilities(
         fields={"min_p": Capability(support=Support.UNSUPPORTED)}
@@ -371,7 +371,7 @@ class NamesNoReason(Own):
 
 
 @broken("L7")
-class DeclaresWhatNobodyKnows(Own):
+class DeclaresAnUnknownField(Own):
     """Declares a field that does not exist."""
 
     capabilities = Capabilities(
