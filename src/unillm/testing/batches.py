@@ -89,10 +89,8 @@ class ScriptedBatchEngine(BatchEngine):
     ) -> None:
         self._script = script
         self._prompt_script = prompt_script
-        if capabilities is not None:
-            self.capabilities = capabilities
-        if traits is not None:
-            self.traits = traits
+        self.capabilities = capabilities or Capabilities()
+        self.traits = traits or BatchTraits()
         self._costs = costs or StepCosts()
         self.limits = EngineLimits(
             max_model_len=max_model_len,

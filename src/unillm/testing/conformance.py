@@ -171,13 +171,17 @@ class _Watcher:
         self._capture: Any = config.pluginmanager.getplugin("capturemanager")
 
     def pytest_collection_modifyitems(self, items: list[pytest.Function]) -> None:
-        if self._core:
-            items[:] = sorted(filter(_is_core, items), key=_order)
         for item in items:
             for name, value in self._settings.items():
                 setattr(item.cls, name, value)
             if clause := getattr(item.function, "clause", None):
                 self.clauses[item.name] = clause
+        if self._core:
+            core = {n: clause for n, clause in self.clauses.items() if clause.is_core}
+            wanted = [self.WHOLE, *sorted(core, key=lambda name: core[name].order)]
+            by_name = {item.name: item for item in items}
+            items[:] = [by_name[name] for name in wanted]
+            self.clauses = core
 
     def in_order(self) -> tuple[ClauseResult, ...]:
         """Return the results by group and number."""
@@ -186,22 +190,21 @@ class _Watcher:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         name = report.nodeid.rpartition("::")[2]
-        outcome = _outcome(report)
-        known = self.results.get(name)
-        if name == self.WHOLE and outcome is Outcome.FAILED:
-            self.not_whole = _detail(report, outcome)
-        if name not in self.clauses or outcome is None:
+        if (judged := _judge(report)) is None:
             return
-        if known is not None and known.outcome is Outcome.FAILED:
-            return  # the failure of the test counts, not that of its teardown
+        outcome, detail = judged
+        if name == self.WHOLE and outcome is Outcome.FAILED:
+            self.not_whole = detail
+        known = self.results.get(name)
+        if name not in self.clauses or (known and known.outcome is Outcome.FAILED):
+            return  # the failure of a test counts, not that of its teardown
         clause = self.clauses[name]
-        result = ClauseResult(
+        self.results[name] = result = ClauseResult(
             number=clause.number,
             statement=clause.statement,
             outcome=outcome,
-            detail=_detail(report, outcome),
+            detail=detail,
         )
-        self.results[name] = result
         if self._on_result is not None:
             # pytest captures output down to the file descriptors.
             with (
@@ -211,41 +214,16 @@ class _Watcher:
                 self._on_result(result)
 
 
-def _is_core(item: pytest.Function) -> bool:
-    """Whether a test is a clause about the engine, or the check of the contract."""
-    clause: Clause | None = getattr(item.function, "clause", None)
-    return clause is None or clause.is_core
-
-
-def _order(item: pytest.Function) -> tuple[str, int]:
-    clause: Clause | None = getattr(item.function, "clause", None)
-    return ("", 0) if clause is None else clause.order
-
-
-def _outcome(report: pytest.TestReport) -> Outcome | None:
-    """Return the outcome that a phase of a test decides, or `None`."""
+def _judge(report: pytest.TestReport) -> tuple[Outcome, str] | None:
+    """Return the outcome and the detail of a phase of a test, if it decides."""
     if report.failed:
-        return Outcome.FAILED
-    if report.skipped and hasattr(report, "wasxfail"):
-        return Outcome.WAIVED
-    if report.skipped:
-        declared = "not declared" not in _reason(report)
-        return Outcome.NOT_SHOWN if declared else Outcome.NOT_DECLARED
-    return Outcome.PASSED if report.when == "call" else None
-
-
-def _detail(report: pytest.TestReport, outcome: Outcome) -> str:
-    if outcome is Outcome.PASSED:
-        return ""
-    if outcome is Outcome.WAIVED:
-        return str(report.wasxfail).removeprefix("reason: ")
-    if outcome is Outcome.FAILED:
         crash = getattr(report.longrepr, "reprcrash", None)
-        return str(report.longrepr if crash is None else crash.message)
-    return _reason(report)
-
-
-def _reason(report: pytest.TestReport) -> str:
-    """Return the reason of a skip."""
-    assert isinstance(report.longrepr, tuple)
-    return str(report.longrepr[2]).removeprefix("Skipped: ")
+        return Outcome.FAILED, str(report.longrepr if crash is None else crash.message)
+    if report.skipped and hasattr(report, "wasxfail"):
+        return Outcome.WAIVED, report.wasxfail.removeprefix("reason: ")
+    if report.skipped:
+        assert isinstance(report.longrepr, tuple)
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        declared = "not declared" not in reason
+        return Outcome.NOT_SHOWN if declared else Outcome.NOT_DECLARED, reason
+    return (Outcome.PASSED, "") if report.when == "call" else None

@@ -19,13 +19,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..engines.base import TokenLogprobs
 from ..engines.slots import SlotToken
 from ..model.checkpoint import read_config
 from ..model.find import find_model
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from ..engines.base import EngineRequest, TokenGrammarState
@@ -49,7 +50,6 @@ class ReferenceModel:
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        import numpy as np
         from safetensors.numpy import load_file
 
         path = path or find_model("unillm/tiny")
@@ -86,8 +86,6 @@ class ReferenceModel:
 
     def _compute(self, ids: tuple[int, ...]) -> None:
         """Compute the positions of *ids* that are not cached."""
-        import numpy as np
-
         start = len(ids) - 1 if ids[:-1] in self._caches else 0
         known: Sequence[_KeysValues | None] | None = self._caches.get(ids[:-1])
         caches = known or [None] * self._layers
@@ -110,8 +108,6 @@ class ReferenceModel:
         cache: _KeysValues | None,
         start: int,
     ) -> tuple[_Array, _KeysValues]:
-        import numpy as np
-
         name = f"layers.{layer}"
         length = len(states)
         normed = self._norm(f"{name}.input_layernorm", states)
@@ -145,8 +141,6 @@ class ReferenceModel:
         seen: NDArray[np.bool_],
     ) -> _Array:
         """Return ``[length, heads * head_dim]``."""
-        import numpy as np
-
         # [kv_heads, shared, length, head_dim], and [kv_heads, 1, length, head_dim].
         shape = (len(queries), self._kv_heads, -1, self._head_dim)
         queries, keys, values = (
@@ -161,8 +155,6 @@ class ReferenceModel:
 
     def _turn(self, heads: _Array, start: int) -> _Array:
         """Apply the rotary positions to ``[length, heads, head_dim]``."""
-        import numpy as np
-
         places = slice(start, start + len(heads))
         first, second = np.split(heads, 2, axis=-1)
         turned = np.concatenate([-second, first], -1)
@@ -189,8 +181,6 @@ def _keep(kept: OrderedDict[Any, Any], key: Any, value: Any, limit: int) -> None
 
 
 def _log_softmax(scores: _Array) -> _Array:
-    import numpy as np
-
     shifted = scores - scores.max(-1, keepdims=True)
     total = np.exp(shifted).sum(-1, keepdims=True)
     logprobs: _Array = shifted - np.log(total)
@@ -214,8 +204,6 @@ def scores_after_rules(
         generated: Its new tokens so far.
         grammar: Its grammar after those, or `None`.
     """
-    import numpy as np
-
     params = request.params
     scores: _Array = logits.copy()
     if grammar is not None:
@@ -249,8 +237,6 @@ def distribution(scores: _Array, params: SamplingParams) -> _Array:
         scores: From `scores_after_rules`.
         params: The temperature is above 0.
     """
-    import numpy as np
-
     weights = np.exp((scores - scores.max()) / params.temperature)
     weights[weights < params.min_p] = 0.0
     if 0 < params.top_k < len(weights):
@@ -325,8 +311,6 @@ class ReferenceScript:
         ]
 
     def _next(self, request: EngineRequest, generated: list[int]) -> SlotToken:
-        import numpy as np
-
         params = request.params
         scores = self.scores(request, generated)
         if not np.isfinite(scores.max()):
@@ -356,8 +340,6 @@ def token_logprobs(logprobs: _Array, token_id: int, count: int) -> TokenLogprobs
         token_id: The chosen token.
         count: Number of most probable tokens; -1 for all.
     """
-    import numpy as np
-
     best = np.argsort(-logprobs, kind="stable")[: None if count < 0 else count]
     return TokenLogprobs(
         logprob=float(logprobs[token_id]),

@@ -79,8 +79,7 @@ class ScriptedSlotEngine(SlotEngine):
     ) -> None:
         self._script = script
         self._prompt_script = prompt_script
-        if capabilities is not None:
-            self.capabilities = capabilities
+        self.capabilities = capabilities or Capabilities()
         self.num_slots = num_slots
         self.max_model_len = max_model_len
         self.vocab_size = vocab_size
@@ -169,8 +168,7 @@ class ScriptedEngine(Engine):
             max_num_seqs=max_num_seqs,
             vocab_size=vocab_size,
         )
-        if capabilities is not None:
-            self.capabilities = capabilities
+        self.capabilities = capabilities or Capabilities()
         self._waiting = WaitingQueue()
         self._running: dict[str, _Row] = {}
         self.calls: list[tuple[object, ...]] = []

@@ -64,8 +64,7 @@ class AbortClauses(Clauses):
         engine.add(*requests)
         engine.step_until_ended(*requests)
 
-        results = [engine.result(request).token_ids for request in requests]
-        assert results == [ask.answer(request) for request in requests]
+        assert engine.ids(requests) == ask.answers(requests)
 
     @clause()
     def test_a4_others(self, engine: DrivenEngine, ask: Asker) -> None:
@@ -82,8 +81,7 @@ class AbortClauses(Clauses):
         engine.abort(aborted.request_id)
         engine.finish()
 
-        results = [engine.result(request).token_ids for request in requests]
-        assert results == [ask.answer(request) for request in requests]
+        assert engine.ids(requests) == ask.answers(requests)
 
     @clause()
     def test_a5_waiting(self, engine: DrivenEngine, ask: Asker) -> None:

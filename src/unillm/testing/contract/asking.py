@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -123,6 +123,10 @@ class Asker:
             best = np.sort(self._script.scores(request, ids[:length]))[-2:]
             assert best[1] - best[0] > MARGIN, "rounding could change the answer"
         return ids
+
+    def answers(self, requests: Iterable[EngineRequest]) -> list[list[int]]:
+        """Return the answer to each request."""
+        return [self.answer(request) for request in requests]
 
     def scores(self, request: EngineRequest) -> Any:
         """Return ``[vocab]``: the scores of the first new token."""

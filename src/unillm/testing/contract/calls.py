@@ -13,19 +13,8 @@ from typing import Any
 import attrs
 import pytest
 
+from ... import errors
 from ...engines.base import SAMPLING_FIELDS, Support
-from ...errors import (
-    ConfigError,
-    GeneratorClosedError,
-    InvalidParameterError,
-    InvalidPromptError,
-    PromptTooLongError,
-    RequestCancelledError,
-    RequestsFailedError,
-    RequestTimeoutError,
-    UnillmError,
-    UnsupportedParameterError,
-)
 from ...generator import Generator
 from ...params import SamplingParams
 from ...runtime.handle import RequestHandle
@@ -78,10 +67,10 @@ class CallClauses(Clauses):
         limits = generator.limits
         prompt = [10 + n % 90 for n in range(limits.longest_prompt + 1)]
 
-        with pytest.raises(PromptTooLongError) as caught:
+        with pytest.raises(errors.PromptTooLongError) as caught:
             generator.generate(prompt, GREEDY)
 
-        expected = PromptTooLongError(
+        expected = errors.PromptTooLongError(
             prompt_tokens=len(prompt),
             max_prompt_tokens=limits.longest_prompt,
             max_model_len=limits.max_model_len,
@@ -97,11 +86,11 @@ class CallClauses(Clauses):
         long = [10] * (generator.limits.longest_prompt + 1)
         prompts: list[PromptType] = [COUNT, long, [999_999], COUNT]
 
-        with pytest.raises(RequestsFailedError) as caught:
+        with pytest.raises(errors.RequestsFailedError) as caught:
             generator.generate(prompts, GREEDY)
 
         kinds = {index: type(e) for index, e in caught.value.errors.items()}
-        assert kinds == {1: PromptTooLongError, 2: InvalidPromptError}
+        assert kinds == {1: errors.PromptTooLongError, 2: errors.InvalidPromptError}
         texts = [None if r is None else r.text for r in caught.value.results]
         assert texts == [ANSWERS[COUNT], None, None, ANSWERS[COUNT]]
 
@@ -115,7 +104,7 @@ class CallClauses(Clauses):
 
         good, bad, other = generator.generate(prompts, GREEDY, on_error="return")
 
-        assert isinstance(bad, InvalidPromptError)
+        assert isinstance(bad, errors.InvalidPromptError)
         assert [good.text, other.text] == [ANSWERS[COUNT], "42"]  # type: ignore[union-attr]
 
     @clause()
@@ -126,9 +115,9 @@ class CallClauses(Clauses):
         """
         size = generator.limits.vocab_size
         for prompt in ([5, size], [-1]):
-            with pytest.raises(InvalidPromptError):
+            with pytest.raises(errors.InvalidPromptError):
                 generator.generate([prompt], GREEDY)
-        with pytest.raises(InvalidParameterError):
+        with pytest.raises(errors.InvalidParameterError):
             generator.generate(COUNT, SamplingParams(stop_token_ids=[size]))
 
         [output] = generator.generate([[5, size - 1]], GREEDY)
@@ -169,7 +158,7 @@ class CallClauses(Clauses):
                 [output] = generator.generate(COUNT, params)
                 assert output.finish_reason in {"stop", "length"}, name
                 continue
-            with pytest.raises(UnsupportedParameterError) as caught:
+            with pytest.raises(errors.UnsupportedParameterError) as caught:
                 generator.generate(COUNT, params)
             assert caught.value.parameter == name
             assert capability.reason in str(caught.value)
@@ -189,7 +178,7 @@ class CallClauses(Clauses):
             _until_idle(generator, self.patience_s)
             error = _error_of(handle, self.patience_s)
             if error is not None:
-                assert isinstance(error, RequestCancelledError)
+                assert isinstance(error, errors.RequestCancelledError)
                 assert error.output is not None
                 assert error.output.text.startswith("3")
                 return
@@ -221,7 +210,7 @@ class CallClauses(Clauses):
 
         late = generator.submit(COUNT, GREEDY, timeout_s=0.001)
 
-        with pytest.raises(RequestTimeoutError):
+        with pytest.raises(errors.RequestTimeoutError):
             late.result(self.patience_s)
         for handle in busy:
             handle.cancel()
@@ -276,11 +265,13 @@ class CallClauses(Clauses):
             generator.close()
             generator.close()
 
-            errors = [_error_of(handle, self.patience_s) for handle in handles]
-            assert {type(error) for error in errors if error} <= {GeneratorClosedError}
-            with pytest.raises(GeneratorClosedError):
+            ended = [_error_of(handle, self.patience_s) for handle in handles]
+            assert {type(error) for error in ended if error} <= {
+                errors.GeneratorClosedError
+            }
+            with pytest.raises(errors.GeneratorClosedError):
                 generator.generate(COUNT)
-            if any(errors):
+            if any(ended):
                 return
         pytest.fail("every request had ended when the generator was closed")
 
@@ -308,7 +299,7 @@ class CallClauses(Clauses):
         """
         options = {**subject.options.get("backend_options", {}), "no_such_option": 1}
 
-        with pytest.raises(ConfigError, match="no_such_option"):
+        with pytest.raises(errors.ConfigError, match="no_such_option"):
             subject.create_generator(backend_options=options)
 
     @clause()
@@ -340,11 +331,11 @@ class CallClauses(Clauses):
         assert output.text == ANSWERS[COUNT]
 
 
-def _error_of(handle: RequestHandle, timeout_s: float) -> UnillmError | None:
+def _error_of(handle: RequestHandle, timeout_s: float) -> errors.UnillmError | None:
     """Return the error that ended a request; `None` if it ended regularly."""
     try:
         handle.result(timeout_s)
-    except UnillmError as error:
+    except errors.UnillmError as error:
         return error
     return None
 

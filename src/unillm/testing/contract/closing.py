@@ -113,8 +113,7 @@ class ClosingClauses(Clauses):
         engine.add(*others[1:])
         engine.finish()
 
-        results = [engine.result(request).token_ids for request in others]
-        assert results == [ask.answer(request) for request in others]
+        assert engine.ids(others) == ask.answers(others)
         if not refused:
             assert engine.result(impossible).finish_reasons == ["error"]
             assert engine.result(impossible).outputs[-1].error

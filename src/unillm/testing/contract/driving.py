@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeVar
 
@@ -236,6 +236,10 @@ class DrivenEngine:
         ]
         self.outputs += copies
         return copies
+
+    def ids(self, requests: Iterable[EngineRequest]) -> list[list[int]]:
+        """Return the new ids of each request so far."""
+        return [self.result(request).token_ids for request in requests]
 
     def result(self, request: EngineRequest | str) -> Result:
         """Return the outputs of a request so far."""

@@ -66,16 +66,8 @@ class Clauses(ContractSettings):
         """Return the backend under test, the same one for all clauses of the class."""
         node = request.node.getparent(pytest.Class)
         if _SUBJECT not in node.stash:
-            subject = Subject(
-                self.backend,
-                model=self.model,
-                options=self.options,
-                patience_s=self.patience_s,
-                keep=self.keep_engine,
-                waivers=self.waivers,
-            )
-            node.stash[_SUBJECT] = subject
-            node.addfinalizer(subject.end)
+            node.stash[_SUBJECT] = Subject(self)
+            node.addfinalizer(node.stash[_SUBJECT].end)
         found: Subject = node.stash[_SUBJECT]
         return found
 

@@ -15,8 +15,8 @@ from ..backends import plugged
 from .driving import DrivenEngine
 
 if TYPE_CHECKING:
-    from ...engines.backend import Backend
     from ...engines.base import Capabilities, Engine
+    from .fixtures import ContractSettings
 
 STANDARD_OPTIONS: Mapping[str, Any] = {
     "dtype": "float32",
@@ -29,51 +29,24 @@ STANDARD_OPTIONS: Mapping[str, Any] = {
 reused; and the dtype of the expected log-probabilities."""
 
 
-class ImpatientGenerator(Generator):
-    """Gives every request a deadline, so that a clause fails where a request hangs.
-
-    Args:
-        model: See `Generator`.
-        patience_s: Deadline of a request without one.
-        options: See `Generator`.
-    """
-
-    def __init__(self, model: str, *, patience_s: float, **options: Any) -> None:
-        super().__init__(model, **options)
-        self._requests.timeout_s = patience_s
-
-
 class Subject:
     """Creates engines and generators of one backend, one at a time.
 
     Args:
-        backend: Name of an installed backend, or a backend to register.
-        model: Of every engine.
-        options: Of every engine; see `Generator`.
-        patience_s: Limit of one call of an engine.
-        keep: Whether an engine serves several clauses.
-        waivers: Clauses that fail, besides those that the backend waives.
+        settings: Of the adopted contract.
     """
 
-    def __init__(
-        self,
-        backend: str | Backend,
-        *,
-        model: str,
-        options: Mapping[str, Any],
-        patience_s: float,
-        keep: bool,
-        waivers: Mapping[str, str],
-    ) -> None:
+    def __init__(self, settings: ContractSettings) -> None:
         self._plugged = contextlib.ExitStack()
-        if not isinstance(backend, str):
-            backend = self._plugged.enter_context(plugged(backend)).name
-        self.backend = PluginRegistry().load(backend)
-        self.waivers = {**self.backend.waivers, **waivers}
-        self.model = model
-        self.options = {**STANDARD_OPTIONS, **options}
-        self.patience_s = patience_s
-        self._keep = keep
+        name = settings.backend
+        if not isinstance(name, str):
+            name = self._plugged.enter_context(plugged(name)).name
+        self.backend = PluginRegistry().load(name)
+        self.waivers = {**self.backend.waivers, **settings.waivers}
+        self.model = settings.model
+        self.options = {**STANDARD_OPTIONS, **settings.options}
+        self.patience_s = settings.patience_s
+        self._keep = settings.keep_engine
         self._driven: DrivenEngine | None = None
         self._generator: Generator | None = None
         self._capabilities: Capabilities | None = None
@@ -108,12 +81,11 @@ class Subject:
     def create_generator(self, **options: Any) -> Generator:
         """Close the current engine or generator and return a new generator."""
         self.close()
-        return ImpatientGenerator(
-            self.model,
-            patience_s=self.patience_s,
-            backend=self.backend.name,
-            **{**self.options, **options},
-        )
+        options = {**self.options, **options}
+        generator = Generator(self.model, backend=self.backend.name, **options)
+        # A request that hangs fails its clause.
+        generator._requests.timeout_s = self.patience_s  # noqa: SLF001
+        return generator
 
     def after_clause(self, *, failed: bool) -> None:
         """Keep the engine for the next clause if it is idle and the clause passed."""

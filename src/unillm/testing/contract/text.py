@@ -49,7 +49,7 @@ class TextClauses(Clauses):
             (["9", "5 6"], "3 4 ", "5 6"),
             ("nowhere", ANSWERS[COUNT], own_end),
         ):
-            params = SamplingParams(temperature=0, max_tokens=64, stop=stop)
+            params = _greedy(stop=stop)
 
             [output] = generator.generate(COUNT, params)
 
@@ -61,9 +61,7 @@ class TextClauses(Clauses):
 
         Troubleshooting: see T2.
         """
-        params = SamplingParams(
-            temperature=0, max_tokens=64, stop="5 6", include_stop_str_in_output=True
-        )
+        params = _greedy(stop="5 6", include_stop_str_in_output=True)
 
         [output] = generator.generate(COUNT, params)
 
@@ -76,7 +74,7 @@ class TextClauses(Clauses):
         Troubleshooting: see E7: the id stays in `token_ids`.
         """
         whole = ask.answer(ask())
-        params = SamplingParams(temperature=0, max_tokens=64, stop_token_ids=[whole[4]])
+        params = _greedy(stop_token_ids=[whole[4]])
 
         [output] = generator.generate(COUNT, params)
 
@@ -91,7 +89,7 @@ class TextClauses(Clauses):
 
         Troubleshooting: see E8.
         """
-        params = SamplingParams(temperature=0, max_tokens=30, ignore_eos=True)
+        params = _greedy(max_tokens=30, ignore_eos=True)
 
         [output] = generator.generate(COUNT, params)
 
@@ -105,7 +103,7 @@ class TextClauses(Clauses):
 
         Troubleshooting: see E4.
         """
-        params = SamplingParams(temperature=0, max_tokens=5)
+        params = _greedy(max_tokens=5)
 
         [output] = generator.generate(COUNT, params)
 
@@ -117,9 +115,7 @@ class TextClauses(Clauses):
 
         Troubleshooting: see E9.
         """
-        params = SamplingParams(
-            temperature=0, max_tokens=64, stop=["5", "8"], min_tokens=6
-        )
+        params = _greedy(stop=["5", "8"], min_tokens=6)
 
         [output] = generator.generate(COUNT, params)
 
@@ -158,7 +154,7 @@ class TextClauses(Clauses):
 
         Troubleshooting: see P1 to P4.
         """
-        params = SamplingParams(temperature=0, max_tokens=5, logprobs=2)
+        params = _greedy(max_tokens=5, logprobs=2)
 
         [output] = generator.generate(COUNT, params)
 
@@ -241,10 +237,7 @@ class TextClauses(Clauses):
             {"choice": ["forty", "41", "42"]},
             {"regex": "[4-6]{3}"},
         ]
-        params = [
-            SamplingParams(temperature=0, max_tokens=40, structured_outputs=form)
-            for form in forms
-        ]
+        params = [_greedy(max_tokens=40, structured_outputs=form) for form in forms]
 
         one, other = generator.generate(["Add 17 and 25:", COUNT], params)
 
@@ -258,12 +251,16 @@ class TextClauses(Clauses):
 
         Troubleshooting: see S14.
         """
-        params = SamplingParams(temperature=0, max_tokens=64, bad_words=["6"])
+        params = _greedy(bad_words=["6"])
 
         [output] = generator.generate(COUNT, params)
 
         assert output.text.startswith("3 4 5 ")
         assert "6" not in output.text
+
+
+def _greedy(**fields: Any) -> SamplingParams:
+    return SamplingParams(**{"temperature": 0, "max_tokens": 64, **fields})
 
 
 def _end(output: RequestOutput) -> tuple[str | None, int | str | None]:
