@@ -136,6 +136,13 @@ def refused_options(generator: Generator) -> None:
     generator.submit("a", use_tqdm=True)  # type: ignore[call-arg]
 
 
+def refused_calls_of_vllm(llm: LLM) -> None:
+    """`LLM` has the prompt types of `Generator`."""
+    llm.generate({"text": "a"})  # type: ignore[arg-type]
+    llm.chat("a")  # type: ignore[arg-type]
+    llm.generate("a", on_error="return")  # type: ignore[call-arg]
+
+
 async def refused_async_options(generator: Generator) -> None:
     """A progress bar belongs to the calls that block."""
     await generator.agenerate("a", use_tqdm=True)  # type: ignore[call-overload]

@@ -51,8 +51,8 @@ class Generator:
 
     Args:
         model: Directory, hub id, or the bundled ``"unillm/tiny"``.
-        backend: Its name; "auto" takes the environment's ``UNILLM_BACKEND``, or else
-            the best backend that can run here and serve the model.
+        backend: Name of a backend; "auto" takes ``UNILLM_BACKEND`` of the environment,
+            or else the best backend that can run here and serve the model.
         tokenizer: Path or object; `None` for the model's own. It is not changed.
         dtype: "auto" (the checkpoint's), "float32", "bfloat16" or "float16".
         max_model_len: Prompt and new tokens; `None` for what model and memory allow.
@@ -174,7 +174,7 @@ class Generator:
         return self._text.tokenizer.wrapped
 
     def get_default_sampling_params(self) -> SamplingParams:
-        """Return a copy of the params of a call without any: `generation_config`."""
+        """Return a copy of the model's own defaults, from its `generation_config`."""
         return attrs.evolve(self._text.default_params)
 
     # ---------------------------------------------------------------------- list calls

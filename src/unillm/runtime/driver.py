@@ -51,8 +51,7 @@ KILL_TIMEOUT_S = 2.0
 """How long `Driver.close` waits for a killed engine."""
 
 WATCH_INTERVAL_S = 1.0
-"""Longest time between two looks of the watchdog; a quarter of a short
-`step_timeout_s`."""
+"""How often the watchdog looks; more often where `step_timeout_s` is short."""
 
 CLOSED = (
     "The generator is closed. Create a new one; inside a `with` block, use it before "
@@ -69,8 +68,7 @@ class Driver:
     that was loaded on one thread and stepped on another.
 
     Args:
-        create_engine: Makes the engine, which the driver closes. Its errors are raised
-            here.
+        create_engine: Makes the engine, which the driver closes; its errors pass on.
         max_queued_requests: Requests that may wait for their first token.
         max_queued_tokens: Prompt tokens of those requests together.
         step_timeout_s: Seconds after which an engine that has not answered counts as
@@ -406,7 +404,7 @@ class Driver:
             self._dead = EngineDeadError(message)
             self._dead.__cause__ = cause
         log.error("%s", message, exc_info=cause)
-        # The class says to the waiting callers that smaller limits would help.
+        # Callers can see by the class that smaller limits would help.
         memory = isinstance(cause, EngineOutOfMemoryError)
         kind = EngineOutOfMemoryError if memory else EngineDeadError
         self._end_all(kind, message, cause)
