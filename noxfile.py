@@ -45,10 +45,11 @@ GROUPS = nox.project.load_toml("pyproject.toml")["dependency-groups"]
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style, formatting, and which module imports which."""
+    """Style, formatting, wording, and which module imports which."""
     session.install(*CONSTRAINTS, *GROUPS["lint"])
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("python", "scripts/check_prose.py")
     # The sources alone are read, so nothing has to be installed.
     sources = [ROOT / "src", *(ROOT / "plugins").glob("*/src")]
     session.run("lint-imports", env={"PYTHONPATH": os.pathsep.join(map(str, sources))})

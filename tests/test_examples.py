@@ -97,7 +97,7 @@ def run(name, *args, **environment):
     source = str(Path(unillm.__file__).parents[1])
     return subprocess.run(
         [sys.executable, "-W", "error::ResourceWarning", EXAMPLES / name, *args],
-        # What transformers says of a model that a program loads by itself is not ours.
+        # Programs that load a model by themselves get the warnings of transformers.
         env={
             **os.environ,
             "PYTHONPATH": source,
