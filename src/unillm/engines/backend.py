@@ -87,7 +87,7 @@ class Backend(abc.ABC):
 
     @property
     def waivers(self) -> Mapping[str, str]:
-        """Clauses of the contract that the engines break: clause number to reason.
+        """Numbers of the clauses that the engines break, each with the reason.
 
         `unillm conformance` expects these clauses to fail, and prints the reasons. The
         property may import the engine.

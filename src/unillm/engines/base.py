@@ -154,8 +154,8 @@ class EngineRequest:
     params: SamplingParams
     """The sampling fields to honour. The core matches its stop strings."""
     stop_token_ids: frozenset[int]
-    """All token ids that end the completion: the model's EOS tokens, unless
-    `ignore_eos` is set, and the user's."""
+    """All token ids that end the completion, which are the user's and, unless
+    `ignore_eos` is set, the model's EOS tokens."""
     max_new_tokens: int
     """At least 1. Prompt and new tokens never exceed `EngineLimits.max_model_len`."""
     seed: int

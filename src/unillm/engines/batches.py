@@ -66,7 +66,7 @@ class BatchRow:
 
     @property
     def prompt_token_ids(self) -> tuple[int, ...]:
-        """The tokens with which the run begins: the prompt and `generated`."""
+        """The prompt and `generated`, with which the run begins."""
         return self.request.prompt_token_ids + self.generated
 
     @property

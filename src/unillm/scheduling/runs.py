@@ -64,8 +64,8 @@ class RunCounters:
     """Requests that joined survivors of a stopped run."""
     decode_steps: int = 0
     row_steps: int = 0
-    """Decode steps times rows of the largest batch: the tokens that the rows could have
-    received."""
+    """Tokens that the rows could have received, which is decode steps times the rows of
+    the largest batch."""
     idle_row_steps: int = 0
     """Those of `row_steps` in which the row was empty, ended or without a token yet."""
     admitted: int = 0

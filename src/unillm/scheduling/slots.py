@@ -88,7 +88,7 @@ class SlotCounters:
     decode_steps: int = 0
     """Steps in which rows decoded."""
     slot_steps: int = 0
-    """Decode steps times slots: the tokens that the slots could have received."""
+    """Tokens that the slots could have received, which is decode steps times slots."""
     occupied_slot_steps: int = 0
     """Slots that received a token, summed over the decode steps."""
     refills: int = 0
