@@ -66,8 +66,9 @@ class PrefillResult:
     padding: Sequence[int]
     """Computed padding positions, one number for each chunk."""
     prompt_logprobs: Sequence[Sequence[TokenLogprobs] | None] = ()
-    """For each chunk of a request that asks for them, those of the prompt tokens that
-    its positions predict: ``start + 1`` to ``end``. May be empty if no request asks."""
+    """One for each chunk: those of the prompt tokens that its positions predict,
+    ``start + 1`` to ``end``; `None` unless its request asks for them. Empty if no
+    request asks."""
 
 
 class SlotEngine(abc.ABC):

@@ -32,7 +32,6 @@ from ..engines.base import (
 )
 from ..engines.slots import (
     DEFAULT_MAX_NUM_BATCHED_TOKENS,
-    PrefillResult,
     PromptChunk,
     SlotEngine,
     SlotToken,
@@ -57,7 +56,7 @@ class _Running:
     prefill_padding: int = 0
     decode_steps: int = 0
     prompt_logprobs: list[TokenLogprobs] | None = None
-    """Kept until the first new token."""
+    """Those of the chunks so far, kept until the first new token."""
 
     @property
     def unwritten(self) -> int:
@@ -268,12 +267,14 @@ class SlotScheduler(Engine):
 
     def _prefill(self, chunks: Sequence[PromptChunk]) -> list[EngineOutput]:
         result = self._engine.prefill(chunks)
-        self._keep_prompt_logprobs(chunks, result)
+        prompt_logprobs = result.prompt_logprobs or [None] * len(chunks)
         outputs = []
-        for chunk, token, padding in zip(
-            chunks, result.tokens, result.padding, strict=True
+        for chunk, token, padding, logprobs in zip(
+            chunks, result.tokens, result.padding, prompt_logprobs, strict=True
         ):
             running = self._running[chunk.request.request_id]
+            if logprobs is not None:
+                running.prompt_logprobs = [*(running.prompt_logprobs or ()), *logprobs]
             running.prefilled = chunk.end
             running.prefill_chunks += 1
             running.prefill_padding += padding
@@ -282,15 +283,6 @@ class SlotScheduler(Engine):
             if token is not None:
                 outputs.append(self._accept(running, token))
         return outputs
-
-    def _keep_prompt_logprobs(
-        self, chunks: Sequence[PromptChunk], result: PrefillResult
-    ) -> None:
-        """Collect the chunks' prompt log-probabilities until the first new token."""
-        for chunk, logprobs in zip(chunks, result.prompt_logprobs, strict=False):
-            if logprobs is not None:
-                running = self._running[chunk.request.request_id]
-                running.prompt_logprobs = [*(running.prompt_logprobs or ()), *logprobs]
 
     # ------------------------------------------------------------- decode and retire
 
