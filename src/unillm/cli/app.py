@@ -34,15 +34,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(generate)
-app.command()(chat)
-app.command()(backends)
-app.command()(inspect)
-app.command()(conformance)
-app.command()(plan)
-app.command()(build)
-app.command()(compare)
-app.command()(doctor)
+for each in (
+    generate,
+    chat,
+    backends,
+    inspect,
+    conformance,
+    plan,
+    build,
+    compare,
+    doctor,
+):
+    app.command()(each)
 app.add_typer(cache.app)
 
 

@@ -54,11 +54,11 @@ def show_path() -> None:
 def show_list(*, as_json: options.AsJson = False) -> None:
     """Show each engine: its purpose, size, build time, last use and state."""
     with _folder() as folder:
-        kept = list(_kept(folder))
+        states = list(_states(folder))
         if as_json:
-            write_json([_as_json(each) for each in kept])
-        elif kept:
-            _write_table(kept)
+            write_json([_as_json(*each) for each in states])
+        elif states:
+            _write_table(states)
         else:
             note("No engine has been prepared yet.")
 
@@ -89,19 +89,13 @@ def prune(
     *,
     unused_for: Annotated[
         float | None,
-        typer.Option(
-            "--unused-for",
-            metavar="DAYS",
-            help="Delete the engines that were not used for so many days.",
-        ),
+        typer.Option(metavar="DAYS", help="Delete engines unused for so many days."),
     ] = None,
     max_size: Annotated[
         str | None,
         typer.Option(
-            "--max-size",
             metavar="SIZE",
-            help="Delete the engines that were unused for longest, until the others "
-            "take no more than this.",
+            help="Delete the longest unused engines until the others take no more.",
         ),
     ] = None,
     everything: Annotated[
@@ -183,44 +177,38 @@ def _found_keys(folder: ArtifactFolder, given: Iterable[str] | None) -> list[str
 # ---------------------------------------------------------------------------- the list
 
 
-@attrs.frozen
-class _Kept:
-    """One line of the list."""
-
-    entry: Entry
-    state: str
-
-    def last_use(self) -> dt.datetime:
-        from ..artifacts.upkeep import last_use
-
-        return dt.datetime.fromtimestamp(last_use(self.entry)).astimezone()
-
-
-def _kept(folder: ArtifactFolder) -> Iterator[_Kept]:
+def _states(folder: ArtifactFolder) -> Iterator[tuple[Entry, str]]:
+    """Yield every engine with its state."""
     from ..artifacts.upkeep import is_in_use
 
     for entry in folder.entries():
         state = "in use" if is_in_use(folder, entry.key) else "ready"
-        yield _Kept(entry, f"not used: {entry.problem}" if entry.problem else state)
+        yield entry, f"not used: {entry.problem}" if entry.problem else state
     for entry in folder.set_aside_entries():
-        yield _Kept(entry, f"set aside: {entry.problem}")
+        yield entry, f"set aside: {entry.problem}"
 
 
-def _as_json(kept: _Kept) -> dict[str, Any]:
-    entry, manifest = kept.entry, kept.entry.manifest
+def _last_use(entry: Entry) -> dt.datetime:
+    from ..artifacts.upkeep import last_use
+
+    return dt.datetime.fromtimestamp(last_use(entry)).astimezone()
+
+
+def _as_json(entry: Entry, state: str) -> dict[str, Any]:
+    manifest = entry.manifest
     return {
         "key": entry.key,
         "path": entry.path,
-        "state": kept.state,
+        "state": state,
         "total_bytes": entry.total_bytes(),
-        "last_use": kept.last_use(),
+        "last_use": _last_use(entry),
         "built_at": manifest and manifest.built_at,
         "build_seconds": manifest and manifest.build_seconds,
         "spec": manifest and manifest.spec,
     }
 
 
-def _write_table(kept: list[_Kept]) -> None:
+def _write_table(states: list[tuple[Entry, str]]) -> None:
     from rich.text import Text
 
     from ..artifacts.progress import duration
@@ -229,18 +217,18 @@ def _write_table(kept: list[_Kept]) -> None:
     table = column_table(
         "key", "backend", "model", "for", "size", "took", "used", "state"
     )
-    for each in kept:
-        manifest = each.entry.manifest
+    for entry, state in states:
+        manifest = entry.manifest
         spec = manifest and manifest.spec
         table.add_row(
-            each.entry.key[:_SHOWN_KEY],
+            entry.key[:_SHOWN_KEY],
             spec.backend if spec else "–",
             Text(spec.model) if spec else "–",
             _purpose(spec) if spec else "–",
-            size(each.entry.total_bytes()),
+            size(entry.total_bytes()),
             duration(manifest.build_seconds) if manifest else "–",
-            f"{each.last_use():%Y-%m-%d %H:%M}",
-            Text(each.state),
+            f"{_last_use(entry):%Y-%m-%d %H:%M}",
+            Text(state),
         )
     print_table(table)
 

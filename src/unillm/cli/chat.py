@@ -29,7 +29,7 @@ def chat(
     model: options.Model = "unillm/tiny",
     system: Annotated[
         str | None,
-        typer.Option("--system", metavar="TEXT", help="System message of the chat."),
+        typer.Option(metavar="TEXT", help="System message of the chat."),
     ] = None,
     sampling: options.Sampling,
     engine: options.Loading,

@@ -80,6 +80,7 @@ def _parameter(key: str, kind: Any, option: Option) -> inspect.Parameter:
         help=option.help,
         metavar=option.metavar,
         rich_help_panel=option.panel,
+        show_default=option.default is not None,
     )
     if option.read is not None:
         kind = list[str]

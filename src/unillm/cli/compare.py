@@ -62,9 +62,7 @@ class Sides(TypedDict, total=False):
         ),
     ]
     dtype: Annotated[list[str], _side("auto, float32, bfloat16 or float16.", "NAME")]
-    max_num_seqs: Annotated[
-        list[int], _side("Largest number of requests in one step.", "COUNT")
-    ]
+    max_num_seqs: Annotated[list[int], _side("Requests in one step.", "COUNT")]
     option: Annotated[
         list[str],
         _side(
@@ -92,12 +90,11 @@ def compare(
     input_format: Annotated[InputFormat, format_option()] = InputFormat.AUTO,
     max_tokens: Annotated[
         int,
-        typer.Option("--max-tokens", help="Generate at most this many tokens.", min=1),
+        typer.Option(help="New tokens of each answer.", min=1),
     ] = 64,
     tolerance: Annotated[
         float,
         typer.Option(
-            "--tolerance",
             metavar="NATS",
             min=0.0,
             help="Count a divergence as agreement if, on both sides, the "

@@ -65,7 +65,6 @@ def generate(
     system: Annotated[
         str | None,
         typer.Option(
-            "--system",
             metavar="TEXT",
             help="With --chat: system message before each prompt.",
             rich_help_panel=_INPUT,

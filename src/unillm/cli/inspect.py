@@ -33,16 +33,12 @@ def inspect(
     *,
     slots: Annotated[
         int | None,
-        typer.Option(
-            "--slots", help="Number of slots in the estimate of the memory. Default: 1."
-        ),
+        typer.Option(help="Slots in the estimate of the memory. Default: 1."),
     ] = None,
     length: Annotated[
         int | None,
         typer.Option(
-            "--length",
-            help="Prompt and new tokens of each slot in that estimate. Default: the "
-            "context.",
+            help="Tokens of each slot in that estimate. Default: the context."
         ),
     ] = None,
     as_json: options.AsJson = False,

@@ -44,13 +44,13 @@ class Option:
     """`None` for the key with dashes."""
     default: Any = None
     read: Callable[[list[str]], Any] | None = None
-    """Makes the value from all texts given; `None` if Typer makes it of the type."""
+    """Makes the value from the given texts; without it, Typer reads the key's type."""
 
 
 class Without:
-    """Keys of a group that a command lacks, and defaults of its own for others.
+    """Keys of a group that a command lacks, and other defaults for the rest.
 
-    Stands in the annotation: ``Annotated[Engine, Without("tokenizer")]``.
+    It annotates a parameter: ``engine: Annotated[Loading, Without("tokenizer")]``.
     """
 
     def __init__(self, *names: str, **defaults: Any) -> None:
@@ -176,7 +176,7 @@ class Sampling(TypedDict, total=False):
         ),
     ]
     stop: Annotated[
-        list[str], sampling("Stop string, which ends a completion.", "TEXT")
+        list[str], sampling("End a completion at this text; may be repeated.", "TEXT")
     ]
     ignore_eos: Annotated[bool, sampling("Continue after an EOS token.")]
     repetition_penalty: Annotated[

@@ -27,7 +27,6 @@ def plan(
     gpu_memory: Annotated[
         str | None,
         typer.Option(
-            "--gpu-memory",
             metavar="SIZE",
             help="Memory of the device, such as 24GiB: shows whether the engine fits, "
             "and the limits that would.",

@@ -52,7 +52,6 @@ def file_option(panel: str | None = None) -> Any:
 def format_option(panel: str | None = None) -> Any:
     """Return the option ``--input-format``."""
     return typer.Option(
-        "--input-format",
         help="Format of the file. auto reads .jsonl and .ndjson as JSON lines.",
         rich_help_panel=panel,
     )

@@ -9,6 +9,7 @@ adds the traceback and the log.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import sys
@@ -23,21 +24,16 @@ from .. import errors
 from .exit_codes import ExitCode, exit_code_of
 
 
-def say(kind: str, message: str, *, colour: str = "yellow") -> None:
+def _say(kind: str, colour: str, message: str) -> None:
     """Write ``kind: message`` to standard error, if that is open."""
     with contextlib.suppress(OSError, ValueError):
         head = typer.style(f"{kind}:", fg=colour, bold=True)
         typer.echo(f"{head} {message}", err=True)
 
 
-def note(message: str) -> None:
-    """Write a fact that changes nothing."""
-    say("note", message, colour="cyan")
-
-
-def say_error(message: str) -> None:
-    """Write an error."""
-    say("error", message, colour="red")
+note = functools.partial(_say, "note", "cyan")
+say_warning = functools.partial(_say, "warning", "yellow")
+say_error = functools.partial(_say, "error", "red")
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -60,7 +56,7 @@ def reported(context: typer.Context, *, debug: bool) -> Iterator[None]:
         typer.Exit: The body raised an exception.
     """
     debug = debug or bool(context.find_root().params.get("debug"))
-    with _shown_log() if debug else _short_messages():
+    with _shown_log(debug=debug):
         try:
             yield
             sys.stdout.flush()
@@ -86,49 +82,34 @@ def _message(error: Exception, *, debug: bool) -> str:
 
 
 @contextlib.contextmanager
-def _short_messages() -> Iterator[None]:
-    """Show warnings without their place in the code, and the progress of builds."""
-    with (
-        warnings.catch_warnings(),
-        _logging(_Notes(), "unillm.artifacts", logging.INFO),
-    ):
-        warnings.showwarning = _show_warning
-        yield
+def _shown_log(*, debug: bool) -> Iterator[None]:
+    """Show the whole log for *debug*; else short warnings and the log of builds."""
+    log = logging.getLogger("unillm" if debug else "unillm.artifacts")
+    handler = logging.StreamHandler(sys.stderr) if debug else _Notes()
+    handler.setFormatter(logging.Formatter("%(name)s %(levelname)s: %(message)s"))
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG if debug else logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            if not debug:
+                warnings.showwarning = _show_warning
+            yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
 
 
 class _Notes(logging.Handler):
     """Shows the log of a build, which may take minutes."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.WARNING:
-            say("warning", record.getMessage())
-        else:
-            note(record.getMessage())
+        show = say_warning if record.levelno >= logging.WARNING else note
+        show(record.getMessage())
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    say("warning", str(message))
-
-
-@contextlib.contextmanager
-def _shown_log() -> Iterator[None]:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(name)s %(levelname)s: %(message)s"))
-    with _logging(handler, "unillm", logging.DEBUG):
-        yield
-
-
-@contextlib.contextmanager
-def _logging(handler: logging.Handler, name: str, level: int) -> Iterator[None]:
-    log = logging.getLogger(name)
-    before = log.level
-    log.addHandler(handler)
-    log.setLevel(level)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(before)
+    say_warning(str(message))  # without its place in the code
 
 
 def _discard_output() -> None:

@@ -50,8 +50,7 @@ class Requests:
     """Submits prompts to one generator."""
 
     generator: Generator
-    params: SamplingParams | None
-    """`None` for the model's own defaults."""
+    params: SamplingParams
     chat: bool = False
     """Whether each text becomes a user message."""
     system: str | None = None

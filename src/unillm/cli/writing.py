@@ -34,6 +34,15 @@ if TYPE_CHECKING:
 
 _HEADER_WIDTH = 60
 
+_COMPLETION_KEYS = (
+    "text",
+    "token_ids",
+    "finish_reason",
+    "stop_reason",
+    "cumulative_logprob",
+    "logprobs",
+)
+
 
 def write(text: str) -> None:
     """Write text unchanged and flush it."""
@@ -139,16 +148,6 @@ def as_json(result: Result) -> dict[str, Any]:
     if len(completions) > 1:
         line["outputs"] = completions
     return line
-
-
-_COMPLETION_KEYS = (
-    "text",
-    "token_ids",
-    "finish_reason",
-    "stop_reason",
-    "cumulative_logprob",
-    "logprobs",
-)
 
 
 def _completion(completion: CompletionOutput) -> dict[str, Any]:
