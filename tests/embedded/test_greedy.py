@@ -33,27 +33,35 @@ OTHER_PROMPTS = 40
 
 SLOTS_AND_BUDGETS = pytest.mark.parametrize(
     ("num_slots", "budget"),
-    [(1, 2048), (2, 50), (5, 2048), (8, 90)],
-    ids=["1 slot", "2 slots in chunks", "5 slots", "8 slots in chunks"],
+    [(1, 2048), (2, 50), (3, 40), (5, 2048), (8, 90)],
+    ids=["1 slot", "2, in chunks", "3, in small chunks", "5 slots", "8, in chunks"],
 )
 
+MANY_PROMPTS = [
+    variant if variant in CORE else pytest.param(variant, marks=pytest.mark.large)
+    for variant in VARIANTS
+]
 
-def make_engine(variant, num_slots, engine_class=PoisonedEngine):
+
+def make_engine(variant, num_slots):
     slots = slots_for(variant, num_slots)
-    return engine_class(make_model(variant), num_slots=slots, max_model_len=224)
+    return PoisonedEngine(make_model(variant), num_slots=slots, max_model_len=224)
 
 
 @SLOTS_AND_BUDGETS
-@pytest.mark.parametrize("family", CORE)
-def test_tokens_are_those_of_generate(reference, family, num_slots, budget):
-    engine = make_engine(family, num_slots, TransformersSlotEngine)
+@pytest.mark.parametrize("family", MANY_PROMPTS)
+def test_tokens_of_many_prompts_are_those_of_generate(
+    reference, family, num_slots, budget
+):
+    """Refilled rows show nothing of their last owner: free rows are NaN."""
+    engine = make_engine(family, num_slots)
 
     serve_known(engine, reference, family, PROMPTS, budget=budget)
 
 
 @pytest.mark.parametrize("family", [v for v in VARIANTS if v not in CORE])
 def test_tokens_of_every_family_are_those_of_generate(reference, family):
-    """All prompts run in eight slots, some of them in fewer; freed rows are NaN."""
+    """All prompts run in eight slots, some of them in fewer; free rows are NaN."""
     for count, num_slots, budget in (
         (OTHER_PROMPTS, 8, 90),
         (8, 5, 2048),
@@ -64,24 +72,8 @@ def test_tokens_of_every_family_are_those_of_generate(reference, family):
         serve_known(engine, reference, family, count, budget=budget)
 
 
-@pytest.mark.large
-@SLOTS_AND_BUDGETS
-def test_tokens_of_many_prompts_are_those_of_generate(
-    reference, family, num_slots, budget
-):
-    engine = make_engine(family, num_slots)
-
-    serve_known(engine, reference, family, PROMPTS, budget=budget)
-
-
-@pytest.mark.parametrize("budget", [2048, 40], ids=["whole", "in chunks"])
-@pytest.mark.parametrize("family", CORE)
-def test_a_refilled_row_shows_nothing_of_its_last_owner(reference, family, budget):
-    serve_known(make_engine(family, 3), reference, family, 40, budget=budget)
-
-
 def test_rows_that_are_not_cleared_would_show(reference, monkeypatch):
-    """Without clearing, the test above fails."""
+    """Without clearing, the tests above fail."""
     known = reference.known("llama", 10)
     engine = make_engine("llama", 3)
     monkeypatch.setattr(engine._cache, "clear", lambda rows: None)
@@ -126,7 +118,7 @@ def test_a_prompt_of_a_recurrent_model_is_neither_cut_nor_padded(
     reference, family, monkeypatch
 ):
     """Its state could not go on from a chunk, so a long prompt exceeds the budget."""
-    engine = make_engine(family, 2, TransformersSlotEngine)
+    engine = make_engine(family, 2)
     prefill = engine.prefill
     seen = []
 

@@ -67,23 +67,17 @@ def slot_attention(
             query, key, value, attention_mask, scaling, cap=softcap, sinks=s_aux
         )
     elif attention_mask is None:
-        attended = _attend_causally(query, key, value, scaling)
+        attended = scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            scale=scaling,
+            is_causal=query.shape[2] > 1,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
     else:
         attended = _attend_masked(query, key, value, attention_mask, scaling)
     return attended.transpose(1, 2).contiguous(), None
-
-
-def _attend_causally(
-    query: Tensor, key: Tensor, value: Tensor, scale: float | None
-) -> Tensor:
-    return scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        scale=scale,
-        is_causal=query.shape[2] > 1,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
 
 
 def _attend_masked(

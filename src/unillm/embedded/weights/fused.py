@@ -103,12 +103,8 @@ def _side_by_side(layers: Sequence[nn.Linear]) -> nn.Linear:
         bias=biased,
         device="meta",
     )
-    product.weight = _cat([layer.weight for layer in layers])
-    if biased:
-        product.bias = _cat([layer.bias for layer in layers])
+    for name in ("weight", "bias") if biased else ("weight",):
+        with torch.no_grad():
+            parts = torch.cat([getattr(layer, name) for layer in layers])
+        setattr(product, name, nn.Parameter(parts, requires_grad=False))
     return product
-
-
-def _cat(parts: Sequence[Tensor]) -> nn.Parameter:
-    with torch.no_grad():
-        return nn.Parameter(torch.cat(list(parts)), requires_grad=False)
