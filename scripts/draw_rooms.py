@@ -20,7 +20,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import tomllib
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # import-linter depends on it
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "unillm"
