@@ -259,9 +259,13 @@ def test_a_death_ends_every_call_that_waits_for_an_answer():
     core = SimpleNamespace(
         outputs_queue=Queue(), utility_results={1: loading, 2: answered}
     )
+    config = SimpleNamespace(
+        model_config=SimpleNamespace(max_model_len=512, get_vocab_size=lambda: 512),
+        scheduler_config=SimpleNamespace(max_num_seqs=4),
+    )
     died = []
     VllmEngine(
-        SimpleNamespace(engine_core=core),
+        SimpleNamespace(engine_core=core, vllm_config=config),
         processes=SimpleNamespace(watch=died.append),
         alone=None,
         threads=None,

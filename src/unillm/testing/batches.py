@@ -89,8 +89,10 @@ class ScriptedBatchEngine(BatchEngine):
     ) -> None:
         self._script = script
         self._prompt_script = prompt_script
-        self.capabilities = capabilities or Capabilities()
-        self.traits = traits or BatchTraits()
+        if capabilities is not None:
+            self.capabilities = capabilities
+        if traits is not None:
+            self.traits = traits
         self._costs = costs or StepCosts()
         self.limits = EngineLimits(
             max_model_len=max_model_len,

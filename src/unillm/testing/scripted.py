@@ -79,7 +79,8 @@ class ScriptedSlotEngine(SlotEngine):
     ) -> None:
         self._script = script
         self._prompt_script = prompt_script
-        self.capabilities = capabilities or Capabilities()
+        if capabilities is not None:
+            self.capabilities = capabilities
         self.num_slots = num_slots
         self.max_model_len = max_model_len
         self.vocab_size = vocab_size
@@ -168,7 +169,8 @@ class ScriptedEngine(Engine):
             max_num_seqs=max_num_seqs,
             vocab_size=vocab_size,
         )
-        self.capabilities = capabilities or Capabilities()
+        if capabilities is not None:
+            self.capabilities = capabilities
         self._waiting = WaitingQueue()
         self._running: dict[str, _Row] = {}
         self.calls: list[tuple[object, ...]] = []
