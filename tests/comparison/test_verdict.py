@@ -24,9 +24,9 @@ def answer(token_ids, gaps=None, **other):
 
 
 def test_the_same_tokens_with_the_same_end_are_equal():
-    found = compare(3, answer([5, 6], [1, 1]), answer([5, 6], [2, 2]))
+    found = compare(answer([5, 6], [1, 1]), answer([5, 6], [2, 2]))
 
-    assert (found.index, found.verdict, found.divergence) == (3, Verdict.EQUAL, None)
+    assert (found.verdict, found.divergence) == (Verdict.EQUAL, None)
     assert found.logprob_difference == 0
 
 
@@ -41,7 +41,7 @@ def test_a_divergence_has_its_position_and_both_gaps():
         ],
     )
 
-    found = compare(0, one, other)
+    found = compare(one, other)
 
     assert found.verdict is Verdict.DIVERGED
     assert found.divergence.position == 1
@@ -64,14 +64,14 @@ def test_a_tie_is_near_where_both_gaps_are(tolerance, verdict):
         answer([6], [1]), candidates=[[Candidate(6, -0.1), Candidate(5, -0.35)]]
     )
 
-    found = compare(0, one, other, tolerance=tolerance)
+    found = compare(one, other, tolerance=tolerance)
 
     assert found.verdict.value == verdict
     assert (verdict == "near tie") is found.verdict.agrees
 
 
 def test_the_gap_to_a_token_that_is_not_a_candidate_is_a_lower_bound():
-    found = compare(0, answer([5], [0.5]), answer([9], [0.5]), tolerance=10)
+    found = compare(answer([5], [0.5]), answer([9], [0.5]), tolerance=10)
 
     gap = Gap(nats=pytest.approx(0.5), is_exact=False)
     assert found.divergence.gaps == (gap, gap)
@@ -79,7 +79,7 @@ def test_the_gap_to_a_token_that_is_not_a_candidate_is_a_lower_bound():
 
 
 def test_without_logprobs_no_divergence_is_near():
-    found = compare(0, answer([5]), answer([6]), tolerance=10)
+    found = compare(answer([5]), answer([6]), tolerance=10)
 
     assert found.divergence.gaps == (None, None)
     assert found.verdict is Verdict.DIVERGED
@@ -97,7 +97,7 @@ def test_without_logprobs_no_divergence_is_near():
     ids=["longer", "finish_reason", "stop_reason", "text"],
 )
 def test_the_same_tokens_may_end_differently(other):
-    found = compare(0, answer([5, 6]), other)
+    found = compare(answer([5, 6]), other)
 
     assert found.verdict is Verdict.ENDED_DIFFERENTLY
     assert found.divergence is None
@@ -105,7 +105,7 @@ def test_the_same_tokens_may_end_differently(other):
 
 
 def test_different_prompt_tokens_are_a_verdict_of_their_own():
-    found = compare(0, answer([5]), answer([5], prompt_token_ids=[2]))
+    found = compare(answer([5]), answer([5], prompt_token_ids=[2]))
 
     assert found.verdict is Verdict.DIFFERENT_PROMPT
 
@@ -120,7 +120,7 @@ def test_different_prompt_tokens_are_a_verdict_of_their_own():
     ids=["same", "another", "one"],
 )
 def test_a_refusal_agrees_with_the_same_refusal_only(one, other, verdict):
-    assert compare(0, one, other).verdict is verdict
+    assert compare(one, other).verdict is verdict
 
 
 def test_an_answer_survives_json():

@@ -12,6 +12,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+import unillm
+
 from . import cache, options
 from .backends import backends
 from .build import build
@@ -34,36 +36,27 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for each in (
-    generate,
-    chat,
-    backends,
-    inspect,
-    conformance,
-    plan,
-    build,
-    compare,
-    doctor,
-):
-    app.command()(each)
+app.command()(generate)
+app.command()(chat)
+app.command()(backends)
+app.command()(inspect)
+app.command()(conformance)
+app.command()(plan)
+app.command()(build)
+app.command()(compare)
+app.command()(doctor)
 app.add_typer(cache.app)
 
 
 def _show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"unillm {_version()}")
-        raise typer.Exit
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError
-
-    import unillm
-
+    if not wanted:
+        return
     try:
-        return unillm.__version__
-    except PackageNotFoundError:
-        return "(a source tree that is not installed)"
+        version = unillm.__version__
+    except ModuleNotFoundError:  # of the distribution
+        version = "(a source tree that is not installed)"
+    typer.echo(f"unillm {version}")
+    raise typer.Exit
 
 
 @app.callback()

@@ -61,7 +61,7 @@ class Sides(TypedDict, total=False):
             "PATH",
         ),
     ]
-    dtype: Annotated[list[str], _side("auto, float32, bfloat16 or float16.", "NAME")]
+    dtype: Annotated[list[str], _side(options.DTYPE, "NAME")]
     max_num_seqs: Annotated[list[int], _side("Requests in one step.", "COUNT")]
     option: Annotated[
         list[str],
@@ -120,6 +120,7 @@ def compare(
     environment of its own. The exit code is 0 if they agree and 6 if they do not.
     """
     from ..comparison.sides import ask
+    from ..comparison.verdict import compare as compare_answers
     from ..comparison.worker import Task
 
     both = _both(sides)
@@ -131,12 +132,14 @@ def compare(
             note(f"side {number}: {label(side)} …")
         questions = [each.as_input() for each in asked]
         reports.append(ask(side, task, questions, show_log=debug))
+    answers = zip(*(report.answers for report in reports), strict=True)
     found = SideBySide(
         task=task,
         tolerance=tolerance,
         sides=both,
-        reports=(reports[0], reports[1]),
+        reports=reports,
         prompts=asked,
+        comparisons=[compare_answers(*each, tolerance=tolerance) for each in answers],
     )
     if as_json:
         write_json(found.as_json())

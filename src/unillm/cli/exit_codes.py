@@ -39,17 +39,17 @@ class ExitCode(enum.IntEnum):
     BROKEN_PIPE = 141, "the reader of the output went away"
 
 
-_OF_ERRORS: tuple[tuple[type[Exception], ExitCode], ...] = (
-    (errors.ConfigError, ExitCode.USAGE),
-    (errors.InvalidParameterError, ExitCode.USAGE),
-    (errors.RequestError, ExitCode.REQUESTS_FAILED),
-    (errors.ModelError, ExitCode.MODEL),
-    (errors.BackendError, ExitCode.BACKEND),
-    (errors.EngineError, ExitCode.ENGINE),
-    (errors.GeneratorClosedError, ExitCode.ENGINE),
-    (errors.SideFailedError, ExitCode.ENGINE),
-)
-"""The first class that an error is an instance of decides."""
+_OF_ERRORS: dict[type[Exception], ExitCode] = {
+    errors.ConfigError: ExitCode.USAGE,
+    errors.InvalidParameterError: ExitCode.USAGE,
+    errors.RequestError: ExitCode.REQUESTS_FAILED,
+    errors.ModelError: ExitCode.MODEL,
+    errors.BackendError: ExitCode.BACKEND,
+    errors.EngineError: ExitCode.ENGINE,
+    errors.GeneratorClosedError: ExitCode.ENGINE,
+    errors.SideFailedError: ExitCode.ENGINE,
+}
+"""The first class of which an error is an instance decides."""
 
 
 def exit_code_of(error: Exception) -> ExitCode:
@@ -58,7 +58,5 @@ def exit_code_of(error: Exception) -> ExitCode:
     The error of a comparison's side counts as its kind in that process.
     """
     kind = getattr(errors, getattr(error, "kind", ""), type(error))
-    for known, code in _OF_ERRORS:
-        if issubclass(kind, known):
-            return code
-    return ExitCode.BUG
+    codes = (code for known, code in _OF_ERRORS.items() if issubclass(kind, known))
+    return next(codes, ExitCode.BUG)

@@ -86,6 +86,7 @@ def as_value(text: str) -> Any:
 # ------------------------------------------------------------------ options of engines
 
 _engine = functools.partial(Option, panel="Engine")
+DTYPE = "Type of the weights: auto (the checkpoint's), float32, bfloat16 or float16."
 
 
 class Reading(TypedDict, total=False):
@@ -99,15 +100,7 @@ class Reading(TypedDict, total=False):
             "NAME",
         ),
     ]
-    dtype: Annotated[
-        str,
-        _engine(
-            "Type of weights and cache: auto (the checkpoint's), float32, bfloat16 or "
-            "float16.",
-            "NAME",
-            default="auto",
-        ),
-    ]
+    dtype: Annotated[str, _engine(DTYPE, "NAME", default="auto")]
     tokenizer: Annotated[
         str, _engine("Directory or hub id of another tokenizer.", "PATH")
     ]

@@ -56,7 +56,7 @@ def plan(
 def _facts(found: EnginePlan) -> Iterator[tuple[str, str]]:
     yield "model", found.model
     yield "backend", found.backend
-    yield "engine", _verdict(found)
+    yield "engine", _engine(found)
     if found.spec is not None:
         if found.spec.unknown:
             names = " and ".join(found.spec.unknown)
@@ -77,7 +77,7 @@ def _facts(found: EnginePlan) -> Iterator[tuple[str, str]]:
         yield from _memory(found.memory)
 
 
-def _verdict(found: EnginePlan) -> str:
+def _engine(found: EnginePlan) -> str:
     changed = ", ".join(str(difference) for difference in found.differences)
     if found.spec is None:
         return "nothing to build: this backend loads the model as it is"
@@ -112,8 +112,8 @@ def _total(memory: MemoryPlan) -> str:
     total = size(memory.estimate.total_bytes)
     if memory.available_bytes is None:
         return f"{total}; --gpu-memory says whether it fits"
-    verdict = "fits" if memory.fits else "does not fit"
-    return f"{total} of {size(memory.available_bytes)}: {verdict}"
+    result = "fits" if memory.fits else "does not fit"
+    return f"{total} of {size(memory.available_bytes)}: {result}"
 
 
 def _fitting(memory: MemoryPlan) -> str:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,26 +19,16 @@ if TYPE_CHECKING:
     from ..comparison.worker import Task
 
 
-@attrs.frozen(kw_only=True, slots=False)  # for the cached property
+@attrs.frozen(kw_only=True)
 class SideBySide:
-    """The task, the prompts, and the reports of the two sides."""
+    """The task, the reports of the two sides, and a comparison for each prompt."""
 
     task: Task
     tolerance: float
-    sides: tuple[Side, Side]
-    reports: tuple[SideReport, SideReport]
+    sides: Sequence[Side]
+    reports: Sequence[SideReport]
     prompts: Sequence[CliPrompt]
-
-    @functools.cached_property
-    def comparisons(self) -> list[Comparison]:
-        """One comparison for each prompt."""
-        from ..comparison.verdict import compare
-
-        one, other = self.reports
-        return [
-            compare(index, *both, tolerance=self.tolerance)
-            for index, both in enumerate(zip(one.answers, other.answers, strict=True))
-        ]
+    comparisons: Sequence[Comparison]
 
     @property
     def agree(self) -> bool:

@@ -94,7 +94,6 @@ class Divergence:
 class Comparison:
     """Both answers to one prompt, and how they relate."""
 
-    index: int
     answers: tuple[Answer, Answer]
     verdict: Verdict
     divergence: Divergence | None = None
@@ -103,13 +102,10 @@ class Comparison:
     the divergence; `None` where there is none to compare."""
 
 
-def compare(
-    index: int, one: Answer, other: Answer, *, tolerance: float = 0.0
-) -> Comparison:
-    """Compare two answers to the prompt at *index*.
+def compare(one: Answer, other: Answer, *, tolerance: float = 0.0) -> Comparison:
+    """Compare two answers to the same prompt.
 
     Args:
-        index: Index of the prompt.
         one: Answer of the first side.
         other: Answer of the second side.
         tolerance: Largest gap in nats, on both sides, that makes a divergence a near
@@ -129,7 +125,6 @@ def compare(
     else:
         verdict = Verdict.EQUAL
     return Comparison(
-        index=index,
         answers=(one, other),
         verdict=verdict,
         divergence=divergence,
