@@ -16,6 +16,8 @@ import unillm
 from unillm import CompletionDelta, CompletionOutput, RequestOutput, SamplingParams
 from unillm.cli.app import app
 from unillm.errors import PromptTooLongError
+from unillm.testing import conformance
+from unillm.testing.conformance import Conformance
 
 SRC = Path(unillm.__file__).parents[1]
 
@@ -115,6 +117,24 @@ def cli():
         return CliRunner().invoke(app, [str(arg) for arg in args], **options)
 
     return run
+
+
+@pytest.fixture
+def contract(monkeypatch):
+    """Make a run of the contract return *results*; return its arguments."""
+    arguments = {}
+
+    def use(*results):
+        def run_contract(backend, *, on_result, **given):
+            arguments.update(given, backend=backend)
+            for each in results if on_result else ():
+                on_result(each)
+            return Conformance(backend=backend, distribution="d 1", results=results)
+
+        monkeypatch.setattr(conformance, "run_contract", run_contract)
+        return arguments
+
+    return use
 
 
 @pytest.fixture

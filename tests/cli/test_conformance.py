@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from unillm.cli.exit_codes import ExitCode
-from unillm.testing import conformance
-from unillm.testing.conformance import ClauseResult, Conformance, Outcome
+from unillm.testing.conformance import ClauseResult, Outcome
 
 
 def result(number: str, outcome: Outcome, detail: str = "") -> ClauseResult:
@@ -24,26 +21,8 @@ GOOD = (
 )
 
 
-@pytest.fixture
-def run(monkeypatch):
-    """Make a run of the contract return *results*; return its arguments."""
-    asked = {}
-
-    def use(*results):
-        def run_contract(backend, *, on_result, **given):
-            asked.update(given, backend=backend)
-            for each in results:
-                on_result(each)
-            return Conformance(backend=backend, distribution="d 1", results=results)
-
-        monkeypatch.setattr(conformance, "run_contract", run_contract)
-        return asked
-
-    return use
-
-
-def test_a_backend_that_holds_the_contract_ends_well(cli, run):
-    run(*GOOD)
+def test_a_backend_that_holds_the_contract_ends_well(cli, contract):
+    contract(*GOOD)
 
     shown = cli("conformance", "some")
 
@@ -56,8 +35,8 @@ def test_a_backend_that_holds_the_contract_ends_well(cli, run):
     assert not any(line.startswith("E1") for line in others)
 
 
-def test_a_backend_that_fails_a_clause_has_an_exit_code_of_its_own(cli, run):
-    run(*GOOD, result("E3", Outcome.FAILED, "assert 506 == 511"))
+def test_a_backend_that_fails_a_clause_has_an_exit_code_of_its_own(cli, contract):
+    contract(*GOOD, result("E3", Outcome.FAILED, "assert 506 == 511"))
 
     shown = cli("conformance", "some")
 
@@ -65,8 +44,8 @@ def test_a_backend_that_fails_a_clause_has_an_exit_code_of_its_own(cli, run):
     assert "E3 failed: E3 holds.\n  assert 506 == 511" in shown.stdout
 
 
-def test_json_has_every_clause(cli, run):
-    run(*GOOD)
+def test_json_has_every_clause(cli, contract):
+    contract(*GOOD)
 
     value = json.loads(cli("conformance", "some", "--json").stdout)
 
@@ -80,8 +59,8 @@ def test_json_has_every_clause(cli, run):
     }
 
 
-def test_options_reach_the_engine(cli, run):
-    asked = run(*GOOD)
+def test_options_reach_the_engine(cli, contract):
+    asked = contract(*GOOD)
 
     cli("conformance", "SOME", "--option", "slots=3", "--model", "elsewhere")
 

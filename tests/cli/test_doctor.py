@@ -10,7 +10,7 @@ from unillm.backend import Finding
 from unillm.cli.exit_codes import ExitCode
 from unillm.testing import conformance
 from unillm.testing.backends import ScriptedBackend, plugged
-from unillm.testing.conformance import ClauseResult, Conformance, Outcome
+from unillm.testing.conformance import ClauseResult, Outcome
 from unillm.testing.scripted import ScriptedEngine
 
 
@@ -35,22 +35,11 @@ def backend():
 
 
 @pytest.fixture
-def run(monkeypatch):
+def run(contract):
     """Make a run of the contract return one clause of *outcome*; return its arguments."""
-    asked = {}
-
-    def use(outcome):
-        def run_contract(backend, *, on_result, **given):
-            asked.update(given, backend=backend)
-            result = ClauseResult(number="E1", statement="All end.", outcome=outcome)
-            if on_result is not None:
-                on_result(result)
-            return Conformance(backend=backend, distribution="", results=(result,))
-
-        monkeypatch.setattr(conformance, "run_contract", run_contract)
-        return asked
-
-    return use
+    return lambda outcome: contract(
+        ClauseResult(number="E1", statement="All end.", outcome=outcome)
+    )
 
 
 def doctor(cli, *arguments):

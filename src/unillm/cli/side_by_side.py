@@ -126,9 +126,9 @@ class SideBySide:
 
 def label(side: Side) -> str:
     """Return a side in a few words."""
-    shown = {**side.options, **side.options["backend_options"]}
-    del shown["backend_options"]
+    shown = dict(side.options)
     backend = shown.pop("backend", "auto")
+    shown |= shown.pop("backend_options")
     options = ", ".join(f"{name}={value}" for name, value in shown.items())
     return f"{backend} ({options})" if options else backend
 
