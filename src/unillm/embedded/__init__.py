@@ -18,6 +18,7 @@ from typing_extensions import override
 from ..engines.backend import Availability, Backend
 from ..engines.base import Capabilities, Capability, Support
 from ..hookspecs import hookimpl
+from ..model.checkpoint import read_config
 
 if TYPE_CHECKING:
     from ..config import EngineConfig
@@ -57,15 +58,15 @@ class TransformersBackend(Backend):
 
     @override
     def refusal(self, config: EngineConfig) -> str | None:
-        from .families import refusal
+        from .families import refusal_of
 
-        return refusal(config.path)
+        return refusal_of(read_config(config.path))
 
     @override
     def remark(self, config: EngineConfig) -> str | None:
-        from .families import remark
+        from .families import remark_of
 
-        return remark(config.path)
+        return remark_of(read_config(config.path))
 
     @override
     def create_engine(self, config: EngineConfig) -> Engine:

@@ -10,14 +10,12 @@ transformers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 import attrs
 
 from ..errors import UnsupportedModelError
-from ..model.checkpoint import read_config
 from .weights import quantised
 
 
@@ -162,22 +160,9 @@ def family_of(config: Any) -> Family:
     return FAMILIES.get(model_type) or Family(model_type)
 
 
-def refusal(path: Path) -> str | None:
-    """Return why the model of a directory cannot be served; `None` if it can.
-
-    Raises:
-        ModelError: The directory or its ``config.json`` cannot be read.
-    """
-    return refusal_of(read_config(path))
-
-
-def remark(path: Path) -> str | None:
-    """Return what a user should know of how a model is served, if anything.
-
-    Raises:
-        ModelError: The directory or its ``config.json`` cannot be read.
-    """
-    family = FAMILIES.get(read_config(path).get("model_type", ""))
+def remark_of(config: Mapping[str, Any]) -> str | None:
+    """Return a restriction of how a ``config.json`` is served; `None` without one."""
+    family = FAMILIES.get(config.get("model_type", ""))
     if family is None or not family.one_at_a_time:
         return None
     return f"it is served one request at a time: {family.one_at_a_time}"

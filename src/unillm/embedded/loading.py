@@ -156,7 +156,7 @@ def load_engine(
         weight_bytes=model.get_memory_footprint(),
         item_bytes=model.dtype.itemsize,
     )
-    if remark := families.remark(path):
+    if remark := families.remark_of(declared):
         log.warning("%s: %s", path, remark)
     one_slot = family_of(config).one_at_a_time
     limits = plan_limits(
