@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import threading
 import time
 
 import llguidance
 import pytest
-from embedded.byte_tokenizer import EOS, OwnTokenizer, save_model
+from embedded.byte_tokenizer import OwnTokenizer, save_model
 from embedded.structures import DIGIT, STRUCTURES, Structure, obj, text
 
 from unillm import Generator, SamplingParams, StructuredOutputs
@@ -169,21 +168,6 @@ def test_a_pydantic_model_gives_the_schema(generator):
 
     assert Answer.model_validate_json(output.text)
     assert output.finish_reason == "stop"
-
-
-def test_eos_is_allowed_exactly_where_the_grammar_may_end(generator):
-    state = start(generator, regex="ab*")
-
-    def allowed():
-        bits = "".join(f"{byte:08b}"[::-1] for byte in state.allowed())
-        return {place for place, bit in enumerate(bits) if bit == "1"}
-
-    ids = generator.get_tokenizer().encode("ab").ids
-    assert EOS not in allowed()
-    state.accept(ids[0])
-    assert EOS in allowed()
-    state.accept(ids[1])
-    assert allowed() == {EOS, ids[1]}
 
 
 # ------------------------------------------------------------------------- refusals
@@ -362,16 +346,6 @@ def test_a_large_structure_is_compiled_or_refused_in_time(generator, fields):
     assert time.monotonic() - started < grammars.COMPILE_TIMEOUT_S + 2
 
 
-def test_compiling_stops_at_its_time_limit(monkeypatch, generator):
-    monkeypatch.setattr(grammars, "COMPILE_TIMEOUT_S", 0.05)
-    blocked = threading.Event()
-    monkeypatch.setattr(grammars, "_grammar_text", lambda _: blocked.wait(10))
-
-    with pytest.raises(InvalidParameterError, match=r"takes more than 0.05 s"):
-        generator.submit("a", params({"regex": "slow one"}))
-    blocked.set()
-
-
 def test_a_step_at_its_limit_fails_its_request_alone(generator, monkeypatch):
     limits = {**grammars._LIMITS, "max_lexer_states": 60}
     monkeypatch.setattr(grammars, "_LIMITS", limits)
@@ -387,22 +361,6 @@ def test_a_step_at_its_limit_fails_its_request_alone(generator, monkeypatch):
 
     assert isinstance(outputs[0], (RequestFailedError, InvalidParameterError))
     assert len(outputs[1].text) == 5
-
-
-# ------------------------------------------------------------------------- the compiler
-
-
-def test_the_cache_of_compiled_grammars_is_bounded(path, monkeypatch):
-    monkeypatch.setattr(grammars, "CACHED", 3)
-    tokenizer = load_tokenizer(path / "tokenizer.json")
-    compiler = GrammarCompiler(tokenizer, vocab_size=300, eos_ids=[EOS])
-    wanted = [StructuredOutputs(regex=f"a{number}") for number in range(5)]
-
-    compiled = [compiler.compile(each) for each in wanted]
-
-    assert compiler.compile(wanted[4]) is compiled[4]
-    assert compiler.compile(wanted[0]) is not compiled[0]
-    assert len(compiler._cache) == 3
 
 
 def test_threads_compile_at_the_same_time(generator):
@@ -429,15 +387,6 @@ def test_a_tokenizer_without_bytes_is_refused(path):
     with (
         Generator(path, tokenizer=OwnTokenizer()) as generator,
         pytest.raises(UnsupportedParameterError, match="bytes of each token"),
-    ):
-        generator.submit("a", params({"regex": "a"}))
-
-
-def test_without_llguidance_the_extra_is_named(path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "llguidance", None)
-    with (
-        Generator(path) as generator,
-        pytest.raises(UnsupportedParameterError, match=r"unillm\[structured\]"),
     ):
         generator.submit("a", params({"regex": "a"}))
 
