@@ -275,10 +275,10 @@ class TransformersSlotEngine(SlotEngine):
         else:
             step = PromptStep(self._tensor(rows), width=width)
             mask = self._masks.for_prompts(len(group), width)
-        places = self._tensor([*ends, *asked.places])
+        wanted = self._tensor([*ends, *asked.places])
         owners = [self._held(row) for row in rows]
         head = self._model.get_output_embeddings()
-        with self._adapters_of(owners), only_positions(head, places):
+        with self._adapters_of(owners), only_positions(head, wanted):
             logits = forward(
                 self._model,
                 self._cache,

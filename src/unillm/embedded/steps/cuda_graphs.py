@@ -132,8 +132,8 @@ class GraphRecorder:
 class GraphRunner(StepRunner):
     """Records and replays; a new shape is recorded by the first step that has it.
 
-    *record* takes a step and returns its replay. *layers* run compiled meanwhile; with
-    `None` the model runs as it is.
+    *record* takes a step and returns its replay. While it records, *layers* run
+    compiled; with `None` the model runs as it is.
     """
 
     def __init__(

@@ -74,8 +74,8 @@ def forward(
 
 
 @contextmanager
-def only_positions(head: torch.nn.Module, places: Tensor) -> Iterator[None]:
-    """Have the output layer compute *places* alone: ``[n, 2]``, row and position.
+def only_positions(head: torch.nn.Module, wanted: Tensor) -> Iterator[None]:
+    """Have the output layer compute *wanted* alone: ``[n, 2]``, rows and positions.
 
     ``logits_to_keep`` takes the same positions of every row, which are far too many
     logits when prompts of different lengths share a pass. The layer's output is
@@ -83,7 +83,7 @@ def only_positions(head: torch.nn.Module, places: Tensor) -> Iterator[None]:
     """
 
     def select(_: torch.nn.Module, inputs: tuple[Tensor]) -> Tensor:
-        rows, positions = places.view(-1, 2).unbind(1)
+        rows, positions = wanted.view(-1, 2).unbind(1)
         return inputs[0][rows, positions][:, None]
 
     hook = head.register_forward_pre_hook(select)
