@@ -101,6 +101,36 @@ def test_a_changed_file_is_hashed_again(model, tmp_path, hashed, settled, change
     assert found["model.safetensors"] == sha256(model / "model.safetensors")
 
 
+def test_digests_of_an_earlier_boot_are_ignored_where_the_caller_asks(
+    model, tmp_path, hashed, settled, monkeypatch
+):
+    digests = Digests(tmp_path / "memory")
+    settled()
+    for _ in range(2):
+        digests.of(model, NAMES, this_boot_only=True)
+    assert len(hashed) == 2
+
+    monkeypatch.setattr(module, "boot_id", lambda: "another")
+    digests.of(model, NAMES)
+    assert len(hashed) == 2
+
+    for _ in range(2):
+        digests.of(model, NAMES, this_boot_only=True)
+    assert len(hashed) == 4
+
+
+def test_without_a_boot_id_no_digest_is_of_this_boot(
+    model, tmp_path, hashed, settled, monkeypatch
+):
+    monkeypatch.setattr(module, "boot_id", lambda: None)
+    settled()
+
+    for _ in range(2):
+        Digests(tmp_path / "memory").of(model, NAMES, this_boot_only=True)
+
+    assert len(hashed) == 4
+
+
 def test_a_broken_record_is_ignored(model, tmp_path, hashed, settled):
     digests = Digests(tmp_path / "memory")
     settled()

@@ -5,8 +5,8 @@
 Hashing runs at about 1.7 GB/s a core, so a model of 16 GB would cost every start ten
 seconds. A remembered digest stands beside the size, mtime, ctime and inode of its file,
 and counts while all of them are the same: the kernel changes ctime at each write, also
-where a program sets mtime back. A disk that loses bits by itself changes none of them;
-`unillm cache verify` hashes without the memory.
+where a program sets mtime back. A disk that loses bits by itself changes none of them,
+so prepared engines are hashed once in each boot of the machine.
 
 A file that changed less than `SETTLED_S` before it was hashed could change again within
 one tick of the file system's clock, so its digest is not remembered.
@@ -62,6 +62,8 @@ class _Known:
 
     state: _State
     sha256: str
+    boot: str | None = None
+    """Boot of the machine in which it was hashed; `None` if unknown."""
 
 
 @attrs.frozen(kw_only=True)
@@ -86,6 +88,14 @@ def digest_file(file: Path) -> str:
     return digest.hexdigest()
 
 
+def boot_id() -> str | None:
+    """Return the id of this boot of the machine; `None` where the kernel has none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return None
+
+
 class Digests:
     """Digests of files, remembered in a folder with one small file a directory.
 
@@ -97,14 +107,26 @@ class Digests:
     def __init__(self, memory: Path) -> None:
         self._memory = memory
 
-    def of(self, directory: Path, names: Iterable[str]) -> dict[str, str]:
+    def of(
+        self, directory: Path, names: Iterable[str], *, this_boot_only: bool = False
+    ) -> dict[str, str]:
         """Return the digests of files of a directory, by their paths in it.
+
+        Args:
+            directory: The directory.
+            names: Paths of the files in it.
+            this_boot_only: Ignore digests from before the machine started.
 
         Raises:
             OSError: A file is missing or cannot be read.
         """
         states = {name: _State.of(directory / name) for name in names}
-        known = self._recall(directory)
+        boot = boot_id()
+        known = {
+            name: each
+            for name, each in self._recall(directory).items()
+            if not this_boot_only or (boot is not None and each.boot == boot)
+        }
         digests = {
             name: known[name].sha256
             for name, state in states.items()
@@ -115,7 +137,7 @@ class Digests:
             found = threads.map(digest_file, (directory / name for name in new))
             hashed = dict(zip(new, found, strict=True))
         if lasting := {
-            name: _Known(state=states[name], sha256=digest)
+            name: _Known(state=states[name], sha256=digest, boot=boot)
             for name, digest in hashed.items()
             if states[name].is_settled() and states[name] == _State.of(directory / name)
         }:

@@ -162,7 +162,7 @@ class ArtifactFolder:
     def check(self, key: str) -> Manifest:
         """Return the manifest of an entry whose files are all as they were built.
 
-        Hashes each file that changed after it was hashed before.
+        Hashes each file that changed, or was not hashed since the machine started.
 
         Raises:
             DamagedError: The entry differs from the build.
@@ -174,7 +174,9 @@ class ArtifactFolder:
             raise DamagedError("its manifest is that of another entry")
         manifest.check_files(entry)
         try:
-            digests = self.digests.of(entry / FILES, manifest.files)
+            digests = self.digests.of(
+                entry / FILES, manifest.files, this_boot_only=True
+            )
         except OSError as error:
             raise DamagedError(str(error)) from error
         manifest.check_digests(digests)
