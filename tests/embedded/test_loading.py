@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from embedded.tiny_models import make_model, slots_for
 from transformers.utils import logging as transformers_logging
 
 from unillm import inspect_model
+from unillm.embedded import loading
 from unillm.embedded.families import refusal_of, remark_of
 from unillm.embedded.loading import load_engine
 from unillm.errors import (
@@ -117,6 +119,20 @@ def test_the_callers_progress_bars_are_left_as_they_were(llama, capfd):
         transformers_logging.disable_progress_bar()
 
     assert "%" not in capfd.readouterr().err
+
+
+def test_two_loads_at_once_leave_the_callers_log_as_it_was():
+    advice = logging.getLogger("transformers.generation.configuration_utils")
+    first, second = loading._quiet(), loading._quiet()
+
+    first.__enter__()
+    second.__enter__()
+    assert not advice.filter(logging.makeLogRecord({}))
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+
+    assert not advice.disabled
+    assert advice.filter(logging.makeLogRecord({}))
 
 
 def test_refusing_a_family_loads_no_torch(llama):

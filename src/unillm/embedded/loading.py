@@ -308,12 +308,17 @@ def _quiet() -> Iterator[None]:
     would use: the core reads that file by its own rules.
     """
     advice = logging.getLogger("transformers.generation.configuration_utils")
-    silent, advice.disabled = advice.disabled, True
+    # Threads may load at once, so no thread restores a state that it found.
+    advice.addFilter(_reject)
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
-        advice.disabled = silent
+        advice.removeFilter(_reject)
         if shown:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _reject(_: logging.LogRecord) -> bool:
+    return False

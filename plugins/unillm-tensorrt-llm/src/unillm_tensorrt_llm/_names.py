@@ -47,12 +47,16 @@ _KV = "kv_cache_config."
 CONSTRUCTOR = (
     Name("max_model_len", "max_seq_len", "build_config.max_seq_len", "max_output_len"),
     Name(
-        *("max_num_seqs", "max_batch_size", "build_config.max_batch_size"),
-        "max_batch_size",
+        vllm="max_num_seqs",
+        pytorch="max_batch_size",
+        engine="build_config.max_batch_size",
+        runner="max_batch_size",
     ),
     Name(
-        *("max_num_batched_tokens", "max_num_tokens", "build_config.max_num_tokens"),
-        None,
+        vllm="max_num_batched_tokens",
+        pytorch="max_num_tokens",
+        engine="build_config.max_num_tokens",
+        runner=None,
     ),
     _same("dtype"),
     _same("trust_remote_code"),
