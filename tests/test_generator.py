@@ -8,6 +8,7 @@ each call returns, how requests end, and that bad requests fail alone. Here is t
 
 from __future__ import annotations
 
+import gc
 import inspect
 import io
 import json
@@ -17,6 +18,7 @@ import sys
 import textwrap
 import threading
 import warnings
+import weakref
 from functools import partial
 from pathlib import Path
 
@@ -402,6 +404,17 @@ def test_every_call_of_a_closed_generator_raises():
             use(COUNT)
     with pytest.raises(GeneratorClosedError):
         generator.stats()
+
+
+def test_a_closed_generator_keeps_no_engine_in_memory():
+    generator = Generator("unillm/tiny")
+    engine = weakref.ref(generator._driver.engine)
+    generator.generate(COUNT, GREEDY)
+
+    generator.close()
+    gc.collect()
+
+    assert engine() is None
 
 
 def test_a_forgotten_generator_warns_and_ends_its_threads():

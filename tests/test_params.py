@@ -166,6 +166,15 @@ def test_biases_are_cut_and_kept_in_order():
     assert params == attrs.evolve(params)
 
 
+def test_an_error_of_the_callers_iterator_passes_on():
+    def ids():
+        yield 3
+        raise ValueError("the disk is full")
+
+    with pytest.raises(ValueError, match="the disk is full"):
+        SamplingParams(stop_token_ids=ids())
+
+
 def test_the_callers_list_is_not_kept():
     stop = ["a"]
     params = SamplingParams(stop=stop)

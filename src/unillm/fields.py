@@ -109,12 +109,11 @@ def as_items(
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise refuse(name, expected, value)
     items: dict[T, None] = {}
-    item = None
-    try:
-        for item in value:
+    for item in value:  # an error of the caller's own iterator passes on
+        try:
             items[convert(item)] = None
-    except (TypeError, ValueError, OverflowError):
-        raise refuse(name, expected, item) from None
+        except (TypeError, ValueError, OverflowError):  # noqa: PERF203 - names *item*
+            raise refuse(name, expected, item) from None
     if len(items) < at_least:
         raise refuse(name, expected, value)
     return tuple(items)

@@ -154,7 +154,6 @@ class Generator:
             text,
             engine.limits,
             capabilities=resolved.backend.capabilities.refined(engine.capabilities),
-            on_cancel=self._driver.cancel,
             backend=self.backend,
             backends=resolved.registry.by_rank,
         )

@@ -20,7 +20,7 @@ from unillm.text.loading import ModelText, load_tokenizer
 def maker_for():
     """Return a function that makes a `RequestMaker` without an engine."""
 
-    def maker_for(*, on_cancel=lambda _: None, max_model_len=1000, **config):
+    def maker_for(*, max_model_len=1000, **config):
         tokenizer = load_tokenizer(Letters())
         names = {"capabilities", "backend", "backends", "clock"} & config.keys()
         own = {name: config.pop(name) for name in names}
@@ -34,7 +34,7 @@ def maker_for():
             max_model_len=max_model_len, max_num_seqs=4, vocab_size=0x110000
         )
         config = EngineConfig(model="letters", path=Path(), **config)
-        return RequestMaker(config, text, limits, on_cancel=on_cancel, **own)
+        return RequestMaker(config, text, limits, **own)
 
     return maker_for
 
@@ -66,13 +66,10 @@ def drive():
 @pytest.fixture
 def handle_for(maker_for):
     """Return a function that makes handles, numbered from 0 over all drivers."""
-    drivers = {}
-    maker = maker_for(on_cancel=lambda handle: drivers[handle].cancel(handle))
+    maker = maker_for()
 
-    def handle_for(driver, *, prompt=(65, 66), timeout_s=None, **params):
+    def handle_for(*, prompt=(65, 66), timeout_s=None, **params):
         params = SamplingParams(**{"max_tokens": 50, "seed": 0, **params})
-        handle = maker.make(prompt, params, timeout_s=timeout_s)
-        drivers[handle] = driver
-        return handle
+        return maker.make(prompt, params, timeout_s=timeout_s)
 
     return handle_for

@@ -17,7 +17,7 @@ def test_deltas_of_a_slow_reader_add_up(drive, handle_for):
     engine = Gate(length=20)
     engine.permit()
     driver = drive(engine)
-    handle = handle_for(driver)
+    handle = handle_for()
     driver.submit(handle, block=False)
     handle.result(PATIENCE_S)
 
@@ -34,7 +34,7 @@ def test_tokens_do_not_wake_a_thread_that_waits_for_the_result(
     """Each wake would take a core away from the engine."""
     engine = Gate(length=20)
     driver = drive(engine)
-    handle = handle_for(driver)
+    handle = handle_for()
     woken = []
     notify_all = handle._changed.notify_all
 
@@ -55,7 +55,7 @@ def test_tokens_do_not_wake_a_thread_that_waits_for_the_result(
 def test_cancelling_ends_the_request_and_frees_its_slot(drive, handle_for):
     engine = Gate()
     driver = drive(engine)
-    handle, other = handle_for(driver), handle_for(driver)
+    handle, other = handle_for(), handle_for()
     driver.submit(handle, block=False)
     driver.submit(other, block=False)
     engine.permit(1)
@@ -78,7 +78,7 @@ def test_cancelling_ends_the_request_and_frees_its_slot(drive, handle_for):
 
 def test_cancelling_twice_or_after_the_end_does_nothing(drive, handle_for):
     driver = drive(ScriptedSlotEngine(lambda *_: END))
-    handle = handle_for(driver)
+    handle = handle_for()
     driver.submit(handle, block=False)
     output = handle.result(PATIENCE_S)
 
@@ -93,7 +93,7 @@ def test_cancelling_twice_or_after_the_end_does_nothing(drive, handle_for):
 def test_waiting_times_out_and_the_request_goes_on(drive, handle_for):
     engine = Gate()
     driver = drive(engine)
-    handle = handle_for(driver)
+    handle = handle_for()
     driver.submit(handle, block=False)
 
     with pytest.raises(RequestTimeoutError, match="goes on"):
@@ -105,7 +105,7 @@ def test_waiting_times_out_and_the_request_goes_on(drive, handle_for):
 
 def test_several_completions_end_when_the_last_one_does(drive, handle_for):
     driver = drive(ScriptedSlotEngine(lambda r, n: END if n == r.seed else 97 + r.seed))
-    handle = handle_for(driver, n=3)
+    handle = handle_for(n=3)
     driver.submit(handle, block=False)
 
     output = handle.result(PATIENCE_S)

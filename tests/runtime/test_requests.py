@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from unillm import LoRARequest, SamplingParams
@@ -106,6 +108,15 @@ def test_a_deadline_is_the_requests_own_or_the_makers(
 def test_an_invalid_argument_is_refused(maker_for, given, message):
     with pytest.raises(InvalidParameterError, match=message):
         maker_for().make("a", **{"params": None, **given})
+
+
+def test_of_several_errors_that_of_the_prompt_is_raised(maker_for):
+    maker, params = maker_for(), {"temperature": 0}
+    [make] = maker.makers([None], [params], [1], 0, None)
+
+    for refused in (make, partial(maker.make, None, params, lora_request=1)):
+        with pytest.raises(PromptTypeError):
+            refused()
 
 
 def test_an_unsupported_field_is_refused_with_the_backends_that_honour_it(maker_for):

@@ -133,7 +133,6 @@ class _Run:
                 max_num_seqs=self._world.num_slots,
                 vocab_size=VOCAB_SIZE,
             ),
-            on_cancel=lambda handle: self._driver.cancel(handle),  # noqa: PLW0108 - it changes
             clock=lambda: self._now,
         )
 

@@ -239,6 +239,17 @@ def test_a_built_engine_takes_its_configs_from_the_directory_of_its_tokenizer(bu
         assert found.default_params == model.default_params
 
 
+def test_a_built_engine_may_have_a_tokenizer_file_or_one_under_home(
+    built, tmp_path, monkeypatch
+):
+    shutil.copytree(TINY, tmp_path / "home" / "tiny")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+    file = read_model_text(built, tokenizer=TINY / "tokenizer.json")
+    assert file.model_config == {}
+    assert read_model_text(built, tokenizer="~/tiny").eos == read_model_text(TINY).eos
+
+
 def test_a_built_engine_has_no_config_beside_a_tokenizer_object(built):
     found = read_model_text(built, tokenizer=load_tokenizer(TINY))
 

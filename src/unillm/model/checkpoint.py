@@ -54,7 +54,7 @@ def read_json(directory: Path, name: str) -> dict[str, Any] | None:
     path = directory / name
     try:
         content = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise ModelLoadError(

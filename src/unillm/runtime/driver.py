@@ -151,6 +151,7 @@ class Driver:
             GeneratorClosedError: The driver was closed.
         """
         tokens = len(handle.prompt_token_ids) * len(handle.completions)
+        handle.on_cancel = self.cancel
         with self._changed:
             while not self._accepts(tokens):
                 if not block:
@@ -163,6 +164,8 @@ class Driver:
                         "max_queued_tokens."
                     )
                 self._changed.wait()
+            if handle.done():  # cancelled by another thread: it would never leave
+                return
             self._queued[handle.request_id] = tokens
             self._queued_tokens += tokens
             self._inbox.append(handle)
@@ -267,7 +270,7 @@ class Driver:
                 self._end_all(GeneratorClosedError, CLOSED)
         except BaseException as error:  # noqa: BLE001 - every waiting call raises it
             self._die(
-                f"The engine failed with {type(error).__name__}: {error}. All its "
+                f"The engine failed with {_named(error)}. All its "
                 "requests are lost; create a new Generator.",
                 error,
             )
@@ -348,7 +351,7 @@ class Driver:
             if not handle.update(completion, output):
                 return  # cancelled meanwhile: the next turn aborts it
         except Exception as error:  # noqa: BLE001 - a caller's tokenizer raises anything
-            reason = f"its new tokens could not be turned into text: {error!r}"
+            reason = f"its new tokens could not be turned into text: {_named(error)}"
             self._fail(handle, _failure(handle, reason, error))
             return
         if completion.finish_reason is not None:
@@ -451,6 +454,10 @@ class Driver:
     def _forget(self) -> None:
         atexit.unregister(self.close)
         self._over.set()
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _failure(

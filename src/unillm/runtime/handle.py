@@ -48,15 +48,14 @@ class RequestHandle:
         prepared: PreparedPrompt,
         completions: list[Completion],
         deadline: float | None,
-        on_cancel: Callable[[RequestHandle], None],
     ) -> None:
         self.request_id = request_id
         self.prompt = prepared.text
         self.prompt_token_ids = prepared.token_ids
         self.completions = completions
         self.deadline = deadline
+        self.on_cancel: Callable[[RequestHandle], None] | None = None
         self._prepared = prepared
-        self._on_cancel = on_cancel
         self._changed = threading.Condition(threading.RLock())
         self._num_reading = 0
         self._alarms: list[Callable[[], None]] = []
@@ -107,8 +106,9 @@ class RequestHandle:
         Cancelling an ended request does nothing.
         """
         message = f"Request {self.request_id} was cancelled."
-        if self.end(lambda output: RequestCancelledError(message, output=output)):
-            self._on_cancel(self)
+        ended = self.end(lambda output: RequestCancelledError(message, output=output))
+        if ended and self.on_cancel is not None:  # else no driver has it yet
+            self.on_cancel(self)
 
     def __iter__(self) -> Iterator[CompletionDelta]:
         seen = [Progress() for _ in self.completions]

@@ -77,8 +77,6 @@ class RequestMaker:
     config: EngineConfig
     text: ModelText
     limits: EngineLimits
-    on_cancel: Callable[[RequestHandle], None] = attrs.field(kw_only=True)
-    """Takes a cancelled request out of the engine."""
     capabilities: Capabilities = attrs.field(factory=Capabilities, kw_only=True)
     backend: str = attrs.field(default="", kw_only=True)
     """Name of the engine's backend, for messages."""
@@ -121,8 +119,14 @@ class RequestMaker:
         def make(
             prompt: Any, own: Any, adapter: LoRARequest | None, own_priority: int
         ) -> RequestHandle:
-            checked = own if shared else _copied(own)
-            return self._make(prompt, checked, adapter, own_priority, timeout_s)
+            # The prompt first: of several errors, its own is raised.
+            return self._make(
+                self._as_prompt(prompt),
+                own if shared else _copied(own),
+                as_adapter(adapter),
+                own_priority,
+                timeout_s,
+            )
 
         each = zip(
             prompts,
@@ -148,21 +152,25 @@ class RequestMaker:
         Raises:
             RequestError: The request is refused.
         """
-        checked = self._copied_or_default(params)
-        return self._make(prompt, checked, lora_request, priority, timeout_s)
+        return self._make(
+            self._as_prompt(prompt),
+            self._copied_or_default(params),
+            as_adapter(lora_request),
+            priority,
+            timeout_s,
+        )
 
     def _make(
         self,
-        prompt: Any,
+        prompt: Prompt,
         params: SamplingParams,
         lora_request: LoRARequest | None,
         priority: int,
         timeout_s: float | None,
     ) -> RequestHandle:
-        prompt = self._as_prompt(prompt)
         self._check_logprobs(params)
         self._check_supported(params)
-        adapter = self._check_adapter(lora_request)
+        adapter = lora_request and self._check_adapter(lora_request)
         priority = _as_priority(priority)
         deadline = self._deadline(timeout_s)
         prepared = prepare(
@@ -204,7 +212,6 @@ class RequestMaker:
                 for index, request in enumerate(_completions_of(first))
             ],
             deadline=deadline,
-            on_cancel=self.on_cancel,
         )
 
     # -------------------------------------------------------------------------- checks
@@ -248,11 +255,8 @@ class RequestMaker:
                     value=value,
                 )
 
-    def _check_adapter(self, given: LoRARequest | None) -> LoRARequest | None:
+    def _check_adapter(self, lora_request: LoRARequest) -> LoRARequest:
         """Return the adapter as an engine takes it."""
-        lora_request = as_adapter(given)
-        if lora_request is None:
-            return None
         capability = self.capabilities.of("lora")
         reason = ""
         if capability.support is Support.UNSUPPORTED:

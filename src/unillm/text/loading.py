@@ -94,10 +94,11 @@ def read_model_text(
         UnsafeModelError: The tokenizer would run code of the checkpoint.
         EosNotFoundError: No source names an EOS token.
     """
-    beside = Path(tokenizer) if isinstance(tokenizer, (str, os.PathLike)) else None
 
     def read_beside(name: str) -> dict[str, Any] | None:
-        return None if beside is None else read_json(beside, name)
+        if not isinstance(tokenizer, (str, os.PathLike)):
+            return None
+        return read_json(Path(tokenizer).expanduser(), name)
 
     generation_config = read_json(path, "generation_config.json")
     if generation_config is None:
