@@ -47,7 +47,8 @@ class Runs:
             traits=self.traits,
             costs=self.costs,
             max_prompt_len=self.max_prompt_len,
-            group=lambda request: request.seed % self.groups,
+            # Groups need not be ordered.
+            group=lambda request: complex(request.seed % self.groups),
         )
 
 

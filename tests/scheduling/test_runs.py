@@ -59,6 +59,25 @@ def test_requests_of_two_groups_take_turns():
     assert all(len({int(i[1:]) % 2 for i in ids}) == 1 for ids in runs_of(engine))
 
 
+def test_groups_need_no_order():
+    """A survivor and a request of another group become ready at the same step."""
+    lengths = [5, 5, 9, 9, 60, 3, 3, 3]
+    jobs = [Job(n, natural_length=99, max_new_tokens=m) for n, m in enumerate(lengths)]
+    scheduler, _ = run_scheduler(
+        *jobs,
+        later=[Job(8)],
+        traits=BatchTraits(can_stop=False),
+        group=lambda request: complex(request.seed == 8),
+    )
+    while scheduler.step():  # the step that ends a run with a survivor is empty
+        pass
+    scheduler.add_request(Job(8).request)
+
+    outputs_of(scheduler)
+
+    assert scheduler.counters.finished == 9
+
+
 def test_requests_that_end_together_run_together():
     """The first request in line, and those behind it whose length is nearest."""
     lengths = [9, 90, 8, 91, 9, 92]
@@ -106,11 +125,11 @@ def test_lower_priority_numbers_go_first_and_ties_by_arrival():
 def test_a_refused_request_is_not_kept():
     class Choosy(ScriptedBatchEngine):
         def check_request(self, request):
-            raise InvalidParameterError("no", parameter="top_p", value=0.5)
+            raise InvalidParameterError(request.request_id, parameter="top_p")
 
     scheduler, _ = run_scheduler(engine=Choosy)
 
-    with pytest.raises(InvalidParameterError):
+    with pytest.raises(InvalidParameterError, match="r0"):
         scheduler.add_request(Job(0).request)
 
     assert not scheduler.has_unfinished()
@@ -177,17 +196,20 @@ def test_logprobs_end_with_the_tokens():
     assert (len(output.logprobs), len(output.prompt_logprobs)) == (3, 3)
 
 
-def test_a_failed_row_leaves_the_others_alone():
+def test_failed_rows_leave_the_others_alone():
     class Failing(ScriptedBatchEngine):
         def run(self, rows, *, max_new_tokens):
-            error = RowTokens(row=1, error="non-finite logits")
             for step in super().run(rows, max_new_tokens=max_new_tokens):
-                yield attrs.evolve(
-                    step, rows=[error if each.row == 1 else each for each in step.rows]
-                )
+                news = [
+                    RowTokens(row=each.row, error="non-finite logits")
+                    if each.row
+                    else each
+                    for each in step.rows
+                ]
+                yield attrs.evolve(step, rows=news)
 
-    jobs = [Job(0, natural_length=4), Job(1, natural_length=4)]
-    scheduler, _ = run_scheduler(*jobs, engine=Failing)
+    jobs = [Job(n, natural_length=4) for n in range(3)]
+    scheduler, _ = run_scheduler(*jobs, rows=3, engine=Failing)
 
     ends = ends_of(scheduler)
 
@@ -195,7 +217,7 @@ def test_a_failed_row_leaves_the_others_alone():
     assert ends["r0"].finish_reason == "stop"
     assert (failed.finish_reason, failed.error) == ("error", "non-finite logits")
     assert (failed.slots.prefill_chunks, failed.slots.decode_steps) == (1, 0)
-    assert (scheduler.counters.failed, scheduler.counters.finished) == (1, 1)
+    assert (scheduler.counters.failed, scheduler.counters.finished) == (2, 1)
 
 
 def test_a_run_that_ends_too_soon_is_an_error_of_the_plugin():
@@ -352,6 +374,16 @@ def test_metrics_count_the_work_of_a_request():
     assert (metrics["r0"].prefill_chunks, metrics["r0"].decode_steps) == (2, 40)
     assert metrics["r2"].refilled
     assert metrics["r2"].waited_steps > 0
+
+
+def test_waited_steps_count_from_the_arrival():
+    scheduler, _ = run_scheduler(Job(0, natural_length=9), later=[Job(1)], rows=1)
+    for _ in range(4):
+        scheduler.step()
+    scheduler.add_request(Job(1).request)
+
+    # Steps 5 to 9 belong to r0.
+    assert ends_of(scheduler)["r1"].slots.waited_steps == 5
 
 
 def test_padding_counts_for_the_shorter_prompts_of_each_run():

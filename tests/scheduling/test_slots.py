@@ -74,11 +74,11 @@ def test_a_budget_below_one_is_refused():
 def test_a_refused_request_is_not_kept():
     class Choosy(ScriptedSlotEngine):
         def check_request(self, request):
-            raise InvalidParameterError("no", parameter="top_p", value=0.5)
+            raise InvalidParameterError(request.request_id, parameter="top_p")
 
     scheduler, _ = slot_scheduler(engine=Choosy)
 
-    with pytest.raises(InvalidParameterError):
+    with pytest.raises(InvalidParameterError, match="r0"):
         scheduler.add_request(Job(0).request)
 
     assert not scheduler.has_unfinished()
@@ -134,31 +134,34 @@ def test_closing_closes_the_slot_engine():
 # ------------------------------------------------------------------- tokens and errors
 
 
-def test_a_failed_row_frees_its_slot_and_leaves_the_others_alone():
+def test_failed_rows_free_their_slots_and_leave_the_others_alone():
     class Failing(ScriptedSlotEngine):
         def decode(self, slots):
             tokens = super().decode(slots)
             return [
                 SlotToken(0, error="NaN")
-                if self._rows[slot].request.request_id == "r0"
-                and self._rows[slot].said > 2
+                if self._rows[slot].said > 2 and slot == 0
                 else token
                 for slot, token in zip(slots, tokens, strict=True)
             ]
 
-    jobs = [Job(0, natural_length=9), Job(1, natural_length=4), Job(2)]
+    jobs = [
+        Job(0, natural_length=9),
+        Job(1, natural_length=9),
+        Job(2, natural_length=9),
+    ]
     scheduler, _ = slot_scheduler(*jobs, engine=Failing)
 
     ends = ends_of(scheduler)
 
-    failed = ends["r0"]
-    assert (failed.finish_reason, failed.error) == ("error", "NaN")
-    assert failed.token_ids == ()
-    assert (failed.slots.prefill_chunks, failed.slots.decode_steps) == (1, 2)
-    assert ends["r1"].finish_reason == ends["r2"].finish_reason == "stop"
+    for failed in (ends["r0"], ends["r2"]):  # both in slot 0
+        assert (failed.finish_reason, failed.error) == ("error", "NaN")
+        assert failed.token_ids == ()
+        assert (failed.slots.prefill_chunks, failed.slots.decode_steps) == (1, 2)
+    assert ends["r1"].finish_reason == "stop"
     counters = scheduler.counters
-    assert (counters.failed, counters.finished) == (1, 2)
-    assert counters.generated_tokens == 2 + 4 + 3
+    assert (counters.failed, counters.finished) == (2, 1)
+    assert counters.generated_tokens == 2 + 9 + 2
 
 
 @pytest.mark.parametrize("call", ["prefill", "decode"])
