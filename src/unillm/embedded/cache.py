@@ -191,8 +191,6 @@ class SlotCache(Cache):
             for one in one_row or [None] * shape.layers
         ]
         self._recurrent = [each for each in layers if isinstance(each, StateLayer)]
-        self.is_recurrent = bool(self._recurrent)
-        """Whether there are states: prompts then come alone, whole and unpadded."""
         self.states = [tensor for each in self._recurrent for tensor in each.tensors]
         """The states of all layers, ``[rows, …]`` each."""
         super().__init__(layers=layers)

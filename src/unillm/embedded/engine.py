@@ -138,7 +138,7 @@ class TransformersSlotEngine(SlotEngine):
             max_num_batched_tokens=max_num_batched_tokens,
         )
         self._cache = _allocate(model, self._needs, self._limits)
-        self.splits_prompts = not self._cache.is_recurrent
+        self.splits_prompts = not self._masks.family.recurrent
         self.max_loras = max_loras
         self._adapters: Adapters | None = None
         if max_loras is not None:
@@ -148,10 +148,7 @@ class TransformersSlotEngine(SlotEngine):
                 model,
                 self._cache,
                 self._masks,
-                enforce_eager=enforce_eager
-                or self._adapters is not None
-                or self._cache.is_recurrent
-                or self._masks.exact,
+                enforce_eager=enforce_eager or self._adapters is not None,
                 compile_after=compile_after,
             )
         self._sampler = Sampler(
@@ -224,7 +221,7 @@ class TransformersSlotEngine(SlotEngine):
         if ragged and self._runner.tokens_for(_length(ragged)) is not None:
             yield ragged, self._write_ragged
             fresh = [chunk for chunk in fresh if chunk not in ragged]
-        group = group_by_length if self._cache.is_recurrent else group_by_width
+        group = group_by_width if self.splits_prompts else group_by_length
         for indices in group([chunk.end for chunk in fresh]):
             yield [fresh[index] for index in indices], self._write
         for chunk in chunks:
@@ -249,9 +246,9 @@ class TransformersSlotEngine(SlotEngine):
         """Return how many positions of each row a pass computes."""
         length = max(chunk.end - chunk.start for chunk in group)
         # A chunk that continues a prompt is alone in its pass, so it needs no padding.
-        if self._cache.is_recurrent or not group[0].is_first:
-            return length
-        return width_for(length, self.max_model_len)
+        if self.splits_prompts and group[0].is_first:
+            return width_for(length, self.max_model_len)
+        return length
 
     def _write(self, group: Sequence[PromptChunk], notes: _Notes) -> Tensor:
         """Compute chunks that begin at the same position (`_Write`)."""

@@ -25,7 +25,7 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from ..model.positions import positions_of
 from ..model.sizes import ALIGNMENT, round_up
-from .families import family_of
+from .families import Family, family_of
 
 FULL = "full_attention"
 SLIDING = "sliding_attention"
@@ -48,16 +48,11 @@ _BLOCK_QUERIES = 128
 class Masks:
     """Makes the masks of one model."""
 
+    family: Family
     kinds: frozenset[str]
     """Kinds of its attending layers: `FULL`, `SLIDING`, both or none."""
-    recurrent: bool
-    """Whether other layers keep states, so that prompts come without padding."""
     window: int
     """Positions that a token sees in a sliding layer, its own included."""
-    by_length: bool
-    """Whether the model makes its masks from the positions that hold tokens."""
-    exact: bool
-    """Whether it also goes by where the cache ends, so that `seen` does not round."""
     positions: int
     """Positions that the model knows."""
     dtype: torch.dtype
@@ -76,11 +71,9 @@ class Masks:
         elif family.window and config.sliding_window:
             kinds = {SLIDING}
         return cls(
+            family=family,
             kinds=frozenset(kinds),
-            recurrent=family.recurrent,
             window=config.sliding_window if SLIDING in kinds else 0,
-            by_length=family.own_attention,
-            exact=bool(family.one_at_a_time),
             positions=positions_of(config),
             dtype=model.dtype,
             device=model.device,
@@ -88,11 +81,11 @@ class Masks:
 
     def seen(self, end: int) -> int:
         """Return how many positions attention reads of rows that end before *end*."""
-        if self.exact:
+        if self.family.one_at_a_time:  # its masks go by where the cache ends
             return end
         seen = round_up(end)
         # Biases that a model makes by itself end with its last position.
-        return min(seen, self.positions) if self.by_length else seen
+        return min(seen, self.positions) if self.family.own_attention else seen
 
     def for_prompts(self, rows: int, width: int) -> Mask:
         """Return the mask of fresh prompts, padded on the right to *width*.
@@ -101,7 +94,8 @@ class Masks:
         transformers makes no mask of the ones (`attention`). They are there because
         GPT-2 warns of padding without them, and ALiBi counts them.
         """
-        if not self.recurrent and (SLIDING not in self.kinds or width <= self.window):
+        hides_nothing = SLIDING not in self.kinds or width <= self.window
+        if hides_nothing and not self.family.recurrent:
             return torch.ones(rows, width, dtype=torch.int64, device=self.device)
         masks: dict[str, Tensor | None] = dict.fromkeys(self.kinds)
         if SLIDING in masks:
@@ -135,7 +129,7 @@ class Masks:
             seen: Positions that attention reads of every row.
         """
         keys = torch.arange(seen, device=self.device)
-        if self.by_length:
+        if self.family.own_attention:
             return (keys <= positions[:, -1:]).to(torch.int64)
         return self._by_layer(
             {
@@ -167,7 +161,7 @@ class Masks:
 
     def _by_layer(self, masks: Mapping[str, Tensor | None]) -> Mask:
         """Return the masks of the attending layers as the model takes them."""
-        if self.recurrent:
+        if self.family.recurrent:
             return {**dict.fromkeys(_UNMASKED), **masks} if masks else None
         return masks if len(masks) > 1 else next(iter(masks.values()))
 

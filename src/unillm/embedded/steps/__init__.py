@@ -25,10 +25,12 @@ def make_runner(
 ) -> StepRunner:
     """Return the fastest runner that serves a model on its device.
 
-    With *enforce_eager* that is an `EagerRunner` in any case. On a CPU steps are
-    compiled after *compile_after* of them, if at all.
+    With *enforce_eager* that is an `EagerRunner` in any case, as for recurrent models
+    and those that are served one request at a time. On a CPU steps are compiled after
+    *compile_after* of them, if at all.
     """
-    if enforce_eager:
+    family = masks.family
+    if enforce_eager or family.recurrent or family.one_at_a_time:
         return EagerRunner(model, cache, masks)
     if compile_after is not None and model.device.type == "cpu":
         # Imported here, because it imports torch's compiler.

@@ -192,7 +192,7 @@ class GraphRunner(StepRunner):
 
     @override
     def tokens_for(self, count: int) -> int | None:
-        if self._masks.by_length:
+        if self._masks.family.own_attention:
             return None
         return next((tokens for tokens in RAGGED_TOKENS if tokens >= count), None)
 
@@ -243,7 +243,7 @@ class GraphRunner(StepRunner):
             [partial(self._record_step, rows, seen) for rows in reversed(self._rows)]
             for seen in self._seen
         )
-        if not self._masks.by_length:
+        if not self._masks.family.own_attention:
             few += [partial(self._record_prompts, tokens) for tokens in RAGGED_TOKENS]
         return [*few, *itertools.chain.from_iterable(more)]
 
