@@ -36,9 +36,11 @@ nitpick_ignore_regex = [
     # Names of other projects: this build reaches no network to link them.
     (
         r"py:.*",
-        r"(collections|typing|os|pathlib|enum|types|importlib|abc|attr|attrs)\..*",
+        r"(collections|typing|typing_extensions|os|pathlib|enum|types|importlib|abc|attr|attrs)\..*",
     ),
     # Aliases of argument types, which the pages explain in words.
     (r"py:.*", r"(ParamsLike|UseTqdm|LoRALike|PriorityLike)"),
+    (r"py:.*", r"unillm\.runtime\.arguments\.(Chat|Generate|List)Options"),
+    (r"py:.*", r"unillm\.text\.prompts\.TokenArray"),
     (r"py:.*", r"(Any|Path|Self|Literal|Mapping|Sequence|Iterable|Iterator|Callable)"),
 ]

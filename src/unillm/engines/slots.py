@@ -66,9 +66,9 @@ class PrefillResult:
     padding: Sequence[int]
     """Computed padding positions, one number for each chunk."""
     prompt_logprobs: Sequence[Sequence[TokenLogprobs] | None] = ()
-    """One for each chunk: those of the prompt tokens that its positions predict,
-    ``start + 1`` to ``end``; `None` unless its request asks for them. Empty if no
-    request asks."""
+    """For each chunk, those of the prompt tokens that its positions predict, which are
+    ``start + 1`` to ``end``, or `None` if its request does not ask. Empty if no request
+    asks."""
 
 
 class SlotEngine(abc.ABC):
