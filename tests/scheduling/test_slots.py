@@ -140,7 +140,7 @@ def test_failed_rows_free_their_slots_and_leave_the_others_alone():
             tokens = super().decode(slots)
             return [
                 SlotToken(0, error="NaN")
-                if self._rows[slot].said > 2 and slot == 0
+                if self._rows[slot].generated > 2 and slot == 0
                 else token
                 for slot, token in zip(slots, tokens, strict=True)
             ]

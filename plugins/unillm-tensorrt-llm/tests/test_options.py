@@ -127,7 +127,7 @@ def test_an_engine_is_quantised_when_it_is_built(install, open_generator):
 
 
 @pytest.mark.parametrize(
-    ("option", "said"),
+    ("option", "message"),
     [
         ({"dtype": "bfloat16"}, "dtype='bfloat16'.*was built with float32"),
         ({"quantization": "fp8"}, "quantization='fp8'.*was built with W8A16"),
@@ -139,12 +139,12 @@ def test_an_engine_is_quantised_when_it_is_built(install, open_generator):
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_an_option_that_contradicts_the_engine_is_refused(
-    install, open_generator, engine_at, option, said
+    install, open_generator, engine_at, option, message
 ):
     install("0.21")
     path = engine_at(inflight=False, quant_algo="W8A16")
 
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         open_generator(path, tokenizer=TINY, **option)
 
 

@@ -163,7 +163,7 @@ class ScriptedBatchEngine(BatchEngine):
         self.now += self._costs.warm_up_s if self._runs == 1 else 0.0
         stepwise = self.traits.prompt_work is PromptWork.STEPWISE
         late = [length - min(lengths) if stepwise else 0 for length in lengths]
-        said = [len(row.generated) for row in rows]
+        generated = [len(row.generated) for row in rows]
         ends = [
             len(row.generated) + min(row.max_new_tokens, max_new_tokens) for row in rows
         ]
@@ -176,11 +176,11 @@ class ScriptedBatchEngine(BatchEngine):
                 context = sum(lengths[row] - late[row] + step for row in live)
                 self.now += self._costs.of_step(len(live), context=context)
             for row in sorted(index for index in live if late[index] <= step):
-                tokens = self._say(row, rows[row].request, said[row])
-                said[row] += 1
+                tokens = self._next(row, rows[row].request, generated[row])
+                generated[row] += 1
                 tokens_of_step.append(tokens)
                 ended = rows[row].request.stop_token_ids & set(tokens.token_ids)
-                if ended or tokens.error or said[row] >= ends[row]:
+                if ended or tokens.error or generated[row] >= ends[row]:
                     live.discard(row)
             step += 1
             silent += 1
@@ -188,7 +188,7 @@ class ScriptedBatchEngine(BatchEngine):
                 yield RunStep(tokens_of_step, num_steps=silent)
                 silent = 0
 
-    def _say(self, row: int, request: EngineRequest, position: int) -> RowTokens:
+    def _next(self, row: int, request: EngineRequest, position: int) -> RowTokens:
         token = as_token(self._script(request, position))
         if token.error is not None:
             return RowTokens(row=row, error=token.error)

@@ -39,13 +39,12 @@ Trap: TypeAlias = Callable[[Path, Path], None]
 # ------------------------------------------------------------------------------- traps
 
 
-def _edits(files: Mapping[str, Mapping[str, Any]]) -> Trap:
-    """Return a trap that sets keys of JSON files, by file name."""
+def _edits(*names: str, **changes: Any) -> Trap:
+    """Return a trap that sets keys of JSON files."""
 
     def edit(model: Path, canary: Path) -> None:
         del canary
-        for name, changes in files.items():
-            file = model / name
+        for file in (model / name for name in names):
             content = json.loads(file.read_text("utf-8")) if file.is_file() else {}
             file.write_text(json.dumps({**content, **changes}), encoding="utf-8")
 
@@ -68,49 +67,37 @@ def _pickle_beside_the_weights(model: Path, canary: Path) -> None:
 
 
 _MODEL_CODE = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
-_PROCESSOR = {
-    "auto_map": {"AutoProcessor": "evil.Processor", "AutoImageProcessor": "evil.Image"},
-    "processor_class": "EvilProcessor",
-}
 _KERNEL = "evil-org/evil-kernel"
 """A name of an implementation that transformers would download and run."""
 
 TRAPS: Mapping[str, Trap] = MappingProxyType(
     {
-        "config": _edits({"config.json": {"auto_map": _MODEL_CODE}}),
+        "config": _edits("config.json", auto_map=_MODEL_CODE),
         "unknown model": _edits(
-            {
-                "config.json": {
-                    "auto_map": _MODEL_CODE,
-                    "model_type": "evil",
-                    "architectures": ["EvilForCausalLM"],
-                }
-            }
+            "config.json",
+            auto_map=_MODEL_CODE,
+            model_type="evil",
+            architectures=["EvilForCausalLM"],
         ),
         "tokenizer": _edits(
-            {
-                "tokenizer_config.json": {
-                    "auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]},
-                    "tokenizer_class": "EvilTokenizer",
-                }
-            }
+            "tokenizer_config.json",
+            auto_map={"AutoTokenizer": ["evil.Tokenizer", None]},
+            tokenizer_class="EvilTokenizer",
         ),
         "generation config": _edits(
-            {
-                "generation_config.json": {
-                    "auto_map": {"GenerationConfig": "evil.Config"}
-                }
-            }
+            "generation_config.json", auto_map={"GenerationConfig": "evil.Config"}
         ),
         "processor": _edits(
-            {
-                "processor_config.json": _PROCESSOR,
-                "preprocessor_config.json": _PROCESSOR,
-            }
+            "processor_config.json",
+            "preprocessor_config.json",
+            auto_map=dict.fromkeys(
+                ("AutoProcessor", "AutoImageProcessor"), "evil.Processor"
+            ),
+            processor_class="EvilProcessor",
         ),
         "custom_generate": _own_generate,
-        "attention kernel": _edits({"config.json": {"_attn_implementation": _KERNEL}}),
-        "experts kernel": _edits({"config.json": {"_experts_implementation": _KERNEL}}),
+        "attention kernel": _edits("config.json", _attn_implementation=_KERNEL),
+        "experts kernel": _edits("config.json", _experts_implementation=_KERNEL),
         "pickled weights": _pickled_weights,
         "pickle beside the weights": _pickle_beside_the_weights,
     }
@@ -167,18 +154,15 @@ def blocked_network() -> Iterator[list[str]]:
         tried.append(str(what))
         return OSError(f"{what} is on the network, which is blocked")
 
-    connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
+    def guarded(connect: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: socket.socket, address: Any) -> Any:
+            if _is_elsewhere(self, address):
+                raise refuse(address)
+            return connect(self, address)
+
+        return call
+
     resolve = socket.getaddrinfo
-
-    def guarded_connect(self: socket.socket, address: Any) -> None:
-        if _is_elsewhere(self, address):
-            raise refuse(address)
-        connect(self, address)
-
-    def guarded_connect_ex(self: socket.socket, address: Any) -> int:
-        if _is_elsewhere(self, address):
-            raise refuse(address)
-        return connect_ex(self, address)
 
     def guarded_resolve(host: Any, *args: Any, **options: Any) -> Any:
         if host not in _OWN_NAMES and host != socket.gethostname():
@@ -186,8 +170,10 @@ def blocked_network() -> Iterator[list[str]]:
         return resolve(host, *args, **options)
 
     with (
-        mock.patch.object(socket.socket, "connect", guarded_connect),
-        mock.patch.object(socket.socket, "connect_ex", guarded_connect_ex),
+        mock.patch.object(socket.socket, "connect", guarded(socket.socket.connect)),
+        mock.patch.object(
+            socket.socket, "connect_ex", guarded(socket.socket.connect_ex)
+        ),
         mock.patch.object(socket, "getaddrinfo", guarded_resolve),
         mock.patch.object(huggingface_hub.constants, "HF_HUB_OFFLINE", new=False),
         mock.patch.dict("os.environ", {"HF_HUB_OFFLINE": "0"}),

@@ -97,8 +97,8 @@ class ReferenceModel:
         states = self._norm("norm", states)
         rows = states @ self._weights["embed_tokens.weight"].T
         assert np.isfinite(rows).all()
-        for place, row in enumerate(rows, start + 1):
-            _keep(self._rows, ids[:place], row, _KEPT_LOGITS)
+        for length, row in enumerate(rows, start + 1):
+            _keep(self._rows, ids[:length], row, _KEPT_LOGITS)
         _keep(self._caches, ids, updated, _KEPT_SEQUENCES)
 
     def _layer(
@@ -155,10 +155,10 @@ class ReferenceModel:
 
     def _turn(self, heads: _Array, start: int) -> _Array:
         """Apply the rotary positions to ``[length, heads, head_dim]``."""
-        places = slice(start, start + len(heads))
+        positions = slice(start, start + len(heads))
         first, second = np.split(heads, 2, axis=-1)
         turned = np.concatenate([-second, first], -1)
-        rotated: _Array = heads * self._cos[places] + turned * self._sin[places]
+        rotated: _Array = heads * self._cos[positions] + turned * self._sin[positions]
         return rotated
 
     def _projection(self, name: str) -> _Array:
@@ -263,17 +263,17 @@ class ReferenceScript:
     def __init__(self, model: ReferenceModel | None = None) -> None:
         self.model = model or ReferenceModel()
         # By identity: params have no hash. The request is kept, so its id is its own.
-        self._said: OrderedDict[int, tuple[EngineRequest, list[SlotToken]]]
-        self._said = OrderedDict()
+        self._tokens: OrderedDict[int, tuple[EngineRequest, list[SlotToken]]]
+        self._tokens = OrderedDict()
 
     def __call__(self, request: EngineRequest, position: int) -> SlotToken:
         """Return the new token of *request* at *position*, counted from 0."""
-        if id(request) not in self._said:
-            _keep(self._said, id(request), (request, []), _KEPT_SEQUENCES)
-        _, said = self._said[id(request)]
-        while len(said) <= position:
-            said.append(self._next(request, [token.token_id for token in said]))
-        return said[position]
+        if id(request) not in self._tokens:
+            _keep(self._tokens, id(request), (request, []), _KEPT_SEQUENCES)
+        _, tokens = self._tokens[id(request)]
+        while len(tokens) <= position:
+            tokens.append(self._next(request, [token.token_id for token in tokens]))
+        return tokens[position]
 
     def complete(self, request: EngineRequest) -> list[SlotToken]:
         """Return all tokens of *request*, with the one that ends it."""
@@ -306,8 +306,8 @@ class ReferenceScript:
             return None
         ids = request.prompt_token_ids
         return [
-            token_logprobs(self.model.logprobs(ids[:place]), ids[place], count)
-            for place in range(1, len(ids))
+            token_logprobs(self.model.logprobs(ids[:index]), ids[index], count)
+            for index in range(1, len(ids))
         ]
 
     def _next(self, request: EngineRequest, generated: list[int]) -> SlotToken:

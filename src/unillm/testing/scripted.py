@@ -39,16 +39,16 @@ def no_prompt_logprobs(_: EngineRequest) -> None:
     """Return no log-probabilities."""
 
 
-def as_token(said: int | SlotToken) -> SlotToken:
+def as_token(token: int | SlotToken) -> SlotToken:
     """Return the result of a script as a token."""
-    return said if isinstance(said, SlotToken) else SlotToken(said)
+    return token if isinstance(token, SlotToken) else SlotToken(token)
 
 
 @attrs.define(eq=False)
 class _Row:
     request: EngineRequest
     prefilled: int = 0
-    said: int = 0
+    generated: int = 0
 
 
 class ScriptedSlotEngine(SlotEngine):
@@ -99,7 +99,7 @@ class ScriptedSlotEngine(SlotEngine):
     @override
     def decode(self, slots: Sequence[int]) -> Sequence[SlotToken]:
         self.calls.append(("decode", tuple(slots)))
-        return [self._say(self._rows[slot]) for slot in slots]
+        return [self._next(self._rows[slot]) for slot in slots]
 
     @override
     def release(self, slot: int) -> None:
@@ -123,16 +123,16 @@ class ScriptedSlotEngine(SlotEngine):
         assert row.request is chunk.request, "a chunk is in the slot of another request"
         assert row.prefilled == chunk.start, "a gap between two chunks"
         row.prefilled = chunk.end
-        return self._say(row) if chunk.is_last else None
+        return self._next(row) if chunk.is_last else None
 
-    def _say(self, row: _Row) -> SlotToken:
+    def _next(self, row: _Row) -> SlotToken:
         prompt_length = len(row.request.prompt_token_ids)
         assert row.prefilled == prompt_length, (
             "a decode step before the end of the prompt"
         )
-        token = as_token(self._script(row.request, row.said))
-        row.said += 1
-        assert prompt_length + row.said <= self.max_model_len, "the row is full"
+        token = as_token(self._script(row.request, row.generated))
+        row.generated += 1
+        assert prompt_length + row.generated <= self.max_model_len, "the row is full"
         return token
 
 
@@ -187,7 +187,7 @@ class ScriptedEngine(Engine):
             request = self._waiting.pop()
             self._running[request.request_id] = _Row(request)
         self.calls.append(("step", tuple(self._running)))
-        outputs = [self._say(row) for row in self._running.values()]
+        outputs = [self._next(row) for row in self._running.values()]
         for output in outputs:
             if output.finish_reason is not None:
                 del self._running[output.request_id]
@@ -217,25 +217,26 @@ class ScriptedEngine(Engine):
     def _has(self, request_id: str) -> bool:
         return request_id in self._running or request_id in self._waiting
 
-    def _say(self, row: _Row) -> EngineOutput:
+    def _next(self, row: _Row) -> EngineOutput:
         request = row.request
-        token = as_token(self._script(request, row.said))
+        token = as_token(self._script(request, row.generated))
         if token.error is not None:
             return EngineOutput(
                 request_id=request.request_id,
                 finish_reason="error",
                 error=token.error,
             )
-        row.said += 1
+        row.generated += 1
         stopped = token.token_id in request.stop_token_ids
         reason: FinishReason | None = "stop" if stopped else None
-        if not stopped and row.said == request.max_new_tokens:
+        if not stopped and row.generated == request.max_new_tokens:
             reason = "length"
+        first = row.generated == 1
         return EngineOutput(
             request_id=request.request_id,
             token_ids=(token.token_id,),
             logprobs=None if token.logprobs is None else (token.logprobs,),
             finish_reason=reason,
             stop_token_id=token.token_id if stopped else None,
-            prompt_logprobs=self._prompt_script(request) if row.said == 1 else None,
+            prompt_logprobs=self._prompt_script(request) if first else None,
         )

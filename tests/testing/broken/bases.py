@@ -120,7 +120,7 @@ class Own(ScriptedEngine):
     def __init__(self, config) -> None:
         script = self.reference()
         super().__init__(
-            self.say,
+            self.token,
             max_num_seqs=config.max_num_seqs,
             max_model_len=config.max_model_len,
             vocab_size=script.model.vocab_size,
@@ -129,7 +129,7 @@ class Own(ScriptedEngine):
         self.script = script
         self.changed = Changes().of
 
-    def say(self, request, position):
+    def token(self, request, position):
         return self.script(request, position)
 
 
@@ -141,7 +141,7 @@ class Slots(ScriptedSlotEngine):
     def __init__(self, config) -> None:
         script = self.reference()
         super().__init__(
-            self.say,
+            self.token,
             num_slots=config.max_num_seqs,
             max_model_len=config.max_model_len,
             vocab_size=script.model.vocab_size,
@@ -150,7 +150,7 @@ class Slots(ScriptedSlotEngine):
         self.script = script
         self.changed = Changes().of
 
-    def say(self, request, position):
+    def token(self, request, position):
         return self.script(request, position)
 
     @classmethod

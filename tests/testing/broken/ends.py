@@ -40,8 +40,8 @@ class AnswersTwice(Own):
 class ForgetsTheEosToken(Own):
     """Leaves the id that ended a request out of the new ids."""
 
-    def _say(self, row):
-        output = super()._say(row)
+    def _next(self, row):
+        output = super()._next(row)
         if output.finish_reason != "stop":
             return output
         return attrs.evolve(output, token_ids=(), logprobs=None)
@@ -54,9 +54,9 @@ class ForgetsTheEosToken(Own):
 class EchoesThePrompt(Own):
     """Returns the last id of the prompt before the first new one."""
 
-    def _say(self, row):
-        output = super()._say(row)
-        if row.said != 1:
+    def _next(self, row):
+        output = super()._next(row)
+        if row.generated != 1:
             return output
         last = row.request.prompt_token_ids[-1]
         return attrs.evolve(output, token_ids=(last, *output.token_ids))
@@ -69,26 +69,26 @@ class EchoesThePrompt(Own):
 class ReturnsCumulativeIds(Own):
     """Returns cumulative ids in each output."""
 
-    def _say(self, row):
-        output = super()._say(row)
-        said = [self.say(row.request, n).token_id for n in range(row.said)]
-        return attrs.evolve(output, token_ids=tuple(said))
+    def _next(self, row):
+        output = super()._next(row)
+        generated = [self.token(row.request, n).token_id for n in range(row.generated)]
+        return attrs.evolve(output, token_ids=tuple(generated))
 
 
 @broken("E3", "E6 E7 T1 T2 T4")
 class NamesNoStop(Own):
     """Never names the id that ended a request."""
 
-    def _say(self, row):
-        return attrs.evolve(super()._say(row), stop_token_id=None)
+    def _next(self, row):
+        return attrs.evolve(super()._next(row), stop_token_id=None)
 
 
 @broken("E3", "E6 E7")
 class NamesTheWrongStop(Own):
     """Names the largest stop id, whichever ended the request."""
 
-    def _say(self, row):
-        output = super()._say(row)
+    def _next(self, row):
+        output = super()._next(row)
         if output.stop_token_id is None:
             return output
         return attrs.evolve(output, stop_token_id=max(row.request.stop_token_ids))
@@ -117,8 +117,8 @@ class CountsThePromptsToken(Own):
 class NamesLengthStop(Own):
     """Has the reason "stop" for every end."""
 
-    def _say(self, row):
-        output = super()._say(row)
+    def _next(self, row):
+        output = super()._next(row)
         if output.finish_reason is None:
             return output
         return attrs.evolve(output, finish_reason="stop")
@@ -128,8 +128,8 @@ class NamesLengthStop(Own):
 class NamesEveryLastId(Own):
     """Names the last id as the stop id even after "length"."""
 
-    def _say(self, row):
-        output = super()._say(row)
+    def _next(self, row):
+        output = super()._next(row)
         if output.finish_reason != "length":
             return output
         return attrs.evolve(output, stop_token_id=output.token_ids[-1])
@@ -139,9 +139,12 @@ class NamesEveryLastId(Own):
 class LooksAtTheLengthFirst(Own):
     """Has the reason "length" for a stop id as the last allowed token."""
 
-    def _say(self, row):
-        output = super()._say(row)
-        if output.finish_reason == "stop" and row.said == row.request.max_new_tokens:
+    def _next(self, row):
+        output = super()._next(row)
+        if (
+            output.finish_reason == "stop"
+            and row.generated == row.request.max_new_tokens
+        ):
             return attrs.evolve(output, finish_reason="length", stop_token_id=None)
         return output
 
@@ -177,7 +180,7 @@ class CountsThePrompt(Own):
 class HidesEarlyStops(Own):
     """Replaces a stop id before `min_tokens`, instead of not sampling it."""
 
-    def say(self, request, position):
+    def token(self, request, position):
         early = position < request.params.min_tokens
         free = self.changed(request, min_tokens=0)
         token = self.script(free, position)
@@ -223,8 +226,8 @@ class GivesLiveLists(Own):
         super().__init__(config)
         self._lists = {}
 
-    def _say(self, row):
-        output = super()._say(row)
+    def _next(self, row):
+        output = super()._next(row)
         ids = self._lists.setdefault(id(row), [])
         ids[:] = output.token_ids
         return attrs.evolve(output, token_ids=ids)
@@ -243,20 +246,20 @@ class WritesIntoParams(Own):
 class NeedsTwoIds(Own):
     """Ends a prompt of a single id with an error."""
 
-    def say(self, request, position):
+    def token(self, request, position):
         from unillm.engines.slots import SlotToken
 
         if len(request.prompt_token_ids) == 1:
             return SlotToken(-1, error="the prompt is too short")
-        return super().say(request, position)
+        return super().token(request, position)
 
 
 @broken("T9", "A3 G10 G11 R2 R4 T1")
 class SplitsACharacter(Own):
     """Drops ids that are only a part of a character."""
 
-    def _say(self, row):
-        output = super()._say(row)
+    def _next(self, row):
+        output = super()._next(row)
         if set(output.token_ids) & {127, 172, 253, 247}:
             return attrs.evolve(output, token_ids=(), logprobs=None)
         return output

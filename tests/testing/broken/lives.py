@@ -57,8 +57,8 @@ class BelongsToAThread(Own):
 class DiesOfOneRequest(Own):
     """Raises in `step` for a request that cannot go on."""
 
-    def _say(self, row):
-        output = super()._say(row)
+    def _next(self, row):
+        output = super()._next(row)
         assert output.error is None, output.error
         return output
 
@@ -67,10 +67,10 @@ class DiesOfOneRequest(Own):
 class StopsInSilence(Own):
     """Ends a request that cannot go on with "length" instead of "error"."""
 
-    def _say(self, row):
+    def _next(self, row):
         import attrs
 
-        output = super()._say(row)
+        output = super()._next(row)
         if output.error is None:
             return output
         return attrs.evolve(output, finish_reason="length", error=None)

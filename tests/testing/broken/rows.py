@@ -39,8 +39,8 @@ class KeepsTheCounterOfTheRow(Slots):
         token = super()._write(chunk)
         if token is not None and self._owners[chunk.slot] % 3 == 0:
             row = self._rows[chunk.slot]
-            if row.said < row.request.max_new_tokens:
-                return self._say(row)
+            if row.generated < row.request.max_new_tokens:
+                return self._next(row)
         return token
 
 
@@ -65,10 +65,10 @@ class ShowsTheLastOwner(Slots):
         super().__init__(config)
         self._left = {}
 
-    def say(self, request, position):
+    def token(self, request, position):
         left = self._left.get(self.slot_of(request), ())
         if len(left) < len(request.prompt_token_ids) + 40:
-            return super().say(request, position)
+            return super().token(request, position)
         seen = (*left[:40], *request.prompt_token_ids)
         return self.script(self.changed(request, prompt_token_ids=seen), position)
 
@@ -83,21 +83,24 @@ class KeepsPenalties(Slots):
 
     def __init__(self, config):
         super().__init__(config)
-        self._said = {}
+        self._generated = {}
 
-    def say(self, request, position):
+    def token(self, request, position):
         penalty = request.params.frequency_penalty
-        said = self._said.get(self.slot_of(request), ())
-        if not penalty or not said:
-            return super().say(request, position)
-        bias = {token_id: -penalty * said.count(token_id) * 20 for token_id in said}
+        generated = self._generated.get(self.slot_of(request), ())
+        if not penalty or not generated:
+            return super().token(request, position)
+        bias = {
+            token_id: -penalty * generated.count(token_id) * 20
+            for token_id in generated
+        }
         return self.script(self.changed(request, logit_bias=bias), position)
 
     def release(self, slot):
         row = self._rows[slot]
         if row.request.params.frequency_penalty:
-            self._said[slot] = tuple(
-                self.script(row.request, n).token_id for n in range(row.said)
+            self._generated[slot] = tuple(
+                self.script(row.request, n).token_id for n in range(row.generated)
             )
         super().release(slot)
 
@@ -106,7 +109,7 @@ class KeepsPenalties(Slots):
 class OneSetOfParams(Own):
     """Uses the params of the last started request for all rows."""
 
-    def say(self, request, position):
+    def token(self, request, position):
         last = list(self._running.values())[-1].request
         same = self.changed(
             request,
@@ -120,13 +123,13 @@ class OneSetOfParams(Own):
 class OneSetOfStops(Own):
     """Ends every request at the stop ids of all running ones."""
 
-    def _say(self, row):
+    def _next(self, row):
         ids = frozenset().union(
             *(each.request.stop_token_ids for each in self._running.values())
         )
         own = row.request
         row.request = self.changed(own, stop_token_ids=ids)
-        output = super()._say(row)
+        output = super()._next(row)
         row.request = own
         return output
 
@@ -146,7 +149,7 @@ class StallsWhenOthersJoin(Slots):
     def decode(self, slots):
         if self._long:
             for slot in slots[:-1]:
-                self._rows[slot].said -= 1
+                self._rows[slot].generated -= 1
         self._long = False
         return super().decode(slots)
 
@@ -221,8 +224,8 @@ class LeaksAPlace(Own):
 
     def step(self):
         limits = self.limits
-        places = max(limits.max_num_seqs - self.leaked, 0)
-        self.limits = attrs.evolve(limits, max_num_seqs=places)
+        slots = max(limits.max_num_seqs - self.leaked, 0)
+        self.limits = attrs.evolve(limits, max_num_seqs=slots)
         outputs = super().step()
         self.limits = limits
         return outputs
@@ -237,7 +240,7 @@ class MovesTheWrongRow(Own):
         super().abort(request_ids)
         if len(self._running) < before:
             for row in list(self._running.values())[-1:]:
-                row.said = max(row.said - 1, 1)
+                row.generated = max(row.generated - 1, 1)
 
 
 @broken("A5", "G9", patience_s=2.0)
@@ -300,7 +303,7 @@ class TakesMoreThanAsked(Own):
 class CutsPrompts(Own):
     """Cuts long prompts in silence."""
 
-    def say(self, request, position):
+    def token(self, request, position):
         kept = request.prompt_token_ids[-250:]
         return self.script(self.changed(request, prompt_token_ids=kept), position)
 
@@ -319,12 +322,12 @@ class HasNoRoomForTheLast(Own):
 class HasASmallerVocabulary(Own):
     """Fails on the last id of its declared vocabulary."""
 
-    def say(self, request, position):
+    def token(self, request, position):
         if self.limits.vocab_size - 1 in request.prompt_token_ids:
             from unillm.engines.slots import SlotToken
 
             return SlotToken(-1, error="no such row")
-        return super().say(request, position)
+        return super().token(request, position)
 
 
 @broken("L6", "A5", sometimes="G9")
@@ -333,14 +336,14 @@ class ExceedsItsLimit(Own):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.places = self.limits.max_num_seqs
-        self.limits = attrs.evolve(self.limits, max_num_seqs=self.places // 2)
+        self.slots = self.limits.max_num_seqs
+        self.limits = attrs.evolve(self.limits, max_num_seqs=self.slots // 2)
 
     def step(self):
-        said = self.limits
-        self.limits = attrs.evolve(said, max_num_seqs=self.places)
+        declared = self.limits
+        self.limits = attrs.evolve(declared, max_num_seqs=self.slots)
         outputs = super().step()
-        self.limits = said
+        self.limits = declared
         return outputs
 
 
@@ -366,6 +369,6 @@ class LosesCountAtWork(Own):
 class FindsAllCached(Own):
     """Reports the whole prompt as cached."""
 
-    def _say(self, row):
+    def _next(self, row):
         count = len(row.request.prompt_token_ids)
-        return attrs.evolve(super()._say(row), num_cached_tokens=count)
+        return attrs.evolve(super()._next(row), num_cached_tokens=count)

@@ -18,7 +18,7 @@ class Ignoring(Own):
 
     instead: dict = {}
 
-    def say(self, request, position):
+    def token(self, request, position):
         return self.script(self.changed(request, **self.instead), position)
 
 
@@ -26,11 +26,11 @@ class Ignoring(Own):
 class IsNeverGreedy(Own):
     """Draws at temperature 0 too, among the top_k tokens."""
 
-    def say(self, request, position):
+    def token(self, request, position):
         if request.params.greedy and request.params.top_k:
             wild = self.changed(request, temperature=2.0, top_p=1.0, top_k=2, min_p=0.0)
             return self.script(wild, position)
-        return super().say(request, position)
+        return super().token(request, position)
 
 
 @broken("S2", "S3 T11")
@@ -48,7 +48,7 @@ class IgnoresTheSeed(Own):
 class SeedDependsOnTheSlot(Slots):
     """Draws other numbers in another slot."""
 
-    def say(self, request, position):
+    def token(self, request, position):
         seed = request.seed + 1000 * self.slot_of(request)
         return self.script(self.changed(request, seed=seed), position)
 
@@ -57,7 +57,7 @@ class SeedDependsOnTheSlot(Slots):
 class SharesRandomState(Own):
     """Draws for all rows from one generator, seeded by the first request."""
 
-    def say(self, request, position):
+    def token(self, request, position):
         first = next(iter(self._running.values())).request
         return self.script(self.changed(request, seed=first.seed), position)
 
@@ -73,9 +73,9 @@ class HasOneSeed(Ignoring):
 class IgnoresTheTemperature(Own):
     """Draws at temperature 1, whatever the request says."""
 
-    def say(self, request, position):
+    def token(self, request, position):
         if request.params.greedy:
-            return super().say(request, position)
+            return super().token(request, position)
         return self.script(self.changed(request, temperature=1.0), position)
 
 
@@ -104,7 +104,7 @@ class IgnoresMinP(Ignoring):
 class PenalisesPresenceEachTime(Own):
     """Subtracts `presence_penalty` once per occurrence."""
 
-    def say(self, request, position):
+    def token(self, request, position):
         params = request.params
         changed = self.changed(
             request,
@@ -136,7 +136,7 @@ class CountsThePromptsTokens(Own):
 class PenalisesFrequencyOnce(Own):
     """Subtracts `frequency_penalty` once, however often a token was generated."""
 
-    def say(self, request, position):
+    def token(self, request, position):
         params = request.params
         changed = self.changed(
             request,
@@ -189,7 +189,7 @@ class GeneratesBadWords(Ignoring):
 class BansTheLastIds(Own):
     """Bans the last id of a bad word everywhere."""
 
-    def say(self, request, position):
+    def token(self, request, position):
         ids = tuple((each[-1],) for each in request.bad_words_token_ids)
         return self.script(self.changed(request, bad_words_token_ids=ids), position)
 
@@ -198,12 +198,12 @@ class BansTheLastIds(Own):
 class WarmsTheNeighbours(Own):
     """Samples for a greedy request too beside one that samples."""
 
-    def say(self, request, position):
+    def token(self, request, position):
         wild = any(not r.request.params.greedy for r in self._running.values())
         if request.params.greedy and wild:
             warm = self.changed(request, temperature=2.0, min_p=0.0001)
             return self.script(warm, position)
-        return super().say(request, position)
+        return super().token(request, position)
 
 
 @broken("T14")
@@ -222,8 +222,8 @@ class ChangesLogprobs(Own):
     def wrong(self, request, at):
         raise NotImplementedError
 
-    def say(self, request, position):
-        token = super().say(request, position)
+    def token(self, request, position):
+        token = super().token(request, position)
         if token.logprobs is None:
             return token
         return attrs.evolve(token, logprobs=self.wrong(request, token.logprobs))
@@ -233,7 +233,7 @@ class ChangesLogprobs(Own):
 class ReturnsLogprobsToAll(Own):
     """Returns log-probabilities for all requests, if one has asked."""
 
-    def _say(self, row):
+    def _next(self, row):
         asked = [
             each.request.params.logprobs
             for each in self._running.values()
@@ -242,7 +242,7 @@ class ReturnsLogprobsToAll(Own):
         own = row.request
         if asked and own.params.logprobs is None:
             row.request = self.changed(own, logprobs=asked[0])
-        output = super()._say(row)
+        output = super()._next(row)
         row.request = own
         return output
 
@@ -251,8 +251,8 @@ class ReturnsLogprobsToAll(Own):
 class ForgetsTheLastLogprobs(Own):
     """Has no log-probabilities for the token that ends a request."""
 
-    def _say(self, row):
-        output = super()._say(row)
+    def _next(self, row):
+        output = super()._next(row)
         return attrs.evolve(output, logprobs=None) if output.stop_token_id else output
 
 
@@ -320,7 +320,7 @@ class ReturnsProcessedLogprobs(ChangesLogprobs):
 class ReturnsTwenty(Ignoring):
     """Returns twenty tokens where the request asked for the whole vocabulary."""
 
-    def say(self, request, position):
+    def token(self, request, position):
         if request.params.logprobs == -1:
             request = self.changed(request, logprobs=20)
         return self.script(request, position)
@@ -342,8 +342,8 @@ class ReturnsTheFirstPromptToken(Own):
 class ReturnsThePromptAtTheEnd(Own):
     """Returns the log-probabilities of the prompt with the last new id."""
 
-    def _say(self, row):
-        output = super()._say(row)
+    def _next(self, row):
+        output = super()._next(row)
         found = self._prompt_script(row.request) if output.finish_reason else None
         return attrs.evolve(output, prompt_logprobs=found)
 

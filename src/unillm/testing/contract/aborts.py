@@ -47,7 +47,7 @@ class AbortClauses(Clauses):
         assert not engine.unfinished
 
     @clause()
-    def test_a3_places(self, engine: DrivenEngine, ask: Asker) -> None:
+    def test_a3_slots(self, engine: DrivenEngine, ask: Asker) -> None:
         """Other requests can use the slot of an aborted request.
 
         Troubleshooting: Release everything that the request held. With a leak, the

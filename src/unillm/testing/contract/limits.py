@@ -100,7 +100,7 @@ class LimitClauses(Clauses):
         assert all(0 <= i < size for each in results for i in each.token_ids)
 
     @clause()
-    def test_l6_places(self, engine: DrivenEngine, ask: Asker) -> None:
+    def test_l6_slots(self, engine: DrivenEngine, ask: Asker) -> None:
         """At most `max_num_seqs` requests have started and not ended.
 
         Troubleshooting: The limit counts the requests that the engine works on, not
