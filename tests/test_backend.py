@@ -32,12 +32,15 @@ def test_the_names_on_torch_resolve_where_torch_is_installed(name):
 
 def test_type_checkers_see_the_same_names():
     tree = ast.parse(Path(backend.__file__).read_text())
-    block = next(node for node in tree.body if isinstance(node, ast.If))
     seen = {
-        alias.asname: f".{node.module}" for node in block.body for alias in node.names
+        alias.asname: f".{node.module}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level
+        for alias in node.names
     }
 
-    assert seen == backend._WHERE
+    assert sorted(seen) == sorted(backend.__all__)
+    assert {name: seen[name] for name in backend._LAZY} == backend._LAZY
 
 
 def test_an_unknown_name_is_an_attribute_error():

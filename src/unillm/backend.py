@@ -12,8 +12,8 @@ with an entry in the changelog, and in a way that breaks a backend only together
 `Backend.contract_version`; the core refuses a version that it does not support before
 it creates an engine.
 
-Importing this module loads no engine, no torch and no transformers; each name is loaded
-when it is first used.
+Importing this module loads no engine, no torch and no transformers. The names of
+`_LAZY`, which need torch or the store of artifacts, are imported when first used.
 """
 
 from __future__ import annotations
@@ -21,169 +21,101 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .config import ENGINE_OPTIONS as ENGINE_OPTIONS
+from .config import EngineConfig as EngineConfig
+from .embedded.memory import MEMORY_SHARE as MEMORY_SHARE
+from .embedded.memory import check_model_len as check_model_len
+from .embedded.memory import free_bytes as free_bytes
+from .embedded.memory import plan_limits as plan_limits
+from .engines.backend import CONTRACT_VERSION as CONTRACT_VERSION
+from .engines.backend import Availability as Availability
+from .engines.backend import Backend as Backend
+from .engines.backend import Finding as Finding
+from .engines.base import FEATURES as FEATURES
+from .engines.base import SAMPLING_FIELDS as SAMPLING_FIELDS
+from .engines.base import Capabilities as Capabilities
+from .engines.base import Capability as Capability
+from .engines.base import Engine as Engine
+from .engines.base import EngineLimits as EngineLimits
+from .engines.base import EngineOutput as EngineOutput
+from .engines.base import EngineRequest as EngineRequest
+from .engines.base import Support as Support
+from .engines.base import TokenGrammar as TokenGrammar
+from .engines.base import TokenGrammarState as TokenGrammarState
+from .engines.base import TokenLogprobs as TokenLogprobs
+from .engines.batches import BatchEngine as BatchEngine
+from .engines.batches import BatchRow as BatchRow
+from .engines.batches import BatchTraits as BatchTraits
+from .engines.batches import PromptWork as PromptWork
+from .engines.batches import RowTokens as RowTokens
+from .engines.batches import Run as Run
+from .engines.batches import RunStep as RunStep
+from .engines.slots import (
+    DEFAULT_MAX_NUM_BATCHED_TOKENS as DEFAULT_MAX_NUM_BATCHED_TOKENS,
+)
+from .engines.slots import PrefillResult as PrefillResult
+from .engines.slots import PromptChunk as PromptChunk
+from .engines.slots import SlotEngine as SlotEngine
+from .engines.slots import SlotToken as SlotToken
+from .hookspecs import hookimpl as hookimpl
+from .lora import LoRARequest as LoRARequest
+from .model.checkpoint import check_code as check_code
+from .model.checkpoint import check_weights as check_weights
+from .model.checkpoint import load_config as load_config
+from .model.checkpoint import read_config as read_config
+from .model.checkpoint import read_json as read_json
+from .model.checkpoint import refuse_pickles as refuse_pickles
+from .model.find import find_model as find_model
+from .model.fitting import HEADROOM as HEADROOM
+from .model.fitting import largest_limits as largest_limits
+from .model.fitting import out_of_memory as out_of_memory
+from .model.memory import GIB as GIB
+from .model.memory import Limits as Limits
+from .model.memory import MemoryNeeds as MemoryNeeds
+from .model.memory import memory_needs as memory_needs
+from .model.positions import model_positions as model_positions
+from .model.positions import positions_of as positions_of
+from .outputs import FinishReason as FinishReason
+from .outputs import SlotMetrics as SlotMetrics
+from .params import SamplingParams as SamplingParams
+from .params import StructuredOutputs as StructuredOutputs
+from .runtime.allocator import give_back as give_back
+from .runtime.allocator import keep_freed as keep_freed
+from .scheduling.queue import WaitingQueue as WaitingQueue
+from .scheduling.runs import RunScheduler as RunScheduler
+from .scheduling.slots import SlotScheduler as SlotScheduler
+from .text.loading import ModelText as ModelText
+from .text.loading import read_model_text as read_model_text
+
 if TYPE_CHECKING:
     from .artifacts.folder import ArtifactFolder as ArtifactFolder
     from .artifacts.key import BuildSpec as BuildSpec
     from .artifacts.progress import Progress as Progress
     from .artifacts.store import Artifact as Artifact
     from .artifacts.store import ArtifactStore as ArtifactStore
-    from .config import ENGINE_OPTIONS as ENGINE_OPTIONS
-    from .config import EngineConfig as EngineConfig
     from .embedded.loading import load_model as load_model
-    from .embedded.memory import MEMORY_SHARE as MEMORY_SHARE
-    from .embedded.memory import check_model_len as check_model_len
-    from .embedded.memory import free_bytes as free_bytes
-    from .embedded.memory import plan_limits as plan_limits
-    from .engines.backend import CONTRACT_VERSION as CONTRACT_VERSION
-    from .engines.backend import Availability as Availability
-    from .engines.backend import Backend as Backend
-    from .engines.backend import Finding as Finding
-    from .engines.base import FEATURES as FEATURES
-    from .engines.base import SAMPLING_FIELDS as SAMPLING_FIELDS
-    from .engines.base import Capabilities as Capabilities
-    from .engines.base import Capability as Capability
-    from .engines.base import Engine as Engine
-    from .engines.base import EngineLimits as EngineLimits
-    from .engines.base import EngineOutput as EngineOutput
-    from .engines.base import EngineRequest as EngineRequest
-    from .engines.base import Support as Support
-    from .engines.base import TokenGrammar as TokenGrammar
-    from .engines.base import TokenGrammarState as TokenGrammarState
-    from .engines.base import TokenLogprobs as TokenLogprobs
-    from .engines.batches import BatchEngine as BatchEngine
-    from .engines.batches import BatchRow as BatchRow
-    from .engines.batches import BatchTraits as BatchTraits
-    from .engines.batches import PromptWork as PromptWork
-    from .engines.batches import RowTokens as RowTokens
-    from .engines.batches import Run as Run
-    from .engines.batches import RunStep as RunStep
-    from .engines.slots import (
-        DEFAULT_MAX_NUM_BATCHED_TOKENS as DEFAULT_MAX_NUM_BATCHED_TOKENS,
-    )
-    from .engines.slots import PrefillResult as PrefillResult
-    from .engines.slots import PromptChunk as PromptChunk
-    from .engines.slots import SlotEngine as SlotEngine
-    from .engines.slots import SlotToken as SlotToken
-    from .hookspecs import hookimpl as hookimpl
-    from .lora import LoRARequest as LoRARequest
-    from .model.checkpoint import check_code as check_code
-    from .model.checkpoint import check_weights as check_weights
-    from .model.checkpoint import load_config as load_config
-    from .model.checkpoint import read_config as read_config
-    from .model.checkpoint import read_json as read_json
-    from .model.checkpoint import refuse_pickles as refuse_pickles
-    from .model.find import find_model as find_model
-    from .model.fitting import HEADROOM as HEADROOM
-    from .model.fitting import largest_limits as largest_limits
-    from .model.fitting import out_of_memory as out_of_memory
-    from .model.memory import GIB as GIB
-    from .model.memory import Limits as Limits
-    from .model.memory import MemoryNeeds as MemoryNeeds
-    from .model.memory import memory_needs as memory_needs
-    from .model.positions import model_positions as model_positions
-    from .model.positions import positions_of as positions_of
-    from .outputs import FinishReason as FinishReason
-    from .outputs import SlotMetrics as SlotMetrics
-    from .params import SamplingParams as SamplingParams
-    from .params import StructuredOutputs as StructuredOutputs
-    from .runtime.allocator import give_back as give_back
-    from .runtime.allocator import keep_freed as keep_freed
     from .sampling.sampler import Sampler as Sampler
-    from .scheduling.queue import WaitingQueue as WaitingQueue
-    from .scheduling.runs import RunScheduler as RunScheduler
-    from .scheduling.slots import SlotScheduler as SlotScheduler
-    from .text.loading import ModelText as ModelText
-    from .text.loading import read_model_text as read_model_text
 
-_WHERE = {
-    # Provided by a plugin.
-    "hookimpl": ".hookspecs",
-    "CONTRACT_VERSION": ".engines.backend",
-    "Availability": ".engines.backend",
-    "Backend": ".engines.backend",
-    "Finding": ".engines.backend",
-    # The three contracts of engines, and the values that cross them.
-    "Capabilities": ".engines.base",
-    "Capability": ".engines.base",
-    "Engine": ".engines.base",
-    "EngineLimits": ".engines.base",
-    "EngineOutput": ".engines.base",
-    "EngineRequest": ".engines.base",
-    "FEATURES": ".engines.base",
-    "SAMPLING_FIELDS": ".engines.base",
-    "Support": ".engines.base",
-    "TokenGrammar": ".engines.base",
-    "TokenGrammarState": ".engines.base",
-    "TokenLogprobs": ".engines.base",
-    "DEFAULT_MAX_NUM_BATCHED_TOKENS": ".engines.slots",
-    "PrefillResult": ".engines.slots",
-    "PromptChunk": ".engines.slots",
-    "SlotEngine": ".engines.slots",
-    "SlotToken": ".engines.slots",
-    "BatchEngine": ".engines.batches",
-    "BatchRow": ".engines.batches",
-    "BatchTraits": ".engines.batches",
-    "PromptWork": ".engines.batches",
-    "RowTokens": ".engines.batches",
-    "Run": ".engines.batches",
-    "RunStep": ".engines.batches",
-    # The values of a user's request.
-    "ENGINE_OPTIONS": ".config",
-    "EngineConfig": ".config",
-    "LoRARequest": ".lora",
-    "FinishReason": ".outputs",
-    "SlotMetrics": ".outputs",
-    "SamplingParams": ".params",
-    "StructuredOutputs": ".params",
-    # Schedulers and sampling for engines that have none.
-    "Sampler": ".sampling.sampler",
-    "WaitingQueue": ".scheduling.queue",
-    "RunScheduler": ".scheduling.runs",
-    "SlotScheduler": ".scheduling.slots",
-    # The files of a model.
-    "load_model": ".embedded.loading",
-    "check_code": ".model.checkpoint",
-    "check_weights": ".model.checkpoint",
-    "load_config": ".model.checkpoint",
-    "read_config": ".model.checkpoint",
-    "read_json": ".model.checkpoint",
-    "refuse_pickles": ".model.checkpoint",
-    "find_model": ".model.find",
-    "model_positions": ".model.positions",
-    "positions_of": ".model.positions",
-    "ModelText": ".text.loading",
-    "read_model_text": ".text.loading",
-    # Memory.
-    "MEMORY_SHARE": ".embedded.memory",
-    "check_model_len": ".embedded.memory",
-    "free_bytes": ".embedded.memory",
-    "plan_limits": ".embedded.memory",
-    "GIB": ".model.memory",
-    "HEADROOM": ".model.fitting",
-    "Limits": ".model.memory",
-    "MemoryNeeds": ".model.memory",
-    "memory_needs": ".model.memory",
-    "largest_limits": ".model.fitting",
-    "out_of_memory": ".model.fitting",
-    "give_back": ".runtime.allocator",
-    "keep_freed": ".runtime.allocator",
-    # Prepared engines.
+_LAZY = {
+    "Artifact": ".artifacts.store",
     "ArtifactFolder": ".artifacts.folder",
+    "ArtifactStore": ".artifacts.store",
     "BuildSpec": ".artifacts.key",
     "Progress": ".artifacts.progress",
-    "Artifact": ".artifacts.store",
-    "ArtifactStore": ".artifacts.store",
+    "Sampler": ".sampling.sampler",
+    "load_model": ".embedded.loading",
 }
-"""Public name to the module that has it."""
+"""Name to the module that has it."""
 
-__all__ = [*_WHERE]  # noqa: PLE0604 - all are strings
+_OWN = {"TYPE_CHECKING", "annotations", "import_module"}
+
+__all__ = [*_LAZY, *(n for n in globals() if n[0] != "_" and n not in _OWN)]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> object:
-    if name not in _WHERE:
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_WHERE[name], __package__), name)
-    return value
+    return getattr(import_module(_LAZY[name], __package__), name)
 
 
 def __dir__() -> list[str]:

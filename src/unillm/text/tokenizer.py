@@ -230,10 +230,12 @@ class TransformersTokenizer(Tokenizer):
         self.eos_token_id = _id_or_none(wrapped.eos_token_id)
         self.bos_token_id = _id_or_none(wrapped.bos_token_id)
         self.special_token_ids = frozenset(wrapped.all_special_ids)
-        self.vocab_size = _size_of(wrapped.get_vocab())
         backend = _plain_backend(wrapped)
         self._rust = None if backend is None else RustTokenizer(backend)
-        if self._rust is not None:
+        if self._rust is None:
+            self.vocab_size = _size_of(wrapped.get_vocab())
+        else:
+            self.vocab_size = self._rust.vocab_size
             self.special_token_ids = self._rust.special_token_ids
             self.pieces = self._rust.pieces
         template = wrapped.chat_template
