@@ -156,7 +156,7 @@ def _install_vllm(session: nox.Session) -> None:
 
 @nox.session
 def tensorrt_llm(session: nox.Session) -> None:
-    """The TensorRT-LLM plugin against a double of it, made of published sources."""
+    """The TensorRT-LLM plugin against a fake of it, made of published sources."""
     plugin = ROOT / "plugins" / "unillm-tensorrt-llm"
     session.install(*CONSTRAINTS, ".[transformers,testing]", str(plugin))
     session.run(*SWAP)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What reached the double, for tests to look at."""
+"""The calls that reached the fake, recorded for tests."""
 
 SEEN: list[tuple[str, dict]] = []
-"""Name of what was called, and its arguments."""
+"""Names and arguments of the calls."""
 
 
 def note(name, **facts):

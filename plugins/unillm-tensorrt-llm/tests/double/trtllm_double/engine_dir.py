@@ -16,7 +16,7 @@ from pathlib import Path
 from .profiles import current
 
 TENSORRT = {"0.11.0": "10.2.0", "0.21.0": "10.11"}
-"""By version of TensorRT-LLM (§1.3); 1.x images have 10.13.3.9."""
+"""TensorRT by version of TensorRT-LLM (§1.3); 1.x images have 10.13.3.9."""
 
 
 def tensorrt_version() -> str:
@@ -42,7 +42,7 @@ def write(
     compute=None,
     tensorrt=None,
 ):
-    """Write what ``trtllm-build`` writes. No tokenizer, as there."""
+    """Write the files of ``trtllm-build``, which include no tokenizer."""
     target = Path(target)
     target.mkdir(parents=True, exist_ok=True)
     config = json.loads((Path(model_path) / "config.json").read_text())
@@ -91,7 +91,7 @@ def write(
 
 
 class Plan:
-    """An engine directory that was opened."""
+    """An opened engine directory."""
 
     def __init__(self, path):
         self.path = Path(path)
@@ -99,7 +99,7 @@ class Plan:
         self.build = self.config["build_config"]
         engine = json.loads((self.path / "rank0.engine").read_text())
         self.model = engine["model"]
-        # §6, lock-in: what is printed, and what is raised.
+        # §6, lock-in: the log and the error.
         if engine["compute"] != compute_capability():
             sys.stderr.write(
                 "[TRT] [E] 6: The engine plan file is generated on an incompatible "

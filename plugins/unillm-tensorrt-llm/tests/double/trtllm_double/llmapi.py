@@ -410,7 +410,7 @@ class _BaseLLM:
             end_id = -1
             if current().ignore_eos_drops_stop_words:
                 stops = set()
-        if isinstance(limit, str):  # found out in the worker (§2.5)
+        if isinstance(limit, str):  # refused by the worker (§2.5)
             output._push(_Response([], error=limit, last=True))
             return output
         sequence = Sequence(
@@ -452,7 +452,7 @@ class _BaseLLM:
             params.pad_id = params.end_id
 
     def _check_arguments(self, length, params):
-        """Return how many tokens may come, or what the worker will say (§2.6)."""
+        """Return the limit of new tokens, or the error of the worker (§2.6)."""
         error = RequestError if current().request_error else ValueError
         max_tokens = _value(params, "max_tokens")
         if length > self._max_num_tokens and not self._chunked:
@@ -536,7 +536,7 @@ class TrtLLM(_BaseLLM):
             return
         plan = engine_dir.Plan(path)
         self._built = None
-        # An engine's own numbers, whatever was asked (§2.1).
+        # The engine's own numbers override the arguments (§2.1).
         self._limits(plan.build)
         self._model_path = plan.model
 
@@ -563,7 +563,7 @@ class TrtLLM(_BaseLLM):
         self._chunked = self._options.get("enable_chunked_prefill", False)
 
     def save(self, target):
-        """Keep the engine that was built; a tokenizer is not written."""
+        """Save the built engine, without a tokenizer."""
         assert self._built is not None
         build = self._built["build"]
         engine_dir.write(

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""One sequence at a time on a small transformers model: where the tokens come from."""
+"""The source of tokens: one sequence at a time on a small transformers model."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def load(path: str):
 
 
 _KNOWN: dict[tuple, torch.Tensor] = {}
-"""By model and ids: the logits behind them. Tests ask the same again and again."""
+"""Logits by model and ids, because tests repeat the same prompts."""
 
 _MOST_KNOWN = 50_000
 
 STEP_S = 0.001
-"""Least time of a step of a batch. What is known takes none, and a caller has to have
-time to do something meanwhile, as with a real engine."""
+"""Least time of a step of a batch, so that a caller can act during a step, as with a
+real engine, even where all logits are cached."""
 
 
 class Sampling:

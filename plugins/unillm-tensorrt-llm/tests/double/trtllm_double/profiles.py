@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Version families: what exists in each, and how it behaves."""
+"""Version families: the names and the behaviour of each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Profile:
     runtime: bool = True
     """``ModelRunner`` and ``ModelRunnerCpp`` (up to 1.3.0rc20)."""
     finish_reasons: bool = True
-    """Results say why they ended (from 0.14)."""
+    """Results have a finish reason (from 0.14)."""
     abort: bool = True
     """Results can be aborted (from 0.19)."""
     public_shutdown: bool = True
@@ -93,6 +93,6 @@ def current() -> Profile:
 
 
 def need(*, there: bool, module: str) -> None:
-    """Be a module that does not exist, unless it is there in the profile."""
+    """Raise like a missing module, unless the profile has it."""
     if not there:
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)

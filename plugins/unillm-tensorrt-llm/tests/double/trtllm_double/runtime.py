@@ -67,7 +67,7 @@ class _Runner:
             )
 
     def _sequences(self, inputs, options):
-        """One sequence for each input, its share of each option taken."""
+        """Return one sequence for each input, with its value of each option."""
 
         def share(name, index):
             value = options.get(name)
@@ -128,7 +128,7 @@ class _Runner:
                 return
 
     def _output(self, inputs, sequences, ended, options):
-        """Prompt, new tokens, padding with ``end_id``: ``[batch, 1, max_seq_len]``."""
+        """Return prompt, new tokens and padding as ``[batch, 1, max_seq_len]``."""
         rows, lengths = [], []
         for ids, sequence, over in zip(inputs, sequences, ended, strict=True):
             row = [*ids.tolist(), *sequence.tokens]
@@ -168,7 +168,7 @@ class ModelRunner(_Runner):
         stream=None,
         gpu_weights_percent=1,
     ):
-        """Takes no batch size or lengths: they are the engine's (§4.1)."""
+        """Take no batch size or lengths, which are the engine's (§4.1)."""
         plan = Plan(engine_dir)
         assert rank == 0
         build = plan.build
@@ -193,7 +193,7 @@ class ModelRunner(_Runner):
         logits_processor=None,
         **kwargs,
     ):
-        """Unknown names in *kwargs* are ignored without a word (§4.2)."""
+        """Ignore unknown names in *kwargs* in silence (§4.2)."""
         assert stopping_criteria is None
         assert kwargs.get("end_id") is not None, "end_id cannot be none"
         assert kwargs.get("pad_id") is not None, "pad_id cannot be none"
