@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, overload
 
@@ -471,10 +471,10 @@ class Generator:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         driver = getattr(self, "_driver", None)
-        if driver is not None:
-            warnings.warn(
+        if driver is not None:  # the module may be gone: Python is ending
+            _warn(
                 f"a Generator for {self.config.model!r} was not closed; use it in a "
                 "`with` block or call close()",
                 ResourceWarning,
