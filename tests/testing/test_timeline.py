@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from strategies import Job, script_of
 
+from unillm.errors import InvalidParameterError
 from unillm.scheduling.slots import SlotScheduler
 from unillm.testing.scripted import ScriptedSlotEngine
 from unillm.testing.timeline import RecordingSlotEngine, Timeline
@@ -62,3 +64,19 @@ def test_recording_changes_nothing():
         scheduler.close()
 
     assert inner.calls == bare.calls
+
+
+class Picky(ScriptedSlotEngine):
+    splits_prompts = False
+    max_loras = 1
+
+    def check_request(self, request):
+        raise InvalidParameterError("refused", parameter="prompt", value=request)
+
+
+def test_a_recorder_answers_for_its_engine():
+    recorder = RecordingSlotEngine(Picky(script_of([])))
+
+    assert (recorder.splits_prompts, recorder.max_loras) == (False, 1)
+    with pytest.raises(InvalidParameterError, match="refused"):
+        recorder.check_request(Job(0).request)

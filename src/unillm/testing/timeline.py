@@ -76,10 +76,16 @@ class RecordingSlotEngine(SlotEngine):
         self.max_model_len = engine.max_model_len
         self.vocab_size = engine.vocab_size
         self.capabilities = engine.capabilities
+        self.splits_prompts = engine.splits_prompts
+        self.max_loras = engine.max_loras
 
     def timeline(self) -> Timeline:
         """Return the recording so far; a running request ends at its last token."""
         return _timeline(self.num_slots, [*self._ended, *self._live.values()])
+
+    @override
+    def check_request(self, request: EngineRequest) -> None:
+        self._engine.check_request(request)
 
     @override
     def prefill(self, chunks: Sequence[PromptChunk]) -> PrefillResult:
