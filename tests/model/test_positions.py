@@ -65,6 +65,26 @@ def test_the_long_factors_of_longrope_count_where_they_are_asked_for(directory):
     assert model_positions(directory(LONGROPE), extended=True) == 4096
 
 
-def test_an_unknown_model_without_a_context_is_refused_with_the_names(directory):
-    with pytest.raises(ModelLoadError, match="max_position_embeddings, n_positions"):
-        model_positions(directory({"model_type": "unheard-of"}))
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "unheard-of"},
+        {"model_type": "unheard-of", "text_config": "none"},
+        {"model_type": "unheard-of", "rope_scaling": ["longrope"]},
+        {"model_type": "llama", "max_position_embeddings": "4096"},
+        {"model_type": "unheard-of"}
+        | {
+            "rope_scaling": {
+                "type": "longrope",
+                "original_max_position_embeddings": "x",
+            }
+        },
+    ],
+    ids=["no name", "text_config", "rope_scaling", "context", "longrope"],
+)
+def test_a_config_of_no_use_is_refused_with_the_error_and_the_names(directory, config):
+    with pytest.raises(
+        ModelLoadError,
+        match=r"transformers cannot read (.|\n)*max_position_embeddings, n_positions",
+    ):
+        model_positions(directory(config))

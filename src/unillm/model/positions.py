@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,20 +33,22 @@ def model_positions(path: Path, *, extended: bool = False) -> int:
     """Return the positions of the model in a directory.
 
     Raises:
-        ModelError: There is no model, or transformers does not know it and its
-            ``config.json`` names no context.
+        ModelError: There is no model, or transformers refuses its ``config.json`` and
+            that names no context.
     """
     try:
         return positions_of(load_config(path), extended=extended)
-    except ModelLoadError:
+    except ModelLoadError as error:
         declared = read_config(path)
-    config = SimpleNamespace(**{**declared, **(declared.get("text_config") or {})})
-    if positions := _positions(config, extended=extended):
-        return positions
-    raise ModelLoadError(
-        f"{path}: transformers does not know the model, and its config.json names no "
-        f"context: none of {', '.join(_NAMES)} is there."
-    )
+        inner = declared.get("text_config")
+        inner = inner if isinstance(inner, dict) else {}
+        config = SimpleNamespace(**{**declared, **inner})
+        if positions := _positions(config, extended=extended):
+            return positions
+        raise ModelLoadError(
+            f"{error} config.json names no context either: none of "
+            f"{', '.join(_NAMES)} is there."
+        ) from error
 
 
 def positions_of(config: Any, *, extended: bool = False) -> int:
@@ -71,8 +74,10 @@ def _short_context(config: Any) -> int:
     cache of a row would have to be computed anew when the row gets there.
     """
     rope = getattr(config, "rope_parameters", None)
-    rope = rope or getattr(config, "rope_scaling", None) or {}
+    rope = rope or getattr(config, "rope_scaling", None)
+    if not isinstance(rope, Mapping):
+        return 0
     if "longrope" not in (rope.get("rope_type"), rope.get("type")):
         return 0
     name = "original_max_position_embeddings"
-    return first_of(config, name) or int(rope.get(name) or 0)
+    return first_of(config, name) or first_of(SimpleNamespace(**rope), name)
