@@ -113,16 +113,16 @@ def run(name, *args, **environment):
 
 
 def test_every_example_is_known_here():
-    assert set(PRINTED) == {path.name for path in EXAMPLES.glob("*.py")}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(PRINTED)
 
 
 @pytest.mark.parametrize("name", sorted(PRINTED))
 def test_an_example_prints_what_it_should(name):
     result = run(name)
 
-    assert PRINTED[name] == result.stdout
-    assert "" == result.stderr
-    assert 0 == result.returncode
+    assert result.stdout == PRINTED[name]
+    assert result.stderr == ""
+    assert result.returncode == 0
 
 
 def test_the_batch_takes_files(tmp_path):
@@ -131,8 +131,8 @@ def test_the_batch_takes_files(tmp_path):
 
     result = run("batch_file.py", source, target)
 
-    assert 0 == result.returncode
-    assert '{"text": "42"}\n' == target.read_text()
+    assert result.returncode == 0
+    assert target.read_text() == '{"text": "42"}\n'
 
 
 @pytest.mark.parametrize(
@@ -141,5 +141,5 @@ def test_the_batch_takes_files(tmp_path):
 def test_a_program_for_vllm_prints_the_same_on_every_backend_that_is_there(backend):
     result = run("from_vllm.py", UNILLM_BACKEND=backend)
 
-    assert PRINTED["from_vllm.py"] == result.stdout, result.stderr
-    assert 0 == result.returncode
+    assert result.stdout == PRINTED["from_vllm.py"], result.stderr
+    assert result.returncode == 0

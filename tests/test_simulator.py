@@ -209,7 +209,7 @@ def test_an_ended_request_is_not_kept_until_its_deadline():
     rest = [event[1] for event in simulate(world(2)) if event[0] == "rest"]
 
     assert rest
-    assert all(0 == left["deadlines"] for left in rest)
+    assert all(left["deadlines"] == 0 for left in rest)
 
 
 # ------------------------------------------------------------------------ the command

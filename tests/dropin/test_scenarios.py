@@ -121,7 +121,7 @@ def test_a_template_reads_chat_template_kwargs(llm: LLM):
     ]
 
     bos = llm.get_tokenizer().bos_token
-    assert [f"{bos}think", f"{bos}no"] == prompts
+    assert prompts == [f"{bos}think", f"{bos}no"]
 
 
 def test_a_refused_conversation_leaves_no_request_behind(llm: LLM):
@@ -398,7 +398,7 @@ def test_greedy_ids_are_those_of_transformers(llm: LLM):
             pad_token_id=0,
         )
         expected = made[0, prompt.shape[1] :].tolist()
-        assert expected == output.outputs[0].token_ids
+        assert output.outputs[0].token_ids == expected
 
 
 # --------------------------------------------------------------- the forms of prompts

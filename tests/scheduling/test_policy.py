@@ -204,7 +204,7 @@ def test_steps_never_cost_less_than_zero():
     ],
 )
 def test_the_work_for_prompts_depends_on_the_engine(work, expected):
-    assert expected == attrs.astuple(prefill_of([2, 3, 7], work))
+    assert attrs.astuple(prefill_of([2, 3, 7], work)) == expected
 
 
 @pytest.mark.parametrize("work", PromptWork)

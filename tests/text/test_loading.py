@@ -51,7 +51,7 @@ def test_a_hugging_face_directory_is_read_with_its_special_tokens(llama3_dir):
 
     assert isinstance(tokenizer.wrapped, PreTrainedTokenizerFast)
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1)
-    assert frozenset(range(6)) == tokenizer.special_token_ids
+    assert tokenizer.special_token_ids == frozenset(range(6))
     assert tokenizer.vocab_size == len(tokenizer.wrapped)
     assert "eot_id" in tokenizer.chat_template
     assert {name.rpartition("/")[2] for name in tokenizer.files} == {
@@ -72,7 +72,7 @@ def test_a_bare_tokenizer_json_names_no_eos(llama3_dir, tmp_path, as_file):
     assert isinstance(tokenizer.wrapped, tokenizers.Tokenizer)
     assert tokenizer.eos_token_id is None
     assert tokenizer.chat_template is None
-    assert frozenset(range(6)) == tokenizer.special_token_ids
+    assert tokenizer.special_token_ids == frozenset(range(6))
     assert tokenizer.files == (str(tmp_path / "tokenizer.json"),)
 
 
