@@ -108,7 +108,7 @@ def _mapping(**default: Any) -> Any:
     return attrs.field(converter=converter, **default)
 
 
-@suggest_names
+@suggest_names()
 @attrs.frozen(kw_only=True)
 class EngineConfig:
     """Options with which a generator is created.

@@ -43,7 +43,7 @@ from .text.prompts import Conversation, Prompts, PromptType, as_prompts
 log = logging.getLogger("unillm")
 
 
-@suggest_names
+@suggest_names()
 class Generator:
     """One way to generate text, on any engine. Safe to use from several threads.
 

@@ -43,7 +43,7 @@ def _as_path(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-@suggest_names
+@suggest_names()
 @attrs.frozen
 class LoRARequest:
     """A LoRA adapter, with vLLM's names and order.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import abc
 import enum
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import attrs
@@ -77,6 +77,7 @@ FEATURES = frozenset({"lora"})
 that name an adapter."""
 
 
+_NATIVE = Capability()
 _UNDECLARED = Capability(
     support=Support.UNSUPPORTED, reason="the backend does not declare it"
 )
@@ -92,7 +93,7 @@ class Capabilities:
 
     def of(self, field: str) -> Capability:
         """Return how the backend honours *field*."""
-        default = _UNDECLARED if field in FEATURES else Capability()
+        default = _UNDECLARED if field in FEATURES else _NATIVE
         return self.fields.get(field, default)
 
     def refined(self, other: Capabilities) -> Capabilities:
@@ -275,10 +276,5 @@ class Engine(abc.ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -57,7 +57,6 @@ class ReferenceModel:
         self.vocab_size: int = config["vocab_size"]
         self.max_model_len: int = config["max_position_embeddings"]
         self._layers: int = config["num_hidden_layers"]
-        self._heads: int = config["num_attention_heads"]
         self._kv_heads: int = config["num_key_value_heads"]
         self._head_dim: int = config["head_dim"]
         self._eps: float = config["rms_norm_eps"]

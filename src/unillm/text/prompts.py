@@ -25,6 +25,7 @@ from ..errors import (
 from ..params import SamplingParams
 
 if TYPE_CHECKING:
+    from ..engines.base import EngineLimits
     from .tokenizer import Tokenizer
 
 _NAMED = 5
@@ -110,22 +111,6 @@ class TokenIds:
 
 
 Prompt = PlainText | RenderedText | TokenIds
-
-
-class PromptLimits(Protocol):
-    """**Protocol:** The part of an engine's limits that concerns prompts."""
-
-    @property
-    def vocab_size(self) -> int:
-        """Vocabulary of the model; ids are below it."""
-
-    @property
-    def max_model_len(self) -> int:
-        """Prompt and new tokens together."""
-
-    @property
-    def longest_prompt(self) -> int:
-        """The longest prompt that leaves room for one new token."""
 
 
 @attrs.frozen(kw_only=True)
@@ -257,7 +242,7 @@ def _is_integer(item: Any) -> bool:
 def prepare(
     prompt: Prompt,
     tokenizer: Tokenizer,
-    limits: PromptLimits,
+    limits: EngineLimits,
     params: SamplingParams,
     *,
     strict_length: bool = False,
@@ -314,7 +299,7 @@ def prepare(
 
 
 def _no_room(
-    parameter: str, value: int, prompt_tokens: int, limits: PromptLimits
+    parameter: str, value: int, prompt_tokens: int, limits: EngineLimits
 ) -> InvalidParameterError:
     context = limits.max_model_len
     fitting = " or strict_length=False" if parameter == "max_tokens" else ""
