@@ -16,7 +16,7 @@ from .driving import DrivenEngine
 
 if TYPE_CHECKING:
     from ...engines.base import Capabilities, Engine
-    from .fixtures import ContractSettings
+    from .settings import ContractSettings
 
 STANDARD_OPTIONS: Mapping[str, Any] = {
     "dtype": "float32",
