@@ -78,8 +78,9 @@ def test_num_cached_tokens_counts_a_prefix_cache_hit(generator):
     assert 0 < second.num_cached_tokens < len(prompt)
 
 
-def test_an_unknown_option_suggests_the_nearest():
-    with pytest.raises(ConfigError, match="Did you mean 'enforce_eager'"):
+def test_an_unknown_option_names_the_known_ones_and_suggests_the_nearest():
+    known = "takes every field of vllm.EngineArgs and 'multiprocessing'"
+    with pytest.raises(ConfigError, match=f"{known}.* mean 'enforce_eager'"):
         Generator("unillm/tiny", backend="vllm", backend_options={"enforce_eagre": 1})
 
 

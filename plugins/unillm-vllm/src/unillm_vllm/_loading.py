@@ -173,8 +173,10 @@ def _vllm_config(config: EngineConfig, options: Mapping[str, Any]) -> Any:
     known = {field.name for field in dataclasses.fields(EngineArgs)}
     for name in options:
         if name not in known:
-            known.add(OWN_OPTION)
-            raise UnknownArgumentError("The backend 'vllm'", name, known)
+            takes = f"which takes every field of vllm.EngineArgs and {OWN_OPTION!r}"
+            raise UnknownArgumentError(
+                f"The backend 'vllm', {takes},", name, {*known, OWN_OPTION}
+            )
     given = {name: getattr(config, name) for name in SHARED_FIELDS}
     if given["speculative_config"] is not None:
         given["speculative_config"] = dict(given["speculative_config"])
