@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "explanation" / "architecture.md"
-STEPS = re.findall(r"^\| \d+ \| `([\w/.]+)` \| (.+) \|$", PAGE.read_text(), re.M)
+WALK, _, _ = PAGE.read_text().partition("## The modules")
+STEPS = re.findall(r"^\| \d+ \| `([\w/.]+)` \| (.+) \|$", WALK, re.MULTILINE)
 
 
 def test_the_page_has_ten_files():
@@ -23,5 +24,5 @@ def test_the_first_name_of_a_step_is_defined_in_its_file(file, text):
     owner, _, method = re.search(r"`([\w.]+)`", text)[1].rpartition(".")
     source = (ROOT / "src" / "unillm" / file).read_text()
 
-    assert re.search(rf"^ *(class|def|async def) {method}\b", source, re.M)
-    assert not owner or re.search(rf"^class {owner}\b", source, re.M)
+    assert re.search(rf"^ *(class|def|async def) {method}\b", source, re.MULTILINE)
+    assert not owner or re.search(rf"^class {owner}\b", source, re.MULTILINE)
