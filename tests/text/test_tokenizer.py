@@ -36,15 +36,21 @@ def test_any_object_with_encode_and_decode_is_a_tokenizer(families):
     assert tokenizer.eos_token_id == 0
 
 
-def test_an_object_without_a_size_has_none():
-    class Minimal:
-        def encode(self, text):
-            return [1]
+@pytest.mark.parametrize(
+    ("attributes", "size"),
+    [
+        ({}, None),
+        ({"n_vocab": 3}, 3),
+        ({"__len__": lambda _: 3}, 3),
+        ({"vocab_size": 3, "__len__": lambda _: 1 // 0}, 3),
+    ],
+    ids=["none", "n_vocab", "len", "vocab_size"],
+)
+def test_the_size_of_an_object_is_the_first_that_it_names(attributes, size):
+    methods = {"encode": lambda _, text: [1], "decode": lambda _, ids: "x"}
+    tokenizer = type("Own", (), methods | attributes)()
 
-        def decode(self, ids):
-            return "x" * len(ids)
-
-    assert load_tokenizer(Minimal()).vocab_size is None
+    assert load_tokenizer(tokenizer).vocab_size == size
 
 
 def test_a_token_of_an_object_is_a_text_or_nothing():

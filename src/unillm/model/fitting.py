@@ -9,6 +9,7 @@ backend.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import attrs
 
@@ -34,12 +35,12 @@ def largest_limits(
         Values by the names of `Limits`; 0 where none fits.
     """
 
-    def fits(name: str, value: int) -> bool:
+    def fits(value: int, *, name: str) -> bool:
         changed = attrs.evolve(limits, **{name: value})
         return needs.estimate(changed).total_bytes <= memory_bytes
 
     return {
-        name: _search(lambda value, name=name: fits(name, value), wanted)  # type: ignore[misc]
+        name: _search(partial(fits, name=name), wanted)
         for name, wanted in attrs.asdict(limits).items()
     }
 

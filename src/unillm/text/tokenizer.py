@@ -375,10 +375,10 @@ class ForeignTokenizer(Tokenizer):
         self.bos_token_id = _id_or_none(getattr(wrapped, "bos_token_id", None))
         self.special_token_ids = frozenset(getattr(wrapped, "all_special_ids", ()))
         self.chat_template = getattr(wrapped, "chat_template", None)
-        sizes = [getattr(wrapped, name, None) for name in ("vocab_size", "n_vocab")]
-        if hasattr(wrapped, "__len__"):
-            sizes.append(len(wrapped))
+        sizes = (getattr(wrapped, name, None) for name in ("vocab_size", "n_vocab"))
         self.vocab_size = next((n for n in sizes if isinstance(n, int)), None)
+        if self.vocab_size is None and hasattr(wrapped, "__len__"):
+            self.vocab_size = len(wrapped)
         self._encode_takes_special = _takes(wrapped.encode, "add_special_tokens")
         self._decode_takes_special = _takes(wrapped.decode, "skip_special_tokens")
 
