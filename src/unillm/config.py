@@ -177,7 +177,7 @@ class EngineConfig:
     """Run code that the checkpoint brings. Read it first."""
 
     seed: int = _option("an integer", _is_integer, 0)
-    """Seed of the seeds for requests that set none."""
+    """Seed that draws the seeds of requests that set none."""
 
     enforce_eager: bool = _flag()
     """Compile nothing and record no CUDA graphs: starts sooner, steps take longer."""

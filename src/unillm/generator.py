@@ -66,7 +66,7 @@ class Generator:
         strict_length: Refuse `max_tokens` over the context instead of fitting it.
         chat_template: Template text to use instead of the tokenizer's.
         trust_remote_code: Run code from the checkpoint. Read it first.
-        seed: Seed for requests that set none.
+        seed: Draws the seeds of requests that set none.
         enforce_eager: Compile nothing and record no CUDA graphs.
         quantization: Such as "awq" or "fp8"; `None` for the checkpoint's own.
         kv_cache_dtype: Type of keys and values; "auto" is that of the model.

@@ -53,7 +53,7 @@ class BackendStatus:
     distribution: str
     """Name and version of the installed distribution."""
     auto_rank: int | None = None
-    """Place in the order of ``backend="auto"``; `None` is never chosen by it."""
+    """Rank for ``backend="auto"``, lower is sooner; `None` excludes the backend."""
     reason: str = ""
     """Why the backend is not available."""
     remedy: str | None = None

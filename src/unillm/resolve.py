@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""From a model, a backend and options to one resolved thing, for every entrance.
+"""`resolve`: find a model, check its options and choose its backend, once.
 
 `Generator`, `LLM`, `inspect_model`, `plan_engine`, `prepare_engine`, ``unillm doctor``
-and the contract suite all go through here: the model is found (and downloaded) once,
-the options are checked once, and one registry chooses the backend.
+and the contract suite use this module, so a model is downloaded once, its options are
+checked in one way, and one registry chooses the backend.
 """
 
 from __future__ import annotations

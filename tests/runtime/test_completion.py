@@ -8,7 +8,7 @@ import pytest
 
 from unillm import SamplingParams
 from unillm.engines.base import EngineOutput, TokenLogprobs
-from unillm.runtime.completion import Progress
+from unillm.runtime.completion import Extent
 
 END = 0
 OTHER_STOP = ord("z")
@@ -31,13 +31,13 @@ def test_outputs_add_up_to_text_and_ids(completion_for):
     completion = completion_for()
 
     completion.write(output("he"))
-    seen = completion.progress()
+    seen = completion.extent()
     completion.write(output("y", finish_reason="length"))
 
     assert (completion.text, completion.token_ids) == ("hey", [104, 101, 121])
     assert (completion.finish_reason, completion.stop_reason) == ("length", None)
     assert completion.delta(seen).text == "y"
-    assert completion.delta(Progress()).token_ids == completion.token_ids
+    assert completion.delta(Extent()).token_ids == completion.token_ids
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer
 
 
-class Progress(NamedTuple):
+class Extent(NamedTuple):
     """How much of a completion exists, or how much a reader has seen."""
 
     chars: int = 0
@@ -72,12 +72,12 @@ class Completion:
             stop_reason=self.stop_reason,
         )
 
-    def progress(self) -> Progress:
+    def extent(self) -> Extent:
         """Return how much exists now."""
         ended = self.finish_reason is not None
-        return Progress(len(self.text), len(self.token_ids), ended)
+        return Extent(len(self.text), len(self.token_ids), ended)
 
-    def delta(self, since: Progress) -> CompletionDelta:
+    def delta(self, since: Extent) -> CompletionDelta:
         """Return the part that was added after *since*."""
         logprobs = self.logprobs
         return CompletionDelta(

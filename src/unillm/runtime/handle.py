@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import RequestCancelledError, RequestTimeoutError
 from ..outputs import CompletionDelta, RequestMetrics, RequestOutput
-from .completion import Completion, Progress
+from .completion import Completion, Extent
 
 if TYPE_CHECKING:
     import asyncio
@@ -111,14 +111,14 @@ class RequestHandle:
             self.on_cancel(self)
 
     def __iter__(self) -> Iterator[CompletionDelta]:
-        seen = [Progress() for _ in self.completions]
+        seen = [Extent() for _ in self.completions]
         ended = False
         while not ended:
             with self._changed:
                 self._num_reading += 1
                 try:
                     self._changed.wait_for(
-                        lambda: self._ended or self._progress() != seen
+                        lambda: self._ended or self._extents() != seen
                     )
                 finally:
                     self._num_reading -= 1
@@ -137,7 +137,7 @@ class RequestHandle:
         return self.result()
 
     async def __aiter__(self) -> AsyncIterator[CompletionDelta]:
-        seen = [Progress() for _ in self.completions]
+        seen = [Extent() for _ in self.completions]
         ended = False
         with self._alarm() as alarm:
             while not ended:
@@ -254,12 +254,12 @@ class RequestHandle:
             fitted_max_tokens=prepared.max_new_tokens if prepared.fitted else None,
         )
 
-    def _progress(self) -> list[Progress]:
-        return [completion.progress() for completion in self.completions]
+    def _extents(self) -> list[Extent]:
+        return [completion.extent() for completion in self.completions]
 
-    def _read(self, seen: list[Progress]) -> list[CompletionDelta]:
-        """Return the deltas since *seen*, which then becomes the present progress."""
-        now = self._progress()
+    def _read(self, seen: list[Extent]) -> list[CompletionDelta]:
+        """Return the deltas since *seen*, which then becomes the present ones."""
+        now = self._extents()
         deltas = [
             completion.delta(before)
             for completion, before, after in zip(
