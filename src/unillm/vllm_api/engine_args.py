@@ -22,12 +22,14 @@ import sys
 from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..backend import Backend
 from ..config import BACKEND_VARIABLE
 from ..errors import ConfigError, UnknownArgumentError
 from ..generator import Generator
+
+if TYPE_CHECKING:
+    from ..backend import Backend
 
 log = logging.getLogger("unillm")
 

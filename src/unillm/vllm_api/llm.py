@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import attrs
 from typing_extensions import Self
 
-from ..backend import read_json
 from ..config import BACKEND_VARIABLE
 from ..errors import ConfigError, UnsupportedParameterError
 from ..generator import Generator, open_generator
@@ -324,6 +323,8 @@ def _base_defaults(generation_config: str | None) -> SamplingParams | None:
         return None
     if generation_config == VLLM:
         return SamplingParams()
+    from ..backend import read_json
+
     found = read_json(Path(str(generation_config)), "generation_config.json")
     if found is None:
         raise ConfigError(
