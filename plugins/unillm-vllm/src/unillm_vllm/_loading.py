@@ -18,7 +18,13 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unillm.backend import Capability, Support, keep_freed, refuse_pickles
+from unillm.backend import (
+    ENGINE_OPTIONS,
+    Capability,
+    Support,
+    keep_freed,
+    refuse_pickles,
+)
 from unillm.errors import UnknownArgumentError
 
 from ._engine import VllmEngine
@@ -48,16 +54,7 @@ SHARED_FIELDS = (
     "trust_remote_code",
     "seed",
     "enforce_eager",
-    "quantization",
-    "kv_cache_dtype",
-    "tensor_parallel_size",
-    "pipeline_parallel_size",
-    "gpu_memory_utilization",
-    "enable_prefix_caching",
-    "speculative_config",
-    "enable_lora",
-    "max_loras",
-    "max_lora_rank",
+    *ENGINE_OPTIONS,
 )
 """Fields of `EngineConfig` that `EngineArgs` has under the same name."""
 
