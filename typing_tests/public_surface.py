@@ -14,6 +14,8 @@ from collections.abc import AsyncGenerator, Iterator
 
 from typing_extensions import assert_type
 
+import unillm
+import unillm.backend
 from unillm import (
     LLM,
     BackendStatus,
@@ -146,3 +148,10 @@ def refused_calls_of_vllm(llm: LLM) -> None:
 async def refused_async_options(generator: Generator) -> None:
     """A progress bar belongs to the calls that block."""
     await generator.agenerate("a", use_tqdm=True)  # type: ignore[call-overload]
+
+
+def refused_names() -> None:
+    """Names that the modules do not have, although both define `__getattr__`."""
+    _ = unillm.Generater  # type: ignore[attr-defined]
+    _ = unillm.backend.Engin  # type: ignore[attr-defined]
+    assert_type(unillm.__version__, str)

@@ -67,23 +67,24 @@ _WHERE = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [*_WHERE, "__version__", "errors"]  # noqa: PLE0604 - all are strings
 
+if not TYPE_CHECKING:  # a type checker would accept every name
 
-def __getattr__(name: str) -> object:
-    if name == "__version__":
-        from importlib.metadata import version
+    def __getattr__(name: str) -> object:
+        if name == "__version__":
+            from importlib.metadata import version
 
-        return version("unillm")
-    if name == "errors":
-        return import_module(".errors", __name__)
-    if name not in _WHERE:
-        from .vllm_api.names import UNAVAILABLE_IMPORTS
+            return version("unillm")
+        if name == "errors":
+            return import_module(".errors", __name__)
+        if name not in _WHERE:
+            from .vllm_api.names import UNAVAILABLE_IMPORTS
 
-        if reason := UNAVAILABLE_IMPORTS.get(name):
-            # `from unillm import …` would not show the reason of an AttributeError.
-            raise ImportError(f"unillm has no {name}: {reason}.", name=name)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_WHERE[name], __name__), name)
-    return value
+            if reason := UNAVAILABLE_IMPORTS.get(name):
+                # `from unillm import …` would not show the reason of an AttributeError.
+                raise ImportError(f"unillm has no {name}: {reason}.", name=name)
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_WHERE[name], __name__), name)
+        return value
 
 
 def __dir__() -> list[str]:

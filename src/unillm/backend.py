@@ -111,11 +111,12 @@ _OWN = {"TYPE_CHECKING", "annotations", "import_module"}
 
 __all__ = [*_LAZY, *(n for n in globals() if n[0] != "_" and n not in _OWN)]  # noqa: PLE0604
 
+if not TYPE_CHECKING:  # a type checker would accept every name
 
-def __getattr__(name: str) -> object:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name], __package__), name)
+    def __getattr__(name: str) -> object:
+        if name not in _LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_LAZY[name], __package__), name)
 
 
 def __dir__() -> list[str]:

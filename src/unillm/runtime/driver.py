@@ -164,7 +164,7 @@ class Driver:
                         "max_queued_tokens."
                     )
                 self._changed.wait()
-            if handle.done():  # cancelled by another thread: it would never leave
+            if handle.done():  # cancelled already: it would never leave the queue
                 return
             self._queued[handle.request_id] = tokens
             self._queued_tokens += tokens
