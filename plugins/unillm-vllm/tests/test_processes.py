@@ -15,6 +15,7 @@ from queue import Queue
 from types import SimpleNamespace
 
 from unillm_vllm._engine import VllmEngine
+from unillm_vllm._processes import EngineProcesses
 
 from unillm.errors import EngineDeadError
 
@@ -166,6 +167,19 @@ def test_a_death_a_ctrl_c_and_an_end_in_good_order(tmp_path):
     ], run.stderr
     wait_until_gone([int(pid) for pid in pids.split()])
     assert "force killing" not in run.stderr
+
+
+def test_a_death_is_explained_when_its_exit_code_comes_late():
+    """The kernel reports the end of a process before its exit code can be read."""
+    answers = iter([True, True, True])
+    child = SimpleNamespace(
+        name="EngineCore", exitcode=-9, is_alive=lambda: next(answers, False)
+    )
+    processes = EngineProcesses()
+    processes._children = [child]
+
+    assert "EngineCore ended with SIGKILL" in processes.obituary()
+    processes.close()
 
 
 def test_a_stopped_and_a_hung_and_a_lost_process(tmp_path):

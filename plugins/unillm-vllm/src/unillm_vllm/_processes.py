@@ -162,7 +162,14 @@ class EngineProcesses:
                     os.killpg(child.pid, signal.SIGKILL)
 
     def obituary(self) -> str:
-        """Return the exit codes and the first error of ended processes, as text."""
+        """Return the exit codes and the first error of ended processes, as text.
+
+        Called when vLLM reports a death, which may be before the exit code is there, so
+        this waits for one.
+        """
+        until = time.monotonic() + REAP_S
+        while not self.ended() and time.monotonic() < until:
+            time.sleep(0.01)
         ended = [child for child in self._children if not child.is_alive()]
         says = [f"{child.name} ended with {_exit(child)}" for child in ended]
         if report := self.report():
