@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import subprocess
 import sys
@@ -13,9 +14,10 @@ from concurrent.futures import Future
 from pathlib import Path
 from queue import Queue
 from types import SimpleNamespace
+from unittest.mock import Mock
 
+from unillm_vllm import _processes
 from unillm_vllm._engine import VllmEngine
-from unillm_vllm._processes import EngineProcesses
 
 from unillm.errors import EngineDeadError
 
@@ -169,14 +171,15 @@ def test_a_death_a_ctrl_c_and_an_end_in_good_order(tmp_path):
     assert "force killing" not in run.stderr
 
 
-def test_a_death_is_explained_when_its_exit_code_comes_late():
+def test_a_death_is_explained_when_its_exit_code_comes_late(monkeypatch):
     """The kernel reports the end of a process before its exit code can be read."""
     answers = iter([True, True, True])
-    child = SimpleNamespace(
-        name="EngineCore", exitcode=-9, is_alive=lambda: next(answers, False)
-    )
-    processes = EngineProcesses()
-    processes._children = [child]
+    child = Mock(exitcode=-9, is_alive=lambda: next(answers, False))
+    child.name = "EngineCore"
+    monkeypatch.setattr(_processes, "_leads_a_group", lambda _: True)
+    monkeypatch.setattr(multiprocessing, "active_children", lambda: [child])
+    processes = _processes.EngineProcesses()
+    processes.started()
 
     assert "EngineCore ended with SIGKILL" in processes.obituary()
     processes.close()
