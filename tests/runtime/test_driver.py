@@ -121,6 +121,29 @@ def test_a_request_that_was_cancelled_before_takes_no_room(drive, handle_for):
     assert driver.stats()["accepted"] == 0
 
 
+def test_a_request_cancelled_while_it_waits_for_room_is_counted_nowhere(
+    drive, handle_for
+):
+    engine = Gate(num_slots=1)
+    driver = drive(engine, max_queued_requests=1)
+    running, queued, late = handle_for(), handle_for(), handle_for()
+    start(driver, engine, running)
+    driver.submit(queued, block=False)
+    waiting = threading.Thread(
+        target=driver.submit, args=(late,), kwargs={"block": True}
+    )
+    waiting.start()
+
+    late.cancel()
+    engine.permit()
+    waiting.join(PATIENCE_S)
+    assert queued.result(PATIENCE_S).text == "abcd"
+
+    stats = driver.stats()
+    assert (stats["accepted"], stats["finished"], stats["cancelled"]) == (2, 2, 0)
+    assert stats["queued"] == 0
+
+
 def test_a_dying_engine_ends_every_request(drive, handle_for):
     class Dying(Gate):
         def decode(self, slots):

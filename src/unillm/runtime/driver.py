@@ -151,7 +151,6 @@ class Driver:
             GeneratorClosedError: The driver was closed.
         """
         tokens = len(handle.prompt_token_ids) * len(handle.completions)
-        handle.on_cancel = self.cancel
         with self._changed:
             while not self._accepts(tokens):
                 if not block:
@@ -164,8 +163,8 @@ class Driver:
                         "max_queued_tokens."
                     )
                 self._changed.wait()
-            if handle.done():  # cancelled already: it would never leave the queue
-                return
+            if not handle.accept(self.cancel):
+                return  # cancelled already
             self._queued[handle.request_id] = tokens
             self._queued_tokens += tokens
             self._inbox.append(handle)

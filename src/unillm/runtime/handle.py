@@ -54,7 +54,7 @@ class RequestHandle:
         self.prompt_token_ids = prepared.token_ids
         self.completions = completions
         self.deadline = deadline
-        self.on_cancel: Callable[[RequestHandle], None] | None = None
+        self._on_cancel: Callable[[RequestHandle], None] | None = None
         self._prepared = prepared
         self._changed = threading.Condition(threading.RLock())
         self._num_reading = 0
@@ -107,8 +107,8 @@ class RequestHandle:
         """
         message = f"Request {self.request_id} was cancelled."
         ended = self.end(lambda output: RequestCancelledError(message, output=output))
-        if ended and self.on_cancel is not None:  # else no driver has it yet
-            self.on_cancel(self)
+        if ended and self._on_cancel is not None:  # else no driver has it yet
+            self._on_cancel(self)
 
     def __iter__(self) -> Iterator[CompletionDelta]:
         seen = [Extent() for _ in self.completions]
@@ -206,6 +206,16 @@ class RequestHandle:
                 self._ended = True
             self._wake()
             return True
+
+    def accept(self, on_cancel: Callable[[RequestHandle], None]) -> bool:
+        """Note that a driver has the request; false if it has already ended.
+
+        From here on, and never before, a cancellation calls *on_cancel*.
+        """
+        with self._changed:
+            if not self._ended:
+                self._on_cancel = on_cancel
+            return not self._ended
 
     def end(self, make_error: Callable[[RequestOutput], Exception]) -> bool:
         """End the request with an error; false if it has already ended."""
