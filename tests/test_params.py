@@ -31,16 +31,16 @@ DEFAULTS = {
     "top_k": 0,
     "min_p": 0.0,
     "seed": None,
-    "stop": (),
-    "stop_token_ids": (),
+    "stop": [],
+    "stop_token_ids": [],
     "ignore_eos": False,
     "max_tokens": 16,
     "min_tokens": 0,
     "logprobs": None,
     "prompt_logprobs": None,
-    "logit_bias": (),
+    "logit_bias": {},
     "allowed_token_ids": None,
-    "bad_words": (),
+    "bad_words": [],
     "structured_outputs": None,
     "detokenize": True,
     "spaces_between_special_tokens": True,
@@ -156,13 +156,13 @@ def test_values_are_normalised():
         params.stop_token_ids,
         params.seed,
         params.max_tokens,
-    ) == (("a",), (3, 4), None, 7)
+    ) == (["a"], [3, 4], None, 7)
 
 
-def test_biases_are_cut_and_kept_in_order():
+def test_biases_are_cut():
     params = SamplingParams(logit_bias={7: 250, np.int64(3): -math.inf, 5: 1})
 
-    assert params.logit_bias == ((3, -100.0), (5, 1.0), (7, 100.0))
+    assert params.logit_bias == {7: 100.0, 3: -100.0, 5: 1.0}
     assert params == attrs.evolve(params)
 
 
@@ -181,7 +181,79 @@ def test_the_callers_list_is_not_kept():
 
     stop.append("b")
 
-    assert params.stop == ("a",)
+    assert params.stop == ["a"]
+
+
+def test_lists_may_be_appended_to_and_are_checked_in_a_copy():
+    params, other = SamplingParams(), SamplingParams()
+
+    params.stop.append("x")
+    params.stop_token_ids += [3, 3]
+    params.bad_words.append("word")
+    params.logit_bias[5] = 250
+
+    copy = params.clone()
+    assert copy == SamplingParams(
+        stop="x", stop_token_ids=[3], bad_words=["word"], logit_bias={5: 100.0}
+    )
+    assert other == SamplingParams()
+    params.stop.append(7)
+    with pytest.raises(InvalidParameterError, match="stop must be"):
+        params.clone()
+    assert copy.stop == ["x"]
+
+
+@pytest.mark.parametrize("field", ["logprobs", "prompt_logprobs"])
+def test_logprobs_of_true_is_one_and_of_false_is_refused(field):
+    assert getattr(SamplingParams(**{field: True}), field) == 1
+    with pytest.raises(InvalidParameterError, match=f"{field} must be an integer"):
+        SamplingParams(**{field: False})
+
+
+def test_none_means_not_given_in_from_optional():
+    given = SamplingParams.from_optional(
+        n=None, temperature=None, max_tokens=None, stop=None, logit_bias={"5": 1}
+    )
+
+    assert given == SamplingParams(max_tokens=None, logit_bias={5: 1.0})
+    with pytest.raises(InvalidParameterError, match="logit_bias must be"):
+        SamplingParams.from_optional(logit_bias={"a": 1})
+
+
+def test_the_names_of_the_fields_are_where_a_msgspec_struct_has_them():
+    assert SamplingParams.__struct_fields__ == tuple(DEFAULTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "harmless", "harmful"),
+    [
+        ("best_of", 1, 3),
+        ("extra_args", {}, {"a": 1}),
+        ("flat_logprobs", False, True),
+        ("logits_processors", [], [print]),
+        ("output_kind", 2, 7),
+        ("prompt_logprob_token_ids", None, np.ones((1, 1))),
+        ("skip_clone", True, "yes"),
+        ("use_beam_search", False, True),
+    ],
+)
+def test_another_librarys_field_is_taken_where_it_changes_nothing(
+    name, harmless, harmful
+):
+    assert SamplingParams(**{name: harmless}) == SamplingParams()
+    with pytest.raises(UnknownArgumentError, match=re.escape(UNAVAILABLE_FIELDS[name])):
+        SamplingParams(**{name: harmful})
+
+
+def test_vllms_defaults_of_a_constraint_are_taken():
+    taken = StructuredOutputs(
+        regex="a",
+        json_object=None,
+        structural_tag=None,
+        disable_additional_properties=False,
+    )
+
+    assert taken == StructuredOutputs(regex="a")
 
 
 def test_a_temperature_too_small_to_divide_by_is_raised_with_a_warning():
@@ -224,7 +296,7 @@ def test_an_unavailable_field_is_refused_with_the_reason(name):
     with pytest.raises(
         TypeError, match=re.escape(f"{name!r}: {UNAVAILABLE_FIELDS[name]}. It")
     ):
-        SamplingParams(**{name: 1})
+        SamplingParams(**{name: "something"})
 
 
 @pytest.mark.parametrize("name", sorted(UNAVAILABLE_CONSTRAINTS))

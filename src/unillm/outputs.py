@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Outputs of a request. Names and meanings are vLLM's where vLLM has them."""
+"""Outputs of a request. Names and meanings are vLLM's where vLLM has them.
+
+They are plain dataclasses that a program may change: nothing here reads them again.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
-
-import attrs
+from dataclasses import dataclass
+from typing import Any, Literal
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 """Why a completion ended: an EOS token or stop string, length, cancelled, failed."""
 
 
-@attrs.frozen
+@dataclass
 class Logprob:
     """Log-probability of one token, before temperature, penalties and filters."""
 
@@ -25,7 +27,7 @@ class Logprob:
     """Text of the token on its own; U+FFFD where it is a part of a character."""
 
 
-@attrs.frozen(kw_only=True)
+@dataclass(kw_only=True)
 class SlotMetrics:
     """Cost of one request on an engine whose slots unillm schedules."""
 
@@ -43,7 +45,7 @@ class SlotMetrics:
     """Whether the request took over a slot while others were running."""
 
 
-@attrs.frozen(kw_only=True)
+@dataclass(kw_only=True)
 class RequestMetrics:
     """Times and counts of one request.
 
@@ -71,7 +73,7 @@ class RequestMetrics:
         return self.first_token_ts - self.queued_ts
 
 
-@attrs.frozen(kw_only=True)
+@dataclass(kw_only=True)
 class CompletionOutput:
     """One completion of a prompt."""
 
@@ -89,13 +91,15 @@ class CompletionOutput:
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
     """The stop token id or string that ended it; `None` for the tokenizer's own EOS."""
+    lora_request: Any = None
+    """The caller's `LoRARequest`, if one was used."""
 
     def finished(self) -> bool:
         """Whether the completion has ended (a method, as in vLLM)."""
         return self.finish_reason is not None
 
 
-@attrs.frozen(kw_only=True)
+@dataclass(kw_only=True)
 class CompletionDelta:
     """The part of one completion that is new in a stream.
 
@@ -114,7 +118,7 @@ class CompletionDelta:
     stop_reason: int | str | None = None
 
 
-@attrs.frozen(kw_only=True)
+@dataclass(kw_only=True)
 class RequestOutput:
     """One prompt and its completions.
 
@@ -135,6 +139,8 @@ class RequestOutput:
     """With `SamplingParams.prompt_logprobs`, an entry for each prompt token: `None` for
     the first, then each token's own entry followed by the most probable ones."""
     metrics: RequestMetrics | None = None
+    lora_request: Any = None
+    """The caller's `LoRARequest`, if one was used."""
     num_cached_tokens: int = 0
     """Prompt tokens that came from a prefix cache."""
     num_truncated_tokens: int = 0

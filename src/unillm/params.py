@@ -4,7 +4,7 @@
 
 Names, meanings and defaults are vLLM's (0.32), on every backend. A field checks its
 value when an object is made and when the field is assigned. A request copies the
-object, which checks again the rules that involve several fields.
+object, which checks all fields again: lists and dicts may have been changed since.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import json as _json
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 import attrs
 
@@ -85,11 +85,41 @@ UNAVAILABLE_FIELDS: Mapping[str, str] = {
 }
 """Sampling fields of other libraries, past or present, that `SamplingParams` lacks."""
 
+_HARMLESS_FIELDS: Mapping[str, tuple[Any, ...]] = {
+    "best_of": (None, 1),
+    "early_stopping": (None, False),
+    "extra_args": (None, {}),
+    "flat_logprobs": (None, False),
+    "guided_decoding": (None,),
+    "length_penalty": (None, 1.0),
+    "logits_processors": (None, []),
+    "output_kind": (None, 0, 1, 2),
+    "prompt_logprob_start": (None,),
+    "prompt_logprob_token_ids": (None,),
+    "repetition_detection": (None,),
+    "routed_experts_prompt_start": (None, 0),
+    "skip_clone": (None, False, True),
+    "skip_reading_prefix_cache": (None, False),
+    "stream_interval": (None,),
+    "thinking_token_budget": (None, -1),
+    "trace_decode_token_ids": (None,),
+    "use_beam_search": (None, False),
+    "watermarking": (None,),
+}
+"""Their values that request what `SamplingParams` does anyway."""
+
 UNAVAILABLE_CONSTRAINTS: Mapping[str, str] = {
     "disable_additional_properties": 'set "additionalProperties": false in the schema',
     "structural_tag": "no backend has it; a grammar may hold JSON between other text",
 }
 """Fields of vLLM's ``StructuredOutputsParams`` that are not in `StructuredOutputs`."""
+
+_HARMLESS_CONSTRAINTS: Mapping[str, tuple[Any, ...]] = {
+    "disable_additional_properties": (None, False),
+    "json_object": (None,),
+    "structural_tag": (None,),
+}
+"""Their values that request what `StructuredOutputs` does anyway."""
 
 
 class SamplingParamsWarning(UserWarning):
@@ -131,39 +161,44 @@ def _temperature(value: Any) -> float:
 # Type checkers read from these converters what a field accepts.
 
 
-def _as_stop(value: str | Iterable[str] | None) -> tuple[str, ...]:
+def _as_stop(value: str | Iterable[str] | None) -> list[str]:
     value = [value] if isinstance(value, str) else value
-    return as_items("stop", value, as_text, "a non-empty string or a list of them")
+    expected = "a non-empty string or a list of them"
+    return list(as_items("stop", value, as_text, expected))
 
 
-def _as_stop_token_ids(value: Iterable[int] | None) -> tuple[int, ...]:
+def _as_stop_token_ids(value: Iterable[int] | None) -> list[int]:
     expected = "a list of token ids (integers ≥ 0)"
-    return as_items("stop_token_ids", value, _token_id, expected)
+    return list(as_items("stop_token_ids", value, _token_id, expected))
 
 
 def _as_logit_bias(
     value: Mapping[int, float] | Iterable[tuple[int, float]] | None,
-) -> tuple[tuple[int, float], ...]:
+) -> dict[int, float]:
     expected = "a dict of token ids (integers ≥ 0) to numbers"
     try:
         biases = dict(() if value is None else value)
     except (TypeError, ValueError):
         raise refuse("logit_bias", expected, value) from None
-    return tuple(sorted(as_items("logit_bias", biases.items(), _bias, expected)))
+    return dict(as_items("logit_bias", biases.items(), _bias, expected))
 
 
-def _as_allowed_token_ids(value: Iterable[int] | None) -> tuple[int, ...] | None:
+def _as_allowed_token_ids(value: Iterable[int] | None) -> list[int] | None:
     expected = "None or a list of at least one token id (integers ≥ 0)"
     ids = as_items("allowed_token_ids", value, _token_id, expected, at_least=1)
-    return tuple(sorted(ids)) or None
+    return sorted(ids) or None
 
 
-def _as_bad_words(value: Iterable[str] | None) -> tuple[str, ...]:
+def _as_bad_words(value: Iterable[str] | None) -> list[str]:
     expected = "a list of texts that are not only spaces"
-    words = as_items("bad_words", value, as_text, expected)
+    words = list(as_items("bad_words", value, as_text, expected))
     if not all(map(str.strip, words)):
-        raise refuse("bad_words", expected, list(words))
+        raise refuse("bad_words", expected, words)
     return words
+
+
+def _as_count(value: Any) -> int:
+    return 1 if value is True else as_integer(value)
 
 
 def _as_choice(value: Iterable[str] | None) -> tuple[str, ...] | None:
@@ -192,7 +227,7 @@ def _as_schema(value: Any) -> str | None:
     raise refuse("json", expected, value)
 
 
-@suggest_names(reasons=UNAVAILABLE_CONSTRAINTS)
+@suggest_names(reasons=UNAVAILABLE_CONSTRAINTS, harmless=_HARMLESS_CONSTRAINTS)
 @attrs.frozen(kw_only=True)
 class StructuredOutputs:
     """A constraint on the text of a completion: exactly one of the first five fields.
@@ -253,6 +288,9 @@ StructuredOutputsParams = StructuredOutputs
 _KINDS = ("json", "regex", "choice", "grammar", "json_object")
 
 
+_COUNT = "an integer ≥ -1", lambda n: n >= -1
+
+
 def _as_structured_outputs(value: Any) -> StructuredOutputs | None:
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return StructuredOutputs(**value)
@@ -261,15 +299,15 @@ def _as_structured_outputs(value: Any) -> StructuredOutputs | None:
     raise refuse("structured_outputs", "StructuredOutputs, a dict or None", value)
 
 
-@suggest_names(reasons=UNAVAILABLE_FIELDS)
+@suggest_names(reasons=UNAVAILABLE_FIELDS, harmless=_HARMLESS_FIELDS)
 @attrs.define(kw_only=True)
 class SamplingParams:
     """How the next token is chosen and when a completion ends.
 
-    Every field is a keyword and may be assigned. A request keeps a copy, so one object
-    serves any number of requests. A call with params does not read sampling defaults
-    from the model's ``generation_config.json``, as in vLLM; the model's EOS tokens
-    always apply.
+    Every field is a keyword and may be assigned, and its list or dict appended to. A
+    request keeps a checked copy, so one object serves any number of requests. A call
+    with params does not read sampling defaults from the model's
+    ``generation_config.json``, as in vLLM; the model's EOS tokens always apply.
 
     Raises:
         InvalidParameterError: A value is impossible, also in an assignment, or two
@@ -278,6 +316,10 @@ class SamplingParams:
     """
 
     __module__ = "unillm"
+
+    __struct_fields__: ClassVar[tuple[str, ...]]
+    """Names of the fields; programs for vLLM, whose class is a msgspec struct, read
+    it."""
 
     n: int = field(1, as_integer, f"in 1..{MAX_N}", lambda n: 1 <= n <= MAX_N)
     """Completions for each prompt, drawn independently."""
@@ -310,12 +352,10 @@ class SamplingParams:
     """Makes the request reproducible beside any others; -1 is `None`, as in vLLM.
     Completion *i* of several uses ``seed + i``."""
 
-    stop: Sequence[str] = attrs.field(default=(), converter=_as_stop)
+    stop: list[str] = attrs.field(default=None, converter=_as_stop)
     """Texts that end a completion; not part of the text returned."""
 
-    stop_token_ids: Sequence[int] = attrs.field(
-        default=(), converter=_as_stop_token_ids
-    )
+    stop_token_ids: list[int] = attrs.field(default=None, converter=_as_stop_token_ids)
     """Token ids that end a completion, besides the model's EOS tokens."""
 
     ignore_eos: bool = bool_field(False)
@@ -327,26 +367,25 @@ class SamplingParams:
     min_tokens: int = int_field(0, 0)
     """New tokens at least: neither EOS nor a stop string ends the completion sooner."""
 
-    logprobs: int | None = int_field(None, -1, optional=True)
+    logprobs: int | None = field(None, _as_count, *_COUNT, optional=True)
     """Log-probabilities of the chosen token and of this many most probable ones;
-    0 for the chosen one only, -1 for the whole vocabulary, `None` for none."""
+    0 for the chosen one only, -1 for the whole vocabulary, `None` for none; True is 1,
+    as in vLLM."""
 
-    prompt_logprobs: int | None = int_field(None, -1, optional=True)
+    prompt_logprobs: int | None = field(None, _as_count, *_COUNT, optional=True)
     """The same for the tokens of the prompt, in `RequestOutput.prompt_logprobs`."""
 
-    logit_bias: tuple[tuple[int, float], ...] = attrs.field(
-        default=(), converter=_as_logit_bias
-    )
-    """Added to the logits of token ids before penalties and temperature: a dict of id
-    to number, cut to ±100, kept as sorted pairs."""
+    logit_bias: dict[int, float] = attrs.field(default=None, converter=_as_logit_bias)
+    """Added to the logits of token ids before penalties and temperature: a number for
+    each id, cut to ±100."""
 
-    allowed_token_ids: Sequence[int] | None = attrs.field(
+    allowed_token_ids: list[int] | None = attrs.field(
         default=None, converter=_as_allowed_token_ids
     )
     """The only token ids that a completion may have; `None` allows all. The model can
     end the completion only if an EOS token is among them."""
 
-    bad_words: Sequence[str] = attrs.field(default=(), converter=_as_bad_words)
+    bad_words: list[str] = attrs.field(default=None, converter=_as_bad_words)
     """Texts whose token ids, with and without a space before them, are never completed.
     As in vLLM, only the usual tokens of a text are banned: another way to spell the
     same text in tokens stays possible."""
@@ -400,7 +439,7 @@ class SamplingParams:
             )
         if self.stop and not self.detokenize:
             raise InvalidParameterError(
-                f"stop={list(self.stop)} is searched for in the text, and detokenize="
+                f"stop={self.stop} is searched for in the text, and detokenize="
                 "False makes no text. Use stop_token_ids, or detokenize.",
                 parameter="stop",
                 value=self.stop,
@@ -437,7 +476,42 @@ class SamplingParams:
         }
         return attrs.evolve(cls() if base is None else base, **given)
 
+    @classmethod
+    def from_optional(cls, **fields: Any) -> SamplingParams:
+        """Return params in which `None` means "not given", as in vLLM.
+
+        Only ``max_tokens=None`` keeps its meaning. Keys of `logit_bias` may be texts.
+        """
+        given = {
+            name: value
+            for name, value in fields.items()
+            if value is not None or name == "max_tokens"
+        }
+        biases = given.get("logit_bias")
+        if isinstance(biases, Mapping):
+            expected = "a dict of token ids (integers ≥ 0) to numbers"
+            try:
+                given["logit_bias"] = {int(key): bias for key, bias in biases.items()}
+            except (TypeError, ValueError):
+                raise refuse("logit_bias", expected, biases) from None
+        return cls(**given)
+
+    def clone(self) -> SamplingParams:
+        """Return a checked copy, which shares no list with this object."""
+        return attrs.evolve(self)
+
     @property
     def greedy(self) -> bool:
         """Whether each token is the most probable one."""
         return self.temperature < GREEDY_BELOW
+
+    def is_default(self, name: str) -> bool:
+        """Whether a field has its default value."""
+        return bool(getattr(self, name) == getattr(_DEFAULTS, name))
+
+
+_DEFAULTS = SamplingParams()
+
+SamplingParams.__struct_fields__ = tuple(
+    attribute.name for attribute in attrs.fields(SamplingParams)
+)

@@ -174,8 +174,8 @@ def test_params_change_for_the_turns_after(talk, fake):
     talk("one", '/params temperature=0 stop=["a b", "c=d"]  max_tokens = 7', "two")
 
     before, _, after = (params for _, params in fake.created[-1].asked)
-    assert (before.temperature, before.stop) == (0.5, ())
-    assert (after.temperature, after.stop, after.max_tokens) == (0, ("a b", "c=d"), 7)
+    assert (before.temperature, before.stop) == (0.5, [])
+    assert (after.temperature, after.stop, after.max_tokens) == (0, ["a b", "c=d"], 7)
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,13 @@ def test_each_prompt_has_its_own_adapter(llm, adapters):
     assert alone[0] != alone[1]
 
 
+def test_an_output_names_the_adapter_of_its_request(llm, adapters):
+    outputs = llm.generate(PROMPTS[:2], GREEDY, lora_request=[adapters[0], None])
+
+    assert [each.lora_request for each in outputs] == [adapters[0], None]
+    assert [each.outputs[0].lora_request for each in outputs] == [adapters[0], None]
+
+
 def test_a_prompt_without_an_adapter_is_not_changed_by_others(llm, adapters):
     alone, together = alone_and_together(llm, [None, *adapters])
 

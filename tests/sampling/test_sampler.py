@@ -86,7 +86,7 @@ class Reference:
         if len(self.generated) < self.request.params.min_tokens:
             for token in self.request.stop_token_ids:
                 scores[token] = -math.inf
-        for token, bias in params.logit_bias:
+        for token, bias in params.logit_bias.items():
             scores[token] += bias
         return scores
 

@@ -7,10 +7,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
-import attrs
 import pytest
 
 from unillm import CompletionOutput, RequestOutput
@@ -71,14 +71,16 @@ def test_a_list_of_the_page_is_that_of_the_code(name):
 
 def test_the_output_fields_that_the_page_excludes_do_not_exist():
     [denied] = re.findall(
-        r"^`lora_request`, .*$", PAGE.read_text("utf-8"), re.MULTILINE
+        r"^`encoder_prompt`, .*$", PAGE.read_text("utf-8"), re.MULTILINE
     )
     of_request, of_completion = (
         set(re.findall(r"`([a-z_]+)`", part)) for part in denied.split(", nor do ")
     )
 
-    assert not of_request & {field.name for field in attrs.fields(RequestOutput)}
-    assert not of_completion & {field.name for field in attrs.fields(CompletionOutput)}
+    assert not of_request & {each.name for each in dataclasses.fields(RequestOutput)}
+    assert not of_completion & {
+        each.name for each in dataclasses.fields(CompletionOutput)
+    }
 
 
 if __name__ == "__main__":

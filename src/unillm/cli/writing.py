@@ -8,6 +8,7 @@ is noticed at the next write.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import enum
 import json
@@ -111,7 +112,7 @@ def write_notes(output: RequestOutput, *, place: str = "") -> None:
 
 
 def write_json(value: Any) -> None:
-    """Write one line of JSON; an attrs class becomes an object of its fields."""
+    """Write one line of JSON; a class of fields becomes an object of them."""
     ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
     write(json.dumps(value, ensure_ascii=ascii_only, default=_plain) + "\n")
 
@@ -120,6 +121,8 @@ def _plain(value: Any) -> Any:
     """Return the next simpler form of a value that `json` does not know."""
     if attrs.has(type(value)):
         return attrs.asdict(value, recurse=False)
+    if dataclasses.is_dataclass(value):
+        return vars(value)
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, frozenset):
@@ -163,7 +166,7 @@ def _completion(completion: CompletionOutput) -> dict[str, Any]:
 
 def _logprob(token_id: int, logprob: Logprob) -> dict[str, Any]:
     value = _finite(logprob.logprob)
-    return {"token_id": token_id, **attrs.asdict(logprob), "logprob": value}
+    return {"token_id": token_id, **vars(logprob), "logprob": value}
 
 
 def _finite(number: float | None) -> float | None:

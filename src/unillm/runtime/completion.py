@@ -20,6 +20,7 @@ from ..text.detokenizer import Detokenizer, decode_token
 
 if TYPE_CHECKING:
     from ..engines.base import EngineOutput, EngineRequest, TokenLogprobs
+    from ..lora import LoRARequest
     from ..text.tokenizer import Tokenizer
 
 
@@ -40,6 +41,8 @@ class Completion:
     tokenizer: Tokenizer
     primary_eos: int
     """Id of the EOS token that is reported without a `stop_reason`."""
+    lora_request: LoRARequest | None = None
+    """The adapter as the caller named it."""
     text: str = ""
     token_ids: list[int] = attrs.field(factory=list)
     logprobs: list[dict[int, Logprob]] | None = None
@@ -70,6 +73,7 @@ class Completion:
             logprobs=None if self.logprobs is None else list(self.logprobs),
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
+            lora_request=self.lora_request,
         )
 
     def extent(self) -> Extent:

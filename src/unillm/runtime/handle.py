@@ -259,6 +259,7 @@ class RequestHandle:
                 num_generation_tokens=sum(len(c.token_ids) for c in self.completions),
                 slots=first.slots,
             ),
+            lora_request=first.lora_request,
             num_cached_tokens=first.num_cached_tokens,
             num_truncated_tokens=prepared.num_truncated,
             fitted_max_tokens=prepared.max_new_tokens if prepared.fitted else None,

@@ -44,10 +44,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_CHECKED_FIELDS = tuple(
-    field for field in attrs.fields(SamplingParams) if field.name in SAMPLING_FIELDS
-)
-
 
 @attrs.frozen
 class ChatPrompt:
@@ -208,6 +204,7 @@ class RequestMaker:
                     index=index,
                     tokenizer=self.text.tokenizer,
                     primary_eos=self.text.eos.primary,
+                    lora_request=lora_request,
                 )
                 for index, request in enumerate(_completions_of(first))
             ],
@@ -244,14 +241,14 @@ class RequestMaker:
                 )
 
     def _check_supported(self, params: SamplingParams) -> None:
-        for field in _CHECKED_FIELDS:
-            value = getattr(params, field.name)
-            capability = self.capabilities.of(field.name)
-            if capability.support is Support.UNSUPPORTED and value != field.default:
+        for name, capability in self.capabilities.fields.items():
+            unsupported = capability.support is Support.UNSUPPORTED
+            if unsupported and name in SAMPLING_FIELDS and not params.is_default(name):
+                value = getattr(params, name)
                 raise UnsupportedParameterError(
-                    f"The backend {self.backend!r} cannot honour {field.name}="
-                    f"{value!r}: {capability.reason}. {self._others_with(field.name)}",
-                    parameter=field.name,
+                    f"The backend {self.backend!r} cannot honour {name}={value!r}: "
+                    f"{capability.reason}. {self._others_with(name)}",
+                    parameter=name,
                     value=value,
                 )
 

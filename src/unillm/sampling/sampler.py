@@ -273,7 +273,7 @@ class Sampler:
         biases = [
             (index, token_id, bias)
             for index, row in enumerate(rows)
-            for token_id, bias in row.params.logit_bias
+            for token_id, bias in row.params.logit_bias.items()
         ]
         if not biases:
             return scores

@@ -179,12 +179,8 @@ class StopRule:
         return True
 
 
-_DEFAULTS = {field.name: field.default for field in attrs.fields(SamplingParams)}
-
-
 def _uses(params: SamplingParams, name: str) -> bool:
     """Return whether a field has an effect that its default has not."""
     if name == "seed" and params.greedy:
         return False
-    value: object = getattr(params, name)
-    return value != _DEFAULTS[name]
+    return not params.is_default(name)

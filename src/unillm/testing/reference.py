@@ -218,7 +218,7 @@ def scores_after_rules(
             scores[last] = -np.inf
     if len(generated) < params.min_tokens:
         scores[list(request.stop_token_ids)] = -np.inf
-    for token_id, bias in params.logit_bias:
+    for token_id, bias in params.logit_bias.items():
         scores[token_id] += bias
     for token_id in {*request.prompt_token_ids, *generated}:
         factor = params.repetition_penalty

@@ -364,7 +364,7 @@ def _checked_id(token_id: Any, position: int, vocab_size: int) -> int:
 def _check_token_ids(params: SamplingParams, vocab_size: int) -> None:
     for field, token_ids in (
         ("stop_token_ids", params.stop_token_ids),
-        ("logit_bias", tuple(token_id for token_id, _ in params.logit_bias)),
+        ("logit_bias", params.logit_bias),
         ("allowed_token_ids", params.allowed_token_ids or ()),
     ):
         if outside := _outside(token_ids, vocab_size):

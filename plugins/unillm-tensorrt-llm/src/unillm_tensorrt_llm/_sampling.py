@@ -113,7 +113,7 @@ def _bias(params: SamplingParams, vocab_size: int) -> Any:
     import torch
 
     bias = torch.zeros(vocab_size, dtype=torch.float32)
-    for token_id, value in params.logit_bias or ():
+    for token_id, value in params.logit_bias.items():
         bias[token_id] = value
     if params.allowed_token_ids is not None:
         banned = torch.ones(vocab_size, dtype=torch.bool)

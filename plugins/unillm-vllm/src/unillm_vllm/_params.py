@@ -59,7 +59,7 @@ def sampling_params(request: EngineRequest) -> CoreSamplingParams:
         min_tokens=params.min_tokens,
         logprobs=params.logprobs,
         prompt_logprobs=params.prompt_logprobs,
-        logit_bias=dict(params.logit_bias) or None,
+        logit_bias=params.logit_bias or None,
         allowed_token_ids=(
             None if params.allowed_token_ids is None else list(params.allowed_token_ids)
         ),
