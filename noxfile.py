@@ -19,6 +19,7 @@ nox.options.sessions = [
     "properties",
     "quantised",
     "simulation",
+    "server",
     "ctranslate2",
     "vllm",
     "tensorrt_llm",
@@ -60,7 +61,7 @@ def lint(session: nox.Session) -> None:
 def typing(session: nox.Session) -> None:
     """Types, strictly, against the pinned versions of everything."""
     session.install(
-        *CONSTRAINTS, *GROUPS["typing"], "nox", ".[transformers,lora,testing]"
+        *CONSTRAINTS, *GROUPS["typing"], "nox", ".[transformers,lora,server,testing]"
     )
     session.run("mypy")
     session.run("pyright", "typing_tests")  # a second checker of the public calls
@@ -107,6 +108,26 @@ def simulation_million(session: nox.Session) -> None:
     session.install(*CONSTRAINTS, ".")
     arguments = ("--requests", "1000000", "--seeds", "0:100")
     session.run("python", "-m", "simulator", *arguments, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
+def server(session: nox.Session) -> None:
+    """A server of the bundled model, with the clients that people have."""
+    _install_server(session)
+    session.run("pytest", "tests/protocol", "tests/server", *session.posargs)
+
+
+@nox.session
+def server_long(session: nox.Session) -> None:
+    """The same, and ten thousand requests with faults."""
+    _install_server(session)
+    arguments = ("-m", "large or not large", "tests/protocol", "tests/server")
+    session.run("pytest", *arguments, *session.posargs)
+
+
+def _install_server(session: nox.Session) -> None:
+    groups = (*GROUPS["tests"], *GROUPS["server"])
+    session.install(*CONSTRAINTS, *groups, ".[transformers,lora,server,testing]")
 
 
 @nox.session

@@ -34,6 +34,7 @@ from unillm.errors import (
     InvalidParameterError,
     InvalidPromptError,
     PromptTooLongError,
+    PromptTypeError,
     RequestsFailedError,
     RequestsRefusedError,
     UnknownArgumentError,
@@ -267,6 +268,62 @@ def test_a_handle_is_read_after_its_result_and_cancelled_at_once(generator):
 
 
 # ----------------------------------------------------------------------------- params
+
+
+def test_the_output_so_far_is_read_without_waiting(generator):
+    handle = generator.submit(COUNT, GREEDY)
+
+    first = next(iter(handle))
+    so_far = handle.output()
+    handle.result()
+
+    assert NUMBERS.startswith(first.text)
+    assert so_far.text.startswith(first.text)
+    assert handle.output() == handle.result()
+
+
+def test_a_prompt_of_messages_takes_the_options_of_a_chat(generator):
+    begun = [*CHAT, {"role": "assistant", "content": "3 4"}]
+    prompt = {
+        "messages": begun,
+        "add_generation_prompt": False,
+        "continue_final_message": True,
+    }
+
+    submitted = generator.submit(prompt, GREEDY).result()
+    [chat] = generator.chat(
+        begun, GREEDY, add_generation_prompt=False, continue_final_message=True
+    )
+
+    assert submitted.prompt == chat.prompt
+    assert submitted.text == chat.text
+
+
+def test_an_unknown_key_of_a_prompt_of_messages_is_named(generator):
+    with pytest.raises(PromptTypeError, match="unknown keys prefix"):
+        generator.submit({"messages": CHAT, "prefix": "3"}, GREEDY)
+
+
+def test_prompts_are_tokenized_as_requests_have_them(generator):
+    text, chat = generator.generate([COUNT, {"messages": CHAT}], GREEDY)
+
+    assert generator.tokenize(COUNT) == text.prompt_token_ids
+    assert generator.tokenize({"messages": CHAT}) == chat.prompt_token_ids
+    bare = generator.tokenize(COUNT, add_special_tokens=False)
+    assert text.prompt_token_ids == [text.prompt_token_ids[0], *bare]
+
+
+def test_token_ids_become_text_with_or_without_special_tokens(generator):
+    ids = generator.tokenize(COUNT)
+
+    assert generator.detokenize(ids) == f"<|begin_of_text|>{COUNT}"
+    assert generator.detokenize(ids, skip_special_tokens=True) == COUNT
+    with pytest.raises(InvalidPromptError, match="out of vocabulary"):
+        generator.detokenize([10**6])
+
+
+def test_a_healthy_engine_passes_its_check(generator):
+    generator.check_health()
 
 
 def test_the_models_defaults_are_given_as_a_copy(generator):

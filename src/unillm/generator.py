@@ -15,7 +15,6 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequenc
 from functools import partial
 from typing import Any, Literal, overload
 
-import attrs
 from typing_extensions import Self, Unpack
 
 from .errors import GeneratorClosedError
@@ -37,6 +36,7 @@ from .runtime.calls import ListCall
 from .runtime.driver import CLOSED, Driver
 from .runtime.handle import RequestHandle, read_and_cancel
 from .runtime.requests import RequestMaker, chat_prompts
+from .runtime.text_methods import TextMethods
 from .text.loading import read_model_text
 from .text.prompts import Conversation, Prompts, PromptType, as_prompts
 
@@ -44,7 +44,7 @@ log = logging.getLogger("unillm")
 
 
 @suggest_names()
-class Generator:
+class Generator(TextMethods):
     """One way to generate text, on any engine. Safe to use from several threads.
 
     Use it in a ``with`` block, or call `close`.
@@ -167,14 +167,6 @@ class Generator:
             self.limits.max_num_seqs,
             sorted(self.eos_token_ids),
         )
-
-    def get_tokenizer(self) -> Any:
-        """Return the tokenizer object itself: transformers' or the caller's own."""
-        return self._text.tokenizer.wrapped
-
-    def get_default_sampling_params(self) -> SamplingParams:
-        """Return a copy of the model's own defaults, from its `generation_config`."""
-        return attrs.evolve(self._text.default_params)
 
     # ---------------------------------------------------------------------- list calls
 
@@ -301,14 +293,14 @@ class Generator:
             ChatTemplateError: There is no template, or it refused the messages.
             RequestError: A request failed, as for `generate`.
         """
-        arguments = {
+        options = {
             "add_generation_prompt": add_generation_prompt,
             "continue_final_message": continue_final_message,
             "chat_template": chat_template,
             "tools": tools,
-            **(chat_template_kwargs or {}),
+            "chat_template_kwargs": chat_template_kwargs,
         }
-        prompts = chat_prompts(messages, arguments)
+        prompts = chat_prompts(messages, options)
         call = self._call(prompts, params, lora_request, priority, timeout_s)
         return call.run(on_error, use_tqdm=use_tqdm)
 
@@ -455,6 +447,10 @@ class Generator:
     def stats(self) -> dict[str, Any]:
         """Return counters of the requests and of the engine, as JSON values."""
         return self._open_driver().stats()
+
+    def check_health(self) -> None:
+        """Raise `EngineDeadError` if the engine died; return at once otherwise."""
+        self._open_driver().check_health()
 
     def close(self) -> None:
         """End all requests and free the engine. Closing twice does nothing.

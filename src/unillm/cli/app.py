@@ -25,6 +25,7 @@ from .exit_codes import ExitCode
 from .generate import generate
 from .inspect import inspect
 from .plan import plan
+from .serve import serve
 
 _EXIT_CODES = "; ".join(f"{code:d} {code.meaning}" for code in ExitCode)
 
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 app.command()(generate)
 app.command()(chat)
+app.command()(serve)
 app.command()(backends)
 app.command()(inspect)
 app.command()(conformance)

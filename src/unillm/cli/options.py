@@ -75,6 +75,18 @@ def parse_key_values(pairs: Iterable[str]) -> dict[str, Any]:
     return options
 
 
+def parse_object(texts: list[str]) -> dict[str, Any]:
+    """Read a JSON object; of several texts, the last.
+
+    Raises:
+        ConfigError: The text is not a JSON object.
+    """
+    value = as_value(texts[-1])
+    if not isinstance(value, dict):
+        raise ConfigError(f"The option takes a JSON object, got {texts[-1]!r}.")
+    return value
+
+
 def as_value(text: str) -> Any:
     """Return the JSON value of *text*, or *text* itself if it is not JSON."""
     try:
@@ -139,6 +151,45 @@ class Building(Loading, total=False):
     tensor_parallel_size: Annotated[
         int, _engine("Devices that share each layer.", "COUNT")
     ]
+
+
+class Serving(Building, total=False):
+    """Options for a generator that others use."""
+
+    chat_template: Annotated[
+        str, _engine("Chat template to use: a file, or its text.", "PATH")
+    ]
+    pipeline_parallel_size: Annotated[
+        int, _engine("Groups of devices that share the layers.", "COUNT")
+    ]
+    gpu_memory_utilization: Annotated[
+        float, _engine("Share of a device's memory that the engine may take.", "SHARE")
+    ]
+    kv_cache_dtype: Annotated[str, _engine("Type of keys and values.", "NAME")]
+    max_logprobs: Annotated[
+        int, _engine("Most log-probabilities of a token; -1 for no limit.", "COUNT")
+    ]
+    seed: Annotated[int, _engine("Draws the seeds of requests without one.", "SEED")]
+    step_timeout_s: Annotated[
+        float,
+        _engine("Seconds after which an engine without an answer is dead.", "SECONDS"),
+    ]
+    strict_length: Annotated[
+        bool, _engine("Refuse max_tokens over the context instead of fitting it.")
+    ]
+    enforce_eager: Annotated[
+        bool, _engine("Compile nothing and record no CUDA graphs.")
+    ]
+    enable_prefix_caching: Annotated[
+        bool, _engine("Reuse the cache of prompts that begin alike.")
+    ]
+    speculative_config: Annotated[
+        Mapping[str, Any],
+        _engine("Speculative decoding as a JSON object.", "JSON", read=parse_object),
+    ]
+    enable_lora: Annotated[bool, _engine("Allow LoRA adapters.")]
+    max_loras: Annotated[int, _engine("Adapters in one step.", "COUNT")]
+    max_lora_rank: Annotated[int, _engine("Largest rank of an adapter.", "RANK")]
 
 
 # ----------------------------------------------------------------- options of sampling

@@ -190,6 +190,11 @@ class Driver:
                 "engine": dict(self.engine.stats()),
             }
 
+    def check_health(self) -> None:
+        """Raise `EngineDeadError` if the engine died."""
+        if self._dead is not None:
+            raise EngineDeadError(str(self._dead)) from self._dead.__cause__
+
     def abandon(self) -> None:
         """Let the thread end all requests and the engine, without waiting for it."""
         with self._changed:
@@ -220,8 +225,7 @@ class Driver:
 
     def _accepts(self, tokens: int) -> bool:
         """Whether the queue has room; raises once the engine is dead or closing."""
-        if self._dead is not None:
-            raise EngineDeadError(str(self._dead)) from self._dead.__cause__
+        self.check_health()
         if self._closing:
             raise GeneratorClosedError(CLOSED)
         # An empty queue takes any request, however long.

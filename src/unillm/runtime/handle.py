@@ -100,6 +100,11 @@ class RequestHandle:
                 raise self._error
             return self._output()
 
+    def output(self) -> RequestOutput:
+        """Return the output so far, without waiting; also of a request that failed."""
+        with self._changed:
+            return self._output()
+
     def cancel(self) -> None:
         """End the request now; its slot is free within one step.
 

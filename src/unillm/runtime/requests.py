@@ -19,16 +19,24 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import attrs
 
 from ..engines.base import SAMPLING_FIELDS, Capabilities, EngineRequest, Support
-from ..errors import InvalidParameterError, UnsupportedParameterError
+from ..errors import (
+    InvalidParameterError,
+    PromptTypeError,
+    UnsupportedParameterError,
+)
 from ..fields import refuse
 from ..lora import KnownAdapters, LoRALike, LoRARequest, as_adapter
 from ..params import SamplingParams
 from ..text.grammar import GrammarCompiler
 from ..text.prompts import (
+    PlainText,
     RenderedText,
+    TokenIds,
     as_conversations,
+    checked_ids,
     normalise,
     prepare,
+    tokenise,
     tokenise_bad_words,
 )
 from .arguments import ParamsLike, PriorityLike
@@ -52,18 +60,43 @@ class ChatPrompt:
     messages: Any
     arguments: Mapping[str, Any] = MappingProxyType({})
 
+    @classmethod
+    def of(cls, messages: Any, options: Mapping[str, Any]) -> ChatPrompt:
+        """Return a prompt with the chat options that `Generator.chat` has by default.
 
-def chat_prompts(messages: Any, arguments: Mapping[str, Any]) -> list[ChatPrompt]:
+        Args:
+            messages: A conversation, unchecked.
+            options: Those that the caller gives; ``chat_template_kwargs`` holds further
+                variables of the template.
+
+        Raises:
+            InvalidParameterError: Two options exclude each other.
+        """
+        arguments = {**_CHAT_OPTIONS, **options}
+        variables = arguments.pop("chat_template_kwargs")
+        if arguments["continue_final_message"] and arguments["add_generation_prompt"]:
+            raise InvalidParameterError(
+                "continue_final_message=True continues the last message, "
+                "add_generation_prompt=True begins a new one. To continue, pass "
+                "add_generation_prompt=False too.",
+                parameter="continue_final_message",
+                value=True,
+            )
+        return cls(messages, {**arguments, **(variables or {})})
+
+
+_CHAT_OPTIONS: Mapping[str, Any] = {
+    "add_generation_prompt": True,
+    "continue_final_message": False,
+    "chat_template": None,
+    "tools": None,
+    "chat_template_kwargs": None,
+}
+
+
+def chat_prompts(messages: Any, options: Mapping[str, Any]) -> list[ChatPrompt]:
     """Return a prompt for each conversation."""
-    if arguments["continue_final_message"] and arguments["add_generation_prompt"]:
-        raise InvalidParameterError(
-            "continue_final_message=True continues the last message, "
-            "add_generation_prompt=True begins a new one. To continue, pass "
-            "add_generation_prompt=False too.",
-            parameter="continue_final_message",
-            value=True,
-        )
-    return [ChatPrompt(each, arguments) for each in as_conversations(messages)]
+    return [ChatPrompt.of(each, options) for each in as_conversations(messages)]
 
 
 @attrs.define(eq=False, slots=False)
@@ -211,14 +244,32 @@ class RequestMaker:
             deadline=deadline,
         )
 
+    def token_ids(
+        self, prompt: Any, *, add_special_tokens: bool | None
+    ) -> tuple[int, ...]:
+        """Return the ids of a prompt; `Generator.tokenize` has the arguments."""
+        normal = self._as_prompt(prompt)
+        if isinstance(normal, TokenIds):
+            return tuple(checked_ids(normal.token_ids, self.limits.vocab_size))
+        if add_special_tokens is not None:
+            kind = PlainText if add_special_tokens else RenderedText
+            normal = kind(normal.text)
+        return tuple(tokenise(normal, self.text.tokenizer))
+
     # -------------------------------------------------------------------------- checks
 
     def _copied_or_default(self, params: Any) -> SamplingParams:
         return self.text.default_params if params is None else _copied(params)
 
     def _as_prompt(self, prompt: Any) -> Prompt:
-        if isinstance(prompt, Mapping) and set(prompt) == {"messages"}:
-            prompt = ChatPrompt(prompt["messages"])
+        if isinstance(prompt, Mapping) and "messages" in prompt:
+            options = {key: prompt[key] for key in prompt if key != "messages"}
+            if unknown := sorted(map(str, options.keys() - _CHAT_OPTIONS.keys())):
+                raise PromptTypeError(
+                    f"A prompt of messages has the unknown keys {', '.join(unknown)}; "
+                    f'beside "messages" it takes {", ".join(_CHAT_OPTIONS)}.'
+                )
+            prompt = ChatPrompt.of(prompt["messages"], options)
         if not isinstance(prompt, ChatPrompt):
             return normalise(prompt)
         template = prompt.arguments.get("chat_template") or self.config.chat_template

@@ -54,10 +54,18 @@ Conversation = Sequence[Mapping[str, Any]]
 """Messages such as ``{"role": "user", "content": "…"}``."""
 
 
-class MessagesPrompt(TypedDict):
-    """A prompt as a conversation, which the chat template renders."""
+class MessagesPrompt(TypedDict, total=False):
+    """A prompt as a conversation, which the chat template renders.
 
-    messages: Conversation
+    The other keys are the arguments of `Generator.chat` of the same names.
+    """
+
+    messages: Required[Conversation]
+    chat_template: str | None
+    add_generation_prompt: bool
+    continue_final_message: bool
+    tools: Sequence[Any] | None
+    chat_template_kwargs: Mapping[str, Any] | None
 
 
 class TokenArray(Protocol):
@@ -268,8 +276,8 @@ def prepare(
     if isinstance(prompt, TokenIds):
         ids = prompt.token_ids
     else:
-        ids = _tokenise(prompt, tokenizer)
-    ids = _checked_ids(ids, limits.vocab_size)
+        ids = tokenise(prompt, tokenizer)
+    ids = checked_ids(ids, limits.vocab_size)
     # An empty text may still become a BOS token, which a caller must pass as an id.
     if not ids or prompt.text == "":
         raise InvalidPromptError(
@@ -313,7 +321,8 @@ def _no_room(
     )
 
 
-def _tokenise(prompt: PlainText | RenderedText, tokenizer: Tokenizer) -> list[int]:
+def tokenise(prompt: PlainText | RenderedText, tokenizer: Tokenizer) -> list[int]:
+    """Return the ids of a text; an `InvalidPromptError` if it is not valid Unicode."""
     try:
         prompt.text.encode()
     except UnicodeEncodeError as error:
@@ -333,7 +342,8 @@ def _truncate(ids: Sequence[int], keep: int | None, longest: int) -> Sequence[in
     return ids[-(longest if keep == -1 else keep) :]
 
 
-def _checked_ids(token_ids: Sequence[Any], vocab_size: int) -> Sequence[int]:
+def checked_ids(token_ids: Sequence[Any], vocab_size: int) -> Sequence[int]:
+    """Return ids as integers of the vocabulary, or raise for the first that is not."""
     plain = set(map(type, token_ids)) <= {int}
     if plain and (
         not token_ids or (min(token_ids) >= 0 and max(token_ids) < vocab_size)

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""``unillm serve``: an HTTP server over one model, compatible with OpenAI's API."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypedDict
+
+import unillm
+
+from ..errors import ConfigError
+from . import options
+from .commands import command
+from .options import Option
+
+KEY_VARIABLE = "UNILLM_API_KEY"
+"""Environment variable with a key of the server."""
+
+_server = functools.partial(Option, panel="Server")
+_security = functools.partial(Option, panel="Security")
+_answers = functools.partial(Option, panel="Models and answers")
+_load = functools.partial(Option, panel="Load and faults")
+
+
+def _read_modules(texts: list[str]) -> dict[str, str]:
+    """Read ``NAME=PATH``, or vLLM's JSON with ``name`` and ``path``."""
+    modules: dict[str, str] = {}
+    for text in texts:
+        if text.startswith("{"):
+            found = options.as_value(text)
+            name, path = (
+                (found.get("name"), found.get("path"))
+                if isinstance(found, dict)
+                else (None, None)
+            )
+        else:
+            name, _, path = text.partition("=")
+        if not (isinstance(name, str) and name and isinstance(path, str) and path):
+            raise ConfigError(f"--lora-modules takes NAME=PATH, got {text!r}.")
+        if name in modules:
+            raise ConfigError(f"--lora-modules names {name!r} twice. Name it once.")
+        modules[name] = path
+    return modules
+
+
+class Address(TypedDict, total=False):
+    """Options of `ServerSettings` for where the server listens."""
+
+    host: Annotated[
+        str, _server("Address to listen on.", "ADDRESS", default="127.0.0.1")
+    ]
+    port: Annotated[int, _server("Port; 0 takes a free one.", "PORT", default=8000)]
+    uds: Annotated[str, _server("Unix socket to listen on instead.", "PATH")]
+    root_path: Annotated[
+        str, _server("Path prefix that a proxy removes from requests.", "PATH")
+    ]
+    ssl_keyfile: Annotated[str, _server("Key of the TLS certificate.", "PATH")]
+    ssl_certfile: Annotated[str, _server("TLS certificate.", "PATH")]
+    ssl_ca_certs: Annotated[
+        str, _server("Certificates that a client's certificate must come from.", "PATH")
+    ]
+    log_level: Annotated[
+        str,
+        _server(
+            "Detail of the server's log: critical, error, warning, info or debug.",
+            "LEVEL",
+            flag="--uvicorn-log-level",
+            default="info",
+        ),
+    ]
+    disable_access_log: Annotated[
+        bool,
+        _server("Log no line for each request.", flag="--disable-uvicorn-access-log"),
+    ]
+
+
+class Security(TypedDict, total=False):
+    """Options of `ServerSettings` for who may use the server."""
+
+    api_keys: Annotated[
+        list[str],
+        _security(
+            f"Key that clients must send; may be repeated. {KEY_VARIABLE} of the "
+            "environment adds one, which does not appear in the list of processes.",
+            "KEY",
+            flag="--api-key",
+        ),
+    ]
+    insecure: Annotated[
+        bool,
+        _security("Serve an address that others reach without a key."),
+    ]
+    allowed_origins: Annotated[
+        list[str],
+        _security(
+            "Origin whose web pages may call the server; may be repeated.", "ORIGIN"
+        ),
+    ]
+    trust_request_chat_template: Annotated[
+        bool, _security("Let requests bring their chat template, which is a program.")
+    ]
+    max_body_bytes: Annotated[
+        int, _security("Largest body of a request. Default: 16 MiB.", "BYTES")
+    ]
+
+
+class Answers(TypedDict, total=False):
+    """Options of `ServerSettings` for the models and what answers hold."""
+
+    served_model_name: Annotated[
+        list[str],
+        _answers(
+            "Name of the model for clients; may be repeated, the first is in answers.",
+            "NAME",
+        ),
+    ]
+    lora_modules: Annotated[
+        Mapping[str, str],
+        _answers(
+            "LoRA adapter that is served as a model of this name; may be repeated.",
+            "NAME=PATH",
+            read=_read_modules,
+        ),
+    ]
+    override_generation_config: Annotated[
+        Mapping[str, Any],
+        _answers(
+            "Sampling defaults that replace the model's, as a JSON object.",
+            "JSON",
+            read=options.parse_object,
+        ),
+    ]
+    response_role: Annotated[
+        str, _answers("Role of a chat's answers.", "ROLE", default="assistant")
+    ]
+    tool_call_parser: Annotated[
+        str, _answers("Form of the model's tool calls.", "NAME")
+    ]
+    reasoning_parser: Annotated[str, _answers("Form of the model's reasoning.", "NAME")]
+    enable_prompt_tokens_details: Annotated[
+        bool, _answers("Count the prompt tokens that came from a cache.")
+    ]
+    enable_force_include_usage: Annotated[
+        bool, _answers("End every stream with its usage.")
+    ]
+    return_tokens_as_token_ids: Annotated[
+        bool, _answers('Show tokens of log-probabilities as "token_id:123".')
+    ]
+    sse_keep_alive_interval: Annotated[
+        float,
+        _answers(
+            "Quiet seconds after which a stream sends a comment; 0 for never. "
+            "Default: 30.",
+            "SECONDS",
+        ),
+    ]
+
+
+class Load(TypedDict, total=False):
+    """Options for load and faults, of `ServerSettings` and of the generator."""
+
+    max_queued_requests: Annotated[
+        int,
+        _load(
+            "Requests that may wait for their first token; more get status 429.",
+            "COUNT",
+            flag="--max-num-queued-reqs",
+        ),
+    ]
+    max_queued_tokens: Annotated[
+        int,
+        _load(
+            "Prompt tokens that may wait, over all requests.",
+            "COUNT",
+            flag="--max-num-queued-tokens",
+        ),
+    ]
+    shutdown_timeout: Annotated[
+        float,
+        _load(
+            "Seconds that running requests have to finish after SIGTERM. Default: 30.",
+            "SECONDS",
+        ),
+    ]
+    restart_engine: Annotated[bool, _load("Make the engine anew when it has died.")]
+
+
+@command
+def serve(
+    model: options.ModelArgument = "unillm/tiny",
+    *,
+    address: Address,
+    security: Security,
+    answers: Answers,
+    load: Load,
+    engine: options.Serving,
+) -> None:
+    """Serve a model over HTTP, compatible with OpenAI's API.
+
+    SIGTERM and Ctrl-C let running requests finish.
+    """
+    try:
+        from ..server import run, settings
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"unillm serve needs {error.name}. Install it: pip install 'unillm[server]'"
+        ) from error
+    template = engine.get("chat_template")
+    if template is not None:
+        engine["chat_template"] = _template(template)
+    given: dict[str, Any] = {**address, **security, **answers, **load}
+    queue = {name: given.pop(name) for name in _QUEUE if name in given}
+    keys = (*given.pop("api_keys", ()), *_keys_of_environment())
+    given["access_log"] = not given.pop("disable_access_log", False)
+    if answers.get("lora_modules"):
+        engine.setdefault("enable_lora", True)
+    for name in ("allowed_origins", "served_model_name"):
+        given[name] = tuple(given.get(name, ()))
+    run.serve(
+        functools.partial(unillm.Generator, model, **engine, **queue),
+        model,
+        settings.ServerSettings(api_keys=keys, **given),
+    )
+
+
+_QUEUE = ("max_queued_requests", "max_queued_tokens")
+"""Options of the generator that stand beside those of the server."""
+
+
+def _keys_of_environment() -> list[str]:
+    key = os.environ.get(KEY_VARIABLE)
+    return [key] if key else []
+
+
+def _template(given: str) -> str:
+    """Return the text of a template: of a file, or the text itself."""
+    if "{" in given or "\n" in given:
+        return given
+    try:
+        return Path(given).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"--chat-template must be a file or the text of a template: {error}."
+        ) from error

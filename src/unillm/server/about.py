@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Endpoints about the server: health, version and models."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+import unillm
+
+from ..protocol.errors import unavailable
+from .models import ModelCard, ModelList
+from .responses import json_response
+from .service import Service
+from .serving import State
+
+
+class About:
+    """The endpoints of one server."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def health(self, _: Request) -> Response:
+        """Serve ``GET /health``: 200 while requests are served, and else 503."""
+        serving = self._service.serving
+        if serving.alive():
+            return Response(status_code=200)
+        state = State.DEAD if serving.state is State.READY else serving.state
+        raise unavailable(
+            f"The server cannot generate: {state.value}.", code=state.name.lower()
+        )
+
+    async def version(self, _: Request) -> Response:
+        """Serve ``GET /version``."""
+        return json_response({"version": unillm.__version__})
+
+    async def models(self, _: Request) -> Response:
+        """Serve ``GET /v1/models``."""
+        return json_response(ModelList(data=self._cards()))
+
+    async def model(self, request: Request) -> Response:
+        """Serve ``GET /v1/models/{name}``."""
+        name = request.path_params["name"]
+        self._service.models.find(name)
+        return json_response(next(card for card in self._cards() if card.id == name))
+
+    def _cards(self) -> list[ModelCard]:
+        generator = self._service.serving.present()
+        if generator is None:
+            return self._service.models.cards()
+        return self._service.models.cards(generator.limits.max_model_len)

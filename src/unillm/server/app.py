@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""`make_app`: the ASGI application of one server."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ..errors import UnillmError
+from ..protocol.errors import ApiError, ErrorReply, error_reply
+from .about import About
+from .access import REQUEST_ID, ApiKeys, RequestIds
+from .generation import Generation
+from .responses import error_response
+from .service import IGNORED, Service
+from .texts import Texts
+
+
+def make_app(service: Service) -> Starlette:
+    """Return the application; it also runs under other ASGI servers."""
+    about, generation, texts = About(service), Generation(service), Texts(service)
+    settings = service.settings
+    middleware = [Middleware(RequestIds)]
+    if settings.allowed_origins:
+        middleware.append(
+            # Before the keys: a browser asks for permission without one.
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.allowed_origins,
+                allow_methods=["*"],
+                allow_headers=["*"],
+                expose_headers=[REQUEST_ID, IGNORED],
+            )
+        )
+    if settings.api_keys:
+        middleware.append(Middleware(ApiKeys, keys=settings.api_keys))
+    return Starlette(
+        routes=[
+            Route("/health", about.health),
+            Route("/version", about.version),
+            Route("/v1/models", about.models),
+            Route("/v1/models/{name:path}", about.model),
+            Route("/v1/completions", generation.completions, methods=["POST"]),
+            Route("/v1/chat/completions", generation.chat, methods=["POST"]),
+            Route("/tokenize", texts.tokenize, methods=["POST"]),
+            Route("/detokenize", texts.detokenize, methods=["POST"]),
+            Route("/tokenizer_info", texts.tokenizer_info),
+        ],
+        middleware=middleware,
+        exception_handlers={
+            ApiError: _refuse,
+            UnillmError: _refuse,
+            HTTPException: _refuse_by_status,
+            ClientDisconnect: _left,
+            Exception: _refuse,
+        },
+    )
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    return error_response(error_reply(error))
+
+
+async def _refuse_by_status(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    messages = {
+        404: f"There is no endpoint {request.url.path}.",
+        405: f"{request.url.path} does not take {request.method}.",
+    }
+    message = messages.get(error.status_code, error.detail)
+    return error_response(
+        ErrorReply(error.status_code, message, headers=error.headers or {})
+    )
+
+
+async def _left(_: Request, __: Exception) -> Response:
+    return Response(status_code=499)  # the client has closed its connection

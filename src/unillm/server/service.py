@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""`Service`: the objects that all endpoints of one server share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import attrs
+import msgspec
+from starlette.requests import Request
+
+from ..protocol.reading import Read, read
+from .responses import read_body
+
+if TYPE_CHECKING:
+    from .. import SamplingParams
+    from .models import Models
+    from .serving import Serving
+    from .settings import ServerSettings
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+IGNORED = "x-unillm-ignored"
+"""Header that names the fields which a request had and which changed nothing."""
+
+
+@attrs.frozen(kw_only=True)
+class Service:
+    """One server."""
+
+    settings: ServerSettings
+    serving: Serving
+    models: Models
+
+    async def read(self, request: Request, kind: type[T]) -> Read[T]:
+        """Return the body of a request.
+
+        Raises:
+            ApiError: The body is too long, too slow or of another content type.
+            RequestError: It is not what *kind* says.
+        """
+        raw = await read_body(
+            request,
+            limit=self.settings.max_body_bytes,
+            timeout_s=self.settings.body_timeout_s,
+        )
+        return read(raw, kind)
+
+    def default_params(self) -> SamplingParams:
+        """Return the params of a request that sets none."""
+        defaults = self.serving.generator().get_default_sampling_params()
+        overrides = self.settings.override_generation_config
+        return attrs.evolve(defaults, **overrides)
