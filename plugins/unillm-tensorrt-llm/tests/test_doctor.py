@@ -100,7 +100,7 @@ def test_a_check_without_a_source_reports_what_it_saw(
 @pytest.mark.parametrize("version", ["0.11", "0.21", "1.2", "1.3rc20"])
 @pytest.mark.parametrize("inflight", [True, False], ids=["cpp", "python"])
 def test_the_runners_are_examined_too(install, findings, engine_at, version, inflight):
-    profile = install(version)
+    install(version)
     path = engine_at(inflight=inflight)
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(TINY / file, path)
@@ -108,11 +108,10 @@ def test_the_runners_are_examined_too(install, findings, engine_at, version, inf
     code, found = findings(str(path), "--option", "door=runner")
 
     counted = found["Lengths count the EOS token"]
-    answer = "yes" if profile.end_id_counted else "no"
     assert [each for each in found.values() if each["held"] is False] == []
     assert code == 0
     assert len(found) == (5 if inflight else 7)
-    assert counted["detail"].startswith(answer)
+    assert counted["detail"].startswith("no")
 
 
 def test_a_failed_assumption_is_reported_with_exit_code_one(

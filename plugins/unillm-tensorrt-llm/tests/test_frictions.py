@@ -46,7 +46,7 @@ def test_every_eos_token_of_the_model_ends_a_request(
         params = SamplingParams(
             temperature=0, max_tokens=8, logit_bias={token_id: 100.0}
         )
-        if profile.hlapi:  # its runner takes no bias, so the model ends by itself
+        if profile.llm is None:  # its runner takes no bias, so the model ends by itself
             params = GREEDY
         [output] = generator.generate("Count from 3 to 9:", params)
         [expected] = reference.generate("Count from 3 to 9:", params)
@@ -294,7 +294,7 @@ def test_allowed_token_ids_are_a_bias_that_no_logit_outweighs(profile, open_gene
     generator = open_generator()
     params = SamplingParams(temperature=2.0, max_tokens=8, allowed_token_ids=[50, 60])
 
-    if profile.hlapi:
+    if profile.llm is None:
         with pytest.raises(UnsupportedParameterError, match="take no bias"):
             generator.generate("Add 1 and 2:", params)
         return

@@ -15,12 +15,21 @@ from pathlib import Path
 
 from .profiles import current
 
-TENSORRT = {"0.11.0": "10.2.0", "0.21.0": "10.11"}
-"""TensorRT by version of TensorRT-LLM (§1.3); 1.x images have 10.13.3.9."""
+TENSORRT = {
+    "0.11": "10.2.0",
+    "0.12": "10.3",
+    "0.13": "10.4",
+    "0.15": "10.6",
+    "0.16": "10.7",
+    "0.17": "10.8",
+    "0.18": "10.9",
+    "0.21": "10.11",
+}
+"""TensorRT by version of TensorRT-LLM (§1.4); images of 1.2 have 10.13.3.9."""
 
 
 def tensorrt_version() -> str:
-    return TENSORRT.get(current().version, "10.13.3.9")
+    return TENSORRT.get(current().version.rpartition(".")[0], "10.13.3.9")
 
 
 def compute_capability() -> str:

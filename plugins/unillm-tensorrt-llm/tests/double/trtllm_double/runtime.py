@@ -8,10 +8,11 @@ import time
 
 import torch
 
-from . import calls
+from . import calls, names
 from .engine_dir import Plan
-from .model import STEP_S, Sampling, Sequence, load
+from .model import STEP_S, Sequence, load
 from .profiles import current
+from .samplers import CppSampler, Sampling
 
 _CPP_SAMPLING = {
     "num_beams",
@@ -85,20 +86,28 @@ class _Runner:
             top_p = share("top_p", index)
             if top_p == 0.0:
                 top_p = None
+            bad_words = options.get("bad_words_list") or [[] for _ in inputs]
             sequences.append(
                 Sequence(
                     self._plan.model,
                     ids.tolist(),
                     Sampling(
+                        greedy=top_k == 1 or (top_k is None and top_p is None),
                         temperature=temperature,
-                        top_k=1 if top_k is None and top_p is None else top_k,
+                        top_k=top_k,
                         top_p=top_p,
                         seed=share("random_seed", index),
+                        min_tokens=share(
+                            "min_tokens" if "min_tokens" in options else "min_length",
+                            index,
+                        ),
+                        bad_words=bad_words[index],
                         repetition_penalty=share("repetition_penalty", index),
                         presence_penalty=share("presence_penalty", index),
                         frequency_penalty=share("frequency_penalty", index),
                     ),
                     end_id=options["end_id"],
+                    sampler=CppSampler(),
                 )
             )
         return sequences
@@ -128,16 +137,15 @@ class _Runner:
                 return
 
     def _output(self, inputs, sequences, ended, options):
-        """Return prompt, new tokens and padding as ``[batch, 1, max_seq_len]``."""
+        """Return prompt, new tokens and padding as ``[batch, 1, max_seq_len]``.
+
+        The lengths count stop words, and not the EOS token (§5).
+        """
         rows, lengths = [], []
         for ids, sequence, over in zip(inputs, sequences, ended, strict=True):
             row = [*ids.tolist(), *sequence.tokens]
             length = len(row)
-            if (
-                over
-                and sequence.tokens[-1] == options["end_id"]
-                and not current().end_id_counted
-            ):
+            if over and sequence.tokens[-1] == options["end_id"]:
                 length -= 1
             lengths.append([length])
             padding = self.max_seq_len - len(row)
@@ -151,24 +159,25 @@ class _Runner:
         return told
 
 
-class ModelRunner(_Runner):
-    """Python session: breaking out of its stream stops the work (§4.5)."""
+def make_runner(name: str):
+    """Make a runner's class with the signatures of the current version."""
+    base = {"ModelRunner": _ModelRunner, "ModelRunnerCpp": _ModelRunnerCpp}[name]
+    opener = names.declared(name, base.from_dir)
+    return type(
+        name,
+        (base,),
+        {
+            "from_dir": classmethod(opener),
+            "generate": names.declared(name, base.generate),
+        },
+    )
 
-    @classmethod
-    def from_dir(
-        cls,
-        engine_dir,
-        *,
-        max_output_len=None,
-        lora_dir=None,
-        rank=0,
-        debug_mode=False,
-        lora_ckpt_source="hf",
-        medusa_choices=None,
-        stream=None,
-        gpu_weights_percent=1,
-    ):
-        """Take no batch size or lengths, which are the engine's (§4.1)."""
+
+class _ModelRunner(_Runner):
+    """Python session: breaking out of its stream stops the work (§5)."""
+
+    def from_dir(cls, engine_dir, rank=0, **others):
+        """Take no batch size or lengths, which are the engine's (§5)."""
         plan = Plan(engine_dir)
         assert rank == 0
         build = plan.build
@@ -181,19 +190,9 @@ class ModelRunner(_Runner):
         )
 
     def generate(
-        self,
-        batch_input_ids,
-        position_ids=None,
-        sampling_config=None,
-        prompt_table=None,
-        prompt_tasks=None,
-        lora_uids=None,
-        streaming=False,
-        stopping_criteria=None,
-        logits_processor=None,
-        **kwargs,
+        self, batch_input_ids, streaming=False, stopping_criteria=None, **kwargs
     ):
-        """Ignore unknown names in *kwargs* in silence (§4.2)."""
+        """Ignore unknown names in silence (§5)."""
         assert stopping_criteria is None
         assert kwargs.get("end_id") is not None, "end_id cannot be none"
         assert kwargs.get("pad_id") is not None, "pad_id cannot be none"
@@ -214,31 +213,17 @@ class ModelRunner(_Runner):
         return list(steps)[-1]
 
 
-class ModelRunnerCpp(_Runner):
-    """C++ executor. Breaking out of its stream leaves requests behind (§4.5)."""
+class _ModelRunnerCpp(_Runner):
+    """C++ executor. Breaking out of its stream leaves requests behind (§5)."""
 
-    @classmethod
     def from_dir(
         cls,
         engine_dir,
-        *,
-        lora_dir=None,
         rank=0,
         max_batch_size=None,
         max_input_len=None,
         max_output_len=None,
-        max_beam_width=None,
-        max_attention_window_size=None,
-        sink_token_length=None,
-        kv_cache_free_gpu_memory_fraction=None,
-        medusa_choices=None,
-        debug_mode=False,
-        lora_ckpt_source="hf",
-        gpu_weights_percent=1,
-        max_tokens_in_paged_kv_cache=None,
-        kv_cache_enable_block_reuse=False,
-        enable_chunked_context=False,
-        is_enc_dec=False,
+        **others,
     ):
         plan = Plan(engine_dir)
         build = plan.build
@@ -265,22 +250,14 @@ class ModelRunnerCpp(_Runner):
     def generate(
         self,
         batch_input_ids,
-        *,
-        sampling_config=None,
-        lora_uids=None,
         streaming=False,
         stopping_criteria=None,
         max_new_tokens=1,
         end_id=None,
-        pad_id=None,
         bad_words_list=None,
         stop_words_list=None,
         return_dict=False,
         output_sequence_lengths=False,
-        output_log_probs=False,
-        output_cum_log_probs=False,
-        prompt_table=None,
-        prompt_tasks=None,
         **kwargs,
     ):
         if stopping_criteria is not None:
@@ -289,15 +266,16 @@ class ModelRunnerCpp(_Runner):
             raise KeyError("a response of a request that another call left behind")
         inputs = list(batch_input_ids)
         if stop_words_list is not None:
-            # Zipped with the prompts: a shorter list drops the rest (§4.2).
+            # Zipped with the prompts: a shorter list drops the rest (§5).
             inputs = [ids for ids, _ in zip(inputs, stop_words_list, strict=False)]
         options = {
             "max_new_tokens": max_new_tokens,
             "end_id": end_id,
             "stop_words_list": stop_words_list,
+            "bad_words_list": bad_words_list,
             "return_dict": return_dict,
             "output_sequence_lengths": output_sequence_lengths,
-            **{k: v for k, v in kwargs.items() if k in _CPP_SAMPLING},
+            **{k: v for k, v in kwargs.items() if k in _accepted()},
         }
         for name, value in options.items():
             assert not isinstance(value, torch.Tensor), f"{name} for a whole batch"
@@ -311,3 +289,8 @@ class ModelRunnerCpp(_Runner):
         self._left_behind = True
         yield from steps
         self._left_behind = False
+
+
+def _accepted() -> set[str]:
+    """Return the sampling options of the C++ runner; it ignores others in silence."""
+    return _CPP_SAMPLING - (set() if current().runner_seed else {"random_seed"})

@@ -7,5 +7,5 @@ from trtllm_double.profiles import current as _current
 
 PYTHON_BINDINGS = True
 if _current().runtime:
-    ModelRunner = _runtime.ModelRunner
-    ModelRunnerCpp = _runtime.ModelRunnerCpp
+    ModelRunner = _runtime.make_runner("ModelRunner")
+    ModelRunnerCpp = _runtime.make_runner("ModelRunnerCpp")

@@ -2,6 +2,6 @@
 
 """``tensorrt_llm.executor.utils`` (§2.5)."""
 
-from trtllm_double import llmapi
+from trtllm_double import results
 
-RequestError = llmapi.RequestError
+RequestError = results.RequestError

@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""``tensorrt_llm.sampling_params``, a module of its own from 0.16 on (§1.2)."""
+
+import tensorrt_llm
+
+SamplingParams = tensorrt_llm.SamplingParams

@@ -1,0 +1,3 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""``sampler.seed_manager`` (PR #17172; §4.2)."""

@@ -1,0 +1,480 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""``LLM`` on PyTorch and on engines (§2)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import queue
+import threading
+import time
+from pathlib import Path
+
+from transformers import AutoConfig
+
+from . import calls, configs, engine_dir, names, params, results
+from .logprobs import after_tokens, of_prompt
+from .model import STEP_S, Sequence
+from .profiles import current
+from .results import RequestError, Response
+from .samplers import CppSampler, Sampling, TorchSampler
+
+
+def make_llm(backend: str):
+    """Make the class of the current version (§1.2)."""
+    base = {"pytorch": _TorchLLM, "tensorrt": _TrtLLM}[backend]
+    return type(
+        "LLM",
+        (base,),
+        {
+            "__init__": names.declared("LLM", base.__init__),
+            "generate": names.declared("LLM", base.generate),
+            "generate_async": names.declared("LLM", base.generate_async),
+            current().shutdown: base._close,
+        },
+    )
+
+
+@dataclasses.dataclass
+class _Live:
+    """A request in the executor."""
+
+    output: results.RequestOutput
+    sequence: Sequence
+    limit: int
+    stop_ids: set
+    streaming: bool
+    entries: list = dataclasses.field(default_factory=list)
+    """Log-probabilities of the new tokens."""
+    prompt_entries: list = dataclasses.field(default_factory=list)
+
+
+class _BaseLLM:
+    def __init__(
+        self,
+        model,
+        tokenizer=None,
+        skip_tokenizer_init=False,
+        trust_remote_code=False,
+        tensor_parallel_size=1,
+        dtype="auto",
+        **others,
+    ):
+        given = {
+            name: value
+            for name, value in others.items()
+            if name not in ("tokenizer_mode", "revision", "tokenizer_revision")
+            and (name != "speculative_model" or value is not None)
+        }
+        self._refuse_unknown(given)
+        if tensor_parallel_size > 1:
+            raise RuntimeError(
+                f"Only 1 GPUs are available, but {tensor_parallel_size} are required."
+            )
+        calls.note(
+            "LLM",
+            backend=self._backend,
+            model=str(model),
+            skip_tokenizer_init=skip_tokenizer_init,
+            dtype=dtype,
+            **given,
+        )
+        self._skip_tokenizer = skip_tokenizer_init
+        self._options = {**configs.known_arguments(self._backend), **given}
+        self._trust = trust_remote_code
+        self._blocks = set()
+        self._open(Path(model), dtype)
+        self._sampler = self._make_sampler()
+        self._shut = False
+        self._live = []
+        self._arrived = queue.SimpleQueue()
+        self._numbers = iter(range(10**9))
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _refuse_unknown(self, given):
+        """Raise for the first unknown name (§2.1)."""
+        known = configs.known_arguments(self._backend)
+        for name in given:
+            of_engines = name in configs.TENSORRT_ONLY and name not in known
+            if of_engines and current().runtime:
+                raise ValueError(
+                    "The following arguments are specific to TensorRT backend and "
+                    f"cannot be used with PyTorch backend: {[name]}"
+                )
+            if name not in known:
+                raise ValueError(f"LLM got invalid argument: {name}")
+
+    # -------------------------------------------------------------------- the engine
+
+    def _open(self, path, dtype):
+        raise NotImplementedError
+
+    def _make_sampler(self):
+        raise NotImplementedError
+
+    def _serve(self):
+        """A loop like in-flight batching: a token for each live request a round."""
+        while not self._shut:
+            while len(self._live) < self._max_batch_size:
+                try:
+                    arrived = self._arrived.get(block=not self._live)
+                except queue.Empty:
+                    break
+                if arrived is None:
+                    return
+                self._live.append(arrived)
+            time.sleep(STEP_S)
+            self._sampler.begin_round([each.sequence for each in self._live])
+            for live in list(self._live):
+                calls.note("round", request_id=live.output.request_id)
+                response = self._advance(live)
+                if response.last or self._is_due(live):
+                    live.output._push(response)
+                if response.last:
+                    self._live.remove(live)
+
+    def _is_due(self, live) -> bool:
+        """Whether a stream shows this token: the first, then each k-th (§2.4)."""
+        count = len(live.sequence.tokens)
+        interval = self._options.get("stream_interval") or 1
+        return live.streaming and (count == 1 or count % interval == 0)
+
+    def _advance(self, live) -> Response:
+        if live.output._aborted:
+            return Response([], finish_reason="cancelled")
+        sequence = live.sequence
+        try:
+            token = sequence.step()
+        except RuntimeError as error:
+            return Response([], error=str(error))
+        given = live.output._params
+        live.entries += after_tokens(sequence, given, self._kind())
+        if len(sequence.tokens) == 1:
+            live.prompt_entries = of_prompt(sequence, given, self._known_ids(live))
+        return results.trim(self._response(live, token), given)
+
+    def _response(self, live, token) -> Response:
+        """Judge the end in the order of the sampler (§2.4)."""
+        ids = list(live.sequence.tokens)
+        shown = {
+            "logprobs": list(live.entries),
+            "prompt_logprobs": live.prompt_entries,
+        }
+        if token == live.sequence.end_id:
+            if self._sampler.shows_end_id:
+                return Response(ids, finish_reason="stop", **shown)
+            shown["logprobs"] = shown["logprobs"][:-1]
+            return Response(ids[:-1], finish_reason="stop", **shown)
+        by_length = len(ids) >= live.limit
+        if token in live.stop_ids and not (
+            by_length and self._sampler.length_before_stop_words
+        ):
+            return Response(ids, finish_reason="stop", stop_reason=token, **shown)
+        return Response(ids, finish_reason="length" if by_length else None, **shown)
+
+    # ---------------------------------------------------------------------- requests
+
+    def generate_async(
+        self,
+        inputs=None,
+        prompt=None,
+        sampling_params=None,
+        streaming=False,
+        lora_request=None,
+        **others,
+    ):
+        if self._shut:
+            raise RuntimeError("LLM is shutting down")
+        assert lora_request is None, "the fake has no adapters"
+        asked = prompt if inputs is None else inputs
+        if isinstance(asked, dict):
+            asked = asked["prompt_token_ids"]
+        if not isinstance(asked, list):
+            raise TypeError(
+                "The inputs must be type str or list of int, but got "
+                f"{type(asked).__name__}"
+            )
+        self._setup(sampling_params)
+        values = params.read(sampling_params)
+        limit = self._check_arguments(len(asked), values)
+        output = results.make_request_output()(
+            next(self._numbers),
+            list(asked),
+            sampling_params,
+            cached_tokens=len(self._cached(asked)),
+        )
+        calls.note(
+            "generate_async",
+            request_id=output.request_id,
+            prompt_length=len(asked),
+            params=dataclasses.asdict(sampling_params),
+            **{name: value for name, value in others.items() if value is not None},
+        )
+        self._submit(output, values, limit, streaming=streaming)
+        return output
+
+    def generate(self, inputs=None, prompts=None, sampling_params=None, **others):
+        """Wait for all results; one that fails loses the others (§2.3)."""
+        asked = prompts if inputs is None else inputs
+        pending = [self.generate_async(each, sampling_params) for each in asked]
+        return [each.result() for each in pending]
+
+    def _submit(self, output, values, limit, *, streaming):
+        end_id, stop_ids = (
+            values.end_id,
+            set(getattr(values, "stop_token_ids", 0) or ()),
+        )
+        if getattr(values, "ignore_eos", False):
+            end_id = -1
+            if current().ignore_eos_drops_stop_words:
+                stop_ids = set()
+        if isinstance(limit, str):  # refused by the worker (§2.5)
+            output._push(Response([], error=limit))
+            return
+        if error := self._refusal(values):
+            output._push(Response([], error=error))
+            return
+        sequence = Sequence(
+            self._model_path,
+            output.prompt_token_ids,
+            Sampling.of(values),
+            end_id=end_id,
+            sampler=self._sampler,
+        )
+        live = _Live(output, sequence, limit, stop_ids, streaming)
+        self._arrived.put(live)
+
+    def _refusal(self, values) -> str | None:
+        """Return why the worker cannot compute a request."""
+        return None
+
+    def _setup(self, given):
+        """Change the caller's object, as the real one does (§2.3, §3)."""
+        if given.end_id is None:
+            if self._skip_tokenizer:
+                raise ValueError(
+                    "tokenizer is required to reset end_id if it is None, or you can "
+                    "explicitly specify the end_id for sampling_params"
+                )
+            raise AssertionError("these tests have no tokenizer for TensorRT-LLM")
+        for name in ("stop", "bad"):
+            if params.field(given, name):
+                raise RuntimeError(
+                    f"SamplingParams.{name} ({params.field(given, name)}) is not "
+                    "processed by tokenizer, please call the setup method."
+                )
+        if given.pad_id is None:
+            given.pad_id = given.end_id
+
+    def _check_arguments(self, length, values):
+        """Return the limit of new tokens, or the error of the worker (§2.6)."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------------ cache
+
+    def _reuses_blocks(self) -> bool:
+        config = self._options.get("kv_cache_config")
+        return config is None or getattr(config, "enable_block_reuse", True)
+
+    def _cached(self, prompt) -> list:
+        """Return the ids of a prompt whose blocks are in the cache; note the blocks."""
+        if not self._reuses_blocks():
+            return []
+        size = 32  # tokens_per_block (§2.2)
+        ends = range(size, len(prompt), size)
+        found = [end for end in ends if tuple(prompt[:end]) in self._blocks]
+        self._blocks |= {tuple(prompt[:end]) for end in ends}
+        return prompt[: found[-1]] if found else []
+
+    def _known_ids(self, live) -> int:
+        return getattr(live.output, "cached_tokens", 0)
+
+    # ---------------------------------------------------------------------- closing
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._close()
+
+    def _close(self):
+        if self._shut:
+            return
+        calls.note("shutdown")
+        self._shut = True
+        self._arrived.put(None)
+        self._thread.join(10)
+
+
+class _TorchLLM(_BaseLLM):
+    """``tensorrt_llm.LLM`` from 1.0 on, ``tensorrt_llm._torch.LLM`` before."""
+
+    _backend = "pytorch"
+
+    def _open(self, path, dtype):
+        assert not (path / "rank0.engine").exists(), "no engine directory here"
+        config = json.loads((path / "config.json").read_text())
+        AutoConfig.from_pretrained(path, trust_remote_code=self._trust)
+        inferred = config["max_position_embeddings"]
+        # A larger length is lowered with a warning (§2.6).
+        self._max_seq_len = min(self._options["max_seq_len"] or inferred, inferred)
+        self._max_num_tokens = self._options["max_num_tokens"] or 8192
+        self._max_batch_size = self._options["max_batch_size"] or 2048
+        self._chunked = self._options["enable_chunked_prefill"]
+        self._model_path = path
+
+    def _make_sampler(self):
+        """Choose as the version does (§4.1)."""
+        profile = current()
+        options = {name: self._options[name] for name, _ in profile.sampler_options}
+        greedy_only = configs.speculates_greedily(self._options["speculative_config"])
+        if profile.cpp_sampler and (
+            options.get("enable_trtllm_sampler")
+            or options.get("use_torch_sampler") is False
+            or options.get("sampler_type") == "TRTLLMSampler"
+        ):
+            return CppSampler(greedy_only=greedy_only)
+        if options.get("sampler_type") == "TRTLLMSampler":
+            raise ValueError("sampler_type='TRTLLMSampler' has been removed")
+        mixed = options.get("enable_mixed_sampler") or options.get("mixed_sampler")
+        assert not (mixed and self._options["speculative_config"])
+        return TorchSampler(profile, mixed=bool(mixed), greedy_only=greedy_only)
+
+    def _kind(self):
+        return "pytorch"
+
+    def _check_arguments(self, length, values):
+        in_2026 = current().over_length == "2026"
+        if length > self._max_num_tokens and not self._chunked:
+            error = RequestError if in_2026 else ValueError
+            raise error(
+                f"The sum of prompt length ({float(length)}), query length (0) should "
+                f"not exceed max_num_tokens ({self._max_num_tokens})"
+            )
+        left = self._max_seq_len - length
+        if values.max_tokens is not None and values.max_tokens <= left:
+            return values.max_tokens
+        if left > 0:
+            calls.note("clamped", prompt_length=length, max_tokens=values.max_tokens)
+            return left
+        if in_2026:
+            raise RequestError(
+                f"`default_max_tokens` ({left}) must be greater than 0, "
+                f"`max_seq_len` ({self._max_seq_len}) is too small"
+            )
+        return "[TensorRT-LLM][ERROR] Assertion failed: mMaxNewTokens > 0"
+
+
+class _TrtLLM(_BaseLLM):
+    """``tensorrt_llm.LLM`` up to 0.21, ``_tensorrt_engine.LLM`` from 1.0."""
+
+    _backend = "tensorrt"
+
+    def _open(self, path, dtype):
+        kv = self._options.get("kv_cache_config")
+        if getattr(kv, "dtype", "auto") != "auto":
+            raise ValueError("kv_cache_config.dtype must be 'auto' on TensorRT")  # §2.2
+        if not (path / "rank0.engine").exists():
+            calls.note("build", build_config=self._options.get("build_config"))
+            # `from_hugging_face` of the model classes trusts code by default.
+            AutoConfig.from_pretrained(path, trust_remote_code=True)
+            self._built = self._build(path, dtype)
+            self._limits(self._built["build"])
+            self._model_path = path
+            return
+        plan = engine_dir.Plan(path)
+        self._built = None
+        self._limits(plan.build)
+        self._model_path = plan.model
+
+    def _make_sampler(self):
+        return CppSampler()
+
+    def _kind(self):
+        return "engine"
+
+    def _build(self, path, dtype):
+        wanted = self._options.get("build_config") or make_build_config()()
+        quant = self._options.get("quant_config")
+        return {
+            "model": path,
+            "dtype": dtype,
+            "quant_algo": None if quant is None else quant.quant_algo,
+            "build": {
+                **dataclasses.asdict(wanted),
+                "max_seq_len": wanted.max_seq_len
+                or json.loads((path / "config.json").read_text())[
+                    "max_position_embeddings"
+                ],
+            },
+        }
+
+    def _limits(self, build):
+        """Take the run-time numbers, lowered to those of the engine (§2.1)."""
+        profile = current()
+
+        def number(name):
+            asked = None
+            for option in profile.run_time_numbers:
+                if option.endswith(name):
+                    asked = self._options.get(option)
+            return min(asked or build[name], build[name])
+
+        self._gathers = bool(build.get("gather_generation_logits"))
+        self._vocab_size = None
+        self._max_seq_len = build["max_seq_len"]
+        self._max_batch_size = number("max_batch_size")
+        if build["max_num_tokens"] is None:  # the default up to 0.14 (§6)
+            build = build | {
+                "max_num_tokens": build["max_input_len"] * build["max_batch_size"]
+            }
+        self._max_num_tokens = number("max_num_tokens")
+        self._chunked = self._options.get("enable_chunked_prefill", False)
+
+    def _check_arguments(self, length, values):
+        """Refuse a sum in Python, and a long prompt in C++ (§2.6)."""
+        max_tokens = values.max_tokens
+        if length + max_tokens > self._max_seq_len and not self._chunked:
+            raise ValueError(
+                f"The sum of prompt length ({length}) and query length (0) max_tokens "
+                f"({max_tokens}) should not exceed max_seq_len ({self._max_seq_len})"
+            )
+        longest = min(self._max_seq_len - 1, self._max_num_tokens)
+        if length > longest and not self._chunked:
+            return (
+                f"Prompt length ({length}) exceeds maximum input length ({longest}). "
+                "Set log level to info and check TRTGptModel logs for how maximum "
+                "input length is set"
+            )
+        return max_tokens
+
+    def _refusal(self, values) -> str | None:
+        """Return the error of the C++ runtime (§3, §4.5)."""
+        if getattr(values, "logprobs", None) is not None and not self._gathers:
+            return "log-probabilities need an engine with gather_generation_logits"
+        return None
+
+    def save(self, target):
+        """Save the built engine, without a tokenizer."""
+        assert self._built is not None
+        build = self._built["build"]
+        engine_dir.write(
+            target,
+            self._built["model"],
+            max_batch_size=build["max_batch_size"],
+            max_input_len=build["max_input_len"],
+            max_seq_len=build["max_seq_len"],
+            max_num_tokens=build["max_num_tokens"],
+            quant_algo=self._built["quant_algo"],
+        )
+
+
+def make_build_config():
+    """Make ``BuildConfig``: small defaults up to 0.14, and none of 0.15 on (§6)."""
+    return names.make_dataclass("BuildConfig", kw_only=True)
+
+
+def make_quant_config():
+    return names.make_dataclass("QuantConfig", kw_only=True)
