@@ -57,14 +57,15 @@ from .engines.slots import PrefillResult as PrefillResult
 from .engines.slots import PromptChunk as PromptChunk
 from .engines.slots import SlotEngine as SlotEngine
 from .engines.slots import SlotToken as SlotToken
+from .files import read_json as read_json
 from .hookspecs import hookimpl as hookimpl
 from .lora import LoRARequest as LoRARequest
 from .model.checkpoint import check_code as check_code
 from .model.checkpoint import check_weights as check_weights
 from .model.checkpoint import load_config as load_config
 from .model.checkpoint import read_config as read_config
-from .model.checkpoint import read_json as read_json
 from .model.checkpoint import refuse_pickles as refuse_pickles
+from .model.declared import quantization_of as quantization_of
 from .model.find import find_model as find_model
 from .model.fitting import HEADROOM as HEADROOM
 from .model.fitting import largest_limits as largest_limits

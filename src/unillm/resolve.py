@@ -18,6 +18,7 @@ import attrs
 from .config import ENGINE_OPTIONS, EngineConfig
 from .engines.backend import Backend
 from .errors import BackendUnavailableError, ConfigError, nearest_name
+from .model.directory import check_directory
 from .model.find import find_model
 from .plugins import PluginRegistry
 
@@ -70,6 +71,7 @@ def resolve(
     Raises:
         ConfigError: An option has an invalid value, or the backend refuses it.
         ModelNotFoundError: The model does not exist.
+        ModelLoadError: A file of the model is not what its name says.
         BackendNotFoundError: No backend has the name.
         BackendUnavailableError: The backend cannot run here.
     """
@@ -91,13 +93,16 @@ def configure(
     Raises:
         ConfigError: An option has an invalid value.
         ModelNotFoundError: The model does not exist.
+        ModelLoadError: A file of the model is not what its name says.
     """
     name = os.fspath(model)
     # An invalid option is refused before the model is downloaded.
     config = EngineConfig.create(
         model=name, path=Path(name), backend=backend, **options
     )
-    return attrs.evolve(config, path=find_model(name))
+    path = find_model(name)
+    check_directory(path)
+    return attrs.evolve(config, path=path)
 
 
 def choose_backend(registry: PluginRegistry, config: EngineConfig) -> Backend:

@@ -327,9 +327,9 @@ def test_an_unreadable_configuration_is_refused(llama, text, message):
 
 
 def test_a_configuration_with_impossible_values_is_refused(llama):
-    edit_config(llama, num_hidden_layers="many")
+    edit_config(llama, hidden_act=["silu"])
 
-    with pytest.raises(ModelLoadError, match="cannot read the configuration"):
+    with pytest.raises(ModelLoadError, match=r"config\.json.*hidden_act"):
         load_engine(llama)
 
 
@@ -423,5 +423,5 @@ def test_an_unreadable_index_is_refused(tmp_path, text):
     make_model("llama").save_pretrained(tmp_path, max_shard_size="100KB")
     (tmp_path / "model.safetensors.index.json").write_text(text)
 
-    with pytest.raises(ModelLoadError, match=r"index\.json cannot be read"):
+    with pytest.raises(ModelLoadError, match=r"index\.json(:| cannot be read)"):
         load_engine(tmp_path)

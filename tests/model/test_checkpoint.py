@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from unillm.errors import ModelLoadError
-from unillm.model.checkpoint import read_json
+from unillm.files import read_json
 
 
 def test_a_missing_file_is_none(tmp_path):

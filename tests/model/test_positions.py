@@ -23,6 +23,14 @@ LONGROPE = {
 }
 
 
+def scaled(kind, *, factor=4.0, model_type="llama", **options):
+    return {
+        "model_type": model_type,
+        "max_position_embeddings": 64,
+        "rope_scaling": {"type": kind, "factor": factor, **options},
+    }
+
+
 @pytest.fixture
 def directory(tmp_path):
     def write(config):
@@ -44,6 +52,14 @@ def directory(tmp_path):
         ({"model_type": "unheard-of", "n_ctx": 64}, 64),
         ({"model_type": "unheard-of", "text_config": {"seq_length": 64}}, 64),
         (LONGROPE | {"model_type": "unheard-of"}, 256),
+        (scaled("linear"), 256),
+        (scaled("linear", model_type="unheard-of"), 256),
+        (scaled("linear", factor=2.5), 160),
+        (scaled("linear", factor=1), 64),
+        (scaled("yarn"), 64),
+        (scaled("llama3", low_freq_factor=1.0, high_freq_factor=4.0), 64),
+        (scaled("linear", model_type="gemma3_text"), 64),
+        (scaled("linear", model_type="opt"), 64),
     ],
     ids=[
         "named",
@@ -55,6 +71,14 @@ def directory(tmp_path):
         "unknown to transformers",
         "unknown, multimodal",
         "unknown, longrope",
+        "linear",
+        "unknown, linear",
+        "linear, by a fraction",
+        "linear, by one",
+        "yarn",
+        "llama3",
+        "linear in Gemma 3, which declares the extended context",
+        "linear without rotary embeddings",
     ],
 )
 def test_positions_are_read_from_the_configuration(directory, config, positions):
@@ -69,9 +93,6 @@ def test_the_long_factors_of_longrope_count_where_they_are_asked_for(directory):
     "config",
     [
         {"model_type": "unheard-of"},
-        {"model_type": "unheard-of", "text_config": "none"},
-        {"model_type": "unheard-of", "rope_scaling": ["longrope"]},
-        {"model_type": "llama", "max_position_embeddings": "4096"},
         {"model_type": "unheard-of"}
         | {
             "rope_scaling": {
@@ -80,7 +101,7 @@ def test_the_long_factors_of_longrope_count_where_they_are_asked_for(directory):
             }
         },
     ],
-    ids=["no name", "text_config", "rope_scaling", "context", "longrope"],
+    ids=["no name", "longrope"],
 )
 def test_a_config_of_no_use_is_refused_with_the_error_and_the_names(directory, config):
     with pytest.raises(

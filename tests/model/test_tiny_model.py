@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from unillm import Generator, SamplingParams
-from unillm.model.checkpoint import read_config, read_json
+from unillm.files import read_json
+from unillm.model.checkpoint import read_config
 from unillm.model.find import find_model
 
 HELD_OUT = Path(__file__).parents[1] / "data" / "tiny_heldout.jsonl"

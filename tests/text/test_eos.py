@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from unillm.errors import EosNotFoundError, ModelLoadError
-from unillm.model.checkpoint import read_json
+from unillm.files import read_json
 from unillm.text.eos import EosSource, resolve_eos
 from unillm.text.loading import load_tokenizer
 from unillm.text.tokenizer import RustTokenizer

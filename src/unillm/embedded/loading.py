@@ -3,8 +3,7 @@
 """From a model directory to an engine: checked first, then loaded.
 
 Nothing is downloaded, no code of a checkpoint runs unless it is allowed, and weights
-that are not safetensors are refused. transformers fills tensors that a checkpoint lacks
-with random numbers and only warns; here that is an error.
+that are not safetensors are refused.
 """
 
 from __future__ import annotations
@@ -21,7 +20,13 @@ from transformers.utils import logging as transformers_logging
 
 from ..engines.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
 from ..errors import BackendUnavailableError, ConfigError, ModelLoadError
-from ..model.checkpoint import check_code, check_weights, load_config, read_config
+from ..model.checkpoint import (
+    check_code,
+    check_weights,
+    load_config,
+    read_config,
+    stored_tensors,
+)
 from ..model.memory import Limits, memory_needs, needs_of
 from ..model.positions import positions_of
 from . import families
@@ -40,6 +45,7 @@ from .memory import (
 from .weights.fused import fuse_projections
 from .weights.lora import require_peft
 from .weights.onednn import pack_linears
+from .weights.places import check_places, check_size
 from .weights.quantised import method_of
 
 log = logging.getLogger("unillm")
@@ -52,7 +58,6 @@ _DTYPES: Mapping[str, Any] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-_SHOWN_KEYS = 5
 
 
 def load_engine(
@@ -245,10 +250,14 @@ def load_model(
     """Return a transformers model from safetensors, with every tensor in place.
 
     Raises:
-        ModelLoadError: transformers cannot load it, or a tensor of it is missing.
+        ModelLoadError: transformers cannot load it, or a tensor is missing, has another
+            shape or has no place.
     """
     from transformers import AutoModelForCausalLM
 
+    tensors = list(stored_tensors(path))
+    if not trust_remote_code:
+        check_size(path, config, tensors)
     try:
         with _quiet():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -259,6 +268,7 @@ def load_model(
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=trust_remote_code,
+                ignore_mismatched_sizes=True,  # `check_places` names them
                 output_loading_info=True,
             )
     except Exception as error:  # transformers raises any error of its parts
@@ -268,25 +278,8 @@ def load_model(
             f"transformers cannot load the weights of {path}: {error}"
         ) from error
     model, info = loaded
-    _check_complete(path, info)
+    check_places(path, model.config, info, tensors)
     return model
-
-
-def _check_complete(path: Path, info: Mapping[str, Any]) -> None:
-    """Refuse a model in which transformers filled gaps with random numbers."""
-    missing = sorted(info["missing_keys"])
-    mismatched = sorted(key for key, *_shapes in info["mismatched_keys"])
-    if not missing and not mismatched:
-        return
-    facts = [
-        f"{len(keys)} tensors {what} ({', '.join(keys[:_SHOWN_KEYS])}"
-        f"{', …' if len(keys) > _SHOWN_KEYS else ''})"
-        for keys, what in ((missing, "missing"), (mismatched, "of another shape"))
-        if keys
-    ]
-    raise ModelLoadError(
-        f"The weights of {path} do not match its config.json: {', '.join(facts)}."
-    )
 
 
 def _rearrange_weights(model: Any) -> None:
@@ -305,20 +298,28 @@ def _quiet() -> Iterator[None]:
     """Load without progress bars and advice; the caller's settings stay as they are.
 
     The advice is about ``generation_config.json``, which the model's own ``generate``
-    would use: the core reads that file by its own rules.
+    would use and the core reads by its own rules; and about tensors, which
+    `check_places` checks.
     """
     advice = logging.getLogger("transformers.generation.configuration_utils")
+    report = logging.getLogger("transformers.modeling_utils")
     # Threads may load at once, so no thread restores a state that it found.
     advice.addFilter(_reject)
+    report.addFilter(_reject_report)
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         advice.removeFilter(_reject)
+        report.removeFilter(_reject_report)
         if shown:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _reject(_: logging.LogRecord) -> bool:
     return False
+
+
+def _reject_report(record: logging.LogRecord) -> bool:
+    return "LOAD REPORT" not in record.getMessage()

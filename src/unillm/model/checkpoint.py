@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The files of a model directory, read as data and checked: no weights, no code.
+"""A model directory's configuration and weights, read as data and checked.
 
-Every JSON file of a model is read through `read_json`; weights are known by the headers
-of their safetensors files.
+No code of a checkpoint runs here, and weights are known by the headers of their
+safetensors files alone.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import attrs
 
 from ..errors import ModelLoadError, ModelNotFoundError, UnsafeModelError
+from ..files import check_file, is_there, parse_json, read_json
+from .declared import check_declared, quantization_of
 
 _MODEL_CODE = ("AutoConfig", "AutoModel", "AutoModelForCausalLM")
 """Keys of ``auto_map`` that name the code of a language model. Other keys name the code
@@ -32,9 +33,13 @@ ITEM_BYTES: Mapping[str, int] = {
     "BF16": 2,
     "F8_E4M3": 1,
     "F8_E5M2": 1,
+    "F8_E8M0": 1,
     "I64": 8,
+    "U64": 8,
     "I32": 4,
+    "U32": 4,
     "I16": 2,
+    "U16": 2,
     "I8": 1,
     "U8": 1,
     "BOOL": 1,
@@ -42,30 +47,7 @@ ITEM_BYTES: Mapping[str, int] = {
 """Bytes of one number, by safetensors' name of its type."""
 
 
-# ------------------------------------------------------------------------- JSON files
-
-
-def read_json(directory: Path, name: str) -> dict[str, Any] | None:
-    """Return the object in a JSON file of a model; `None` if there is no such file.
-
-    Raises:
-        ModelLoadError: The file does not hold a JSON object.
-    """
-    path = directory / name
-    try:
-        content = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        raise ModelLoadError(
-            f"{path} cannot be read as JSON: {error}. Copy or download it again."
-        ) from error
-    if not isinstance(content, dict):
-        raise ModelLoadError(
-            f"{path} must hold a JSON object, but holds a "
-            f"{type(content).__name__}. Copy or download it again."
-        )
-    return content
+# --------------------------------------------------------------------- configuration
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
@@ -73,15 +55,29 @@ def read_config(path: Path) -> Mapping[str, Any]:
 
     Raises:
         ModelNotFoundError: The directory does not exist.
-        ModelLoadError: The file is missing, or does not hold a JSON object.
+        ModelLoadError: The file is missing or broken; or a value has the wrong type or
+            is out of bounds.
     """
     if not path.is_dir():
         raise ModelNotFoundError(f"There is no model directory {path}.")
-    config = read_json(path, "config.json")
+    config = find_config(path)
     if config is None:
         raise ModelLoadError(
             f"{path} has no config.json, so it is not a transformers model."
         )
+    return config
+
+
+def find_config(path: Path) -> Mapping[str, Any] | None:
+    """Return ``config.json`` of a directory, checked; `None` if there is no such file.
+
+    Raises:
+        ModelLoadError: The file is broken; or a value has the wrong type or is out of
+            bounds.
+    """
+    config = read_json(path, "config.json")
+    if config is not None:
+        check_declared(config, file=path / "config.json")
     return config
 
 
@@ -101,18 +97,24 @@ def load_config(path: Path, *, trust_remote_code: bool = False) -> Any:
     """Return the transformers configuration of a model directory.
 
     Raises:
-        ModelLoadError: transformers refuses ``config.json``.
+        ModelError: There is no ``config.json``, or transformers refuses it.
     """
+    declared = read_config(path)
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(
+        config = AutoConfig.from_pretrained(
             path, trust_remote_code=trust_remote_code, local_files_only=True
         )
     except Exception as error:  # trusted code of a checkpoint may raise anything
         raise ModelLoadError(
-            f"transformers cannot read the configuration of {path}: {error}"
+            f"transformers cannot read {path / 'config.json'}: {error}"
         ) from error
+    quantization = quantization_of(declared)
+    if quantization and not getattr(config, "quantization_config", None):
+        # transformers reads the weights by this attribute, and knows no older key.
+        config.quantization_config = dict(quantization)
+    return config
 
 
 # ---------------------------------------------------------------------------- weights
@@ -181,8 +183,7 @@ def read_tensors(file: Path) -> Iterable[StoredTensor]:
         ModelLoadError: The file is missing, cut off or not a safetensors file.
     """
     for name, entry in _read_header(file).items():
-        if name != "__metadata__":
-            yield StoredTensor(name, entry["dtype"], tuple(entry["shape"]))
+        yield StoredTensor(name, entry["dtype"], tuple(entry["shape"]))
 
 
 def _weight_files(path: Path) -> list[Path]:
@@ -192,45 +193,102 @@ def _weight_files(path: Path) -> list[Path]:
     ``consolidated.safetensors``.
     """
     whole = path / "model.safetensors"
-    if whole.is_file():
+    if is_there(whole):
         return [whole]
     index_name = "model.safetensors.index.json"
     index = read_json(path, index_name)
     if index is None:
         return sorted(path.glob("*.safetensors"))
-    try:
-        files = [path / name for name in sorted(set(index["weight_map"].values()))]
-    except (KeyError, TypeError, AttributeError) as error:
+    named = index.get("weight_map")
+    if not isinstance(named, dict) or not all(map(_is_file_name, named.values())):
         raise ModelLoadError(
-            f"{path / index_name} cannot be read: {error!r}."
-        ) from error
-    if missing := [file.name for file in files if not file.is_file()]:
+            f"{path / index_name}: weight_map must be an object of file names, one for "
+            "each tensor. Copy or download it again."
+        )
+    names = sorted(set(named.values()))
+    if missing := [name for name in names if not is_there(path / name)]:
         raise ModelLoadError(
             f"{path} lacks {', '.join(missing)}, which {index_name} names. Copy or "
             "download the model again."
         )
-    return files
+    return [path / name for name in names]
+
+
+def _is_file_name(name: object) -> bool:
+    """Whether an index may name this file: one beside it, which is not a pickle."""
+    return (
+        isinstance(name, str)
+        and Path(name).name == name
+        and name.endswith(".safetensors")
+    )
+
+
+# ---------------------------------------------------------------- safetensors headers
+
+_MAX_HEADER_BYTES = 100_000_000
+"""Limit of the safetensors library."""
 
 
 def _read_header(file: Path) -> Mapping[str, Any]:
-    """Return the header of a safetensors file that is as long as its header declares.
+    """Return the tensors in the header of a whole safetensors file.
 
     References:
         Format of safetensors: 8 bytes little-endian length, JSON, then the data.
     """
     try:
-        size = file.stat().st_size
+        size = check_file(file, max_bytes=None)
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
-            # Never more than the file holds: the length itself may be garbage.
-            header: dict[str, Any] = json.loads(stream.read(min(length, size)))
-        ends = [e["data_offsets"][1] for n, e in header.items() if n != "__metadata__"]
-        declared = 8 + length + max(ends, default=0)
-    except (OSError, ValueError, struct.error, LookupError, TypeError) as error:
-        raise ModelLoadError(f"{file} has no safetensors header: {error}.") from error
+            if length > min(size, _MAX_HEADER_BYTES):
+                raise _no_header(file, f"it declares a header of {length:,} bytes")
+            header = parse_json(stream.read(length), file)
+    except (OSError, struct.error) as error:
+        raise _no_header(file, str(error)) from error
+    if not isinstance(header, dict):
+        raise _no_header(file, f"it is a {type(header).__name__}, not an object")
+    header.pop("__metadata__", None)
+    for name, entry in header.items():
+        if fault := _fault_of(entry):
+            raise _no_header(file, f"the tensor {name[:80]!r} {fault}")
+    ends = (entry["data_offsets"][1] for entry in header.values())
+    declared = 8 + length + max(ends, default=0)
     if declared != size:
         raise ModelLoadError(
             f"{file} is not whole: it declares {declared:,} bytes and has {size:,}. "
             "Copy or download it again."
         )
     return header
+
+
+def _no_header(file: Path, why: str) -> ModelLoadError:
+    return ModelLoadError(
+        f"{file} has no safetensors header: {why}. Copy or download it again."
+    )
+
+
+def _fault_of(entry: Any) -> str | None:
+    """Return what is wrong with the entry of a tensor in a header, or `None`."""
+    if not isinstance(entry, dict):
+        return "is not an object"
+    dtype, shape = entry.get("dtype"), entry.get("shape")
+    offsets = entry.get("data_offsets")
+    if not isinstance(dtype, str):
+        return f"has no dtype, but {dtype!r}"
+    if not _are_numbers(shape):
+        return "has no shape, a list of numbers ≥ 0"
+    if not _are_numbers(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        return "has no data_offsets, a list of two numbers"
+    item_bytes = ITEM_BYTES.get(dtype)
+    needed = None if item_bytes is None else math.prod(shape) * item_bytes
+    if needed not in (None, offsets[1] - offsets[0]):
+        return (
+            f"has {offsets[1] - offsets[0]:,} bytes, and {dtype} of shape {shape} "
+            f"needs {needed:,}"
+        )
+    return None
+
+
+def _are_numbers(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(
+        type(number) is int and number >= 0 for number in value
+    )

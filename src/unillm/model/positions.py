@@ -14,19 +14,11 @@ from typing import Any
 
 from ..errors import ModelLoadError
 from .checkpoint import load_config, read_config
+from .declared import POSITION_NAMES, text_part
 from .sizes import first_of
 
 UNBOUNDED = 2048
 """Positions of a model that names no bound: Bloom was trained on so many."""
-
-_NAMES = (
-    "max_position_embeddings",
-    "n_positions",  # GPT-2
-    "n_ctx",
-    "max_seq_len",  # MPT, DBRX
-    "max_sequence_length",
-    "seq_length",  # Bloom, ChatGLM
-)
 
 
 def model_positions(path: Path, *, extended: bool = False) -> int:
@@ -40,14 +32,12 @@ def model_positions(path: Path, *, extended: bool = False) -> int:
         return positions_of(load_config(path), extended=extended)
     except ModelLoadError as error:
         declared = read_config(path)
-        inner = declared.get("text_config")
-        inner = inner if isinstance(inner, dict) else {}
-        config = SimpleNamespace(**{**declared, **inner})
+        config = SimpleNamespace(**text_part(declared))
         if positions := _positions(config, extended=extended):
             return positions
         raise ModelLoadError(
             f"{error} config.json names no context either: none of "
-            f"{', '.join(_NAMES)} is there."
+            f"{', '.join(POSITION_NAMES)} is there."
         ) from error
 
 
@@ -64,7 +54,9 @@ def positions_of(config: Any, *, extended: bool = False) -> int:
 
 
 def _positions(config: Any, *, extended: bool) -> int:
-    return (not extended and _short_context(config)) or first_of(config, *_NAMES)
+    if not extended and (short := _short_context(config)):
+        return short
+    return int(first_of(config, *POSITION_NAMES) * _stretch(config))
 
 
 def _short_context(config: Any) -> int:
@@ -73,11 +65,50 @@ def _short_context(config: Any) -> int:
     Beyond it, the longest row of a step would choose the factors of all rows, and the
     cache of a row would have to be computed anew when the row gets there.
     """
+    for rope in _ropes(config):
+        if _type_of(rope) == "longrope":
+            name = "original_max_position_embeddings"
+            return first_of(config, name) or first_of(SimpleNamespace(**rope), name)
+    return 0
+
+
+def _stretch(config: Any) -> float:
+    """Return the factor by which linear scaling extends the context.
+
+    A config with another type, such as yarn or llama3, declares the context that it
+    reaches with its factor. So do those of Gemma 3, whatever the type.
+
+    References:
+        ``_get_and_verify_max_len``, vLLM 0.32.
+    """
+    if "gemma3" in str(getattr(config, "model_type", "")):
+        return 1.0
+    factors = (
+        rope.get("factor") or 1.0
+        for rope in _ropes(config)
+        if _type_of(rope) == "linear" and _rotates(config, rope)
+    )
+    return max(factors, default=1.0)
+
+
+def _ropes(config: Any) -> list[Mapping[str, Any]]:
+    """Return the settings of rotary embeddings: one, or one for each type of layer."""
     rope = getattr(config, "rope_parameters", None)
     rope = rope or getattr(config, "rope_scaling", None)
     if not isinstance(rope, Mapping):
-        return 0
-    if "longrope" not in (rope.get("rope_type"), rope.get("type")):
-        return 0
-    name = "original_max_position_embeddings"
-    return first_of(config, name) or first_of(SimpleNamespace(**rope), name)
+        return []
+    by_layer = [each for each in rope.values() if isinstance(each, Mapping)]
+    return by_layer or [rope]
+
+
+def _type_of(rope: Mapping[str, Any]) -> Any:
+    return rope.get("rope_type", rope.get("type"))
+
+
+def _rotates(config: Any, rope: Mapping[str, Any]) -> bool:
+    """Whether the model has rotary embeddings.
+
+    transformers gives them a ``rope_theta``. It keeps the key ``rope_scaling`` of other
+    models too, and does not read it.
+    """
+    return "rope_theta" in rope or isinstance(config, SimpleNamespace)

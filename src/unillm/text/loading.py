@@ -30,7 +30,8 @@ from typing import Any
 import attrs
 
 from ..errors import ModelNotFoundError, TokenizerError, UnsafeModelError
-from ..model.checkpoint import read_json
+from ..files import read_json
+from ..model.checkpoint import find_config
 from ..params import SamplingParams
 from .eos import EosIds, resolve_eos
 from .tokenizer import (
@@ -94,18 +95,15 @@ def read_model_text(
         UnsafeModelError: The tokenizer would run code of the checkpoint.
         EosNotFoundError: No source names an EOS token.
     """
-
-    def read_beside(name: str) -> dict[str, Any] | None:
-        if not isinstance(tokenizer, (str, os.PathLike)):
-            return None
-        return read_json(Path(tokenizer).expanduser(), name)
-
+    beside = None
+    if isinstance(tokenizer, (str, os.PathLike)):
+        beside = Path(tokenizer).expanduser()
     generation_config = read_json(path, "generation_config.json")
-    if generation_config is None:
-        generation_config = read_beside("generation_config.json")
-    model_config = read_json(path, "config.json")
+    if generation_config is None and beside is not None:
+        generation_config = read_json(beside, "generation_config.json")
+    model_config = find_config(path)
     if model_config is not None and _BUILT_ENGINE in model_config:
-        model_config = read_beside("config.json")
+        model_config = None if beside is None else find_config(beside)
     loaded = load_tokenizer(
         path if tokenizer is None else tokenizer, trust_remote_code=trust_remote_code
     )

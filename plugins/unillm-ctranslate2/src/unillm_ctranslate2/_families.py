@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from unillm.backend import load_config, positions_of, read_config
+from unillm.backend import load_config, positions_of, quantization_of, read_config
 from unillm.errors import UnsupportedModelError
 
 _LINEAR = {"rope_type": ("default", "linear")}
@@ -86,7 +86,7 @@ def refusal_of(path: Path, *, max_model_len: int | None) -> str | None:
             f"the family {family!r} is not among those that CTranslate2 is known to "
             f"convert correctly: {because}It converts {', '.join(FAMILIES)}"
         )
-    if declared.get("quantization_config"):
+    if quantization_of(declared):
         return (
             "its weights are quantised already, and CTranslate2's converter needs the "
             "original; pass that one with a quantization"

@@ -21,6 +21,7 @@ from unillm.backend import (
     EngineLimits,
     RunScheduler,
     check_weights,
+    quantization_of,
 )
 from unillm.errors import ConfigError, ModelLoadError
 
@@ -175,7 +176,7 @@ def _check_prequantised(config: EngineConfig, checkpoint: Any) -> None:
     """Refuse to quantise while loading, which this entry path cannot."""
     if config.quantization is None:
         return
-    declared = (checkpoint.get("quantization_config") or {}).get("quant_method")
+    declared = (quantization_of(checkpoint) or {}).get("quant_method")
     made_by_modelopt = (config.path / "hf_quant_config.json").is_file()
     if declared != config.quantization and not made_by_modelopt:
         raise ConfigError(

@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any
 
+from ...model.declared import quantization_of
+
 PACKAGES: Mapping[str, str] = MappingProxyType(
     {
         "bitsandbytes": "bitsandbytes",
@@ -38,8 +40,8 @@ _REASONS: Mapping[str, str] = MappingProxyType(
 
 def method_of(config: Mapping[str, Any]) -> str | None:
     """Return the quantisation method of a ``config.json``; `None` for plain weights."""
-    quantisation = config.get("quantization_config")
-    if not quantisation:
+    quantisation = quantization_of(config)
+    if quantisation is None:
         return None
     method = quantisation.get("quant_method")
     if method is None and _loads_bits(quantisation):
@@ -57,7 +59,7 @@ def refusal_of(config: Mapping[str, Any]) -> str | None:
         reason = _REASONS.get(method, "which is not verified yet")
         served = ", ".join(sorted(PACKAGES))
         return f"{what}: {reason}; served are {served}"
-    if mixing := _mixes_rows(config["quantization_config"]):
+    if mixing := _mixes_rows(quantization_of(config) or {}):
         return f"{what}: {mixing}, so rows would not be independent"
     missing = [
         package
