@@ -4,7 +4,8 @@
 
 A class exists where a caller would handle it differently; each one also derives from
 the built-in error that a caller would already expect. The facts of a message are
-attributes too, so a caller need not parse text::
+attributes too, so a caller need not parse text. Errors can be pickled, so that worker
+processes raise them in their parent::
 
     UnillmError
     ├── ConfigError (ValueError)            an option makes no sense
@@ -38,12 +39,14 @@ attributes too, so a caller need not parse text::
     │   ├── EngineDeadError (RuntimeError)      the engine stopped answering
     │   └── EngineOutOfMemoryError (MemoryError)
     ├── GeneratorClosedError (RuntimeError)
+    ├── GeneratorForkedError (RuntimeError)     it belongs to the parent process
     └── SideFailedError (RuntimeError)      one side of a comparison has no answer
 """
 
 from __future__ import annotations
 
 import difflib
+import pickle
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -62,6 +65,32 @@ class UnillmError(Exception):
     """Root of every error that unillm raises on purpose."""
 
     __module__ = "unillm.errors"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the message and the attributes, because classes differ in `__init__`.
+
+        An attribute that cannot be pickled becomes its `repr`.
+        """
+        args = super().__reduce__()[1]
+        state = {name: _portable(value) for name, value in vars(self).items()}
+        return _rebuild, (type(self), args), state
+
+
+def _rebuild(cls: type[UnillmError], args: tuple[Any, ...]) -> UnillmError:
+    """Return an error with its message; its attributes follow."""
+    # The layout decides which built-in `__new__` may be called.
+    kind = OSError if issubclass(cls, OSError) else Exception
+    error = kind.__new__(cls, *args)
+    kind.__init__(error, *args)
+    return error
+
+
+def _portable(value: Any) -> Any:
+    try:
+        pickle.dumps(value)
+    except Exception:  # noqa: BLE001 - objects of callers raise anything
+        return repr(value)
+    return value
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str:
@@ -327,6 +356,18 @@ class EngineOutOfMemoryError(EngineError, MemoryError):
 
 class GeneratorClosedError(UnillmError, RuntimeError):
     """The generator was closed before or while the request ran."""
+
+
+class GeneratorForkedError(UnillmError, RuntimeError):
+    """A forked child used the generator of its parent, whose engine it does not have.
+
+    Attributes:
+        owner_pid: Id of the process that created the generator.
+    """
+
+    def __init__(self, message: str, *, owner_pid: int) -> None:
+        super().__init__(message)
+        self.owner_pid = owner_pid
 
 
 # ------------------------------------------------------------------------- comparison

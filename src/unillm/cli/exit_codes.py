@@ -47,6 +47,7 @@ _OF_ERRORS: dict[type[Exception], ExitCode] = {
     errors.BackendError: ExitCode.BACKEND,
     errors.EngineError: ExitCode.ENGINE,
     errors.GeneratorClosedError: ExitCode.ENGINE,
+    errors.GeneratorForkedError: ExitCode.ENGINE,
     errors.SideFailedError: ExitCode.ENGINE,
 }
 """The first class of which an error is an instance decides."""
