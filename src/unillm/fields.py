@@ -8,8 +8,10 @@ expected values and the given one.
 
 from __future__ import annotations
 
+import math
 import numbers
 import operator
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -91,6 +93,24 @@ def as_number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError
     return float(value)
+
+
+def as_seconds(name: str, value: Any, *, positive: bool = False) -> float | None:
+    """Return a time to wait, at most as long as a thread can; `None` stays `None`.
+
+    Raises:
+        InvalidParameterError: *value* is not a number, or too small.
+    """
+    if value is None:
+        return None
+    try:
+        seconds = as_number(value)
+    except (TypeError, OverflowError):
+        seconds = math.nan
+    if seconds > 0 or (seconds == 0 and not positive):
+        return min(seconds, threading.TIMEOUT_MAX)
+    expected = f"a number of seconds {'>' if positive else '≥'} 0 or None"
+    raise refuse(name, expected, value)
 
 
 def as_text(value: Any) -> str:

@@ -35,7 +35,7 @@ from .runtime.arguments import (
 from .runtime.calls import ListCall
 from .runtime.driver import CLOSED, Driver
 from .runtime.handle import RequestHandle, read_and_cancel
-from .runtime.requests import RequestMaker, chat_prompts
+from .runtime.requests import ChatPrompt, RequestMaker, chat_prompts
 from .runtime.text_methods import TextMethods
 from .text.loading import read_model_text
 from .text.prompts import Conversation, Prompts, PromptType, as_prompts
@@ -47,7 +47,8 @@ log = logging.getLogger("unillm")
 class Generator(TextMethods):
     """One way to generate text, on any engine. Safe to use from several threads.
 
-    Use it in a ``with`` block, or call `close`.
+    Use it in a ``with`` block, or call `close`. A forked child has no engine: every
+    call there raises `GeneratorForkedError`.
 
     Args:
         model: Directory, hub id, or the bundled ``"unillm/tiny"``.
@@ -227,9 +228,7 @@ class Generator(TextMethods):
             EngineDeadError: The engine died.
             GeneratorClosedError: The generator is closed.
         """
-        call = self._call(
-            as_prompts(prompts), params, lora_request, priority, timeout_s
-        )
+        call = self._call(prompts, params, lora_request, priority, timeout_s)
         return call.run(on_error, use_tqdm=use_tqdm)
 
     @overload
@@ -339,20 +338,19 @@ class Generator(TextMethods):
         Arguments, result and errors are those of `generate`. Any number of event loops
         and threads may use one generator. Cancelling the task cancels its requests.
         """
-        call = self._call(
-            as_prompts(prompts), params, lora_request, priority, timeout_s
-        )
+        call = self._call(prompts, params, lora_request, priority, timeout_s)
         return await call.arun(on_error)
 
     def _call(
         self,
-        prompts: Sequence[Any],
+        prompts: Prompts | list[ChatPrompt],
         params: ParamsLike,
         lora_request: LoRALike,
         priority: PriorityLike,
         timeout_s: float | None,
     ) -> ListCall:
         driver = self._open_driver()
+        prompts = as_prompts(prompts)
         make = self._requests.makers(prompts, params, lora_request, priority, timeout_s)
         return ListCall(make, submit=partial(driver.submit, block=True))
 
@@ -440,7 +438,7 @@ class Generator(TextMethods):
             async for delta in handle:
                 yield delta
         finally:
-            handle.cancel()
+            handle.leave()
 
     # ------------------------------------------------------------------------- closing
 
@@ -453,23 +451,28 @@ class Generator(TextMethods):
         self._open_driver().check_health()
 
     def close(self) -> None:
-        """End all requests and free the engine. Closing twice does nothing.
+        """End all requests, which raise `GeneratorClosedError`, and free the engine.
 
-        Waiting calls raise `GeneratorClosedError`.
+        Closing twice does nothing, and so does leaving a ``with`` block in a forked
+        child.
         """
-        driver, self._driver = self._driver, None
-        if driver is not None:
-            driver.close()
+        if self._driver is not None:
+            self._driver.owner.check()
+        self.__exit__()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        driver, self._driver = self._driver, None
+        if driver is not None:
+            driver.close()
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         driver = getattr(self, "_driver", None)
-        if driver is not None:  # the module may be gone: Python is ending
+        if (
+            driver is not None and driver.owner.is_here()
+        ):  # the module may be gone: Python is ending
             _warn(
                 f"a Generator for {self.config.model!r} was not closed; use it in a "
                 "`with` block or call close()",
@@ -482,6 +485,7 @@ class Generator(TextMethods):
     def _open_driver(self) -> Driver:
         if self._driver is None:
             raise GeneratorClosedError(CLOSED)
+        self._driver.owner.check()
         return self._driver
 
 

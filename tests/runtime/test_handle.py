@@ -36,6 +36,7 @@ def test_tokens_do_not_wake_a_thread_that_waits_for_the_result(
     driver = drive(engine)
     handle = handle_for()
     woken = []
+    handle._changed = threading.Condition(handle._lock)
     notify_all = handle._changed.notify_all
 
     def noted():

@@ -64,8 +64,11 @@ def test_an_id_that_returns_has_its_new_priority():
 
 
 @pytest.mark.property
-@given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), max_size=60))
-def test_the_order_is_that_of_a_sorted_list(entries):
+@given(
+    st.lists(st.tuples(st.integers(-3, 3), st.booleans()), max_size=60),
+    st.integers(0, 70),
+)
+def test_the_order_is_that_of_a_sorted_list(entries, count):
     queue = WaitingQueue()
     for number, (priority, _) in enumerate(entries):
         queue.push(request(number, priority))
@@ -77,6 +80,8 @@ def test_the_order_is_that_of_a_sorted_list(entries):
             kept.append((priority, number))
 
     assert len(kept) == len(queue)
+    first = [f"r{n}" for _, n in sorted(kept)[:count]]
+    assert [each.request_id for each in queue.first(count)] == first
     assert [f"r{n}" for _, n in sorted(kept)] == [
         queue.pop().request_id for _ in range(len(kept))
     ]

@@ -9,7 +9,8 @@ task included, cancels the requests of the call and no others.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..errors import (
@@ -36,13 +37,14 @@ class ListCall:
 
     def __init__(
         self,
-        makers: Sequence[Callable[[], RequestHandle]],
+        makers: Iterable[Callable[[], RequestHandle]],
         *,
         submit: Callable[[RequestHandle], None],
     ) -> None:
         self._makers = makers
         self._submit = submit
-        self._started: list[RequestHandle | Exception] = []
+        # Those whose outcome is not read yet: a read request frees its memory.
+        self._started: deque[RequestHandle | Exception] = deque()
         self._cancelled = False
 
     def run(self, on_error: OnError, *, use_tqdm: UseTqdm) -> list[Any]:
@@ -56,8 +58,7 @@ class ListCall:
         _check(on_error)
         try:
             self._start()
-            outcomes = [_outcome(each) for each in self._shown(use_tqdm)]
-            return _sort_out(outcomes, on_error)
+            return _sort_out(list(self._shown(use_tqdm)), on_error)
         except BaseException:
             self._cancel()
             raise
@@ -73,7 +74,7 @@ class ListCall:
                 if isinstance(each, RequestHandle):
                     with contextlib.suppress(UnillmError):  # `_outcome` returns it
                         await each
-            return _sort_out([_outcome(each) for each in self._started], on_error)
+            return _sort_out(list(self._outcomes()), on_error)
         except BaseException:
             self._cancel()
             raise
@@ -97,10 +98,15 @@ class ListCall:
             if isinstance(entry, RequestHandle):
                 entry.cancel()
 
-    def _shown(self, use_tqdm: UseTqdm) -> Iterator[RequestHandle | Exception]:
-        """Yield the requests, and move the progress bar as each outcome is read."""
+    def _outcomes(self) -> Iterator[RequestOutput | Exception]:
+        while self._started:
+            yield _outcome(self._started[0])
+            self._started.popleft()
+
+    def _shown(self, use_tqdm: UseTqdm) -> Iterator[RequestOutput | Exception]:
+        """Yield the outcomes, and move a progress bar with them."""
         if not use_tqdm:
-            yield from self._started
+            yield from self._outcomes()
             return
         from tqdm.auto import tqdm
 
@@ -109,8 +115,8 @@ class ListCall:
             total=len(self._started), desc="Processed prompts", dynamic_ncols=True
         )
         with contextlib.closing(bar):
-            for each in self._started:
-                yield each
+            for outcome in self._outcomes():
+                yield outcome
                 bar.update(1)
 
 

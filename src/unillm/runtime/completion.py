@@ -52,14 +52,8 @@ class Completion:
     stop_reason: int | str | None = None
     num_cached_tokens: int = 0
     slots: SlotMetrics | None = None
-    _detokenizer: Detokenizer = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._detokenizer = Detokenizer(
-            self.tokenizer,
-            prompt_token_ids=self.request.prompt_token_ids,
-            params=self.request.params,
-        )
+    _detokenizer: Detokenizer | None = None
+    """From the first new token to the end; a waiting request needs none."""
 
     # ----------------------------------------------------------------------- reading
 
@@ -104,26 +98,41 @@ class Completion:
         self.slots = output.slots
         if output.prompt_logprobs is not None:
             self._write_prompt_logprobs(output.prompt_logprobs)
+        detokenizer = self._detokenizer
+        if detokenizer is None:
+            detokenizer = self._detokenizer = self._new_detokenizer()
         last = len(output.token_ids) - 1
         for position, token_id in enumerate(output.token_ids):
             self.token_ids.append(token_id)
             if output.logprobs is not None:
                 self._write_logprobs(token_id, output.logprobs[position])
             if position == last and output.stop_token_id is not None:
-                self.text += self._detokenizer.finish(stop_token_id=token_id)
+                self.text += detokenizer.finish(stop_token_id=token_id)
                 # The text of a kept stop token may complete a stop string, which wins.
-                self._stop(self._detokenizer.matched_stop or self._reported(token_id))
+                self._stop(detokenizer.matched_stop or self._reported(token_id))
                 return
-            self.text += self._detokenizer.push(token_id)
-            if self._detokenizer.matched_stop is not None:
-                self._stop(self._detokenizer.matched_stop)
+            self.text += detokenizer.push(token_id)
+            if detokenizer.matched_stop is not None:
+                self._stop(detokenizer.matched_stop)
                 return
         if output.finish_reason is not None:
-            self.text += self._detokenizer.finish()
-            self.finish_reason = output.finish_reason
+            self.text += detokenizer.finish()
+            self._end(output.finish_reason)
+
+    def _new_detokenizer(self) -> Detokenizer:
+        return Detokenizer(
+            self.tokenizer,
+            prompt_token_ids=self.request.prompt_token_ids,
+            params=self.request.params,
+        )
 
     def _stop(self, reason: int | str | None) -> None:
-        self.finish_reason, self.stop_reason = "stop", reason
+        self.stop_reason = reason
+        self._end("stop")
+
+    def _end(self, reason: FinishReason) -> None:
+        self.finish_reason = reason
+        self._detokenizer = None
 
     def _reported(self, token_id: int) -> int | None:
         """Return the `stop_reason` of a stop token; as in vLLM, the EOS has none."""

@@ -38,6 +38,7 @@ from ..errors import (
 from ..outputs import RequestOutput
 from .completion import Completion
 from .handle import RequestHandle
+from .owner import Owner
 
 if TYPE_CHECKING:
     from ..engines.base import Engine, EngineOutput
@@ -81,6 +82,10 @@ class Driver:
     engine: Engine
     """Only the driver's thread calls it, but for `stats` and `kill`."""
 
+    owner: Owner
+    """The process with the driver's thread. In a forked child, `close` and `abandon` do
+    nothing, and no other method may be called."""
+
     def __init__(
         self,
         create_engine: Callable[[], Engine],
@@ -100,7 +105,7 @@ class Driver:
         # `_changed` guards these.
         self._inbox: deque[RequestHandle] = deque()
         self._cancelled: deque[RequestHandle] = deque()
-        self._queued: dict[str, int] = {}  # request id → prompt tokens
+        self._num_queued = 0
         self._queued_tokens = 0
         self._closing = False
         self._dead: EngineDeadError | None = None
@@ -110,6 +115,7 @@ class Driver:
         self._live: dict[str, tuple[RequestHandle, Completion]] = {}
         self._deadlines: list[tuple[float, str, RequestHandle]] = []
         self._busy_since: float | None = None
+        self.owner = Owner()
         self._over = threading.Event()
 
         made: Future[Engine] = Future()
@@ -155,7 +161,7 @@ class Driver:
             while not self._accepts(tokens):
                 if not block:
                     raise QueueFullError(
-                        f"The queue is full: {len(self._queued)} requests with "
+                        f"The queue is full: {self._num_queued} requests with "
                         f"{self._queued_tokens} prompt tokens wait, this one has "
                         f"{tokens}; the limits are {self._max_queued_requests} "
                         f"requests and {self._max_queued_tokens} tokens. Submit again "
@@ -165,7 +171,8 @@ class Driver:
                 self._changed.wait()
             if not handle.accept(self.cancel):
                 return  # cancelled already
-            self._queued[handle.request_id] = tokens
+            handle.queued_tokens = tokens
+            self._num_queued += 1
             self._queued_tokens += tokens
             self._inbox.append(handle)
             self._counts["accepted"] += 1
@@ -183,7 +190,7 @@ class Driver:
         with self._changed:
             return {
                 **self._counts,
-                "queued": len(self._queued),
+                "queued": self._num_queued,
                 "queued_tokens": self._queued_tokens,
                 "live": len(self._live),
                 "deadlines": len(self._deadlines),
@@ -197,12 +204,16 @@ class Driver:
 
     def abandon(self) -> None:
         """Let the thread end all requests and the engine, without waiting for it."""
+        if not self.owner.is_here():
+            return
         with self._changed:
             self._closing = True
             self._changed.notify_all()
 
     def close(self) -> None:
         """End all requests and the engine. Closing twice does nothing."""
+        if not self.owner.is_here():
+            return
         self.abandon()
         if self._thread.ident is None:  # not threaded: the caller calls `turn`
             while self.turn(block=False):
@@ -229,8 +240,8 @@ class Driver:
         if self._closing:
             raise GeneratorClosedError(CLOSED)
         # An empty queue takes any request, however long.
-        return not self._queued or (
-            len(self._queued) < self._max_queued_requests
+        return not self._num_queued or (
+            self._num_queued < self._max_queued_requests
             and self._queued_tokens + tokens <= self._max_queued_tokens
         )
 
@@ -267,6 +278,7 @@ class Driver:
                         self._deliver(output)
                     if not self._live:
                         self._deadlines.clear()
+                        self._live.clear()  # an empty dict keeps its largest size
                     self._busy_since = None
                     return True
             else:
@@ -376,10 +388,12 @@ class Driver:
 
     def _leave_queue(self, handle: RequestHandle) -> None:
         """Stop counting a request as waiting."""
-        if handle.request_id not in self._queued:  # mostly; needs no lock
+        if not handle.queued_tokens:  # mostly; needs no lock
             return
         with self._changed:
-            self._queued_tokens -= self._queued.pop(handle.request_id, 0)
+            self._num_queued -= bool(handle.queued_tokens)
+            self._queued_tokens -= handle.queued_tokens
+            handle.queued_tokens = 0
             self._changed.notify_all()
 
     def _watch(self) -> None:
@@ -430,8 +444,9 @@ class Driver:
             handles = [handle for handle, _ in list(self._live.values())]
             handles += [*self._arrived, *self._inbox]
             self._inbox.clear()
-            self._queued.clear()
-            self._queued_tokens = 0
+            for handle in handles:
+                handle.queued_tokens = 0
+            self._num_queued = self._queued_tokens = 0
             self._changed.notify_all()
         self._live.clear()
         self._deadlines.clear()

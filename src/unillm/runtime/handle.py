@@ -16,8 +16,10 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RequestCancelledError, RequestTimeoutError
+from ..fields import as_seconds
 from ..outputs import CompletionDelta, RequestMetrics, RequestOutput
 from .completion import Completion, Extent
+from .owner import Owner
 
 if TYPE_CHECKING:
     import asyncio
@@ -35,11 +37,31 @@ class RequestHandle:
 
     Attributes:
         request_id: Unique within the generator.
-        prompt: Text as it was tokenised; `None` for token prompts.
-        prompt_token_ids: Ids as the engine sees them.
     """
 
     __module__ = "unillm"
+
+    # A million of them may wait.
+    __slots__ = (
+        "__weakref__",
+        "_alarms",
+        "_arrival_time",
+        "_changed",
+        "_ended",
+        "_error",
+        "_first_token_ts",
+        "_last_token_ts",
+        "_lock",
+        "_num_reading",
+        "_on_cancel",
+        "_owner",
+        "_prepared",
+        "_queued_ts",
+        "completions",
+        "deadline",
+        "queued_tokens",
+        "request_id",
+    )
 
     def __init__(
         self,
@@ -48,17 +70,21 @@ class RequestHandle:
         prepared: PreparedPrompt,
         completions: list[Completion],
         deadline: float | None,
+        owner: Owner,
     ) -> None:
         self.request_id = request_id
-        self.prompt = prepared.text
-        self.prompt_token_ids = prepared.token_ids
         self.completions = completions
         self.deadline = deadline
+        self.queued_tokens = 0
+        """Prompt tokens that wait for their first new token, counted by the driver."""
+        self._owner = owner
         self._on_cancel: Callable[[RequestHandle], None] | None = None
         self._prepared = prepared
-        self._changed = threading.Condition(threading.RLock())
+        # Reentrant: the collector may end a forgotten request anywhere.
+        self._lock = threading.RLock()
+        self._changed: threading.Condition | None = None  # once a thread waits
         self._num_reading = 0
-        self._alarms: list[Callable[[], None]] = []
+        self._alarms: tuple[Callable[[], None], ...] = ()
         self._ended = False
         self._error: Exception | None = None
         self._arrival_time = time.time()
@@ -72,8 +98,23 @@ class RequestHandle:
 
     # ------------------------------------------------------------------- for callers
 
+    @property
+    def prompt(self) -> str | None:
+        """Text as it was tokenised; `None` for token prompts."""
+        return self._prepared.text
+
+    @property
+    def prompt_token_ids(self) -> tuple[int, ...]:
+        """Ids as the engine sees them."""
+        return self._prepared.token_ids
+
     def done(self) -> bool:
-        """Whether the request has finished, failed or been cancelled."""
+        """Whether the request has finished, failed or been cancelled.
+
+        Raises:
+            GeneratorForkedError: In a forked child, if it had not ended before.
+        """
+        self._check_process()
         return self._ended
 
     def result(self, timeout: float | None = None) -> RequestOutput:
@@ -89,9 +130,12 @@ class RequestHandle:
             RequestError: The request failed.
             EngineDeadError: The engine died.
             GeneratorClosedError: The generator was closed before the end.
+            GeneratorForkedError: In a forked child, if it had not ended before.
         """
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._ended, timeout):
+        timeout = as_seconds("timeout", timeout)
+        self._check_process()
+        with self._lock:
+            if not self._wait_for(lambda: self._ended, timeout):
                 raise RequestTimeoutError(
                     f"Request {self.request_id} has not ended after {timeout} s. It "
                     "goes on: call result() again, or cancel() to end it."
@@ -109,7 +153,11 @@ class RequestHandle:
         """End the request now; its slot is free within one step.
 
         Cancelling an ended request does nothing.
+
+        Raises:
+            GeneratorForkedError: In a forked child, if it had not ended before.
         """
+        self._check_process()
         message = f"Request {self.request_id} was cancelled."
         ended = self.end(lambda output: RequestCancelledError(message, output=output))
         if ended and self._on_cancel is not None:  # else no driver has it yet
@@ -119,12 +167,11 @@ class RequestHandle:
         seen = [Extent() for _ in self.completions]
         ended = False
         while not ended:
-            with self._changed:
+            self._check_process()
+            with self._lock:
                 self._num_reading += 1
                 try:
-                    self._changed.wait_for(
-                        lambda: self._ended or self._extents() != seen
-                    )
+                    self._wait_for(lambda: self._ended or self._extents() != seen)
                 finally:
                     self._num_reading -= 1
                 deltas, ended = self._read(seen), self._ended
@@ -136,6 +183,7 @@ class RequestHandle:
         return self._aresult().__await__()
 
     async def _aresult(self) -> RequestOutput:
+        self._check_process()
         with self._alarm(for_end=True) as alarm:
             if not self._ended:
                 await alarm.wait()
@@ -144,10 +192,11 @@ class RequestHandle:
     async def __aiter__(self) -> AsyncIterator[CompletionDelta]:
         seen = [Extent() for _ in self.completions]
         ended = False
+        self._check_process()
         with self._alarm() as alarm:
             while not ended:
                 alarm.clear()  # before reading, so that later tokens set it again
-                with self._changed:
+                with self._lock:
                     deltas, ended = self._read(seen), self._ended
                 for delta in deltas:
                     yield delta
@@ -181,13 +230,31 @@ class RequestHandle:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(wake)
 
-        with self._changed:
-            self._alarms.append(ring)
+        with self._lock:
+            self._alarms += (ring,)
         try:
             yield event
         finally:
-            with self._changed:
-                self._alarms.remove(ring)
+            with self._lock:
+                self._alarms = tuple(each for each in self._alarms if each is not ring)
+
+    def _wait_for(
+        self, holds: Callable[[], bool], timeout: float | None = None
+    ) -> bool:
+        """Wait, with the lock held, until *holds*; false if *timeout* passed before."""
+        if self._ended:
+            return True
+        if self._changed is None:
+            self._changed = threading.Condition(self._lock)
+        return self._changed.wait_for(holds, timeout)
+
+    def _check_process(self) -> None:
+        """Raise `GeneratorForkedError` where the request can never end."""
+        if self._owner.is_here():
+            return
+        if not self._ended:
+            self._owner.check()
+        self._lock = threading.RLock()  # the driver's thread may have held it
 
     # ---------------------------------------------------------------- for the driver
 
@@ -197,7 +264,7 @@ class RequestHandle:
         The request ends with its last completion. After that nothing is written, and
         the method returns false.
         """
-        with self._changed:
+        with self._lock:
             if self._ended:
                 return False
             completion.write(output)
@@ -212,19 +279,24 @@ class RequestHandle:
             self._wake()
             return True
 
+    def leave(self) -> None:
+        """Cancel the request, unless a forked child leaves the loop of its parent."""
+        if self._owner.is_here():
+            self.cancel()
+
     def accept(self, on_cancel: Callable[[RequestHandle], None]) -> bool:
         """Note that a driver has the request; false if it has already ended.
 
         From here on, and never before, a cancellation calls *on_cancel*.
         """
-        with self._changed:
+        with self._lock:
             if not self._ended:
                 self._on_cancel = on_cancel
             return not self._ended
 
     def end(self, make_error: Callable[[RequestOutput], Exception]) -> bool:
         """End the request with an error; false if it has already ended."""
-        with self._changed:
+        with self._lock:
             if self._ended:
                 return False
             for completion in self.completions:
@@ -240,7 +312,7 @@ class RequestHandle:
         `result()` callers are woken only at the end: a thread that wakes for each token
         takes a core away from the engine's next step.
         """
-        if self._ended or self._num_reading:
+        if self._changed is not None and (self._ended or self._num_reading):
             self._changed.notify_all()
         for ring in self._alarms:
             ring()
@@ -292,4 +364,4 @@ def read_and_cancel(handle: RequestHandle) -> Iterator[CompletionDelta]:
     try:
         yield from handle
     finally:
-        handle.cancel()
+        handle.leave()

@@ -11,7 +11,7 @@ import itertools
 import operator
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,7 +24,7 @@ from ..errors import (
     PromptTypeError,
     UnsupportedParameterError,
 )
-from ..fields import refuse
+from ..fields import as_seconds, refuse
 from ..lora import KnownAdapters, LoRALike, LoRARequest, as_adapter
 from ..params import SamplingParams
 from ..text.grammar import GrammarCompiler
@@ -42,6 +42,7 @@ from ..text.prompts import (
 from .arguments import ParamsLike, PriorityLike
 from .completion import Completion
 from .handle import RequestHandle
+from .owner import Owner
 
 if TYPE_CHECKING:
     from ..config import EngineConfig
@@ -118,6 +119,7 @@ class RequestMaker:
     def __attrs_post_init__(self) -> None:
         self._seeds = random.Random(self.config.seed)
         self._numbers = itertools.count()  # next() on it is atomic
+        self._owner = Owner()
         self._adapters = KnownAdapters(max_rank=self.config.max_lora_rank)
         self._grammars = GrammarCompiler(
             self.text.tokenizer,
@@ -132,7 +134,7 @@ class RequestMaker:
         lora_request: LoRALike,
         priority: PriorityLike,
         timeout_s: float | None,
-    ) -> list[Callable[[], RequestHandle]]:
+    ) -> Iterator[Callable[[], RequestHandle]]:
         """Return a function for each prompt that makes its handle, for a list call.
 
         A value for all prompts is checked here. The entry of a list is checked with its
@@ -164,7 +166,7 @@ class RequestMaker:
             one_for_each("priority", priority, count, _as_priority),
             strict=True,
         )
-        return [partial(make, *one) for one in each]
+        return (partial(make, *one) for one in each)
 
     def make(
         self,
@@ -209,7 +211,9 @@ class RequestMaker:
             params,
             strict_length=self.config.strict_length,
         )
-        own = frozenset[int]() if params.ignore_eos else self.text.eos.ids
+        stop_token_ids = frozenset() if params.ignore_eos else self.text.eos.ids
+        if params.stop_token_ids:  # else all requests share one set
+            stop_token_ids = stop_token_ids.union(params.stop_token_ids)
         bad_words = tokenise_bad_words(
             params.bad_words, self.text.tokenizer, self.limits.vocab_size
         )
@@ -219,7 +223,7 @@ class RequestMaker:
             request_id=f"{number}-0",
             prompt_token_ids=prepared.token_ids,
             params=params,
-            stop_token_ids=own | frozenset(params.stop_token_ids),
+            stop_token_ids=stop_token_ids,
             max_new_tokens=prepared.max_new_tokens,
             seed=self._seeds.getrandbits(63) if params.seed is None else params.seed,
             priority=priority,
@@ -242,6 +246,7 @@ class RequestMaker:
                 for index, request in enumerate(_completions_of(first))
             ],
             deadline=deadline,
+            owner=self._owner,
         )
 
     def token_ids(
@@ -345,11 +350,8 @@ class RequestMaker:
 
     def _deadline(self, timeout_s: float | None) -> float | None:
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
-        if timeout_s is None:
-            return None
-        if not timeout_s > 0:
-            raise refuse("timeout_s", "a number of seconds > 0 or None", timeout_s)
-        return self.clock() + timeout_s
+        seconds = as_seconds("timeout_s", timeout_s, positive=True)
+        return None if seconds is None else self.clock() + seconds
 
 
 def _completions_of(first: EngineRequest) -> Iterable[EngineRequest]:
@@ -369,10 +371,10 @@ def _completions_of(first: EngineRequest) -> Iterable[EngineRequest]:
 
 def one_for_each(
     name: str, value: Any, count: int, check: Callable[[Any], T]
-) -> Sequence[T]:
+) -> Iterable[T]:
     """Return a value for each of *count* prompts: a checked one, or those of a list."""
     if not isinstance(value, (list, tuple)):
-        return [check(value)] * count
+        return itertools.repeat(check(value), count)
     if len(value) != count:
         raise InvalidParameterError(
             f"There are {count} prompts and {len(value)} {name} values. Pass one for "

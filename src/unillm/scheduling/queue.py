@@ -6,8 +6,15 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
+from typing import Any
 
 from ..engines.base import EngineRequest
+
+
+def shrink(values: dict[str, Any]) -> None:
+    """Free the memory of an empty dict, which keeps its largest size otherwise."""
+    if not values:
+        values.clear()
 
 
 class WaitingQueue:
@@ -56,17 +63,35 @@ class WaitingQueue:
         if request is None:
             raise IndexError("the queue is empty")
         heapq.heappop(self._heap)
-        return self._requests.pop(request.request_id)
+        del self._requests[request.request_id]
+        shrink(self._requests)
+        return request
 
     def first(self, count: int) -> list[EngineRequest]:
-        """Return the next *count* requests in their order, without removing them."""
-        return heapq.nsmallest(
-            count, self, key=lambda request: (request.priority, request.arrival)
-        )
+        """Return the next *count* requests in their order, without removing them.
+
+        The time depends on *count*, and hardly on the length of the queue.
+        """
+        if count >= len(self._requests):
+            return sorted(self, key=lambda each: (each.priority, each.arrival))
+        self.peek()  # drops removed entries from the top
+        found: list[EngineRequest] = []
+        # An entry comes after its parent, so a second heap holds what may come next.
+        frontier = [(entry, 0) for entry in self._heap[:1]]
+        while frontier and len(found) < count:
+            entry, index = heapq.heappop(frontier)
+            request = self._current(entry)
+            # A request that left and came back has two entries, side by side.
+            if request is not None and (not found or found[-1] is not request):
+                found.append(request)
+            for child in range(2 * index + 1, min(2 * index + 3, len(self._heap))):
+                heapq.heappush(frontier, (self._heap[child], child))
+        return found
 
     def remove(self, request_id: str) -> EngineRequest | None:
         """Remove and return a request; `None` if the queue does not hold it."""
         request = self._requests.pop(request_id, None)
+        shrink(self._requests)
         if len(self._heap) > 2 * len(self._requests) + 8:
             self._heap = [entry for entry in self._heap if self._current(entry)]
             heapq.heapify(self._heap)

@@ -27,7 +27,7 @@ from ..engines.batches import BatchEngine, PromptWork, RowTokens, Run, RunStep
 from ..errors import PluginError
 from .admitted import AdmittedRequest, assign_rows
 from .policy import prefill_of
-from .queue import WaitingQueue
+from .queue import WaitingQueue, shrink
 from .stop_rule import StopRule
 
 WINDOW = 16
@@ -241,6 +241,7 @@ class RunScheduler(Engine):
         for each in joining:
             self._waiting.remove(each.request.request_id)
             del self._arrived_at[each.request.request_id]
+            shrink(self._arrived_at)
             each.refilled = bool(survivors)
         self.counters.admitted += len(joining)
         self.counters.refills += len(joining) if survivors else 0
@@ -389,6 +390,7 @@ class RunScheduler(Engine):
         """Drop a request, wherever it is; return whether it was anywhere."""
         if self._waiting.remove(request_id):
             del self._arrived_at[request_id]
+            shrink(self._arrived_at)
             return True
         for each in self._between:
             if each.request.request_id == request_id:

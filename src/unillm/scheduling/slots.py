@@ -39,7 +39,7 @@ from ..engines.slots import (
 from ..errors import ConfigError
 from ..outputs import FinishReason, SlotMetrics
 from .adapter_gate import AdapterGate
-from .queue import WaitingQueue
+from .queue import WaitingQueue, shrink
 
 
 @attrs.define(eq=False)
@@ -154,6 +154,7 @@ class SlotScheduler(Engine):
         for request_id in request_ids:
             if self._waiting.remove(request_id):
                 del self._arrived_at[request_id]
+                shrink(self._arrived_at)
                 self.counters.aborted += 1
             elif running := self._running.get(request_id):
                 self._free_slot(running)
@@ -241,6 +242,7 @@ class SlotScheduler(Engine):
             waited_steps=self.counters.steps - arrived_at - 1,
             refilled=refilled,
         )
+        shrink(self._arrived_at)
         self.counters.admitted += 1
         self.counters.refills += refilled
 

@@ -114,7 +114,9 @@ class LLM:
             backend_options={**taken, **(backend_options or {})},
         )
         self._generator = open_generator(found)
-        weakref.finalize(self, self._generator.close)  # programs for vLLM do not close
+        weakref.finalize(
+            self, self._generator.__exit__
+        )  # programs for vLLM do not close
         self._default_params = SamplingParams.from_generation_config(
             overrides, base=base or self._generator.get_default_sampling_params()
         )
@@ -283,7 +285,7 @@ class LLM:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._generator.__exit__()
 
     if not TYPE_CHECKING:  # a type checker would accept every name
 
