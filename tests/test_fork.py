@@ -79,7 +79,7 @@ def test_every_call_in_a_forked_child_raises_at_once():
                 refused(generator.stats)
                 refused(generator.check_health)
                 refused(generator.close)
-                for call in (running.result, running.done, running.cancel):
+                for call in (running.result, running.output, running.done, running.cancel):
                     refused(call)
                 refused(lambda: running.result(timeout=0.1))
                 refused(lambda: list(running))

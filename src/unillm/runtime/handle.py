@@ -146,7 +146,8 @@ class RequestHandle:
 
     def output(self) -> RequestOutput:
         """Return the output so far, without waiting; also of a request that failed."""
-        with self._changed:
+        self._check_process()
+        with self._lock:
             return self._output()
 
     def cancel(self) -> None:
