@@ -2,8 +2,9 @@
 
 """Bodies of requests as msgspec types: OpenAI's fields, and vLLM's further ones.
 
-`None` means that the field is absent or null, for every field. `reading.read` makes
-these objects and handles the fields that they lack.
+`None` means that the field is absent or null; only `CompletionBody.max_tokens` has
+another default. `reading.read` makes these objects and handles the fields that they
+lack.
 
 References:
     OpenAI's specification 2.3.0; ``entrypoints/openai`` of vLLM 0.32.
@@ -159,6 +160,9 @@ class CompletionBody(SamplingBody, kw_only=True):
             },
         ),
     ] = None
+    max_tokens: Annotated[
+        int | None, _about("null: as many as the server's default or the context allow")
+    ] = 16
     echo: Annotated[bool | None, _about("Put the prompt before the text.")] = None
     logprobs: Count | None = None
 

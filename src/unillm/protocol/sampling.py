@@ -18,9 +18,6 @@ from .bodies import (
     StreamOptions,
 )
 
-COMPLETION_MAX_TOKENS = 16
-"""OpenAI's default for completions. A chat may fill the context."""
-
 _COPIED = (
     "n",
     "temperature",
@@ -64,7 +61,7 @@ def completion_params(body: CompletionBody, defaults: SamplingParams) -> Samplin
         given["logprobs"] = body.logprobs
         if body.echo and body.prompt_logprobs is None:
             given["prompt_logprobs"] = body.logprobs
-    return _params(given, max_tokens, defaults, otherwise=COMPLETION_MAX_TOKENS)
+    return _params(given, max_tokens, defaults)
 
 
 def chat_params(body: ChatBody, defaults: SamplingParams) -> SamplingParams:
@@ -84,19 +81,14 @@ def chat_params(body: ChatBody, defaults: SamplingParams) -> SamplingParams:
     max_tokens = body.max_completion_tokens
     if max_tokens is None:
         max_tokens = body.max_tokens
-    return _params(given, max_tokens, defaults, otherwise=None)
+    return _params(given, max_tokens, defaults)
 
 
 def _params(
-    given: dict[str, Any],
-    max_tokens: int | None,
-    defaults: SamplingParams,
-    *,
-    otherwise: int | None,
+    given: dict[str, Any], max_tokens: int | None, defaults: SamplingParams
 ) -> SamplingParams:
-    if max_tokens is None and defaults.max_tokens == SamplingParams().max_tokens:
-        max_tokens = otherwise  # the server has no limit of its own
-    elif max_tokens is None:
+    """Return the params; without any limit, the context is the limit."""
+    if max_tokens is None and defaults.max_tokens != SamplingParams().max_tokens:
         max_tokens = defaults.max_tokens
     return attrs.evolve(defaults, **given, max_tokens=max_tokens)
 
