@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -50,6 +51,10 @@ def stream(server):
         return [json.loads(chunk) for chunk in chunks]
 
     return stream
+
+
+def joined(lists):
+    return list(itertools.chain.from_iterable(lists))
 
 
 def ids_of(server, text, **options):
@@ -273,7 +278,10 @@ def test_log_probabilities_of_the_prompt_are_vllms(chat, complete, server):
 
     assert first is None
     assert [str(each) in entry for each, entry in zip(ids[1:], others, strict=True)]
-    assert all(entry[str(each)]["rank"] >= 1 for each, entry in zip(ids[1:], others))
+    assert all(
+        entry[str(each)]["rank"] >= 1
+        for each, entry in zip(ids[1:], others, strict=True)
+    )
     assert chat(prompt_logprobs=0)["prompt_logprobs"][0] is None
 
 
@@ -313,9 +321,9 @@ def test_a_stream_says_the_same_as_the_body(complete, stream, fields):
         assert mine[-1]["stop_reason"] == choice["stop_reason"]
         if choice["logprobs"]:
             for name, values in choice["logprobs"].items():
-                assert sum((each["logprobs"][name] for each in mine), []) == values
+                assert joined(each["logprobs"][name] for each in mine) == values
         if "token_ids" in choice:
-            assert sum((each["token_ids"] for each in mine), []) == choice["token_ids"]
+            assert joined(each["token_ids"] for each in mine) == choice["token_ids"]
 
 
 @pytest.mark.parametrize(
@@ -345,9 +353,9 @@ def test_the_stream_of_a_chat_says_the_same_as_the_body(chat, stream, fields):
         assert rest[-1].get("stop_reason") == choice["stop_reason"]
         if choice["logprobs"]:
             content = [each["logprobs"]["content"] for each in rest]
-            assert sum(content, []) == choice["logprobs"]["content"]
+            assert joined(content) == choice["logprobs"]["content"]
         if "token_ids" in choice:
-            assert sum((each["token_ids"] for each in rest), []) == choice["token_ids"]
+            assert joined(each["token_ids"] for each in rest) == choice["token_ids"]
 
 
 def test_usage_comes_as_the_options_of_the_stream_say(stream):

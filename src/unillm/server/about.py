@@ -4,11 +4,17 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
 from starlette.requests import Request
 from starlette.responses import Response
 
 import unillm
 
+from ..errors import GeneratorClosedError
+from ..metrics.prometheus import Snapshot, render
 from ..protocol.errors import unavailable
 from .models import ModelCard, ModelList
 from .responses import json_response
@@ -35,6 +41,27 @@ class About:
     async def version(self, _: Request) -> Response:
         """Serve ``GET /version``."""
         return json_response({"version": unillm.__version__})
+
+    async def metrics(self, request: Request) -> Response:
+        """Serve ``GET /metrics``, for Prometheus."""
+        serving = self._service.serving
+        generator = serving.present()
+        stats: Mapping[str, Any] = {}
+        with contextlib.suppress(GeneratorClosedError):
+            stats = generator.stats() if generator is not None else {}
+        snapshot = Snapshot(
+            model=self._service.models.first,
+            served=dict(self._service.served),
+            stats=stats,
+            engine_up=serving.alive(),
+            restarts=serving.restarts,
+            info={
+                "version": unillm.__version__,
+                "backend": "" if generator is None else generator.backend,
+            },
+        )
+        text, kind = render(snapshot, request.headers.get("accept", ""))
+        return Response(text, headers={"content-type": kind})
 
     async def models(self, _: Request) -> Response:
         """Serve ``GET /v1/models``."""

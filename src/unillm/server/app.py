@@ -26,6 +26,13 @@ def make_app(service: Service) -> Starlette:
     """Return the application; it also runs under other ASGI servers."""
     about, generation, texts = About(service), Generation(service), Texts(service)
     settings = service.settings
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        reply = error_reply(error)
+        if request.method == "POST":
+            service.served[service.models.first].refused[str(reply.status)] += 1
+        return error_response(reply)
+
     middleware = [Middleware(RequestIds)]
     if settings.allowed_origins:
         middleware.append(
@@ -44,6 +51,7 @@ def make_app(service: Service) -> Starlette:
         routes=[
             Route("/health", about.health),
             Route("/version", about.version),
+            Route("/metrics", about.metrics),
             Route("/v1/models", about.models),
             Route("/v1/models/{name:path}", about.model),
             Route("/v1/completions", generation.completions, methods=["POST"]),
@@ -54,17 +62,13 @@ def make_app(service: Service) -> Starlette:
         ],
         middleware=middleware,
         exception_handlers={
-            ApiError: _refuse,
-            UnillmError: _refuse,
+            ApiError: refuse,
+            UnillmError: refuse,
             HTTPException: _refuse_by_status,
             ClientDisconnect: _left,
-            Exception: _refuse,
+            Exception: refuse,
         },
     )
-
-
-async def _refuse(_: Request, error: Exception) -> Response:
-    return error_response(error_reply(error))
 
 
 async def _refuse_by_status(request: Request, error: Exception) -> Response:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..errors import UnillmError
+from ..errors import RequestCancelledError, RequestTimeoutError, UnillmError
+from ..metrics.served import Served
 from ..protocol.bodies import ChatBody, CompletionBody, SamplingBody
 from ..protocol.chat import ChatWriter, chat_prompt
 from ..protocol.completions import CompletionWriter, completion_prompts
@@ -157,16 +158,20 @@ class Generation:
         handles: Sequence[RequestHandle],
     ) -> Response:
         settings = self._service.settings
+        served = self._service.served[self._service.models.find(read.body.model).name]
         headers = {IGNORED: ", ".join(read.ignored)} if read.ignored else {}
         if read.body.stream:
             return EventStream(
-                _events(writer, handles),
+                _events(writer, handles, served),
                 cancel=lambda: _cancel(handles),
                 keep_alive_s=settings.sse_keep_alive_interval,
                 headers=headers,
             )
-        async with cancelling(request.receive, lambda: _cancel(handles)):
-            outputs = [await handle for handle in handles]
+        try:
+            async with cancelling(request.receive, lambda: _cancel(handles)):
+                outputs = [await handle for handle in handles]
+        finally:
+            _count(handles, served)
         return json_response(writer.whole(outputs), headers)
 
 
@@ -182,18 +187,44 @@ def _without_special_tokens(generator: Generator, prompt: Any) -> Any:
     return {"prompt_token_ids": ids, "prompt": prompt}
 
 
+def _count(handles: Sequence[RequestHandle], served: Served) -> None:
+    """Count requests that have ended; none of them goes on."""
+    now = time.monotonic()
+    for handle in handles:
+        handle.cancel()
+        try:
+            handle.result(0)
+            failed = False
+        except (RequestCancelledError, RequestTimeoutError):
+            failed = False
+        except UnillmError:
+            failed = True
+        served.ended(handle.output(), now, failed=failed)
+
+
 async def _events(
-    writer: Writer, handles: Sequence[RequestHandle]
+    writer: Writer, handles: Sequence[RequestHandle], served: Served
 ) -> AsyncGenerator[bytes, None]:
     """Yield the events of a stream; an error is its last event."""
+    last_at: dict[tuple[int, int], float] = {}
+
+    def observe(prompt: int, delta: CompletionDelta) -> None:
+        now, key = time.monotonic(), (prompt, delta.index)
+        before, count = last_at.get(key), len(delta.token_ids)
+        last_at[key] = now
+        if before is not None and count:
+            served.between_tokens.observe((now - before) / count, count)
+
     try:
         yield writer.begin()
         if len(handles) == 1:
             so_far = handles[0].output
             async for delta in handles[0]:
+                observe(0, delta)
                 yield writer.delta(0, delta, so_far)
         else:
             async for index, delta in _merged(handles):
+                observe(index, delta)
                 yield writer.delta(index, delta, handles[index].output)
         yield writer.end([handle.output() for handle in handles])
     except UnillmError as error:
@@ -201,6 +232,8 @@ async def _events(
     except Exception as error:
         log.exception("a stream failed")
         yield writer.fail(error_reply(error))
+    finally:
+        _count(handles, served)
 
 
 async def _merged(

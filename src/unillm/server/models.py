@@ -73,6 +73,11 @@ class Models:
             for number, (name, path) in enumerate(adapters.items(), start=1)
         }
 
+    @property
+    def first(self) -> str:
+        """Name of the model in answers."""
+        return self._names[0]
+
     def find(self, name: str | None) -> Served:
         """Return the model of a request that names *name*, or no model at all.
 

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 import msgspec
 from starlette.requests import Request
 
+from ..metrics.served import Served
 from ..protocol.reading import Read, read
 from .responses import read_body
 
@@ -32,6 +34,8 @@ class Service:
     settings: ServerSettings
     serving: Serving
     models: Models
+    served: defaultdict[str, Served] = attrs.field(factory=lambda: defaultdict(Served))
+    """Counters by name of the model; only names of `models` are keys."""
 
     async def read(self, request: Request, kind: type[T]) -> Read[T]:
         """Return the body of a request.
