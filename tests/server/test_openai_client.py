@@ -67,7 +67,7 @@ def test_a_stream_adds_up_to_the_answer_and_ends_with_its_usage(client):
 
 def test_an_unknown_model_is_not_found(client):
     with pytest.raises(openai.NotFoundError) as caught:
-        client.completions.create(model="nobody", prompt=PROMPT)
+        client.completions.create(model="other", prompt=PROMPT)
 
     assert caught.value.code == "model_not_found"
     assert caught.value.param == "model"

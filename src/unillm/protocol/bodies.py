@@ -25,7 +25,7 @@ def _about(text: str) -> Meta:
 
 
 class StreamOptions(Struct, kw_only=True):
-    """What a stream has besides its text."""
+    """Options of a stream: the usage that it has besides its text."""
 
     include_usage: Annotated[
         bool | None, _about("Send a last chunk with the counts of tokens.")

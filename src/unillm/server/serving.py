@@ -30,7 +30,7 @@ LONGEST_PAUSE_S = 60.0
 
 
 class State(Enum):
-    """What the engine does; the value is what `/health` says."""
+    """State of the engine; the value is the reason that `/health` gives."""
 
     LOADING = "the model is being loaded"
     READY = "ready"
