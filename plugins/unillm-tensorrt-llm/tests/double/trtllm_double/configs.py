@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 
@@ -137,7 +138,10 @@ def _decoding_config(name: str):
     if name == "NGramDecodingConfig":
         fields |= {"max_matching_ngram_size": None, "is_keep_all": True}
     if profile.advanced_sampling is not None:
-        fields["allow_advanced_sampling"] = False
+        status = "prototype" if profile.advanced_sampling == "needed" else "deprecated"
+        fields["allow_advanced_sampling"] = pydantic.Field(
+            default=False, json_schema_extra={"status": status}
+        )
     draft: Any = None
     if profile.draft_field == "speculative_model":
         draft = pydantic.Field(
@@ -250,6 +254,41 @@ def _seen_arguments() -> dict[str, Any]:
     return known
 
 
-def make_torch_llm_args():
-    """Make ``TorchLlmArgs``, whose ``model_fields`` tell a version (§11)."""
-    return make("TorchLlmArgs", {"model": None, **known_arguments("pytorch")})
+def make_llm_args() -> dict[str, type]:
+    """Make the classes of arguments, whose fields differ by version (§11).
+
+    ``LlmArgs`` is a dataclass up to 0.17; from 1.0 on each backend has a class.
+    """
+    profile = current()
+    if profile.facts is not None:
+        seen = names.make_dataclass("LlmArgs")
+        return {} if seen is None else {"LlmArgs": seen}
+    engines = make("TrtLlmArgs", {"model": None, **known_arguments("tensorrt")})
+    if profile.llm == "tensorrt":
+        return {"LlmArgs": engines}
+    of_pytorch = {"model": None, **known_arguments("pytorch")}
+    guided = {"guided_decoding_backend": (GUIDED_BACKENDS, None)}
+    base = pydantic.create_model("TorchLlmArgs", __base__=_Strict, **guided)
+    del of_pytorch["guided_decoding_backend"]
+    made = {"TorchLlmArgs": make("TorchLlmArgs", of_pytorch, base=base)}
+    return made | ({"TrtLlmArgs": engines} if profile.runtime else {})
+
+
+GUIDED_BACKENDS = Literal["xgrammar", "llguidance"] | None
+"""Backends of guided decoding on PyTorch; engines have xgrammar alone (§4.6)."""
+
+
+# ------------------------------------------------------------------------------- LoRA
+
+
+@dataclasses.dataclass(kw_only=True)
+class LoraConfig:
+    """Adapters of an ``LLM`` (§8)."""
+
+    lora_dir: list = dataclasses.field(default_factory=list)
+    lora_ckpt_source: str = "hf"
+    max_lora_rank: int = 64
+    lora_target_modules: list = dataclasses.field(default_factory=list)
+    trtllm_modules_to_hf_modules: dict = dataclasses.field(default_factory=dict)
+    max_loras: int | None = None
+    max_cpu_loras: int | None = None

@@ -11,11 +11,12 @@ import threading
 import time
 from pathlib import Path
 
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoTokenizer
 
 from . import calls, configs, engine_dir, names, params, results
+from .guided import Guide, vocabulary
 from .logprobs import after_tokens, of_prompt
-from .model import STEP_S, Sequence
+from .model import STEP_S, Sequence, load
 from .profiles import current
 from .results import RequestError, Response
 from .samplers import CppSampler, Sampling, TorchSampler
@@ -50,6 +51,14 @@ class _Live:
     prompt_entries: list = dataclasses.field(default_factory=list)
 
 
+def _ends(values):
+    """Return the EOS token and the stop words of a request (§3)."""
+    stop_ids = set(getattr(values, "stop_token_ids", None) or ())
+    if not getattr(values, "ignore_eos", False):
+        return values.end_id, stop_ids
+    return -1, set() if current().ignore_eos_drops_stop_words else stop_ids
+
+
 class _BaseLLM:
     def __init__(
         self,
@@ -81,6 +90,7 @@ class _BaseLLM:
             **given,
         )
         self._skip_tokenizer = skip_tokenizer_init
+        self._tokenizer = None if skip_tokenizer_init else str(tokenizer or model)
         self._options = {**configs.known_arguments(self._backend), **given}
         self._trust = trust_remote_code
         self._blocks = set()
@@ -187,7 +197,6 @@ class _BaseLLM:
     ):
         if self._shut:
             raise RuntimeError("LLM is shutting down")
-        assert lora_request is None, "the fake has no adapters"
         asked = prompt if inputs is None else inputs
         if isinstance(asked, dict):
             asked = asked["prompt_token_ids"]
@@ -212,7 +221,24 @@ class _BaseLLM:
             params=dataclasses.asdict(sampling_params),
             **{name: value for name, value in others.items() if value is not None},
         )
-        self._submit(output, values, limit, streaming=streaming)
+        error = limit if isinstance(limit, str) else self._refusal(values)
+        guide = None
+        if not error:
+            guide, error = self._guide(values)
+        if error:  # of the worker (§2.5)
+            output._push(Response([], error=error))
+            return output
+        end_id, stop_ids = _ends(values)
+        sequence = Sequence(
+            self._model_path,
+            output.prompt_token_ids,
+            Sampling.of(values),
+            end_id=end_id,
+            sampler=self._sampler,
+            guide=guide,
+            adapter=self._adapter(lora_request),
+        )
+        self._arrived.put(_Live(output, sequence, limit, stop_ids, streaming))
         return output
 
     def generate(self, inputs=None, prompts=None, sampling_params=None, **others):
@@ -221,34 +247,42 @@ class _BaseLLM:
         pending = [self.generate_async(each, sampling_params) for each in asked]
         return [each.result() for each in pending]
 
-    def _submit(self, output, values, limit, *, streaming):
-        end_id, stop_ids = (
-            values.end_id,
-            set(getattr(values, "stop_token_ids", 0) or ()),
-        )
-        if getattr(values, "ignore_eos", False):
-            end_id = -1
-            if current().ignore_eos_drops_stop_words:
-                stop_ids = set()
-        if isinstance(limit, str):  # refused by the worker (§2.5)
-            output._push(Response([], error=limit))
-            return
-        if error := self._refusal(values):
-            output._push(Response([], error=error))
-            return
-        sequence = Sequence(
-            self._model_path,
-            output.prompt_token_ids,
-            Sampling.of(values),
-            end_id=end_id,
-            sampler=self._sampler,
-        )
-        live = _Live(output, sequence, limit, stop_ids, streaming)
-        self._arrived.put(live)
-
     def _refusal(self, values) -> str | None:
         """Return why the worker cannot compute a request."""
         return None
+
+    def _guide(self, values):
+        """Return the guide of a request and no error, or an error (§4.6)."""
+        asked = getattr(values, "guided_decoding", None)
+        if asked is None:
+            return None, None
+        if self._options.get("guided_decoding_backend") is None:
+            return None, "guided decoding needs guided_decoding_backend"
+        if self._tokenizer is None:
+            return None, "guided decoding needs the tokenizer of the LLM"
+        size = load(str(self._model_path)).config.vocab_size
+        try:
+            return Guide(asked, vocabulary(self._tokenizer, size)), None
+        except ValueError as error:
+            return None, f"Grammar compilation failed: {error}"
+
+    def _adapter(self, asked) -> str | None:
+        """Return the directory of a request's LoRA adapter (§8).
+
+        Raises:
+            RequestError: It cannot be loaded.
+        """
+        if asked is None:
+            return None
+        if not (self._options.get("enable_lora") or self._options.get("lora_config")):
+            raise ValueError("LoRA is not enabled")
+        try:
+            load(str(self._model_path), asked.lora_path)
+        except Exception as error:
+            raise RequestError(
+                f"Failed to load LoRA adapter {asked.lora_name}: {error}"
+            ) from error
+        return asked.lora_path
 
     def _setup(self, given):
         """Change the caller's object, as the real one does (§2.3, §3)."""
@@ -258,7 +292,8 @@ class _BaseLLM:
                     "tokenizer is required to reset end_id if it is None, or you can "
                     "explicitly specify the end_id for sampling_params"
                 )
-            raise AssertionError("these tests have no tokenizer for TensorRT-LLM")
+            tokenizer = AutoTokenizer.from_pretrained(self._tokenizer)
+            given.end_id = given.pad_id = tokenizer.eos_token_id
         for name in ("stop", "bad"):
             if params.field(given, name):
                 raise RuntimeError(
@@ -329,18 +364,23 @@ class _TorchLLM(_BaseLLM):
         """Choose as the version does (§4.1)."""
         profile = current()
         options = {name: self._options[name] for name, _ in profile.sampler_options}
-        greedy_only = configs.speculates_greedily(self._options["speculative_config"])
-        if profile.cpp_sampler and (
+        speculation = self._options["speculative_config"]
+        in_cpp = profile.cpp_sampler and (
             options.get("enable_trtllm_sampler")
             or options.get("use_torch_sampler") is False
             or options.get("sampler_type") == "TRTLLMSampler"
-        ):
-            return CppSampler(greedy_only=greedy_only)
-        if options.get("sampler_type") == "TRTLLMSampler":
+        )
+        if in_cpp and speculation is None:  # speculation brings its own sampler
+            return CppSampler()
+        if options.get("sampler_type") == "TRTLLMSampler" and not profile.cpp_sampler:
             raise ValueError("sampler_type='TRTLLMSampler' has been removed")
         mixed = options.get("enable_mixed_sampler") or options.get("mixed_sampler")
-        assert not (mixed and self._options["speculative_config"])
-        return TorchSampler(profile, mixed=bool(mixed), greedy_only=greedy_only)
+        assert not (mixed and speculation)
+        return TorchSampler(
+            profile,
+            mixed=bool(mixed),
+            greedy_only=configs.speculates_greedily(speculation),
+        )
 
     def _kind(self):
         return "pytorch"
@@ -423,7 +463,6 @@ class _TrtLLM(_BaseLLM):
             return min(asked or build[name], build[name])
 
         self._gathers = bool(build.get("gather_generation_logits"))
-        self._vocab_size = None
         self._max_seq_len = build["max_seq_len"]
         self._max_batch_size = number("max_batch_size")
         if build["max_num_tokens"] is None:  # the default up to 0.14 (§6)
@@ -432,6 +471,7 @@ class _TrtLLM(_BaseLLM):
             }
         self._max_num_tokens = number("max_num_tokens")
         self._chunked = self._options.get("enable_chunked_prefill", False)
+        calls.note("max_num_tokens", number=self._max_num_tokens)
 
     def _check_arguments(self, length, values):
         """Refuse a sum in Python, and a long prompt in C++ (§2.6)."""

@@ -8,15 +8,18 @@ import functools
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, DynamicCache
 
 
 @functools.cache
-def load(path: str):
+def load(path: str, adapter: str | None = None):
     """Load a model and warm it up, as opening an engine does."""
     model = AutoModelForCausalLM.from_pretrained(
         Path(path), dtype=torch.float32, local_files_only=True
     ).eval()
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter).merge_and_unload().eval()
     with torch.inference_mode():
         for length in (1, 16):
             model(input_ids=torch.zeros(1, length, dtype=torch.int64))
@@ -36,15 +39,29 @@ real engine, even where all logits are cached."""
 class Sequence:
     """A prompt and its new tokens, a step at a time.
 
+    Args:
+        path: The model.
+        prompt: Ids.
+        sampling: Options of the request.
+        end_id: The EOS token; -1 without one.
+        sampler: Chooses each token.
+        guide: Masks the logits of a guided request.
+        adapter: Directory of a LoRA adapter.
+
     Attributes:
+        prompt: Its ids.
+        tokens: The new ids.
         raw: Logits of the last step, as log-probabilities read them (§4.5).
         generator: The random numbers of the next step.
         own_generator: Those of the request.
     """
 
-    def __init__(self, path, prompt, sampling, *, end_id, sampler):
-        self._path = str(path)
-        self._model = load(self._path)
+    def __init__(
+        self, path, prompt, sampling, *, end_id, sampler, guide=None, adapter=None
+    ):
+        self._path = str(path), adapter
+        self._model = load(*self._path)
+        self._guide = guide
         self._cache = DynamicCache(config=self._model.config)
         self._sampler = sampler
         self.prompt = list(prompt)
@@ -57,8 +74,13 @@ class Sequence:
     @torch.inference_mode()
     def step(self):
         """Compute and return one more token."""
-        token = self._sampler.choose(self._logits(), self)
+        logits = self._logits()
+        if self._guide is not None:  # before all else, as a guided decoder does (§4.6)
+            self._guide.mask(logits)
+        token = self._sampler.choose(logits, self)
         self.tokens.append(token)
+        if self._guide is not None:
+            self._guide.accept(token)
         return token
 
     @torch.inference_mode()

@@ -44,6 +44,9 @@ class Profile:
     sampler_modules: tuple[str, ...] | None = None
     """Modules of the package ``_torch.pyexecutor.sampler``; `None` where that is one
     file (§11)."""
+    drawing_module: str | None = None
+    """Module of ``_torch.pyexecutor`` with ``UtilsSamplingParams``, from the version on
+    whose sampler draws (PR #7294)."""
     llm: str | None = "tensorrt"
     """Backend of ``tensorrt_llm.LLM``; `None` where the top level has none."""
     runtime: bool = True
@@ -145,6 +148,7 @@ _V1_2 = dataclasses.replace(
     run_time_defaults=_LARGEST,
     sampler_options=_BY_TYPE,
     honours=DRAWS,
+    drawing_module="sampling_utils",
     min_tokens="with prompt",
     decoding_configs=_SPECULATION_2026[:-1],
     draft_field="speculative_model",
@@ -162,7 +166,8 @@ _V1_3RC24 = dataclasses.replace(
     _V1_3RC20,
     version="1.3.0rc24",
     modules=_TORCH,
-    sampler_modules=("penalties", "token_ban"),
+    drawing_module="sampler.sampling_utils",
+    sampler_modules=("sampling_utils", "penalties", "token_ban"),
     runtime=False,
     honours=PENALISES,
     min_tokens="new tokens",
@@ -173,6 +178,8 @@ _V1_4 = dataclasses.replace(
     _V1_3RC24,
     version="1.4.0rc1",
     modules=tuple(name for name in _TORCH if name != "lora_manager"),
+    drawing_module="sampler.sampler_common",
+    sampler_modules=("sampler_common", "penalties", "token_ban"),
     cpp_sampler=False,
     honours=EVERYTHING,
     priority=True,
@@ -271,7 +278,9 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
         "main": dataclasses.replace(
             _V1_4,
             version="1.4.0rc1",
-            sampler_modules=("penalties", "token_ban", "seed_manager"),
+            sampler_modules=(
+                *("sampler_common", "penalties", "token_ban", "seed_manager"),
+            ),
             seeds="first row",
         ),
     }

@@ -29,7 +29,7 @@ class Logprob:
 
 @dataclasses.dataclass
 class Response:
-    """What the executor sends; ids and log-probabilities are all so far."""
+    """A message of the executor, with all ids and log-probabilities so far."""
 
     token_ids: list
     finish_reason: str | None = None

@@ -163,12 +163,18 @@ def make_runner(name: str):
     """Make a runner's class with the signatures of the current version."""
     base = {"ModelRunner": _ModelRunner, "ModelRunnerCpp": _ModelRunnerCpp}[name]
     opener = names.declared(name, base.from_dir)
+    generate = names.declared(name, base.generate)
+    if name == "ModelRunnerCpp":
+        # The real method names the options that it takes in a tuple.
+        code = generate.__code__
+        known = tuple(sorted(_accepted()))
+        generate.__code__ = code.replace(co_consts=(*code.co_consts, known))
     return type(
         name,
         (base,),
         {
             "from_dir": classmethod(opener),
-            "generate": names.declared(name, base.generate),
+            "generate": generate,
         },
     )
 

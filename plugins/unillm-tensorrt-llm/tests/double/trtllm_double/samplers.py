@@ -10,6 +10,7 @@ import logging
 import torch
 
 from . import calls
+from .profiles import current
 
 LARGEST_TOP_K = 1024
 """C++ kernels clip a larger one with a warning (``samplingTopKKernels.h``; §3)."""
@@ -65,9 +66,6 @@ class CppSampler:
     length_before_stop_words = False
     """Open; the order of `TorchSampler` was read."""
 
-    def __init__(self, *, greedy_only=False):
-        self._greedy_only = greedy_only
-
     def begin_round(self, sequences):
         """Do nothing: no request depends on the others."""
 
@@ -84,7 +82,7 @@ class CppSampler:
         if len(sequence.tokens) < (sampling.min_tokens or 0):
             _ban_end_id(logits, sequence)
         sequence.raw = logits.clone()
-        if sampling.greedy or self._greedy_only:
+        if sampling.greedy:
             return int(logits.argmax())
         top_k = sampling.top_k or 0
         if top_k > LARGEST_TOP_K:
@@ -159,6 +157,16 @@ class TorchSampler:
         logits /= sampling.temperature or 1.0
         min_p = sampling.min_p if "min_p" in self._honours else None
         return _draw(logits, sampling, sampling.top_k or 0, min_p, sequence.generator)
+
+
+def make_utils_sampling_params():
+    """Make what the sampler of PyTorch reads of a request, from 1.2 on (§4.2)."""
+    fields = ["temperature", "top_p", "top_k", "use_beam_search"]
+    if "min_p" in current().honours:
+        fields.append("min_p")
+    return dataclasses.make_dataclass(
+        "UtilsSamplingParams", fields, frozen=True, kw_only=True
+    )
 
 
 def _add_bias(logits, sampling):

@@ -4,6 +4,7 @@
 
 import tensorrt_llm
 from trtllm_double import configs, llm
+from trtllm_double.parts import PARTS
 
 SamplingParams = tensorrt_llm.SamplingParams
 LLM = getattr(tensorrt_llm, "LLM", None) or llm.make_llm("tensorrt")
@@ -11,3 +12,5 @@ KvCacheConfig = configs.make_kv_cache_config()
 BuildConfig = getattr(tensorrt_llm, "BuildConfig", None) or llm.make_build_config()
 QuantConfig = llm.make_quant_config()
 QuantAlgo = configs.QuantAlgo
+
+__path__ += [str(PARTS / "llm_utils")]

@@ -3,7 +3,8 @@
 """``tensorrt_llm.llmapi``, from 0.15 on (§1.2)."""
 
 import tensorrt_llm
-from trtllm_double import configs, llm, profiles, results
+from trtllm_double import configs, guided, llm, profiles, results
+from trtllm_double.parts import PARTS
 
 LLM = tensorrt_llm.LLM
 SamplingParams = tensorrt_llm.SamplingParams
@@ -16,4 +17,9 @@ globals().update(configs.make_decoding_configs())
 if profiles.current().runtime:
     BuildConfig = tensorrt_llm.BuildConfig
 if profiles.current().llm == "pytorch":
-    TorchLlmArgs = configs.make_torch_llm_args()
+    globals().update(configs.make_llm_args())
+if "sampling_params" in profiles.current().modules:
+    GuidedDecodingParams = guided.GuidedDecodingParams
+
+_arguments = "llm_utils" if profiles.current().facts else "llm_args"
+__path__ += [str(PARTS / _arguments)]

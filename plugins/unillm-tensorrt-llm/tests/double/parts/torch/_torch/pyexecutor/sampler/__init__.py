@@ -6,6 +6,8 @@ from trtllm_double import profiles, samplers
 from trtllm_double.parts import PARTS
 
 TorchSampler = samplers.TorchSampler
+if profiles.current().cpp_sampler:
+    TRTLLMSampler = samplers.CppSampler
 _modules = profiles.current().sampler_modules
 if _modules is None:
     del __path__  # a file has no modules

@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""``tensorrt_llm._torch.peft.lora.config``, after 1.3.0rc24 (§8)."""
+
+from trtllm_double import configs
+
+LoraConfig = configs.LoraConfig
