@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from .text.prompts import PromptType as PromptType
     from .text.prompts import TextPrompt as TextPrompt
     from .text.prompts import TokensPrompt as TokensPrompt
+    from .vllm_api.beam_search import BeamSearchParams as BeamSearchParams
+    from .vllm_api.engine.arg_utils import EngineArgs as EngineArgs
     from .vllm_api.llm import LLM as LLM
 
     __version__: str
@@ -59,6 +61,8 @@ _NAMES = {
     ".plugins": ("BackendStatus", "backends"),
     ".runtime.handle": ("RequestHandle",),
     ".text.prompts": ("PromptType", "TextPrompt", "TokensPrompt"),
+    ".vllm_api.beam_search": ("BeamSearchParams",),
+    ".vllm_api.engine.arg_utils": ("EngineArgs",),
     ".vllm_api.llm": ("LLM",),
 }
 """Public names by the module that defines them."""

@@ -43,7 +43,15 @@ def _as_path(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-@suggest_names()
+_HARMLESS: Mapping[str, tuple[Any, ...]] = {
+    "base_model_name": (None,),
+    "is_3d_lora_weight": (False,),
+    "load_inplace": (False,),
+}
+"""Fields of vLLM's ``LoRARequest`` with the values that change nothing."""
+
+
+@suggest_names(harmless=_HARMLESS)
 @attrs.frozen
 class LoRARequest:
     """A LoRA adapter, with vLLM's names and order.
@@ -61,6 +69,21 @@ class LoRARequest:
     lora_path: str = attrs.field(converter=_as_path, validator=_text)
     """Local directory with ``adapter_config.json`` and
     ``adapter_model.safetensors``."""
+
+    @property
+    def name(self) -> str:
+        """`lora_name`, as in vLLM."""
+        return self.lora_name
+
+    @property
+    def path(self) -> str:
+        """`lora_path`, as in vLLM."""
+        return self.lora_path
+
+    @property
+    def adapter_id(self) -> int:
+        """`lora_int_id`, as in vLLM."""
+        return self.lora_int_id
 
 
 LoRALike = LoRARequest | Sequence[LoRARequest | None] | None

@@ -56,7 +56,7 @@ _GENERATION_CONFIG_FIELDS = (
 )
 """Fields that ``generation_config.json`` sets; it calls the last ``max_new_tokens``."""
 
-_BEAM = "no backend has beam search; vLLM took it out of SamplingParams"
+_BEAM = "vLLM took it out of SamplingParams; call LLM.beam_search()"
 
 UNAVAILABLE_FIELDS: Mapping[str, str] = {
     "best_of": "vLLM removed it; ask for n completions and take the one you want",

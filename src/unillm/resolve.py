@@ -19,7 +19,7 @@ from .config import ENGINE_OPTIONS, EngineConfig
 from .engines.backend import Backend
 from .errors import BackendUnavailableError, ConfigError, nearest_name
 from .model.directory import check_directory
-from .model.find import find_model
+from .model.find import BUNDLED, find_model
 from .plugins import PluginRegistry
 
 
@@ -103,6 +103,11 @@ def configure(
     path = find_model(name)
     check_directory(path)
     return attrs.evolve(config, path=path)
+
+
+def is_local(model: str | os.PathLike[str]) -> bool:
+    """Whether a model is bundled or a directory, so that no hub is asked for it."""
+    return os.fspath(model) in BUNDLED or Path(model).expanduser().is_dir()
 
 
 def choose_backend(registry: PluginRegistry, config: EngineConfig) -> Backend:

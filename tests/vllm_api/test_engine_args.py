@@ -70,7 +70,50 @@ def test_an_argument_that_no_backend_honours_is_refused_with_the_reason(name):
     reason = re.escape(REFUSED[name])
 
     with pytest.raises(ConfigError, match=f"cannot honour {name}=.*: {reason}"):
-        LLM("unillm/tiny", **{name: "something"})
+        LLM("an/id-of-the-hub", **{name: "something"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("revision", "main"),
+        ("tokenizer_revision", "5f3a"),
+        ("download_dir", "/no/such/folder"),
+        ("hf_token", "secret"),
+        ("hf_token", True),
+        ("limit_mm_per_prompt", {"image": 0, "video": 0}),
+        ("model_impl", "transformers"),
+        ("structured_outputs_config", {"backend": "auto"}),
+        ("structured_outputs_config", {"disable_any_whitespace": False}),
+    ],
+)
+def test_a_value_that_changes_nothing_is_taken_with_a_local_model(name, value):
+    stated = stated_arguments({name: value}, "unillm/tiny")
+
+    backend = types.SimpleNamespace(
+        name="other", engine_options=frozenset(), option_names=frozenset()
+    )
+    assert taken_arguments(stated, backend) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("limit_mm_per_prompt", {"image": 1}),
+        ("model_impl", "vllm"),
+        ("structured_outputs_config", {"backend": "xgrammar"}),
+        ("structured_outputs_config", {"disable_any_whitespace": True}),
+    ],
+)
+def test_a_value_that_matters_stays_refused(name, value):
+    with pytest.raises(ConfigError, match=f"cannot honour {name}="):
+        create(**{name: value})
+
+
+def test_revision_main_is_that_of_the_hub_and_another_is_refused():
+    assert stated_arguments({"revision": "main"}, "an/id-of-the-hub") == {}
+    with pytest.raises(ConfigError, match="cannot honour revision='5f3a'"):
+        stated_arguments({"revision": "5f3a"}, "an/id-of-the-hub")
 
 
 @pytest.mark.parametrize("name", sorted(REMOVED))
@@ -117,7 +160,9 @@ def test_a_value_that_requests_the_usual_behaviour_is_not_stated():
         "offload_params": set(),
     }
 
-    assert stated_arguments({**given, "block_size": 32}) == {"block_size": 32}
+    stated = stated_arguments({**given, "block_size": 32}, "unillm/tiny")
+
+    assert stated == {"block_size": 32}
 
 
 def test_an_imported_vllm_has_the_last_word_on_its_defaults(monkeypatch):
@@ -129,7 +174,8 @@ def test_an_imported_vllm_has_the_last_word_on_its_defaults(monkeypatch):
     module = types.SimpleNamespace(EngineArgs=EngineArgs)
     monkeypatch.setitem(sys.modules, "vllm.engine.arg_utils", module)
 
-    stated = stated_arguments({"block_size": 64, "new_config": {"mode": 1}, "seed": 5})
+    given = {"block_size": 64, "new_config": {"mode": 1}, "seed": 5}
+    stated = stated_arguments(given, "unillm/tiny")
 
     assert stated == {"seed": 5}
 

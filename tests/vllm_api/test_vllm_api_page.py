@@ -8,13 +8,16 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import pkgutil
 import re
 from pathlib import Path
 
 import pytest
 
-from unillm import CompletionOutput, RequestOutput
+from unillm import CompletionOutput, RequestOutput, vllm_api
 from unillm.params import UNAVAILABLE_CONSTRAINTS, UNAVAILABLE_FIELDS
+from unillm.vllm_api import shim
 from unillm.vllm_api.engine_args import (
     GENERATOR_OPTIONS,
     REFUSED,
@@ -28,7 +31,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "vllm-api.md"
 
 ARGUMENTS = {name for name in recorded_defaults() if not name.startswith("_")}
 SHARED = ARGUMENTS & GENERATOR_OPTIONS
-DEFAULTS = {"generation_config", "override_generation_config"}
+OWN = {"generation_config", "override_generation_config", "skip_tokenizer_init"}
 """Named arguments of `LLM` itself."""
 
 
@@ -44,12 +47,30 @@ def names(group):
     return ", ".join(f"`{name}`" for name in sorted(group)) + "."
 
 
+def modules():
+    rows = ["| module | names |", "|---|---|"]
+    for found in pkgutil.walk_packages(vllm_api.__path__, "unillm.vllm_api."):
+        path = found.name.removeprefix("unillm.vllm_api.")
+        if "__" in path or path in shim._PRIVATE:
+            continue
+        module = importlib.import_module(found.name)
+        public = getattr(module, "__all__", None) or [
+            name
+            for name, value in vars(module).items()
+            if getattr(value, "__module__", "") == found.name and name[0] != "_"
+        ]
+        if public:
+            rows.append(f"| `{found.name}` | {names(public)[:-1]} |")
+    return "\n".join(rows)
+
+
 LISTS = {
+    "modules": modules(),
     "imports": table(UNAVAILABLE_IMPORTS),
     "members": table(UNAVAILABLE_MEMBERS),
     "shared": names(SHARED),
     "tuning": names(TUNING - SHARED),
-    "vllm": names(ARGUMENTS - SHARED - TUNING - REFUSED.keys() - DEFAULTS),
+    "vllm": names(ARGUMENTS - SHARED - TUNING - REFUSED.keys() - OWN),
     "refused": table(REFUSED),
     "removed": table(REMOVED),
     "params": table(UNAVAILABLE_FIELDS),

@@ -18,6 +18,7 @@ import dataclasses
 import inspect
 import json
 import logging
+import os
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from functools import cache
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import BACKEND_VARIABLE
 from ..errors import ConfigError, UnknownArgumentError
 from ..generator import Generator
+from ..resolve import is_local
 
 if TYPE_CHECKING:
     from ..backend import Backend
@@ -98,7 +100,7 @@ _REFUSED = {
         aux_output_config enable_return_routed_experts return_sampling_mask
     """,
     "EOS tokens come from the tokenizer. Pass detokenize=False in SamplingParams to "
-    "get token ids alone": "skip_tokenizer_init tokens_only",
+    "get token ids alone": "tokens_only",
     "the files of the tokenizer define how it is read": "tokenizer_mode",
     "the queue belongs to unillm: see max_queued_requests": "max_num_queued_reqs",
     "the queue belongs to unillm: see max_queued_tokens": "max_num_queued_tokens",
@@ -129,13 +131,37 @@ REMOVED: Mapping[str, str] = {
 """Arguments of older programs that vLLM itself refuses, with the replacement."""
 
 _HARMLESS: Mapping[str, tuple[str, ...]] = {
+    "code_revision": ("main",),
     "config_format": ("hf",),
     "convert": ("none",),
     "load_format": ("hf", "safetensors"),
+    "revision": ("main",),
     "runner": ("generate",),
     "tokenizer_mode": ("hf",),
+    "tokenizer_revision": ("main",),
 }
 """Values that request the behaviour of every backend."""
+
+_HARMLESS_ITEMS: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
+    "structured_outputs_config": {
+        "backend": ("auto",),
+        "disable_additional_properties": (False,),
+        "disable_any_whitespace": (False,),
+        "disable_fallback": (False,),
+        "enable_in_reasoning": (False,),
+        "reasoning_parser": (None, ""),
+        "reasoning_parser_plugin": (None, ""),
+    },
+}
+"""Values of single keys that request it, in arguments that are dicts."""
+
+_OF_DOWNLOADS = frozenset(
+    {"code_revision", "download_dir", "hf_token", "revision", "tokenizer_revision"}
+)
+"""Arguments that change nothing where the model is here already."""
+
+_ELSEWHERE: Mapping[str, tuple[Any, ...]] = {"model_impl": ("transformers",)}
+"""Values of vLLM's own options that request what the other backends do."""
 
 
 @cache
@@ -149,21 +175,26 @@ def recorded_defaults() -> dict[str, Any]:
     return json.loads(record.read_text("utf-8"))  # type: ignore[no-any-return]
 
 
-def stated_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+def stated_arguments(
+    given: Mapping[str, Any], model: str | os.PathLike[str]
+) -> dict[str, Any]:
     """Return the arguments whose value is not vLLM's default.
 
     Args:
         given: Arguments by name. `None` means "not given", as in ``vllm.LLM``.
+        model: The model that they are given with.
 
     Raises:
         UnknownArgumentError: vLLM removed the argument.
         ConfigError: No backend honours the argument.
     """
     defaults = _defaults()
+    unused = _OF_DOWNLOADS if is_local(model) else frozenset[str]()
     stated = {
         name: value
         for name, value in given.items()
-        if name not in defaults or not _is_default(name, value, defaults[name])
+        if name not in defaults
+        or not (name in unused or _is_default(name, value, defaults[name]))
     }
     for name, value in stated.items():
         if name in REMOVED:
@@ -198,6 +229,11 @@ def taken_arguments(stated: Mapping[str, Any], backend: Backend) -> dict[str, An
         return dict(stated)
     refuse_unknown(stated)
     takes = backend.engine_options | (backend.option_names or frozenset())
+    stated = {
+        name: value
+        for name, value in stated.items()
+        if value not in _ELSEWHERE.get(name, ())
+    }
     for name, value in stated.items():
         if name not in takes | TUNING:
             raise ConfigError(
@@ -218,6 +254,11 @@ def taken_arguments(stated: Mapping[str, Any], backend: Backend) -> dict[str, An
 def _is_default(name: str, value: Any, default: Any) -> bool:
     if value is None or value in _HARMLESS.get(name, ()):
         return True
+    if name == "limit_mm_per_prompt" and isinstance(value, Mapping):
+        return not any(value.values())
+    if name in _HARMLESS_ITEMS and isinstance(value, Mapping):
+        allowed = _HARMLESS_ITEMS[name]
+        return all(each in allowed.get(key, ()) for key, each in value.items())
     if default in ({}, []) and isinstance(value, Collection):
         return len(value) == 0
     try:

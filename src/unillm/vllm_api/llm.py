@@ -19,7 +19,7 @@ import attrs
 from typing_extensions import Self
 
 from ..config import BACKEND_VARIABLE
-from ..errors import ConfigError, UnsupportedParameterError
+from ..errors import ConfigError, InvalidPromptError, UnsupportedParameterError
 from ..generator import Generator, open_generator
 from ..lora import LoRALike
 from ..outputs import RequestOutput
@@ -27,7 +27,13 @@ from ..params import SamplingParams
 from ..plugins import PluginRegistry
 from ..resolve import resolve
 from ..runtime.arguments import ParamsLike, PriorityLike, UseTqdm
-from ..text.prompts import Conversation, Prompts
+from ..text.prompts import Conversation, Prompts, as_prompts
+from .beam_search import (
+    BeamSearcher,
+    BeamSearchOutput,
+    BeamSearchParams,
+    as_beam_params,
+)
 from .engine_args import (
     GENERATOR_OPTIONS,
     TUNING,
@@ -36,7 +42,10 @@ from .engine_args import (
     stated_arguments,
     taken_arguments,
 )
+from .engine_view import LLMEngine, ModelConfig, metrics_of
+from .foreign import taken_adapters, taken_params
 from .names import UNAVAILABLE_MEMBERS
+from .v1.metrics.reader import Metric
 
 
 class LLM:
@@ -93,7 +102,8 @@ class LLM:
         has_vllm = VLLM in registry.names() and registry.status(VLLM).available
         if backend is None and has_vllm and not os.environ.get(BACKEND_VARIABLE):
             backend = VLLM
-        stated = stated_arguments(options)
+        stated = stated_arguments(options, model)
+        self._only_ids = bool(stated.pop("skip_tokenizer_init", False))
         if not has_vllm:  # else vLLM refuses them: it may be newer than our record
             refuse_unknown(stated)
         if stated.get("max_model_len") == -1:  # vLLM: what the memory allows
@@ -125,6 +135,24 @@ class LLM:
     def from_engine_args(cls, engine_args: Any) -> Self:
         """Create an `LLM` from an ``EngineArgs`` object of an installed vLLM."""
         return cls(**vars(engine_args))
+
+    @property
+    def llm_engine(self) -> LLMEngine:
+        """Facts about model and tokenizer, where programs for vLLM read them."""
+        return LLMEngine(self._generator)
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """The model's context, vocabulary, dtype and configuration."""
+        return ModelConfig(self._generator)
+
+    def get_metrics(self) -> list[Metric]:
+        """Return the counters of the generator under vLLM's names.
+
+        They count requests and tokens. `Generator.stats` has more, under names of its
+        own.
+        """
+        return metrics_of(self._generator.stats(), self._generator.config.model)
 
     @property
     def generator(self) -> Generator:
@@ -175,13 +203,48 @@ class LLM:
             EngineDeadError: The engine died.
             GeneratorClosedError: The LLM is closed.
         """
+        if self._only_ids:
+            _refuse_texts(prompts)
         return self._generator.generate(
             prompts,
             self._params(sampling_params, tokenization_kwargs, mm_processor_kwargs),
             use_tqdm=use_tqdm,
-            lora_request=lora_request,
+            lora_request=taken_adapters(lora_request),
             priority=0 if priority is None else priority,
         )
+
+    def beam_search(
+        self,
+        prompts: Prompts,
+        params: BeamSearchParams,
+        lora_request: LoRALike = None,
+        *,
+        use_tqdm: UseTqdm = False,  # noqa: ARG002 - vLLM's signature
+        concurrency_limit: int | None = None,  # noqa: ARG002
+    ) -> list[BeamSearchOutput]:
+        """Search for the most probable continuations, a call for each token.
+
+        Args:
+            prompts: A prompt or a list of prompts, as for `generate`.
+            params: Width and length of the search.
+            lora_request: One adapter for all, or a list with one or `None` for each.
+            use_tqdm: Has no effect.
+            concurrency_limit: Has no effect: the engine schedules the beams.
+
+        Returns:
+            A `BeamSearchOutput` for each prompt, its sequences best first.
+
+        Raises:
+            RequestError: The only prompt failed.
+            RequestsFailedError: Some of several failed; none is searched.
+            InvalidParameterError: ``2 * beam_width`` is more than `max_logprobs`.
+        """
+        listed = as_prompts(prompts)
+        adapters = taken_adapters(lora_request)
+        if not isinstance(adapters, list):
+            adapters = [adapters] * len(listed)
+        searcher = BeamSearcher(self._generator, as_beam_params(params))
+        return searcher.search(listed, adapters)
 
     def chat(  # noqa: PLR0917 - vLLM's signature
         self,
@@ -233,11 +296,13 @@ class LLM:
                 parameter="chat_template_content_format",
                 value=chat_template_content_format,
             )
+        if self._only_ids:
+            _refuse_texts("messages")
         return self._generator.chat(
             messages,
             self._params(sampling_params, tokenization_kwargs, mm_processor_kwargs),
             use_tqdm=use_tqdm,
-            lora_request=lora_request,
+            lora_request=taken_adapters(lora_request),
             priority=0 if priority is None else priority,
             chat_template=chat_template,
             add_generation_prompt=add_generation_prompt,
@@ -268,12 +333,15 @@ class LLM:
                 parameter="tokenization_kwargs",
                 value=tokenization,
             )
-        params = self._default_params if given is None else given
-        if not tokenization:
-            return params
-        if isinstance(params, SamplingParams):
-            return attrs.evolve(params, **tokenization)
-        return [attrs.evolve(each, **tokenization) for each in params]
+        params: Any = self._default_params if given is None else taken_params(given)
+        changes = {**(tokenization or {})}
+        if self._only_ids:
+            changes["detokenize"] = False
+        if not changes:
+            return params  # type: ignore[no-any-return]
+        if isinstance(params, list):
+            return [attrs.evolve(each, **changes) for each in params]
+        return attrs.evolve(params, **changes)  # type: ignore[no-any-return]
 
     # ------------------------------------------------------------------------- closing
 
@@ -294,6 +362,21 @@ class LLM:
             why = f": {reason}." if reason else ""
             raise AttributeError(
                 f"unillm.LLM has no attribute {name!r}{why}", name=name, obj=self
+            )
+
+
+def _refuse_texts(prompts: Prompts) -> None:
+    """Refuse prompts that are not token ids.
+
+    Raises:
+        InvalidPromptError: A prompt is a text.
+    """
+    for prompt in as_prompts(prompts):
+        ids = prompt.get("prompt_token_ids") if isinstance(prompt, Mapping) else prompt
+        if ids is None or isinstance(ids, str):
+            raise InvalidPromptError(
+                "skip_tokenizer_init=True takes prompts of token ids, got a text. Pass "
+                '{"prompt_token_ids": ids}, or leave skip_tokenizer_init out.'
             )
 
 

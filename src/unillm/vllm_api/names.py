@@ -7,18 +7,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 _NO_VECTORS = "unillm generates text; it does not embed, classify or score"
-_ENGINE_ARGS = "pass its fields to LLM, or to Generator under the same names"
+
+VLLM_VERSION = "0.32.0"
+"""Version of vLLM whose API this package has."""
 
 UNAVAILABLE_IMPORTS: Mapping[str, str] = {
-    "AsyncEngineArgs": _ENGINE_ARGS,
+    "AsyncEngineArgs": "pass its fields to Generator under the same names",
     "AsyncLLMEngine": "use Generator: agenerate() and astream() serve any number of "
     "event loops",
-    "BeamSearchParams": "no backend has beam search",
     "ClassificationOutput": _NO_VECTORS,
     "ClassificationRequestOutput": _NO_VECTORS,
     "EmbeddingOutput": _NO_VECTORS,
     "EmbeddingRequestOutput": _NO_VECTORS,
-    "EngineArgs": _ENGINE_ARGS,
     "GuidedDecodingParams": "vLLM renamed it; use StructuredOutputsParams, and pass it "
     "as SamplingParams(structured_outputs=…)",
     "LLMEngine": "use Generator: submit() and stream() add requests, and a thread "
@@ -42,8 +42,6 @@ _PROFILER = "profile the process with a profiler of your own"
 
 UNAVAILABLE_MEMBERS: Mapping[str, str] = {
     "apply_model": _NO_RPC,
-    "beam_search": "no backend has beam search; ask for n samples with logprobs=0 and "
-    "take the one with the highest cumulative_logprob",
     "classify": _NO_VECTORS,
     "collective_rpc": _NO_RPC,
     "default_sampling_params": "use get_default_sampling_params()",
@@ -52,12 +50,9 @@ UNAVAILABLE_MEMBERS: Mapping[str, str] = {
     "enqueue": "use llm.generator.submit(), which returns a handle",
     "enqueue_chat": 'use llm.generator.submit({"messages": …})',
     "finish_weight_update": _NO_WEIGHTS,
-    "get_metrics": "use llm.generator.stats(); each output has metrics of its own",
     "get_weight_version": _NO_WEIGHTS,
     "get_world_size": "see llm.generator.config.tensor_parallel_size",
     "init_weight_transfer_engine": _NO_WEIGHTS,
-    "llm_engine": "the engine belongs to the generator; use llm.generator.submit()",
-    "model_config": "see llm.generator.config and llm.generator.limits",
     "release_kv_cache_memory": _NO_SLEEP,
     "request_counter": "the generator numbers the requests",
     "reset_mm_cache": "prompts are text and token ids, on every backend",

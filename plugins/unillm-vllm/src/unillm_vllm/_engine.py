@@ -199,7 +199,9 @@ class VllmEngine(Engine):
     @override
     def stats(self) -> Mapping[str, Any]:
         cache = self._engine.vllm_config.cache_config
+        dtype = self._engine.vllm_config.model_config.dtype
         return {
+            "dtype": str(dtype).removeprefix("torch."),
             "unfinished": len(self._live),
             "cache_blocks": cache.num_gpu_blocks,
             "cache_block_size": cache.block_size,

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The modules that have vLLM's paths, and the values in them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from unillm import LLM, EngineArgs, SamplingParams
+from unillm.vllm_api.engine_args import recorded_defaults
+from unillm.vllm_api.entrypoints.chat_utils import resolve_hf_chat_template
+from unillm.vllm_api.tokenizers import get_tokenizer
+from unillm.vllm_api.utils.argparse_utils import FlexibleArgumentParser
+
+COUNT = "Count from 3 to 9:"
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    with LLM("unillm/tiny", backend="transformers", max_model_len=128) as llm:
+        yield llm
+
+
+# ------------------------------------------------------------------- engine arguments
+
+
+def parsed(*arguments):
+    parser = EngineArgs.add_cli_args(FlexibleArgumentParser())
+    parser.set_defaults(model="unillm/tiny")
+    parser.add_argument_group("of the program").add_argument("--my_own", type=int)
+    return parser.parse_args(arguments)
+
+
+def test_the_arguments_of_a_command_line_create_a_model():
+    args = vars(parsed("--max_model_len", "64", "--dtype=float32", "--my-own", "5"))
+
+    assert args.pop("my_own") == 5
+    with LLM(backend="transformers", **args) as llm:
+        assert llm.generator.limits.max_model_len == 64
+        assert llm.generate(COUNT, use_tqdm=False)[0].text == "3 4 5 6 7 8 9"
+
+
+@pytest.mark.parametrize("as_dict", [vars, dataclasses.asdict])
+def test_engine_args_become_arguments_of_a_model(monkeypatch, as_dict):
+    monkeypatch.setenv("UNILLM_BACKEND", "transformers")
+    args = EngineArgs.from_cli_args(parsed("-tp", "1", "--max-num-seqs", "3"))
+
+    for create in (lambda: LLM(**as_dict(args)), lambda: LLM.from_engine_args(args)):
+        with create() as llm:
+            assert llm.generator.limits.max_num_seqs == 3
+
+
+def test_the_values_of_a_command_line_have_the_types_of_the_arguments():
+    args = parsed(
+        *("--max-logprobs", "5", "--trust-remote-code", "--max-model-len", "64"),
+        *("--speculative-config", '{"method": "ngram"}', "--quantization", "awq"),
+        *("--no-enable-lora", "--gpu-memory-utilization", "0.5"),
+    )
+
+    assert (args.max_logprobs, args.trust_remote_code, args.max_model_len) == (
+        *(5, True, 64),
+    )
+    assert args.speculative_config == {"method": "ngram"}
+    assert (args.quantization, args.enable_lora) == ("awq", False)
+    assert args.gpu_memory_utilization == 0.5
+
+
+def test_engine_args_have_the_fields_of_vllm_and_no_others():
+    fields = {field.name for field in dataclasses.fields(EngineArgs)}
+
+    assert fields - {"model"} == {n for n in recorded_defaults() if n[0] != "_"}
+    assert EngineArgs("a").model == "a"
+    assert EngineArgs().compilation_config is not EngineArgs().compilation_config
+    with pytest.raises(TypeError, match="max_model_length"):
+        EngineArgs(max_model_length=5)
+
+
+# -------------------------------------------------------------------- the engine, read
+
+
+def test_facts_about_the_model_are_where_vllm_has_them(tiny):
+    import torch
+
+    config = tiny.llm_engine.model_config
+    assert config == tiny.model_config == tiny.llm_engine.vllm_config.model_config
+    assert (config.model, config.tokenizer) == ("unillm/tiny", "unillm/tiny")
+    assert (config.max_model_len, config.get_vocab_size()) == (128, 512)
+    assert (config.dtype, config.hf_config.model_type) == (torch.float32, "llama")
+    assert (config.max_logprobs, config.seed, config.quantization) == (20, 0, None)
+    assert tiny.llm_engine.tokenizer is tiny.get_tokenizer()
+    assert tiny.llm_engine.get_tokenizer() is tiny.get_tokenizer()
+
+
+def test_the_dtype_is_the_one_that_was_asked_for():
+    import torch
+
+    with LLM("unillm/tiny", backend="transformers", dtype="bfloat16") as llm:
+        assert llm.model_config.dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("owner", ["llm_engine", "model_config"])
+def test_the_engine_cannot_be_reached_or_changed(tiny, owner):
+    view = getattr(tiny, owner)
+
+    with pytest.raises(
+        AttributeError, match=r"no attribute 'model_executor': .*submit"
+    ):
+        view.model_executor  # noqa: B018
+    with pytest.raises(AttributeError):
+        view.max_model_len = 5
+
+
+def test_metrics_count_requests_and_tokens_under_vllms_names():
+    from unillm.vllm_api.v1.metrics.reader import Counter, Gauge
+
+    with LLM("unillm/tiny", backend="transformers") as llm:
+        outputs = llm.generate([COUNT] * 3, use_tqdm=False)
+        metrics = {each.name: each for each in llm.get_metrics()}
+
+    assert metrics["vllm:generation_tokens"].value == sum(
+        len(each.token_ids) for each in outputs
+    )
+    assert metrics["vllm:prompt_tokens"].value == 3 * len(outputs[0].prompt_token_ids)
+    assert isinstance(metrics["vllm:request_success"], Counter)
+    assert metrics["vllm:request_success"].value == 3
+    assert isinstance(metrics["vllm:num_requests_running"], Gauge)
+    assert metrics["vllm:num_requests_running"].value == 0
+
+
+# ------------------------------------------------------------------------ token ids only
+
+
+def test_without_a_tokenizer_prompts_and_outputs_are_token_ids(tiny):
+    ids = tiny.get_tokenizer().encode(COUNT)
+    [expected] = tiny.generate(COUNT, use_tqdm=False)
+
+    with LLM("unillm/tiny", backend="transformers", skip_tokenizer_init=True) as llm:
+        for params in (None, SamplingParams(temperature=0)):
+            [output] = llm.generate({"prompt_token_ids": ids}, params, use_tqdm=False)
+            assert (output.text, output.token_ids) == ("", expected.token_ids)
+        for prompt in (COUNT, [COUNT], {"prompt": COUNT}):
+            with pytest.raises(ValueError, match="takes prompts of token ids"):
+                llm.generate(prompt)
+        with pytest.raises(ValueError, match="takes prompts of token ids"):
+            llm.chat([{"role": "user", "content": COUNT}])
+
+
+# ----------------------------------------------------------------------- the tokenizer
+
+
+def test_the_tokenizer_of_a_model_is_found_by_its_name():
+    tokenizer = get_tokenizer("unillm/tiny", tokenizer_mode="auto", revision="main")
+
+    template = resolve_hf_chat_template(tokenizer, None, None, model_config=None)
+    assert template == tokenizer.chat_template
+    assert resolve_hf_chat_template(tokenizer, "{{ 1 }}", None) == "{{ 1 }}"
+    tokenizer.chat_template = None
+    assert resolve_hf_chat_template(tokenizer, None, None) is None
+
+
+@pytest.mark.parametrize(
+    "options", [{"tokenizer_mode": "mistral"}, {"revision": "5f3a"}]
+)
+def test_a_tokenizer_in_another_way_is_refused(options):
+    with pytest.raises(ValueError, match="get_tokenizer takes"):
+        get_tokenizer("unillm/tiny", **options)
