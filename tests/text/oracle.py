@@ -2,10 +2,10 @@
 
 """The text of token ids by decoding all of them anew, to compare the detokenizer with.
 
-`KINDS` has the families of tokenizers by the end of a text that `Detokenizer` may not
-return yet:
+No text has U+FFFD at its end: it counts when text follows. `KINDS` has the families of
+tokenizers by what else `Detokenizer` may not return yet:
 
-- ``"exact"``: none;
+- ``"exact"``: nothing;
 - ``"open bytes"``: the U+FFFD that `decode` shows for bytes that begin a character;
 - ``"fallback"``: such bytes too; Hugging Face decodes invalid bytes in another way, so
   the oracle reads the pieces itself;
@@ -55,9 +55,9 @@ def whole_text(kind, tokenizer, ids, skip):
 
 
 def added_text(kind, tokenizer, prompt, ids, *, skip=True):
-    """Return the text that *ids* add behind *prompt*."""
+    """Return the text that *ids* add behind *prompt*, if the completion ends there."""
     whole = whole_text(kind, tokenizer, [*prompt, *ids], skip)
-    return whole[len(whole_text(kind, tokenizer, prompt, skip)) :]
+    return whole[len(whole_text(kind, tokenizer, prompt, skip)) :].rstrip(FFFD)
 
 
 def ends_in_open_bytes(tokenizer, ids, skip):

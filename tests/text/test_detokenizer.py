@@ -90,8 +90,7 @@ def test_returned_text_never_changes(families, family, data, prompt):
 def test_encoded_text_comes_back_without_a_start(families, family, text, data):
     """With no visible prompt the completion is the whole text, leading space and all."""
     tokenizer = families[family]
-    if family == "letters":  # whether a last U+FFFD may still change cannot be seen
-        text = text.rstrip(FFFD)
+    text = text.rstrip(FFFD)  # it is left out, as in vLLM
     ids = tokenizer.encode(text, add_special_tokens=False)
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     prompt = data.draw(st.sampled_from([[], bos]))
@@ -197,11 +196,43 @@ def test_an_incomplete_character_at_the_end_is_dropped(families):
     assert "".join(push_all(new(tokenizer), ids)) == "ok "
 
 
-def test_invalid_bytes_are_shown_at_once(families):
+def test_invalid_bytes_are_shown_before_further_text_and_left_out_at_the_end(families):
     tokenizer = families["gpt2"]
-    invalid = id_of(tokenizer, "ÿ")  # the byte 0xFF
+    invalid, letter = id_of(tokenizer, "ÿ"), id_of(tokenizer, "a")  # the byte 0xFF
 
-    assert new(tokenizer).push(invalid) == FFFD
+    texts = push_all(new(tokenizer), [letter, invalid, invalid, letter, invalid])
+
+    assert texts == ["a", "", "", FFFD * 2 + "a", "", ""]
+
+
+def test_a_stop_token_in_the_middle_of_a_character_leaves_the_bytes_out(families):
+    tokenizer = families["llama3"]
+    ids = tokenizer.encode("ok 😀", add_special_tokens=False)[:-1]
+    detokenizer = new(tokenizer)
+
+    text = "".join(map(detokenizer.push, ids))
+
+    assert text + detokenizer.finish(stop_token_id=5) == "ok "
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama3", "llama2", "sentencepiece"])
+def test_wherever_a_completion_ends_its_text_is_its_whole_characters(families, family):
+    tokenizer = families[family]
+    prompt = tokenizer.encode("x", add_special_tokens=False)
+    ids = tokenizer.encode("日本 🎉 naïve 𐍈", add_special_tokens=False)
+    ends = {
+        tokenizer.decode([*prompt, *ids[:n]], skip_special_tokens=True)
+        for n in range(len(ids))
+    }
+    assert any(text.endswith(FFFD) for text in ends)
+
+    for count in range(len(ids) + 1):
+        shown = tokenizer.decode([*prompt, *ids[:count]], skip_special_tokens=True)
+        start = tokenizer.decode(prompt, skip_special_tokens=True)
+
+        out = "".join(push_all(new(tokenizer, prompt), ids[:count]))
+
+        assert start + out == shown.rstrip(FFFD)
 
 
 def test_special_tokens_show_only_when_asked(families):
@@ -435,7 +466,7 @@ class TwoPieces:
 @pytest.mark.parametrize(
     ("ids", "expected"),
     [
-        ((0, 1), ["a\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}", "b"]),
+        ((0, 1), ["a", "\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}b"]),
         ((1, 2, 3), ["b", "", "€!"]),
         ((2, 1), ["", "\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}b"]),
     ],

@@ -5,12 +5,15 @@
 The text of a completion is what `Tokenizer.decode` adds behind the prompt, so a leading
 space is there exactly when it belongs there. The detokenizer holds back:
 
-- the bytes of an incomplete character. It drops them when the completion ends there, as
-  vLLM does. A character that begins in the prompt belongs to the completion;
+- the bytes of an incomplete character. A character that begins in the prompt belongs
+  to the completion;
+- U+FFFD at the end of the text, the sign of bytes that are not a character;
 - the longest end of the text that may begin a stop string, until the next token
   decides.
 
-Bytes that can never become a character are U+FFFD at once.
+When the completion ends there, both are left out of the text, as vLLM does: what the
+model did not finish is not text. The token ids keep them. Before further text, bytes
+that are not a character are U+FFFD.
 """
 
 from __future__ import annotations
@@ -71,6 +74,8 @@ class Detokenizer:
             if tokenizer.pieces is None
             else _PieceText(tokenizer, tokenizer.pieces, prompt)
         )
+        self._broken = ""
+        """U+FFFD at the end of the text, which counts when text follows."""
         self._stops = _StopStrings(params.stop) if params.stop else None
         self._min_tokens = params.min_tokens
         self._keep_stop = params.include_stop_str_in_output
@@ -88,6 +93,10 @@ class Detokenizer:
             return ""
         self._num_tokens += 1
         new = "" if token_id in self._skip else self._text.push(token_id)
+        if self._broken or new.endswith(REPLACEMENT):
+            new = self._broken + new
+            text = new.rstrip(REPLACEMENT)
+            self._broken, new = new[len(text) :], text
         if self._stops is None or not new:
             return new
         may_end = self._num_tokens > self._min_tokens
