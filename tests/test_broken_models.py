@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from unillm import Generator
+from unillm import Generator, SamplingParams, StructuredOutputs
 from unillm.errors import (
     ChatTemplateError,
     EosNotFoundError,
@@ -94,6 +94,59 @@ def test_a_model_without_eos_tokens_is_refused_with_the_files_that_were_read(
 
     with pytest.raises(EosNotFoundError, match=r"generation_config\.json"):
         Generator(model_copy)
+
+
+def test_eos_tokens_that_the_model_has_no_row_for_do_not_count(model_copy):
+    for name in ("config.json", "generation_config.json"):
+        change_json(model_copy / name, eos_token_id=[512, 511, 99_999])
+    colour = StructuredOutputs(choice=["red", "blue"])
+
+    with Generator(model_copy, backend="transformers") as generator:
+        eos = generator.eos
+        [answer] = generator.chat([{"role": "user", "content": "Add 17 and 25:"}])
+        [choice] = generator.generate(
+            "A colour:", SamplingParams(temperature=0, structured_outputs=colour)
+        )
+
+    assert generator.eos_token_ids == {511}
+    assert [source.token_id for source in eos.ignored] == [512, 99_999]
+    assert (answer.text, answer.finish_reason) == ("42", "stop")
+    assert choice.text in ("red", "blue")
+
+
+def test_a_model_with_no_usable_eos_token_is_refused_before_it_is_loaded(model_copy):
+    for name in ("config.json", "generation_config.json"):
+        change_json(model_copy / name, eos_token_id=512)
+    change_json(model_copy / "tokenizer_config.json", "eos_token")
+    remove_template(model_copy)
+    (model_copy / "model.safetensors").unlink()
+
+    with pytest.raises(EosNotFoundError) as caught:
+        Generator(model_copy, backend="transformers")
+
+    assert "whose ids are 0 to 511: 512 (generation_config.json, config.json)" in str(
+        caught.value
+    )
+
+
+def test_a_tokenizer_without_its_config_keeps_bos_and_eos_in_a_chat(model_copy):
+    chat = [{"role": "user", "content": "Add 17 and 25:"}]
+    with Generator(model_copy, backend="transformers") as generator:
+        [whole] = generator.chat(chat)
+    named = json.loads((model_copy / "tokenizer_config.json").read_text())
+    (model_copy / "special_tokens_map.json").write_text(
+        json.dumps({name: named[name] for name in ("bos_token", "eos_token")})
+    )
+    (model_copy / "tokenizer_config.json").unlink()
+
+    with Generator(model_copy, backend="transformers") as generator:
+        [bare] = generator.chat(chat)
+        eos = generator.eos
+
+    assert bare.prompt_token_ids == whole.prompt_token_ids
+    assert bare.prompt.startswith("<|begin_of_text|>")
+    assert (bare.text, bare.outputs[0].stop_reason) == ("42", None)
+    assert eos.primary == 511
 
 
 def test_chat_needs_a_template(model_copy):

@@ -233,6 +233,68 @@ def test_tools_reach_a_template_that_offers_them(generator):
     assert ignored.text == NUMBERS
 
 
+TOOLS_ANSWER = {
+    "content": None,
+    "refusal": None,
+    "role": "assistant",
+    "function_call": None,
+    "tool_calls": [
+        {
+            "id": "call_1",
+            "function": {"arguments": '{"first": 3, "last": 9}', "name": "count"},
+            "type": "function",
+        }
+    ],
+    "reasoning_content": None,
+}
+"""A message as ``model_dump()`` of OpenAI's client writes it."""
+
+
+def test_a_history_with_tool_calls_and_our_own_answers_reaches_the_template(generator):
+    [first] = generator.chat(CHAT, GREEDY)
+    history = [
+        *CHAT,
+        TOOLS_ANSWER,
+        {"role": "tool", "tool_call_id": "call_1", "content": first.text},
+        {"role": "assistant", "content": first.text, "tool_calls": [], "name": None},
+    ]
+    template = (
+        "{% for m in messages %}[{{ m.keys() | list | join(' ') }}: {{ m.content }}"
+        "{% for call in m.tool_calls or [] %}{{ call.function.arguments.last }}"
+        "{% endfor %}]{% endfor %}"
+    )
+
+    for prompt in (
+        generator.chat(history, chat_template=template)[0].prompt,
+        generator.chat([history] * 2, chat_template=template)[1].prompt,
+    ):
+        assert prompt == (
+            f"[role content: {CHAT[0]['content']}][role content tool_calls: 9]"
+            f"[role content tool_call_id: {NUMBERS}][role content: {NUMBERS}]"
+        )
+
+
+def test_a_template_of_parts_answers_as_one_of_texts(generator):
+    text = generator.get_tokenizer().chat_template
+    parts = text.replace("message['content']", "message['content'][0]['text']")
+
+    answers = [
+        generator.chat(CHAT, GREEDY, chat_template=template, **options)[0]
+        for template in (text, parts)
+        for options in ({}, {"chat_template_content_format": "auto"})
+    ]
+    with Generator("unillm/tiny", chat_template=parts) as other:
+        answers += other.generate({"messages": CHAT}, GREEDY)
+
+    assert {answer.prompt for answer in answers} == {answers[0].prompt}
+    assert texts_of(answers) == [NUMBERS] * 5
+
+
+def test_a_content_format_that_does_not_exist_is_refused(generator):
+    with pytest.raises(InvalidParameterError, match="'auto', 'string', 'openai', got"):
+        generator.chat(CHAT, chat_template_content_format="parts")
+
+
 def test_the_generators_template_is_the_default_of_every_conversation():
     with Generator("unillm/tiny", chat_template="{{ 'own' }}") as generator:
         outputs = [

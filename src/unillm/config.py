@@ -171,7 +171,7 @@ class EngineConfig:
     """Refuse a request whose `max_tokens` does not fit, instead of fitting it."""
 
     chat_template: str | None = _text()
-    """Template text to use instead of the tokenizer's."""
+    """Template text to use instead of the tokenizer's, or the name of one of its."""
 
     trust_remote_code: bool = _flag()
     """Run code that the checkpoint brings. Read it first."""

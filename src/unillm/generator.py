@@ -65,7 +65,7 @@ class Generator(TextMethods):
         step_timeout_s: Seconds after which an engine that does not return from a step
             counts as dead, and every waiting call raises; `None` for 600.
         strict_length: Refuse `max_tokens` over the context instead of fitting it.
-        chat_template: Template text to use instead of the tokenizer's.
+        chat_template: Template text, or the name of one of the tokenizer's templates.
         trust_remote_code: Run code from the checkpoint. Read it first.
         seed: Draws the seeds of requests that set none.
         enforce_eager: Compile nothing and record no CUDA graphs.
@@ -137,8 +137,9 @@ class Generator(TextMethods):
         self._driver: Driver | None = None
         self.config = config = resolved.config
         self.backend = resolved.backend.name
+        trust = config.trust_remote_code
         self._text = text = read_model_text(
-            config.path, config.tokenizer, trust_remote_code=config.trust_remote_code
+            config.path, config.tokenizer, config.chat_template, trust_remote_code=trust
         )
         self.eos = text.eos
         self.eos_token_ids = text.eos.ids
@@ -258,6 +259,7 @@ class Generator(TextMethods):
         *,
         lora_request: LoRALike = None,
         chat_template: str | None = None,
+        chat_template_content_format: str = "auto",
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: Sequence[Any] | None = None,
@@ -273,14 +275,14 @@ class Generator(TextMethods):
             messages: A list of ``{"role": …, "content": …}``, or a list of such lists.
             params: One `SamplingParams` for all, one for each, or `None`.
             lora_request: One adapter for all, one or `None` for each, or `None`.
-            chat_template: Template text for this call.
+            chat_template: Template for this call, or a name of one of the tokenizer's.
+            chat_template_content_format: "auto", "string" or "openai", as in vLLM.
             add_generation_prompt: End the prompt where the assistant begins.
             continue_final_message: Continue the last message, the beginning of the
                 answer. Needs ``add_generation_prompt=False``, as in vLLM.
-            tools: Functions or their JSON schemas, for templates that offer tools to
-                the model; other templates ignore them.
+            tools: Functions or their JSON schemas, for templates that offer tools.
             chat_template_kwargs: Further variables for the template.
-            on_error: "raise" or "return", as for `generate`.
+            on_error: "raise" or "return".
             use_tqdm: Show a progress bar; or a callable that makes one.
             priority: Lower is sooner; a list has one for each conversation.
             timeout_s: Seconds that each request has from now.
@@ -296,6 +298,7 @@ class Generator(TextMethods):
             "add_generation_prompt": add_generation_prompt,
             "continue_final_message": continue_final_message,
             "chat_template": chat_template,
+            "chat_template_content_format": chat_template_content_format,
             "tools": tools,
             "chat_template_kwargs": chat_template_kwargs,
         }

@@ -176,7 +176,7 @@ def inspect_model(
         tokenizer_size=text.tokenizer.vocab_size,
         weights=weights,
         eos=text.eos,
-        has_chat_template=text.tokenizer.chat_template is not None,
+        has_chat_template=bool(text.tokenizer.chat_templates),
         chat_example=example,
         chat_refusal=chat_refusal,
         default_sampling_params=text.default_params,
@@ -217,7 +217,7 @@ def _choose(config: EngineConfig) -> tuple[str | None, str, str]:
 
 
 def _chat_example(tokenizer: Tokenizer) -> tuple[str | None, str]:
-    if tokenizer.chat_template is None:
+    if not tokenizer.chat_templates:
         return None, ""
     message = {"role": "user", "content": EXAMPLE_MESSAGE}
     try:

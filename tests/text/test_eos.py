@@ -98,6 +98,26 @@ def test_an_id_of_a_config_outside_the_vocabulary_is_ignored_and_listed(outside)
     assert eos.ignored == (EosSource(outside, None, ("config.json",)),)
 
 
+def test_an_id_without_a_row_of_the_model_is_ignored(llama3):
+    """A tokenizer with tokens that were added without a new row for each."""
+    eos = resolve_eos(llama3, config={"eos_token_id": [1, 5, 6], "vocab_size": 5})
+
+    assert eos.ids == {1}
+    assert eos.ignored == (
+        EosSource(5, "<|eot_id|>", ("config.json", "chat template")),
+        EosSource(6, llama3.id_to_token(6), ("config.json",)),
+    )
+
+
+def test_the_error_without_a_usable_id_names_those_that_are_outside(llama3):
+    with pytest.raises(EosNotFoundError) as caught:
+        resolve_eos(llama3, config={"eos_token_id": [400], "vocab_size": 1})
+
+    message = str(caught.value)
+    assert "outside the vocabulary of the model, whose ids are 0 to 0" in message
+    assert "400 (config.json), 1 (tokenizer), 5 (chat template)" in message
+
+
 def test_a_padded_vocabulary_of_the_model_counts():
     config = {"eos_token_id": 11, "vocab_size": 16}
 
@@ -118,7 +138,7 @@ def test_the_error_without_a_source_lists_the_files(sentencepiece_dir, gpt2):
 
 
 def test_an_id_outside_the_vocabulary_is_not_a_source(gpt2):
-    with pytest.raises(EosNotFoundError, match="ids -1 are named but outside"):
+    with pytest.raises(EosNotFoundError, match=r"outside .* -1 \(config"):
         resolve_eos(load_tokenizer(gpt2), config={"eos_token_id": -1})
 
 
@@ -137,6 +157,58 @@ def test_an_id_outside_the_vocabulary_is_not_a_source(gpt2):
 def test_the_end_of_turn_is_the_special_token_behind_the_answer(
     llama3, template, expected
 ):
-    tokenizer = RustTokenizer(llama3.wrapped.backend_tokenizer, chat_template=template)
+    backend = llama3.wrapped.backend_tokenizer
+    tokenizer = RustTokenizer(backend, chat_templates={"default": template})
 
     assert resolve_eos(tokenizer, config={"eos_token_id": 1}).ids == expected
+
+
+TURNS = "{% for m in messages %}<|start_header_id|>{{ m.role }}\n"
+NEXT_TURN = "<|start_header_id|>assistant\n"
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("<|begin_of_text|>{{ messages[0].content }}", {1}),
+        ("<|start_header_id|>user\n{{ messages[0].content }}" + NEXT_TURN, {1}),
+        (TURNS + "{{ m.content }}\n{% endfor %}" + NEXT_TURN, {1}),
+        ("<|begin_of_text|>" + TURNS + "{{ m.content }}{% endfor %}" + NEXT_TURN, {1}),
+        (TURNS + "{{ m.content }}<|eot_id|>\n{% endfor %}" + NEXT_TURN, {1, 5}),
+        (
+            "<|start_header_id|>system\nbe kind<|eot_id|>"
+            + TURNS
+            + "{{ m.content }}<|eot_id|>{% endfor %}",
+            {1, 5},
+        ),
+        (TURNS + "<|eom_id|>{{ m.content }}{% endfor %}<|eom_id|>", {1}),
+        (TURNS + "{{ m.content[0].text }}<|eot_id|>{% endfor %}", {1, 5}),
+    ],
+    ids=[
+        "no answer behind BOS",
+        "no answer behind a turn",
+        "always a next turn",
+        "always a next turn behind BOS",
+        "an end and a next turn",
+        "a system message of its own",
+        "always a next answer",
+        "parts",
+    ],
+)
+def test_a_token_that_begins_a_turn_is_not_an_eos_token(llama3, template, expected):
+    backend = llama3.wrapped.backend_tokenizer
+    tokenizer = RustTokenizer(backend, chat_templates={"default": template})
+
+    assert resolve_eos(tokenizer, config={"eos_token_id": 1}).ids == expected
+
+
+def test_the_ends_of_turn_of_all_named_templates_count(llama3):
+    tokenizer = RustTokenizer(
+        llama3.wrapped.backend_tokenizer,
+        chat_templates={
+            "default": "{{ messages[-1].content }}<|eot_id|>",
+            "tool_use": "{{ messages[-1].content }}<|eom_id|>",
+        },
+    )
+
+    assert resolve_eos(tokenizer, config={"eos_token_id": 1}).ids == {1, 4, 5}

@@ -13,7 +13,13 @@ import pytest
 import tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from unillm.errors import ModelNotFoundError, TokenizerError, UnsafeModelError
+from unillm.errors import (
+    ChatTemplateError,
+    ModelLoadError,
+    ModelNotFoundError,
+    TokenizerError,
+    UnsafeModelError,
+)
 from unillm.model.find import find_model
 from unillm.testing.hostile import trapped_model
 from unillm.text.loading import load_tokenizer, read_model_text
@@ -53,7 +59,8 @@ def test_a_hugging_face_directory_is_read_with_its_special_tokens(llama3_dir):
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1)
     assert tokenizer.special_token_ids == frozenset(range(6))
     assert tokenizer.vocab_size == len(tokenizer.wrapped)
-    assert "eot_id" in tokenizer.chat_template
+    assert list(tokenizer.chat_templates) == ["default"]
+    assert "eot_id" in tokenizer.chat_templates["default"]
     assert {name.rpartition("/")[2] for name in tokenizer.files} == {
         "tokenizer.json",
         "tokenizer_config.json",
@@ -71,7 +78,7 @@ def test_a_bare_tokenizer_json_names_no_eos(llama3_dir, tmp_path, as_file):
 
     assert isinstance(tokenizer.wrapped, tokenizers.Tokenizer)
     assert tokenizer.eos_token_id is None
-    assert tokenizer.chat_template is None
+    assert tokenizer.chat_templates == {}
     assert tokenizer.special_token_ids == frozenset(range(6))
     assert tokenizer.files == (str(tmp_path / "tokenizer.json"),)
 
@@ -89,6 +96,114 @@ def test_a_bare_sentencepiece_model_is_read(sentencepiece_dir, processor, as_fil
     assert ids == [1, *processor.encode("hello world")]
     assert tokenizer.decode(ids, skip_special_tokens=True) == "hello world"
     assert tokenizer.decode([*ids, 2], skip_special_tokens=False).startswith("<s>")
+
+
+SPECIAL = {
+    "bos_token": {"content": "<|begin_of_text|>", "lstrip": False},
+    "eos_token": "<|end_of_text|>",
+    "pad_token": "<|eom_id|>",
+    "additional_special_tokens": ["<|eot_id|>"],
+}
+
+
+def without_config(llama3_dir, path):
+    """Make a tokenizer of the kind that a conversion leaves, without its config."""
+    path.mkdir(exist_ok=True)
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        shutil.copy(llama3_dir / name, path)
+    (path / "special_tokens_map.json").write_text(json.dumps(SPECIAL))
+    return path
+
+
+def test_the_special_tokens_are_known_without_a_tokenizer_config(llama3_dir, tmp_path):
+    whole = load_tokenizer(llama3_dir)
+
+    tokenizer = load_tokenizer(without_config(llama3_dir, tmp_path))
+
+    assert isinstance(tokenizer.wrapped, tokenizers.Tokenizer)
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1)
+    assert tokenizer.special_token_ids == whole.special_token_ids
+    messages = [{"role": "user", "content": "hello"}]
+    rendered = tokenizer.apply_chat_template(messages)
+    assert rendered == whole.apply_chat_template(messages)
+    assert rendered.startswith("<|begin_of_text|>")
+    named = "{{ bos_token }} {{ eos_token }} {{ pad_token }}"
+    assert tokenizer.apply_chat_template(messages, chat_template=named) == (
+        "<|begin_of_text|> <|end_of_text|> <|eom_id|>"
+    )
+    assert read_model_text(tmp_path).eos.ids == {1, 5}
+    assert [file.rpartition("/")[2] for file in tokenizer.files] == [
+        "tokenizer.json",
+        "chat_template.jinja",
+        "special_tokens_map.json",
+    ]
+
+
+def test_a_plain_token_that_the_map_names_is_special(llama3_dir, tmp_path):
+    shutil.copy(llama3_dir / "tokenizer.json", tmp_path)
+    (tmp_path / "special_tokens_map.json").write_text(
+        json.dumps({"eos_token": "!", "bos_token": "<not there>"})
+    )
+
+    tokenizer = load_tokenizer(tmp_path)
+
+    end = tokenizer.wrapped.token_to_id("!")
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (None, end)
+    assert tokenizer.special_token_ids == {*range(6), end}
+    ids = tokenizer.encode("hi!", add_special_tokens=False)
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "hi"
+
+
+def test_a_sentencepiece_model_has_the_special_tokens_of_its_map(
+    sentencepiece_dir, tmp_path
+):
+    shutil.copy(sentencepiece_dir / "tokenizer.model", tmp_path)
+    (tmp_path / "special_tokens_map.json").write_text(
+        json.dumps({"eos_token": "<s>", "bos_token": "<not there>"})
+    )
+
+    tokenizer = load_tokenizer(tmp_path)
+
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (1, 1)
+
+
+def test_a_broken_special_tokens_map_is_named(llama3_dir, tmp_path):
+    without_config(llama3_dir, tmp_path)
+    (tmp_path / "special_tokens_map.json").write_text("{")
+
+    with pytest.raises(ModelLoadError, match=r"special_tokens_map\.json"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("with_config", [True, False])
+@pytest.mark.parametrize("with_default", [True, False])
+def test_additional_chat_templates_are_read(
+    llama3_dir, tmp_path, with_config, with_default
+):
+    path = tmp_path / "model"
+    if with_config:
+        shutil.copytree(llama3_dir, path)
+    else:
+        without_config(llama3_dir, path)
+    (path / "additional_chat_templates").mkdir()
+    (path / "additional_chat_templates" / "tool_use.jinja").write_text("{{ 'tools' }}")
+    if not with_default:
+        (path / "chat_template.jinja").unlink()
+
+    tokenizer = load_tokenizer(path)
+
+    messages = [{"role": "user", "content": "hello"}]
+    assert tokenizer.apply_chat_template(messages, tools=[]) == "tools"
+    assert tokenizer.apply_chat_template(messages, chat_template="tool_use") == "tools"
+    names = {"tool_use", "default"} if with_default else {"tool_use"}
+    assert set(tokenizer.chat_templates) == names
+
+
+def test_a_callers_template_that_is_neither_a_text_nor_a_name_is_refused(llama3_dir):
+    assert read_model_text(llama3_dir, None, "default").eos.ids
+    assert read_model_text(llama3_dir, None, "{{ 1 }}").eos.ids
+    with pytest.raises(ChatTemplateError, match=r"the name of one .* got 'tool_use'"):
+        read_model_text(llama3_dir, None, "tool_use")
 
 
 def test_objects_are_wrapped_as_they_are(llama2, gpt2, processor):

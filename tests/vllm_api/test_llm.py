@@ -18,6 +18,7 @@ import unillm
 from unillm import LLM, SamplingParams
 from unillm.errors import (
     BackendNotFoundError,
+    ChatTemplateError,
     ConfigError,
     PromptTooLongError,
     RequestsRefusedError,
@@ -101,8 +102,11 @@ def test_a_chat_template_is_a_text_or_a_file(tmp_path):
         with LLM("unillm/tiny", backend="transformers", chat_template=template) as tiny:
             [output] = tiny.chat(messages, use_tqdm=False)
             assert output.prompt.endswith(f">{COUNT}")
-    with pytest.raises(ConfigError, match="nor a file that exists"):
-        LLM("unillm/tiny", chat_template="/no/such/file")
+    for path in ("/no/such/file", "template.jinja"):
+        with pytest.raises(ConfigError, match="nor a file that exists"):
+            LLM("unillm/tiny", chat_template=path)
+    with pytest.raises(ChatTemplateError, match=r"name of one .* \('default'\)"):
+        LLM("unillm/tiny", chat_template="tool_use")
 
 
 def test_the_models_sampling_defaults_may_be_changed_by_assignment(tiny):
@@ -195,9 +199,27 @@ def test_a_keyword_that_no_backend_honours_is_refused(tiny, options, message):
         tiny.generate(COUNT, **options)
 
 
-def test_content_in_another_format_is_refused(tiny):
-    with pytest.raises(UnsupportedParameterError, match="'auto' or 'string'"):
-        tiny.chat([], chat_template_content_format="openai")
+@pytest.mark.parametrize(
+    ("content_format", "expected"),
+    [("auto", "ab"), ("string", "a\nb"), ("openai", "ab")],
+)
+def test_chat_gives_contents_in_the_format_that_is_asked(
+    tiny, content_format, expected
+):
+    template = (
+        "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}"
+        "{% for part in m.content %}{{ part.text }}{% endfor %}{% endif %}{% endfor %}"
+    )
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+
+    [output] = tiny.chat(
+        [{"role": "user", "content": parts}],
+        chat_template=template,
+        chat_template_content_format=content_format,
+        use_tqdm=False,
+    )
+
+    assert output.prompt == expected
 
 
 def test_chat_takes_its_arguments_in_vllms_order(tiny):

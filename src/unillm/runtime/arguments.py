@@ -43,6 +43,7 @@ class ChatOptions(GenerateOptions, total=False):
     """Keywords of `Generator.chat`, which describes each."""
 
     chat_template: str | None
+    chat_template_content_format: str
     add_generation_prompt: bool
     continue_final_message: bool
     tools: Sequence[Any] | None

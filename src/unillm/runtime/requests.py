@@ -27,6 +27,7 @@ from ..errors import (
 from ..fields import as_seconds, refuse
 from ..lora import KnownAdapters, LoRALike, LoRARequest, as_adapter
 from ..params import SamplingParams
+from ..text.chat import CONTENT_FORMATS
 from ..text.grammar import GrammarCompiler
 from ..text.prompts import (
     PlainText,
@@ -71,7 +72,8 @@ class ChatPrompt:
                 variables of the template.
 
         Raises:
-            InvalidParameterError: Two options exclude each other.
+            InvalidParameterError: Two options exclude each other, or there is no such
+                content format.
         """
         arguments = {**_CHAT_OPTIONS, **options}
         variables = arguments.pop("chat_template_kwargs")
@@ -83,6 +85,13 @@ class ChatPrompt:
                 parameter="continue_final_message",
                 value=True,
             )
+        if (form := arguments["chat_template_content_format"]) not in CONTENT_FORMATS:
+            raise InvalidParameterError(
+                "chat_template_content_format must be one of "
+                f"{', '.join(map(repr, CONTENT_FORMATS))}, got {form!r}.",
+                parameter="chat_template_content_format",
+                value=form,
+            )
         return cls(messages, {**arguments, **(variables or {})})
 
 
@@ -90,6 +99,7 @@ _CHAT_OPTIONS: Mapping[str, Any] = {
     "add_generation_prompt": True,
     "continue_final_message": False,
     "chat_template": None,
+    "chat_template_content_format": "auto",
     "tools": None,
     "chat_template_kwargs": None,
 }

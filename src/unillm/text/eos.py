@@ -9,7 +9,7 @@ token runs past the answer, so all sources count; their order decides only the r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -53,9 +53,9 @@ def resolve_eos(
 ) -> EosIds:
     """Return every id that ends a completion, with the sources that name it.
 
-    An id outside the vocabulary (negative, or too high for both the tokenizer and
-    ``vocab_size`` of the config) goes to `EosIds.ignored`: the model cannot produce it,
-    and engines refuse it.
+    An id that the model has no row for (negative, or not below ``vocab_size`` of its
+    config) goes to `EosIds.ignored`: the model cannot produce it, and engines refuse
+    it. Without that number, the tokenizer's highest id is the limit.
 
     Args:
         tokenizer: Names its own EOS token, and has the chat template.
@@ -84,11 +84,10 @@ def resolve_eos(
     ignored: list[EosSource] = []
     for token_id, origins in found.items():
         known = token_id >= 0 and (size is None or token_id < size)
-        token = tokenizer.id_to_token(token_id) if known else None
-        source = EosSource(token_id, token, tuple(origins))
+        source = EosSource(token_id, _token(tokenizer, token_id), tuple(origins))
         (sources if known else ignored).append(source)
     if not sources:
-        raise _not_found([*configs, *tokenizer.files], ignored)
+        raise _not_found([*configs, *tokenizer.files], ignored, size)
     ids = frozenset(source.token_id for source in sources)
     own = tokenizer.eos_token_id
     return EosIds(
@@ -108,9 +107,8 @@ def _named_ids(
             yield origin, token_id
     if tokenizer.eos_token_id is not None:
         yield "tokenizer", tokenizer.eos_token_id
-    end_of_turn = _end_of_turn(tokenizer)
-    if end_of_turn is not None:
-        yield "chat template", end_of_turn
+    for token_id in _ends_of_turn(tokenizer):
+        yield "chat template", token_id
 
 
 def _config_ids(content: Mapping[str, Any], origin: str) -> list[int]:
@@ -137,42 +135,76 @@ def _text_value(content: Mapping[str, Any], key: str) -> Any:
     return inner.get(key) if value is None and isinstance(inner, Mapping) else value
 
 
-def _end_of_turn(tokenizer: Tokenizer) -> int | None:
-    """Return the id of the special token that a chat template puts behind an answer."""
-    if tokenizer.chat_template is None:
-        return None
+def _ends_of_turn(tokenizer: Tokenizer) -> Iterator[int]:
+    """Yield the special token that each chat template puts behind an answer."""
     messages = [
         {"role": "user", "content": "Hello"},
         {"role": "assistant", "content": _ANSWER},
     ]
-    try:
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=False)
-    except UnillmError:
-        return None  # the template takes other messages only
-    # Some templates put a space or a line end first, as Llama 2's does.
-    behind = text.rpartition(_ANSWER)[2].lstrip()
+    for template in tokenizer.chat_templates.values():
+        try:
+            text = tokenizer.apply_chat_template(
+                messages, chat_template=template, add_generation_prompt=False
+            )
+        except UnillmError:
+            continue  # the template takes other messages only
+        before, answer, behind = text.rpartition(_ANSWER)
+        # Some templates put a space or a line end first, as Llama 2's does.
+        token, token_id = _special_at_start(tokenizer, behind.lstrip())
+        # Some begin a next turn, whatever they are asked for.
+        if answer and token and not _begins_turns(tokenizer, token, before):
+            yield token_id
+
+
+def _begins_turns(tokenizer: Tokenizer, token: str, before: str) -> bool:
+    """Whether a token begins the conversation, or the answer behind *before*."""
+    if before.rstrip().endswith(token):
+        return True
+    rest = before.lstrip()
+    while first := _special_at_start(tokenizer, rest)[0]:
+        if first == token:
+            return True
+        rest = rest[len(first) :].lstrip()
+    return False
+
+
+def _special_at_start(tokenizer: Tokenizer, text: str) -> tuple[str, int]:
+    """Return the longest special token at the start of *text*; ``""`` for none."""
     tokens = [
         (token, token_id)
         for token_id in tokenizer.special_token_ids
-        if (token := tokenizer.id_to_token(token_id)) and behind.startswith(token)
+        if (token := tokenizer.id_to_token(token_id)) and text.startswith(token)
     ]
-    return max(tokens, key=lambda pair: len(pair[0]))[1] if tokens else None
+    return max(tokens, key=lambda pair: len(pair[0]), default=("", -1))
+
+
+def _token(tokenizer: Tokenizer, token_id: int) -> str | None:
+    size = tokenizer.vocab_size
+    known = token_id >= 0 and (size is None or token_id < size)
+    return tokenizer.id_to_token(token_id) if known else None
 
 
 def _vocab_size(tokenizer: Tokenizer, config: Mapping[str, Any]) -> int | None:
-    """Return the larger of the two vocabularies; models pad theirs."""
+    """Return the rows of the model, which may be more or fewer than the tokens."""
     rows = _text_value(config, "vocab_size")
-    sizes = [n for n in (tokenizer.vocab_size, rows) if isinstance(n, int)]
-    return max(sizes, default=None)
+    return rows if isinstance(rows, int) else tokenizer.vocab_size
 
 
-def _not_found(files: list[str], ignored: list[EosSource]) -> EosNotFoundError:
-    outside = ", ".join(str(source.token_id) for source in ignored)
-    named = f" The ids {outside} are named but outside the vocabulary." * bool(outside)
+def _not_found(
+    files: Sequence[str], ignored: Sequence[EosSource], size: int | None
+) -> EosNotFoundError:
+    named = ""
+    if ignored:
+        outside = ", ".join(
+            f"{source.token_id} ({', '.join(source.origins)})" for source in ignored
+        )
+        rows = "" if size is None else f", whose ids are 0 to {size - 1}"
+        named = f" Named, and outside the vocabulary of the model{rows}: {outside}."
     return EosNotFoundError(
-        "No source names an end-of-sequence id, so nothing would end a completion but "
-        f"its length. Read: {', '.join(files) or 'the tokenizer object alone'}.{named} "
+        "No source names an end-of-sequence id that the model can produce, so nothing "
+        "would end a completion but its length. Read: "
+        f"{', '.join(files) or 'the tokenizer object alone'}.{named} "
         'Add "eos_token_id" to the model\'s generation_config.json, or give the '
         "tokenizer an eos_token.",
-        files=files,
+        files=tuple(files),
     )

@@ -9,8 +9,9 @@
 3. ``tokenizer.model`` alone: by the sentencepiece library;
 4. ``config.json``: by `AutoTokenizer`, which knows older layouts of files.
 
-In all four cases it reads a ``chat_template.jinja`` beside them too. A local path needs
-no network.
+In all four cases it reads the chat templates beside them too (``chat_template.jinja``
+and those of ``additional_chat_templates/``), and the names of BOS, EOS and other tokens
+in ``special_tokens_map.json``. A local path needs no network.
 
 A checkpoint may bring its own tokenizer as Python code (``auto_map``). Without
 *trust_remote_code* that code never runs: transformers' own class loads the tokenizer
@@ -33,6 +34,7 @@ from ..errors import ModelNotFoundError, TokenizerError, UnsafeModelError
 from ..files import read_json
 from ..model.checkpoint import find_config
 from ..params import SamplingParams
+from . import templates
 from .eos import EosIds, resolve_eos
 from .tokenizer import (
     ForeignTokenizer,
@@ -43,6 +45,9 @@ from .tokenizer import (
 )
 
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
+CHAT_TEMPLATE_FOLDER = "additional_chat_templates"
+"""Folder of further templates, each in a file of its name."""
+SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 
 _READ_BY_TRANSFORMERS = (
     "tokenizer_config.json",
@@ -52,7 +57,7 @@ _READ_BY_TRANSFORMERS = (
     "vocab.json",
     "merges.txt",
     "vocab.txt",
-    "special_tokens_map.json",
+    SPECIAL_TOKENS_FILE,
     "added_tokens.json",
     CHAT_TEMPLATE_FILE,
 )
@@ -78,7 +83,11 @@ class ModelText:
 
 
 def read_model_text(
-    path: Path, tokenizer: Any = None, *, trust_remote_code: bool = False
+    path: Path,
+    tokenizer: Any = None,
+    chat_template: str | None = None,
+    *,
+    trust_remote_code: bool = False,
 ) -> ModelText:
     """Read the files of a model that concern text.
 
@@ -87,9 +96,12 @@ def read_model_text(
         tokenizer: Source of the tokenizer, as for `load_tokenizer`; `None` for *path*.
             A built engine may lack the configs of its model; then they are read from
             the directory of its tokenizer.
+        chat_template: What the caller has in place of the tokenizer's template: a text,
+            or the name of one of the tokenizer's, which is checked.
         trust_remote_code: Run tokenizer code that the checkpoint brings.
 
     Raises:
+        ChatTemplateError: *chat_template* is neither.
         ModelLoadError: A configuration file is broken.
         TokenizerError: No tokenizer was found, or it cannot be read.
         UnsafeModelError: The tokenizer would run code of the checkpoint.
@@ -107,6 +119,10 @@ def read_model_text(
     loaded = load_tokenizer(
         path if tokenizer is None else tokenizer, trust_remote_code=trust_remote_code
     )
+    if chat_template is not None:
+        templates.choose_template(
+            loaded.chat_templates, chat_template, with_tools=False
+        )
     return ModelText(
         tokenizer=loaded,
         eos=resolve_eos(
@@ -187,12 +203,6 @@ def _load_directory(path: Path, *, trust_remote_code: bool) -> Tokenizer:
 
 
 def _load_file(path: Path) -> Tokenizer:
-    template = path.parent / CHAT_TEMPLATE_FILE
-    files = [str(path)]
-    chat_template = None
-    if template.is_file():
-        files.append(str(template))
-        chat_template = template.read_text(encoding="utf-8")
     is_rust = path.suffix == ".json"
     wrapped: Any
     try:
@@ -206,8 +216,52 @@ def _load_file(path: Path) -> Tokenizer:
             wrapped = sentencepiece.SentencePieceProcessor(model_file=str(path))
     except Exception as error:  # tokenizers raises bare Exception
         raise _unreadable(path, error) from error
+    chat_templates = _template_files(path.parent)
+    special = _special_tokens(path.parent)
+    if is_rust:
+        _mark_special(wrapped, special)
+    listed = [path, *chat_templates.values()]
+    if special:
+        listed.append(path.parent / SPECIAL_TOKENS_FILE)
     kind = RustTokenizer if is_rust else SentencePieceTokenizer
-    return kind(wrapped, files=files, chat_template=chat_template)
+    return kind(
+        wrapped,
+        files=[str(file) for file in listed],
+        chat_templates={
+            name: file.read_text(encoding="utf-8")
+            for name, file in chat_templates.items()
+        },
+        special_tokens=special,
+    )
+
+
+def _template_files(directory: Path) -> dict[str, Path]:
+    """Return the files of chat templates by the names of the templates."""
+    default = directory / CHAT_TEMPLATE_FILE
+    found = {templates.DEFAULT: default} if default.is_file() else {}
+    further = sorted((directory / CHAT_TEMPLATE_FOLDER).glob("*.jinja"))
+    return {**found, **{file.stem: file for file in further}}
+
+
+def _special_tokens(directory: Path) -> dict[str, str]:
+    """Return the tokens that ``special_tokens_map.json`` names, by their names."""
+    named = read_json(directory, SPECIAL_TOKENS_FILE) or {}
+    texts = {
+        name: token.get("content") if isinstance(token, Mapping) else token
+        for name, token in named.items()
+    }
+    return {name: text for name, text in texts.items() if isinstance(text, str)}
+
+
+def _mark_special(wrapped: Any, special: Mapping[str, str]) -> None:
+    """Make tokens special that the file of the tokenizer has as plain ones."""
+    import tokenizers
+
+    added = wrapped.get_added_tokens_decoder()
+    for text in special.values():
+        token_id = wrapped.token_to_id(text)
+        if token_id is not None and not (token_id in added and added[token_id].special):
+            wrapped.add_special_tokens([tokenizers.AddedToken(text, special=True)])
 
 
 def _unreadable(path: Path, error: Exception) -> TokenizerError:

@@ -11,19 +11,24 @@ from __future__ import annotations
 import abc
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal
 
 from typing_extensions import override
 
 from ..errors import ChatTemplateError, TokenizerError
 from .bounded import call_within
-from .chat import as_conversation
+from .chat import ContentFormat, Conversation, as_conversation, for_template
+from .content_format import detect_content_format
 from .pieces import Pieces, rust_pieces, sentencepiece_pieces
+from .templates import choose_template, templates_by_name
 
 TEMPLATE_TIMEOUT_S = 10.0
 """Limit for a chat template, which is a program of the checkpoint and may not end."""
+
+_CACHED_FORMATS = 32
+"""Templates whose content format is remembered; each call may bring its own."""
 
 
 class Tokenizer(abc.ABC):
@@ -32,9 +37,10 @@ class Tokenizer(abc.ABC):
     Attributes:
         wrapped: The object that does the work: the loaded one, or the caller's own.
         files: The files that it comes from; empty for a caller's object.
-        chat_template: Jinja text; `None` for a tokenizer without one.
+        chat_templates: Jinja texts by their names; empty for a tokenizer without one.
         eos_token_id: Its own EOS token; `None` if it names none.
         bos_token_id: Its own BOS token; `None` if it names none.
+        special_tokens: Further tokens that a template may name, such as ``pad_token``.
         special_token_ids: Ids that `decode` leaves out with *skip_special_tokens*.
         vocab_size: One more than the highest id; `None` if the caller's object has no
             size.
@@ -44,9 +50,10 @@ class Tokenizer(abc.ABC):
 
     wrapped: Any
     files: tuple[str, ...] = ()
-    chat_template: str | None = None
+    chat_templates: Mapping[str, str] = MappingProxyType({})
     eos_token_id: int | None = None
     bos_token_id: int | None = None
+    special_tokens: Mapping[str, str] = MappingProxyType({})
     special_token_ids: frozenset[int] = frozenset()
     vocab_size: int | None = None
     pieces: Pieces | None = None
@@ -79,6 +86,7 @@ class Tokenizer(abc.ABC):
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         chat_template: str | None = None,
+        chat_template_content_format: ContentFormat | Literal["auto"] = "auto",
         tools: Sequence[Any] | None = None,
         **template_kwargs: Any,
     ) -> str:
@@ -88,7 +96,10 @@ class Tokenizer(abc.ABC):
             messages: A list of ``{"role": …, "content": …}``.
             add_generation_prompt: End where the assistant begins.
             continue_final_message: Leave the last message open instead.
-            chat_template: Template text to use instead of the tokenizer's.
+            chat_template: Template text to use instead of the tokenizer's, or the name
+                of one of the tokenizer's.
+            chat_template_content_format: The form in which the template gets contents:
+                "string", "openai" (a list of parts), or "auto" for what it reads.
             tools: Functions or their JSON schemas, for templates that offer tools.
             **template_kwargs: Further variables for the template.
 
@@ -98,53 +109,56 @@ class Tokenizer(abc.ABC):
                 one, or the template failed or took longer than `TEMPLATE_TIMEOUT_S`.
         """
         conversation = as_conversation(messages)
-        self._check_template(chat_template)
+        template = choose_template(
+            self.chat_templates,
+            chat_template,
+            with_tools=tools is not None,
+            files=self.files,
+        )
         if continue_final_message and add_generation_prompt:
             raise ChatTemplateError(
                 "continue_final_message and add_generation_prompt exclude each other: "
                 "one continues the last message, the other begins a new one. Pass "
                 "add_generation_prompt=False."
             )
-        try:
-            return call_within(
-                TEMPLATE_TIMEOUT_S,
-                partial(
-                    self._render,
-                    conversation,
-                    add_generation_prompt=add_generation_prompt,
-                    continue_final_message=continue_final_message,
-                    chat_template=chat_template,
-                    tools=None if tools is None else list(tools),
-                    **template_kwargs,
-                ),
+
+        def render() -> str:
+            content_format = chat_template_content_format
+            if content_format == "auto":
+                content_format = self._content_format_of(template)
+            return self._render(
+                for_template(conversation, template, content_format),
+                chat_template=template,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                tools=None if tools is None else list(tools),
+                **template_kwargs,
             )
+
+        try:
+            return call_within(TEMPLATE_TIMEOUT_S, render)
         except Exception as error:  # a template is a program: it may raise anything
             raise ChatTemplateError(
                 "The chat template refused the conversation: "
                 f"{type(error).__name__}: {error}"
             ) from error
 
-    def _check_template(self, given: str | None) -> None:
-        if given is None and self.chat_template is None:
-            where = f" ({', '.join(self.files)})" if self.files else ""
-            raise ChatTemplateError(
-                f"The tokenizer has no chat template{where}. Pass chat_template= with "
-                "the text of one, or use generate() with a prompt that is already in "
-                "the model's format."
-            )
-        if given is not None and "{" not in given:
-            raise ChatTemplateError(
-                "chat_template must be the text of a Jinja template, got "
-                f"{given[:80]!r}, which has no expression. Pass the text of the "
-                "template's file, not its name."
+    @functools.cached_property
+    def _content_format_of(self) -> Callable[[str], ContentFormat]:
+        """Return the content format of a template; the last ones are remembered."""
+
+        def detect(template: str) -> ContentFormat:
+            return detect_content_format(
+                template,
+                lambda conversation: self._render(
+                    conversation, chat_template=template, add_generation_prompt=True
+                ),
             )
 
+        return functools.lru_cache(maxsize=_CACHED_FORMATS)(detect)
+
     def _render(
-        self,
-        conversation: list[dict[str, Any]],
-        *,
-        chat_template: str | None,
-        **options: Any,
+        self, conversation: Conversation, *, chat_template: str, **options: Any
     ) -> str:
         from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -157,25 +171,37 @@ class Tokenizer(abc.ABC):
         # Annotated upstream as a str; it is the texts and, on request, their spans.
         texts_and_spans: Any = render_jinja_template(
             [conversation],
-            chat_template=chat_template or self.chat_template,
-            **{**special, **options},
+            chat_template=chat_template,
+            **{**self.special_tokens, **special, **options},
         )
         return str(texts_and_spans[0][0])
 
 
 class RustTokenizer(Tokenizer):
-    """Wrapper of a `tokenizers.Tokenizer`, which names no BOS and no EOS token."""
+    """Wrapper of a `tokenizers.Tokenizer`, which names no BOS and no EOS token.
+
+    Args:
+        wrapped: The object.
+        files: The files that it comes from.
+        chat_templates: Jinja texts by their names.
+        special_tokens: Tokens by the names that transformers gives them, such as
+            ``eos_token``.
+    """
 
     def __init__(
         self,
         wrapped: Any,
         *,
         files: Sequence[str] = (),
-        chat_template: str | None = None,
+        chat_templates: Mapping[str, str] = MappingProxyType({}),
+        special_tokens: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.wrapped = wrapped
         self.files = tuple(files)
-        self.chat_template = chat_template
+        self.chat_templates = chat_templates
+        self.special_tokens = special_tokens
+        self.bos_token_id = self._id_of(special_tokens.get("bos_token"))
+        self.eos_token_id = self._id_of(special_tokens.get("eos_token"))
         self.special_token_ids = frozenset(
             token_id
             for token_id, token in wrapped.get_added_tokens_decoder().items()
@@ -183,6 +209,10 @@ class RustTokenizer(Tokenizer):
         )
         self.vocab_size = _size_of(wrapped.get_vocab(with_added_tokens=True))
         self.pieces = rust_pieces(wrapped)
+
+    def _id_of(self, token: str | None) -> int | None:
+        found: int | None = None if token is None else self.wrapped.token_to_id(token)
+        return found
 
     @override
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
@@ -238,10 +268,7 @@ class TransformersTokenizer(Tokenizer):
             self.vocab_size = self._rust.vocab_size
             self.special_token_ids = self._rust.special_token_ids
             self.pieces = self._rust.pieces
-        template = wrapped.chat_template
-        if isinstance(template, dict):  # several, by name
-            template = template.get("default")
-        self.chat_template = template
+        self.chat_templates = templates_by_name(wrapped.chat_template)
 
     @override
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
@@ -271,7 +298,7 @@ class TransformersTokenizer(Tokenizer):
         return token
 
     @override
-    def _render(self, conversation: list[dict[str, Any]], **options: Any) -> str:
+    def _render(self, conversation: Conversation, **options: Any) -> str:
         return str(
             self.wrapped.apply_chat_template(conversation, tokenize=False, **options)
         )
@@ -302,13 +329,15 @@ class SentencePieceTokenizer(Tokenizer):
         wrapped: Any,
         *,
         files: Sequence[str] = (),
-        chat_template: str | None = None,
+        chat_templates: Mapping[str, str] = MappingProxyType({}),
+        special_tokens: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.wrapped = wrapped
         self.files = tuple(files)
-        self.chat_template = chat_template
-        self.eos_token_id = _id_or_none(wrapped.eos_id())
-        self.bos_token_id = _id_or_none(wrapped.bos_id())
+        self.chat_templates = chat_templates
+        self.special_tokens = special_tokens
+        self.eos_token_id = self._special_id("eos_token", wrapped.eos_id())
+        self.bos_token_id = self._special_id("bos_token", wrapped.bos_id())
         self.vocab_size: int = wrapped.vocab_size()
         self.special_token_ids = frozenset(
             token_id
@@ -323,6 +352,12 @@ class SentencePieceTokenizer(Tokenizer):
                 "check that it is the right file."
             )
         self.pieces: Pieces = pieces
+
+    def _special_id(self, name: str, own: int) -> int | None:
+        """Return the id of a named token; *own*, the model's, for one it lacks."""
+        found = self.wrapped.piece_to_id(self.special_tokens.get(name, ""))
+        # An unknown text has the id of the unknown token.
+        return _id_or_none(own if found == self.wrapped.unk_id() else found)
 
     @override
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
@@ -374,7 +409,7 @@ class ForeignTokenizer(Tokenizer):
         self.eos_token_id = _id_or_none(getattr(wrapped, "eos_token_id", None))
         self.bos_token_id = _id_or_none(getattr(wrapped, "bos_token_id", None))
         self.special_token_ids = frozenset(getattr(wrapped, "all_special_ids", ()))
-        self.chat_template = getattr(wrapped, "chat_template", None)
+        self.chat_templates = templates_by_name(getattr(wrapped, "chat_template", None))
         sizes = (getattr(wrapped, name, None) for name in ("vocab_size", "n_vocab"))
         self.vocab_size = next((n for n in sizes if isinstance(n, int)), None)
         if self.vocab_size is None and hasattr(wrapped, "__len__"):

@@ -63,8 +63,8 @@ class LLM:
         model: Directory, hub id, or the bundled ``"unillm/tiny"``.
         backend: Name of the backend, or "auto" for the best that can run here.
         backend_options: Options that only the chosen backend knows.
-        chat_template: A template or, as in vLLM, the path of its file; `None` for the
-            tokenizer's.
+        chat_template: A template or, as in vLLM, the path of its file; or the name of
+            one of the tokenizer's; `None` for the tokenizer's default.
         generation_config: Source of the sampling defaults: "auto" or `None` for the
             model, "vllm" for vLLM's neutral values, or a directory that has a
             ``generation_config.json``.
@@ -271,9 +271,11 @@ class LLM:
             use_tqdm: Show a progress bar; or a callable that makes one.
             lora_request: One adapter for all, a list with one or `None` for each.
             priority: Lower is sooner; one for all or a list with one for each.
-            chat_template: Template text for this call.
-            chat_template_content_format: "auto" or "string": a template gets the
-                content as text, text parts joined by line ends.
+            chat_template: Template text for this call, or the name of one of the
+                tokenizer's templates.
+            chat_template_content_format: The form in which the template gets contents:
+                "string" (text parts joined by line ends), "openai" (a list of parts),
+                or "auto" for what it reads.
             add_generation_prompt: End the prompt where the assistant begins.
             continue_final_message: Continue the last message instead.
             tools: Functions or their JSON schemas, for templates that offer tools.
@@ -288,14 +290,6 @@ class LLM:
             ChatTemplateError: There is no template, or it refused the messages.
             RequestError: The only conversation failed.
         """
-        if chat_template_content_format not in ("auto", "string"):
-            raise UnsupportedParameterError(
-                "chat_template_content_format must be 'auto' or 'string', got "
-                f"{chat_template_content_format!r}: templates get every content as "
-                "text, on every backend.",
-                parameter="chat_template_content_format",
-                value=chat_template_content_format,
-            )
         if self._only_ids:
             _refuse_texts("messages")
         return self._generator.chat(
@@ -305,6 +299,7 @@ class LLM:
             lora_request=taken_adapters(lora_request),
             priority=0 if priority is None else priority,
             chat_template=chat_template,
+            chat_template_content_format=chat_template_content_format,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
             tools=tools,
@@ -386,11 +381,16 @@ def _pop(values: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
 
 
 def _template_text(template: str | None) -> str | None:
-    """Return the text of a template that is given as text or as the path of a file."""
+    """Return the text of a template that is given as the path of its file.
+
+    A text and a name stay as they are.
+    """
     if template is None or any(character in template for character in "{}\n"):
         return template
     path = Path(template).expanduser()
     if not path.is_file():
+        if path.name == template and not path.suffix:
+            return template  # the name of one of the tokenizer's, which loading checks
         raise ConfigError(
             f"chat_template={template!r} is neither a template (it has no braces) "
             "nor a file that exists."
