@@ -314,23 +314,6 @@ def test_params_survive_pickling_and_are_equal_by_value():
     assert type(params).__module__ == "unillm"
 
 
-def test_generation_config_sets_the_fields_that_vllm_takes():
-    config = {
-        "do_sample": False,
-        "temperature": 0.6,
-        "top_p": 0.9,
-        "top_k": 20,
-        "repetition_penalty": 1.1,
-        "max_new_tokens": 7,
-        "eos_token_id": [1, 2],
-        "min_p": None,
-    }
-
-    assert SamplingParams.from_generation_config(config) == SamplingParams(
-        temperature=0.6, top_p=0.9, top_k=20, repetition_penalty=1.1, max_tokens=7
-    )
-
-
 @pytest.mark.property
 @given(
     st.dictionaries(

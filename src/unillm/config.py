@@ -170,6 +170,10 @@ class EngineConfig:
     strict_length: bool = _flag()
     """Refuse a request whose `max_tokens` does not fit, instead of fitting it."""
 
+    strict_generation_config: bool = _flag()
+    """Refuse a model whose ``generation_config.json`` asks for what no backend honours,
+    instead of logging a warning."""
+
     chat_template: str | None = _text()
     """Template text to use instead of the tokenizer's, or the name of one of its."""
 

@@ -65,6 +65,7 @@ class Generator(TextMethods):
         step_timeout_s: Seconds after which an engine that does not return from a step
             counts as dead, and every waiting call raises; `None` for 600.
         strict_length: Refuse `max_tokens` over the context instead of fitting it.
+        strict_generation_config: Refuse generation settings that have no effect here.
         chat_template: Template text, or the name of one of the tokenizer's templates.
         trust_remote_code: Run code from the checkpoint. Read it first.
         seed: Draws the seeds of requests that set none.
@@ -112,6 +113,7 @@ class Generator(TextMethods):
         max_queued_tokens: int | None = None,
         step_timeout_s: float | None = None,
         strict_length: bool = False,
+        strict_generation_config: bool = False,
         chat_template: str | None = None,
         trust_remote_code: bool = False,
         seed: int = 0,
@@ -141,6 +143,7 @@ class Generator(TextMethods):
         self._text = text = read_model_text(
             config.path, config.tokenizer, config.chat_template, trust_remote_code=trust
         )
+        text.defaults.report(model=config.model, strict=config.strict_generation_config)
         self.eos = text.eos
         self.eos_token_ids = text.eos.ids
         self._driver = Driver(

@@ -105,6 +105,8 @@ class ModelReport:
     """Why the chat template gives no example."""
     default_sampling_params: SamplingParams
     """The params of a call without params."""
+    default_remarks: tuple[str, ...] = ()
+    """Generation settings of the model that no call gets."""
     memory: MemoryReport | None
     memory_refusal: str = ""
     """Why there is no estimate of the memory."""
@@ -179,7 +181,8 @@ def inspect_model(
         has_chat_template=bool(text.tokenizer.chat_templates),
         chat_example=example,
         chat_refusal=chat_refusal,
-        default_sampling_params=text.default_params,
+        default_sampling_params=text.defaults.params,
+        default_remarks=text.defaults.remarks,
         memory=memory,
         memory_refusal=memory_refusal,
     )

@@ -44,18 +44,6 @@ GREEDY_BELOW = 1e-5
 LOWEST_TEMPERATURE = 0.01
 """Dividing logits by less overflows half precision; vLLM raises such values to this."""
 
-_GENERATION_CONFIG_FIELDS = (
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "max_tokens",
-)
-"""Fields that ``generation_config.json`` sets; it calls the last ``max_new_tokens``."""
-
 _BEAM = "vLLM took it out of SamplingParams; call LLM.beam_search()"
 
 UNAVAILABLE_FIELDS: Mapping[str, str] = {
@@ -451,30 +439,6 @@ class SamplingParams:
                 parameter="min_tokens",
                 value=self.min_tokens,
             )
-
-    @classmethod
-    def from_generation_config(
-        cls, config: Mapping[str, Any], *, base: SamplingParams | None = None
-    ) -> SamplingParams:
-        """Return the params of a call that passes none: the model's own defaults.
-
-        Takes the fields that vLLM takes and no others. ``do_sample`` is not one of
-        them, so a model asks for greedy decoding with ``temperature: 0``.
-
-        Args:
-            config: Content of a ``generation_config.json``.
-            base: Source of the other fields; `None` for the class's defaults.
-
-        References:
-            ``get_default_sampling_params``, vLLM 0.32.
-        """
-        named = {**config, "max_tokens": config.get("max_new_tokens")}
-        given = {
-            name: named[name]
-            for name in _GENERATION_CONFIG_FIELDS
-            if named.get(name) is not None
-        }
-        return attrs.evolve(cls() if base is None else base, **given)
 
     @classmethod
     def from_optional(cls, **fields: Any) -> SamplingParams:

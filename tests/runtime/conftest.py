@@ -13,6 +13,7 @@ from unillm.runtime.driver import Driver
 from unillm.runtime.requests import RequestMaker
 from unillm.scheduling.slots import SlotScheduler
 from unillm.text.eos import resolve_eos
+from unillm.text.generation_config import ModelDefaults
 from unillm.text.loading import ModelText, load_tokenizer
 
 
@@ -28,7 +29,7 @@ def maker_for():
             tokenizer=tokenizer,
             eos=resolve_eos(tokenizer),
             model_config={},
-            default_params=SamplingParams(temperature=0.5),
+            defaults=ModelDefaults(params=SamplingParams(temperature=0.5)),
         )
         limits = EngineLimits(
             max_model_len=max_model_len, max_num_seqs=4, vocab_size=0x110000

@@ -23,6 +23,7 @@ from unillm.scheduling.runs import RunScheduler
 from unillm.scheduling.slots import SlotScheduler
 from unillm.testing.batches import StepCosts
 from unillm.text.eos import resolve_eos
+from unillm.text.generation_config import ModelDefaults
 from unillm.text.loading import ModelText, load_tokenizer
 
 from .engines import (
@@ -126,7 +127,7 @@ class _Run:
                 tokenizer=tokenizer,
                 eos=resolve_eos(tokenizer),
                 model_config={},
-                default_params=SamplingParams(),
+                defaults=ModelDefaults(),
             ),
             EngineLimits(
                 max_model_len=self._world.max_model_len,

@@ -339,7 +339,7 @@ def test_sampling_defaults_are_those_of_the_generation_config(tmp_path):
     content = {"do_sample": True, "temperature": 0.25, "top_k": 7}
     (model / "generation_config.json").write_text(json.dumps(content))
 
-    params = read_model_text(model).default_params
+    params = read_model_text(model).defaults.params
 
     assert (params.temperature, params.top_k) == (0.25, 7)
 
@@ -351,7 +351,7 @@ def test_a_built_engine_takes_its_configs_from_the_directory_of_its_tokenizer(bu
         model = read_model_text(TINY)
         assert found.eos == model.eos
         assert found.model_config == model.model_config
-        assert found.default_params == model.default_params
+        assert found.defaults == model.defaults
 
 
 def test_a_built_engine_may_have_a_tokenizer_file_or_one_under_home(
@@ -380,7 +380,7 @@ def test_a_models_own_generation_config_comes_first(tmp_path):
         content = {"do_sample": True, "temperature": temperature}
         (path / "generation_config.json").write_text(json.dumps(content))
 
-    assert read_model_text(model, tokenizer=other).default_params.temperature == 0.25
+    assert read_model_text(model, tokenizer=other).defaults.params.temperature == 0.25
 
 
 def test_a_model_without_configs_has_empty_ones(tmp_path):

@@ -79,6 +79,8 @@ def _facts(report: ModelReport) -> Iterator[tuple[str, str]]:
     yield from _memory(report.memory, report.memory_refusal)
     yield "chat template", _chat_template(report)
     yield "default sampling", _default_sampling(report)
+    for remark in report.default_remarks:
+        yield "", _shortened(remark)
 
 
 def _parameters(weights: WeightsReport | None) -> str:

@@ -177,6 +177,9 @@ class Serving(Building, total=False):
     strict_length: Annotated[
         bool, _engine("Refuse max_tokens over the context instead of fitting it.")
     ]
+    strict_generation_config: Annotated[
+        bool, _engine("Refuse a model with generation settings of no effect here.")
+    ]
     enforce_eager: Annotated[
         bool, _engine("Compile nothing and record no CUDA graphs.")
     ]

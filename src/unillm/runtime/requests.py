@@ -221,6 +221,8 @@ class RequestMaker:
             params,
             strict_length=self.config.strict_length,
         )
+        if params is self.text.defaults.params:  # the caller's are copies
+            prepared, params = self.text.defaults.fit(prepared, params)
         stop_token_ids = frozenset() if params.ignore_eos else self.text.eos.ids
         if params.stop_token_ids:  # else all requests share one set
             stop_token_ids = stop_token_ids.union(params.stop_token_ids)
@@ -274,7 +276,7 @@ class RequestMaker:
     # -------------------------------------------------------------------------- checks
 
     def _copied_or_default(self, params: Any) -> SamplingParams:
-        return self.text.default_params if params is None else _copied(params)
+        return self.text.defaults.check() if params is None else _copied(params)
 
     def _as_prompt(self, prompt: Any) -> Prompt:
         if isinstance(prompt, Mapping) and "messages" in prompt:

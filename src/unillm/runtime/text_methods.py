@@ -28,8 +28,12 @@ class TextMethods:
         return self._text.tokenizer.wrapped
 
     def get_default_sampling_params(self) -> SamplingParams:
-        """Return a copy of the model's own defaults, from its `generation_config`."""
-        return attrs.evolve(self._text.default_params)
+        """Return a copy of the model's own defaults, from its `generation_config`.
+
+        Raises:
+            InvalidParameterError: The file sets an impossible value.
+        """
+        return attrs.evolve(self._text.defaults.check())
 
     def tokenize(
         self, prompt: PromptType, *, add_special_tokens: bool | None = None

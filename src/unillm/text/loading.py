@@ -33,9 +33,9 @@ import attrs
 from ..errors import ModelNotFoundError, TokenizerError, UnsafeModelError
 from ..files import read_json
 from ..model.checkpoint import find_config
-from ..params import SamplingParams
 from . import templates
 from .eos import EosIds, resolve_eos
+from .generation_config import ModelDefaults, read_defaults, settings_of_config
 from .tokenizer import (
     ForeignTokenizer,
     RustTokenizer,
@@ -78,8 +78,8 @@ class ModelText:
     eos: EosIds
     model_config: Mapping[str, Any]
     """``config.json``; empty without one."""
-    default_params: SamplingParams
-    """Parameters of a call that passes none."""
+    defaults: ModelDefaults
+    """The params and lengths of a call that passes no params."""
 
 
 def read_model_text(
@@ -129,8 +129,20 @@ def read_model_text(
             loaded, generation_config=generation_config, config=model_config
         ),
         model_config=model_config or {},
-        default_params=SamplingParams.from_generation_config(generation_config or {}),
+        defaults=_defaults(generation_config, model_config or {}),
     )
+
+
+def _defaults(
+    generation_config: Mapping[str, Any] | None, model_config: Mapping[str, Any]
+) -> ModelDefaults:
+    vocab_size = model_config.get("vocab_size")
+    if not isinstance(vocab_size, int):
+        vocab_size = None
+    if generation_config is not None:
+        return read_defaults(generation_config, vocab_size=vocab_size)
+    settings = settings_of_config(model_config)
+    return read_defaults(settings, source="config.json", vocab_size=vocab_size)
 
 
 def load_tokenizer(source: Any, *, trust_remote_code: bool = False) -> Tokenizer:

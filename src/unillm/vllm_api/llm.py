@@ -27,6 +27,7 @@ from ..params import SamplingParams
 from ..plugins import PluginRegistry
 from ..resolve import resolve
 from ..runtime.arguments import ParamsLike, PriorityLike, UseTqdm
+from ..text.generation_config import read_defaults
 from ..text.prompts import Conversation, Prompts, as_prompts
 from .beam_search import (
     BeamSearcher,
@@ -110,7 +111,8 @@ class LLM:
             del stated["max_model_len"]
         overrides = override_generation_config or {}
         base = _base_defaults(generation_config)
-        SamplingParams.from_generation_config(overrides)  # raises before loading
+        if remarks := read_defaults(overrides).remarks:
+            raise ConfigError(f"override_generation_config: {'; '.join(remarks)}.")
         found = resolve(
             model,
             backend,
@@ -127,9 +129,10 @@ class LLM:
         weakref.finalize(
             self, self._generator.__exit__
         )  # programs for vLLM do not close
-        self._default_params = SamplingParams.from_generation_config(
-            overrides, base=base or self._generator.get_default_sampling_params()
-        )
+        base = base or self._generator.get_default_sampling_params()
+        if base.max_tokens is None:
+            base.max_tokens = SamplingParams().max_tokens  # vLLM reads no max_length
+        self._default_params = read_defaults(overrides, base=base).check()
 
     @classmethod
     def from_engine_args(cls, engine_args: Any) -> Self:
@@ -416,4 +419,6 @@ def _base_defaults(generation_config: str | None) -> SamplingParams | None:
             f"generation_config must be 'auto', 'vllm' or a directory that has a "
             f"generation_config.json, got {generation_config!r}."
         )
-    return SamplingParams.from_generation_config(found)
+    defaults = read_defaults(found)
+    defaults.report(model=str(generation_config), strict=False)
+    return defaults.check()
