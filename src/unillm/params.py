@@ -238,7 +238,8 @@ class StructuredOutputs:
     choice: tuple[str, ...] | None = attrs.field(default=None, converter=_as_choice)
     """Texts, one of which is the whole text."""
     grammar: str | None = text_field()
-    """A context-free grammar in Lark's notation, from the rule ``start``."""
+    """A context-free grammar: in Lark's notation from the rule ``start``, or in GBNF
+    from the rule ``root``."""
     json_object: bool = bool_field(False)
     """Whether the text is a JSON object of any kind."""
 
@@ -374,9 +375,11 @@ class SamplingParams:
     end the completion only if an EOS token is among them."""
 
     bad_words: list[str] = attrs.field(default=None, converter=_as_bad_words)
-    """Texts whose token ids, with and without a space before them, are never completed.
-    As in vLLM, only the usual tokens of a text are banned: another way to spell the
-    same text in tokens stays possible."""
+    """Texts that are never completed among the new tokens, with and without a space
+    before them. vLLM itself drops the form with a space where its number of tokens
+    differs; here both are banned on every backend. As in vLLM, only the usual tokens
+    of a text are banned, another spelling in tokens stays possible, and a word may
+    begin in the prompt."""
 
     structured_outputs: StructuredOutputs | None = attrs.field(
         default=None, converter=_as_structured_outputs

@@ -190,22 +190,30 @@ def test_a_regex_may_have_16_thousand_characters(compiler):
     )
 
 
-def test_a_choice_may_have_128_thousand_characters(compiler):
-    compiler.compile(StructuredOutputs(choice=["x" * 20_000]))
+def test_a_choice_may_have_two_million_characters(compiler):
+    options = [f"{number} {'x' * 16_300}" for number in range(130)]
 
-    message = refusal(compiler, choice=["x" * 131_073])
-    assert "it has 131073 characters, 131072 are allowed" in message
+    assert "it has 2119539 characters, 2097152 are allowed" in refusal(
+        compiler, choice=options
+    )
+    assert "an option has 16385 characters, 16384 are allowed" in refusal(
+        compiler, choice=["yes", "x" * 16_385]
+    )
 
 
 def test_the_limits_themselves_are_allowed(compiler, monkeypatch):
     monkeypatch.setattr(grammar, "MAX_REGEX_CHARS", 5)
-    monkeypatch.setattr(grammar, "MAX_CHARS", 7)
+    monkeypatch.setattr(grammar, "MAX_CHOICE_CHARS", 7)
+    monkeypatch.setattr(grammar, "MAX_OPTION_CHARS", 7)
+    monkeypatch.setattr(grammar, "MAX_CHARS", 10)
 
     compiler.compile(StructuredOutputs(regex="aaaaa"))
     compiler.compile(StructuredOutputs(choice=["aaaaaaa"]))
+    compiler.compile(StructuredOutputs(grammar='start: "a"'))
 
     assert "6 characters, 5" in refusal(compiler, regex="aaaaaa")
     assert "8 characters, 7" in refusal(compiler, choice=["aaaaaaaa"])
+    assert "11 characters, 10" in refusal(compiler, grammar='start: "aa"')
 
 
 def nested(depth):
@@ -261,7 +269,7 @@ def test_the_message_of_llguidance_is_in_the_error(compiler, wanted, says):
 
 
 def test_an_exception_of_the_compiler_is_in_the_error(compiler, monkeypatch):
-    def fail(_):
+    def fail(_, *, forces):
         raise RuntimeError("broken")
 
     monkeypatch.setattr(grammar, "_grammar_text", fail)
@@ -271,7 +279,7 @@ def test_an_exception_of_the_compiler_is_in_the_error(compiler, monkeypatch):
 
 def test_a_caller_waits_a_limited_time(compiler, monkeypatch):
     monkeypatch.setattr(grammar, "COMPILE_TIMEOUT_S", 0.05)
-    monkeypatch.setattr(grammar, "_grammar_text", lambda _: time.sleep(0.5))
+    monkeypatch.setattr(grammar, "_grammar_text", lambda _, *, forces: time.sleep(0.5))
 
     assert "compiling it takes more than 0.05 s" in refusal(compiler, regex="a")
 

@@ -414,7 +414,7 @@ def bad_words(*words, vocab_size=40):
         (["a", "bb"], ((10,), (11,), (20,), (21,))),
         (["  a"], ((10,), (11,))),
         (["a", " a"], ((10,), (11,))),
-        (["Z"], ((2,),)),
+        (["Z"], ((2,), (1, 2))),
         (["a-bb"], ((10, 20), (11, 21))),
     ],
     ids=["words", "spaces before", "twice", "space is a token", "several tokens"],

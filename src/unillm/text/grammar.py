@@ -12,23 +12,31 @@ has a size.
 
 from __future__ import annotations
 
-import json
+import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidParameterError, UnsupportedParameterError
 from .bounded import call_within
+from .gbnf import is_gbnf
+from .notation import Notation, notation_of
 
 if TYPE_CHECKING:
     from ..params import StructuredOutputs
+    from .spelling import Spelling
     from .tokenizer import Tokenizer
 
 FIELD = "structured_outputs"
 
 MAX_CHARS = 128 * 1024
-"""Longest schema or grammar, or choices together."""
+"""Longest schema or grammar."""
+MAX_CHOICE_CHARS = 2 * 1024 * 1024
+"""Longest choices together."""
+MAX_OPTION_CHARS = 16 * 1024
+"""Longest of several choices."""
 MAX_REGEX_CHARS = 16 * 1024
 """Longest regex; its time grows with the square of its length."""
 MAX_REFERENCES = 256
@@ -40,6 +48,8 @@ MAX_DEPTH = 64
 """Deepest nesting of brackets."""
 COMPILE_TIMEOUT_S = 10.0
 """Limit for the caller's wait; llguidance itself stops when its fuel is spent."""
+LOOK_AHEAD = 1024
+"""Characters of a text that must follow which a step spells; it uses the first id."""
 CACHED = 128
 """Compiled grammars in the cache, the last used ones."""
 
@@ -52,16 +62,27 @@ _LIMITS: dict[str, Any] = {
     "verbose_errors": False,
 }
 
+_FULL_LEXER = "lexer error: too many"
+"""In messages of llguidance about the states and expressions of a whole lexer."""
+_NO_TEXT = "NoExtension"
+"""Its reason for a grammar that no text satisfies."""
+
 
 class GrammarState:
     """State of one completion in its grammar.
+
+    All states of a grammar share the lexer of llguidance, which has a limit for the
+    states that it makes over its whole life. At that limit a state moves on to a new
+    one, so a grammar may serve any number of requests.
 
     Attributes:
         error: Reason why no token can follow; empty as long as one can.
     """
 
-    def __init__(self, matcher: Any) -> None:
-        self._matcher = matcher
+    def __init__(self, grammar: Grammar) -> None:
+        self._grammar = grammar
+        self._matcher, self._lexer = grammar.fresh_matcher()
+        self._token_ids: list[int] = []
         self.error = ""
 
     def allowed(self) -> bytes:
@@ -71,13 +92,27 @@ class GrammarState:
         must end. Sets `error` if it fails.
         """
         mask: bytes = self._matcher.compute_bitmask()
+        if self._is_worn():
+            self._renew()
+            mask = self._matcher.compute_bitmask()
         self._look()
         return mask
 
     def accept(self, token_id: int) -> None:
         """Record a generated token."""
+        self._token_ids.append(token_id)
         self._matcher.consume_token(token_id)
+        if self._is_worn():
+            self._renew()
         self._look()
+
+    def _is_worn(self) -> bool:
+        return self._matcher.is_error() and _FULL_LEXER in self._matcher.get_error()
+
+    def _renew(self) -> None:
+        self._matcher, self._lexer = self._grammar.fresh_matcher(worn=self._lexer)
+        for token_id in self._token_ids:
+            self._matcher.consume_token(token_id)
 
     def _look(self) -> None:
         if self._matcher.is_error():
@@ -85,16 +120,33 @@ class GrammarState:
 
 
 class Grammar:
-    """A compiled grammar. May be used from several threads."""
+    """A compiled grammar. May be used from several threads.
 
-    def __init__(self, matcher: Any) -> None:
-        self._matcher = matcher
+    Args:
+        make: Makes a matcher of llguidance, with a lexer of its own.
+    """
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._matcher = make()
+        self._lexer = 0
         self._lock = threading.Lock()
 
     def start(self) -> GrammarState:
         """Return the state before the first token."""
+        return GrammarState(self)
+
+    def fresh_matcher(self, *, worn: int | None = None) -> tuple[Any, int]:
+        """Return a matcher before the first token, and the number of its lexer.
+
+        Args:
+            worn: Number of a lexer that is at its limit; another one takes its place.
+        """
         with self._lock:
-            return GrammarState(self._matcher.deep_copy())
+            if worn == self._lexer:
+                self._matcher = self._make()
+                self._lexer += 1
+            return self._matcher.deep_copy(), self._lexer
 
 
 class GrammarCompiler:
@@ -113,7 +165,7 @@ class GrammarCompiler:
         self._vocab_size = vocab_size
         self._eos_ids = sorted(i for i in eos_ids if i < vocab_size)
         self._lock = threading.Lock()
-        self._vocabulary: Any = None
+        self._vocabulary: _Vocabulary | None = None
         self._cache: OrderedDict[StructuredOutputs, Grammar] = OrderedDict()
 
     def compile(self, wanted: StructuredOutputs) -> Grammar:
@@ -130,22 +182,20 @@ class GrammarCompiler:
                 self._cache.move_to_end(wanted)
                 return grammar
             vocabulary = self._vocabulary = self._vocabulary or self._make_vocabulary()
-        grammar = Grammar(_compile(wanted, vocabulary))
+        grammar = _compile(wanted, vocabulary)
         with self._lock:
             self._cache[wanted] = grammar
             while len(self._cache) > CACHED:
                 self._cache.popitem(last=False)
         return grammar
 
-    def _make_vocabulary(self) -> Any:
-        try:
-            import llguidance
-        except ImportError:
+    def _make_vocabulary(self) -> _Vocabulary:
+        if find_spec("llguidance") is None:
             raise UnsupportedParameterError(
                 f'{FIELD} needs llguidance: pip install "unillm[structured]".',
                 parameter=FIELD,
                 value=None,
-            ) from None
+            )
         if self._tokenizer.pieces is None:
             raise UnsupportedParameterError(
                 f"{FIELD} needs the bytes of each token, and those of this tokenizer "
@@ -154,25 +204,58 @@ class GrammarCompiler:
                 parameter=FIELD,
                 value=None,
             )
-        return llguidance.LLTokenizer(
-            llguidance.TokenizerWrapper(
-                _Vocabulary(self._tokenizer, self._vocab_size, self._eos_ids)
-            ),
-            n_vocab=self._vocab_size,
-            eos_token=self._eos_ids,
-        )
+        if not self._eos_ids:
+            raise UnsupportedParameterError(
+                f"{FIELD} needs an EOS token to end the text with, and none of the "
+                f"model's is below its {self._vocab_size} ids. Pass tokenizer= with "
+                "one that names it.",
+                parameter=FIELD,
+                value=None,
+            )
+        return _Vocabulary(self._tokenizer, self._vocab_size, self._eos_ids)
 
 
 class _Vocabulary:
-    """A tokenizer in the form that llguidance takes."""
+    """A tokenizer for llguidance.
 
-    bos_token_id = None
+    Attributes:
+        wrapped: The object of llguidance.
+        forces: Whether a text that must follow is given as its usual ids. Otherwise
+            the model spells it: a tokenizer that lacks some bytes may have no ids for
+            the text.
+    """
 
     def __init__(
         self, tokenizer: Tokenizer, vocab_size: int, eos_ids: list[int]
     ) -> None:
+        import llguidance
+
+        spelling = tokenizer.spelling
+        assert spelling is not None
+        self.forces = spelling.complete
+        self.wrapped = llguidance.LLTokenizer(
+            llguidance.TokenizerWrapper(
+                _Pieces(tokenizer, spelling, vocab_size, eos_ids)
+            ),
+            n_vocab=vocab_size,
+            eos_token=eos_ids,
+        )
+
+
+class _Pieces:
+    """A tokenizer in the form that llguidance wraps."""
+
+    bos_token_id = None
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        spelling: Spelling,
+        vocab_size: int,
+        eos_ids: list[int],
+    ) -> None:
         assert tokenizer.pieces is not None
-        self._encode = tokenizer.encode
+        self._spelling = spelling
         self.eos_token_id = eos_ids[0]
         special = tokenizer.special_token_ids | set(eos_ids)
         self.special_token_ids = sorted(i for i in special if i < vocab_size)
@@ -181,42 +264,40 @@ class _Vocabulary:
         self.tokens += [b""] * (vocab_size - known)  # rows that only pad the matrix
 
     def __call__(self, text: str | bytes) -> list[int]:
+        """Return the ids of a text that must follow."""
         if isinstance(text, bytes):
             text = text.decode("utf-8", "replace")
-        return self._encode(text, add_special_tokens=False)
+        return self._spelling.ids(text[:LOOK_AHEAD]) or []
 
 
-def _compile(wanted: StructuredOutputs, vocabulary: Any) -> Any:
+def _compile(wanted: StructuredOutputs, vocabulary: _Vocabulary) -> Grammar:
     import llguidance
 
-    text = wanted.source
-    most = MAX_REGEX_CHARS if wanted.kind == "regex" else MAX_CHARS
-    if len(text) > most:
-        raise _refused(wanted, f"it has {len(text)} characters, {most} are allowed")
-    references = _references(wanted)
-    if references > MAX_REFERENCES:
-        raise _refused(
-            wanted,
-            f"it has {references} references or rules, {MAX_REFERENCES} are allowed",
-        )
-    depth = _depth(text)
-    if wanted.kind != "choice" and depth > MAX_DEPTH:
-        raise _refused(wanted, f"it is {depth} levels deep and {MAX_DEPTH} are allowed")
+    _check_length(wanted)
+    try:
+        notation = notation_of(wanted)
+    except ValueError as wrong:
+        raise _refused(wanted, str(wrong)) from wrong
+    _check_size(wanted, notation)
 
-    def work() -> tuple[Any, str]:
-        matcher = llguidance.LLMatcher(
-            vocabulary,
-            _grammar_text(wanted),
+    def make() -> Any:
+        return llguidance.LLMatcher(
+            vocabulary.wrapped,
+            _grammar_text(notation, forces=vocabulary.forces),
             log_level=0,
             limits=llguidance.LLParserLimits(**_LIMITS),
         )
+
+    def work() -> tuple[Grammar, str]:
+        grammar = Grammar(make)
+        matcher, _ = grammar.fresh_matcher()
         # The first mask finds grammars that no text satisfies, and those that explode.
         if not matcher.is_error() and not any(matcher.compute_bitmask()):
-            return matcher, "no text of this tokenizer can satisfy it"
-        return matcher, matcher.get_error() if matcher.is_error() else ""
+            return grammar, _NO_TEXT
+        return grammar, matcher.get_error() if matcher.is_error() else ""
 
     try:
-        matcher, error = call_within(COMPILE_TIMEOUT_S, work, stack_bytes=STACK_BYTES)
+        grammar, error = call_within(COMPILE_TIMEOUT_S, work, stack_bytes=STACK_BYTES)
     except TimeoutError:
         raise _refused(
             wanted, f"compiling it takes more than {COMPILE_TIMEOUT_S:g} s"
@@ -224,40 +305,65 @@ def _compile(wanted: StructuredOutputs, vocabulary: Any) -> Any:
     except Exception as failure:  # llguidance documents none
         raise _refused(wanted, f"{type(failure).__name__}: {failure}") from failure
     if error:
-        if error.startswith("NoExtension"):
-            error = "no text of this tokenizer can satisfy it"
-        raise _refused(wanted, _first_line(error))
-    return matcher
+        raise _refused(wanted, _reason(error))
+    return grammar
 
 
-def _grammar_text(wanted: StructuredOutputs) -> str:
-    from llguidance import LLMatcher
+def _check_length(wanted: StructuredOutputs) -> None:
+    most = {"regex": MAX_REGEX_CHARS, "choice": MAX_CHOICE_CHARS}.get(
+        wanted.kind, MAX_CHARS
+    )
+    if len(wanted.source) > most:
+        raise _refused(
+            wanted, f"it has {len(wanted.source)} characters, {most} are allowed"
+        )
+    longest = max(map(len, wanted.choice or ("",)))
+    if longest > MAX_OPTION_CHARS:
+        raise _refused(
+            wanted,
+            f"an option has {longest} characters, {MAX_OPTION_CHARS} are allowed",
+        )
+    # The reader of GBNF counts its parentheses itself.
+    if wanted.kind == "choice" or (wanted.grammar and is_gbnf(wanted.grammar)):
+        return
+    depth = _depth(wanted.source)
+    if depth > MAX_DEPTH:
+        raise _refused(wanted, f"it is {depth} levels deep and {MAX_DEPTH} are allowed")
 
-    if wanted.kind == "regex":
-        return LLMatcher.grammar_from_regex(wanted.source)
-    if wanted.kind == "choice":
-        options = " | ".join(json.dumps(each) for each in wanted.choice or ())
-        return LLMatcher.grammar_from_lark(f"start: {options}")
-    if wanted.kind == "grammar":
-        return LLMatcher.grammar_from_lark(wanted.source)
-    overrides: Any = None
-    if wanted.disable_any_whitespace:
-        overrides = {
-            "whitespace_flexible": False,
-            "item_separator": ",",
-            "key_separator": ":",
-        }
-    elif wanted.whitespace_pattern is not None:
-        overrides = {"whitespace_pattern": wanted.whitespace_pattern}
-    return LLMatcher.grammar_from_json_schema(wanted.source, overrides=overrides)
 
-
-def _references(wanted: StructuredOutputs) -> int:
+def _check_size(wanted: StructuredOutputs, notation: Notation) -> None:
+    references = 0
     if wanted.kind == "json":
-        return wanted.source.count('"$ref"')
-    if wanted.kind == "grammar":
-        return wanted.source.count(":")  # more than there are rules, if in literals
-    return 0
+        references = wanted.source.count('"$ref"')
+    elif wanted.kind == "grammar" and notation.text == wanted.source:
+        # More than there are rules, if colons stand in literals.
+        references = notation.text.count(":")
+    elif wanted.kind == "grammar":  # converted: a rule a line
+        references = notation.text.count("\n") + 1
+    if references > MAX_REFERENCES:
+        raise _refused(
+            wanted,
+            f"it has {references} references or rules, {MAX_REFERENCES} are allowed",
+        )
+
+
+def _grammar_text(notation: Notation, *, forces: bool) -> str:
+    from llguidance import LLMatcher, regex_to_lark
+
+    if not forces:
+        lark = {
+            "json": f"start: %json {notation.text}",
+            "regex": f"start: /{regex_to_lark(notation.text)}/",
+            "lark": notation.text,
+        }[notation.kind]
+        return LLMatcher.grammar_from_lark(
+            f'%llguidance {{"no_forcing": true}}\n{lark}'
+        )
+    if notation.kind == "regex":
+        return LLMatcher.grammar_from_regex(notation.text)
+    if notation.kind == "lark":
+        return LLMatcher.grammar_from_lark(notation.text)
+    return LLMatcher.grammar_from_json_schema(notation.text)
 
 
 def _refused(wanted: StructuredOutputs, why: str) -> InvalidParameterError:
@@ -268,9 +374,25 @@ def _refused(wanted: StructuredOutputs, why: str) -> InvalidParameterError:
     )
 
 
+def _reason(error: str) -> str:
+    """Return why llguidance refuses a structure, in words for its author."""
+    if error.startswith(_NO_TEXT):
+        return "no text of this tokenizer can satisfy it"
+    if "coerce_one_of" in error:  # an option for callers of llguidance
+        return (
+            "it has a oneOf whose branches are not seen to exclude each other, as "
+            "values, types, and objects that require a property with another const do. "
+            "Write anyOf, which also allows what fits several branches"
+        )
+    if unknown := re.match(r"Unimplemented keys: \[(.*?)\]", error):
+        return f"the keywords {unknown[1]} of JSON Schema cannot be enforced"
+    return _first_line(error)
+
+
 def _first_line(error: str) -> str:
     """Return the message of llguidance without the state that it prints below."""
-    return " ".join(error.partition("<state>")[0].split())[:500].rstrip(".")
+    message = re.split("<state>|<backtrace>", error)[0]
+    return " ".join(message.split())[:500].rstrip(".")
 
 
 def _depth(text: str) -> int:

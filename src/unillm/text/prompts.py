@@ -405,23 +405,22 @@ def tokenise_bad_words(
 ) -> tuple[tuple[int, ...], ...]:
     """Return the token ids of *words*, with and without a space before them.
 
-    As in vLLM, the form with a space counts only where the space is a part of the first
-    token.
+    vLLM drops the form with a space where the two differ in their number of tokens.
+    A form that the tokenizer has no tokens for never appears, and has no ids.
 
     Raises:
-        InvalidParameterError: A word has no ids, or ids outside the vocabulary.
+        InvalidParameterError: A word has ids outside the vocabulary, or none from a
+            tokenizer without pieces.
 
     References:
         ``SamplingParams.update_from_tokenizer``, vLLM 0.32.
     """
     found: dict[tuple[int, ...], None] = {}
     for word in words:
-        plain = tokenizer.encode(word.lstrip(), add_special_tokens=False)
-        spaced = tokenizer.encode(f" {word.lstrip()}", add_special_tokens=False)
-        forms = [plain]
-        if plain and len(plain) == len(spaced) and plain[0] != spaced[0]:
-            forms.append(spaced)
-        for ids in forms:
+        for form in (word.lstrip(), f" {word.lstrip()}"):
+            ids = _spell(form, tokenizer)
+            if ids is None:
+                continue
             if not ids or _outside(ids, vocab_size):
                 raise InvalidParameterError(
                     f"bad_words has {word!r}, which cannot be banned: its token ids "
@@ -431,6 +430,13 @@ def tokenise_bad_words(
                 )
             found[tuple(ids)] = None
     return tuple(found)
+
+
+def _spell(text: str, tokenizer: Tokenizer) -> list[int] | None:
+    """Return the usual ids of a text inside another; `None` if there are none."""
+    if tokenizer.spelling is None:
+        return tokenizer.encode(text, add_special_tokens=False)
+    return tokenizer.spelling.ids(text)
 
 
 def _outside(token_ids: Iterable[int], vocab_size: int) -> list[int]:

@@ -22,6 +22,7 @@ from .bounded import call_within
 from .chat import ContentFormat, Conversation, as_conversation, for_template
 from .content_format import detect_content_format
 from .pieces import Pieces, rust_pieces, sentencepiece_pieces
+from .spelling import Spelling
 from .templates import choose_template, templates_by_name
 
 TEMPLATE_TIMEOUT_S = 10.0
@@ -57,6 +58,11 @@ class Tokenizer(abc.ABC):
     special_token_ids: frozenset[int] = frozenset()
     vocab_size: int | None = None
     pieces: Pieces | None = None
+
+    @functools.cached_property
+    def spelling(self) -> Spelling | None:
+        """Finds the ids of a text inside another one; `None` without `pieces`."""
+        return None if self.pieces is None else Spelling(self)
 
     @abc.abstractmethod
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:

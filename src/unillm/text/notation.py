@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""`StructuredOutputs` in the three notations that llguidance reads.
+
+The core compiles this form, and an engine with llguidance of its own gets the same one,
+so a structure means the same on both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
+
+from .gbnf import is_gbnf, lark_of_gbnf
+
+if TYPE_CHECKING:
+    from ..params import StructuredOutputs
+
+_ANNOTATIONS = frozenset(
+    {"$comment", "default", "deprecated", "description", "examples", "title"}
+)
+"""Keywords of JSON Schema that allow everything."""
+
+_LITERAL = frozenset({"const", "default", "enum", "examples"})
+"""Keywords whose value is JSON and not a schema."""
+
+
+@attrs.frozen
+class Notation:
+    """A structure as one text for llguidance."""
+
+    kind: Literal["json", "lark", "regex"]
+    text: str
+    """``json``: a JSON schema, with the options of llguidance under ``x-guidance``."""
+
+
+def notation_of(wanted: StructuredOutputs) -> Notation:
+    """Return the structure in a notation of llguidance.
+
+    Raises:
+        ValueError: A grammar in GBNF cannot be read.
+    """
+    if wanted.kind == "regex":
+        return Notation("regex", wanted.source)
+    if wanted.kind == "choice":
+        # One token of the lexer: each alternative of a rule would be one of its own.
+        options = " | ".join(
+            json.dumps(each, ensure_ascii=False) for each in wanted.choice or ()
+        )
+        return Notation("lark", f"start: CHOICE\nCHOICE: {options}")
+    if wanted.kind == "grammar":
+        gbnf = is_gbnf(wanted.source)
+        return Notation("lark", lark_of_gbnf(wanted.source) if gbnf else wanted.source)
+    return Notation("json", _schema(wanted))
+
+
+def _schema(wanted: StructuredOutputs) -> str:
+    schema: dict[str, Any] = json.loads(wanted.source)
+    options: dict[str, Any] = {}
+    if wanted.disable_any_whitespace:
+        options = {
+            "whitespace_flexible": False,
+            "item_separator": ",",
+            "key_separator": ":",
+        }
+    elif wanted.whitespace_pattern is not None:
+        options = {"whitespace_pattern": wanted.whitespace_pattern}
+    if options:
+        schema["x-guidance"] = {**schema.get("x-guidance", {}), **options}
+    return json.dumps(_with_values(schema))
+
+
+def _with_values(schema: Any) -> Any:
+    """Return a schema whose ``oneOf`` of single values are an ``enum``.
+
+    llguidance takes a ``oneOf`` only where it can prove that no value fits two of its
+    branches. Of values that are written down, the ones in exactly one branch are known.
+    """
+    if isinstance(schema, list):
+        return [_with_values(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    changed = {
+        key: value if key in _LITERAL else _with_values(value)
+        for key, value in schema.items()
+    }
+    branches = changed.get("oneOf")
+    if not isinstance(branches, list) or "enum" in changed or "const" in changed:
+        return changed
+    values = [_values(branch) for branch in branches]
+    if None in values:
+        return changed
+    options = _in_one(each for each in values if each is not None)
+    return {
+        "enum" if key == "oneOf" else key: options if key == "oneOf" else value
+        for key, value in changed.items()
+    }
+
+
+def _values(branch: Any) -> dict[str, Any] | None:
+    """Return the values of a branch by their `_identity`, if it lists them."""
+    if not isinstance(branch, Mapping):
+        return None
+    keywords = branch.keys() - _ANNOTATIONS
+    if keywords == {"const"}:
+        return {_identity(branch["const"]): branch["const"]}
+    if keywords == {"enum"} and isinstance(branch["enum"], list):
+        return {_identity(value): value for value in branch["enum"]}
+    return None
+
+
+def _in_one(branches: Iterable[Mapping[str, Any]]) -> list[Any]:
+    values: dict[str, Any] = {}
+    counts: dict[str, int] = {}
+    for branch in branches:
+        for identity, value in branch.items():
+            values.setdefault(identity, value)
+            counts[identity] = counts.get(identity, 0) + 1
+    return [value for identity, value in values.items() if counts[identity] == 1]
+
+
+def _identity(value: Any) -> str:
+    """Return a text that is equal for equal values: 1 and 1.0 are, 1 and true not."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(_identity, value))}]"
+    if isinstance(value, Mapping):
+        pairs = sorted((json.dumps(k), _identity(v)) for k, v in value.items())
+        return f"{{{','.join(f'{k}:{v}' for k, v in pairs)}}}"
+    return json.dumps(value)

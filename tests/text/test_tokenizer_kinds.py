@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Every kind of structure and of bad word on every kind of tokenizer.
+
+A random model writes: in each step it takes any token that the structure allows.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import random
+import re
+
+import pytest
+from text.tokenizer_kinds import SMALL, real, real_files
+
+from unillm import StructuredOutputs
+from unillm.text.grammar import GrammarCompiler
+from unillm.text.loading import load_tokenizer
+from unillm.text.prompts import tokenise_bad_words
+from unillm.text.spelling import Spelling
+
+KINDS = [
+    *(pytest.param(name, id=name) for name in SMALL),
+    *(pytest.param(name, id=name) for name in real_files()),
+]
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"enum": ["fox", "the dog"]},
+        "grade": {"type": "integer", "minimum": 0, "maximum": 99},
+        "right": {"type": "boolean"},
+    },
+    "required": ["name", "grade", "right"],
+    "additionalProperties": False,
+}
+WORDS = ["yes", "no", "the fox", "the lazy dog"]
+STRUCTURES = {
+    "json": (
+        {"json": SCHEMA},
+        '{"name": "the dog", "grade": 7, "right": false}',
+        lambda text: list(json.loads(text)) == ["name", "grade", "right"],
+    ),
+    "json without spaces": (
+        {"json": SCHEMA, "disable_any_whitespace": True},
+        '{"name":"fox","grade":42,"right":true}',
+        lambda text: json.loads(text)["name"] in ("fox", "the dog"),
+    ),
+    "json object": (
+        {"json_object": True, "disable_any_whitespace": True},
+        '{"list":[1,null]}',
+        lambda text: isinstance(json.loads(text), dict),
+    ),
+    "regex": (
+        {"regex": "(the )?[a-f]{1,6} says [0-9]{2}"},
+        "the deed says 42",
+        lambda text: re.fullmatch("(the )?[a-f]{1,6} says [0-9]{2}", text),
+    ),
+    "choice": ({"choice": WORDS}, "the lazy dog", lambda text: text in WORDS),
+    "grammar": (
+        {"grammar": 'start: "(" start ")" | "yes" | "no"'},
+        "((yes))",
+        lambda text: re.fullmatch(r"(\()*(yes|no)(\))*", text),
+    ),
+    "gbnf": (
+        {"grammar": 'root ::= ("the" | "the ") word\nword ::= [a-z]{1,3} | " " "x"'},
+        "the fox",
+        lambda text: re.fullmatch("the( )?([a-z]{1,3}| x)", text),
+    ),
+}
+
+
+@functools.cache
+def tokenizer_of(name):
+    source = SMALL[name]() if name in SMALL else real(real_files()[name])
+    return load_tokenizer(source)
+
+
+@functools.cache
+def compiler_of(name):
+    tokenizer = tokenizer_of(name)
+    return GrammarCompiler(tokenizer, vocab_size=tokenizer.vocab_size, eos_ids=[2])
+
+
+def allowed(state):
+    mask = state.allowed()
+    assert not state.error
+    return [
+        8 * place + bit
+        for place, byte in enumerate(mask)
+        if byte
+        for bit in range(8)
+        if byte >> bit & 1
+    ]
+
+
+def write(name, wanted, rng, *, most=200):
+    """Return the ids that a random model writes before the EOS token, if it ends."""
+    state = compiler_of(name).compile(StructuredOutputs(**wanted)).start()
+    ids = []
+    while len(ids) < most:
+        token_id = rng.choice(allowed(state))
+        state.accept(token_id)
+        assert not state.error
+        if token_id == 2:
+            return ids
+        ids.append(token_id)
+    return None
+
+
+def text_of(name, ids):
+    return b"".join(tokenizer_of(name).pieces[i] for i in ids).decode()
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("name", KINDS)
+def test_whatever_tokens_are_taken_the_text_conforms(name, structure):
+    wanted, _, conforms = STRUCTURES[structure]
+    rng = random.Random(f"{name} {structure}")
+
+    written = [write(name, wanted, rng) for _ in range(12)]
+
+    ended = [text_of(name, ids) for ids in written if ids is not None]
+    assert ended or structure == "json object"  # which may go on for ever
+    assert [text for text in ended if not conforms(text)] == []
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("name", KINDS)
+def test_the_usual_tokens_of_a_text_that_conforms_are_allowed(name, structure):
+    wanted, text, _ = STRUCTURES[structure]
+    ids = Spelling(tokenizer_of(name)).ids(text)
+    assert ids is not None
+
+    state = compiler_of(name).compile(StructuredOutputs(**wanted)).start()
+
+    for token_id in ids:
+        assert token_id in allowed(state), (token_id, text)
+        state.accept(token_id)
+    assert 2 in allowed(state)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_text_that_must_follow_is_written_as_it_is(name):
+    text = "the lazy fox says: yes"
+
+    ids = write(name, {"choice": [text]}, random.Random(0))
+
+    assert text_of(name, ids) == text
+
+
+# ---------------------------------------------------------------------------- spelling
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    "text",
+    ["described", " described", "the", "{", '{"name": ', "7", ", ", "日本", "  "],
+)
+def test_a_spelling_is_exactly_the_text(name, text):
+    tokenizer = tokenizer_of(name)
+
+    ids = Spelling(tokenizer).ids(text)
+
+    if ids is None:
+        assert not Spelling(tokenizer).complete
+    else:
+        assert text_of(name, ids) == text
+        assert tokenizer.special_token_ids.isdisjoint(ids)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in SMALL if name.startswith("byte") or name == "llama 2"]
+)
+def test_a_spelling_has_the_usual_tokens_of_its_place(name):
+    """The ids inside a text whose words the tokenizer splits at the same places."""
+    tokenizer = tokenizer_of(name)
+    whole = tokenizer.encode("quick described dog", add_special_tokens=False)
+
+    ids = Spelling(tokenizer).ids(" described")
+
+    assert any(whole[at : at + len(ids)] == ids for at in range(len(whole)))
+
+
+# --------------------------------------------------------------------------- bad words
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("word", ["described", " described", "fox", "7"])
+def test_both_forms_of_a_bad_word_are_banned(name, word):
+    tokenizer = tokenizer_of(name)
+
+    banned = tokenise_bad_words([word], tokenizer, tokenizer.vocab_size)
+
+    texts = {text_of(name, ids) for ids in banned}
+    if name.startswith("word piece") and word == "7":  # written without a space alone
+        assert texts >= {"7"}
+    else:
+        assert texts == {word.strip(), f" {word.strip()}"}
+
+
+def test_a_word_without_tokens_needs_no_ban():
+    tokenizer = tokenizer_of("unigram")
+
+    assert tokenise_bad_words(["Привет"], tokenizer, tokenizer.vocab_size) == ()
