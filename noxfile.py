@@ -18,6 +18,7 @@ nox.options.sessions = [
     "tests",
     "properties",
     "quantised",
+    "tokenizers",
     "simulation",
     "server",
     "ctranslate2",
@@ -79,6 +80,15 @@ def quantised(session: nox.Session) -> None:
     """Quantised checkpoints on the CPU, with the packages that compute them."""
     session.install(*CONSTRAINTS, *GROUPS["quantised"], ".[transformers,lora,testing]")
     session.run("pytest", "tests/embedded/test_quantised.py", *session.posargs)
+
+
+@nox.session
+def tokenizers(session: nox.Session) -> None:
+    """Structures and bad words on the tokenizers that ``mistral-common`` ships."""
+    session.install(*CONSTRAINTS, *GROUPS["tests"], ".[structured,testing]")
+    # Its files alone: its requirements contradict the pinned numpy.
+    session.install(*CONSTRAINTS, "--no-deps", "mistral-common")
+    session.run("pytest", "tests/text/test_tokenizer_kinds.py", *session.posargs)
 
 
 @nox.session

@@ -347,7 +347,7 @@ def test_a_large_structure_is_compiled_or_refused_in_time(generator, fields):
 
 
 def test_a_step_at_its_limit_fails_its_request_alone(generator, monkeypatch):
-    limits = {**grammars._LIMITS, "max_lexer_states": 60}
+    limits = {**grammars._LIMITS, "step_lexer_fuel": 20}
     monkeypatch.setattr(grammars, "_LIMITS", limits)
 
     outputs = generator.generate(

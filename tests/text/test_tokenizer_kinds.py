@@ -19,7 +19,6 @@ from unillm import StructuredOutputs
 from unillm.text.grammar import GrammarCompiler
 from unillm.text.loading import load_tokenizer
 from unillm.text.prompts import tokenise_bad_words
-from unillm.text.spelling import Spelling
 
 KINDS = [
     *(pytest.param(name, id=name) for name in SMALL),
@@ -96,7 +95,7 @@ def allowed(state):
     ]
 
 
-def write(name, wanted, rng, *, most=200):
+def write(name, wanted, rng, *, most=100):
     """Return the ids that a random model writes before the EOS token, if it ends."""
     state = compiler_of(name).compile(StructuredOutputs(**wanted)).start()
     ids = []
@@ -120,10 +119,11 @@ def test_whatever_tokens_are_taken_the_text_conforms(name, structure):
     wanted, _, conforms = STRUCTURES[structure]
     rng = random.Random(f"{name} {structure}")
 
-    written = [write(name, wanted, rng) for _ in range(12)]
+    endless = structure == "json object"  # a random model seldom ends it
+    written = [write(name, wanted, rng) for _ in range(2 if endless else 12)]
 
     ended = [text_of(name, ids) for ids in written if ids is not None]
-    assert ended or structure == "json object"  # which may go on for ever
+    assert ended or endless
     assert [text for text in ended if not conforms(text)] == []
 
 
@@ -131,7 +131,7 @@ def test_whatever_tokens_are_taken_the_text_conforms(name, structure):
 @pytest.mark.parametrize("name", KINDS)
 def test_the_usual_tokens_of_a_text_that_conforms_are_allowed(name, structure):
     wanted, text, _ = STRUCTURES[structure]
-    ids = Spelling(tokenizer_of(name)).ids(text)
+    ids = tokenizer_of(name).spelling.ids(text)
     assert ids is not None
 
     state = compiler_of(name).compile(StructuredOutputs(**wanted)).start()
@@ -162,10 +162,10 @@ def test_a_text_that_must_follow_is_written_as_it_is(name):
 def test_a_spelling_is_exactly_the_text(name, text):
     tokenizer = tokenizer_of(name)
 
-    ids = Spelling(tokenizer).ids(text)
+    ids = tokenizer.spelling.ids(text)
 
     if ids is None:
-        assert not Spelling(tokenizer).complete
+        assert not tokenizer.spelling.complete
     else:
         assert text_of(name, ids) == text
         assert tokenizer.special_token_ids.isdisjoint(ids)
@@ -179,7 +179,7 @@ def test_a_spelling_has_the_usual_tokens_of_its_place(name):
     tokenizer = tokenizer_of(name)
     whole = tokenizer.encode("quick described dog", add_special_tokens=False)
 
-    ids = Spelling(tokenizer).ids(" described")
+    ids = tokenizer.spelling.ids(" described")
 
     assert any(whole[at : at + len(ids)] == ids for at in range(len(whole)))
 

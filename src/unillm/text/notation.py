@@ -77,7 +77,7 @@ def _with_values(schema: Any) -> Any:
     """Return a schema whose ``oneOf`` of single values are an ``enum``.
 
     llguidance takes a ``oneOf`` only where it can prove that no value fits two of its
-    branches. Of values that are written down, the ones in exactly one branch are known.
+    branches. Values that are written down can be counted.
     """
     if isinstance(schema, list):
         return [_with_values(each) for each in schema]

@@ -11,10 +11,9 @@ its pieces: together they are exactly the text.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-if TYPE_CHECKING:
-    from .tokenizer import Tokenizer
+from .pieces import Pieces
 
 _ANCHORS = ("\n", "(", "a")
 """Texts before the wanted one, so that it no longer stands at the start. They are of
@@ -25,13 +24,24 @@ class Spelling:
     """Spells texts with the pieces of one tokenizer. May be used from several threads.
 
     Args:
-        tokenizer: One with pieces.
+        encode: Returns the ids of a text, without special tokens around it.
+        pieces: The bytes of each id.
+        special_token_ids: Ids that no text has.
+        vocab_size: One more than the highest id.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        assert tokenizer.pieces is not None
-        self._tokenizer = tokenizer
-        self._pieces = tokenizer.pieces
+    def __init__(
+        self,
+        encode: Callable[[str], list[int]],
+        pieces: Pieces,
+        *,
+        special_token_ids: frozenset[int],
+        vocab_size: int,
+    ) -> None:
+        self._encode = encode
+        self._pieces = pieces
+        self._special = special_token_ids
+        self._vocab_size = vocab_size
 
     @functools.cached_property
     def complete(self) -> bool:
@@ -53,11 +63,8 @@ class Spelling:
                 return ids[len(head) :]
         return self._fewest(wanted)
 
-    def _encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False)
-
     def _spells(self, ids: list[int], wanted: bytes) -> bool:
-        if not self._tokenizer.special_token_ids.isdisjoint(ids):
+        if not self._special.isdisjoint(ids):
             return False
         return b"".join([self._pieces[token_id] for token_id in ids]) == wanted
 
@@ -68,11 +75,10 @@ class Spelling:
         Byte fallback comes first in a vocabulary, and is not used for what has a
         token of its own.
         """
-        special = self._tokenizer.special_token_ids
         return {
             self._pieces[token_id]: token_id
-            for token_id in range(self._tokenizer.vocab_size or 0)
-            if token_id not in special
+            for token_id in range(self._vocab_size)
+            if token_id not in self._special
         }
 
     @functools.cached_property

@@ -62,7 +62,14 @@ class Tokenizer(abc.ABC):
     @functools.cached_property
     def spelling(self) -> Spelling | None:
         """Finds the ids of a text inside another one; `None` without `pieces`."""
-        return None if self.pieces is None else Spelling(self)
+        if self.pieces is None:
+            return None
+        return Spelling(
+            partial(self.encode, add_special_tokens=False),
+            self.pieces,
+            special_token_ids=self.special_token_ids,
+            vocab_size=self.vocab_size or 0,
+        )
 
     @abc.abstractmethod
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
