@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
 
 import pydantic
 import pytest
 import torch
 from conftest import TINY
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trtllm_double import calls
 from trtllm_double.profiles import PROFILES
 
@@ -399,7 +402,7 @@ def test_min_tokens_holds_back_the_eos_token_alone(torch_llm, cpp_llm, version):
     ("version", "expected"),
     [("0.12", 9000), ("0.15", 9000), ("0.17", 9000), ("1.0", 9000), ("1.2", 8192)],
 )
-def test_an_engine_runs_with_8192_tokens_unless_told_from_1_1_on(
+def test_an_engine_runs_with_8192_tokens_by_default_from_1_1_on(
     api, engine_at, version, expected
 ):
     """§2.1: the run-time number has a default, which the engine only lowers."""
@@ -412,7 +415,7 @@ def test_an_engine_runs_with_8192_tokens_unless_told_from_1_1_on(
     assert calls.of("max_num_tokens") == [{"number": expected}]
 
 
-def test_an_engine_runs_with_the_number_that_it_is_told(api, engine_at):
+def test_an_engine_runs_with_the_number_that_is_passed(api, engine_at):
     api("1.2")
     path = engine_at(max_num_tokens=9000)
 
@@ -625,6 +628,112 @@ def test_cached_blocks_are_counted(torch_llm, version):
     ask(llm, prompt, max_tokens=1)
 
     assert ask(llm, prompt, max_tokens=1).cached_tokens == 64
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.2", "1.4"])
+def test_reused_blocks_corrupt_a_prompt_in_chunks_up_to_1_2(torch_llm, version):
+    """§8: PRs #12673, #12769, #12786; whether 1.2.1 has them is open."""
+    llm = torch_llm(version, max_num_tokens=64, enable_chunked_prefill=True)
+    prompt = list(range(40, 140))
+
+    first, again = ids(llm, prompt), ids(llm, prompt)
+
+    assert (first != again) is (version != "1.4")
+
+
+# -------------------------------------------------------- guided decoding and adapters
+
+
+GUIDES = {
+    "json": ({"type": "object", "properties": {"a": {"type": "integer"}}}, r"\{.*\}"),
+    "regex": ("ab+c", r"ab+c"),
+    "grammar": ('start: "yes" | "no"', r"yes|no"),
+    "json_object": (True, r"\{.*\}"),
+}
+
+
+@pytest.mark.parametrize("kind", GUIDES)
+@pytest.mark.parametrize("version", ["1.0", "1.2", "1.4"])
+def test_a_guide_needs_the_tokenizer_and_ends_at_its_eos_token(api, version, kind):
+    """§4.6."""
+    module = api(version)
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    guide, text = GUIDES[kind]
+    llm = module.LLM(
+        str(TINY), tokenizer=str(TINY), guided_decoding_backend="llguidance"
+    )
+
+    asked = {"guided_decoding": module.GuidedDecodingParams(**{kind: guide})}
+    [completion] = ask(
+        llm, end_id=tokenizer.eos_token_id, max_tokens=40, **asked
+    ).outputs
+
+    assert completion.finish_reason in ("stop", "length")
+    if completion.finish_reason == "stop":
+        answer = tokenizer.decode(completion.token_ids, skip_special_tokens=True)
+        assert re.fullmatch(text, answer, re.DOTALL)
+    llm.shutdown()
+
+
+def test_a_guide_is_refused_without_a_tokenizer(torch_llm, api):
+    """§4.6."""
+    guide = api("1.2").GuidedDecodingParams(regex="a")
+    llm = torch_llm("1.2", guided_decoding_backend="xgrammar")
+
+    with pytest.raises(RuntimeError, match="needs the tokenizer"):
+        ask(llm, guided_decoding=guide)
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.4"])
+def test_a_request_with_an_adapter_has_its_own_weights(torch_llm, version, tmp_path):
+    """§8: beside requests without one."""
+    adapter = make_adapter(tmp_path)
+    llm = torch_llm(version, enable_lora=True)
+    requests = importlib.import_module("tensorrt_llm.executor.request")
+
+    plain, adapted = (
+        list(
+            llm.generate_async(PROMPT, params(), lora_request=request)
+            .result()
+            .outputs[0]
+            .token_ids
+        )
+        for request in (None, requests.LoRARequest("one", 1, str(adapter)))
+    )
+
+    assert plain == ids(llm) != adapted
+
+
+def make_adapter(folder):
+    config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], lora_alpha=200)
+    config.init_lora_weights = False
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
+    get_peft_model(model, config).save_pretrained(folder)
+    return folder
+
+
+def test_a_bad_adapter_fails_its_request(torch_llm, tmp_path):
+    """§8."""
+    llm = torch_llm("1.2", enable_lora=True)
+    requests = importlib.import_module("tensorrt_llm.executor.request")
+    bad = requests.LoRARequest("none", 2, str(tmp_path))
+
+    with pytest.raises(RuntimeError, match="Failed to load LoRA adapter none"):
+        llm.generate_async(PROMPT, params(), lora_request=bad)
+
+
+def test_a_batch_with_speculation_shares_its_random_numbers(torch_llm, api):
+    """§7, issue #19487: the same prompt twice gives the same sample twice."""
+    config = api("1.4").MTPDecodingConfig()
+    llm = torch_llm("1.4", speculative_config=config)
+
+    # Both wait for the same round, because a long prompt is computed before.
+    llm.generate_async([1] * 500, params(max_tokens=400))
+    pending = [llm.generate_async(list(SHORT), params(**DRAW)) for _ in range(2)]
+    samples = [each.result().outputs[0].token_ids for each in pending]
+
+    assert samples[0] == samples[1]
 
 
 # -------------------------------------------------------------------- the runners (§5)

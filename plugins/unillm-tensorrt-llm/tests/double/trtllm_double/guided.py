@@ -9,7 +9,8 @@ import functools
 import json as json_module
 
 import llguidance.hf
-import llguidance.torch as masks
+import numpy as np
+import torch
 from llguidance import LLMatcher
 from transformers import AutoTokenizer
 
@@ -62,16 +63,15 @@ class Guide:
     """
 
     def __init__(self, params: GuidedDecodingParams, tokens):
-        self._size = tokens.vocab_size
         self._matcher = LLMatcher(tokens, params.source())
         if self._matcher.is_error():
             raise ValueError(self._matcher.get_error())
 
     def mask(self, logits):
         """Ban the ids that cannot follow."""
-        mask = masks.allocate_token_bitmask(1, self._size)
-        masks.fill_next_token_bitmask(self._matcher, mask, 0)
-        masks.apply_token_bitmask_inplace(logits[None], mask)
+        octets = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        allowed = np.unpackbits(octets, bitorder="little")[: len(logits)]
+        logits[torch.from_numpy(allowed == 0)] = -torch.inf
 
     def accept(self, token_id: int):
         self._matcher.consume_token(token_id)

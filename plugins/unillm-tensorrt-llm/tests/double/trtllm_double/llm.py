@@ -231,7 +231,7 @@ class _BaseLLM:
         end_id, stop_ids = _ends(values)
         sequence = Sequence(
             self._model_path,
-            output.prompt_token_ids,
+            self._computed(output),
             Sampling.of(values),
             end_id=end_id,
             sampler=self._sampler,
@@ -323,8 +323,16 @@ class _BaseLLM:
         self._blocks |= {tuple(prompt[:end]) for end in ends}
         return prompt[: found[-1]] if found else []
 
+    def _computed(self, output) -> list:
+        """Return the prompt as it is computed: chunks over reused blocks are wrong."""
+        prompt, cached = output.prompt_token_ids, output._num_cached
+        in_chunks = self._chunked and len(prompt) > self._max_num_tokens
+        if not (in_chunks and current().corrupts_chunks):
+            return prompt
+        return [*reversed(prompt[:cached]), *prompt[cached:]]
+
     def _known_ids(self, live) -> int:
-        return getattr(live.output, "cached_tokens", 0)
+        return live.output._num_cached
 
     # ---------------------------------------------------------------------- closing
 
@@ -379,6 +387,7 @@ class _TorchLLM(_BaseLLM):
         return TorchSampler(
             profile,
             mixed=bool(mixed),
+            speculates=speculation is not None,
             greedy_only=configs.speculates_greedily(speculation),
         )
 

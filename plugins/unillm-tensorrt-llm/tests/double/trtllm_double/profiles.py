@@ -101,6 +101,11 @@ class Profile:
     """``allow_advanced_sampling``: `None` before it exists, when one-model methods are
     greedy; ``"needed"`` in 1.2 and 1.3rc; ``"deprecated"``, when each request decides
     (§7)."""
+    shares_random_numbers: bool = False
+    """The rows of a batch with speculation draw the same numbers (issue #19487)."""
+    corrupts_chunks: bool = False
+    """A prompt that is computed in chunks is wrong if its blocks are reused (PR #12673
+    and others, April 2026). Open for 1.2.1 (§8)."""
     kv_dtypes: str = "any"
     """``KvCacheConfig.dtype``: ``"any"`` text, ignored if unknown, or ``"checked"``
     from mid-2026 (§2.2)."""
@@ -141,6 +146,7 @@ _V1_0 = Profile(
     ),
     decoding_configs=_SPECULATION_2025,
     draft_field="speculative_model_dir",
+    corrupts_chunks=True,
 )
 _V1_2 = dataclasses.replace(
     _V1_0,
@@ -161,6 +167,7 @@ _V1_3RC20 = dataclasses.replace(
     ignore_eos_drops_stop_words=True,
     prompt_ignore_length=True,
     decoding_configs=_SPECULATION_2026,
+    corrupts_chunks=False,
 )
 _V1_3RC24 = dataclasses.replace(
     _V1_3RC20,
@@ -183,6 +190,7 @@ _V1_4 = dataclasses.replace(
     cpp_sampler=False,
     honours=EVERYTHING,
     priority=True,
+    shares_random_numbers=True,
 )
 
 PROFILES: Mapping[str, Profile] = MappingProxyType(

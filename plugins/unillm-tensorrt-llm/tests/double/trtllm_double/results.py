@@ -70,6 +70,7 @@ class RequestOutput:
         self.finished = False
         if Version(current().version) >= Version("1.2"):
             self.cached_tokens = cached_tokens
+        self._num_cached = cached_tokens
         completion = make_completion_output()
         self.outputs = [] if completion is None else [completion(0)]
         self._params = sampling_params

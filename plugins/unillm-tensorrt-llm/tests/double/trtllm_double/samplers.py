@@ -97,6 +97,7 @@ class TorchSampler:
 
     Args:
         profile: The version.
+        speculates: Whether the model has a speculation.
         mixed: ``enable_mixed_sampler`` of 1.0: top-p wins over top-k, and temperature
             is ignored.
         greedy_only: A one-model speculation without ``allow_advanced_sampling`` (§7).
@@ -107,7 +108,8 @@ class TorchSampler:
     length_before_stop_words = True
     """A stop id as the last token allowed ends by length (§2.4)."""
 
-    def __init__(self, profile, *, mixed=False, greedy_only=False):
+    def __init__(self, profile, *, mixed=False, speculates=False, greedy_only=False):
+        self._shares = speculates and profile.shares_random_numbers
         self._honours = profile.honours
         self._min_tokens = profile.min_tokens
         self._by_first_row = profile.seeds == "first row"
@@ -119,7 +121,15 @@ class TorchSampler:
         """Give all rows of a batch the random numbers of the first one.
 
         FlashInfer reads the first row's seed only (``seed_manager.py``; PR #17172).
+        With speculation all rows draw the same ones (issue #19487).
         """
+        if self._shares:
+            torch.rand(1, generator=self._random)
+            state = self._random.get_state()
+            for each in sequences:
+                each.generator = torch.Generator()
+                each.generator.set_state(state)
+            return
         if self._by_first_row and sequences:
             for each in sequences:
                 each.generator = sequences[0].own_generator
