@@ -154,7 +154,9 @@ def mutation(session: nox.Session) -> None:
 def ctranslate2(session: nox.Session) -> None:
     """The CTranslate2 plugin against real CTranslate2 on the CPU."""
     plugin = ROOT / "plugins" / "unillm-ctranslate2"
-    session.install(*CONSTRAINTS, ".[transformers,testing]", str(plugin))
+    # The fake has adapters, and TensorRT-LLM's configurations are pydantic classes.
+    core = ".[transformers,lora,testing]"
+    session.install(*CONSTRAINTS, core, "pydantic", str(plugin))
     session.run(*SWAP)
     session.chdir(plugin)
     session.run("pytest", *session.posargs)
@@ -189,7 +191,9 @@ def _install_vllm(session: nox.Session) -> None:
 def tensorrt_llm(session: nox.Session) -> None:
     """The TensorRT-LLM plugin against a fake of it, made of published sources."""
     plugin = ROOT / "plugins" / "unillm-tensorrt-llm"
-    session.install(*CONSTRAINTS, ".[transformers,testing]", str(plugin))
+    # The fake has adapters, and TensorRT-LLM's configurations are pydantic classes.
+    core = ".[transformers,lora,testing]"
+    session.install(*CONSTRAINTS, core, "pydantic", str(plugin))
     session.run(*SWAP)
     session.chdir(plugin)
     session.run("pytest", *session.posargs)
