@@ -65,7 +65,7 @@ class Tokenizer(abc.ABC):
         if self.pieces is None:
             return None
         return Spelling(
-            partial(self.encode, add_special_tokens=False),
+            functools.partial(self.encode, add_special_tokens=False),
             self.pieces,
             special_token_ids=self.special_token_ids,
             vocab_size=self.vocab_size or 0,
