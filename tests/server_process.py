@@ -53,8 +53,9 @@ def start(*arguments, program=("-m", "unillm", "serve"), env=None, ready=True):
     """Start a server on a free port and wait until it listens, or is ready."""
     descriptor, name = tempfile.mkstemp(prefix="server-", suffix=".log")
     path = os.pathsep.join([SOURCE, os.environ.get("PYTHONPATH", "")])
+    port = () if "--port" in arguments else ("--port", "0")
     process = subprocess.Popen(
-        [sys.executable, *program, *arguments, "--port", "0"],
+        [sys.executable, *program, *arguments, *port],
         stdout=descriptor,
         stderr=subprocess.STDOUT,
         env={**os.environ, "PYTHONPATH": path, "NO_COLOR": "1", **(env or {})},

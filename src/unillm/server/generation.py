@@ -9,6 +9,7 @@ never a stream that begins with 200.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -221,11 +222,11 @@ async def _events(
             so_far = handles[0].output
             async for delta in handles[0]:
                 observe(0, delta)
-                yield writer.delta(0, delta, so_far)
+                yield writer.delta(0, _without_abort(delta), so_far)
         else:
             async for index, delta in _merged(handles):
                 observe(index, delta)
-                yield writer.delta(index, delta, handles[index].output)
+                yield writer.delta(index, _without_abort(delta), handles[index].output)
         yield writer.end([handle.output() for handle in handles])
     except UnillmError as error:
         yield writer.fail(error_reply(error))
@@ -234,6 +235,13 @@ async def _events(
         yield writer.fail(error_reply(error))
     finally:
         _count(handles, served)
+
+
+def _without_abort(delta: CompletionDelta) -> CompletionDelta:
+    """Return the delta without a reason that clients do not know; an error follows."""
+    if delta.finish_reason in ("abort", "error"):
+        return dataclasses.replace(delta, finish_reason=None)
+    return delta
 
 
 async def _merged(
