@@ -344,6 +344,17 @@ def test_a_stop_id_as_the_last_token_ends_by_length_on_pytorch(torch_llm):
     assert completion.token_ids == free[: at + 1]
 
 
+def test_results_of_0_11_hold_the_ids_themselves(api, engine_at):
+    """§1.3: there is no CompletionOutput."""
+    llm = api("0.11").LLM(str(engine_at(max_num_tokens=1024)), skip_tokenizer_init=True)
+
+    asked = llm.generate_async(PROMPT, params())
+
+    assert len(asked.result().token_ids) == 8
+    assert not hasattr(asked, "outputs")
+    llm.shutdown()
+
+
 @pytest.mark.parametrize("version", ENGINES)
 def test_reasons_come_with_0_14(cpp_llm, version):
     """§1.3: before, reading one is an AttributeError."""
@@ -517,6 +528,10 @@ def test_an_engine_needs_gathered_logits_for_log_probabilities(cpp_llm):
     with pytest.raises(RuntimeError, match="gather_generation_logits"):
         ask(cpp_llm("0.21"), logprobs=1)
 
+    gathers = cpp_llm("0.21", build={"gather_generation_logits": True})
+    [completion] = ask(gathers, logprobs=1, max_tokens=3).outputs
+    assert [next(iter(each)) for each in completion.logprobs] == completion.token_ids
+
 
 # ----------------------------------------------------------------------- configuration
 
@@ -594,6 +609,13 @@ def test_the_cpp_sampler_is_rejected_where_it_is_removed(torch_llm):
 
     with pytest.raises(ValueError, match="removed"):
         torch_llm("1.4", sampler_type="TRTLLMSampler")
+
+
+@pytest.mark.parametrize("version", ["0.12", "0.13", "0.21"])
+def test_an_engine_is_for_inflight_batching_or_for_a_runner(cpp_llm, version):
+    """§6: ``kv_cache_type``, and ``paged_kv_cache`` of the plugins up to 0.12."""
+    with pytest.raises(RuntimeError, match="in-flight batching"):
+        cpp_llm(version, build={"inflight": False})
 
 
 def test_an_option_of_engines_is_refused_by_pytorch(torch_llm):

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Engine directories: ``config.json`` and ``rank0.engine`` (§5).
+"""Engine directories: ``config.json`` and ``rank0.engine`` (§6).
 
 The engine itself is a few lines of JSON here: which GPU and TensorRT it was made for,
 and where the model is that computes the tokens.
@@ -13,19 +13,22 @@ import os
 import sys
 from pathlib import Path
 
+from . import names
 from .profiles import current
 
 TENSORRT = {
     "0.11": "10.2.0",
     "0.12": "10.3",
     "0.13": "10.4",
+    "0.14": "10.4",
     "0.15": "10.6",
     "0.16": "10.7",
     "0.17": "10.8",
     "0.18": "10.9",
     "0.21": "10.11",
 }
-"""TensorRT by version of TensorRT-LLM (§1.4); images of 1.2 have 10.13.3.9."""
+"""TensorRT by version of TensorRT-LLM (§1.4), that of 0.14 inferred; images of 1.2 have
+10.13.3.9."""
 
 
 def tensorrt_version() -> str:
@@ -47,14 +50,20 @@ def write(
     dtype="float32",
     inflight=True,
     quant_algo=None,
+    gather_generation_logits=False,
     version=None,
     compute=None,
     tensorrt=None,
 ):
-    """Write the files of ``trtllm-build``, which include no tokenizer."""
+    """Write the files of ``trtllm-build``, which include no tokenizer.
+
+    ``plugin_config.paged_kv_cache`` names the kind of cache before ``kv_cache_type``
+    does, which ``BuildConfig`` has from 0.13 on.
+    """
     target = Path(target)
     target.mkdir(parents=True, exist_ok=True)
     config = json.loads((Path(model_path) / "config.json").read_text())
+    old = "kv_cache_type=None" not in names.fields("BuildConfig")
     settings = {
         "version": version or current().version,
         "pretrained_config": {
@@ -76,14 +85,15 @@ def write(
             "max_batch_size": max_batch_size,
             "max_beam_width": 1,
             "max_num_tokens": max_num_tokens,
-            "kv_cache_type": "PAGED" if inflight else "CONTINUOUS",
+            **({} if old else {"kv_cache_type": "PAGED" if inflight else "CONTINUOUS"}),
             "gather_context_logits": False,
-            "gather_generation_logits": False,
+            "gather_generation_logits": gather_generation_logits,
             "plugin_config": {
                 "gpt_attention_plugin": "auto",
                 "remove_input_padding": inflight,
                 "context_fmha": True,
                 "tokens_per_block": 32,
+                **({"paged_kv_cache": inflight} if old else {}),
             },
         },
     }
@@ -125,10 +135,14 @@ class Plan:
             raise RuntimeError("Assertion failed: Failed to deserialize cuda engine.")
 
     @property
-    def inflight(self):
+    def inflight(self) -> bool:
+        """Whether it was built for in-flight batching (``modelConfig.h``)."""
         plugins = self.build["plugin_config"]
         return bool(
             plugins["gpt_attention_plugin"]
             and plugins["remove_input_padding"]
-            and self.build["kv_cache_type"] in ("PAGED", "DISABLED")
+            and (
+                self.build.get("kv_cache_type") in ("PAGED", "DISABLED")
+                or plugins.get("paged_kv_cache")
+            )
         )

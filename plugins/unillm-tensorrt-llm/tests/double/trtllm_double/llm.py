@@ -434,6 +434,8 @@ class _TrtLLM(_BaseLLM):
             self._model_path = path
             return
         plan = engine_dir.Plan(path)
+        if not plan.inflight:
+            raise RuntimeError("the executor needs an engine for in-flight batching")
         self._built = None
         self._limits(plan.build)
         self._model_path = plan.model
@@ -517,6 +519,7 @@ class _TrtLLM(_BaseLLM):
             max_seq_len=build["max_seq_len"],
             max_num_tokens=build["max_num_tokens"],
             quant_algo=self._built["quant_algo"],
+            gather_generation_logits=bool(build["gather_generation_logits"]),
         )
 
 

@@ -72,7 +72,8 @@ class RequestOutput:
             self.cached_tokens = cached_tokens
         self._num_cached = cached_tokens
         completion = make_completion_output()
-        self.outputs = [] if completion is None else [completion(0)]
+        if completion is not None:
+            self.outputs = [completion(0)]
         self._params = sampling_params
         self._aborted = False
         self._queue = queue.SimpleQueue()
@@ -95,7 +96,7 @@ class RequestOutput:
         if response.error is not None:
             # Before `finished` is set, so that the caller has to abort (§2.4).
             raise RequestError(response.error)
-        if not self.outputs:  # 0.11
+        if not hasattr(self, "outputs"):  # 0.11
             self.token_ids = response.token_ids
             self.text = ""
         else:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""``ModelRunner`` and ``ModelRunnerCpp``: static batches (§4)."""
+"""``ModelRunner`` and ``ModelRunnerCpp``: static batches (§5)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class _Runner:
         return self.max_seq_len
 
     def _check_inputs(self, lengths, max_new_tokens):
-        """Raise, never truncate (§4.4)."""
+        """Raise, never truncate (§5)."""
         longest = max(lengths)
         if len(lengths) > self.max_batch_size:
             raise RuntimeError(
@@ -81,7 +81,7 @@ class _Runner:
         for index, ids in enumerate(inputs):
             temperature = share("temperature", index)
             top_k = share("top_k", index)
-            if temperature == 0.0:  # rewritten by the runner (§4.2)
+            if temperature == 0.0:  # rewritten by the runner (§5)
                 temperature, top_k = 1.0, 1
             top_p = share("top_p", index)
             if top_p == 0.0:

@@ -45,11 +45,8 @@ class Sampling:
             if hasattr(values, each.name)
         }
         banned = getattr(values, "bad_token_ids", None) or ()
-        return cls(
-            **given,
-            bias=values.embedding_bias,
-            bad_words=[[token_id] for token_id in banned],
-        )
+        given["bad_words"] = [[token_id] for token_id in banned]
+        return cls(**given, bias=values.embedding_bias)
 
 
 class CppSampler:
