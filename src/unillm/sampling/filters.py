@@ -4,8 +4,7 @@
 
 All functions take *weights*: float32 probabilities relative to the row's most probable
 token, whose weight is exactly 1. A dropped token has the weight 0. Sums are 64-bit
-integers: they are equal on every device and in every batch and never decrease, so no
-draw returns a token of weight 0.
+integers: they are equal on every device and in every batch.
 """
 
 from __future__ import annotations
@@ -80,22 +79,25 @@ def _cut(weights: Tensor, best: Tensor, sums: Tensor, wanted: Tensor) -> Tensor:
     return weights.masked_fill(weights < best.gather(1, last.clamp_(min=0)), 0.0)
 
 
-def draw(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """Draw one id for each row: the inverse of the distribution function, in id order.
+def draw(weights: Tensor, noise: Tensor) -> Tensor:
+    """Draw one id for each row: the exponential clock that rings first.
+
+    A clock runs at the weight of its token. Rounding changes the id only where the
+    first two ring at the same time but for rounding; it would move every border of a
+    sum over the vocabulary.
 
     Args:
         weights: ``[rows, vocab]``. Each row's largest is 1.
-        uniforms: ``[rows]``, float64 in [0, 1).
+        noise: ``[rows, vocab]``, exponentially distributed; overwritten.
 
     Returns:
         ``[rows]``, int64; for a row with NaN, any id of the vocabulary.
+
+    References:
+        The draw is Gumbel-max, ``argmax(log weights - log noise)``, without its
+        logarithms; vLLM 0.32 draws so too (``random_sample``).
     """
-    sums = _fixed(weights).cumsum(-1)
-    total = sums[:, -1]
-    # The product may round up to the total, where no token would be left.
-    target = torch.minimum((uniforms * total.double()).long(), total - 1)
-    ids = torch.searchsorted(sums, target[:, None], right=True).squeeze(1)
-    return ids.clamp_(max=weights.shape[-1] - 1)
+    return noise.div_(weights).argmin(-1)
 
 
 def _fixed(weights: Tensor) -> Tensor:

@@ -22,13 +22,15 @@ from torch import Tensor
 from ..engines.base import EngineRequest, TokenGrammarState, TokenLogprobs
 from ..engines.slots import SlotToken
 from ..params import SamplingParams
-from . import filters
+from . import filters, noise
 from .fetch import Fetch
 from .logprobs import LogprobsFetch
 from .penalties import PenaltyCounts
-from .uniform import uniform
 
 _BYTE = torch.uint8
+
+_CACHED = 2**17
+"""Numbers that a draw on the CPU makes at a time, so that they stay in its cache."""
 
 
 @attrs.define(eq=False)
@@ -112,6 +114,7 @@ class Sampler:
         self._vocab_size = vocab_size
         self._device = device
         self._rows: dict[int, _Row] = {}  # by slot
+        self._numbers = noise.spread(vocab_size, device)
         self._penalties = PenaltyCounts(
             num_slots=num_slots, vocab_size=vocab_size, device=device
         )
@@ -316,16 +319,27 @@ class Sampler:
             return chosen
         index = self._tensor(drawing)
         params = [rows[each].params for each in drawing]
-        numbers = [
-            (uniform(row.request.seed, row.generated), row.params.temperature)
-            for row in (rows[each] for each in drawing)
+        keys = [
+            noise.keys_of(rows[each].request.seed, rows[each].generated)
+            for each in drawing
         ]
-        uniforms, temperature = self._tensor(numbers, torch.float64).unbind(1)
+        temperature = self._tensor([p.temperature for p in params], torch.float32)
         scores = scores.index_select(0, index)
         best = best.index_select(0, index)
-        weights = filters.weigh(scores, best, temperature.float())
+        weights = filters.weigh(scores, best, temperature)
         weights = self._filter(weights, scores, params)
-        return chosen.index_copy(0, index, filters.draw(weights, uniforms))
+        rows_at_once = len(keys)
+        if self._device.type == "cpu":
+            rows_at_once = max(1, _CACHED // self._vocab_size)
+        drawn = [
+            filters.draw(part, noise.exponentials(part_keys, self._numbers))
+            for part, part_keys in zip(
+                weights.split(rows_at_once),
+                self._tensor(keys, torch.int32).split(rows_at_once),
+                strict=True,
+            )
+        ]
+        return chosen.index_copy(0, index, torch.cat(drawn))
 
     def _count(self, chosen: Tensor, rows: Sequence[_Row]) -> None:
         penalised = [index for index, row in enumerate(rows) if row.penalised]

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Random numbers of a draw: one for each token, from the seed and the step alone.
+
+A request that is prefilled again in another slot continues with the same numbers,
+because they follow from its number of new tokens and not from earlier draws. They are
+integers up to the last operation, so that they are the same on every device.
+
+References:
+    SplitMix64: G. Steele, D. Lea, C. Flood, "Fast Splittable Pseudorandom Number
+    Generators", OOPSLA 2014; constants of ``java.util.SplittableRandom``.
+    The 32-bit mix: C. Wellons, "Prospecting for Hash Functions", 2018, ``lowbias32``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_WORD = 2**64 - 1
+_GOLDEN_GAMMA = 0x9E3779B97F4A7C15
+
+# Factors of `lowbias32`, the second as a signed integer of 32 bits.
+_FACTOR_1 = 0x7FEB352D
+_FACTOR_2 = 0x846CA68B - 2**32
+
+
+def keys_of(seed: int, step: int) -> tuple[int, int]:
+    """Return the two keys of a draw, signed integers of 32 bits.
+
+    Args:
+        seed: Any integer; its lowest 64 bits count.
+        step: From 0.
+    """
+    # Seeds are often neighbours (`seed + i` with n > 1); their streams must not be.
+    start = _mix(seed & _WORD)
+    word = _mix((start + (step + 1) * _GOLDEN_GAMMA) & _WORD)
+    return (word >> 32) - 2**31, (word & 0xFFFFFFFF) - 2**31
+
+
+def spread(vocab_size: int, device: torch.device) -> Tensor:
+    """Return ``[vocab]``, int32: a number for each token id, for `exponentials`."""
+    ids = torch.arange(vocab_size, device=device)
+    numbers = (ids * (_GOLDEN_GAMMA >> 32)) & 0xFFFFFFFF
+    return (numbers - 2**31).int()
+
+
+def exponentials(keys: Tensor, numbers: Tensor) -> Tensor:
+    """Return ``[rows, vocab]``, float32: independent and exponentially distributed.
+
+    Args:
+        keys: ``[rows, 2]``, int32: those of `keys_of`.
+        numbers: ``[vocab]``: those of `spread`.
+    """
+    bits = numbers ^ keys[:, :1]
+    # Products wrap. A shift to the right repeats the sign, which the masks drop.
+    bits ^= (bits >> 16) & 0xFFFF
+    bits *= _FACTOR_1
+    bits ^= (bits >> 15) & 0x1FFFF
+    bits += keys[:, 1:]
+    bits *= _FACTOR_2
+    bits ^= (bits >> 16) & 0xFFFF
+    bits &= 0x7FFFFFFF
+    # Uniform in (0, 1), and fine near 0: the smallest numbers of a row decide.
+    uniform = bits.float().add_(0.5).mul_(2.0**-31).clamp_(max=1 - 2.0**-24)
+    return uniform.neg_().log1p_().neg_()
+
+
+def _mix(word: int) -> int:
+    word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
+    word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & _WORD
+    return word ^ (word >> 31)
