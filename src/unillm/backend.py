@@ -87,6 +87,8 @@ from .scheduling.runs import RunScheduler as RunScheduler
 from .scheduling.slots import SlotScheduler as SlotScheduler
 from .text.loading import ModelText as ModelText
 from .text.loading import read_model_text as read_model_text
+from .text.notation import StructureNotation as StructureNotation
+from .text.notation import structure_notation as structure_notation
 
 if TYPE_CHECKING:
     from .artifacts.folder import ArtifactFolder as ArtifactFolder

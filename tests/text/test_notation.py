@@ -12,7 +12,7 @@ from text.byte_grammar import byte_compiler, matches
 
 from unillm import StructuredOutputs
 from unillm.errors import InvalidParameterError
-from unillm.text.notation import Notation, notation_of
+from unillm.text.notation import StructureNotation, structure_notation
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_a_value_or_a_property_of_that_name_stays_as_it_is(compiler):
         "additionalProperties": False,
     }
 
-    assert json.loads(notation_of(StructuredOutputs(json=schema)).text) == schema
+    assert json.loads(structure_notation(StructuredOutputs(json=schema)).text) == schema
     assert matches(compiler, json.dumps({"oneOf": {"oneOf": overlapping}}), json=schema)
 
 
@@ -121,7 +121,7 @@ def test_options_of_json_stand_beside_those_of_the_caller():
 
     wanted = StructuredOutputs(json=schema, whitespace_pattern=" ?")
 
-    assert json.loads(notation_of(wanted).text)["x-guidance"] == {
+    assert json.loads(structure_notation(wanted).text)["x-guidance"] == {
         "lenient": True,
         "whitespace_pattern": " ?",
     }
@@ -133,7 +133,7 @@ def test_options_of_json_stand_beside_those_of_the_caller():
 def test_a_choice_is_one_token_of_the_lexer():
     wanted = StructuredOutputs(choice=["a", 'q"', "日本😀"])
 
-    assert notation_of(wanted) == Notation(
+    assert structure_notation(wanted) == StructureNotation(
         "lark", 'start: CHOICE\nCHOICE: "a" | "q\\"" | "日本😀"'
     )
 

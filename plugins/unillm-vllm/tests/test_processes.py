@@ -287,6 +287,7 @@ def test_a_death_ends_every_call_that_waits_for_an_answer():
         alone=None,
         threads=None,
         unsupported={},
+        spells_exactly=True,
         no_adapter=None,
     )
 

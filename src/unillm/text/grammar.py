@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InvalidParameterError, UnsupportedParameterError
 from .bounded import call_within
 from .gbnf import is_gbnf
-from .notation import Notation, notation_of
+from .notation import StructureNotation, structure_notation
 
 if TYPE_CHECKING:
     from ..params import StructuredOutputs
@@ -275,7 +275,7 @@ def _compile(wanted: StructuredOutputs, vocabulary: _Vocabulary) -> Grammar:
 
     _check_length(wanted)
     try:
-        notation = notation_of(wanted)
+        notation = structure_notation(wanted)
     except ValueError as wrong:
         raise _refused(wanted, str(wrong)) from wrong
     _check_size(wanted, notation)
@@ -331,7 +331,7 @@ def _check_length(wanted: StructuredOutputs) -> None:
         raise _refused(wanted, f"it is {depth} levels deep and {MAX_DEPTH} are allowed")
 
 
-def _check_size(wanted: StructuredOutputs, notation: Notation) -> None:
+def _check_size(wanted: StructuredOutputs, notation: StructureNotation) -> None:
     references = 0
     if wanted.kind == "json":
         references = wanted.source.count('"$ref"')
@@ -347,18 +347,11 @@ def _check_size(wanted: StructuredOutputs, notation: Notation) -> None:
         )
 
 
-def _grammar_text(notation: Notation, *, forces: bool) -> str:
-    from llguidance import LLMatcher, regex_to_lark
+def _grammar_text(notation: StructureNotation, *, forces: bool) -> str:
+    from llguidance import LLMatcher
 
     if not forces:
-        lark = {
-            "json": f"start: %json {notation.text}",
-            "regex": f"start: /{regex_to_lark(notation.text)}/",
-            "lark": notation.text,
-        }[notation.kind]
-        return LLMatcher.grammar_from_lark(
-            f'%llguidance {{"no_forcing": true}}\n{lark}'
-        )
+        return LLMatcher.grammar_from_lark(notation.unforced())
     if notation.kind == "regex":
         return LLMatcher.grammar_from_regex(notation.text)
     if notation.kind == "lark":

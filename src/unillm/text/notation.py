@@ -29,32 +29,49 @@ _LITERAL = frozenset({"const", "default", "enum", "examples"})
 
 
 @attrs.frozen
-class Notation:
+class StructureNotation:
     """A structure as one text for llguidance."""
 
     kind: Literal["json", "lark", "regex"]
     text: str
     """``json``: a JSON schema, with the options of llguidance under ``x-guidance``."""
 
+    def unforced(self) -> str:
+        """Return it in Lark's notation, so that llguidance never spells a text itself.
 
-def notation_of(wanted: StructuredOutputs) -> Notation:
+        Where only one text may follow, llguidance gives its usual ids by default. With
+        a tokenizer that changes texts those are the ids of another text.
+        """
+        from llguidance import regex_to_lark
+
+        lark = self.text
+        if self.kind == "json":
+            lark = f"start: %json {self.text}"
+        elif self.kind == "regex":
+            lark = f"start: /{regex_to_lark(self.text)}/"
+        return f'%llguidance {{"no_forcing": true}}\n{lark}'
+
+
+def structure_notation(wanted: StructuredOutputs) -> StructureNotation:
     """Return the structure in a notation of llguidance.
 
     Raises:
         ValueError: A grammar in GBNF cannot be read.
     """
     if wanted.kind == "regex":
-        return Notation("regex", wanted.source)
+        return StructureNotation("regex", wanted.source)
     if wanted.kind == "choice":
         # One token of the lexer: each alternative of a rule would be one of its own.
         options = " | ".join(
             json.dumps(each, ensure_ascii=False) for each in wanted.choice or ()
         )
-        return Notation("lark", f"start: CHOICE\nCHOICE: {options}")
+        return StructureNotation("lark", f"start: CHOICE\nCHOICE: {options}")
     if wanted.kind == "grammar":
         gbnf = is_gbnf(wanted.source)
-        return Notation("lark", lark_of_gbnf(wanted.source) if gbnf else wanted.source)
-    return Notation("json", _schema(wanted))
+        return StructureNotation(
+            "lark", lark_of_gbnf(wanted.source) if gbnf else wanted.source
+        )
+    return StructureNotation("json", _schema(wanted))
 
 
 def _schema(wanted: StructuredOutputs) -> str:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from concurrent.futures import InvalidStateError
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from typing_extensions import override
@@ -67,6 +68,7 @@ class VllmEngine(Engine):
         alone: Its share of vLLM's global state.
         threads: The threads with which it computes in this process, on a CPU.
         unsupported: Fields that it does not have, with the reasons.
+        spells_exactly: `VllmGuidance.spells_exactly` of its tokenizer.
         no_adapter: The adapter of requests without one, where vLLM needs it.
     """
 
@@ -78,6 +80,7 @@ class VllmEngine(Engine):
         alone: Alone,
         threads: OmpThreads | None,
         unsupported: Mapping[str, Capability],
+        spells_exactly: bool,
         no_adapter: NoAdapter | None,
     ) -> None:
         from ._params import lora_request, sampling_params
@@ -93,7 +96,8 @@ class VllmEngine(Engine):
             max_num_seqs=config.scheduler_config.max_num_seqs,
             vocab_size=config.model_config.get_vocab_size(),
         )
-        self._sampling_params, self._lora_request = sampling_params, lora_request
+        self._sampling_params = partial(sampling_params, spells_exactly=spells_exactly)
+        self._lora_request = lora_request
         self._no_adapter = no_adapter
         self._refusals = refusals()
         self._live: dict[str, _Live] = {}  # by vLLM's id

@@ -29,6 +29,7 @@ from unillm.errors import UnknownArgumentError
 
 from ._engine import VllmEngine
 from ._errors import configuration_refused, start_failed
+from ._guidance import VllmGuidance, guidance_of
 from ._lora import NoAdapter
 from ._processes import EngineProcesses, environment
 from ._shared import IN_PROCESS, Alone
@@ -122,7 +123,7 @@ def _start(
             spare_slot = on_cpu and vllm_config.lora_config is not None
             if spare_slot:
                 _add_lora_slot(vllm_config.lora_config)
-            without_tokenizer = _read_tokenizer(vllm_config)
+            guidance = _read_tokenizer(vllm_config)
             try:
                 engine = LLMEngine(
                     vllm_config=vllm_config,
@@ -143,7 +144,8 @@ def _start(
         processes=processes,
         alone=alone,
         threads=threads,
-        unsupported=_unsupported(vllm_config, without_tokenizer),
+        unsupported=_unsupported(vllm_config, guidance),
+        spells_exactly=guidance.spells_exactly,
         no_adapter=NoAdapter() if spare_slot else None,
     )
 
@@ -198,31 +200,33 @@ def _vllm_config(config: EngineConfig, options: Mapping[str, Any]) -> Any:
         raise configuration_refused(error, config) from error
 
 
-def _read_tokenizer(vllm_config: Any) -> str:
-    """Let vLLM read its tokenizer; return why it has none, or an empty string.
+def _read_tokenizer(vllm_config: Any) -> VllmGuidance:
+    """Let vLLM read its tokenizer; return what llguidance makes of it.
 
     A model whose tokenizer only the core can read runs without structured outputs.
     """
     from vllm.tokenizers import cached_tokenizer_from_config
 
     if vllm_config.model_config.skip_tokenizer_init:
-        return (
-            "vLLM needs the path of a tokenizer, not an object. Pass tokenizer= as a "
-            "path, without skip_tokenizer_init"
+        return VllmGuidance(
+            refusal="vLLM needs the path of a tokenizer, not an object. Pass "
+            "tokenizer= as a path, without skip_tokenizer_init"
         )
     try:
-        cached_tokenizer_from_config(vllm_config.model_config)
+        tokenizer = cached_tokenizer_from_config(vllm_config.model_config)
     except Exception as error:  # noqa: BLE001 - a tokenizer may raise anything
         vllm_config.model_config.skip_tokenizer_init = True
-        return f"vLLM cannot read the tokenizer: {type(error).__name__}: {error}"
-    return ""
+        return VllmGuidance(
+            refusal=f"vLLM cannot read the tokenizer: {type(error).__name__}: {error}"
+        )
+    return guidance_of(tokenizer, vllm_config.model_config.get_vocab_size())
 
 
-def _unsupported(vllm_config: Any, without_tokenizer: str) -> dict[str, Capability]:
+def _unsupported(vllm_config: Any, guidance: VllmGuidance) -> dict[str, Capability]:
     """Return the fields that this engine does not have, with the reasons."""
     reasons = {}
-    if without_tokenizer:
-        reasons["structured_outputs"] = without_tokenizer
+    if guidance.refusal:
+        reasons["structured_outputs"] = guidance.refusal
     if vllm_config.speculative_config is not None:
         why = "vLLM refuses it together with speculative decoding"
         reasons |= {"min_p": why, "logit_bias": why}

@@ -8,13 +8,14 @@ detokenising stay in the core. Imports vLLM.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 from vllm import SamplingParams
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+from unillm.backend import structure_notation
 
 if TYPE_CHECKING:
     from unillm.backend import EngineRequest, StructuredOutputs
@@ -37,11 +38,17 @@ class CoreSamplingParams(SamplingParams):  # type: ignore[misc]  # vLLM has no t
         """Tokenise nothing."""
 
 
-def sampling_params(request: EngineRequest) -> CoreSamplingParams:
+def sampling_params(
+    request: EngineRequest, *, spells_exactly: bool
+) -> CoreSamplingParams:
     """Return the sampling params of a request.
 
     Without a seed of the user, a request draws from the engine's generator, as in vLLM:
     a generator for each row costs time in each step.
+
+    Args:
+        request: From the core.
+        spells_exactly: `VllmGuidance.spells_exactly` of the engine's tokenizer.
     """
     params = request.params
     return CoreSamplingParams(
@@ -68,7 +75,9 @@ def sampling_params(request: EngineRequest) -> CoreSamplingParams:
         structured_outputs=(
             None
             if params.structured_outputs is None
-            else structured_outputs(params.structured_outputs)
+            else structured_outputs(
+                params.structured_outputs, spells_exactly=spells_exactly
+            )
         ),
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
@@ -81,29 +90,23 @@ def _seed(seed: int) -> int:
     return 2**63 - 1 if seed == -1 else seed
 
 
-def structured_outputs(wanted: StructuredOutputs) -> StructuredOutputsParams:
+def structured_outputs(
+    wanted: StructuredOutputs, *, spells_exactly: bool
+) -> StructuredOutputsParams:
     """Return the structure for vLLM's backend "guidance".
 
-    That is llguidance, as in the core, so a structure means the same. Options of JSON
-    go into the schema: vLLM has them for the whole engine only.
+    That is llguidance, as in the core, and it gets the text that the core compiles, so
+    a structure means the same.
     """
-    if wanted.kind in ("json", "json_object"):
-        schema = json.loads(wanted.source)
-        options: dict[str, Any] = {}
-        if wanted.disable_any_whitespace:
-            options = {
-                "whitespace_flexible": False,
-                "item_separator": ",",
-                "key_separator": ":",
-            }
-        elif wanted.whitespace_pattern is not None:
-            options = {"whitespace_pattern": wanted.whitespace_pattern}
-        if options:
-            schema["x-guidance"] = {**schema.get("x-guidance", {}), **options}
-        return StructuredOutputsParams(json=json.dumps(schema))
-    if wanted.kind == "choice":
-        return StructuredOutputsParams(choice=list(wanted.choice or ()))
-    return StructuredOutputsParams(**{wanted.kind: wanted.source})
+    notation = structure_notation(wanted)
+    if not spells_exactly:
+        return StructuredOutputsParams(grammar=notation.unforced())
+    if notation.kind == "lark":
+        # By this line vLLM knows Lark, however the first rule begins.
+        return StructuredOutputsParams(grammar=f"%llguidance {{}}\n{notation.text}")
+    if notation.kind == "json":
+        return StructuredOutputsParams(json=notation.text)
+    return StructuredOutputsParams(regex=notation.text)
 
 
 def lora_request(own: CoreLoRARequest | None) -> LoRARequest | None:
