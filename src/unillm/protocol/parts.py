@@ -94,3 +94,11 @@ class ReasoningThenCalls(PartReader):
             reasoning=first.reasoning,
             tool_calls=then.tool_calls + last.tool_calls,
         )
+
+
+def overlap(text: str, marker: str) -> int:
+    """Return how many last characters of *text* may begin *marker*."""
+    for length in range(min(len(text), len(marker) - 1), 0, -1):
+        if marker.startswith(text[-length:]):
+            return length
+    return 0

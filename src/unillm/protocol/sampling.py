@@ -17,6 +17,7 @@ from .bodies import (
     SamplingBody,
     StreamOptions,
 )
+from .tool_calls import forced_call, may_call
 
 _COPIED = (
     "n",
@@ -70,6 +71,17 @@ def chat_params(body: ChatBody, defaults: SamplingParams) -> SamplingParams:
     The arguments and errors are those of `completion_params`.
     """
     given = _shared(body)
+    if (call := forced_call(body)) is not None:
+        if "structured_outputs" in given:
+            raise InvalidParameterError(
+                "tool_choice forces a call, and response_format or structured_outputs "
+                "asks for another answer. Send one of them.",
+                parameter="tool_choice",
+                value=None,
+            )
+        given["structured_outputs"] = call
+    if may_call(body):  # many models mark calls with special tokens
+        given.setdefault("skip_special_tokens", False)
     if body.logprobs:
         given["logprobs"] = body.top_logprobs or 0
     elif body.top_logprobs:

@@ -24,11 +24,11 @@ from ..protocol.bodies import ChatBody, CompletionBody, SamplingBody
 from ..protocol.chat import ChatWriter, chat_prompt
 from ..protocol.completions import CompletionWriter, completion_prompts
 from ..protocol.errors import error_reply
-from ..protocol.parts import PartReader, PlainReader, ReasoningThenCalls
+from ..protocol.parts import PartReader, ReasoningThenCalls
 from ..protocol.reading import Read
 from ..protocol.reasoning import REASONING_READERS
 from ..protocol.sampling import chat_params, completion_params
-from ..protocol.tool_calls import CALL_READERS, check_tools
+from ..protocol.tool_calls import call_reader, check_tools
 from ..protocol.writer import Answering, Writer
 from .responses import EventStream, cancelling, json_response
 from .service import IGNORED, Service
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from .. import CompletionDelta, Generator, RequestHandle, SamplingParams
 
 log = logging.getLogger("unillm.server")
+
+_PROMPT_END = 32
+"""Tokens at the end of a prompt in which its template may open the reasoning."""
 
 
 class Generation:
@@ -93,19 +96,24 @@ class Generation:
             self._answering(request, body, params),
             body,
             prompt_token_ids=handles[0].prompt_token_ids,
-            make_reader=lambda: self._reader(body),
+            make_reader=self._reader(body, params, handles[0]),
         )
         return await self._respond(request, read, writer, handles)
 
-    def _reader(self, body: ChatBody) -> PartReader:
+    def _reader(
+        self, body: ChatBody, params: SamplingParams, handle: RequestHandle
+    ) -> Callable[[], PartReader]:
+        """Return a function that makes the reader of one answer."""
         settings = self._service.settings
-        calls: PartReader = PlainReader()
-        if body.tools and body.tool_choice != "none" and settings.tool_call_parser:
-            calls = CALL_READERS[settings.tool_call_parser](body)
-        if settings.reasoning_parser is None:
-            return calls
-        return ReasoningThenCalls(
-            REASONING_READERS[settings.reasoning_parser](body), calls
+        parser = settings.tool_call_parser
+        # A constraint holds from the first token, so it leaves no room for reasoning.
+        if settings.reasoning_parser is None or params.structured_outputs is not None:
+            return lambda: call_reader(body, parser=parser)
+        split = REASONING_READERS[settings.reasoning_parser]
+        last_ids = handle.prompt_token_ids[-_PROMPT_END:]
+        prompt_end = self._service.serving.generator().detokenize(last_ids)
+        return lambda: ReasoningThenCalls(
+            split(prompt_end), call_reader(body, parser=parser)
         )
 
     def _answering(

@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import attrs
 
 from ..errors import ConfigError
+from ..protocol.reasoning import REASONING_READERS
+from ..protocol.tool_calls import CALL_READERS
 
 MEBIBYTE = 2**20
 
@@ -70,6 +72,8 @@ class ServerSettings:
             self._check_address()
         if any(not key for key in self.api_keys):
             raise ConfigError("An API key is empty. Give it a text, or leave it out.")
+        _check_name("--tool-call-parser", self.tool_call_parser, CALL_READERS)
+        _check_name("--reasoning-parser", self.reasoning_parser, REASONING_READERS)
         if bool(self.ssl_keyfile) != bool(self.ssl_certfile):
             raise ConfigError("TLS needs both --ssl-keyfile and --ssl-certfile.")
 
@@ -80,6 +84,11 @@ class ServerSettings:
                 "no API key. Set --api-key or UNILLM_API_KEY, or add --insecure if "
                 "every client that reaches this address may use the model."
             )
+
+
+def _check_name(option: str, name: str | None, known: Collection[str]) -> None:
+    if name is not None and name not in known:
+        raise ConfigError(f"{option} {name} does not exist. Known: {', '.join(known)}.")
 
 
 def is_local(host: str) -> bool:
