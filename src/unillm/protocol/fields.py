@@ -39,10 +39,17 @@ class Refused:
 _BEAM = Refused("no backend has beam search", (False,))
 _GUIDED = "vLLM renamed it; send structured_outputs or response_format"
 _MEDIA = "the server takes and returns text alone"
+_STATE = "the server keeps no conversations; send the whole of it in input"
 _OLD_TOOLS = "OpenAI replaced it by tools and tool_choice; send those"
 
 REFUSED: Mapping[str, Refused] = {
     "audio": Refused(_MEDIA),
+    "background": Refused(_STATE, (False,)),
+    "conversation": Refused(_STATE),
+    "context_management": Refused(_STATE),
+    "max_tool_calls": Refused("the server does not call tools itself"),
+    "previous_response_id": Refused(_STATE),
+    "prompt": Refused("the server keeps no prompt templates; send input"),
     "best_of": Refused("ask for n completions and take the one you want", (1,)),
     "cache_salt": Refused("the prefix cache is one for all requests"),
     "echo": Refused(

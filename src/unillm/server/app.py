@@ -56,6 +56,7 @@ def make_app(service: Service) -> Starlette:
             Route("/v1/models/{name:path}", about.model),
             Route("/v1/completions", generation.completions, methods=["POST"]),
             Route("/v1/chat/completions", generation.chat, methods=["POST"]),
+            Route("/v1/responses", generation.responses, methods=["POST"]),
             Route("/tokenize", texts.tokenize, methods=["POST"]),
             Route("/detokenize", texts.detokenize, methods=["POST"]),
             Route("/tokenizer_info", texts.tokenizer_info),

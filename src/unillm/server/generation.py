@@ -27,6 +27,8 @@ from ..protocol.errors import error_reply
 from ..protocol.parts import PartReader, ReasoningThenCalls
 from ..protocol.reading import Read
 from ..protocol.reasoning import REASONING_READERS
+from ..protocol.responses import ResponseWriter
+from ..protocol.responses_body import ResponsesBody, as_chat
 from ..protocol.sampling import chat_params, completion_params
 from ..protocol.tool_calls import call_reader, check_tools
 from ..protocol.writer import Answering, Writer
@@ -97,6 +99,23 @@ class Generation:
             body,
             prompt_token_ids=handles[0].prompt_token_ids,
             make_reader=self._reader(body, params, handles[0]),
+        )
+        return await self._respond(request, read, writer, handles)
+
+    async def responses(self, request: Request) -> Response:
+        """Serve ``POST /v1/responses``."""
+        read = await self._service.read(request, ResponsesBody)
+        chat = as_chat(read.body)
+        check_tools(chat, parser=self._service.settings.tool_call_parser)
+        params = chat_params(chat, self._service.default_params())
+        prompt = chat_prompt(chat, trust_templates=False)
+        handles = await self._submit(chat, params, lambda: [prompt])
+        writer = ResponseWriter(
+            self._answering(request, chat, params),
+            read.body,
+            chat=chat,
+            params=params,
+            reader=self._reader(chat, params, handles[0])(),
         )
         return await self._respond(request, read, writer, handles)
 
