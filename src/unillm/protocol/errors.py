@@ -26,6 +26,21 @@ _TYPES = {
 }
 
 
+class ErrorObject(msgspec.Struct):
+    """An error of OpenAI's API."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(msgspec.Struct):
+    """Body of an answer that is an error."""
+
+    error: ErrorObject
+
+
 @attrs.frozen
 class ErrorReply:
     """An answer that is an error."""
@@ -46,16 +61,9 @@ class ErrorReply:
             "server_error" if self.status >= 500 else "invalid_request_error"
         )
 
-    def body(self) -> dict[str, Any]:
-        """Return the body: the error nested, `code` a text or null."""
-        return {
-            "error": {
-                "message": self.message,
-                "type": self.type,
-                "param": self.param,
-                "code": self.code,
-            }
-        }
+    def body(self) -> ErrorBody:
+        """Return the body."""
+        return ErrorBody(ErrorObject(self.message, self.type, self.param, self.code))
 
     def event(self) -> bytes:
         """Return the body as an event of a stream."""

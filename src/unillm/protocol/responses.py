@@ -41,27 +41,25 @@ class ReasoningText(Struct, kw_only=True):
     type: Literal["reasoning_text"] = "reasoning_text"
 
 
-class MessageItem(Struct, kw_only=True):
+class MessageItem(Struct, kw_only=True, tag="message", tag_field="type"):
     """The answer."""
 
     id: str
     content: list[OutputText]
     status: Status = "in_progress"
     role: Literal["assistant"] = "assistant"
-    type: Literal["message"] = "message"
 
 
-class ReasoningItem(Struct, kw_only=True):
+class ReasoningItem(Struct, kw_only=True, tag="reasoning", tag_field="type"):
     """The reasoning before the answer."""
 
     id: str
     content: list[ReasoningText]
     summary: list[Any] = []
     status: Status = "in_progress"
-    type: Literal["reasoning"] = "reasoning"
 
 
-class CallItem(Struct, kw_only=True):
+class CallItem(Struct, kw_only=True, tag="function_call", tag_field="type"):
     """A call of a function."""
 
     id: str
@@ -69,7 +67,6 @@ class CallItem(Struct, kw_only=True):
     name: str
     arguments: str = ""
     status: Status = "in_progress"
-    type: Literal["function_call"] = "function_call"
 
 
 Item = MessageItem | ReasoningItem | CallItem

@@ -9,14 +9,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 
 import unillm
 
 from ..errors import GeneratorClosedError
 from ..metrics.prometheus import Snapshot, render
+from ..protocol import openapi
 from ..protocol.errors import unavailable
-from .models import ModelCard, ModelList
+from ..protocol.listing import ModelCard, ModelList, Version
 from .responses import json_response
 from .service import Service
 from .serving import State
@@ -40,7 +41,7 @@ class About:
 
     async def version(self, _: Request) -> Response:
         """Serve ``GET /version``."""
-        return json_response({"version": unillm.__version__})
+        return json_response(Version(version=unillm.__version__))
 
     async def metrics(self, request: Request) -> Response:
         """Serve ``GET /metrics``, for Prometheus."""
@@ -62,6 +63,18 @@ class About:
         )
         text, kind = render(snapshot, request.headers.get("accept", ""))
         return Response(text, headers={"content-type": kind})
+
+    async def openapi(self, _: Request) -> Response:
+        """Serve ``GET /openapi.json``."""
+        return json_response(openapi.document(unillm.__version__))
+
+    async def docs(self, _: Request) -> Response:
+        """Serve ``GET /docs``: the same as a page."""
+        policy = "default-src 'none'; style-src 'unsafe-inline'"
+        return HTMLResponse(
+            openapi.page(unillm.__version__),
+            headers={"content-security-policy": policy},
+        )
 
     async def models(self, _: Request) -> Response:
         """Serve ``GET /v1/models``."""

@@ -52,6 +52,8 @@ def make_app(service: Service) -> Starlette:
             Route("/health", about.health),
             Route("/version", about.version),
             Route("/metrics", about.metrics),
+            Route("/openapi.json", about.openapi),
+            Route("/docs", about.docs),
             Route("/v1/models", about.models),
             Route("/v1/models/{name:path}", about.model),
             Route("/v1/completions", generation.completions, methods=["POST"]),

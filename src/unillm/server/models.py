@@ -5,35 +5,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import attrs
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, UnsetType
 
 import unillm
 
 from ..errors import ConfigError
 from ..protocol.errors import unknown_model
-
-
-class ModelCard(Struct, kw_only=True):
-    """One entry of ``/v1/models``."""
-
-    id: str
-    created: int
-    root: str
-    object: Literal["model"] = "model"
-    owned_by: str = "unillm"
-    parent: str | None = None
-    """The model that an adapter changes."""
-    max_model_len: int | UnsetType = UNSET
-
-
-class ModelList(Struct, kw_only=True):
-    """Body of ``/v1/models``."""
-
-    data: list[ModelCard]
-    object: Literal["list"] = "list"
+from ..protocol.listing import ModelCard
 
 
 @attrs.frozen

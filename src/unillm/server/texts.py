@@ -7,32 +7,17 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from msgspec import UNSET, Struct, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ..errors import InvalidParameterError
 from ..protocol.bodies import DetokenizeBody, TokenizeBody
 from ..protocol.chat import chat_prompt
+from ..protocol.listing import Detokenized, Tokenized
 from .responses import json_response
 from .service import Service
 
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
-
-
-class Tokenized(Struct, kw_only=True):
-    """Body of the answer of ``/tokenize``."""
-
-    count: int
-    max_model_len: int
-    tokens: list[int]
-    token_strs: list[str] | UnsetType = UNSET
-
-
-class Detokenized(Struct, kw_only=True):
-    """Body of the answer of ``/detokenize``."""
-
-    prompt: str
 
 
 class Texts:
