@@ -12,10 +12,10 @@ processes raise them in their parent::
     │   └── UnknownArgumentError (TypeError)    a keyword that does not exist
     ├── ModelError                          the model directory
     │   ├── ModelNotFoundError (FileNotFoundError)
-    │   ├── ModelLoadError (RuntimeError)       weights or configuration cannot be read
+    │   ├── ModelLoadError (RuntimeError)       a file of the model cannot be read
+    │   │   └── TokenizerError                  no tokenizer, or one that cannot be read
     │   ├── UnsafeModelError (PermissionError)  would run code from the checkpoint
     │   ├── UnsupportedModelError (NotImplementedError)
-    │   ├── TokenizerError (RuntimeError)       no tokenizer, or one that cannot be read
     │   ├── ChatTemplateError (ValueError)      none, or one that refuses the messages
     │   └── EosNotFoundError (ValueError)       no source names an EOS token
     ├── BackendError
@@ -147,7 +147,7 @@ class UnsupportedModelError(ModelError, NotImplementedError):
     """The backend cannot serve this kind of model truthfully; the message says why."""
 
 
-class TokenizerError(ModelError, RuntimeError):
+class TokenizerError(ModelLoadError):
     """No tokenizer was found, or it cannot be read."""
 
 

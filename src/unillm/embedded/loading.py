@@ -253,8 +253,9 @@ def load_model(
         ModelLoadError: transformers cannot load it, or a tensor is missing, has another
             shape or has no place.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
+    unset: Any = GenerationConfig
     tensors = list(stored_tensors(path))
     if not trust_remote_code:
         check_size(path, config, tensors)
@@ -269,6 +270,7 @@ def load_model(
                 local_files_only=True,
                 trust_remote_code=trust_remote_code,
                 ignore_mismatched_sizes=True,  # `check_places` names them
+                generation_config=unset(),  # the core reads the model's
                 output_loading_info=True,
             )
     except Exception as error:  # transformers raises any error of its parts

@@ -23,6 +23,7 @@ _JSON_FILES = (
     "chat_template.json",
     "generation_config.json",
     "hf_quant_config.json",
+    "model.safetensors.index.json",
     "preprocessor_config.json",
     "processor_config.json",
     "quantize_config.json",
@@ -45,17 +46,26 @@ def check_directory(path: Path) -> None:
         ModelLoadError: A file is not a regular one, is too large, is nested too deep,
             is not what its name says or contradicts the others.
     """
-    config = find_config(path)
-    for name in _JSON_FILES:
-        read_json(path, name)
-    for pattern in _TEXT_FILES:
-        for file in path.glob(pattern):
-            check_file(file)
+    config = check_text_files(path)
     weights = list(path.glob("*.safetensors"))
     for file in weights:
         check_file(file, max_bytes=None)
     if weights:
         _check_layers(path / "config.json", config or {}, stored_tensors(path))
+
+
+def check_text_files(path: Path) -> Mapping[str, Any] | None:
+    """Check the files of a directory that are not weights; return ``config.json``.
+
+    Raises:
+        ModelLoadError: As for `check_directory`.
+    """
+    for name in _JSON_FILES:
+        read_json(path, name)
+    for pattern in _TEXT_FILES:
+        for file in path.glob(pattern):
+            check_file(file)
+    return find_config(path)
 
 
 def _check_layers(

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A call with a time limit, for work that a checkpoint or a request describes."""
+"""Calls that end, and errors that can be caught, for what a checkpoint describes."""
 
 from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -63,3 +64,14 @@ def call_within(seconds: float, work: Callable[[], T], *, stack_bytes: int = 0) 
     if errors:
         raise errors[0]
     return results[0]
+
+
+@contextmanager
+def panics_as_errors() -> Iterator[None]:
+    """Raise a panic of Rust code, which is not an `Exception`, as a `RuntimeError`."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise RuntimeError(str(error)) from error

@@ -20,7 +20,7 @@ where there is one, and `UnsafeModelError` is raised where there is none.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import re
 import sys
@@ -30,10 +30,18 @@ from typing import Any
 
 import attrs
 
-from ..errors import ModelNotFoundError, TokenizerError, UnsafeModelError
-from ..files import read_json
-from ..model.checkpoint import find_config
+from ..errors import (
+    ModelLoadError,
+    ModelNotFoundError,
+    TokenizerError,
+    UnillmError,
+    UnsafeModelError,
+)
+from ..files import check_file, is_there, read_json, read_text
+from ..model.checkpoint import find_config, load_config
+from ..model.directory import check_text_files
 from . import templates
+from .bounded import panics_as_errors
 from .eos import EosIds, resolve_eos
 from .generation_config import ModelDefaults, read_defaults, settings_of_config
 from .tokenizer import (
@@ -43,6 +51,8 @@ from .tokenizer import (
     Tokenizer,
     TransformersTokenizer,
 )
+from .tokenizer_config import check_tokenizer_config
+from .tokenizer_file import check_tokenizer_file
 
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 CHAT_TEMPLATE_FOLDER = "additional_chat_templates"
@@ -66,6 +76,8 @@ _READ_BY_TRANSFORMERS = (
 _BUILT_ENGINE = "pretrained_config"
 """Key of a ``config.json`` that describes a built engine instead of a model; such a
 file names no EOS tokens."""
+
+_SAMPLE = "Hello, world 42"
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
@@ -200,6 +212,7 @@ def _is_a(source: Any, module: str, name: str) -> bool:
 
 
 def _load_directory(path: Path, *, trust_remote_code: bool) -> Tokenizer:
+    check_text_files(path)
     if (path / "tokenizer_config.json").is_file():
         return _load_by_transformers(path, trust_remote_code=trust_remote_code)
     for name in ("tokenizer.json", "tokenizer.model"):
@@ -215,36 +228,51 @@ def _load_directory(path: Path, *, trust_remote_code: bool) -> Tokenizer:
 
 
 def _load_file(path: Path) -> Tokenizer:
-    is_rust = path.suffix == ".json"
-    wrapped: Any
-    try:
-        if is_rust:
-            import tokenizers
-
-            wrapped = tokenizers.Tokenizer.from_file(str(path))
-        else:
-            import sentencepiece
-
-            wrapped = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    except Exception as error:  # tokenizers raises bare Exception
-        raise _unreadable(path, error) from error
+    check_tokenizer_config(path.parent)
     chat_templates = _template_files(path.parent)
     special = _special_tokens(path.parent)
-    if is_rust:
-        _mark_special(wrapped, special)
     listed = [path, *chat_templates.values()]
     if special:
         listed.append(path.parent / SPECIAL_TOKENS_FILE)
-    kind = RustTokenizer if is_rust else SentencePieceTokenizer
-    return kind(
-        wrapped,
-        files=[str(file) for file in listed],
-        chat_templates={
-            name: file.read_text(encoding="utf-8")
-            for name, file in chat_templates.items()
-        },
-        special_tokens=special,
-    )
+    kind: type[RustTokenizer | SentencePieceTokenizer]
+    kind = RustTokenizer if path.suffix == ".json" else SentencePieceTokenizer
+    texts = {name: read_text(file) for name, file in chat_templates.items()}
+    try:
+        with panics_as_errors():
+            loaded = kind(
+                _read_wrapped(path, special),
+                files=[str(file) for file in listed],
+                chat_templates=texts,
+                special_tokens=special,
+            )
+            _try_out(loaded)
+    except UnillmError:
+        raise
+    except Exception as error:  # tokenizers raises bare Exception
+        raise _unreadable(path, error) from error
+    return loaded
+
+
+def _read_wrapped(path: Path, special: Mapping[str, str]) -> Any:
+    """Return the library's object for a ``tokenizer.json`` or a sentencepiece model."""
+    if path.suffix == ".json":
+        import tokenizers
+
+        check_tokenizer_file(path)
+        wrapped: Any = tokenizers.Tokenizer.from_file(str(path))
+        _mark_special(wrapped, special)
+        return wrapped
+    import sentencepiece
+
+    check_file(path)
+    return sentencepiece.SentencePieceProcessor(model_file=str(path))
+
+
+def _try_out(tokenizer: Tokenizer) -> None:
+    """Use a tokenizer once, because a broken one may panic only then."""
+    with contextlib.suppress(Exception):  # it may have no token for the text
+        ids = tokenizer.encode(_SAMPLE, add_special_tokens=True)
+        tokenizer.decode(ids, skip_special_tokens=True)
 
 
 def _template_files(directory: Path) -> dict[str, Path]:
@@ -286,29 +314,38 @@ def _unreadable(path: Path, error: Exception) -> TokenizerError:
 def _load_by_transformers(path: Path, *, trust_remote_code: bool) -> Tokenizer:
     listed = [path / name for name in _READ_BY_TRANSFORMERS]
     files = [str(file) for file in listed if file.is_file()]
-    # transformers reads the two configs too; its error for broken JSON is less clear.
-    for name in ("tokenizer_config.json", "config.json"):
-        _check_json(path / name)
+    check_tokenizer_config(path)
+    check_tokenizer_file(path / "tokenizer.json")
     try:
-        wrapped = _auto_tokenizer(path, trust_remote_code, local_files_only=True)
+        with panics_as_errors():
+            wrapped = _auto_tokenizer(path, trust_remote_code, local_files_only=True)
+            loaded = TransformersTokenizer(wrapped, files=files)
+            _try_out(loaded)
     except UnsafeModelError:
         raise
     except Exception as error:
+        _raise_fault_of_config(path, error)
         raise TokenizerError(
             f"The tokenizer in {str(path)!r} cannot be read: {type(error).__name__}: "
             f"{error}. Files found there: {', '.join(files) or 'none'}. If the "
             "tokenizer is somewhere else, pass tokenizer= with its directory."
         ) from error
-    return TransformersTokenizer(wrapped, files=files)
+    return loaded
 
 
-def _check_json(path: Path) -> None:
-    try:
-        json.loads(path.read_bytes())
-    except FileNotFoundError:
+def _raise_fault_of_config(path: Path, error: Exception) -> None:
+    """Raise the error of ``config.json``, which `AutoTokenizer` reads too.
+
+    Raises:
+        ModelLoadError: transformers refuses the file with the same words.
+    """
+    if not is_there(path / "config.json"):
         return
-    except ValueError as error:
-        raise _unreadable(path, error) from error
+    try:
+        load_config(path)
+    except ModelLoadError as refusal:
+        if str(refusal.__cause__) == str(error):
+            raise refusal from error
 
 
 def _load_from_hub(name: str, *, trust_remote_code: bool) -> Tokenizer:
