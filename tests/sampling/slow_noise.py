@@ -6,17 +6,16 @@ from __future__ import annotations
 
 import math
 
-from unillm.sampling.noise import keys_of
+from unillm.sampling.noise import _mix, keys_of
 
 WORD = 2**32 - 1
 
 
-def exponential(seed: int, step: int, token_id: int) -> float:
-    """Return the number of a token in the draw of a seed and a step."""
+def ring_time(seed: int, step: int, token_id: int) -> float:
+    """Return the time of a token's clock in the draw of a seed and a step."""
     first, second = (key & WORD for key in keys_of(seed, step))
-    bits = ((token_id * 0x9E3779B9 - 2**31) & WORD) ^ first
-    bits = ((bits ^ (bits >> 16)) * 0x7FEB352D) & WORD
-    bits = ((bits ^ (bits >> 15)) + second) & WORD
-    bits = (bits * 0x846CA68B) & WORD
-    bits = (bits ^ (bits >> 16)) & 0x7FFFFFFF
-    return -math.log1p(-min((bits + 0.5) * 2.0**-31, 1 - 2.0**-24))
+    bits = ((_mix(token_id) >> 32) ^ first ^ 2**31) * 0x7FEB352D & WORD
+    bits = ((bits ^ (bits >> 16)) + second) & WORD
+    bits = (bits * 0x846CA68B) & 0x7FFFFFFF
+    bits ^= bits >> 15
+    return -math.log1p(-(bits + 0.5) * 2.0**-31 * (1 - 2.0**-23))

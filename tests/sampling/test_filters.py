@@ -118,22 +118,22 @@ def test_each_row_has_its_own_numbers():
 )
 def test_a_draw_is_the_first_of_the_clocks(weights, random):
     weights = [1.0, *weights]
-    clocks = [random.uniform(2.0**-32, 16.7) for _ in weights]
+    times = [random.uniform(2.0**-32, 16.7) for _ in weights]
 
-    drawn = filters.draw(torch.tensor([weights]), torch.tensor([clocks])).item()
+    drawn = filters.draw(torch.tensor([weights]), -torch.tensor([times])).item()
 
-    rings = [c / w if w else math.inf for c, w in zip(clocks, weights, strict=True)]
+    rings = [t / w if w else math.inf for t, w in zip(times, weights, strict=True)]
     assert rings[drawn] == pytest.approx(min(rings), rel=1e-6)
 
 
-@pytest.mark.parametrize("clock", [2.0**-32, 16.7], ids=["lowest", "highest"])
+@pytest.mark.parametrize("time", [2.0**-32, 16.7], ids=["lowest", "highest"])
 @pytest.mark.parametrize(
     "weights",
     [[0.0, 0.0, 1.0, 0.0, 0.0], [0.0, 1.0, 0.9999999, 1e-45, 0.0]],
     ids=["one", "two"],
 )
-def test_a_token_without_probability_is_never_drawn(weights, clock):
-    clocks = torch.full((1, 5), clock)
+def test_a_token_without_probability_is_never_drawn(weights, time):
+    clocks = torch.full((1, 5), -time)
 
     drawn = filters.draw(torch.tensor([weights]), clocks).item()
 

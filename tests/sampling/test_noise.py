@@ -8,13 +8,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sampling.slow_noise import exponential
+from sampling.slow_noise import ring_time
 
 from unillm.sampling.noise import (
     _GOLDEN_GAMMA,
     _WORD,
     _mix,
-    exponentials,
+    exponential_clocks,
     keys_of,
     spread,
 )
@@ -22,9 +22,9 @@ from unillm.sampling.noise import (
 CPU = torch.device("cpu")
 
 
-def numbers_of(draws, vocab_size):
+def times_of(draws, vocab_size):
     keys = torch.tensor([keys_of(*draw) for draw in draws], dtype=torch.int32)
-    return exponentials(keys, spread(vocab_size, CPU))
+    return -exponential_clocks(keys, spread(vocab_size, CPU))
 
 
 def chi_square(counts, expected):
@@ -45,13 +45,13 @@ def test_words_are_those_of_splitmix64():
 
 
 @given(st.integers(-(2**70), 2**70), st.integers(0, 2**20), st.integers(0, 999))
-def test_numbers_are_those_of_plain_python(seed, step, token_id):
-    [numbers] = numbers_of([(seed, step)], 1000)
+def test_times_are_those_of_plain_python(seed, step, token_id):
+    [times] = times_of([(seed, step)], 1000)
 
-    expected = exponential(seed, step, token_id)
-    assert numbers[token_id].item() == pytest.approx(expected, rel=1e-5)
-    assert numbers.min() > 0
-    assert numbers.max() < math.inf
+    expected = ring_time(seed, step, token_id)
+    assert times[token_id].item() == pytest.approx(expected, rel=1e-5)
+    assert times.min() > 0
+    assert times.max() < math.inf
 
 
 def test_only_the_lowest_64_bits_of_the_seed_count():
@@ -73,8 +73,8 @@ def test_no_two_of_many_draws_have_the_same_keys():
     ],
     ids=["seeds", "steps", "both"],
 )
-def test_numbers_are_distributed_exponentially(draws):
-    uniform = 1 - (-numbers_of(draws, 500)).exp()
+def test_times_are_distributed_exponentially(draws):
+    uniform = 1 - (-times_of(draws, 500)).exp()
 
     counts = torch.histc(uniform, bins=20, min=0, max=1).tolist()
 
@@ -93,7 +93,7 @@ def test_numbers_are_distributed_exponentially(draws):
 )
 def test_neighbours_are_independent(draws, shift):
     """Pairs of neighbours fill a square evenly."""
-    uniform = 1 - (-numbers_of(draws, 500)).exp()
+    uniform = 1 - (-times_of(draws, 500)).exp()
     here, there = uniform[:-1, : 500 - shift], uniform[1:, shift:]
 
     cells = (here * 10).long() * 10 + (there * 10).long()
@@ -103,10 +103,10 @@ def test_neighbours_are_independent(draws, shift):
     assert chi_square(counts, cells.numel() / 100) < 148.2
 
 
-def test_the_smallest_number_of_a_row_may_be_that_of_any_token():
+def test_the_first_clock_of_a_row_may_be_that_of_any_token():
     draws = [(seed, step) for seed in range(100) for step in range(100)]
 
-    first = numbers_of(draws, 50).argmin(-1)
+    first = times_of(draws, 50).argmin(-1)
 
     # χ² with 49 degrees of freedom is under 85.4 with probability 0.999.
     assert chi_square(torch.bincount(first, minlength=50).tolist(), 200) < 85.4

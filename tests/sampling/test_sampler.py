@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sampling.slow_noise import exponential
+from sampling.slow_noise import ring_time
 
 from unillm import SamplingParams
 from unillm.engines.base import EngineRequest
@@ -116,9 +116,9 @@ class Reference:
                 betters, cutoff = betters + weight, weight
             weights[weights < cutoff] = 0
         draw = self.request.seed, len(self.generated)
-        clocks = [exponential(*draw, token) for token in range(len(weights))]
+        times = [ring_time(*draw, token) for token in range(len(weights))]
         with np.errstate(divide="ignore"):
-            return int(np.argmin(np.array(clocks) / weights))
+            return int(np.argmin(np.array(times) / weights))
 
     def logprobs(self, raw, token):
         count = self.request.params.logprobs

@@ -79,7 +79,7 @@ def _cut(weights: Tensor, best: Tensor, sums: Tensor, wanted: Tensor) -> Tensor:
     return weights.masked_fill(weights < best.gather(1, last.clamp_(min=0)), 0.0)
 
 
-def draw(weights: Tensor, noise: Tensor) -> Tensor:
+def draw(weights: Tensor, clocks: Tensor) -> Tensor:
     """Draw one id for each row: the exponential clock that rings first.
 
     A clock runs at the weight of its token. Rounding changes the id only where the
@@ -88,16 +88,16 @@ def draw(weights: Tensor, noise: Tensor) -> Tensor:
 
     Args:
         weights: ``[rows, vocab]``. Each row's largest is 1.
-        noise: ``[rows, vocab]``, exponentially distributed; overwritten.
+        clocks: ``[rows, vocab]``: those of `noise.exponential_clocks`; overwritten.
 
     Returns:
         ``[rows]``, int64; for a row with NaN, any id of the vocabulary.
 
     References:
-        The draw is Gumbel-max, ``argmax(log weights - log noise)``, without its
+        The draw is Gumbel-max, ``argmax(log weights - log times)``, without its
         logarithms; vLLM 0.32 draws so too (``random_sample``).
     """
-    return noise.div_(weights).argmin(-1)
+    return clocks.div_(weights).argmax(-1)
 
 
 def _fixed(weights: Tensor) -> Tensor:

@@ -24,6 +24,9 @@ _GOLDEN_GAMMA = 0x9E3779B97F4A7C15
 _FACTOR_1 = 0x7FEB352D
 _FACTOR_2 = 0x846CA68B - 2**32
 
+_SCALE = 2.0**-31 * (1 - 2.0**-23)
+"""Takes 31 bits into [0, 1), also where they are rounded to float32."""
+
 
 def keys_of(seed: int, step: int) -> tuple[int, int]:
     """Return the two keys of a draw, signed integers of 32 bits.
@@ -39,31 +42,31 @@ def keys_of(seed: int, step: int) -> tuple[int, int]:
 
 
 def spread(vocab_size: int, device: torch.device) -> Tensor:
-    """Return ``[vocab]``, int32: a number for each token id, for `exponentials`."""
-    ids = torch.arange(vocab_size, device=device)
-    numbers = (ids * (_GOLDEN_GAMMA >> 32)) & 0xFFFFFFFF
-    return (numbers - 2**31).int()
+    """Return ``[vocab]``, int32: a random number for each token id."""
+    numbers = [(_mix(token_id) >> 32) - 2**31 for token_id in range(vocab_size)]
+    return torch.tensor(numbers, dtype=torch.int32, device=device)
 
 
-def exponentials(keys: Tensor, numbers: Tensor) -> Tensor:
-    """Return ``[rows, vocab]``, float32: independent and exponentially distributed.
+def exponential_clocks(keys: Tensor, numbers: Tensor) -> Tensor:
+    """Return ``[rows, vocab]``, float32: minus the times at which clocks ring.
+
+    The times are independent and exponentially distributed.
 
     Args:
         keys: ``[rows, 2]``, int32: those of `keys_of`.
         numbers: ``[vocab]``: those of `spread`.
     """
     bits = numbers ^ keys[:, :1]
-    # Products wrap. A shift to the right repeats the sign, which the masks drop.
-    bits ^= (bits >> 16) & 0xFFFF
+    # Products wrap. A shift to the right repeats the sign, which the mask drops.
     bits *= _FACTOR_1
-    bits ^= (bits >> 15) & 0x1FFFF
+    bits ^= (bits >> 16) & 0xFFFF
     bits += keys[:, 1:]
     bits *= _FACTOR_2
-    bits ^= (bits >> 16) & 0xFFFF
     bits &= 0x7FFFFFFF
-    # Uniform in (0, 1), and fine near 0: the smallest numbers of a row decide.
-    uniform = bits.float().add_(0.5).mul_(2.0**-31).clamp_(max=1 - 2.0**-24)
-    return uniform.neg_().log1p_().neg_()
+    bits ^= bits >> 15
+    # Minus a uniform number in (0, 1), which is fine near 0: the smallest ones decide.
+    offset = torch.full((), -_SCALE / 2, device=keys.device)
+    return torch.add(offset, bits, alpha=-_SCALE).log1p_()
 
 
 def _mix(word: int) -> int:

@@ -332,10 +332,10 @@ class Sampler:
         if self._device.type == "cpu":
             rows_at_once = max(1, _CACHED // self._vocab_size)
         drawn = [
-            filters.draw(part, noise.exponentials(part_keys, self._numbers))
+            filters.draw(part, noise.exponential_clocks(part_keys, self._numbers))
             for part, part_keys in zip(
-                weights.split(rows_at_once),
-                self._tensor(keys, torch.int32).split(rows_at_once),
+                torch.split(weights, rows_at_once),
+                torch.split(self._tensor(keys, torch.int32), rows_at_once),
                 strict=True,
             )
         ]
