@@ -19,6 +19,7 @@ import httpx
 import unillm
 
 SOURCE = str(Path(unillm.__file__).parents[1])
+SCRIPTED = (str(Path(__file__).with_name("scripted_server.py")),)
 START_TIMEOUT_S = 240.0
 
 
@@ -85,6 +86,11 @@ def running(*arguments, **options):
         server.terminate(signal.SIGKILL)
         server.wait()
         Path(server._log).unlink()
+
+
+def scripted(*arguments, **options):
+    """A server over the engine of ``scripted_server``, for the time of a block."""
+    return running(*arguments, program=SCRIPTED, **options)
 
 
 def events(response):

@@ -14,21 +14,15 @@ import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import pytest
 from scripted_server import DEADLY, FAILING, token
-from server_process import events, running, start
+from server_process import SCRIPTED, events, scripted, start
 
-PROGRAM = (str(Path(__file__).parents[1] / "scripted_server.py"),)
 ENDLESS = {"prompt": [50, 51], "max_tokens": 90_000, "ignore_eos": True}
 SHORT = {"prompt": [60, 61], "max_tokens": 3, "return_token_ids": True}
 EXPECTED = [token([60, 61], position) for position in range(3)]
-
-
-def scripted(*arguments, **options):
-    return running(*arguments, program=PROGRAM, **options)
 
 
 @pytest.fixture(scope="module")
@@ -370,7 +364,7 @@ def test_a_taken_port_is_said_in_one_line(narrow):
 
     server = None
     with pytest.raises(AssertionError, match="address already in use") as caught:
-        server = start("--port", port, program=PROGRAM, ready=False)
+        server = start("--port", port, program=SCRIPTED, ready=False)
 
     assert server is None
     assert "Traceback" not in str(caught.value)
