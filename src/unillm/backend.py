@@ -27,6 +27,7 @@ from .embedded.memory import MEMORY_SHARE as MEMORY_SHARE
 from .embedded.memory import check_model_len as check_model_len
 from .embedded.memory import free_bytes as free_bytes
 from .embedded.memory import plan_limits as plan_limits
+from .engines.aspects import ASPECTS as ASPECTS
 from .engines.backend import CONTRACT_VERSION as CONTRACT_VERSION
 from .engines.backend import Availability as Availability
 from .engines.backend import Backend as Backend

@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 
 from unillm import LoRARequest, SamplingParams
+from unillm.engines.aspects import aspects_of
 from unillm.engines.base import Capabilities, Capability, Support
 from unillm.errors import (
     InvalidParameterError,
@@ -136,6 +137,81 @@ def test_an_unsupported_field_is_refused_with_the_backends_that_honour_it(maker_
     assert "'echo' cannot honour top_p=0.5" in str(caught.value)
     assert "These backends can: other." in str(caught.value)
     assert maker.make("a", SamplingParams(top_p=1.0))  # the default asks for nothing
+
+
+def test_an_engine_that_cannot_draw_refuses_every_temperature_but_zero(maker_for):
+    maker = maker_for(capabilities=Capabilities(fields={"temperature": UNSUPPORTED}))
+
+    for params in (None, SamplingParams(), SamplingParams(temperature=0.7)):
+        with pytest.raises(UnsupportedParameterError, match="it only echoes") as caught:
+            maker.make("a", params)
+        assert caught.value.parameter == "temperature"
+    assert maker.make("a", SamplingParams(temperature=0))
+
+
+@pytest.mark.parametrize("field", ["top_p", "top_k", "min_p", "seed"])
+def test_a_greedy_request_may_name_what_only_draws_use(maker_for, field):
+    maker = maker_for(capabilities=Capabilities(fields={field: UNSUPPORTED}))
+    value = {"top_k": 5, "seed": 5}.get(field, 0.5)
+
+    assert maker.make("a", SamplingParams(temperature=0, **{field: value}))
+    with pytest.raises(UnsupportedParameterError):
+        maker.make("a", SamplingParams(**{field: value}))
+
+
+@pytest.mark.parametrize(
+    ("aspect", "refused", "served"),
+    [
+        ("bad_words.sequences", {"bad_words": ["ab"]}, {"bad_words": ["b"]}),
+        (
+            "logprobs.changed",
+            {"logprobs": 1, "logit_bias": {5: 1.0}},
+            {"logprobs": 1, "temperature": 0.5},
+        ),
+        (
+            "min_tokens.stop_ids",
+            {"min_tokens": 2, "stop_token_ids": [5]},
+            {"min_tokens": 2},
+        ),
+    ],
+    ids=["bad_words", "logprobs", "min_tokens"],
+)
+def test_an_aspect_is_refused_alone(maker_for, aspect, refused, served):
+    maker = maker_for(capabilities=Capabilities(fields={aspect: UNSUPPORTED}))
+
+    with pytest.raises(UnsupportedParameterError, match="it only echoes") as caught:
+        maker.make("a", SamplingParams(**refused))
+    assert caught.value.parameter == aspect.partition(".")[0]
+    assert maker.make("a", SamplingParams(**served))
+
+
+def test_an_aspect_follows_its_field(maker_for):
+    capabilities = Capabilities(fields={"bad_words": UNSUPPORTED})
+
+    assert capabilities.of("bad_words.sequences") is UNSUPPORTED
+    assert Capabilities().of("bad_words.sequences").support is Support.NATIVE
+
+
+@pytest.mark.parametrize(
+    ("top_k", "vocab_size", "found"),
+    [(1024, 2000, []), (1025, 2000, ["top_k.large"]), (2000, 2000, [])],
+    ids=["kept", "more", "all"],
+)
+def test_a_large_top_k_is_one_that_leaves_tokens_out(
+    maker_for, top_k, vocab_size, found
+):
+    handle = maker_for().make("a", SamplingParams(top_k=top_k))
+    [request] = requests_of(handle)
+
+    assert list(aspects_of(request, vocab_size=vocab_size)) == found
+
+
+def test_a_sequence_that_ends_in_a_banned_id_is_not_an_aspect(maker_for):
+    handle = maker_for().make("a", SamplingParams(bad_words=["b", "ab"]))
+    [request] = requests_of(handle)
+
+    assert (97, 98) in request.bad_words_token_ids
+    assert list(aspects_of(request, vocab_size=2000)) == []
 
 
 def test_an_adapter_needs_enable_lora(maker_for, tmp_path):

@@ -85,16 +85,23 @@ _UNDECLARED = Capability(
 
 @attrs.frozen(kw_only=True)
 class Capabilities:
-    """How a backend honours each sampling field and feature."""
+    """How a backend honours each sampling field, feature and aspect of a field.
+
+    `engines.aspects.ASPECTS` lists the aspects: ``"bad_words.sequences"``, for example.
+    """
 
     fields: Mapping[str, Capability] = attrs.field(factory=lambda: MappingProxyType({}))
     """By name. A sampling field that is absent is native; a feature of `FEATURES` that
-    is absent is unsupported."""
+    is absent is unsupported; an aspect that is absent is honoured as its field."""
 
-    def of(self, field: str) -> Capability:
-        """Return how the backend honours *field*."""
-        default = _UNDECLARED if field in FEATURES else _NATIVE
-        return self.fields.get(field, default)
+    def of(self, name: str) -> Capability:
+        """Return how the backend honours a field, a feature or an aspect."""
+        if name in self.fields:
+            return self.fields[name]
+        field, _, aspect = name.partition(".")
+        if aspect:
+            return self.of(field)
+        return _UNDECLARED if name in FEATURES else _NATIVE
 
     def refined(self, other: Capabilities) -> Capabilities:
         """Return these capabilities, replaced by *other* where it names a field."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
+from ..engines.aspects import ASPECTS, aspects_of
 from ..engines.base import SAMPLING_FIELDS, Capabilities, EngineRequest, Support
 from ..errors import (
     InvalidParameterError,
@@ -53,6 +54,9 @@ if TYPE_CHECKING:
     from ..text.prompts import Prompt
 
 T = TypeVar("T")
+
+_OF_DRAWS = frozenset({"temperature", "top_p", "top_k", "min_p", "seed"})
+"""Fields that do nothing in a greedy request."""
 
 
 @attrs.frozen
@@ -244,6 +248,7 @@ class RequestMaker:
             grammar=grammar,
             lora_request=adapter,
         )
+        self._check_aspects(first)
         return RequestHandle(
             request_id=str(number),
             prepared=prepared,
@@ -310,8 +315,12 @@ class RequestMaker:
 
     def _check_supported(self, params: SamplingParams) -> None:
         for name, capability in self.capabilities.fields.items():
-            unsupported = capability.support is Support.UNSUPPORTED
-            if unsupported and name in SAMPLING_FIELDS and not params.is_default(name):
+            if capability.support is not Support.UNSUPPORTED:
+                continue
+            if name not in SAMPLING_FIELDS or (name in _OF_DRAWS and params.greedy):
+                continue
+            # Every temperature but 0 draws, its default too.
+            if name == "temperature" or not params.is_default(name):
                 value = getattr(params, name)
                 raise UnsupportedParameterError(
                     f"The backend {self.backend!r} cannot honour {name}={value!r}: "
@@ -319,6 +328,20 @@ class RequestMaker:
                     parameter=name,
                     value=value,
                 )
+
+    def _check_aspects(self, request: EngineRequest) -> None:
+        for aspect in aspects_of(request, vocab_size=self.limits.vocab_size):
+            capability = self.capabilities.of(aspect)
+            if capability.support is not Support.UNSUPPORTED:
+                continue
+            name = aspect.partition(".")[0]
+            value = getattr(request.params, name)
+            raise UnsupportedParameterError(
+                f"The backend {self.backend!r} cannot honour {name}={value!r} here, "
+                f"{ASPECTS[aspect]}: {capability.reason}. {self._others_with(aspect)}",
+                parameter=name,
+                value=value,
+            )
 
     def _check_adapter(self, lora_request: LoRARequest) -> LoRARequest:
         """Return the adapter as an engine takes it."""

@@ -104,7 +104,7 @@ class GoesOneTooFar(Own):
         super().add_request(self.changed(request, max_new_tokens=limit))
 
 
-@broken("E4", "E6 E8 E9 G5 L4 L5 R5 R6 S9 S10 S11 S12 S13 S14 T5 T6 T10")
+@broken("E4", "E6 E8 E9 E14 G5 L4 L5 R5 R6 S9 S10 S11 S12 S13 S14 S17 S18 T5 T6 T10")
 class CountsThePromptsToken(Own):
     """Gives one token less than was allowed, but at least one."""
 
@@ -167,7 +167,17 @@ class KnowsItsOwnEosTokens(Own):
         super().add_request(self.changed(request, stop_token_ids=ids))
 
 
-@broken("E9", "C6 R6")
+@broken("E14")
+class MasksTheEosTokensAlone(Own):
+    """Masks the model's EOS tokens before `min_tokens`, and not the user's stop ids."""
+
+    def token(self, request, position):
+        if not request.stop_token_ids & {506, 510, 511}:
+            request = self.changed(request, min_tokens=0)
+        return self.script(request, position)
+
+
+@broken("E9", "C6 E14 R6")
 class CountsThePrompt(Own):
     """Counts the prompt towards `min_tokens`."""
 
@@ -176,7 +186,7 @@ class CountsThePrompt(Own):
         super().add_request(self.changed(request, min_tokens=left))
 
 
-@broken("E9", "C6 R6")
+@broken("E9", "C6 E14 R6")
 class HidesEarlyStops(Own):
     """Replaces a stop id before `min_tokens`, instead of not sampling it."""
 

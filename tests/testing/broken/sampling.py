@@ -4,11 +4,18 @@
 
 from __future__ import annotations
 
+import random
+
 import attrs
+import numpy as np
 
 from unillm.engines.base import Capabilities, Capability, Support
 from unillm.errors import InvalidParameterError
-from unillm.testing.reference import ReferenceScript, scores_after_rules
+from unillm.testing.reference import (
+    ReferenceScript,
+    distribution,
+    scores_after_rules,
+)
 
 from .bases import Own, Slots, broken
 
@@ -69,7 +76,7 @@ class HasOneSeed(Ignoring):
     instead = {"seed": 1}
 
 
-@broken("S5", "T11")
+@broken("S5", "S7 S8 S16 T11")
 class IgnoresTheTemperature(Own):
     """Draws at temperature 1, whatever the request says."""
 
@@ -164,21 +171,21 @@ class RepetitionSparesThePrompt(Own):
     reference = SparesThePrompt
 
 
-@broken("S12")
+@broken("S12", "P8 S17")
 class IgnoresBias(Ignoring):
     """Declares `logit_bias` and adds none."""
 
     instead = {"logit_bias": None}
 
 
-@broken("S13", "C6")
+@broken("S13", "C6 S17")
 class AllowsEverything(Ignoring):
     """Declares `allowed_token_ids` and allows all."""
 
     instead = {"allowed_token_ids": None}
 
 
-@broken("S14", "T15")
+@broken("S14", "S17 S18 T15")
 class GeneratesBadWords(Ignoring):
     """Declares `bad_words` and generates them."""
 
@@ -192,6 +199,59 @@ class BansTheLastIds(Own):
     def token(self, request, position):
         ids = tuple((each[-1],) for each in request.bad_words_token_ids)
         return self.script(self.changed(request, bad_words_token_ids=ids), position)
+
+
+@broken("S18", "S17 T15")
+class BansTheNextId(Own):
+    """Bans the id after the one of a bad word."""
+
+    def token(self, request, position):
+        ids = tuple(
+            (each[0] + 1,) if len(each) == 1 else each
+            for each in request.bad_words_token_ids
+        )
+        return self.script(self.changed(request, bad_words_token_ids=ids), position)
+
+
+@broken("S16")
+class SharesTheTemperature(Own):
+    """Draws at the temperature of the row that was added first."""
+
+    def token(self, request, position):
+        first = next(iter(self._running.values())).request.params
+        if request.params.greedy or first.greedy:
+            return super().token(request, position)
+        warm = self.changed(request, temperature=first.temperature)
+        return self.script(warm, position)
+
+
+@broken("S17")
+class SharesTheBias(Own):
+    """Adds the biases of one row to the logits of all."""
+
+    def token(self, request, position):
+        biases = [
+            each.request.params.logit_bias
+            for each in self._running.values()
+            if each.request.params.logit_bias
+        ]
+        if biases and not request.params.logit_bias:
+            request = self.changed(request, logit_bias=biases[0])
+        return self.script(request, position)
+
+
+@broken("S6")
+class FlattensWhatItKeeps(Own):
+    """Draws the tokens that a filter keeps equally often."""
+
+    def token(self, request, position):
+        params = request.params
+        filtered = params.top_k > 0 or params.top_p < 1 or params.min_p > 0
+        if filtered and not params.greedy:
+            kept = np.flatnonzero(distribution(self.script.scores(request, ()), params))
+            chosen = random.Random(request.seed).choice(kept.tolist())
+            request = self.changed(request, allowed_token_ids=[chosen])
+        return self.script(request, position)
 
 
 @broken("S15")
@@ -314,6 +374,16 @@ class ReturnsProcessedLogprobs(ChangesLogprobs):
         if request.params.greedy:
             return at
         return attrs.evolve(at, logprob=at.logprob / temperature)
+
+
+@broken("P8")
+class ReturnsChangedLogprobs(ChangesLogprobs):
+    """Returns log-probabilities of the logits with the bias in them."""
+
+    def wrong(self, request, at):
+        if not request.params.logit_bias:
+            return at
+        return attrs.evolve(at, logprob=at.logprob - 1.0)
 
 
 @broken("P6")

@@ -14,7 +14,8 @@ import attrs
 import pytest
 
 from ... import errors
-from ...engines.base import SAMPLING_FIELDS, Support
+from ...engines.aspects import ASPECTS
+from ...engines.base import SAMPLING_FIELDS
 from ...generator import Generator
 from ...params import SamplingParams
 from ...runtime.handle import RequestHandle
@@ -49,10 +50,15 @@ EXAMPLES: dict[str, Any] = {
     "prompt_logprobs": 1,
     "logit_bias": {65: 2.0},
     "allowed_token_ids": list(range(512)),
-    "bad_words": ["zebra"],
+    "bad_words": ["~"],
     "structured_outputs": {"regex": "[0-9 ]+"},
+    "bad_words.sequences": {"bad_words": ["zebra"]},
+    "logprobs.changed": {"logprobs": 1, "logit_bias": {65: 2.0}},
+    "min_tokens.stop_ids": {"min_tokens": 2},
 }
-"""A value other than the default, for each field that may depend on the engine."""
+"""A value other than the default for each field that may depend on the engine, or the
+fields of an aspect. The vocabulary of the bundled model is too small for a large
+``top_k``."""
 
 
 class CallClauses(Clauses):
@@ -148,20 +154,30 @@ class CallClauses(Clauses):
         Troubleshooting: The core refuses by `Capabilities`. Don't declare a field that
             the engine cannot serve.
         """
-        assert set(EXAMPLES) == SAMPLING_FIELDS
-        capabilities = subject.capabilities
+        assert set(EXAMPLES) == SAMPLING_FIELDS | ASPECTS.keys() - {"top_k.large"}
+        greedy = not subject.declares("temperature")
         generator = subject.generator()
         for name, value in EXAMPLES.items():
-            params = SamplingParams(**{"max_tokens": 3, name: value})
-            capability = capabilities.of(name)
-            if capability.support is not Support.UNSUPPORTED:
+            if greedy and name in {"top_p", "top_k", "min_p", "seed"}:
+                continue  # it does nothing without a draw
+            fields: dict[str, Any] = {
+                "max_tokens": 3,
+                "temperature": 0 if greedy else 1,
+            }
+            if "." in name and not all(map(subject.declares, value)):
+                continue  # refused as that field
+            if name == "min_tokens":  # with one id that ends; more are an aspect
+                fields |= {"ignore_eos": True, "stop_token_ids": [3]}
+            fields |= value if "." in name else {name: value}
+            params = SamplingParams(**fields)
+            if subject.declares(name):
                 [output] = generator.generate(COUNT, params)
                 assert output.finish_reason in {"stop", "length"}, name
                 continue
             with pytest.raises(errors.UnsupportedParameterError) as caught:
                 generator.generate(COUNT, params)
-            assert caught.value.parameter == name
-            assert capability.reason in str(caught.value)
+            assert caught.value.parameter == name.partition(".")[0]
+            assert subject.capabilities.of(name).reason in str(caught.value)
 
     @clause()
     def test_g7_cancelling(self, generator: Generator) -> None:

@@ -27,8 +27,8 @@ class Clause:
     statement: str
     """The start of the test's docstring, in the present tense."""
     needs: tuple[str, ...] = ()
-    """Sampling fields that the backend has to declare. Without one, the clause is
-    skipped, and G6 shows that the field is refused."""
+    """Sampling fields and aspects that the backend has to declare. Without one, the
+    clause is skipped, and G6 shows that it is refused."""
 
     @property
     def is_core(self) -> bool:
@@ -47,7 +47,7 @@ def clause(*needs: str) -> Callable[[Test], Test]:
     After a failure the next clause gets a new engine.
 
     Args:
-        needs: Sampling fields that the backend has to declare.
+        needs: Sampling fields and aspects that the backend has to declare.
     """
 
     def decorate(test: Test) -> Test:

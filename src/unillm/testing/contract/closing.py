@@ -88,7 +88,7 @@ class ClosingClauses(Clauses):
 
         assert result.token_ids == ask.answer(request)
 
-    @clause("allowed_token_ids", "min_tokens")
+    @clause("allowed_token_ids", "min_tokens.stop_ids")
     def test_c6_failing_alone(self, engine: DrivenEngine, ask: Asker) -> None:
         """A request that cannot go on fails alone; the others are unaffected.
 

@@ -141,7 +141,7 @@ class EndClauses(Clauses):
         assert result.token_ids[: len(natural)] == natural
         assert result.finish_reason == "length"
 
-    @clause("min_tokens")
+    @clause("min_tokens", "min_tokens.stop_ids")
     def test_e9_min_tokens(self, engine: DrivenEngine, ask: Asker) -> None:
         """Before `min_tokens` new tokens, no stop id is sampled and nothing ends.
 
@@ -219,3 +219,25 @@ class EndClauses(Clauses):
 
         # The model was not trained on this, so a near tie counts as right.
         assert logits[result.token_ids[0]] > logits.max() - 0.01
+
+    @clause("min_tokens", "stop_token_ids", "ignore_eos")
+    def test_e14_min_tokens_of_one_id(self, engine: DrivenEngine, ask: Asker) -> None:
+        """Before `min_tokens` new tokens, the only stop id is not sampled.
+
+        Troubleshooting: Under `ignore_eos` the user's id is all of `stop_token_ids`. An
+            engine that masks its EOS id alone has to get this one as that.
+        """
+        end = ask.answer(ask("Add 17 and 25:"))[1]
+        for least in (1, 2, 5):
+            request = ask(
+                "Add 17 and 25:",
+                min_tokens=least,
+                stop_token_ids=[end],
+                ignore_eos=True,
+                max_tokens=8,
+            )
+
+            [result] = engine.run(request)
+
+            assert end not in result.token_ids[:least]
+            assert result.token_ids == ask.answer(request)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ...engines.base import Support
 from .asking import Asker, bundled_asker
 from .clauses import Clause
 from .settings import ContractSettings
@@ -48,10 +47,10 @@ class Clauses(ContractSettings):
         subject: Subject = request.getfixturevalue("subject")
         if reason := subject.waivers.get(clause.number):
             request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
-        for field in clause.needs:
-            capability = subject.capabilities.of(field)
-            if capability.support is Support.UNSUPPORTED:
-                pytest.skip(f"not declared: {field} ({capability.reason})")
+        for name in clause.needs:
+            if not subject.declares(name):
+                reason = subject.capabilities.of(name).reason
+                pytest.skip(f"not declared: {name} ({reason})")
         yield
         subject.after_clause(failed=self.failed)
 

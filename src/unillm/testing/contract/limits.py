@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ...engines.aspects import ASPECTS
 from ...engines.base import FEATURES, SAMPLING_FIELDS, Support
 from .asking import COUNT, Asker
 from .clauses import clause
@@ -125,7 +126,7 @@ class LimitClauses(Clauses):
         Troubleshooting: The user reads the reason in the error.
         """
         capabilities = subject.capabilities
-        assert set(capabilities.fields) <= SAMPLING_FIELDS | FEATURES
+        assert set(capabilities.fields) <= SAMPLING_FIELDS | FEATURES | set(ASPECTS)
         for name, capability in capabilities.fields.items():
             assert isinstance(capability.support, Support), name
             native = capability.support is Support.NATIVE

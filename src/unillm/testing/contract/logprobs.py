@@ -139,6 +139,26 @@ class LogprobClauses(Clauses):
             assert at.logprob == pytest.approx(expected, abs=self.logprob_tolerance)
             self._assert_top_at(at, logprobs, 2)
 
+    @clause("logprobs", "logprobs.changed", "logit_bias", "repetition_penalty")
+    def test_p8_beside_changes(self, engine: DrivenEngine, ask: Asker) -> None:
+        """Biases and penalties change the tokens, not their log-probabilities.
+
+        Troubleshooting: see P5. A rank may then be far from 1.
+        """
+        first = ask.answer(ask())[0]
+        fields: dict[str, Any] = {"logprobs": 2, "max_tokens": 6}
+        requests = [
+            ask(logit_bias={first: -100.0}, **fields),
+            ask(repetition_penalty=2.5, **fields),
+        ]
+
+        results = engine.run(*requests)
+
+        for request, result in zip(requests, results, strict=True):
+            assert result.token_ids != ask.answer(ask(max_tokens=6))
+            self._assert_own(request, result, ask)
+            self._assert_top(request, result, ask, 2)
+
     def _assert_own(self, request: EngineRequest, result: Result, ask: Asker) -> None:
         """Compare the log-probability of each new token with the model's."""
         for context, token_id, at in _positions(request, result):

@@ -100,7 +100,7 @@ class RowClauses(Clauses):
 
         assert engine.ids(requests) == ask.answers(requests)
 
-    @clause("min_tokens", "stop_token_ids")
+    @clause("min_tokens.stop_ids", "stop_token_ids")
     def test_r6_own_params(self, engine: DrivenEngine, ask: Asker) -> None:
         """Requests that run together each have their own params.
 

@@ -14,9 +14,13 @@ from .asking import COUNT, UNSURE, Asker
 from .clauses import clause
 from .driving import DrivenEngine
 from .fixtures import Clauses
+from .subject import Subject
 
 _DRAWS = 128
 """Requests with different seeds, of which each draws one token."""
+
+_LIKELY = 0.04
+"""Tokens above this probability are counted."""
 
 _NEAR = 1e-3
 """Rounding near the border of a filter, in logits."""
@@ -93,20 +97,18 @@ class SamplingClauses(Clauses):
         for temperature in (1.0, 1.7):
             counts, expected = _draws(engine, ask, temperature=temperature)
 
-            likely = [each for each in range(len(expected)) if expected[each] > 0.04]
-            assert len(likely) >= 3
-            for token_id in likely:
-                share = expected[token_id]
-                spread = (share * (1 - share) / _DRAWS) ** 0.5
-                assert abs(counts[token_id] / _DRAWS - share) < 4.5 * spread
+            assert (expected > _LIKELY).sum() >= 3
+            _assert_shares(counts, expected)
 
     @clause("temperature", "top_k")
     def test_s6_top_k(self, engine: DrivenEngine, ask: Asker) -> None:
         """With `top_k` only the k most probable tokens are drawn.
 
+        Their probabilities keep their proportions.
+
         Troubleshooting: 0 and -1 mean all tokens.
         """
-        _assert_filtered(engine, ask, temperature=2.0, top_k=3)
+        _assert_filtered(engine, ask, temperature=1.0, top_k=3)
 
     @clause("temperature", "top_p")
     def test_s7_top_p(self, engine: DrivenEngine, ask: Asker) -> None:
@@ -187,7 +189,7 @@ class SamplingClauses(Clauses):
         assert len(results[0].token_ids) == 6
         assert set(results[1].token_ids) <= {50, 60, 70}
 
-    @clause("bad_words")
+    @clause("bad_words", "bad_words.sequences")
     def test_s14_bad_words(self, engine: DrivenEngine, ask: Asker) -> None:
         """The ids of a bad word never follow each other.
 
@@ -221,6 +223,75 @@ class SamplingClauses(Clauses):
         calm = [each for _, each in pairs]
         assert engine.ids(calm) == ask.answers(calm)
 
+    @clause("temperature")
+    def test_s16_temperatures_apart(self, engine: DrivenEngine, ask: Asker) -> None:
+        """Requests side by side are each drawn at their own temperature.
+
+        Troubleshooting: An engine that takes one temperature for a batch needs a tensor
+            with one for each row, or batches of equal ones.
+        """
+        temperatures = (0.6, 1.7)
+        pairs = [
+            [ask(UNSURE, seed=n, max_tokens=1, temperature=t) for t in temperatures]
+            for n in range(_DRAWS)
+        ]
+
+        results = engine.run(*(request for pair in pairs for request in pair))
+
+        for at, first in enumerate(pairs[0]):
+            drawn = Counter(each.token_ids[0] for each in results[at :: len(pairs[0])])
+            _assert_shares(drawn, distribution(ask.scores(first), first.params))
+
+    @clause()
+    def test_s17_fields_apart(
+        self, engine: DrivenEngine, ask: Asker, subject: Subject
+    ) -> None:
+        """A penalty, bias or ban of one request changes nothing beside it.
+
+        Troubleshooting: Each of them belongs to a row. An engine that ignores one gives
+            the same answer with it as without.
+        """
+        first, third = ask.answer(ask())[0:3:2]
+        fields: dict[str, dict[str, Any]] = {
+            "repetition_penalty": {"repetition_penalty": 2.5},
+            "logit_bias": {"logit_bias": {first: -100.0}},
+            "allowed_token_ids": {"allowed_token_ids": [first, 65]},
+            "bad_words": {"bad_words_token_ids": [[third]]},
+        }
+        changed = [
+            ask(max_tokens=6, **given)
+            for name, given in fields.items()
+            if subject.declares(name)
+        ]
+        plain = [ask(max_tokens=6) for _ in changed]
+
+        engine.run(
+            *(each for pair in zip(plain, changed, strict=True) for each in pair)
+        )
+
+        assert engine.ids(plain) == ask.answers(plain)
+        assert engine.ids(changed) == ask.answers(changed)
+        assert all(engine.ids([each]) != engine.ids(plain[:1]) for each in changed)
+
+    @clause("bad_words")
+    def test_s18_bad_ids(self, engine: DrivenEngine, ask: Asker) -> None:
+        """A bad word of one token is never generated, and others stay as they are.
+
+        Troubleshooting: `EngineRequest.bad_words_token_ids` has it as a sequence of one
+            id. The prompt may have it.
+        """
+        whole = ask.answer(ask())
+        requests = [
+            ask(bad_words_token_ids=[[banned]], max_tokens=6)
+            for banned in (whole[0], whole[2])
+        ]
+
+        results = engine.run(*requests)
+
+        assert [t.token_ids for t in results] == ask.answers(requests)
+        assert whole[0] not in results[0].token_ids
+        assert results[1].token_ids[:2] == whole[:2]
+
 
 _UNSURE = (UNSURE, "Spell the word", "Count", "List the")
 """The most probable next token is clear, and a draw often takes another one."""
@@ -246,6 +317,16 @@ def _assert_filtered(engine: DrivenEngine, ask: Asker, **fields: Any) -> None:
     assert len(counts) >= 2, "a single token was drawn"
     assert len(kept) < len(scores), "the filter keeps everything"
     assert all(scores[token_id] >= border for token_id in counts)
+    _assert_shares(counts, expected)
+
+
+def _assert_shares(counts: Counter[int], expected: Any) -> None:
+    """Assert that each likely token was drawn about as often as *expected* says."""
+    for token_id in np.flatnonzero(expected > _LIKELY).tolist():
+        share = expected[token_id]
+        spread = (share * (1 - share) / counts.total()) ** 0.5
+        drawn = counts[token_id] / counts.total()
+        assert abs(drawn - share) < 4.5 * spread, f"{token_id}: {drawn} for {share}"
 
 
 def _assert_rules(

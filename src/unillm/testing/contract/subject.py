@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ...engines.base import Support
 from ...generator import Generator
 from ...plugins import PluginRegistry
 from ...resolve import configure
@@ -58,6 +59,10 @@ class Subject:
             own = self.engine().capabilities
             self._capabilities = self.backend.capabilities.refined(own)
         return self._capabilities
+
+    def declares(self, name: str) -> bool:
+        """Return whether the backend honours a field, a feature or an aspect."""
+        return self.capabilities.of(name).support is not Support.UNSUPPORTED
 
     def create_engine(self) -> Engine:
         """Close the current engine and return a new one."""

@@ -109,7 +109,7 @@ class TextClauses(Clauses):
 
         assert (output.text, _end(output)) == ("3 4 5", ("length", None))
 
-    @clause("min_tokens")
+    @clause("min_tokens.stop_ids")
     def test_t7_min_tokens(self, generator: Generator) -> None:
         """Before `min_tokens` new tokens no stop string ends a completion.
 

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Aspects: uses of a sampling field that an engine may lack although it has the field.
+
+An aspect is a name in `Capabilities`, made of the field's name and a word. An aspect
+that a backend does not name is honoured as its field is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .base import EngineRequest
+
+LARGE_TOP_K = 1024
+"""A larger `top_k` is the aspect ``"top_k.large"``: GPU kernels that sort the best
+tokens in shared memory, as TensorRT-LLM's do, keep no more."""
+
+ASPECTS: Mapping[str, str] = MappingProxyType(
+    {
+        "bad_words.sequences": "a bad word of several tokens",
+        "logprobs.changed": "logprobs beside a field that changes the logits",
+        "min_tokens.stop_ids": "min_tokens with several token ids that end",
+        "top_k.large": f"top_k above {LARGE_TOP_K} and below the vocabulary's size",
+    }
+)
+"""Name to meaning. The part before the dot is the field."""
+
+_CHANGES_LOGITS = (
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "min_tokens",
+    "logit_bias",
+    "allowed_token_ids",
+    "bad_words",
+    "structured_outputs",
+)
+
+
+def aspects_of(request: EngineRequest, *, vocab_size: int) -> Iterator[str]:
+    """Yield the aspects that a request uses."""
+    params = request.params
+    words = request.bad_words_token_ids
+    # A sequence whose last id is banned everywhere is no ban of its own.
+    alone = {ids[0] for ids in words if len(ids) == 1}
+    if any(ids[-1] not in alone for ids in words):
+        yield "bad_words.sequences"
+    if params.logprobs is not None and not all(map(params.is_default, _CHANGES_LOGITS)):
+        yield "logprobs.changed"
+    if params.min_tokens and len(request.stop_token_ids) > 1:
+        yield "min_tokens.stop_ids"
+    if not params.greedy and LARGE_TOP_K < params.top_k < vocab_size:
+        yield "top_k.large"
