@@ -69,7 +69,7 @@ class SharesRandomState(Own):
         return self.script(self.changed(request, seed=first.seed), position)
 
 
-@broken("S4", "P3 S5 S6 S7 S8 T11")
+@broken("S4", "P3 S5 S6 S7 S8 S16 T11")
 class HasOneSeed(Ignoring):
     """Draws the tokens of seed 1 for every seed."""
 
@@ -307,7 +307,7 @@ class ReturnsLogprobsToAll(Own):
         return output
 
 
-@broken("P1", "P3")
+@broken("P1", "P3 P8")
 class ForgetsTheLastLogprobs(Own):
     """Has no log-probabilities for the token that ends a request."""
 
@@ -316,7 +316,7 @@ class ForgetsTheLastLogprobs(Own):
         return attrs.evolve(output, logprobs=None) if output.stop_token_id else output
 
 
-@broken("P2", "P5")
+@broken("P2", "P5 P8")
 class RoundsLogprobs(ChangesLogprobs):
     """Rounds log-probabilities to two digits after the point."""
 
@@ -340,7 +340,7 @@ class RanksOnlyTheTop(ChangesLogprobs):
         return attrs.evolve(at, rank=min(at.rank, len(at.top_ids) + 1))
 
 
-@broken("P4", "P6")
+@broken("P4", "P6 P8")
 class SortsTheTopById(ChangesLogprobs):
     """Returns the most probable tokens in the order of their ids."""
 
@@ -353,7 +353,7 @@ class SortsTheTopById(ChangesLogprobs):
         )
 
 
-@broken("P4", "P5 P6 T10")
+@broken("P4", "P5 P6 P8 T10")
 class ReturnsOneMore(ChangesLogprobs):
     """Adds the chosen token to the most probable ones."""
 
