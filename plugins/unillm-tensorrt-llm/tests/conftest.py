@@ -19,41 +19,6 @@ TINY = find_model("unillm/tiny")
 SERVED = ("0.11", "0.21", "1.2", "1.3rc20", "1.4")
 """Versions that the tests of every version run on."""
 
-ABOUT_SEEDS = "on PyTorch one generator serves the process (§4.2)"
-ABOUT_COUNTS = "penalties count the prompt (§4.3)"
-ABOUT_PYTORCH = "up to 1.2.1 PyTorch ignores it (§4.2)"
-AWAITED = {
-    "TestRunnerOf011::test_s10_frequency": ABOUT_COUNTS,
-    "TestStaticBatchesOf021::test_s10_frequency": ABOUT_COUNTS,
-    "TestEnginesOf021::test_s10_frequency": ABOUT_COUNTS,
-    "TestPyTorchOf14::test_s10_frequency": ABOUT_COUNTS,
-    "TestPyTorchOf12::test_t11_n": ABOUT_SEEDS,
-    "TestPyTorchOf12::test_s2_reproducible": ABOUT_SEEDS,
-    "TestPyTorchOf12::test_s3_seed_and_neighbours": ABOUT_SEEDS,
-    "TestPyTorchOf14::test_t11_n": ABOUT_SEEDS,
-    "TestPyTorchOf14::test_s2_reproducible": ABOUT_SEEDS,
-    "TestPyTorchOf14::test_s3_seed_and_neighbours": ABOUT_SEEDS,
-    "TestPyTorchOf12::test_s8_min_p": ABOUT_PYTORCH,
-    "TestPyTorchOf12::test_s9_presence": ABOUT_PYTORCH,
-    "TestPyTorchOf12::test_s10_frequency": ABOUT_PYTORCH,
-    "TestPyTorchOf12::test_s11_repetition": ABOUT_PYTORCH,
-    "::test_the_doctor_runs_the_clauses_on_the_installed_version": ABOUT_PYTORCH,
-    "::test_a_waived_clause_is_reported_and_does_not_change": ABOUT_COUNTS,
-    "::test_a_failed_clause_has_its_own_exit_code": ABOUT_COUNTS,
-    "::test_every_assumption_holds_on_the_fake[1": ABOUT_SEEDS,
-    "::test_a_failed_assumption_is_reported_with_exit_code_one": ABOUT_SEEDS,
-    "::test_a_seed_repeats_and_another_one_differs[1": ABOUT_SEEDS,
-    "::test_a_seed_below_zero_is_a_seed[1": ABOUT_SEEDS,
-}
-"""Tests of the plugin that fail on the fake as it is now, with the reason."""
-
-
-def pytest_collection_modifyitems(items):
-    for item in items:
-        for test, reason in AWAITED.items():
-            if test in item.nodeid:
-                item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
-
 
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch, tmp_path):

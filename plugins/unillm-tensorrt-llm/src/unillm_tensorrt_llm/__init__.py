@@ -44,16 +44,12 @@ class TensorRTLLMBackend(Backend):
             "gpu_memory_utilization",
             "enable_prefix_caching",
             "speculative_config",
+            "enable_lora",
+            "max_loras",
+            "max_lora_rank",
         }
     )
     capabilities = CAPABILITIES
-    option_reasons = MappingProxyType(
-        dict.fromkeys(
-            ("enable_lora", "max_loras", "max_lora_rank"),
-            "adapters are not mapped: the module of LoraConfig differs by version, and "
-            "no published source says how the adapters of a batch mix",
-        )
-    )
 
     @property
     @override

@@ -12,10 +12,7 @@ from unillm.backend import Finding
 T = TypeVar("T")
 
 Seen = tuple["bool | None", str]
-"""Whether an assumption held (`None` where no source decides), and the observation."""
-
-OPEN = "no source says it"
-"""The source of a check without an expected answer."""
+"""Whether an assumption held (`None` where none is made), and the observation."""
 
 
 def findings(

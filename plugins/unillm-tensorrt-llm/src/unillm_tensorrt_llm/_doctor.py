@@ -10,15 +10,22 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from unillm.backend import EngineRequest, Finding, SamplingParams, read_model_text
+from unillm.backend import (
+    EngineRequest,
+    Finding,
+    SamplingParams,
+    Support,
+    read_model_text,
+)
 
 from . import _sampling
-from ._checks import OPEN, Seen, findings
+from ._checks import Seen, findings
 from ._entry_paths import Installed, choose
 from ._llm import LlmEngine
+from ._names import BEFORE_0_13
 from ._opening import load
 from ._runner_doctor import examine_runner
 
@@ -38,10 +45,12 @@ _FIELDS = (
     "top_k",
     "top_p",
     "seed",
-    "ignore_eos",
     "include_stop_str_in_output",
-    "detokenize",
 )
+"""Fields that every version has, under these names or older ones."""
+
+_DRAWS = 24
+"""Requests with different seeds, which are drawn together."""
 
 
 def examine(config: EngineConfig) -> Iterator[Finding]:
@@ -77,9 +86,26 @@ class _Asker:
         eos_ids: frozenset[int],
     ) -> None:
         self._engine = engine
+        # The C++ decoder alone cuts a large top-k.
+        self.is_cpp = not self.honours("top_k.large")
         self.params_class = installed.sampling_params
         self.prompt = prompt
         self.eos_ids = eos_ids
+
+    def honours(self, name: str) -> bool:
+        """Return whether the engine declares a field or an aspect."""
+        found = self._engine.capabilities.of(name)
+        return found.support is not Support.UNSUPPORTED
+
+    def draw(self, seeds: Iterable[int], **fields: Any) -> list[list[int]]:
+        """Return the new ids of requests that run together, one for each seed."""
+        # After a single token the next one is uncertain.
+        prompt = self.prompt[-1:]
+        running = [
+            self.begin(streaming=False, prompt=prompt, seed=seed, **fields)
+            for seed in seeds
+        ]
+        return [list(each.result().outputs[0].token_ids) for each in running]
 
     def ask(self, *, max_tokens: int = 32, change: Any = None, **fields: Any) -> Any:
         """Return the finished result of one request."""
@@ -126,7 +152,9 @@ class _Asker:
 def _has_fields(asker: _Asker) -> Seen:
     """SamplingParams has every field that the plugin sets."""
     known = inspect.signature(asker.params_class).parameters
-    missing = [name for name in _FIELDS if name not in known]
+    missing = [
+        name for name in _FIELDS if not {name, BEFORE_0_13.get(name)} & known.keys()
+    ]
     return not missing, f"missing: {', '.join(missing) or 'none'}"
 
 
@@ -166,34 +194,61 @@ def _adds_its_bias(asker: _Asker) -> Seen:
     return seen == [[_SOME_ID] * 4] * 2, f"{_SOME_ID} was asked for: {seen}"
 
 
+def _temperature_draws(asker: _Asker) -> Seen:
+    """Requests at a high temperature draw several tokens, at a low one fewer."""
+    fields: dict[str, Any] = {"max_tokens": 8, "ignore_eos": True}
+    hot, cool = (
+        len(set(map(tuple, asker.draw(range(_DRAWS), temperature=each, **fields))))
+        for each in (2.0, 0.2)
+    )
+    held = 1 < hot and cool < hot
+    detail = f"{hot} of {_DRAWS} answers differ at 2.0, {cool} at 0.2"
+    return _declared(asker, "temperature", held), detail
+
+
+def _a_penalty_changes_the_answer(asker: _Asker) -> Seen:
+    """A repetition penalty changes a greedy answer."""
+    asked: dict[str, Any] = {"prompt": asker.prompt[-1:], "ignore_eos": True}
+    plain = list(asker.ask(**asked).outputs[0].token_ids)
+    other = list(asker.ask(**asked, repetition_penalty=2.0).outputs[0].token_ids)
+    held = plain != other
+    return _declared(asker, "repetition_penalty", held), f"{plain[:8]}… {other[:8]}…"
+
+
 def _seeds_repeat(asker: _Asker) -> Seen:
-    """A seed repeats its tokens, and another one gives others."""
+    """A seed repeats its tokens beside others, and another one gives others."""
+    fields: dict[str, Any] = {"max_tokens": 16, "temperature": 2.0, "ignore_eos": True}
+    [alone] = asker.draw([1], **fields)
+    other, beside, *_ = asker.draw([2, 1, 3, 4], **fields)
+    repeats, differs = alone == beside, alone != other
+    held = repeats and differs
+    detail = f"repeats: {repeats}; differs: {differs}"
+    return _declared(asker, "seed", held), detail
 
-    def sample(seed: int) -> list[int]:
-        # After a single token the next one is uncertain.
-        result = asker.ask(
-            prompt=asker.prompt[-1:], seed=seed, temperature=2.0, ignore_eos=True
-        )
-        return list(result.outputs[0].token_ids)
 
-    repeats, differs = sample(1) == sample(1), sample(1) != sample(2)
-    return repeats and differs, f"repeats: {repeats}; differs: {differs}"
+def _declared(asker: _Asker, field: str, held: bool) -> bool | None:
+    """Return *held*, or `None` if requests with the field are refused here."""
+    return held if asker.honours(field) else None
 
 
 def _ends_at_every_stop_id(asker: _Asker) -> Seen:
     """A stop id ends a request, and stop_reason names it."""
     fourth = asker.free_ids()[3]
     completion = asker.ask(max_tokens=8, stop_token_ids=[fourth]).outputs[0]
-    own = completion.stop_reason in (None, fourth)
-    seen = completion.finish_reason, completion.stop_reason, list(completion.token_ids)
-    return completion.finish_reason == "stop" and own, f"{seen} for stop id {fourth}"
+    # Results of 0.12 and 0.13 have no reasons.
+    reason = getattr(completion, "finish_reason", "stop")
+    named = getattr(completion, "stop_reason", None)
+    ids = list(completion.token_ids)
+    held = reason == "stop" and named in (None, fourth) and len(ids) < 8
+    return held, f"{(reason, named, ids)} for stop id {fourth}"
 
 
 def _runs_on_under_ignore_eos(asker: _Asker) -> Seen:
     """A request without an EOS token runs to its length."""
     completion = asker.ask(max_tokens=64, ignore_eos=True).outputs[0]
     count = len(completion.token_ids)
-    return count == 64, f"{count} of 64, {completion.finish_reason}"
+    reason = getattr(completion, "finish_reason", "no reason")
+    return count == 64, f"{count} of 64, {reason}"
 
 
 def _aborts(asker: _Asker) -> Seen:
@@ -209,28 +264,37 @@ def _aborts(asker: _Asker) -> Seen:
 
 
 def _shows_the_eos_token(asker: _Asker) -> Seen:
-    """The EOS token stands at the end of the ids."""
+    """TorchSampler shows the EOS token at the end, the C++ decoder hides it."""
     fourth = asker.free_ids()[3]
-
-    def end_at_fourth(params: Any) -> None:
-        params.end_id, params.stop_token_ids, params.ignore_eos = fourth, None, False
-
-    completion = asker.ask(max_tokens=8, change=end_at_fourth).outputs[0]
-    shown = list(completion.token_ids)
-    answer = "yes" if shown[-1:] == [fourth] else "no"
-    return None, f"{answer}: {shown} for {fourth}"
+    asked: dict[str, Any] = {"ignore_eos": True, "stop_token_ids": [fourth]}
+    shown = list(asker.ask(max_tokens=8, **asked).outputs[0].token_ids)
+    is_shown = shown[-1:] == [fourth]
+    answer = "shown" if is_shown else "hidden"
+    return is_shown is not asker.is_cpp, f"{answer}: {shown} for {fourth}"
 
 
-def _min_tokens_bans_stop_ids(asker: _Asker) -> Seen:
-    """Before min_tokens no stop id is sampled, as no EOS token is."""
+def _min_tokens_holds_back_the_end(asker: _Asker) -> Seen:
+    """Before min_tokens the only stop id is not sampled."""
     fourth = asker.free_ids()[3]
+    ids = list(
+        asker.ask(max_tokens=8, ignore_eos=True, stop_token_ids=[fourth], min_tokens=8)
+        .outputs[0]
+        .token_ids
+    )
+    held = len(ids) == 8 and fourth not in ids
+    return _declared(asker, "min_tokens", held), f"{ids} without {fourth}"
+
+
+def _bans_bad_ids(asker: _Asker) -> Seen:
+    """An id of bad_token_ids is not sampled."""
+    first = asker.free_ids()[0]
 
     def ban(params: Any) -> None:
-        params.ignore_eos, params.end_id = False, max(asker.eos_ids)
-        params.stop_token_ids, params.min_tokens = [fourth], 8
+        params.bad_token_ids = [first]
 
-    ids = list(asker.ask(max_tokens=8, change=ban).outputs[0].token_ids)
-    return None, f"{'yes' if len(ids) == 8 else 'no'}: {ids}"
+    asked = asker.ask(max_tokens=8, ignore_eos=True, change=ban)
+    ids = list(asked.outputs[0].token_ids)
+    return _declared(asker, "bad_words", first not in ids), f"{ids} without {first}"
 
 
 _CHECKS = (
@@ -239,11 +303,14 @@ _CHECKS = (
     (_one_object_grows, "executor/result.py"),
     (_top_k_of_one_is_greedy, "sampling_params.py"),
     (_adds_its_bias, "sampling_params.py"),
-    (_seeds_repeat, "issues #2411 and #1000"),
+    (_temperature_draws, "_torch/pyexecutor/sampler; samplingTopPKernels.cu"),
+    (_a_penalty_changes_the_answer, "penaltyKernels.cu; sampler/penalties.py"),
+    (_seeds_repeat, "curand states of each slot; sampler/seed_manager.py"),
     (_ends_at_every_stop_id, "executor/result.py"),
     (_runs_on_under_ignore_eos, "executor/base_worker.py"),
     (_aborts, "executor/result.py; release notes 0.19"),
-    (_shows_the_eos_token, OPEN),
-    (_min_tokens_bans_stop_ids, OPEN),
+    (_shows_the_eos_token, "samplingTopKKernels.cu; sampler/finish_reasons.py"),
+    (_min_tokens_holds_back_the_end, "penaltyKernels.cu; sampler/token_ban.py"),
+    (_bans_bad_ids, "banBadWords.cu; sampler/token_ban.py"),
 )
 """Each with the source of its assumption."""

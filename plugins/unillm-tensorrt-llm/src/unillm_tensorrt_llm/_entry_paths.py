@@ -23,6 +23,7 @@ from __future__ import annotations
 import enum
 import importlib
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class Installed:
     pytorch_llm: Any
     engine_llm: Any
     llm_module: Any
-    """``llmapi`` or, up to 0.13, ``hlapi``."""
+    """``llmapi`` or, up to 0.14, ``hlapi``."""
     model_runner: Any
     model_runner_cpp: Any
 
@@ -72,11 +73,11 @@ class Installed:
                 "libraries of its version and OpenMPI (libopenmpi-dev).",
                 name="tensorrt-llm",
             ) from error
-        llm_module = _module("tensorrt_llm.llmapi") or _module("tensorrt_llm.hlapi")
-        runtime = _module("tensorrt_llm.runtime")
+        llm_module = module("tensorrt_llm.llmapi") or module("tensorrt_llm.hlapi")
+        runtime = module("tensorrt_llm.runtime")
         runner = getattr(runtime, "ModelRunner", None)
         top_llm = getattr(top, "LLM", None) or getattr(llm_module, "LLM", None)
-        engine_module = _module("tensorrt_llm._tensorrt_engine")
+        engine_module = module("tensorrt_llm._tensorrt_engine")
         # Up to 0.21 the top-level class runs engines, next to the runners. From 1.0 it
         # runs on PyTorch, and the class for engines has its own module, until that
         # class and the runners are removed.
@@ -95,6 +96,24 @@ class Installed:
         """The class ``SamplingParams``."""
         top = importlib.import_module("tensorrt_llm")
         return getattr(top, "SamplingParams", None) or self.llm_module.SamplingParams
+
+    @property
+    def params_fields(self) -> frozenset[str]:
+        """Fields of ``SamplingParams``."""
+        return frozenset(inspect.signature(self.sampling_params).parameters)
+
+    def arguments_of(self, entry_path: EntryPath) -> Mapping[str, Any]:
+        """Return the fields of the class that an LLM class keeps its arguments in.
+
+        Empty if this version's is unknown.
+        """
+        package = self.llm_module.__name__
+        names = _ARGUMENTS[entry_path]
+        for place in (f"{package}.llm_args", f"{package}.llm_utils"):
+            for name in names:
+                if found := getattr(module(place), name, None):
+                    return fields_of(found)
+        return {}
 
     def has(self, entry_path: EntryPath) -> bool:
         """Whether this version has an entry path."""
@@ -116,15 +135,31 @@ class Installed:
 
         Without it, the plugin cannot know which EOS token ended a request.
         """
-        names = inspect.signature(self.sampling_params).parameters
-        return "include_stop_str_in_output" in names
+        return "include_stop_str_in_output" in self.params_fields
 
 
-def _module(name: str) -> Any:
+_ARGUMENTS = {
+    EntryPath.PYTORCH: ("TorchLlmArgs",),
+    EntryPath.ENGINE: ("TrtLlmArgs", "LlmArgs"),  # the latter up to 0.21
+    EntryPath.RUNNER: (),
+}
+
+
+def module(name: str) -> Any:
+    """Return a module; `None` if this version does not have it."""
     try:
         return importlib.import_module(name)
     except ImportError:
         return None
+
+
+def fields_of(owner: Any) -> Mapping[str, Any]:
+    """Return the fields of a pydantic or a plain dataclass, by name."""
+    for attribute in ("model_fields", "__dataclass_fields__"):
+        found: Mapping[str, Any] | None = getattr(owner, attribute, None)
+        if found is not None:
+            return found
+    return inspect.signature(owner).parameters
 
 
 @attrs.frozen

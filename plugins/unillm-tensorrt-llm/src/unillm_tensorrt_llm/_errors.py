@@ -10,7 +10,9 @@ References:
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +145,22 @@ def translated(  # noqa: PLR0911 - a table, one return a row
     return ModelLoadError(f"TensorRT-LLM failed {doing}: {text}")
 
 
+@contextlib.contextmanager
+def translating(doing: str, *, facts: str = "") -> Iterator[None]:
+    """Raise unillm's errors for those of TensorRT-LLM, pydantic's included.
+
+    Args:
+        doing: Part of the message: ``"while it built an engine"``.
+        facts: Sentences about the engine and the machine, or nothing.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise translated(error, doing, facts=facts) from error
+
+
 def shut_down(llm: Any) -> None:
-    """Close an ``LLM``: ``shutdown`` from about 0.17 on, ``_shutdown`` before."""
+    """Close an ``LLM``: ``shutdown``; in 0.13 to 0.17 ``_shutdown`` alone."""
     close = getattr(llm, "shutdown", None) or getattr(llm, "_shutdown", None)
     if close is not None:
         close()

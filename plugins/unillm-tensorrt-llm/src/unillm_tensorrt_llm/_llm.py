@@ -8,7 +8,8 @@ they are created. Each result is the same, cumulative object, so the new ids are
 after the ids already seen.
 
 TensorRT-LLM gets no more requests than it works on at a time. The others wait here by
-priority, which most of its versions do not have, and can be aborted.
+priority, which most of its versions do not have, and can be aborted. So its own
+priorities would order nothing, and are not set.
 
 The engine finds the end itself: the first stop id among the ids ends a request,
 whatever ``finish_reason`` and ``stop_reason`` are and whether or not the result keeps
@@ -22,7 +23,7 @@ import contextlib
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -34,8 +35,10 @@ from unillm.backend import (
     EngineLimits,
     EngineOutput,
     EngineRequest,
+    TokenLogprobs,
     WaitingQueue,
 )
+from unillm.errors import InvalidParameterError, UnsupportedParameterError
 
 from . import _errors, _sampling
 
@@ -64,6 +67,9 @@ class LlmEngine(Engine):
     Args:
         llm: Loaded without a tokenizer; closed with this engine.
         params_class: Its ``SamplingParams``.
+        guided_class: Its ``GuidedDecodingParams``, if it was loaded for structured
+            outputs.
+        lora_class: Its ``LoRARequest``, if it was loaded for adapters.
         limits: The core checks requests against them, so that nothing is lowered.
         capabilities: Fields that this version does not have.
         release: Called by `close`.
@@ -80,8 +86,12 @@ class LlmEngine(Engine):
         limits: EngineLimits,
         capabilities: Capabilities,
         release: Callable[[], None],
+        guided_class: Any = None,
+        lora_class: Any = None,
     ) -> None:
         self.llm = llm
+        self._guided_class = guided_class
+        self._lora_class = lora_class
         self._release = release
         self._params_class = params_class
         self.limits = limits
@@ -102,6 +112,20 @@ class LlmEngine(Engine):
 
     @override
     def add_request(self, request: EngineRequest) -> None:
+        if reason := _sampling.impossible(request):
+            raise InvalidParameterError(
+                f"{reason}. Allow another one.",
+                parameter="allowed_token_ids",
+                value=request.params.allowed_token_ids,
+            )
+        params = request.params
+        if params.structured_outputs is not None and params.ignore_eos:
+            raise UnsupportedParameterError(
+                "structured_outputs with ignore_eos=True: TensorRT-LLM ends a "
+                "structure with the EOS token of its tokenizer. Leave ignore_eos out.",
+                parameter="ignore_eos",
+                value=True,
+            )
         self._waiting.push(request)
 
     @override
@@ -177,10 +201,18 @@ class LlmEngine(Engine):
     async def _begin(self, request: EngineRequest) -> _Live:
         """Submit a request. The call is synchronous but needs a running loop."""
         params = _sampling.llm_params(
-            request, self._params_class, vocab_size=self.limits.vocab_size
+            request,
+            self._params_class,
+            vocab_size=self.limits.vocab_size,
+            guided_class=self._guided_class,
         )
+        adapter: dict[str, Any] = {}
+        if (own := request.lora_request) is not None:
+            adapter["lora_request"] = self._lora_class(
+                own.lora_name, own.lora_int_id, own.lora_path
+            )
         output = self.llm.generate_async(
-            list(request.prompt_token_ids), params, streaming=True
+            list(request.prompt_token_ids), params, streaming=True, **adapter
         )
         live = _Live(request, output)
         live.task = self._loop.create_task(self._follow(live))
@@ -214,46 +246,89 @@ class LlmEngine(Engine):
         if output.finished:
             new += self._hidden_end(live, completion, new)
         new = new[: request.max_new_tokens - live.seen]
+        end: dict[str, Any] = {}
         for count, token_id in enumerate(new, start=1):
             if token_id in request.stop_token_ids:
-                self._put(
-                    live,
-                    token_ids=tuple(new[:count]),
-                    finish_reason="stop",
-                    stop_token_id=token_id,
-                )
-                return
+                new = new[:count]
+                end = {"finish_reason": "stop", "stop_token_id": token_id}
+                break
+        if not end and live.seen + len(new) >= request.max_new_tokens:
+            end = {"finish_reason": "length"}
+        elif not end and output.finished:
+            reason = getattr(completion, "finish_reason", None)
+            end = {
+                "finish_reason": "error",
+                "error": f"TensorRT-LLM ended it as {reason!r} after "
+                f"{live.seen + len(new)} of {request.max_new_tokens} tokens",
+            }
+        if new or end:
+            self._put(live, **self._news(live, output, new), **end)
         live.seen += len(new)
-        if live.seen >= request.max_new_tokens:
-            self._put(live, token_ids=tuple(new), finish_reason="length")
-        elif output.finished:
-            self._put(
-                live,
-                finish_reason="error",
-                error=f"TensorRT-LLM ended it as {completion.finish_reason!r} after "
-                f"{live.seen} of {request.max_new_tokens} tokens",
+
+    def _news(self, live: _Live, output: Any, new: list[int]) -> dict[str, Any]:
+        """Return the fields of an output with these new ids."""
+        [completion] = output.outputs
+        params = live.request.params
+        news: dict[str, Any] = {
+            "token_ids": tuple(new),
+            "num_cached_tokens": getattr(output, "cached_tokens", 0) or 0,
+        }
+        if params.logprobs is not None:
+            entries = completion.logprobs[live.seen : live.seen + len(new)]
+            news["logprobs"] = _read_logprobs(new, entries, params.logprobs)
+        if params.prompt_logprobs is not None and new and not live.seen:
+            prompt = live.request.prompt_token_ids
+            # The last entry is that of the first new token.
+            news["prompt_logprobs"] = _read_logprobs(
+                prompt[1:], completion.prompt_logprobs[:-1], params.prompt_logprobs
             )
-        elif new:
-            self._put(live, token_ids=tuple(new))
+        return news
 
     @staticmethod
     def _hidden_end(live: _Live, completion: Any, new: list[int]) -> list[int]:
         """Return the id that ended a request, if the result lacks it.
 
-        No source says whether the result keeps the EOS token; it drops other stop ids
-        unless asked to keep them.
+        The C++ decoder hides the end id and TorchSampler shows it. Other stop ids stay,
+        because the request asks for them. Up to 0.13 a result has no reason: a short
+        one has ended by its end id.
         """
-        if completion.finish_reason != "stop":
-            return []
         end_id, _ = _sampling.end_ids(live.request)
-        ended_by = completion.stop_reason
-        token_id = ended_by if isinstance(ended_by, int) else end_id
-        return [] if new and new[-1] == token_id else [token_id]
+        short = live.seen + len(new) < live.request.max_new_tokens
+        reason = getattr(completion, "finish_reason", "stop" if short else "length")
+        if reason != "stop" or end_id == _sampling.NO_END:
+            return []
+        if not live.request.stop_token_ids.isdisjoint(new):
+            return []
+        ended_by = getattr(completion, "stop_reason", None)
+        return [ended_by if isinstance(ended_by, int) else end_id]
 
     def _put(self, live: _Live, **facts: Any) -> None:
         live.over = "finish_reason" in facts
         output = EngineOutput(request_id=live.request.request_id, **facts)
         self._delivered.put((live, output))
+
+
+def _read_logprobs(
+    token_ids: Sequence[int], entries: Sequence[Any], count: int
+) -> tuple[TokenLogprobs, ...]:
+    """Return log-probabilities of TensorRT-LLM's dicts of ids, one for each token.
+
+    Raises:
+        ValueError: There are more or fewer dicts than tokens.
+    """
+    found = []
+    for token_id, entry in zip(token_ids, entries, strict=True):
+        best = sorted(entry.items(), key=lambda item: item[1].rank)
+        best = best[: len(entry) if count == -1 else count]
+        found.append(
+            TokenLogprobs(
+                logprob=entry[token_id].logprob,
+                rank=entry[token_id].rank,
+                top_ids=tuple(each for each, _ in best),
+                top_logprobs=tuple(at.logprob for _, at in best),
+            )
+        )
+    return tuple(found)
 
 
 def _abort(live: _Live) -> None:

@@ -76,6 +76,9 @@ CONSTRUCTOR = (
     Name("enforce_eager", "cuda_graph_config", None, None),
     Name("quantization", None, "quant_config.quant_algo", None),
     _same("speculative_config"),
+    Name("enable_lora", "lora_config", None, None),
+    Name("max_loras", "lora_config.max_loras", None, None),
+    Name("max_lora_rank", "lora_config.max_lora_rank", None, None),
 )
 """Options of the constructor."""
 
@@ -91,6 +94,11 @@ SAMPLING = (
     _same("repetition_penalty", runner="repetition_penalty"),
     _same("stop_token_ids", runner="stop_words_list"),
     _same("logit_bias", "embedding_bias"),
+    _same("min_tokens"),
+    _same("bad_words", "bad_token_ids", runner="bad_words_list"),
+    _same("logprobs"),
+    _same("prompt_logprobs"),
+    _same("structured_outputs", "guided_decoding"),
     _same("ignore_eos", runner="end_id"),
 )
 """Sampling fields of a request."""

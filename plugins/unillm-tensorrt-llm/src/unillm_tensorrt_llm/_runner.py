@@ -3,9 +3,8 @@
 """``ModelRunner`` and ``ModelRunnerCpp`` as batch engines, for unillm's run scheduler.
 
 Outputs of the stream are cumulative: prompt, new tokens, padding. The padding is the
-EOS token, so the tokens of a row are those below its sequence length. No source says
-whether that length counts the EOS token, so a row that is short at the end of its run
-has ended with it.
+EOS token, so the tokens of a row are those below its sequence length. That length does
+not count the EOS token, so a row that is short at the end of its run has ended with it.
 
 ``ModelRunner`` stops when its stream is left, and takes sampling options per row.
 ``ModelRunnerCpp`` keeps its requests when its stream is left, so a run drains the
@@ -27,7 +26,6 @@ from unillm.backend import (
     BatchEngine,
     BatchRow,
     BatchTraits,
-    Capabilities,
     EngineLimits,
     EngineRequest,
     PromptWork,
@@ -37,21 +35,15 @@ from unillm.backend import (
 )
 
 from . import _sampling
-from ._capabilities import BY_BIAS, NO_BIAS, NO_MIN_P
+from ._capabilities import on_runners
 
-_RUN_BOUND = {
-    "seed": "the session seeds its random numbers anew in each run",
-    "presence_penalty": "tokens of earlier runs would count as prompt",
-    "frequency_penalty": "tokens of earlier runs would count as prompt",
-}
+_RUN_BOUND = {"seed": "the session seeds its random numbers anew in each run"}
 
 _BY_ROW = {
     "temperature": "float32",
     "top_p": "float32",
     "top_k": "int32",
     "random_seed": "int64",
-    "presence_penalty": "float32",
-    "frequency_penalty": "float32",
     "repetition_penalty": "float32",
 }
 """Options of ``SamplingConfig`` that may be tensors of one value a row, with dtypes."""
@@ -61,8 +53,6 @@ _NEUTRAL = {
     "top_p": 1.0,
     "top_k": 1,
     "random_seed": 0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
     "repetition_penalty": 1.0,
 }
 
@@ -75,6 +65,7 @@ class RunnerEngine(BatchEngine):
         limits: Of the built engine.
         packed: Whether prompts are packed, rather than padded to the longest.
         by_row: Whether each row has its own sampling options: ``ModelRunner``.
+        takes_seeds: Whether the runner takes ``random_seed``.
         release: Called by `close`.
 
     Attributes:
@@ -89,11 +80,13 @@ class RunnerEngine(BatchEngine):
         limits: EngineLimits,
         packed: bool,
         by_row: bool,
+        takes_seeds: bool,
         release: Callable[[], None],
     ) -> None:
         self.runner = runner
         self.limits = limits
         self.by_row = by_row
+        self._takes_seeds = takes_seeds
         self._release = release
         self.traits = BatchTraits(
             can_stop=self.by_row,
@@ -101,16 +94,14 @@ class RunnerEngine(BatchEngine):
             shared_context=True,
             run_bound_fields=_RUN_BOUND,
         )
-        self.capabilities = Capabilities(
-            fields={"min_p": NO_MIN_P, **dict.fromkeys(BY_BIAS, NO_BIAS)}
-        )
+        self.capabilities = on_runners(takes_seeds=takes_seeds)
 
     @override
     def group(self, request: EngineRequest) -> Hashable:
         end_id, _ = _sampling.end_ids(request)
         if self.by_row:
             return end_id
-        return end_id, tuple(sorted(_options(request).items()))
+        return end_id, tuple(sorted(self._options(request).items()))
 
     @override
     def run(self, rows: Sequence[BatchRow], *, max_new_tokens: int) -> Run:
@@ -147,7 +138,10 @@ class RunnerEngine(BatchEngine):
         import torch
 
         end_id, _ = _sampling.end_ids(rows[0].request)
-        options = [_options(row.request) for row in rows]
+        options = [self._options(row.request) for row in rows]
+        banned = [
+            [[token_id] for token_id in _sampling.bad_ids(row.request)] for row in rows
+        ]
         shared = self._as_tensors(options) if self.by_row else options[0]
         return {
             "batch_input_ids": [
@@ -161,11 +155,22 @@ class RunnerEngine(BatchEngine):
                 [[token_id] for token_id in _sampling.end_ids(row.request)[1]]
                 for row in rows
             ],
+            "bad_words_list": banned if any(banned) else None,
             "streaming": True,
             "return_dict": True,
             "output_sequence_lengths": True,
             **shared,
         }
+
+    def _options(self, request: EngineRequest) -> dict[str, float]:
+        """Return the sampling options of a request, under the runners' names."""
+        chosen = {
+            **_sampling.choice(request, vocab_size=self.limits.vocab_size),
+            **_sampling.penalties(request),
+        }
+        if self._takes_seeds and not request.params.greedy:
+            chosen["random_seed"] = _sampling.seed(request)
+        return chosen
 
     @staticmethod
     def _as_tensors(options: Sequence[dict[str, float]]) -> dict[str, Any]:
@@ -181,12 +186,18 @@ class RunnerEngine(BatchEngine):
         }
 
 
-def _options(request: EngineRequest) -> dict[str, float]:
-    """Return the sampling options of a request, under the runners' names."""
-    chosen = {**_sampling.choice(request), **_sampling.penalties(request)}
-    if not request.params.greedy:
-        chosen["random_seed"] = _sampling.seed(request)
-    return chosen
+def takes_seeds(runner_class: Any) -> bool:
+    """Whether a runner takes ``random_seed``; it ignores unknown names in silence.
+
+    The names that it takes are constants in the code of its ``generate``; those of
+    ``ModelRunner`` are the fields of its ``SamplingConfig``. A candidate of 0.13 has
+    none for seeds.
+    """
+    if runner_class.__name__ != "ModelRunnerCpp":
+        return True
+    constants = list(runner_class.generate.__code__.co_consts)
+    nested = [each for part in constants if isinstance(part, tuple) for each in part]
+    return "random_seed" in (*constants, *nested)
 
 
 class _Reader:

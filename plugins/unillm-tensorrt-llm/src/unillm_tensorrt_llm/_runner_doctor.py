@@ -11,7 +11,7 @@ import attrs
 
 from unillm.backend import BatchRow, EngineRequest, Finding, SamplingParams
 
-from ._checks import OPEN, Seen, findings
+from ._checks import Seen, findings
 from ._runner import RunnerEngine
 
 _STEPS = 8
@@ -24,7 +24,7 @@ def examine_runner(engine: RunnerEngine, prompt: Sequence[int]) -> Iterator[Find
         (_shows_the_prompt, _SOURCE),
         (_streams_all_again, _SOURCE),
         (_pads_with_the_eos_token, _SOURCE),
-        (_counts_the_eos_token, OPEN),
+        (_counts_no_eos_token, "samplingTopKKernels.cu"),
     ]
     if engine.by_row:
         checks.append((_can_be_left, _SOURCE))
@@ -103,14 +103,13 @@ def _pads_with_the_eos_token(asker: _Asker) -> Seen:
     return held, f"EOS token {end}, ids {ids[:_STEPS]}"
 
 
-def _counts_the_eos_token(asker: _Asker) -> Seen:
-    """Lengths count the EOS token."""
+def _counts_no_eos_token(asker: _Asker) -> Seen:
+    """Lengths do not count the EOS token."""
     end = asker.greedy_ids()[3]
     *_, last = asker.begin(asker.row(end))
     length = asker.length(last)
     before = asker.new_ids(last).index(end)
-    answer = {before: "no", before + 1: "yes"}.get(length, "neither")
-    return None, f"{answer}: {before} ids before it, length {length}"
+    return length == before, f"{before} ids before it, length {length}"
 
 
 def _takes_options_by_row(asker: _Asker) -> Seen:

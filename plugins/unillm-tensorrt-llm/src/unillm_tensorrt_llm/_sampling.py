@@ -13,9 +13,11 @@ References:
 from __future__ import annotations
 
 import inspect
+import json
+from collections.abc import Mapping
 from typing import Any
 
-from unillm.backend import EngineRequest, SamplingParams
+from unillm.backend import EngineRequest, SamplingParams, StructuredOutputs
 
 from ._names import BEFORE_0_13
 
@@ -37,7 +39,7 @@ def seed(request: EngineRequest) -> int:
     return request.seed % 2**63
 
 
-def choice(request: EngineRequest) -> dict[str, Any]:
+def choice(request: EngineRequest, *, vocab_size: int) -> dict[str, Any]:
     """Return the arguments that choose a token.
 
     ``top_k=1`` is greedy at every entry path and in every version.
@@ -47,7 +49,8 @@ def choice(request: EngineRequest) -> dict[str, Any]:
         return {"top_k": 1}
     chosen: dict[str, Any] = {
         "temperature": params.temperature,
-        "top_k": max(params.top_k, 0),
+        # All tokens are 0; the C++ decoder would cut a large number to 1024.
+        "top_k": params.top_k if 0 < params.top_k < vocab_size else 0,
         "top_p": params.top_p,
     }
     if params.min_p:
@@ -70,37 +73,112 @@ def penalties(request: EngineRequest) -> dict[str, float]:
     }
 
 
-def llm_params(request: EngineRequest, params_class: Any, *, vocab_size: int) -> Any:
+def llm_params(
+    request: EngineRequest,
+    params_class: Any,
+    *,
+    vocab_size: int,
+    guided_class: Any = None,
+) -> Any:
     """Make the ``SamplingParams`` of a request for the LLM API.
 
     A new object each time, because TensorRT-LLM changes its arguments. Stop strings are
     left out: together with an explicit ``end_id`` it would refuse them.
+
+    Args:
+        request: Of an engine whose capabilities allow its fields.
+        params_class: ``SamplingParams``.
+        vocab_size: Of the model, without padding.
+        guided_class: ``GuidedDecodingParams``; only structured outputs need it.
     """
-    end_id, others = end_ids(request)
-    has_end = end_id != NO_END
-    given = {
-        "end_id": end_id if has_end else 0,
-        "pad_id": end_id if has_end else 0,
-        # ignore_eos also drops stop words (2026); there are none then.
-        "ignore_eos": not has_end,
-        "stop_token_ids": others or None,
+    known = inspect.signature(params_class).parameters
+    params = request.params
+    given: dict[str, Any] = {
+        **_end(request, known),
         "max_tokens": request.max_new_tokens,
         "seed": seed(request),
-        "detokenize": False,
         "include_stop_str_in_output": True,  # or the last id is cut off
-        **choice(request),
+        **choice(request, vocab_size=vocab_size),
         **penalties(request),
     }
-    bias = _bias(request.params, vocab_size)
+    if "detokenize" in known:  # from 0.15 on
+        given["detokenize"] = False
+    if params.presence_penalty or params.frequency_penalty:
+        given["prompt_ignore_length"] = len(request.prompt_token_ids)
+    if params.min_tokens:
+        given["min_tokens"] = params.min_tokens
+    if banned := bad_ids(request):
+        given["bad_token_ids"] = banned
+    for name in ("logprobs", "prompt_logprobs"):
+        if (count := getattr(params, name)) is not None:
+            given[name] = logprob_count(count, vocab_size)
+    if params.structured_outputs is not None:
+        given["guided_decoding"] = guided_class(**guide(params.structured_outputs))
+    bias = _bias(params, vocab_size)
     if bias is not None:
         given["embedding_bias"] = bias
-    known = inspect.signature(params_class).parameters
     return params_class(
         **{
             name if name in known else BEFORE_0_13.get(name, name): value
             for name, value in given.items()
         }
     )
+
+
+def _end(request: EngineRequest, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that end a request."""
+    end_id, others = end_ids(request)
+    if end_id != NO_END:
+        return {"end_id": end_id, "pad_id": end_id, "stop_token_ids": others or None}
+    if "ignore_eos" not in known:  # up to 0.14
+        return {"end_id": NO_END, "pad_id": 0}
+    # It drops all stop words too (2026); there are none.
+    return {"end_id": 0, "pad_id": 0, "ignore_eos": True}
+
+
+def bad_ids(request: EngineRequest) -> list[int]:
+    """Return the ids that are never generated; longer words are refused before."""
+    return sorted({ids[0] for ids in request.bad_words_token_ids if len(ids) == 1})
+
+
+def logprob_count(count: int, vocab_size: int) -> int:
+    """Return the number of tokens to ask for; 0 is off in late 2025."""
+    return vocab_size if count == -1 else max(count, 1)
+
+
+def guide(wanted: StructuredOutputs) -> dict[str, str]:
+    """Return the argument of ``GuidedDecodingParams``, in llguidance's dialects."""
+    if wanted.kind == "regex":
+        return {"regex": wanted.source}
+    if wanted.kind == "grammar":
+        return {"grammar": wanted.source}
+    if wanted.kind == "choice":
+        options = " | ".join(json.dumps(each) for each in wanted.choice or ())
+        return {"grammar": f"start: CHOICE\nCHOICE: {options}"}
+    schema = json.loads(wanted.source)
+    if wanted.disable_any_whitespace:
+        schema["x-guidance"] = {
+            "whitespace_flexible": False,
+            "item_separator": ",",
+            "key_separator": ":",
+        }
+    elif wanted.whitespace_pattern is not None:
+        schema["x-guidance"] = {"whitespace_pattern": wanted.whitespace_pattern}
+    return {"json": json.dumps(schema)}
+
+
+def impossible(request: EngineRequest) -> str | None:
+    """Return why no token can be sampled; `None` if one can.
+
+    The sampler would draw among logits of minus infinity.
+    """
+    allowed = request.params.allowed_token_ids
+    if allowed is None:
+        return None
+    early = request.stop_token_ids if request.params.min_tokens else frozenset[int]()
+    if set(allowed) <= {*bad_ids(request), *early}:
+        return "allowed_token_ids, bad_words and min_tokens forbid every token"
+    return None
 
 
 def _bias(params: SamplingParams, vocab_size: int) -> Any:
