@@ -195,6 +195,7 @@ def tensorrt_llm(session: nox.Session) -> None:
     core = ".[transformers,lora,testing]"
     session.install(*CONSTRAINTS, core, "pydantic", str(plugin))
     session.run(*SWAP)
+    session.run("python", "scripts/tensorrt_llm_fields.py", "--check")
     session.chdir(plugin)
     session.run("pytest", *session.posargs)
 

@@ -18,6 +18,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
+
 ROOT = Path(__file__).parents[1]
 PLUGIN = ROOT / "plugins" / "unillm-tensorrt-llm"
 PAGE = "docs/reference/tensorrt-llm.md"
@@ -30,17 +32,18 @@ from trtllm_double.profiles import PROFILES  # noqa: E402
 from unillm_tensorrt_llm import _capabilities, _pytorch, _runner  # noqa: E402
 from unillm_tensorrt_llm._capabilities import PytorchOptions  # noqa: E402
 from unillm_tensorrt_llm._entry_paths import EntryPath, Installed  # noqa: E402
-from unillm_tensorrt_llm._sampler import choose_sampler  # noqa: E402
+from unillm_tensorrt_llm._sampler import Sampler, choose_sampler  # noqa: E402
 
 from unillm.backend import ASPECTS, SAMPLING_FIELDS, Capabilities, Support  # noqa: E402
-from unillm.errors import BackendUnavailableError  # noqa: E402
 
 ROWS = sorted([*SAMPLING_FIELDS, *ASPECTS, "lora"])
-TITLES = {
-    EntryPath.PYTORCH: 'On PyTorch (`door="pytorch"`)',
-    EntryPath.ENGINE: 'Engines through `LLM` (`door="engine"`)',
-    EntryPath.RUNNER: 'Runners (`door="runner"`)',
-}
+TITLES = (
+    (EntryPath.PYTORCH, False, "On PyTorch, with the sampler that the plugin chooses"),
+    (EntryPath.PYTORCH, True, "On PyTorch, with TorchSampler"),
+    (EntryPath.ENGINE, False, "Engines through `LLM`"),
+    (EntryPath.RUNNER, False, "Runners"),
+)
+"""Entry path, whether TorchSampler is chosen by an option, and title."""
 
 Cell = tuple[str, str]
 """A mark, and the reason behind it."""
@@ -55,7 +58,7 @@ def install(name: str) -> Installed:
 
 
 def capabilities(
-    installed: Installed, path: EntryPath
+    installed: Installed, path: EntryPath, *, by_torch: bool
 ) -> tuple[Capabilities, Capabilities]:
     """Return those of the default options, and of those that enable the most."""
     if path is EntryPath.RUNNER:
@@ -66,25 +69,14 @@ def capabilities(
     if path is EntryPath.ENGINE:
         found = _capabilities.on_engines(installed, speculates=False)
         return found, found
-    sampler = choose_sampler(installed, {}).sampler
-    most = PytorchOptions(
-        sampler=sampler,
-        block_reuse=False,
-        guided=_pytorch.has_llguidance(installed),
-        lora=_has_lora(),
-    )
+    sampler = Sampler.TORCH if by_torch else choose_sampler(installed, {}).sampler
+    default = PytorchOptions(sampler=sampler, lora=_pytorch.Lora.look() is not None)
+    guided = _pytorch.has_llguidance(installed)
+    most = attrs.evolve(default, block_reuse=False, guided=guided)
     return (
-        _capabilities.on_pytorch(installed, PytorchOptions(sampler=sampler)),
+        _capabilities.on_pytorch(installed, default),
         _capabilities.on_pytorch(installed, most),
     )
-
-
-def _has_lora() -> bool:
-    try:
-        _pytorch.Lora.look()
-    except BackendUnavailableError:
-        return False
-    return True
 
 
 def cell(field: str, by_default: Capabilities, most: Capabilities) -> Cell:
@@ -97,7 +89,9 @@ def cell(field: str, by_default: Capabilities, most: Capabilities) -> Cell:
     return "refused", most.of(field).reason
 
 
-def columns(path: EntryPath) -> Iterator[tuple[list[str], list[Cell]]]:
+def columns(
+    path: EntryPath, *, by_torch: bool
+) -> Iterator[tuple[list[str], list[Cell]]]:
     """Yield the versions of each column, and its cells in the order of `ROWS`."""
     names: list[str] = []
     last: list[Cell] = []
@@ -105,7 +99,8 @@ def columns(path: EntryPath) -> Iterator[tuple[list[str], list[Cell]]]:
         installed = install(name)
         if not installed.has(path):
             continue
-        cells = [cell(field, *capabilities(installed, path)) for field in ROWS]
+        found = capabilities(installed, path, by_torch=by_torch)
+        cells = [cell(field, *found) for field in ROWS]
         if names and cells != last:
             yield names, last
             names = []
@@ -116,8 +111,8 @@ def columns(path: EntryPath) -> Iterator[tuple[list[str], list[Cell]]]:
 def tables() -> Iterator[str]:
     """Yield the lines of all tables, and of the reasons below them."""
     reasons: dict[str, int] = {}
-    for path, title in TITLES.items():
-        found = list(columns(path))
+    for path, by_torch, title in TITLES:
+        found = list(columns(path, by_torch=by_torch))
         heads = [
             names[0] if len(names) == 1 else f"{names[0]} – {names[-1]}"
             for names, _ in found

@@ -16,8 +16,11 @@ from unillm.backend import find_model
 
 TINY = find_model("unillm/tiny")
 
-SERVED = ("0.11", "0.21", "1.2", "1.3rc20", "1.4")
+SERVED = tuple(PROFILES)
 """Versions that the tests of every version run on."""
+
+TORCH_SAMPLER = ("1.4", "main")
+"""Versions that have no other sampler."""
 
 
 @pytest.fixture(autouse=True)

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import json
 import shutil
 
 import pytest
-from conftest import TINY
+from conftest import SERVED, TINY
 from unillm_tensorrt_llm import TensorRTLLMBackend, _doctor
 
 from unillm.cli import main
@@ -72,7 +74,7 @@ def test_a_failed_clause_has_its_own_exit_code(install, capsys, monkeypatch):
     assert [c["number"] for c in clauses if c["outcome"] == "failed"] == ["R3"]
 
 
-@pytest.mark.parametrize("version", ["0.21", "1.2", "1.3rc20", "1.4"])
+@pytest.mark.parametrize("version", SERVED)
 def test_every_assumption_holds_on_the_fake(install, findings, version):
     install(version)
 
@@ -83,18 +85,72 @@ def test_every_assumption_holds_on_the_fake(install, findings, version):
 
 
 @pytest.mark.parametrize(
-    ("version", "answer"), [("0.21", "no"), ("1.2", "yes")], ids=["0.21", "1.2"]
+    ("version", "options", "answer"),
+    [
+        ("0.13", [], "hidden"),
+        ("1.2", [], "hidden"),
+        ("1.2", ["--option", "sampler_type=TorchSampler"], "shown"),
+        ("1.4", [], "shown"),
+    ],
+    ids=["0.13", "1.2", "1.2 TorchSampler", "1.4"],
 )
-def test_a_check_without_a_source_reports_what_it_saw(
-    install, findings, version, answer
+def test_each_sampler_shows_or_hides_the_eos_token(
+    install, findings, version, options, answer
 ):
     install(version)
 
-    _, found = findings()
+    code, found = findings("unillm/tiny", *options)
 
-    shown = found["The EOS token stands at the end of the ids"]
-    assert shown["held"] is None
+    [shown] = of(found, "TorchSampler shows the EOS token")
+    assert (code, shown["held"]) == (0, True)
     assert shown["detail"].startswith(answer)
+
+
+def of(found, beginning):
+    return [each for name, each in found.items() if name.startswith(beginning)]
+
+
+def test_the_effect_of_a_refused_field_is_reported_and_not_judged(install, findings):
+    install("1.2")
+
+    code, found = findings("unillm/tiny", "--option", "sampler_type=TorchSampler")
+
+    [seeds] = of(found, "A seed repeats its tokens")
+    assert (code, seeds["held"]) == (0, None)
+    assert seeds["detail"].startswith("repeats: False")
+
+
+@pytest.mark.parametrize(
+    ("field", "assumption"),
+    [
+        ("temperature", "Requests at a high temperature draw several tokens"),
+        ("seed", "A seed repeats its tokens"),
+        ("repetition_penalty", "A repetition penalty changes"),
+        ("bad_token_ids", "An id of bad_token_ids is not sampled"),
+        ("min_tokens", "Before min_tokens the only stop id"),
+    ],
+)
+def test_an_engine_that_ignores_a_declared_field_is_found_out(
+    install, findings, monkeypatch, field, assumption
+):
+    install("1.2")
+    llm_class = importlib.import_module("tensorrt_llm").LLM
+    submit = llm_class.generate_async
+    numbers = itertools.count()
+
+    def ignore(self, inputs, sampling_params=None, **given):
+        ignored = next(numbers) if field == "seed" else None
+        if field == "temperature":
+            sampling_params.top_k = 1
+        setattr(sampling_params, field, ignored)
+        return submit(self, inputs, sampling_params, **given)
+
+    monkeypatch.setattr(llm_class, "generate_async", ignore)
+
+    code, found = findings()
+
+    [seen] = of(found, assumption)
+    assert (code, seen["held"]) == (1, False)
 
 
 @pytest.mark.parametrize("version", ["0.11", "0.21", "1.2", "1.3rc20"])
@@ -107,11 +163,10 @@ def test_the_runners_are_examined_too(install, findings, engine_at, version, inf
 
     code, found = findings(str(path), "--option", "door=runner")
 
-    counted = found["Lengths count the EOS token"]
-    assert [each for each in found.values() if each["held"] is False] == []
+    assert [each for each in found.values() if not each["held"]] == []
     assert code == 0
     assert len(found) == (5 if inflight else 7)
-    assert counted["detail"].startswith("no")
+    assert found["Lengths do not count the EOS token"]["held"]
 
 
 def test_a_failed_assumption_is_reported_with_exit_code_one(
@@ -143,4 +198,4 @@ def test_a_check_that_raises_is_a_finding_and_the_others_go_on(
 
     assert code == 1
     assert found["It works"]["detail"] == "ZeroDivisionError: there"
-    assert len(found) == 12
+    assert len(found) == 15

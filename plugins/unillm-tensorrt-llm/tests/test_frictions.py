@@ -143,6 +143,8 @@ def test_sampling_defaults_are_vllms(profile, open_generator):
 
 def test_a_seed_repeats_and_another_one_differs(profile, open_generator):
     generator = open_generator()
+    if refuses_seeds(profile, generator):
+        return
 
     def sample(seed):
         params = SamplingParams(
@@ -275,18 +277,28 @@ def test_eos_tokens_of_an_engine_come_from_the_directory_of_its_tokenizer(
     assert generator.eos_token_ids == {506, 510, 511}
 
 
-def test_undeclared_fields_are_refused_and_never_dropped(profile, open_generator):
-    generator = open_generator()
-
-    for field in (
-        {"logprobs": 1},
+@pytest.mark.parametrize(
+    "fields",
+    [
         {"prompt_logprobs": 1},
         {"min_tokens": 3},
         {"bad_words": ["apple"]},
         {"structured_outputs": {"choice": ["a", "b"]}},
-    ):
-        with pytest.raises(UnsupportedParameterError, match=next(iter(field))):
-            generator.generate("Add 1 and 2:", SamplingParams(**field))
+        {"logprobs": 1, "logit_bias": {5: 1.0}},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_what_no_version_has_by_default_is_refused_and_never_dropped(
+    profile, open_generator, fields
+):
+    generator = open_generator()
+    calls.clear()
+
+    with pytest.raises(UnsupportedParameterError) as caught:
+        generator.generate("Add 1 and 2:", SamplingParams(temperature=0, **fields))
+
+    assert caught.value.parameter in fields
+    assert calls.of("generate_async") == []
 
 
 def test_allowed_token_ids_are_a_bias_that_no_logit_outweighs(profile, open_generator):
@@ -304,9 +316,21 @@ def test_allowed_token_ids_are_a_bias_that_no_logit_outweighs(profile, open_gene
     assert set(output.token_ids) <= {50, 60}
 
 
+def refuses_seeds(profile, generator):
+    """TorchSampler draws for a batch, so a request does not repeat beside others."""
+    if profile.cpp_sampler:
+        return False
+    with pytest.raises(UnsupportedParameterError, match="from one seed") as caught:
+        generator.generate("Add 1 and 2:", SamplingParams(seed=7))
+    assert caught.value.parameter == "seed"
+    return True
+
+
 def test_a_seed_below_zero_is_a_seed(profile, open_generator):
     """Seeds of the C++ runtime are unsigned."""
     generator = open_generator()
+    if refuses_seeds(profile, generator):
+        return
 
     def sample(seed):
         params = SamplingParams(

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 from conftest import TINY
 from trtllm_double import calls
@@ -158,9 +160,38 @@ def test_an_option_that_agrees_with_the_engine_is_fine(
     assert open_generator(path, tokenizer=TINY, dtype="float32", quantization="int8")
 
 
+def test_the_users_cache_configuration_is_merged_with_the_options(seen, install):
+    llmapi = importlib.import_module("tensorrt_llm.llmapi")
+    for mine in ({"max_tokens": 4096}, llmapi.KvCacheConfig(max_tokens=4096)):
+        made = seen(
+            gpu_memory_utilization=0.5, backend_options={"kv_cache_config": mine}
+        )
+
+        config = made["kv_cache_config"]
+        assert (config.free_gpu_memory_fraction, config.max_tokens) == (0.5, 4096)
+
+
 def test_an_option_is_not_given_in_two_places(seen):
-    with pytest.raises(ConfigError, match="'kv_cache_config', which unillm passes"):
-        seen(gpu_memory_utilization=0.5, backend_options={"kv_cache_config": "mine"})
+    mine = {"free_gpu_memory_fraction": 0.7}
+    with pytest.raises(ConfigError, match="has free_gpu_memory_fraction, which unillm"):
+        seen(gpu_memory_utilization=0.5, backend_options={"kv_cache_config": mine})
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"kv_cache_dtype": "fp8_e5m2"}, "one of auto, fp8, nvfp4 .* got 'fp8_e5m2'"),
+        (
+            {"backend_options": {"kv_cache_config": {"no_such_field": 1}}},
+            "TensorRT-LLM refused an option while it started: ValidationError",
+        ),
+        ({"backend_options": {"kv_cache_config": "mine"}}, "LLM|refused|must be"),
+    ],
+    ids=["dtype", "field", "text"],
+)
+def test_no_error_of_pydantic_escapes(seen, options, match):
+    with pytest.raises(ConfigError, match=match):
+        seen(**options)
 
 
 def test_several_gpus_are_refused_with_the_needs_of_a_launch(seen):
@@ -168,9 +199,15 @@ def test_several_gpus_are_refused_with_the_needs_of_a_launch(seen):
         seen(tensor_parallel_size=2)
 
 
-def test_adapters_are_refused_with_the_reason(seen):
-    with pytest.raises(ConfigError, match="enable_lora=True: adapters are not mapped"):
-        seen(enable_lora=True)
+def test_adapters_on_engines_are_refused_before_the_build(install, open_generator):
+    install("0.21")
+
+    with pytest.raises(
+        ConfigError, match="enable_lora=True: the plugin loads adapters"
+    ):
+        open_generator(enable_lora=True)
+
+    assert calls.of("build") == []
 
 
 # --------------------------------------------------------------------------- the table
@@ -181,8 +218,7 @@ def test_the_table_has_every_engine_option_once():
 
     assert len(names) == len(set(names))
     assert TensorRTLLMBackend.engine_options <= set(names)
-    refused = TensorRTLLMBackend.option_reasons.keys()
-    assert TensorRTLLMBackend.engine_options | refused == ENGINE_OPTIONS
+    assert TensorRTLLMBackend.engine_options == ENGINE_OPTIONS
 
 
 def test_each_name_is_unique_at_its_entry_path():

@@ -45,7 +45,7 @@ def aspects_of(request: EngineRequest, *, vocab_size: int) -> Iterator[str]:
     """Yield the aspects that a request uses."""
     params = request.params
     words = request.bad_words_token_ids
-    # A sequence whose last id is banned everywhere is no ban of its own.
+    # A sequence whose last id is banned everywhere adds nothing.
     alone = {ids[0] for ids in words if len(ids) == 1}
     if any(ids[-1] not in alone for ids in words):
         yield "bad_words.sequences"

@@ -37,8 +37,8 @@ EVERYWHERE: Mapping[str, Capability] = {
         "or takes single ids alone"
     ),
     "min_tokens.stop_ids": _not(
-        "its min_tokens holds back one end id and no other stop token id; a request "
-        "has one if ignore_eos=True and a single id in stop_token_ids leave one"
+        "its min_tokens holds back a single token id, and the request has several. "
+        "Pass ignore_eos=True and one id in stop_token_ids"
     ),
     "logprobs.changed": _not(
         "biases, penalties and bans are in the logits before it reads log-probabilities"
@@ -100,12 +100,11 @@ _SPECULATION_ON_ENGINES = _not(
 )
 _NO_GUIDANCE = _not(
     "its guided decoding needs a tokenizer of its own. Pass backend_options="
-    '{"guided_decoding_backend": "llguidance"}, which TensorRT-LLM on PyTorch has from '
-    "1.1 on"
+    '{"guided_decoding_backend": "llguidance"}'
 )
 _NO_GUIDANCE_ON_ENGINES = _not(
     "with engines its guided decoding knows the dialects of xgrammar alone; "
-    "TensorRT-LLM on PyTorch has llguidance from 1.1 on"
+    "TensorRT-LLM on PyTorch has llguidance too"
 )
 _NEEDS_NO_REUSE = _not(
     "cached positions are missing from it. Create the Generator with "
@@ -146,15 +145,20 @@ _LOGITS = (
 
 @attrs.frozen(kw_only=True)
 class PytorchOptions:
-    """What the options of an LLM on PyTorch decide about its fields."""
+    """Options of an LLM on PyTorch that decide about its fields."""
 
     sampler: Sampler
     speculates: bool = False
+    """Whether tokens are drafted."""
     draws_speculatively: bool = False
+    """Whether drafting honours the temperature."""
     block_reuse: bool = True
     chunked: bool = False
+    """Whether a prompt may be computed in several steps."""
     guided: bool = False
-    lora: bool = False
+    """Whether it was loaded with llguidance."""
+    lora: bool = True
+    """Whether the classes of adapters can be imported."""
 
 
 def on_pytorch(installed: Installed, options: PytorchOptions) -> Capabilities:

@@ -201,7 +201,7 @@ def _temperature_draws(asker: _Asker) -> Seen:
         len(set(map(tuple, asker.draw(range(_DRAWS), temperature=each, **fields))))
         for each in (2.0, 0.2)
     )
-    held = 1 < hot and cool < hot
+    held = hot > 1 and cool < hot
     detail = f"{hot} of {_DRAWS} answers differ at 2.0, {cool} at 0.2"
     return _declared(asker, "temperature", held), detail
 

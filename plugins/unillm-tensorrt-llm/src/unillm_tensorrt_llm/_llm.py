@@ -288,9 +288,9 @@ class LlmEngine(Engine):
     def _hidden_end(live: _Live, completion: Any, new: list[int]) -> list[int]:
         """Return the id that ended a request, if the result lacks it.
 
-        The C++ decoder hides the end id and TorchSampler shows it. Other stop ids stay,
+        The C++ decoder hides its `end_id`, TorchSampler shows it. Other stop ids stay,
         because the request asks for them. Up to 0.13 a result has no reason: a short
-        one has ended by its end id.
+        one has ended by its `end_id`.
         """
         end_id, _ = _sampling.end_ids(live.request)
         short = live.seen + len(new) < live.request.max_new_tokens

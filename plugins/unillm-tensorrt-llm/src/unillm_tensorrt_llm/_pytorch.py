@@ -66,7 +66,7 @@ def open_pytorch(
     chosen = choose_sampler(installed, options)
     guided = _guided(config, installed, options)
     drafts = speculation(config.speculative_config, installed, EntryPath.PYTORCH)
-    lora = Lora.look() if config.enable_lora else None
+    lora = Lora.look()
     arguments: dict[str, Any] = {
         "dtype": config.dtype,
         "trust_remote_code": config.trust_remote_code,
@@ -80,7 +80,7 @@ def open_pytorch(
         **chosen.arguments,
         **guided,
         **drafts.arguments,
-        **(lora.arguments(config) if lora else {}),
+        **_adapters(config, lora),
     }
     if config.enforce_eager:
         arguments["cuda_graph_config"] = None
@@ -185,6 +185,24 @@ def _guided(
     return {GUIDED: LLGUIDANCE, "tokenizer": str(config.tokenizer or config.path)}
 
 
+def _adapters(config: EngineConfig, lora: Lora | None) -> dict[str, Any]:
+    """Return the arguments for adapters, if the user asks for them.
+
+    Raises:
+        BackendUnavailableError: This version has their classes elsewhere.
+    """
+    if not config.enable_lora:
+        return {}
+    if lora is None:
+        places = ", ".join(_LORA_CONFIG + _LORA_REQUEST)
+        raise BackendUnavailableError(
+            "enable_lora=True: LoraConfig or LoRARequest of this version of "
+            f"TensorRT-LLM is in none of {places}.",
+            name="tensorrt-llm",
+        )
+    return lora.arguments(config)
+
+
 def has_llguidance(installed: Installed) -> bool:
     """Whether the LLM class takes llguidance as its library of grammars."""
     field = installed.arguments_of(EntryPath.PYTORCH).get(GUIDED)
@@ -199,21 +217,12 @@ class Lora:
         self.request_class = request_class
 
     @classmethod
-    def look(cls) -> Lora:
-        """Import them.
-
-        Raises:
-            BackendUnavailableError: This version has them elsewhere.
-        """
+    def look(cls) -> Lora | None:
+        """Import them; `None` if this version has them elsewhere."""
         config_class = _first(_LORA_CONFIG, "LoraConfig")
         request_class = _first(_LORA_REQUEST, "LoRARequest")
         if config_class is None or request_class is None:
-            places = ", ".join(_LORA_CONFIG + _LORA_REQUEST)
-            raise BackendUnavailableError(
-                "enable_lora=True: LoraConfig or LoRARequest of this version of "
-                f"TensorRT-LLM is in none of {places}.",
-                name="tensorrt-llm",
-            )
+            return None
         return cls(config_class, request_class)
 
     def arguments(self, config: EngineConfig) -> dict[str, Any]:

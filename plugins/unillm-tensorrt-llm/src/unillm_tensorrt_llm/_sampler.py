@@ -82,7 +82,7 @@ def choose_sampler(installed: Installed, options: dict[str, Any]) -> SamplerChoi
 
 @attrs.frozen(kw_only=True)
 class TorchSampler:
-    """What the installed TorchSampler honours. It repeats no seed in any version."""
+    """Fields of the installed TorchSampler. It repeats no seed in any version."""
 
     draws: bool
     """Temperature, top-k, top-p and biases; without it, it takes the best token."""
