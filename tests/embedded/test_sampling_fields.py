@@ -62,6 +62,35 @@ def test_bad_words_are_never_generated_as_their_usual_tokens(generator):
     assert len(output.text) == 300
 
 
+def test_both_forms_of_a_bad_word_are_banned_where_their_lengths_differ(generator):
+    encode = generator.get_tokenizer().encode
+    plain, spaced = encode("the").ids, encode(" the").ids
+    assert (len(plain), len(spaced)) == (1, 2)
+    fields = {"allowed_token_ids": [*plain, *spaced], "max_tokens": 300}
+
+    [before] = generator.generate(PROMPT, params(**fields))
+    [output] = generator.generate(PROMPT, params(**fields, bad_words=["the"]))
+
+    for form in (plain, spaced):
+        assert occurs(form, before.token_ids)
+        assert not occurs(form, output.token_ids)
+
+
+def test_a_word_that_begins_in_the_prompt_may_end_in_the_completion(generator):
+    x, y = generator_ids(generator, "xy")
+
+    [output] = generator.generate(
+        [x], params(allowed_token_ids=[x, y], bad_words=["xy"], logit_bias={y: 100})
+    )
+
+    assert output.token_ids[0] == y
+    assert not occurs([x, y], output.token_ids)
+
+
+def occurs(part, ids):
+    return any(ids[at : at + len(part)] == part for at in range(len(ids)))
+
+
 def generator_ids(generator, text: str) -> list[int]:
     encode = generator.get_tokenizer().encode
     return [encode(character).ids[0] for character in text]

@@ -164,6 +164,7 @@ def test_an_over_length_prompt_is_refused_before_any_run():
         {"min_tokens": 20, "max_tokens": 40},
         {"bad_words": ["5"], "max_tokens": 30},
         {"bad_words": ["5 6"], "max_tokens": 30},
+        {"bad_words": ["4", "April"], "max_tokens": 30},
         {"logprobs": 0, "max_tokens": 5},
     ],
     ids=str,
@@ -178,6 +179,22 @@ def test_every_rule_ends_as_on_the_embedded_backend(generator, reference, given)
     for mine, other in zip(ours, theirs, strict=True):
         assert mine.token_ids == other.token_ids
         assert (mine.text, mine.finish_reason) == (other.text, other.finish_reason)
+
+
+def test_a_word_that_begins_in_the_prompt_may_end_in_the_completion(
+    generator, reference
+):
+    greedy = SamplingParams(temperature=0, max_tokens=8)
+    [free] = reference.generate(COUNT, greedy)
+    first, second = free.token_ids[:2]
+    word = reference.get_tokenizer().decode([first, second])
+
+    for each in (generator, reference):
+        [output] = each.generate(
+            [*free.prompt_token_ids, first],
+            SamplingParams(temperature=0, max_tokens=8, bad_words=[word]),
+        )
+        assert output.token_ids[0] == second
 
 
 def test_an_error_inside_a_run_is_raised_by_the_step(load, reference):

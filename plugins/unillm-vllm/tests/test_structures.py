@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
 from unillm import Generator, SamplingParams
 from unillm.errors import InvalidParameterError, UnsupportedParameterError
@@ -155,8 +155,8 @@ def metaspace():
 
 
 def save(path, backend=None, *, vocab_size=None):
-    """Save a random Llama, and a tokenizer in Rust."""
-    config = LlamaConfig(
+    """Save a random Mistral, and a tokenizer in Rust."""
+    config = MistralConfig(
         vocab_size=vocab_size or backend.get_vocab_size(),
         hidden_size=64,
         intermediate_size=64,
@@ -167,7 +167,7 @@ def save(path, backend=None, *, vocab_size=None):
         bos_token_id=1,
         eos_token_id=2,
     )
-    LlamaForCausalLM(config).save_pretrained(path)
+    MistralForCausalLM(config).save_pretrained(path)
     if backend is not None:
         PreTrainedTokenizerFast(
             tokenizer_object=backend,
@@ -213,16 +213,23 @@ def test_structures_hold_with_a_tokenizer_that_puts_a_space_first(
     conform(answers(path, **tiny_options))
 
 
-def test_structures_hold_with_the_sentencepiece_model_of_mistral(
-    tmp_path, tiny_options
+@pytest.mark.parametrize(
+    ("source", "name", "vocab_size"),
+    [
+        ("tokenizer.model.v1", "tokenizer.model", 32_000),
+        ("tekken_240911.json", "tekken.json", 131_072),
+    ],
+    ids=["sentencepiece", "tekken"],
+)
+def test_structures_hold_with_the_tokenizers_of_mistral(
+    tmp_path, tiny_options, source, name, vocab_size
 ):
     [folder] = find_spec("mistral_common").submodule_search_locations
-    shutil.copy(
-        Path(folder, "data", "tokenizer.model.v1"), tmp_path / "tokenizer.model"
-    )
-    description = {"tokenizer_class": "LlamaTokenizer"}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(description))
-    path = save(tmp_path, vocab_size=32_000)
+    shutil.copy(Path(folder, "data", source), tmp_path / name)
+    if name == "tokenizer.model":
+        description = {"tokenizer_class": "LlamaTokenizer"}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(description))
+    path = save(tmp_path, vocab_size=vocab_size)
 
     conform(answers(path, **tiny_options))
     conform(answers(path, backend="transformers"))

@@ -122,6 +122,26 @@ def sentencepiece_pieces(processor: Any) -> Pieces | None:
     )
 
 
+def tekken_pieces(wrapped: Any) -> Pieces | None:
+    """Return the pieces of a `MistralCommonBackend` of transformers.
+
+    Returns:
+        `None` for any other tokenizer, and for one that has no ``tekken.json``.
+    """
+    own = getattr(wrapped, "tokenizer", None)
+    tekken = getattr(getattr(own, "instruct_tokenizer", None), "tokenizer", None)
+    if type(tekken).__name__ != "Tekkenizer":
+        return None
+    assert tekken is not None
+
+    def piece_of(token_id: int) -> bytes:
+        if tekken.is_special(token_id):
+            return str(tekken.id_to_piece(token_id)).encode()
+        return bytes(tekken.id_to_byte_piece(token_id))
+
+    return Pieces(piece_of, errors="replace", start_matters=False)
+
+
 def _decoder_steps(decoder: Any) -> list[dict[str, Any]]:
     """Return the steps of a Rust decoder; `None` has none, and joins with spaces."""
     if decoder is None:

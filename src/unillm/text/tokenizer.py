@@ -21,7 +21,7 @@ from ..errors import ChatTemplateError, TokenizerError
 from .bounded import call_within
 from .chat import ContentFormat, Conversation, as_conversation, for_template
 from .content_format import detect_content_format
-from .pieces import Pieces, rust_pieces, sentencepiece_pieces
+from .pieces import Pieces, rust_pieces, sentencepiece_pieces, tekken_pieces
 from .spelling import Spelling
 from .templates import choose_template, templates_by_name
 
@@ -277,6 +277,7 @@ class TransformersTokenizer(Tokenizer):
         self._rust = None if backend is None else RustTokenizer(backend)
         if self._rust is None:
             self.vocab_size = _size_of(wrapped.get_vocab())
+            self.pieces = tekken_pieces(wrapped)
         else:
             self.vocab_size = self._rust.vocab_size
             self.special_token_ids = self._rust.special_token_ids
