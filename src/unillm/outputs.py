@@ -33,6 +33,8 @@ class SlotMetrics:
 
     __module__ = "unillm"
 
+    slot: int | None = None
+    """Number of the slot, from 0; `None` on an engine with static batches."""
     waited_steps: int = 0
     """Engine steps between arrival and admission to a slot."""
     prefill_chunks: int = 0

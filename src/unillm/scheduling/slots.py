@@ -70,6 +70,7 @@ class _Running:
 
     def metrics(self) -> SlotMetrics:
         return SlotMetrics(
+            slot=self.slot,
             waited_steps=self.waited_steps,
             prefill_chunks=self.prefill_chunks,
             prefill_padding=self.prefill_padding,

@@ -17,6 +17,7 @@ from ..protocol.errors import ApiError, ErrorReply, error_reply
 from .about import About
 from .access import REQUEST_ID, ApiKeys, RequestIds
 from .generation import Generation
+from .page import Page
 from .responses import error_response
 from .service import IGNORED, Service
 from .texts import Texts
@@ -25,6 +26,7 @@ from .texts import Texts
 def make_app(service: Service) -> Starlette:
     """Return the application; it also runs under other ASGI servers."""
     about, generation, texts = About(service), Generation(service), Texts(service)
+    page = Page(service)
     settings = service.settings
 
     async def refuse(request: Request, error: Exception) -> Response:
@@ -49,6 +51,9 @@ def make_app(service: Service) -> Starlette:
         middleware.append(Middleware(ApiKeys, keys=settings.api_keys))
     return Starlette(
         routes=[
+            Route("/", page.index),
+            Route("/page/{name}", page.file),
+            Route("/activity", page.activity),
             Route("/health", about.health),
             Route("/version", about.version),
             Route("/metrics", about.metrics),

@@ -186,6 +186,7 @@ class Generation:
         handles: Sequence[RequestHandle],
     ) -> Response:
         settings = self._service.settings
+        self._service.activity.add(request.state.request_id, handles)
         served = self._service.served[self._service.models.find(read.body.model).name]
         headers = {IGNORED: ", ".join(read.ignored)} if read.ignored else {}
         if read.body.stream:

@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from ..metrics.served import Served
 from ..protocol.reading import Read, read
+from .activity import Activity
 from .responses import read_body
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class Service:
     settings: ServerSettings
     serving: Serving
     models: Models
+    activity: Activity = attrs.field(factory=Activity)
+    """The last requests, for the page."""
     served: defaultdict[str, Served] = attrs.field(factory=lambda: defaultdict(Served))
     """Counters by name of the model; only names of `models` are keys."""
 
