@@ -17,6 +17,8 @@ NEEDED = (
     "unillm/model/tiny/generation_config.json",
     "unillm/model/tiny/model.safetensors",
     "unillm/model/tiny/tokenizer.json",
+    "unillm/server/page/index.html",
+    "unillm/server/page/main.js",
     "unillm/testing/contract/suite.py",
 )
 

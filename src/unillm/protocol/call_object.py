@@ -65,7 +65,7 @@ class CallObject:
     Args:
         emit: Takes the call's name, and then its arguments as they come.
         known: Names of the functions that there are. An object with another name, or
-            without arguments, is no call. `None` if the object can only be a call.
+            without arguments, is not a call. `None` if the object can only be a call.
     """
 
     def __init__(

@@ -91,7 +91,7 @@ class CallReader(PartReader):
     # --------------------------------------------------------------------------- calls
 
     _opening = ""
-    """Text that is content too if the object behind it is no call."""
+    """Text that is content too if no call follows."""
 
     def _read_opening(self) -> bool:
         """Read what stands between the marker and a call."""

@@ -95,6 +95,7 @@ def _unauthorized() -> Response:
         401,
         "This server needs an API key: Authorization: Bearer KEY.",
         code="invalid_api_key",
-        headers={"www-authenticate": 'Bearer, Basic realm="unillm"'},
+        # Chromium reads one challenge a line, and it is a browser that needs one.
+        headers={"www-authenticate": 'Basic realm="unillm"'},
     )
     return error_response(reply)
