@@ -13,11 +13,15 @@ References:
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from unillm.backend import EngineRequest, SamplingParams, StructuredOutputs
+from unillm.backend import (
+    EngineRequest,
+    SamplingParams,
+    StructuredOutputs,
+    structure_notation,
+)
 
 from ._names import BEFORE_0_13
 
@@ -147,24 +151,12 @@ def logprob_count(count: int, vocab_size: int) -> int:
 
 
 def guide(wanted: StructuredOutputs) -> dict[str, str]:
-    """Return the argument of ``GuidedDecodingParams``, in llguidance's dialects."""
-    if wanted.kind == "regex":
-        return {"regex": wanted.source}
-    if wanted.kind == "grammar":
-        return {"grammar": wanted.source}
-    if wanted.kind == "choice":
-        options = " | ".join(json.dumps(each) for each in wanted.choice or ())
-        return {"grammar": f"start: CHOICE\nCHOICE: {options}"}
-    schema = json.loads(wanted.source)
-    if wanted.disable_any_whitespace:
-        schema["x-guidance"] = {
-            "whitespace_flexible": False,
-            "item_separator": ",",
-            "key_separator": ":",
-        }
-    elif wanted.whitespace_pattern is not None:
-        schema["x-guidance"] = {"whitespace_pattern": wanted.whitespace_pattern}
-    return {"json": json.dumps(schema)}
+    """Return the argument of ``GuidedDecodingParams``, in llguidance's dialect.
+
+    The engine's llguidance spells no text itself, because its tokenizer may change the
+    text.
+    """
+    return {"grammar": structure_notation(wanted).unforced()}
 
 
 def impossible(request: EngineRequest) -> str | None:
