@@ -61,6 +61,7 @@ from .engines.slots import SlotToken as SlotToken
 from .files import read_json as read_json
 from .hookspecs import hookimpl as hookimpl
 from .lora import LoRARequest as LoRARequest
+from .model.adapters import without_adapter as without_adapter
 from .model.checkpoint import check_code as check_code
 from .model.checkpoint import check_weights as check_weights
 from .model.checkpoint import load_config as load_config

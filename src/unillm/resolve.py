@@ -18,6 +18,7 @@ import attrs
 from .config import ENGINE_OPTIONS, EngineConfig
 from .engines.backend import Backend
 from .errors import BackendUnavailableError, ConfigError, nearest_name
+from .model.adapters import check_adapter_files
 from .model.directory import check_directory
 from .model.find import BUNDLED, find_model
 from .plugins import PluginRegistry
@@ -102,6 +103,7 @@ def configure(
     )
     path = find_model(name)
     check_directory(path)
+    check_adapter_files(path)
     return attrs.evolve(config, path=path)
 
 

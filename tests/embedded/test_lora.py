@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
+from pathlib import Path
 
 import attrs
 import pytest
@@ -25,6 +27,7 @@ from embedded.serving import (
 from embedded.tiny_models import VOCAB, make_model
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from unillm import Generator, LoRARequest, SamplingParams
 from unillm.embedded.engine import TransformersSlotEngine
@@ -399,3 +402,26 @@ def test_a_bad_adapter_fails_alone(tiny_adapter, tmp_path):
 
     assert good.text == "3 4 5 6 7 8 9"
     assert "is not there" in str(bad)
+
+
+def test_an_adapter_beside_the_weights_is_applied_only_where_a_request_names_it(
+    tmp_path,
+):
+    """transformers alone would add it to the model, because peft is installed."""
+    source = find_model("unillm/tiny")
+    model = Path(shutil.copytree(source, tmp_path / "model"))
+    whole = AutoModelForCausalLM.from_pretrained(source)
+    save_adapter(whole, tmp_path / "adapter", seed=3, targets=["q_proj", "v_proj"])
+    for file in (tmp_path / "adapter").glob("adapter_*"):
+        shutil.copy(file, model)
+    params = SamplingParams(temperature=0, max_tokens=20)
+    prompt = "Add 17 and 25:"
+
+    with Generator(model, backend="transformers", enable_lora=True) as generator:
+        [plain] = generator.generate(prompt, params)
+        [adapted] = generator.generate(
+            prompt, params, lora_request=LoRARequest("beside", 1, model)
+        )
+
+    assert plain.text == "42"
+    assert adapted.text != "42"

@@ -185,6 +185,7 @@ CONFIGS = {
         "max_seq_len": POSITIONS,
         "expansion_ratio": 2,
         "initializer_range": 0.2,
+        "eos_token_id": 2,
     },
     "nemotron": _ROTARY_BASE,
     "nemotron_h": _HYBRID

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import importlib
+import shutil
+from pathlib import Path
 
 import pytest
 from conftest import TINY
@@ -239,3 +241,20 @@ def test_each_name_is_unique_at_its_entry_path():
 )
 def test_the_table_finds_vllms_name(entry_path, theirs, ours):
     assert vllm_name(entry_path, theirs) == ours
+
+
+# -------------------------------------------------------------------------- the model
+
+
+@pytest.mark.parametrize("family", ["0.21", "1.2"], ids=["engines", "PyTorch"])
+def test_an_adapter_beside_the_weights_is_not_shown(
+    install, open_generator, tmp_path, family
+):
+    install(family)
+    path = Path(shutil.copytree(TINY, tmp_path / "model"))
+    (path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 8}')
+
+    generator = open_generator(path)
+
+    assert generator.generate("Add 17 and 25:")[0].text == "42"
+    assert not (Path(calls.of("LLM")[0]["model"]) / "adapter_config.json").exists()

@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -79,3 +82,16 @@ def test_an_adapter_that_vllm_cannot_load_fails_its_request_alone(
     assert isinstance(wrong, InvalidParameterError)
     assert "cannot load the adapter 'broken'" in str(wrong)
     assert len(right.token_ids) == 30
+
+
+def test_an_adapter_beside_the_weights_is_not_applied(tmp_path, tiny_options):
+    """vLLM alone takes the adapter's tensors for the model's, and fails."""
+    model = Path(shutil.copytree(find_model("unillm/tiny"), tmp_path / "model"))
+    save_adapter(tmp_path / "adapter", seed=1)
+    for file in (tmp_path / "adapter").glob("adapter_*"):
+        shutil.copy(file, model)
+
+    with Generator(model, max_num_seqs=4, **tiny_options) as generator:
+        [output] = generator.generate("Add 17 and 25:", GREEDY)
+
+    assert output.text.startswith("42")

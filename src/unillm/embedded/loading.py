@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..engines.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
 from ..errors import BackendUnavailableError, ConfigError, ModelLoadError
+from ..model.adapters import without_adapter
 from ..model.checkpoint import (
     check_code,
     check_weights,
@@ -262,7 +263,7 @@ def load_model(
     try:
         with _quiet():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                path,
+                without_adapter(path),
                 config=config,
                 dtype=_DTYPES[dtype],
                 device_map=device_map,
@@ -280,6 +281,7 @@ def load_model(
             f"transformers cannot load the weights of {path}: {error}"
         ) from error
     model, info = loaded
+    model.config.name_or_path = str(path)
     check_places(path, model.config, info, tensors)
     return model
 

@@ -18,6 +18,7 @@ import attrs
 
 from ..errors import ModelLoadError, ModelNotFoundError, UnsafeModelError
 from ..files import check_file, is_there, parse_json, read_json
+from .adapters import is_adapter_file
 from .declared import check_declared, quantization_of
 
 _MODEL_CODE = ("AutoConfig", "AutoModel", "AutoModelForCausalLM")
@@ -198,7 +199,8 @@ def _weight_files(path: Path) -> list[Path]:
     index_name = "model.safetensors.index.json"
     index = read_json(path, index_name)
     if index is None:
-        return sorted(path.glob("*.safetensors"))
+        files = path.glob("*.safetensors")
+        return sorted(file for file in files if not is_adapter_file(file))
     named = index.get("weight_map")
     if not isinstance(named, dict) or not all(map(_is_file_name, named.values())):
         raise ModelLoadError(

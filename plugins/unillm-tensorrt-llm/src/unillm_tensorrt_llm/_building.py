@@ -27,6 +27,7 @@ from unillm.backend import (
     check_weights,
     model_positions,
     read_config,
+    without_adapter,
 )
 from unillm.errors import BackendUnavailableError, ConfigError
 
@@ -190,7 +191,7 @@ def build(spec: BuildSpec, target: Path, progress: Progress) -> None:
     progress("loading the checkpoint and building the engine")
     try:
         llm = installed.engine_llm(
-            str(spec.model_path),
+            str(without_adapter(spec.model_path)),
             skip_tokenizer_init=True,
             dtype=spec.dtype,
             tensor_parallel_size=spec.tensor_parallel_size,

@@ -24,6 +24,7 @@ from unillm.backend import (
     Support,
     keep_freed,
     refuse_pickles,
+    without_adapter,
 )
 from unillm.errors import UnknownArgumentError
 
@@ -181,7 +182,7 @@ def _vllm_config(config: EngineConfig, options: Mapping[str, Any]) -> Any:
         given["speculative_config"] = dict(given["speculative_config"])
     named = isinstance(config.tokenizer, (str, os.PathLike))
     arguments = {
-        "model": str(config.path),
+        "model": str(without_adapter(config.path)),
         "tokenizer": os.fspath(config.tokenizer) if named else None,
         # vLLM needs a tokenizer for structured outputs alone.
         "skip_tokenizer_init": config.tokenizer is not None and not named,
