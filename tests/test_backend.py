@@ -14,7 +14,7 @@ import pytest
 from unillm import backend
 
 ROOT = Path(__file__).parents[1]
-NEEDS_TORCH = {"Sampler", "load_model"}
+NEEDS_TORCH = {"Sampler", "check_tensors", "load_model"}
 LIGHT = sorted(set(backend.__all__) - NEEDS_TORCH)
 
 

@@ -98,6 +98,7 @@ if TYPE_CHECKING:
     from .artifacts.progress import Progress as Progress
     from .artifacts.store import Artifact as Artifact
     from .artifacts.store import ArtifactStore as ArtifactStore
+    from .embedded.loading import check_tensors as check_tensors
     from .embedded.loading import load_model as load_model
     from .sampling.sampler import Sampler as Sampler
 
@@ -108,6 +109,7 @@ _LAZY = {
     "BuildSpec": ".artifacts.key",
     "Progress": ".artifacts.progress",
     "Sampler": ".sampling.sampler",
+    "check_tensors": ".embedded.loading",
     "load_model": ".embedded.loading",
 }
 """Name to the module that has it."""

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import attrs
 
-from ..errors import ModelLoadError
+from ..errors import ConfigError, ModelLoadError
 from .digests import Digests
 from .key import BuildSpec
 from .lock import FileLock
@@ -47,11 +47,22 @@ _REASON = "reason.json"
 
 
 def cache_folder() -> Path:
-    """Return the cache folder: `CACHE_VARIABLE`, or ``unillm`` in the user's cache."""
-    if given := os.environ.get(CACHE_VARIABLE):
-        return Path(given).expanduser().absolute()
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".cache") / "unillm"
+    """Return the cache folder: `CACHE_VARIABLE`, or ``unillm`` in the user's cache.
+
+    Raises:
+        ConfigError: The path names the home of a user without one.
+    """
+    given = os.environ.get(CACHE_VARIABLE)
+    try:
+        if given:
+            return Path(given).expanduser().absolute()
+        base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        return (base if base.is_absolute() else Path.home() / ".cache") / "unillm"
+    except RuntimeError as error:
+        raise ConfigError(
+            f"The cache folder {given or '~/.cache'} cannot be found: {error} Set "
+            f"{CACHE_VARIABLE} to the path of a folder."
+        ) from error
 
 
 @attrs.frozen(kw_only=True)

@@ -382,14 +382,25 @@ def _explained(spec: BuildSpec, folder: ArtifactFolder) -> Iterator[None]:
                 f" {_free(folder.root)} are free in {folder.root}. Make room with "
                 f"`unillm cache prune`, or set {CACHE_VARIABLE} to a larger disk."
             )
-        elif isinstance(error, OSError) and error.errno in _READ_ONLY:
-            advice = f" Set {CACHE_VARIABLE} to a folder that can be written."
+        elif isinstance(error, OSError) and _concerns(error, folder.root):
+            advice = (
+                f" The cache folder {folder.root.parent} cannot be made or written. "
+                f"Set {CACHE_VARIABLE} to a folder that can."
+            )
         raise EngineBuildError(
             f"No engine could be built for {spec.model!r} on the backend "
             f"{spec.backend!r}: {type(error).__name__}: {error}.{advice}",
             key=spec.key,
             backend=spec.backend,
         ) from error
+
+
+def _concerns(error: OSError, root: Path) -> bool:
+    """Whether an error is about the cache folder, or about a folder above it."""
+    if not isinstance(error.filename, str):
+        return error.errno in _READ_ONLY
+    path = Path(error.filename)
+    return path.is_relative_to(root) or root.is_relative_to(path)
 
 
 def _free(path: Path) -> str:

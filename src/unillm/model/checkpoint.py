@@ -111,6 +111,11 @@ def load_config(path: Path, *, trust_remote_code: bool = False) -> Any:
         raise ModelLoadError(
             f"transformers cannot read {path / 'config.json'}: {error}"
         ) from error
+    if not hasattr(config.get_text_config(decoder=True), "to_dict"):
+        raise ModelLoadError(
+            f"{path / 'config.json'}: text_config is not one that a model of type "
+            f"{config.model_type!r} has. Correct the file, or download it again."
+        )
     quantization = quantization_of(declared)
     if quantization and not getattr(config, "quantization_config", None):
         # transformers reads the weights by this attribute, and knows no older key.

@@ -33,6 +33,7 @@ MAX_POSITIONS = 2**31 - 1
 
 _MAX_LAYERS = 10_000
 _MAX_SIZE = 2**24
+_MAX_VOCABULARY = 2**21
 
 _SIZE_NAMES = (
     *("hidden_size", "n_embd", "d_model", "vocab_size"),
@@ -47,6 +48,7 @@ BOUNDS: Mapping[str, int] = MappingProxyType(
         **dict.fromkeys(_SIZE_NAMES, _MAX_SIZE),
         **dict.fromkeys(POSITION_NAMES, MAX_POSITIONS),
         **dict.fromkeys(LAYER_NAMES, _MAX_LAYERS),
+        "vocab_size": _MAX_VOCABULARY,
     }
 )
 """Sizes by name, and the largest value of each: far above any model, and so low that a
@@ -132,6 +134,11 @@ def _faults(
             yield prefix + name, f"an integer from {least} to {largest:,}", value
     for name in ("rope_scaling", "rope_parameters"):
         yield from _rope_faults(config.get(name), prefix + name)
+    window = config.get("sliding_window")
+    if window is not None and not _is_size(
+        window, -1, MAX_POSITIONS
+    ):  # -1: without one
+        yield prefix + "sliding_window", "a number of positions", window
     inner = config.get("text_config")
     if isinstance(inner, Mapping):
         yield from _faults(inner, prefix + "text_config.")

@@ -15,6 +15,7 @@ from typing import Any
 
 import attrs
 
+from ..errors import ModelLoadError
 from .checkpoint import ITEM_BYTES, StoredTensor, load_config, stored_tensors
 from .sizes import ALIGNMENT, LOGIT_COPIES, ActivationShape, KvShape, StateShape
 
@@ -151,17 +152,24 @@ def needs_of(config: Any, *, weight_bytes: int, item_bytes: int) -> MemoryNeeds:
 
     Raises:
         UnsupportedModelError: The cache of the model is not one of keys and values.
+        ModelLoadError: A size is missing or has the wrong type.
     """
-    activations = ActivationShape.of(config)
-    return MemoryNeeds(
-        weight_bytes=weight_bytes,
-        kv_bytes_per_token=KvShape.of(config).bytes_per_token(item_bytes),
-        state_bytes_per_seq=StateShape.of(config).bytes_per_seq(item_bytes),
-        activation_bytes_per_token=activations.per_token * item_bytes,
-        pair_bytes=activations.per_pair * item_bytes,
-        position_bytes=activations.per_position * item_bytes,
-        logit_bytes_per_seq=LOGIT_COPIES * 4 * config.get_text_config().vocab_size,
-    )
+    try:
+        activations = ActivationShape.of(config)
+        return MemoryNeeds(
+            weight_bytes=weight_bytes,
+            kv_bytes_per_token=KvShape.of(config).bytes_per_token(item_bytes),
+            state_bytes_per_seq=StateShape.of(config).bytes_per_seq(item_bytes),
+            activation_bytes_per_token=activations.per_token * item_bytes,
+            pair_bytes=activations.per_pair * item_bytes,
+            position_bytes=activations.per_position * item_bytes,
+            logit_bytes_per_seq=LOGIT_COPIES * 4 * config.get_text_config().vocab_size,
+        )
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        raise ModelLoadError(
+            f"config.json gives no sizes of a {config.model_type!r} model: {error}. "
+            "Correct the file, or download it again."
+        ) from error
 
 
 def _item_bytes(dtype: str, config: Any, tensors: Iterable[StoredTensor]) -> int:

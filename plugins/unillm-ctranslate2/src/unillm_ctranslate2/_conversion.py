@@ -9,6 +9,7 @@ So no tokenizer is needed, and two ids with equal tokens stay different.
 from __future__ import annotations
 
 import gc
+import math
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ from unillm.backend import (
     load_model,
     read_config,
 )
-from unillm.errors import UnsupportedModelError
+from unillm.errors import ModelLoadError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from unillm.backend import BuildSpec, Progress
@@ -51,6 +52,7 @@ def convert(spec: BuildSpec, target: Path, progress: Progress) -> None:
     stored_as = str(model.dtype).removeprefix("torch.")
     probe = _probe_of(model.config)
     expected = _logits_of(model, probe)
+    _check_finite(spec, expected)
     progress("converting the model")
     _write(model, target, quantization=spec.quantization or spec.dtype)
     del model
@@ -150,25 +152,50 @@ def _logits_of_converted(path: Path, ids: list[int]) -> Any:
     return np.array(logits)[0].astype(np.float64)
 
 
+def _check_finite(spec: BuildSpec, logits: Any) -> None:
+    """Refuse a model that computes no numbers, before and after its conversion."""
+    import numpy as np
+
+    if np.isfinite(logits).all():
+        return
+    raise ModelLoadError(
+        f"The logits of {spec.model!r} are NaN or infinite, so there is nothing to "
+        "compare a conversion with. Its weights hold such numbers, or its activations "
+        "overflow in its dtype: download it again, or use a checkpoint in bfloat16 or "
+        "float32."
+    )
+
+
 def distance(found: Any, expected: Any) -> float:
     """Return the distance of logits, as a share of the expected spread.
 
     Args:
         found: ``[positions, vocab]``.
         expected: The same shape. A constant added to a row makes no difference.
+
+    Returns:
+        0 for equal logits; NaN or infinity where *found* has such numbers, or
+        *expected* has no spread.
     """
     import numpy as np
 
     expected = expected - expected.mean(axis=-1, keepdims=True)
     found = found[:, : expected.shape[1]]
     found = found - found.mean(axis=-1, keepdims=True)
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+    off = np.linalg.norm(found - expected)
+    return float(off / np.linalg.norm(expected)) if off else 0.0
 
 
 def _compare(spec: BuildSpec, found: float, allowed: float) -> None:
-    if not found <= allowed:  # NaN is not
-        raise UnsupportedModelError(
-            f"CTranslate2 converted {spec.model!r}, but not correctly: the logits of "
-            f"the converted model are off by {found:.1%} of their spread, and rounding "
-            f"is less than {allowed:.1%}. Use another backend."
-        )
+    if found <= allowed:
+        return
+    fault = (
+        f"are off by {found:.1%} of their spread, and rounding is less than "
+        f"{allowed:.1%}"
+        if math.isfinite(found)
+        else "are not finite, or those of the original are all alike"
+    )
+    raise UnsupportedModelError(
+        f"CTranslate2 converted {spec.model!r}, but not correctly: the logits of the "
+        f"converted model {fault}. Use another backend."
+    )

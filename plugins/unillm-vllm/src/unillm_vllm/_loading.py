@@ -22,6 +22,7 @@ from unillm.backend import (
     ENGINE_OPTIONS,
     Capability,
     Support,
+    check_tensors,
     keep_freed,
     refuse_pickles,
     without_adapter,
@@ -90,6 +91,8 @@ def open_engine(config: EngineConfig) -> VllmEngine:
     asked = options.pop(OWN_OPTION, None)
     if options.get("load_format", "auto") == "auto":  # it would load pickles
         refuse_pickles(config.path)
+        if "hf_overrides" not in options:
+            check_tensors(config.path)
     processes = EngineProcesses()
     try:
         with processes.starting(), environment(_unset(QUIET)), _undisturbed():
