@@ -100,7 +100,7 @@ def test_files_that_do_not_fit_together_are_refused_before_vllm_starts(model, fa
     assert time.perf_counter() - started < 5 + 30 * (fault == next(iter(FAULTS)))
 
 
-@pytest.mark.parametrize("kind", ["linear"])
+@pytest.mark.parametrize("kind", ["linear", "dynamic"])
 def test_scaling_extends_the_context_as_in_vllm(model, kind):
     edit(model / "config.json", rope_scaling={"type": kind, "factor": 2.0})
     edit(model / "generation_config.json", temperature="hot")

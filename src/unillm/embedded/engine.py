@@ -42,6 +42,7 @@ from ..model.sizes import KvShape
 from ..sampling import PromptLogprobs, Sampler
 from . import attention
 from .cache import ChunkStep, PromptStep, SlotCache, Step
+from .dynamic_rope import LengthsOfRows
 from .families import family_of
 from .grouping import group_by_length, group_by_width, width_for
 from .masks import Mask, Masks
@@ -121,6 +122,7 @@ class TransformersSlotEngine(SlotEngine):
     ) -> None:
         _check_slots(model, num_slots)
         _use_slot_attention(model)
+        self._lengths = LengthsOfRows(model)
         self._model: Any = model.eval()
         self.num_slots = num_slots
         self.max_model_len = max_model_len
@@ -275,7 +277,12 @@ class TransformersSlotEngine(SlotEngine):
         wanted = self._tensor([*ends, *asked.places])
         owners = [self._held(row) for row in rows]
         head = self._model.get_output_embeddings()
-        with self._adapters_of(owners), only_positions(head, wanted):
+        prompts = [len(chunk.request.prompt_token_ids) for chunk in group]
+        with (
+            self._lengths.of_prompts(prompts),
+            self._adapters_of(owners),
+            only_positions(head, wanted),
+        ):
             logits = forward(
                 self._model,
                 self._cache,

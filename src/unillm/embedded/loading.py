@@ -31,6 +31,7 @@ from ..model.checkpoint import (
 from ..model.memory import Limits, memory_needs, needs_of
 from ..model.positions import positions_of
 from . import families
+from .dynamic_rope import is_dynamic
 from .engine import TransformersSlotEngine
 from .families import family_of
 from .memory import (
@@ -151,6 +152,8 @@ def load_engine(
         )
         if not method:
             model.to(target)
+        # The frequencies of a step depend on its lengths, which no graph can.
+        eager = eager or is_dynamic(model)
         if not eager:
             _rearrange_weights(model)
     except (MemoryError, RuntimeError) as error:

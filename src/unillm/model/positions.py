@@ -73,7 +73,7 @@ def _short_context(config: Any) -> int:
 
 
 def _stretch(config: Any) -> float:
-    """Return the factor by which linear scaling extends the context.
+    """Return the factor by which linear and dynamic scaling extend the context.
 
     A config with another type, such as yarn or llama3, declares the context that it
     reaches with its factor. So do those of Gemma 3, whatever the type.
@@ -86,7 +86,7 @@ def _stretch(config: Any) -> float:
     factors = (
         rope.get("factor") or 1.0
         for rope in _ropes(config)
-        if _type_of(rope) == "linear" and _rotates(config, rope)
+        if _type_of(rope) in ("linear", "dynamic") and _rotates(config, rope)
     )
     return max(factors, default=1.0)
 
