@@ -105,6 +105,7 @@ def test_defaults_are_those_of_vllm():
         ("allowed_token_ids", "12"),
         ("bad_words", "word"),
         ("bad_words", [" "]),
+        ("bad_words", ["\ud800"]),
         ("bad_words", [3]),
         ("detokenize", 1),
         ("spaces_between_special_tokens", None),

@@ -178,11 +178,19 @@ def _as_allowed_token_ids(value: Iterable[int] | None) -> list[int] | None:
 
 
 def _as_bad_words(value: Iterable[str] | None) -> list[str]:
-    expected = "a list of texts that are not only spaces"
+    expected = "a list of valid Unicode texts that are not only spaces"
     words = list(as_items("bad_words", value, as_text, expected))
-    if not all(map(str.strip, words)):
+    if not all(map(_is_word, words)):
         raise refuse("bad_words", expected, words)
     return words
+
+
+def _is_word(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
+    return bool(text.strip())
 
 
 def _as_count(value: Any) -> int:

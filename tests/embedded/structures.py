@@ -161,6 +161,7 @@ _UNIONS = [
     {"anyOf": [{"anyOf": [BIT, {"type": "null"}]}, DIGIT]},
     {"oneOf": [{"type": "boolean"}, {"type": "null"}, DIGIT]},
     {"oneOf": [obj(a=BIT), obj(b=BIT)]},
+    {"oneOf": [{"enum": ["a", "b"]}, {"enum": ["b", 1]}, {"const": True}]},
     {"type": ["boolean", "null"]},
     {"type": ["string", "integer"], "maxLength": 4, "minimum": 0, "maximum": 99},
     {"allOf": [{"type": "integer", "minimum": 10}, {"maximum": 20}]},
@@ -242,6 +243,7 @@ _CHOICES = [
     [str(number) for number in range(60)],
     ["[", "("],
     ["a", "ab", "abc"],
+    [f"option {number} of many" for number in range(10_000)],
 ]
 _GRAMMARS = [
     ('start: "a" "b"', lambda text: text == "ab"),
@@ -258,6 +260,10 @@ _GRAMMARS = [
     (
         'start: verb " " noun\nverb: "see" | "take"\nnoun: "lamp" | "the" " " noun',
         lambda text: re.fullmatch(r"(see|take) (the )*lamp", text),
+    ),
+    (
+        'root ::= ("a" | "ab") "bc" word\nword ::= [a-z]{1,4} "z"',
+        lambda text: re.fullmatch("ab?bc[a-z]{1,4}z", text),
     ),
 ]
 

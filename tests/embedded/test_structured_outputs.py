@@ -24,7 +24,7 @@ from unillm.text import grammar as grammars
 from unillm.text.grammar import GrammarCompiler
 from unillm.text.loading import load_tokenizer
 
-SHARE = [*STRUCTURES[:-15:4], *STRUCTURES[-15:]]
+SHARE = [*STRUCTURES[:-17:4], *STRUCTURES[-17:]]
 """A quarter of the schemas and regexes, and all choices and grammars."""
 
 
@@ -311,7 +311,7 @@ def rules(line, count):
 
 
 LARGE = {
-    "choices": {"choice": [str(number) for number in range(20_000)]},
+    "choices": {"choice": [str(number) for number in range(200_000)]},
     "alternatives": {"regex": "|".join(["ab"] * 5_000)},
     "options": {"regex": "a?" * 8_000},
     "stars": {"regex": "(a*)*" * 3_000},

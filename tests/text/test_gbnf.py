@@ -91,6 +91,7 @@ GRAMMARS = {
     ),
     "an empty alternative": ('root ::= "a" rest\nrest ::= | "b"', ["a", "ab"], ["b"]),
     "lines": ('\n root ::=\n  "a" |\n  "b" ("c"\n | "d"\n)\r\n', ["a", "bd"], ["b"]),
+    "a rule over several lines": ('root ::= "a"\n  "b"\n  | "c"\nx ::= "d"', ["ab", "c"], ["a"]),
     "comments": ('# one\nroot ::= "a#" # two\n# three', ["a#"], ["a"]),
     "a rule without a space": ('root::="a"', ["a"], ["b"]),
 }  # fmt: skip
@@ -112,8 +113,8 @@ WRONG = {
     "no end of a string": ('root ::= "a', "ends within a string"),
     "no end of a class": ("root ::= [a", "ends within a string or a character class"),
     "no end of a group": ('root ::= ("a"', "`)` was expected"),
-    "an end of no group": ('root ::= "a")', "line 1, at ')': the end of the line was expected"),
-    "no rule": ('root ::= "a"\n"b"', "a rule `name ::= …` was expected"),
+    "an end of no group": ('root ::= "a")', "line 1, at ')': a rule `name ::= …` was expected"),
+    "no rule": ('"b"\nroot ::= "a"', "line 1, at '\"b\"': a rule `name ::= …` was expected"),
     "an escape": (r'root ::= "\q"', "an escape such as"),
     "half a surrogate pair": (r'root ::= "\ud800"', "an escape such as"),
     "a code that is too high": (r'root ::= "\U00110000"', "an escape such as"),

@@ -201,6 +201,18 @@ def test_both_forms_of_a_bad_word_are_banned(name, word):
         assert texts == {word.strip(), f" {word.strip()}"}
 
 
+@pytest.mark.parametrize("name", [name for name in SMALL if "piece bpe" not in name])
+def test_the_name_of_a_special_token_bans_the_token(name):
+    tokenizer = tokenizer_of(name)
+    [usual] = tokenizer.encode("</s>", add_special_tokens=False)[-1:]
+
+    banned = tokenise_bad_words(["</s>"], tokenizer, tokenizer.vocab_size)
+
+    assert ((2,) in banned) is (usual == 2)
+    state = compiler_of(name).compile(StructuredOutputs(choice=["</s>!"])).start()
+    assert 2 not in allowed(state)
+
+
 def test_a_word_without_tokens_needs_no_ban():
     tokenizer = tokenizer_of("unigram")
 

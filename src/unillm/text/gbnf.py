@@ -64,7 +64,7 @@ class _Reader:
 
     def lark(self) -> str:
         rules: dict[str, str] = {}
-        self._skip(lines=True)
+        self._skip()
         while self._at < len(self._text):
             match = _RULE.match(self._text, self._at)
             if match is None:
@@ -73,11 +73,8 @@ class _Reader:
             if name in rules:
                 raise self._wrong(f"the rule {name!r} is defined twice")
             self._at = match.end()
-            self._skip(lines=True)
+            self._skip()
             rules[name] = f"{self._name(name)}: {self._alternatives()}"
-            if self._here() not in ("", "\r", "\n"):
-                raise self._wrong("the end of the line was expected")
-            self._skip(lines=True)
         for name, at in self._used.items():
             if name not in rules:
                 self._at = at
@@ -88,21 +85,21 @@ class _Reader:
         options = [self._sequence()]
         while self._here() == "|":
             self._at += 1
-            self._skip(lines=True)
+            self._skip()
             options.append(self._sequence())
         return " | ".join(options)
 
     def _sequence(self) -> str:
         items: list[str] = []
         while True:
-            self._skip(lines=self._depth > 0)
+            self._skip()
             item = self._item()
             if item is None:
                 return " ".join(items) or '""'
-            self._skip(lines=self._depth > 0)
+            self._skip()
             while (repeat := self._repeat()) is not None:
                 item = f"({item}){repeat}"
-                self._skip(lines=self._depth > 0)
+                self._skip()
             items.append(item)
 
     def _item(self) -> str | None:
@@ -117,11 +114,12 @@ class _Reader:
         if here == ".":
             self._at += 1
             return _ANY
-        if match := _NAME.match(self._text, self._at):
+        match = _NAME.match(self._text, self._at)
+        if match and not _RULE.match(self._text, self._at):
             self._used.setdefault(match[0], self._at)
             self._at = match.end()
             return self._name(match[0])
-        if here in ("", "|", ")", "\r", "\n"):
+        if match or here in ("", "|", ")"):
             return None
         raise self._wrong(
             f"{here!r} is not supported; strings, character classes, names, groups and "
@@ -201,10 +199,9 @@ class _Reader:
     def _name(self, name: str) -> str:
         return self._names.setdefault(name, f"r{len(self._names)}")
 
-    def _skip(self, *, lines: bool) -> None:
-        """Skip spaces and comments, and ends of lines where they do not matter."""
-        spaces = " \t\r\n" if lines else " \t"
-        while (here := self._here()) and (here in spaces or here == "#"):
+    def _skip(self) -> None:
+        """Skip spaces, ends of lines and comments."""
+        while (here := self._here()) and (here in " \t\r\n" or here == "#"):
             if here == "#":
                 ends = (self._text.find(end, self._at) for end in "\r\n")
                 self._at = min(

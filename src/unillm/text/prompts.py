@@ -436,7 +436,7 @@ def _spell(text: str, tokenizer: Tokenizer) -> list[int] | None:
     """Return the usual ids of a text inside another; `None` if there are none."""
     if tokenizer.spelling is None:
         return tokenizer.encode(text, add_special_tokens=False)
-    return tokenizer.spelling.ids(text)
+    return tokenizer.spelling.ids(text, special=True)
 
 
 def _outside(token_ids: Iterable[int], vocab_size: int) -> list[int]:

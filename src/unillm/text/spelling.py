@@ -49,22 +49,27 @@ class Spelling:
         bytes_of_utf8 = {*range(0xC0), *range(0xC2, 0xF5)}
         return all(bytes([byte]) in self._ids for byte in bytes_of_utf8)
 
-    def ids(self, text: str) -> list[int] | None:
+    def ids(self, text: str, *, special: bool = False) -> list[int] | None:
         """Return ids whose pieces join to *text*; `None` if there are none.
 
         They are those of the tokenizer where it can be brought to spell the text, and
-        as few as possible otherwise. Special tokens are never among them.
+        as few as possible otherwise.
+
+        Args:
+            text: Of any length.
+            special: Take the name of a special token in the text for that token.
         """
         wanted = text.encode()
         for anchor in ("", *_ANCHORS):
             head = self._encode(anchor) if anchor else []
             ids = self._encode(anchor + text)
-            if ids[: len(head)] == head and self._spells(ids[len(head) :], wanted):
-                return ids[len(head) :]
+            tail = ids[len(head) :]
+            if ids[: len(head)] == head and self._spells(tail, wanted, special):
+                return tail
         return self._fewest(wanted)
 
-    def _spells(self, ids: list[int], wanted: bytes) -> bool:
-        if not self._special.isdisjoint(ids):
+    def _spells(self, ids: list[int], wanted: bytes, special: bool) -> bool:
+        if not special and not self._special.isdisjoint(ids):
             return False
         return b"".join([self._pieces[token_id] for token_id in ids]) == wanted
 
