@@ -84,8 +84,8 @@ refused: 1
 '3 4 5 ' stop 6
 '42' stop None
 PromptTooLongError 600 511 512
-The prompt has 600 tokens; at most 511 fit, because the context holds 512 tokens and \
-one must be left to generate. Shorten the prompt, pass \
+This model's maximum context length is 512 tokens. The prompt has 600 tokens; at most \
+511 fit, because one must be left to generate. Shorten the prompt, pass \
 SamplingParams(truncate_prompt_tokens=511) to keep its end, or create the Generator \
 with a larger max_model_len.
 """,

@@ -226,12 +226,14 @@ class PromptTooLongError(InvalidPromptError):
         self, *, prompt_tokens: int, max_prompt_tokens: int, max_model_len: int
     ) -> None:
         reason = (
-            f"the context holds {max_model_len} tokens and one must be left to generate"
+            "one must be left to generate"
             if max_prompt_tokens == max_model_len - 1
             else "the engine was built for this length"
         )
+        # Programs for vLLM look for its words, which are the first here.
         super().__init__(
-            f"The prompt has {prompt_tokens} tokens; at most {max_prompt_tokens} fit, "
+            f"This model's maximum context length is {max_model_len} tokens. The "
+            f"prompt has {prompt_tokens} tokens; at most {max_prompt_tokens} fit, "
             f"because {reason}. Shorten the prompt, pass "
             f"SamplingParams(truncate_prompt_tokens={max_prompt_tokens}) to keep its "
             "end, or create the Generator with a larger max_model_len."

@@ -47,8 +47,7 @@ log = logging.getLogger("unillm")
 class Generator(TextMethods):
     """One way to generate text, on any engine. Safe to use from several threads.
 
-    Use it in a ``with`` block, or call `close`. A forked child has no engine: every
-    call there raises `GeneratorForkedError`.
+    Use it in a ``with`` block, or call `close`. A forked child cannot use it.
 
     Args:
         model: Directory, hub id, or the bundled ``"unillm/tiny"``.
@@ -211,7 +210,7 @@ class Generator(TextMethods):
         Args:
             prompts: A text; a list of token ids; ``{"prompt": text}``;
                 ``{"prompt_token_ids": ids}``; ``{"messages": [...]}``, a conversation
-                that the chat template renders; or a list of any of these.
+                that the chat template renders; or a list, array or column of these.
             params: One `SamplingParams` for all prompts, a list with one for each, or
                 `None` for the model's own defaults.
             lora_request: One adapter for all prompts, a list with one or `None` for
@@ -459,8 +458,7 @@ class Generator(TextMethods):
     def close(self) -> None:
         """End all requests, which raise `GeneratorClosedError`, and free the engine.
 
-        Closing twice does nothing, and so does leaving a ``with`` block in a forked
-        child.
+        Closing twice does nothing; so does leaving a ``with`` block in a forked child.
         """
         if self._driver is not None:
             self._driver.owner.check()

@@ -73,6 +73,27 @@ def test_without_params_the_models_defaults_are_used(maker_for):
     assert request.params.temperature == 0.5
 
 
+def test_min_tokens_are_fitted_with_max_tokens(maker_for):
+    """vLLM checks neither against the context."""
+    params = SamplingParams(min_tokens=900, max_tokens=2000)
+
+    [completion] = maker_for(max_model_len=10).make((1, 2), params).completions
+
+    assert completion.request.max_new_tokens == 8
+    assert completion.request.params.min_tokens == 8
+    with pytest.raises(InvalidParameterError, match=r"max_tokens=2000 .* leaves 8"):
+        maker_for(max_model_len=10, strict_length=True).make((1, 2), params)
+
+
+def test_a_cache_salt_needs_a_backend_that_honours_it(maker_for):
+    prompt = {"prompt": "a", "cache_salt": "mine"}
+    able = maker_for(capabilities=Capabilities(fields={"cache_salt": Capability()}))
+
+    assert requests_of(able.make(prompt, None))[0].cache_salt == "mine"
+    with pytest.raises(UnsupportedParameterError, match="cannot honour cache_salt"):
+        maker_for().make(prompt, None)
+
+
 def test_later_assignments_do_not_reach_a_request(maker_for):
     params = SamplingParams(max_tokens=5)
 

@@ -117,7 +117,8 @@ def test_one_prompt_becomes_a_value(item, expected):
         (b"a", "got bytes"),
         ({}, 'needs "prompt" or "prompt_token_ids"'),
         ({"text": "a"}, "unknown keys text"),
-        ({"prompt": "a", "multi_modal_data": {}}, "unknown keys multi_modal_data"),
+        ({"prompt": "a", "multi_modal_data": {"image": 1}}, '"multi_modal_data"'),
+        ({"prompt": "a", "cache_salt": ""}, '"cache_salt" must be a text'),
         ({"prompt": [1]}, '"prompt" must be a text, got list'),
         ({"prompt_token_ids": "a"}, "got str"),
         (np.array([[1, 2]]), "one dimension, got 2"),
@@ -235,7 +236,7 @@ def test_new_tokens_are_fitted_to_the_context(tokenizer, length, max_tokens, exp
 def test_strict_length_refuses_with_the_numbers(tokenizer):
     with pytest.raises(
         InvalidParameterError,
-        match=r"max_tokens=7 .* has 10 .* holds 16, which leaves 6",
+        match=r"max_tokens=7 .* length is 16 tokens .* has 10, which leaves 6",
     ) as caught:
         prepare(
             tokens(10),

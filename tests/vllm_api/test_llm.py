@@ -186,13 +186,53 @@ def test_tokenization_kwargs_truncate_a_prompt(tiny):
     assert params.truncate_prompt_tokens is None
 
 
+def test_tokenization_kwargs_leave_special_tokens_out_or_change_nothing(tiny):
+    params = SamplingParams(max_tokens=1)
+    neutral = {
+        "add_special_tokens": True,
+        "truncation": False,
+        "padding": "do_not_pad",
+        "max_length": None,
+        "needs_detokenization": True,
+    }
+
+    def ids(prompt, **asked):
+        [output] = tiny.generate(
+            prompt, params, use_tqdm=False, tokenization_kwargs=asked
+        )
+        return output.prompt_token_ids
+
+    whole = tiny.get_tokenizer()(COUNT)["input_ids"]
+    assert ids(COUNT, **neutral) == whole
+    for prompt in (COUNT, {"prompt": COUNT}, [COUNT]):
+        assert ids(prompt, add_special_tokens=False) == whole[1:]
+    assert ids(whole, add_special_tokens=False) == whole
+
+
+def test_prompts_with_the_keys_of_vllm_are_taken(tiny):
+    prompt = {
+        "prompt": COUNT,
+        "multi_modal_data": None,
+        "mm_processor_kwargs": {},
+        "cache_salt": "of one user",
+    }
+
+    [output] = tiny.generate(prompt, use_tqdm=False)
+
+    assert output.text == NUMBERS
+    with pytest.raises(ValueError, match="maximum context length is 128 tokens"):
+        tiny.generate([5] * 512, use_tqdm=False)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tokenization_kwargs": {"add_special_tokens": False}}, "add_special_tokens"),
+        ({"tokenization_kwargs": {"do_lower_case": True}}, "do_lower_case=True"),
+        ({"tokenization_kwargs": {"add_special_tokens": 1}}, "add_special_tokens=1"),
+        ({"tokenization_kwargs": ["padding"]}, "must be a dict or None"),
         ({"mm_processor_kwargs": {"size": 5}}, "text and token ids"),
     ],
-    ids=["tokenization_kwargs", "mm_processor_kwargs"],
+    ids=["value", "type", "list", "mm_processor_kwargs"],
 )
 def test_a_keyword_that_no_backend_honours_is_refused(tiny, options, message):
     with pytest.raises(UnsupportedParameterError, match=message):

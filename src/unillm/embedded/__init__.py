@@ -42,6 +42,7 @@ class TransformersBackend(Backend):
                 support=Support.EMULATED,
                 reason="the core masks the tokens that a grammar forbids",
             ),
+            "cache_salt": Capability(),  # it caches no prompt
             "lora": Capability(),
         }
     )

@@ -72,8 +72,9 @@ SAMPLING_FIELDS = frozenset(
 The core alone honours the others: stop strings, special tokens in the text, truncation.
 """
 
-FEATURES = frozenset({"lora"})
-"""Features that are unsupported unless a backend declares them. ``"lora"``: requests
+FEATURES = frozenset({"cache_salt", "lora"})
+"""Features that are unsupported unless a backend declares them. ``"cache_salt"``: a
+request uses the cached prompts of requests of its own salt alone. ``"lora"``: requests
 that name an adapter."""
 
 
@@ -179,6 +180,9 @@ class EngineRequest:
     """The compiled `SamplingParams.structured_outputs`, for an engine that declares the
     field as emulated; `None` for all others. It is the one value here that cannot leave
     its process."""
+    cache_salt: str | None = None
+    """Requests of different salts share no cached prompt; for an engine that declares
+    ``"cache_salt"``."""
     lora_request: LoRARequest | None = None
     """The adapter to compute with, for an engine that declares ``"lora"``. Its path is
     absolute, and the core has checked its files."""

@@ -227,6 +227,8 @@ class RequestMaker:
         )
         if params is self.text.defaults.params:  # the caller's are copies
             prepared, params = self.text.defaults.fit(prepared, params)
+        if params.min_tokens > prepared.max_new_tokens:  # fitted with `max_tokens`
+            params = attrs.evolve(params, min_tokens=prepared.max_new_tokens)
         stop_token_ids = frozenset() if params.ignore_eos else self.text.eos.ids
         if params.stop_token_ids:  # else all requests share one set
             stop_token_ids = stop_token_ids.union(params.stop_token_ids)
@@ -246,6 +248,7 @@ class RequestMaker:
             arrival=number,
             bad_words_token_ids=bad_words,
             grammar=grammar,
+            cache_salt=self._check_salt(prompt.cache_salt),
             lora_request=adapter,
         )
         self._check_aspects(first)
@@ -359,6 +362,17 @@ class RequestMaker:
                 value=lora_request,
             )
         return self._adapters.check(lora_request)
+
+    def _check_salt(self, salt: str | None) -> str | None:
+        capability = self.capabilities.of("cache_salt")
+        if salt is not None and capability.support is Support.UNSUPPORTED:
+            raise UnsupportedParameterError(
+                f"The backend {self.backend!r} cannot honour cache_salt={salt!r}: "
+                f"{capability.reason}. {self._others_with('cache_salt')}",
+                parameter="cache_salt",
+                value=salt,
+            )
+        return salt
 
     def _others_with(self, field: str) -> str:
         names = [

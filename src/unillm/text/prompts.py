@@ -23,17 +23,25 @@ from ..errors import (
     UnsupportedParameterError,
 )
 from ..params import SamplingParams
+from .containers import as_list, is_container, plain_value
 
 if TYPE_CHECKING:
     from ..engines.base import EngineLimits
     from .tokenizer import Tokenizer
+
+_MEDIA = frozenset(
+    {"multi_modal_data", "multi_modal_uuids", "mm_processor_kwargs", "media_io_kwargs"}
+)
+"""Keys of vLLM's prompts that are taken without a value."""
+
+_KEYS = _MEDIA | {"prompt", "prompt_token_ids", "cache_salt"}
 
 _NAMED = 5
 """Most wrong ids that a message names."""
 
 _FORMS = (
     'a text, a list of token ids, {"prompt": text}, {"prompt_token_ids": ids}, '
-    '{"messages": conversation}, or a list of these'
+    '{"messages": conversation}, or a list, an array or a column of these'
 )
 
 
@@ -69,14 +77,17 @@ class MessagesPrompt(TypedDict, total=False):
 
 
 class TokenArray(Protocol):
-    """**Protocol:** token ids in an array of numpy, torch or the like."""
+    """**Protocol:** an array or a column of numpy, torch, pandas or the like.
+
+    Integers are the token ids of one prompt; anything else is a list of prompts.
+    """
 
     @property
     def ndim(self) -> int:
         """Number of dimensions; a prompt has one."""
 
     def tolist(self) -> Any:
-        """Return the ids as a list."""
+        """Return the values as a list."""
 
 
 PromptType = (
@@ -101,6 +112,7 @@ class PlainText:
     """A text that needs special tokens around it, such as BOS."""
 
     text: str
+    cache_salt: str | None = None
 
 
 @attrs.frozen
@@ -108,6 +120,7 @@ class RenderedText:
     """A text of a chat template, which holds its special tokens already."""
 
     text: str
+    cache_salt: None = None
 
 
 @attrs.frozen
@@ -116,6 +129,7 @@ class TokenIds:
 
     token_ids: Sequence[Any]
     text: str | None = None
+    cache_salt: str | None = None
 
 
 Prompt = PlainText | RenderedText | TokenIds
@@ -142,19 +156,23 @@ class PreparedPrompt:
 def as_prompts(prompts: Any) -> list[Any]:
     """Split the argument of `generate` into single, unchecked prompts.
 
-    A text, a dict, a range, an array and a list that begins with an integer are one
-    prompt.
+    A text, a dict, a range, and a list, an array or a column that begins with an
+    integer are one prompt.
 
     Raises:
         PromptTypeError: The argument is neither a prompt nor a list of prompts.
     """
-    if isinstance(prompts, (str, Mapping, range)) or _is_array(prompts):
+    if isinstance(prompts, (str, Mapping, range)):
         return [prompts]
-    if not _is_list(prompts):
+    if is_container(prompts):
+        if getattr(prompts, "ndim", 1) != 1:
+            return [prompts]  # which is refused as one
+        values = as_list(prompts)
+    elif _is_list(prompts):
+        values = list(prompts)
+    else:
         raise _wrong_form(prompts)
-    if prompts and _is_integer(prompts[0]):
-        return [prompts]
-    return list(prompts)
+    return [prompts] if values and _is_integer(values[0]) else values
 
 
 def as_conversations(messages: Any) -> list[Any]:
@@ -164,6 +182,8 @@ def as_conversations(messages: Any) -> list[Any]:
         PromptTypeError: The argument is neither a list of messages nor a list of such
             lists.
     """
+    if is_container(messages):
+        messages = as_list(messages)
     if not _is_list(messages):
         raise PromptTypeError(
             'A conversation must be a list of messages such as {"role": "user", '
@@ -181,6 +201,7 @@ def normalise(item: Any) -> Prompt:
     Raises:
         PromptTypeError: The prompt has a form that is not supported.
     """
+    item = plain_value(item)
     if isinstance(item, (PlainText, RenderedText, TokenIds)):
         return item
     if isinstance(item, str):
@@ -191,11 +212,22 @@ def normalise(item: Any) -> Prompt:
 
 
 def _normalise_dict(item: Mapping[str, Any]) -> Prompt:
-    unknown = sorted(map(str, item.keys() - {"prompt", "prompt_token_ids"}))
+    unknown = sorted(map(str, item.keys() - _KEYS))
     if unknown:
         raise PromptTypeError(
             f"A prompt dict has the unknown keys {', '.join(unknown)}; it takes "
-            '"prompt" and "prompt_token_ids".'
+            '"prompt", "prompt_token_ids" and "cache_salt".'
+        )
+    for key in _MEDIA:
+        if item.get(key):
+            raise PromptTypeError(
+                f'A prompt dict has "{key}", and no backend takes more than text: '
+                "leave it out, or pass None."
+            )
+    salt = item.get("cache_salt")
+    if salt is not None and not (isinstance(salt, str) and salt):
+        raise PromptTypeError(
+            f'"cache_salt" must be a text that is not empty, got {salt!r}.'
         )
     text = item.get("prompt")
     ids = item.get("prompt_token_ids")
@@ -205,22 +237,22 @@ def _normalise_dict(item: Mapping[str, Any]) -> Prompt:
             '"prompt_token_ids".'
         )
     if ids is not None:
-        return TokenIds(_as_ids(ids), text)
+        return TokenIds(_as_ids(ids), text, cache_salt=salt)
     if text is None:
         raise PromptTypeError(
             'A prompt dict needs "prompt" or "prompt_token_ids", got neither.'
         )
-    return PlainText(text)
+    return PlainText(text, cache_salt=salt)
 
 
 def _as_ids(item: Any) -> Sequence[Any]:
-    if _is_array(item):
-        if item.ndim != 1:
+    if is_container(item):
+        if getattr(item, "ndim", 1) != 1:
             raise InvalidPromptError(
                 f"An array of token ids must have one dimension, got {item.ndim}. "
                 "Pass one array a prompt, without its padding."
             )
-        return list(item.tolist())
+        return as_list(item)
     if _is_list(item):
         return item
     raise _wrong_form(item)
@@ -232,11 +264,6 @@ def _wrong_form(item: Any) -> PromptTypeError:
 
 def _is_list(item: Any) -> TypeGuard[Sequence[Any]]:
     return isinstance(item, Sequence) and not isinstance(item, (str, bytes, bytearray))
-
-
-def _is_array(item: Any) -> bool:
-    """Whether *item* is an array of numpy, torch or the like, which stay unimported."""
-    return hasattr(item, "tolist") and hasattr(item, "ndim")
 
 
 def _is_integer(item: Any) -> bool:
@@ -295,7 +322,8 @@ def prepare(
     asked = room if params.max_tokens is None else params.max_tokens
     if asked > room and strict_length:
         raise _no_room("max_tokens", asked, len(kept), limits)
-    if params.min_tokens > room:
+    # As in vLLM, a `max_tokens` that is fitted takes `min_tokens` with it.
+    if params.min_tokens > asked:
         raise _no_room("min_tokens", params.min_tokens, len(kept), limits)
     return PreparedPrompt(
         text=prompt.text,
@@ -312,10 +340,10 @@ def _no_room(
     context = limits.max_model_len
     fitting = " or strict_length=False" if parameter == "max_tokens" else ""
     return InvalidParameterError(
-        f"{parameter}={value} does not fit: the prompt has {prompt_tokens} tokens and "
-        f"the context holds {context}, which leaves {context - prompt_tokens}. Lower "
-        f"{parameter}, shorten the prompt, or create the Generator with a larger "
-        f"max_model_len{fitting}.",
+        f"{parameter}={value} does not fit: this model's maximum context length is "
+        f"{context} tokens and the prompt has {prompt_tokens}, which leaves "
+        f"{context - prompt_tokens}. Lower {parameter}, shorten the prompt, or create "
+        f"the Generator with a larger max_model_len{fitting}.",
         parameter=parameter,
         value=value,
     )

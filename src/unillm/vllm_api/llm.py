@@ -46,6 +46,7 @@ from .engine_args import (
 from .engine_view import LLMEngine, ModelConfig, metrics_of
 from .foreign import taken_adapters, taken_params
 from .names import UNAVAILABLE_MEMBERS
+from .tokenization import as_changes, with_special_tokens
 from .v1.metrics.reader import Metric
 
 
@@ -193,7 +194,9 @@ class LLM:
             use_tqdm: Show a progress bar; or a callable that makes one.
             lora_request: One adapter for all, a list with one or `None` for each.
             priority: Lower is sooner; one for all or a list with one for each.
-            tokenization_kwargs: ``{"truncate_prompt_tokens": k}`` and no other key.
+            tokenization_kwargs: May hold ``truncate_prompt_tokens``,
+                ``add_special_tokens``, and vLLM's other keys with values that change
+                nothing.
             mm_processor_kwargs: `None`, because prompts are text and token ids.
 
         Returns:
@@ -208,9 +211,10 @@ class LLM:
         """
         if self._only_ids:
             _refuse_texts(prompts)
+        changes = as_changes(tokenization_kwargs, special_tokens=True)
         return self._generator.generate(
-            prompts,
-            self._params(sampling_params, tokenization_kwargs, mm_processor_kwargs),
+            with_special_tokens(prompts, tokenization_kwargs),
+            self._params(sampling_params, changes, mm_processor_kwargs),
             use_tqdm=use_tqdm,
             lora_request=taken_adapters(lora_request),
             priority=0 if priority is None else priority,
@@ -283,7 +287,8 @@ class LLM:
             continue_final_message: Continue the last message instead.
             tools: Functions or their JSON schemas, for templates that offer tools.
             chat_template_kwargs: Further variables for the template.
-            tokenization_kwargs: ``{"truncate_prompt_tokens": k}`` and no other key.
+            tokenization_kwargs: May hold ``truncate_prompt_tokens``, and vLLM's other
+                keys with values that change nothing.
             mm_processor_kwargs: `None`, because prompts are text and token ids.
 
         Returns:
@@ -295,9 +300,10 @@ class LLM:
         """
         if self._only_ids:
             _refuse_texts("messages")
+        changes = as_changes(tokenization_kwargs, special_tokens=False)
         return self._generator.chat(
             messages,
-            self._params(sampling_params, tokenization_kwargs, mm_processor_kwargs),
+            self._params(sampling_params, changes, mm_processor_kwargs),
             use_tqdm=use_tqdm,
             lora_request=taken_adapters(lora_request),
             priority=0 if priority is None else priority,
@@ -312,10 +318,10 @@ class LLM:
     def _params(
         self,
         given: ParamsLike,
-        tokenization: Mapping[str, Any] | None,
+        changes: dict[str, Any],
         processing: Mapping[str, Any] | None,
     ) -> ParamsLike:
-        """Return the params of a call, with those that *tokenization* names."""
+        """Return the params of a call, with the changes of `tokenization_kwargs`."""
         if processing:
             raise UnsupportedParameterError(
                 f"mm_processor_kwargs={processing!r} cannot be honoured: prompts are "
@@ -323,16 +329,7 @@ class LLM:
                 parameter="mm_processor_kwargs",
                 value=processing,
             )
-        for key in set(tokenization or ()) - {"truncate_prompt_tokens"}:
-            raise UnsupportedParameterError(
-                f"tokenization_kwargs has {key!r}, which cannot be honoured; it takes "
-                "'truncate_prompt_tokens'. To tokenise in another way, pass "
-                '{"prompt_token_ids": ids}.',
-                parameter="tokenization_kwargs",
-                value=tokenization,
-            )
         params: Any = self._default_params if given is None else taken_params(given)
-        changes = {**(tokenization or {})}
         if self._only_ids:
             changes["detokenize"] = False
         if not changes:

@@ -26,7 +26,16 @@ from .names import UNAVAILABLE_IMPORTS, VLLM_VERSION
 _REAL = "vllm"
 _FACE_OF = __package__
 _PRIVATE = frozenset(
-    {"beam_search", "engine_args", "engine_view", "foreign", "llm", "names", "shim"}
+    {
+        "beam_search",
+        "engine_args",
+        "engine_view",
+        "foreign",
+        "llm",
+        "names",
+        "shim",
+        "tokenization",
+    }
 )
 """Modules of this package that have no counterpart in vLLM."""
 

@@ -62,6 +62,7 @@ class CTranslate2Backend(Backend):
     )
     capabilities = Capabilities(
         fields={
+            "cache_salt": Capability(),  # it caches no prompt
             "logprobs": Capability(
                 support=Support.EMULATED,
                 reason="read from the logits of a run of one row, so such requests run "

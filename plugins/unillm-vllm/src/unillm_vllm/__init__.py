@@ -30,7 +30,9 @@ class VllmBackend(Backend):
     auto_rank = 10
     option_names = None  # every field of EngineArgs, which vLLM checks
     engine_options = ENGINE_OPTIONS
-    capabilities = Capabilities(fields={"lora": Capability()})
+    capabilities = Capabilities(
+        fields={"cache_salt": Capability(), "lora": Capability()}
+    )
 
     @override
     def availability(self) -> Availability:

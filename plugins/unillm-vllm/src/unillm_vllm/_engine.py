@@ -113,11 +113,7 @@ class VllmEngine(Engine):
             try:
                 prepared = self._engine.input_processor.process_inputs(
                     request.request_id,
-                    # A real list: vLLM's in-process engine chokes on a tuple.
-                    {
-                        "type": "token",
-                        "prompt_token_ids": list(request.prompt_token_ids),
-                    },
+                    _prompt(request),
                     self._sampling_params(request),
                     supported_tasks=self._engine.get_supported_tasks(),
                     lora_request=self._adapter(request),
@@ -325,6 +321,16 @@ def _read_logprobs(received: Any, asked: int | None) -> list[TokenLogprobs]:
             ids.tolist(), logprobs.tolist(), ranks.tolist(), strict=True
         )
     ]
+
+
+def _prompt(request: EngineRequest) -> dict[str, Any]:
+    """Return the prompt in vLLM's form."""
+    # A real list: vLLM's in-process engine chokes on a tuple.
+    ids = list(request.prompt_token_ids)
+    prompt = {"type": "token", "prompt_token_ids": ids}
+    if request.cache_salt is not None:
+        prompt["cache_salt"] = request.cache_salt
+    return prompt
 
 
 def _refuse_impossible(request: EngineRequest) -> None:
