@@ -123,7 +123,7 @@ class CallReader(PartReader):
         return True
 
     def _read_no_call(self) -> bool:
-        """Read the text of an object that is no call; calls may follow."""
+        """Go back to content; calls may follow."""
         self._read = self._read_content
         return True
 
@@ -249,7 +249,7 @@ class ArrayReader(CallReader):
         return bool(following)
 
     def _read_plain(self) -> bool:
-        """Read text that is no array."""
+        """Read text without an array."""
         self._read = self._read_content
         return True
 
