@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import unillm
 
@@ -17,6 +18,9 @@ from . import options
 from .commands import command
 from .options import Option
 
+if TYPE_CHECKING:
+    from ..server.shadow import ShadowSettings
+
 KEY_VARIABLE = "UNILLM_API_KEY"
 """Environment variable with a key of the server."""
 
@@ -24,6 +28,7 @@ _server = functools.partial(Option, panel="Server")
 _security = functools.partial(Option, panel="Security")
 _answers = functools.partial(Option, panel="Models and answers")
 _load = functools.partial(Option, panel="Load and faults")
+_shadowing = functools.partial(Option, panel="A second engine")
 
 
 def _read_modules(texts: list[str]) -> dict[str, str]:
@@ -189,6 +194,36 @@ class Load(TypedDict, total=False):
     restart_engine: Annotated[bool, _load("Make the engine anew when it has died.")]
 
 
+class Shadowing(TypedDict, total=False):
+    """Options of the second engine."""
+
+    shadow: Annotated[
+        str,
+        _shadowing(
+            "Backend of a second engine, which repeats a share of the greedy requests; "
+            "/shadow says where its answers differ.",
+            "NAME",
+        ),
+    ]
+    shadow_share: Annotated[
+        float, _shadowing("Share of the greedy requests. Default: 0.05.", "SHARE")
+    ]
+    shadow_python: Annotated[
+        str,
+        _shadowing(
+            "Interpreter whose environment has unillm and the second engine.", "PATH"
+        ),
+    ]
+    shadow_option: Annotated[
+        Mapping[str, Any],
+        _shadowing(
+            "Option of the generator for the second engine alone; may be repeated.",
+            "KEY=VALUE",
+            read=options.parse_key_values,
+        ),
+    ]
+
+
 @command
 def serve(
     model: options.ModelArgument = "unillm/tiny",
@@ -197,6 +232,7 @@ def serve(
     security: Security,
     answers: Answers,
     load: Load,
+    shadowing: Shadowing,
     engine: options.Serving,
 ) -> None:
     """Serve a model over HTTP, compatible with OpenAI's API.
@@ -218,6 +254,8 @@ def serve(
     given["access_log"] = not given.pop("disable_access_log", False)
     if answers.get("lora_modules"):
         engine.setdefault("enable_lora", True)
+    if shadowing:
+        given["shadow"] = _shadow(shadowing, engine)
     for name in ("allowed_origins", "served_model_name"):
         given[name] = tuple(given.get(name, ()))
     run.serve(
@@ -229,6 +267,21 @@ def serve(
 
 _QUEUE = ("max_queued_requests", "max_queued_tokens")
 """Options of the generator that stand beside those of the server."""
+
+
+def _shadow(given: Shadowing, engine: Mapping[str, Any]) -> ShadowSettings:
+    """Return the second engine: the first one's options, and its own before them."""
+    from ..server.shadow import ShadowSettings
+
+    if "shadow" not in given:
+        raise ConfigError("The options of a second engine need --shadow NAME.")
+    of_first = {name: engine[name] for name in engine if name != "backend_options"}
+    return ShadowSettings(
+        backend=given["shadow"],
+        share=given.get("shadow_share", 0.05),
+        python=given.get("shadow_python", sys.executable),
+        options={**of_first, **given.get("shadow_option", {})},
+    )
 
 
 def _keys_of_environment() -> list[str]:

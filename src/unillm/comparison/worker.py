@@ -77,7 +77,7 @@ class Done:
 
 def main() -> None:
     """Answer one task and exit."""
-    output = _take_stdout()
+    output = take_stdout()
 
     def send(**line: Any) -> None:
         output.write(CONVERTER.dumps(line) + "\n")
@@ -93,7 +93,7 @@ def main() -> None:
         sys.exit(1)
 
 
-def _take_stdout() -> TextIO:
+def take_stdout() -> TextIO:
     """Return a stream to the caller; other prints go to standard error from now on."""
     stream = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -141,13 +141,13 @@ def _answer_all(task: Task, prompts: Sequence[Any], send: Any) -> None:
         )
         send(ready=ready)
         greedy = SamplingParams(temperature=0, max_tokens=task.max_tokens)
-        answers = [_answer(each) for each in _outcomes(generator, prompts, greedy)]
+        answers = [answer_of(each) for each in _outcomes(generator, prompts, greedy)]
         for answer in answers:
             send(answer=answer)
         start = time.perf_counter()
         again = generator.generate(prompts, greedy, on_error="return")
         seconds = time.perf_counter() - start
-    repeated = [_answer(each).token_ids for each in again]
+    repeated = [answer_of(each).token_ids for each in again]
     done = Done(
         seconds=seconds,
         num_tokens=sum(map(len, repeated)),
@@ -170,7 +170,12 @@ def _outcomes(
     return outcomes
 
 
-def _answer(outcome: RequestOutput | Exception) -> Answer:
+def answer_of(outcome: RequestOutput | Exception) -> Answer:
+    """Return an outcome as an answer.
+
+    Raises:
+        EngineError: The outcome is an error of every prompt.
+    """
     if isinstance(outcome, EngineError):  # of every prompt
         raise outcome
     if isinstance(outcome, Exception):

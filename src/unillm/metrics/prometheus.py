@@ -69,6 +69,17 @@ _SLOT_COUNTERS = (
 
 
 @attrs.frozen(kw_only=True)
+class ShadowCounts:
+    """Requests that a second engine has repeated."""
+
+    verdicts: Mapping[str, int]
+    """By how the two answers relate."""
+    dropped: int
+    latencies: Mapping[str, Histogram]
+    """By side: "first" and "shadow"."""
+
+
+@attrs.frozen(kw_only=True)
 class Snapshot:
     """Facts about a server at the time of a scrape."""
 
@@ -81,6 +92,7 @@ class Snapshot:
     engine_up: bool
     restarts: int
     info: Mapping[str, str]
+    shadow: ShadowCounts | None = None
 
 
 def render(snapshot: Snapshot, accept: str) -> tuple[bytes, str]:
@@ -101,6 +113,8 @@ class _Families(Collector):
         yield from self._requests()
         if self._snapshot.stats:
             yield from self._load(self._snapshot.stats)
+        if self._snapshot.shadow is not None:
+            yield from self._shadow(self._snapshot.shadow)
 
     def _state(self) -> Iterator[Metric]:
         snapshot = self._snapshot
@@ -133,6 +147,26 @@ class _Families(Collector):
         for name, key, about in _SLOT_COUNTERS:
             if key in engine:
                 yield self._counter(name, about, engine[key])
+
+    def _shadow(self, shadow: ShadowCounts) -> Iterator[Metric]:
+        model = self._snapshot.model
+        yield _by_label(
+            "shadow_compared",
+            "Requests that both engines answered, by how the answers relate.",
+            "verdict",
+            [(model, shadow.verdicts)],
+        )
+        yield self._counter(
+            "shadow_dropped", "Requests that found the shadow busy.", shadow.dropped
+        )
+        family = HistogramMetricFamily(
+            "unillm:shadow_e2e_request_latency_seconds",
+            "From arrival to the last token, of the compared requests.",
+            labels=[*_MODEL, "side"],
+        )
+        for side, each in shadow.latencies.items():
+            family.add_metric([model, side], list(each.buckets()), each.total)
+        yield family
 
     def _gauge(self, name: str, about: str, *labels: str) -> GaugeMetricFamily:
         return GaugeMetricFamily(f"unillm:{name}", about, labels=[*_MODEL, *labels])

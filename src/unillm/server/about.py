@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
@@ -48,6 +49,7 @@ class About:
         serving = self._service.serving
         generator = serving.present()
         stats: Mapping[str, Any] = {}
+        shadow = self._service.shadow
         with contextlib.suppress(GeneratorClosedError):
             stats = generator.stats() if generator is not None else {}
         snapshot = Snapshot(
@@ -55,6 +57,7 @@ class About:
             served=dict(self._service.served),
             stats=stats,
             engine_up=serving.alive(),
+            shadow=None if shadow is None else shadow.counts(),
             restarts=serving.restarts,
             info={
                 "version": unillm.__version__,
@@ -75,6 +78,13 @@ class About:
             openapi.page(unillm.__version__),
             headers={"content-security-policy": policy},
         )
+
+    async def shadow(self, _: Request) -> Response:
+        """Serve ``GET /shadow``: how often the second engine agreed, and where not."""
+        shadow = self._service.shadow
+        if shadow is None:
+            raise HTTPException(404)
+        return json_response(shadow.report())
 
     async def models(self, _: Request) -> Response:
         """Serve ``GET /v1/models``."""

@@ -54,6 +54,7 @@ def make_app(service: Service) -> Starlette:
             Route("/", page.index),
             Route("/page/{name}", page.file),
             Route("/activity", page.activity),
+            Route("/shadow", about.shadow),
             Route("/health", about.health),
             Route("/version", about.version),
             Route("/metrics", about.metrics),

@@ -63,7 +63,7 @@ class Generation:
                 return prompts
             return [_without_special_tokens(generator, prompt) for prompt in prompts]
 
-        handles = await self._submit(body, params, prepared)
+        handles = await self._submit(request, body, params, prepared)
 
         def text_of(handle: RequestHandle) -> str:
             if not body.echo:
@@ -93,7 +93,7 @@ class Generation:
             ids = generator.tokenize(prompt, add_special_tokens=True)
             return [{"prompt_token_ids": ids}]
 
-        handles = await self._submit(body, params, prepared)
+        handles = await self._submit(request, body, params, prepared)
         writer = ChatWriter(
             self._answering(request, body, params),
             body,
@@ -109,7 +109,7 @@ class Generation:
         check_tools(chat, parser=self._service.settings.tool_call_parser)
         params = chat_params(chat, self._service.default_params())
         prompt = chat_prompt(chat, trust_templates=False)
-        handles = await self._submit(chat, params, lambda: [prompt])
+        handles = await self._submit(request, chat, params, lambda: [prompt])
         writer = ResponseWriter(
             self._answering(request, chat, params),
             read.body,
@@ -150,6 +150,7 @@ class Generation:
 
     async def _submit(
         self,
+        request: Request,
         body: SamplingBody,
         params: SamplingParams,
         prepared: Callable[[], list[Any]],
@@ -176,6 +177,9 @@ class Generation:
         except BaseException:
             _cancel(handles)
             raise
+        shadow = self._service.shadow
+        if shadow is not None and served.adapter is None:
+            shadow.follow(request.state.request_id, handles, params)
         return handles
 
     async def _respond(

@@ -24,6 +24,7 @@ from .models import Models
 from .service import Service
 from .serving import Serving
 from .settings import ServerSettings
+from .shadow import Shadow
 
 if TYPE_CHECKING:
     from .. import Generator
@@ -78,6 +79,7 @@ async def _serve(
             settings.lora_modules,
             int(time.time()),
         ),
+        shadow=None if settings.shadow is None else Shadow(model, settings.shadow),
     )
 
     def stop(again: bool) -> None:
@@ -97,10 +99,14 @@ async def _serve(
 
     running.add_done_callback(failed)
     try:
+        if service.shadow is not None:
+            service.shadow.start()
         await server.serve()
     finally:
         running.cancel()
         await asyncio.to_thread(serving.close)
+        if service.shadow is not None:
+            await asyncio.to_thread(service.shadow.close)
     if running.done() and not running.cancelled():
         running.result()  # raises why the generator could not be made
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .models import Models
     from .serving import Serving
     from .settings import ServerSettings
+    from .shadow import Shadow
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -37,6 +38,8 @@ class Service:
     models: Models
     activity: Activity = attrs.field(factory=Activity)
     """The last requests, for the page."""
+    shadow: Shadow | None = None
+    """The second engine."""
     served: defaultdict[str, Served] = attrs.field(factory=lambda: defaultdict(Served))
     """Counters by name of the model; only names of `models` are keys."""
 

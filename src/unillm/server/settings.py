@@ -13,6 +13,7 @@ import attrs
 from ..errors import ConfigError
 from ..protocol.reasoning import REASONING_READERS
 from ..protocol.tool_calls import CALL_READERS
+from .shadow import ShadowSettings
 
 MEBIBYTE = 2**20
 
@@ -64,6 +65,8 @@ class ServerSettings:
     """Seconds that running requests have to finish after SIGTERM."""
     restart_engine: bool = False
     """Whether an engine that died is made anew."""
+    shadow: ShadowSettings | None = None
+    """A second engine that repeats requests; `None` for none."""
     access_log: bool = True
     log_level: str = "info"
 
@@ -74,6 +77,11 @@ class ServerSettings:
             raise ConfigError("An API key is empty. Give it a text, or leave it out.")
         _check_name("--tool-call-parser", self.tool_call_parser, CALL_READERS)
         _check_name("--reasoning-parser", self.reasoning_parser, REASONING_READERS)
+        if self.shadow is not None and not 0 < self.shadow.share <= 1:
+            raise ConfigError(
+                f"--shadow-share must be above 0 and at most 1, got "
+                f"{self.shadow.share}."
+            )
         if bool(self.ssl_keyfile) != bool(self.ssl_certfile):
             raise ConfigError("TLS needs both --ssl-keyfile and --ssl-certfile.")
 
