@@ -35,6 +35,7 @@ SWAP = ("pytest", "--confcutdir=tests", "-k", "not transformers", "tests/test_sw
 """One program on each engine that a session has besides the embedded one."""
 DROP_IN = ("pytest", "--confcutdir=tests", "-W", "default", "tests/dropin")
 """Programs for vLLM with the import changed. vLLM's libraries warn."""
+PROGRAMS = ("pytest", "--confcutdir=tests/programs", "tests/programs")
 COMPARE = (
     *("unillm", "compare", "unillm/tiny", "--dtype", "float32"),
     *("--backend", "transformers", "--backend", "vllm"),
@@ -177,6 +178,31 @@ def vllm_ported(session: nox.Session) -> None:
     _install_vllm(session)
     session.run(*DROP_IN, env={"UNILLM_BACKEND": "vllm"})
     session.run(*COMPARE)
+
+
+@nox.session
+def programs(session: nox.Session) -> None:
+    """Programs that import ``vllm``, as they stand: lm-eval, LangChain and others."""
+    session.install(*CONSTRAINTS, *GROUPS["programs"], ".[transformers,testing]")
+    # Its other requirements are clients of services.
+    session.install("--no-deps", "evalplus==0.3.1")
+    session.run(*PROGRAMS)
+
+
+@nox.session
+def programs_vllm(session: nox.Session) -> None:
+    """The same programs on real vLLM, and vLLM's own examples and tests on both.
+
+    Pass the folder of vLLM's unpacked sources; without it, the programs alone run.
+    """
+    _install_vllm(session)
+    session.install(*GROUPS["programs"], "pytest-timeout", "tblib")
+    session.install("--no-deps", "evalplus==0.3.1")
+    session.run(*PROGRAMS, env={"UNILLM_BACKEND": "vllm"})
+    for sources in session.posargs:
+        for backend in ("transformers", "vllm"):
+            run = ("python", "scripts/vllm_programs.py", sources, "--page")
+            session.run(*run, env={"UNILLM_BACKEND": backend})
 
 
 def _install_vllm(session: nox.Session) -> None:

@@ -24,7 +24,7 @@ _INSTEAD = (
 
 @attrs.frozen
 class ModelConfig:
-    """What vLLM's ``ModelConfig`` says of a model, under its names."""
+    """Facts about a model under the names of vLLM's ``ModelConfig``."""
 
     _generator: Generator
 
@@ -112,7 +112,7 @@ class ModelConfig:
 
 @attrs.frozen
 class LLMEngine:
-    """What programs read of vLLM's engine, without a way to step it."""
+    """Facts about vLLM's engine that programs read, without a way to step it."""
 
     _generator: Generator
 

@@ -18,7 +18,7 @@ __all__ = [
 
 
 class RequestOutputKind(enum.IntEnum):
-    """What an engine of vLLM returns before the end; `LLM` returns finished outputs."""
+    """Output of an engine of vLLM before the end; `LLM` returns finished outputs."""
 
     CUMULATIVE = 0
     DELTA = 1

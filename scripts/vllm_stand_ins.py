@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Programs for vLLM with a model that is here: every hub id becomes ``unillm/tiny``.
+
+`scripts/vllm_programs.py` starts vLLM's examples and tests with it, so that they need
+neither network nor GPU. ``python scripts/vllm_stand_ins.py PROGRAM ARGUMENT…`` runs an
+example; ``pytest -p vllm_stand_ins`` runs tests.
+
+The stand-in is the bundled model with more positions, because programs ask for long
+contexts. What a program then generates has no meaning; that it gets through does.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import runpy
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import unillm.vllm_api
+from unillm.backend import find_model
+
+POSITIONS = 8192
+CACHE_BYTES = 64 << 20
+
+
+@functools.cache
+def stand_in() -> str:
+    """Return the directory of the model."""
+    folder = Path(tempfile.gettempdir()) / f"unillm-tiny-{POSITIONS}-{os.getuid()}"
+    if not folder.is_dir():
+        made = Path(tempfile.mkdtemp())
+        shutil.copytree(find_model("unillm/tiny"), made, dirs_exist_ok=True)
+        config = json.loads((made / "config.json").read_text("utf-8"))
+        config["max_position_embeddings"] = POSITIONS
+        (made / "config.json").write_text(json.dumps(config), "utf-8")
+        made.rename(folder)
+    return str(folder)
+
+
+def local(name: Any) -> Any:
+    """Return the stand-in for a name that is not a directory."""
+    return name if name is None or Path(str(name)).is_dir() else stand_in()
+
+
+class LLM(unillm.LLM):
+    """`unillm.LLM` on the stand-in."""
+
+    def __init__(self, model: Any = None, **options: Any) -> None:
+        # What belongs to the named model does not fit the stand-in.
+        for name in ("tokenizer", "quantization", "hf_overrides", "revision"):
+            options.pop(name, None)
+        options.setdefault("kv_cache_memory_bytes", CACHE_BYTES)
+        options["max_model_len"] = min(options.get("max_model_len") or 1024, POSITIONS)
+        super().__init__(local(model), **options)
+
+
+def install() -> None:
+    """Let this process import unillm as ``vllm``, with stand-ins for all models."""
+    unillm.vllm_api.install()
+    import huggingface_hub
+    import transformers
+    import vllm
+    import vllm.entrypoints.llm
+
+    from unillm.vllm_api import entrypoints
+
+    unillm.LLM = unillm.vllm_api.LLM = LLM  # type: ignore[misc,attr-defined]
+    vllm.LLM = vllm.entrypoints.llm.LLM = LLM
+    __import__("unillm.vllm_api.entrypoints.llm")
+    entrypoints.llm.LLM = LLM
+    for name in ("AutoConfig", "AutoTokenizer", "AutoModelForCausalLM"):
+        kind = getattr(transformers, name)
+        kind.from_pretrained = _localised(kind.from_pretrained)
+    huggingface_hub.snapshot_download = lambda *_, **__: stand_in()
+
+
+def _localised(load: Any) -> Any:
+    @functools.wraps(load)
+    def from_pretrained(name: Any, *args: Any, **options: Any) -> Any:
+        return load(local(name), *args, **options)
+
+    return from_pretrained
+
+
+if __name__ == "__main__":
+    sys.argv = sys.argv[1:]
+    sys.path[0] = str(Path(sys.argv[0]).parent)
+    install()
+    runpy.run_path(sys.argv[0], run_name="__main__")
+elif "pytest" in sys.modules:
+    install()
