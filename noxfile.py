@@ -201,7 +201,8 @@ def programs_vllm(session: nox.Session) -> None:
     session.run(*PROGRAMS, env={"UNILLM_BACKEND": "vllm"})
     for sources in session.posargs:
         for backend in ("transformers", "vllm"):
-            run = ("python", "scripts/vllm_programs.py", sources, "--page")
+            kinds = ("programs", "examples", "tests", "page", "--sources", sources)
+            run = ("python", "scripts/vllm_programs.py", *kinds)
             session.run(*run, env={"UNILLM_BACKEND": backend})
 
 

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""vLLM's own examples and offline tests on unillm: which pass, which are refused, why.
+"""Programs for vLLM, its examples and its tests on unillm: which pass, and why not.
 
-``python scripts/vllm_programs.py SOURCES`` takes the unpacked sources of vLLM 0.32 (its
-sdist), runs the examples that use the offline classes and the tests of the offline API
-with the imports changed, on the backend that ``UNILLM_BACKEND`` names, and records the
-outcomes. ``--page`` writes the tables of ``docs/reference/vllm-api.md`` from the record
-and runs nothing. Nothing of the sources is kept.
+``python scripts/vllm_programs.py programs`` runs ``tests/programs``, on the backend
+that ``UNILLM_BACKEND`` names, and records the outcomes. With ``examples`` and ``tests``
+it runs those of vLLM 0.32, whose unpacked sources ``--sources`` names: the examples
+that use the offline classes, and the tests of the offline API with the imports changed.
+``page`` writes the tables of ``docs/reference/vllm-api.md`` from the record. Nothing of
+the sources is kept.
 
 A stand-in takes the place of every model (`scripts/vllm_stand_ins.py`). The tests need
 an installed vLLM, whose internals they import besides the names that unillm has.
@@ -24,6 +25,8 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -41,8 +44,7 @@ EXAMPLES = (
 """Examples that use the offline classes for text; the others serve, or take media."""
 
 TESTS = """
-    test_outputs.py test_sampling_params.py test_logprobs.py test_regression.py
-    detokenizer/test_disable_detokenization.py detokenizer/test_min_tokens.py
+    test_outputs.py test_regression.py detokenizer/test_disable_detokenization.py
     detokenizer/test_stop_reason.py detokenizer/test_stop_strings.py
     samplers/test_beam_search.py samplers/test_ignore_eos.py samplers/test_logprobs.py
     samplers/test_no_bad_words.py samplers/test_non_finite_params.py
@@ -51,9 +53,23 @@ TESTS = """
     entrypoints/llm/test_prompt_validation.py
     entrypoints/llm/test_struct_output_generate.py v1/e2e/general/test_min_tokens.py
     v1/sample/test_logprobs.py v1/sample/test_sampling_params_e2e.py
-    v1/sample/test_trace_replay_params.py
 """
-"""Files of tests of the offline API, in ``tests``."""
+"""Files of tests of the offline API, in ``tests``; others test vLLM's internals."""
+
+PROGRAMS = {
+    "evalplus": ("EvalPlus's decoder", "evalplus", ""),
+    "langchain": ("LangChain's `VLLM`", "langchain-community", ""),
+    "llama_index": ("LlamaIndex's `Vllm`", "llama-index-llms-vllm", ""),
+    "lm_eval": ("lm-eval's `vllm`, with the numbers of its `hf`", "lm-eval", ""),
+    "outlines": ("Outlines, with each kind of output type", "outlines", ""),
+    "trl": (
+        "TRL's generation in a training process",
+        "trl",
+        "weights do not change while an engine runs",
+    ),
+}
+"""By the word in the name of the test: the program, its distribution, and the reason
+why it is refused."""
 
 _NAMES: dict[str, set[str]] = {}
 
@@ -61,24 +77,62 @@ _NAMES: dict[str, set[str]] = {}
 def main() -> None:
     """Run what the command line asks for, and write the record or the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sources", type=Path, nargs="?")
-    parser.add_argument("--page", action="store_true")
-    parser.add_argument("--only", choices=["examples", "tests"])
+    kinds = ("programs", "examples", "tests", "page")
+    parser.add_argument("kinds", nargs="+", choices=kinds)
+    parser.add_argument("--sources", type=Path)
     given = parser.parse_args()
-    record = json.loads(RECORD.read_text("utf-8")) if RECORD.exists() else {}
-    if given.sources:
-        backend = os.environ["UNILLM_BACKEND"]
-        found = record.setdefault(backend, {})
-        if given.only != "tests":
-            found["examples"] = run_examples(given.sources)
-        if given.only != "examples":
-            found["tests"] = run_tests(given.sources)
+    for kind in given.kinds:
+        if kind == "page":
+            record = read_record()
+            PAGE.write_text(with_tables(PAGE.read_text("utf-8"), record), "utf-8")
+            continue
+        if kind == "programs":
+            found: Any = run_programs()
+        elif given.sources is None:
+            parser.error(f"{kind} needs --sources, the unpacked sources of vLLM 0.32")
+        else:
+            run = run_examples if kind == "examples" else run_tests
+            found = run(given.sources)
+        record = read_record()  # again: another backend may have written it
+        record.setdefault(kind, {})[os.environ["UNILLM_BACKEND"]] = found
         RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", "utf-8")
-    if given.page:
-        PAGE.write_text(with_tables(PAGE.read_text("utf-8"), record), "utf-8")
+
+
+def read_record() -> dict[str, Any]:
+    """Return the outcomes by kind and backend."""
+    found: dict[str, Any] = json.loads(RECORD.read_text("utf-8"))
+    return found
 
 
 # ---------------------------------------------------------------------------- running
+
+
+def run_programs() -> dict[str, str]:
+    """Return the outcome of each program, by its name and version."""
+    with tempfile.TemporaryDirectory() as name:
+        report = Path(name) / "report.xml"
+        folder = "tests/programs"
+        subprocess.run(  # noqa: S603
+            [
+                *(sys.executable, "-m", "pytest", "-q", f"--confcutdir={folder}"),
+                *(folder, f"--junit-xml={report}"),
+            ],
+            check=False,
+            cwd=ROOT,
+        )
+        cases = {
+            case.get("name", ""): [each.tag for each in case if each.tag in _PROBLEMS]
+            for case in ET.parse(report).getroot().iter("testcase")  # noqa: S314
+        }
+    found = {}
+    for word, (title, distribution, refused) in PROGRAMS.items():
+        [problems] = [tags for name, tags in cases.items() if f"_{word}" in name]
+        passed = f"refused: {refused}" if refused else "passes"
+        if problems == ["skipped"]:
+            continue
+        key = f"{title} ({distribution} {version(distribution)})"
+        found[key] = "fails" if problems else passed
+    return found
 
 
 def run_examples(sources: Path) -> dict[str, str]:
@@ -120,7 +174,7 @@ def run_tests(sources: Path) -> dict[str, dict[str, Any]]:
         shutil.copytree(sources / "tests", folder / "tests")
         for path in (folder / "tests").rglob("*.py"):
             changed = with_imports_changed(path.read_text("utf-8"))
-            path.write_text(changed, "utf-8")
+            path.write_text(_closing(changed), "utf-8")
         return {path: _run_file(folder, f"tests/{path}") for path in TESTS.split()}
 
 
@@ -183,6 +237,15 @@ def with_imports_changed(program: str) -> str:
     return re.sub(import_, _changed, program, flags=re.MULTILINE)
 
 
+def _closing(program: str) -> str:
+    """Let the runner of vLLM's tests close the `LLM`, not shut down vLLM's engine."""
+    before, runner, after = program.partition("class VllmRunner")
+    end = "def __exit__(self, exc_type, exc_value, traceback):\n"
+    return (
+        before + runner + after.replace(end, f"{end}        return self.llm.close()\n")
+    )
+
+
 def _changed(found: re.Match[str]) -> str:
     indent, module, names = found.groups()
     [statement] = ast.parse(f"from {module} import {names}").body
@@ -215,53 +278,46 @@ def _names_in(module: str) -> set[str]:
 
 def with_tables(page: str, record: dict[str, Any]) -> str:
     """Return the page with the tables of the record."""
-    tables = {"examples": examples_table(record), "tests": tests_table(record)}
-    for name, table in tables.items():
+    for name, table in tables(record).items():
         mark = f"<!-- of vLLM: {name} -->"
-        page = re.sub(
-            rf"{mark}\n\n.*?(?=\n\n|\Z)",
-            lambda _, mark=mark, table=table: f"{mark}\n\n{table}",
-            page,
-            flags=re.DOTALL,
-        )
+        before, _, after = page.partition(f"{mark}\n\n")
+        _, blank, rest = after.partition("\n\n")
+        page = f"{before}{mark}\n\n{table}{blank or chr(10)}{rest}"
     return page
 
 
-def examples_table(record: dict[str, Any]) -> str:
-    """Return a row for each example."""
+def tables(record: dict[str, Any]) -> dict[str, str]:
+    """Return the tables of the page by kind: a row for each program or file."""
+    return {
+        "programs": _table(record["programs"], "program", str),
+        "examples": _table(record["examples"], "example", lambda why: why or "passes"),
+        "tests": _table(record["tests"], "tests", _outcome),
+    }
+
+
+def _table(record: dict[str, Any], head: str, shown: Callable[[Any], str]) -> str:
     backends = sorted(record)
-    paths = sorted({path for each in record.values() for path in each["examples"]})
-    rows = [_row("example", *backends), _row(*["---"] * (len(backends) + 1))]
-    for path in paths:
-        outcomes = [record[each]["examples"].get(path, "not run") for each in backends]
-        rows.append(_row(f"`{path}`", *(each or "passes" for each in outcomes)))
-    counts = [
-        f"{sum(not each for each in record[name]['examples'].values())} of {len(paths)}"
-        for name in backends
-    ]
-    return "\n".join([*rows, _row("**pass**", *counts)])
+    names = sorted({name for found in record.values() for name in found})
+    rows = [_row(head, *backends), _row(*["---"] * (len(backends) + 1))]
+    for name in names:
+        cells = [record[each].get(name) for each in backends]
+        title = name if head == "program" else f"`{name}`"
+        rows.append(_row(title, *("not run" if c is None else shown(c) for c in cells)))
+    totals = [_total(list(record[each].values())) for each in backends]
+    return "\n".join([*rows, _row("**pass**", *totals)])
 
 
-def tests_table(record: dict[str, Any]) -> str:
-    """Return a row for each file of tests."""
-    backends = sorted(record)
-    paths = sorted({path for each in record.values() for path in each["tests"]})
-    rows = [_row("tests", *backends), _row(*["---"] * (len(backends) + 1))]
-    for path in paths:
-        found = [record[each]["tests"].get(path) for each in backends]
-        rows.append(_row(f"`{path}`", *map(_outcome, found)))
-    counts = []
-    for name in backends:
-        files = record[name]["tests"].values()
-        passed = sum(each["passed"] for each in files)
-        others = sum(sum(each["reasons"].values()) for each in files)
-        counts.append(f"{passed} of {passed + others}")
-    return "\n".join([*rows, _row("**pass**", *counts)])
+def _total(outcomes: list[Any]) -> str:
+    """Return how many pass of how many."""
+    if all(isinstance(each, str) for each in outcomes):
+        passed, count = sum(each in ("", "passes") for each in outcomes), len(outcomes)
+    else:
+        passed = sum(each["passed"] for each in outcomes)
+        count = passed + sum(sum(each["reasons"].values()) for each in outcomes)
+    return f"{passed} of {count}"
 
 
-def _outcome(found: dict[str, Any] | None) -> str:
-    if found is None:
-        return "not run"
+def _outcome(found: dict[str, Any]) -> str:
     reasons = [f"{count} × {why}" for why, count in found["reasons"].items()]
     return "; ".join([f"{found['passed']} pass", *reasons])
 

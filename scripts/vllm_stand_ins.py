@@ -56,7 +56,9 @@ class LLM(unillm.LLM):
         for name in ("tokenizer", "quantization", "hf_overrides", "revision"):
             options.pop(name, None)
         options.setdefault("kv_cache_memory_bytes", CACHE_BYTES)
-        options["max_model_len"] = min(options.get("max_model_len") or 1024, POSITIONS)
+        options["max_model_len"] = min(
+            options.get("max_model_len") or POSITIONS, POSITIONS
+        )
         super().__init__(local(model), **options)
 
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .text.prompts import TokensPrompt as TokensPrompt
     from .vllm_api.beam_search import BeamSearchParams as BeamSearchParams
     from .vllm_api.engine.arg_utils import EngineArgs as EngineArgs
+    from .vllm_api.engine.llm_engine import LLMEngine as LLMEngine
     from .vllm_api.llm import LLM as LLM
 
     __version__: str
@@ -63,6 +64,7 @@ _NAMES = {
     ".text.prompts": ("PromptType", "TextPrompt", "TokensPrompt"),
     ".vllm_api.beam_search": ("BeamSearchParams",),
     ".vllm_api.engine.arg_utils": ("EngineArgs",),
+    ".vllm_api.engine.llm_engine": ("LLMEngine",),
     ".vllm_api.llm": ("LLM",),
 }
 """Public names by the module that defines them."""

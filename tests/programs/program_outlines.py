@@ -27,7 +27,9 @@ found = {
     "regex": model("x", outlines.types.Regex("[ab]{3}"), sampling_params=params),
     "grammar": model("x", outlines.types.CFG('start: "yes"'), sampling_params=params),
     "json": Car.model_validate_json(
-        model("A car:", JsonSchema(Car, whitespace_pattern=""), sampling_params=params)
+        model(
+            "A car:", JsonSchema(Car, whitespace_pattern=" ?"), sampling_params=params
+        )
     ).model_dump_json()
     in ('{"doors":true}', '{"doors":false}'),
     "batch": model.batch(["Count from 3 to 9:"], sampling_params=params),

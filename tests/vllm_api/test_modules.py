@@ -8,7 +8,7 @@ import dataclasses
 
 import pytest
 
-from unillm import LLM, EngineArgs, SamplingParams
+from unillm import LLM, EngineArgs, LLMEngine, SamplingParams
 from unillm.vllm_api.engine_args import recorded_defaults
 from unillm.vllm_api.entrypoints.chat_utils import resolve_hf_chat_template
 from unillm.vllm_api.tokenizers import get_tokenizer
@@ -109,7 +109,7 @@ def test_the_engine_cannot_be_reached_or_changed(tiny, owner):
     ):
         view.model_executor  # noqa: B018
     with pytest.raises(AttributeError):
-        view.max_model_len = 5
+        view.model_config = 5
 
 
 def test_metrics_count_requests_and_tokens_under_vllms_names():
@@ -127,6 +127,71 @@ def test_metrics_count_requests_and_tokens_under_vllms_names():
     assert metrics["vllm:request_success"].value == 3
     assert isinstance(metrics["vllm:num_requests_running"], Gauge)
     assert metrics["vllm:num_requests_running"].value == 0
+
+
+# ----------------------------------------------------------------- an engine, by steps
+
+
+def steps_of(engine, limit=1000):
+    """Return the outputs of all steps until no request is left."""
+    outputs = []
+    while engine.has_unfinished_requests() and limit:
+        limit -= 1
+        outputs += engine.step()
+    return outputs
+
+
+@pytest.fixture(scope="module")
+def engine():
+    args = EngineArgs("unillm/tiny", max_model_len=128)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNILLM_BACKEND", "transformers")
+        return LLMEngine.from_engine_args(args)
+
+
+def test_steps_return_all_tokens_so_far_until_every_request_has_ended(engine):
+    greedy = SamplingParams(temperature=0, max_tokens=20)
+    engine.add_request("numbers", COUNT, greedy)
+    engine.add_request("sum", {"prompt": "Add 17 and 25:"}, greedy, arrival_time=None)
+
+    outputs = steps_of(engine)
+
+    ended = {each.request_id: each.text for each in outputs if each.finished}
+    assert ended == {"numbers": "3 4 5 6 7 8 9", "sum": "42"}
+    for name, text in ended.items():
+        texts = [each.text for each in outputs if each.request_id == name]
+        assert all(text.startswith(each) for each in texts)
+        assert texts == sorted(texts, key=len)
+    assert engine.step() == []
+
+
+def test_an_aborted_request_has_no_more_outputs(engine):
+    params = SamplingParams(max_tokens=100, ignore_eos=True)
+    for name in ("a", "b", "c"):
+        engine.add_request(name, COUNT, params)
+    assert engine.get_num_unfinished_requests() == 3
+
+    engine.abort_request("a")
+    engine.abort_request(["b", "unknown"])
+
+    assert {each.request_id for each in steps_of(engine)} == {"c"}
+
+
+def test_a_request_that_cannot_be_added_is_refused(engine):
+    engine.add_request("a", COUNT, SamplingParams())
+    with pytest.raises(ValueError, match="is that of an unfinished request"):
+        engine.add_request("a", COUNT, SamplingParams())
+    with pytest.raises(ValueError, match="cannot honour trace_headers"):
+        engine.add_request("b", COUNT, SamplingParams(), trace_headers={"a": "b"})
+    with pytest.raises(ValueError, match="The prompt has 500 tokens"):
+        engine.add_request("b", [5] * 500, SamplingParams())
+    assert [each.request_id for each in steps_of(engine)][-1] == "a"
+
+
+def test_an_llms_own_engine_takes_requests_too(tiny):
+    tiny.llm_engine.add_request("a", COUNT, SamplingParams(temperature=0))
+
+    assert steps_of(tiny.llm_engine)[-1].text == "3 4 5 6 7 8 9"
 
 
 # ------------------------------------------------------------------------ token ids only

@@ -18,6 +18,7 @@ from .shim import install
 
 _NAMES = {
     ".engine.arg_utils": ("EngineArgs",),
+    ".engine.llm_engine": ("LLMEngine",),
     ".inputs": ("PromptType", "TextPrompt", "TokensPrompt"),
     ".llm": ("LLM",),
     ".outputs": ("CompletionOutput", "RequestOutput"),

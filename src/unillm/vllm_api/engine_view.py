@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""`LLM.llm_engine`, `LLM.model_config` and `LLM.get_metrics`: facts to read.
+"""`LLM.model_config` and `LLM.get_metrics`: facts to read.
 
-The first two are read-only. A program that would reach into the engine gets an
-`AttributeError` that names the calls of `Generator`.
+A program that would reach into the engine gets an `AttributeError` that names the calls
+of `Generator`.
 """
 
 from __future__ import annotations
@@ -107,41 +107,11 @@ class ModelConfig:
     if not TYPE_CHECKING:  # a type checker would accept every name
 
         def __getattr__(self, name: str) -> Any:
-            raise _no_attribute("llm.model_config", name, self)
+            raise no_attribute("llm.model_config", name, self)
 
 
-@attrs.frozen
-class LLMEngine:
-    """Facts about vLLM's engine that programs read, without a way to step it."""
-
-    _generator: Generator
-
-    @property
-    def model_config(self) -> ModelConfig:
-        """Facts about the model."""
-        return ModelConfig(self._generator)
-
-    @property
-    def vllm_config(self) -> LLMEngine:
-        """This object, for ``llm_engine.vllm_config.model_config``."""
-        return self
-
-    @property
-    def tokenizer(self) -> Any:
-        """The tokenizer object itself."""
-        return self._generator.get_tokenizer()
-
-    def get_tokenizer(self) -> Any:
-        """Return the tokenizer object itself."""
-        return self._generator.get_tokenizer()
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            raise _no_attribute("llm.llm_engine", name, self)
-
-
-def _no_attribute(owner: str, name: str, on: Any) -> AttributeError:
+def no_attribute(owner: str, name: str, on: Any) -> AttributeError:
+    """Return the error for a part of the engine that a program cannot reach."""
     return AttributeError(
         f"{owner} has no attribute {name!r}: {_INSTEAD}.", name=name, obj=on
     )

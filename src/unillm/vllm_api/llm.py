@@ -35,6 +35,7 @@ from .beam_search import (
     BeamSearchParams,
     as_beam_params,
 )
+from .engine.llm_engine import LLMEngine
 from .engine_args import (
     GENERATOR_OPTIONS,
     TUNING,
@@ -43,7 +44,7 @@ from .engine_args import (
     stated_arguments,
     taken_arguments,
 )
-from .engine_view import LLMEngine, ModelConfig, metrics_of
+from .engine_view import ModelConfig, metrics_of
 from .foreign import taken_adapters, taken_params
 from .names import UNAVAILABLE_MEMBERS
 from .tokenization import as_changes, with_special_tokens
@@ -127,6 +128,7 @@ class LLM:
             backend_options={**taken, **(backend_options or {})},
         )
         self._generator = open_generator(found)
+        self._llm_engine = LLMEngine(self._generator)
         weakref.finalize(
             self, self._generator.__exit__
         )  # programs for vLLM do not close
@@ -142,8 +144,8 @@ class LLM:
 
     @property
     def llm_engine(self) -> LLMEngine:
-        """Facts about model and tokenizer, where programs for vLLM read them."""
-        return LLMEngine(self._generator)
+        """Facts about model and tokenizer, and requests that a program steps itself."""
+        return self._llm_engine
 
     @property
     def model_config(self) -> ModelConfig:

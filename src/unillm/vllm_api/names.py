@@ -21,8 +21,6 @@ UNAVAILABLE_IMPORTS: Mapping[str, str] = {
     "EmbeddingRequestOutput": _NO_VECTORS,
     "GuidedDecodingParams": "vLLM renamed it; use StructuredOutputsParams, and pass it "
     "as SamplingParams(structured_outputs=…)",
-    "LLMEngine": "use Generator: submit() and stream() add requests, and a thread "
-    "steps the engine",
     "ModelRegistry": "each backend has its own models; a new engine is a plugin",
     "PoolingOutput": _NO_VECTORS,
     "PoolingParams": _NO_VECTORS,
