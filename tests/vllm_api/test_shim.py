@@ -86,7 +86,7 @@ def test_a_name_that_unillm_lacks_is_an_import_error_with_the_reason():
     shown = run_code(
         "for line in ('from vllm import AsyncLLMEngine',\n"
         "    'from vllm.sampling_params import GuidedDecodingParams',\n"
-        "    'import vllm.distributed', 'import vllm.engine_args',\n"
+        "    'import vllm.platforms', 'import vllm.engine_args',\n"
         "    'from vllm import Nothing'):\n"
         "    try: exec(line)\n"
         "    except ImportError as error: print(type(error).__name__, error)"
@@ -95,7 +95,7 @@ def test_a_name_that_unillm_lacks_is_an_import_error_with_the_reason():
     lines = shown.splitlines()
     assert lines[0].startswith("ImportError unillm.vllm_api has no AsyncLLMEngine: use")
     assert "vLLM renamed it; use StructuredOutputsParams" in lines[1]
-    assert lines[2].startswith("ModuleNotFoundError unillm has no module 'vllm.dist")
+    assert lines[2].startswith("ModuleNotFoundError unillm has no module 'vllm.plat")
     assert lines[3].startswith("ModuleNotFoundError unillm has no module 'vllm.engi")
     assert lines[4].startswith("ImportError cannot import name 'Nothing' from 'vllm'")
 
