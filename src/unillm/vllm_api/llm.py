@@ -35,7 +35,6 @@ from .beam_search import (
     BeamSearchParams,
     as_beam_params,
 )
-from .engine.llm_engine import LLMEngine
 from .engine_args import (
     GENERATOR_OPTIONS,
     TUNING,
@@ -47,6 +46,7 @@ from .engine_args import (
 from .engine_view import ModelConfig, metrics_of
 from .foreign import taken_adapters, taken_params
 from .names import UNAVAILABLE_MEMBERS
+from .stepping import SteppedEngine
 from .tokenization import as_changes, with_special_tokens
 from .v1.metrics.reader import Metric
 
@@ -128,7 +128,7 @@ class LLM:
             backend_options={**taken, **(backend_options or {})},
         )
         self._generator = open_generator(found)
-        self._llm_engine = LLMEngine(self._generator)
+        self._llm_engine = SteppedEngine(self._generator)
         weakref.finalize(
             self, self._generator.__exit__
         )  # programs for vLLM do not close
@@ -143,7 +143,7 @@ class LLM:
         return cls(**vars(engine_args))
 
     @property
-    def llm_engine(self) -> LLMEngine:
+    def llm_engine(self) -> SteppedEngine:
         """Facts about model and tokenizer, and requests that a program steps itself."""
         return self._llm_engine
 

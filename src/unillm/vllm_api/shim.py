@@ -26,16 +26,7 @@ from .names import UNAVAILABLE_IMPORTS, VLLM_VERSION
 _REAL = "vllm"
 _FACE_OF = __package__
 _PRIVATE = frozenset(
-    {
-        "beam_search",
-        "engine_args",
-        "engine_view",
-        "foreign",
-        "llm",
-        "names",
-        "shim",
-        "tokenization",
-    }
+    "beam_search engine_args engine_view foreign llm names shim stepping".split()
 )
 """Modules of this package that have no counterpart in vLLM."""
 
