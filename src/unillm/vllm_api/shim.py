@@ -25,8 +25,9 @@ from .names import UNAVAILABLE_IMPORTS, VLLM_VERSION
 
 _REAL = "vllm"
 _FACE_OF = __package__
-_PRIVATE = frozenset(
-    "beam_search engine_args engine_view foreign llm names shim stepping".split()
+_PRIVATE = (
+    *("beam_search", "engine_args", "engine_view", "foreign", "llm", "names"),
+    *("shim", "stepping"),
 )
 """Modules of this package that have no counterpart in vLLM."""
 
