@@ -129,10 +129,12 @@ for line in sys.stdin:
 """A follower whose third token is another, with the first engine's as its second."""
 
 STUCK = """
-import json, time
+import json, os, time
 
 print(json.dumps({"ready": {}}), flush=True)
-time.sleep(600)
+parent = os.getppid()
+while os.getppid() == parent:
+    time.sleep(0.1)
 """
 """A follower that reads nothing."""
 
