@@ -119,12 +119,15 @@ def test_a_missing_directory_is_refused(adapters, tmp_path):
     ("content", "reason"),
     [
         (None, "FileNotFoundError"),
-        ("{", "JSONDecodeError"),
-        ("[]", "peft_type is None"),
+        ("{", "adapter_config.json cannot be read as JSON"),
+        ("[]", "adapter_config.json must hold a JSON object"),
+        ("[" * 100_000, "adapter_config.json is nested more than 64 levels"),
         ('{"peft_type": "IA3"}', "peft_type is 'IA3', and only 'LORA' is served"),
         ('{"peft_type": "LORA"}', "KeyError('r')"),
         ('{"peft_type": "LORA", "r": "many"}', "ValueError"),
         ('{"peft_type": "LORA", "r": 8, "rank_pattern": [3]}', "AttributeError"),
+        ('{"peft_type": "LORA", "r": 1e999}', "r must be an integer ≥ 1, got inf"),
+        ('{"peft_type": "LORA", "r": 0}', "r must be an integer ≥ 1, got 0"),
     ],
 )
 def test_a_broken_configuration_is_refused(adapters, adapter, content, reason):

@@ -8,15 +8,15 @@ here, once, before any engine sees it; none of its files is executed.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import attrs
 
-from .errors import InvalidParameterError
+from .errors import InvalidParameterError, ModelLoadError
+from .files import read_json
 from .keywords import suggest_names
 
 CONFIG_FILE = "adapter_config.json"
@@ -149,6 +149,8 @@ def check_adapter(request: LoRARequest, path: Path, *, max_rank: int | None) -> 
         )
     try:
         rank = largest_rank(read_adapter_config(path))
+    except ModelLoadError as error:
+        raise _refuse(f"{adapter} cannot be read: {error}", request) from error
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise _refuse(
             f"{adapter} cannot be read: {path / CONFIG_FILE}: {error!r}.", request
@@ -174,17 +176,33 @@ def read_adapter_config(path: Path) -> Mapping[str, Any]:
     """Return ``adapter_config.json`` of an adapter's directory.
 
     Raises:
-        OSError: The file is missing or cannot be read.
-        ValueError: It is not JSON, not an object, or not of LoRA.
+        OSError: There is no such file.
+        ModelLoadError: It cannot be read, or is not a JSON object.
+        ValueError: It is not of LoRA.
     """
-    config = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
-    kind = config.get("peft_type") if isinstance(config, dict) else None
+    config = read_json(path, CONFIG_FILE)
+    if config is None:
+        raise FileNotFoundError(f"there is no {CONFIG_FILE}")
+    kind = config.get("peft_type")
     if kind != "LORA":
-        raise ValueError(f"peft_type is {kind!r}, and only 'LORA' is served")
-    return cast("Mapping[str, Any]", config)
+        raise ValueError(f"peft_type is {kind!r:.80}, and only 'LORA' is served")
+    return config
 
 
 def largest_rank(config: Mapping[str, Any]) -> int:
-    """Return the largest rank that an adapter's configuration names."""
+    """Return the largest rank that an adapter's configuration names.
+
+    Raises:
+        ValueError: A rank is not a number of rows.
+        LookupError, TypeError, AttributeError: The configuration names none, or has
+            another form.
+    """
     patterns: Mapping[str, Any] = config.get("rank_pattern") or {}
-    return max([int(config["r"]), *map(int, patterns.values())])
+    ranks: dict[str, Any] = {
+        "r": config["r"],
+        **{f"rank_pattern.{k}": n for k, n in patterns.items()},
+    }
+    for name, rank in ranks.items():
+        if type(rank) is not int or rank < 1:
+            raise ValueError(f"{name} must be an integer ≥ 1, got {rank!r:.80}")
+    return int(max(ranks.values()))

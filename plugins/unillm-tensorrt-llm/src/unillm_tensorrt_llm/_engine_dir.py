@@ -10,13 +10,13 @@ References:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 
+from unillm.backend import read_json
 from unillm.errors import ModelLoadError
 
 _BEFORE_0_8 = "builder_config"
@@ -64,7 +64,11 @@ class EngineDirectory:
         """
         file = path / "config.json"
         try:
-            config = json.loads(file.read_text(encoding="utf-8"))
+            config = read_json(path, file.name)
+            if config is None:
+                raise ModelLoadError(
+                    f"{path} has no {file.name}, so it is not an engine."
+                )
             if _BEFORE_0_8 in config:
                 raise ModelLoadError(
                     f"{path} was built by a TensorRT-LLM before 0.8, whose config.json "
