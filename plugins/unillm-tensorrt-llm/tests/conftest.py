@@ -16,9 +16,6 @@ from unillm.backend import find_model
 
 TINY = find_model("unillm/tiny")
 
-SERVED = tuple(PROFILES)
-"""Versions that the tests of every version run on."""
-
 TORCH_SAMPLER = ("1.4", "main")
 """Versions that have no other sampler."""
 
@@ -48,7 +45,7 @@ def install(monkeypatch):
     return lambda name: install_family(name, monkeypatch)
 
 
-@pytest.fixture(params=SERVED)
+@pytest.fixture(params=PROFILES)
 def profile(request, install):
     """Every version family in turn."""
     return install(request.param)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Model directories that try to run code, on the fake.
+"""Model directories that try to run code, on each version of the fake.
 
 The fake trusts code of a checkpoint while it builds an engine, as the published sources
 do.
@@ -13,22 +13,9 @@ import pytest
 from unillm.testing.hostile import HostileDirectories
 
 
-class _OnTheFake(HostileDirectories):
+class TestOnTheFake(HostileDirectories):
     backend = "tensorrt-llm"
-    version: str
 
     @pytest.fixture(autouse=True)
-    def _installed(self, install):
-        install(self.version)
-
-
-class TestRunnerOf011(_OnTheFake):
-    version = "0.11"
-
-
-class TestEnginesOf021(_OnTheFake):
-    version = "0.21"
-
-
-class TestPyTorchOf14(_OnTheFake):
-    version = "1.4"
+    def _installed(self, profile):
+        """Install every version in turn."""

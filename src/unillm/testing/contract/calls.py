@@ -158,7 +158,7 @@ class CallClauses(Clauses):
         greedy = not subject.declares("temperature")
         generator = subject.generator()
         for name, value in EXAMPLES.items():
-            if greedy and name in {"top_p", "top_k", "min_p", "seed"}:
+            if greedy and name in {"top_p", "top_k", "min_p", "seed", "n"}:
                 continue  # it does nothing without a draw
             fields: dict[str, Any] = {
                 "max_tokens": 3,
