@@ -91,6 +91,10 @@ _WITH_SPECULATION = _not(
     "no source says that speculative decoding honours it; create the Generator "
     "without speculative_config"
 )
+_SAME_DRAWS = _not(
+    "with speculative decoding the requests of a batch may draw the same random "
+    "numbers, so completions of one prompt would be equal (issue #19487)"
+)
 _GREEDY_SPECULATION = _not(
     "this version's speculative decoding is greedy, whatever the temperature is: its "
     "configuration has no allow_advanced_sampling, which 1.2 and later have"
@@ -171,6 +175,7 @@ def on_pytorch(installed: Installed, options: PytorchOptions) -> Capabilities:
     found["structured_outputs"] = NATIVE if options.guided else _NO_GUIDANCE
     if options.speculates:
         found |= dict.fromkeys(_LOGITS, _WITH_SPECULATION)
+        found["n"] = _SAME_DRAWS
         if not options.draws_speculatively:
             found["temperature"] = _GREEDY_SPECULATION
         return Capabilities(fields=found)

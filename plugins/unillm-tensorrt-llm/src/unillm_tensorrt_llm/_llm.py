@@ -38,7 +38,7 @@ from unillm.backend import (
     TokenLogprobs,
     WaitingQueue,
 )
-from unillm.errors import InvalidParameterError, UnsupportedParameterError
+from unillm.errors import InvalidParameterError
 
 from . import _errors, _sampling
 
@@ -117,14 +117,6 @@ class LlmEngine(Engine):
                 f"{reason}. Allow another one.",
                 parameter="allowed_token_ids",
                 value=request.params.allowed_token_ids,
-            )
-        params = request.params
-        if params.structured_outputs is not None and params.ignore_eos:
-            raise UnsupportedParameterError(
-                "structured_outputs with ignore_eos=True: TensorRT-LLM ends a "
-                "structure with the EOS token of its tokenizer. Leave ignore_eos out.",
-                parameter="ignore_eos",
-                value=True,
             )
         self._waiting.push(request)
 
