@@ -50,7 +50,7 @@ CAPABILITIES = Capabilities(fields={**EVERYWHERE, "lora": NATIVE})
 """Those of the backend; an engine refines them."""
 
 _TORCH_LATER = "TorchSampler has it from about TensorRT-LLM 1.3.0rc24 on"
-_CPP_HAS_IT = "the C++ decoder of 1.0 to 1.3.0rc20 has it"
+_CPP_HAS_IT = "the C++ decoder of TensorRT-LLM 1.0 to 1.3.0rc24 has it"
 
 _COUNTS_THE_PROMPT = _not(
     "the C++ decoder counts the tokens of the prompt too. TorchSampler, from about "
@@ -65,7 +65,7 @@ _NO_BIAS = _not("this version's SamplingParams has no embedding_bias")
 _NO_DRAWS = _not(
     "this version's TorchSampler takes the most probable token, whatever temperature, "
     "top_k and top_p are. TensorRT-LLM 1.2 and later draw, and so does the C++ decoder "
-    "where the LLM class can choose it (1.0 to 1.3.0rc20)"
+    "where the LLM class can choose it (1.0 to 1.3.0rc24)"
 )
 _SEED_OF_THE_BATCH = _not(
     "TorchSampler draws for all requests of a batch from one seed, so a request does "
@@ -123,7 +123,8 @@ _RUNNER_MIN_TOKENS = _not(
     "the runners count it anew in each run; use the LLM API, of TensorRT-LLM 0.12 on"
 )
 _RUNNER_DROPS_SEEDS = _not(
-    "this version's ModelRunnerCpp drops random_seed; others than 0.13 take it"
+    "this version's ModelRunnerCpp drops random_seed, so all requests draw the same "
+    "random numbers; others than 0.13 take it, and so does the LLM API of 0.13"
 )
 _NO_LORA = _not(
     "the plugin loads adapters on PyTorch alone, from TensorRT-LLM 1.0 on, where its "
@@ -218,7 +219,7 @@ def on_runners(*, takes_seeds: bool) -> Capabilities:
         "lora": _NO_LORA,
     }
     if not takes_seeds:
-        found["seed"] = _RUNNER_DROPS_SEEDS
+        found |= dict.fromkeys(("temperature", "seed"), _RUNNER_DROPS_SEEDS)
     return Capabilities(fields=found)
 
 
