@@ -136,6 +136,23 @@ def server_long(session: nox.Session) -> None:
     session.run("pytest", *arguments, *session.posargs)
 
 
+@nox.session
+def server_clients(session: nox.Session) -> None:
+    """LangChain, LiteLLM, lm-eval and Inspect against a server of the bundled model."""
+    # The clients get an environment of their own, as on a client's machine.
+    server = session.create_tmp() + "/server"
+    session.run("python", "-m", "venv", server)
+    python = f"{server}/bin/python"
+    extras = ".[transformers,server]"
+    session.run(python, "-m", "pip", "install", *CONSTRAINTS, extras, external=True)
+    session.install(*CONSTRAINTS, *GROUPS["clients"], "httpx", ".[server,testing]")
+    session.run(
+        *("pytest", "-W", "default", "-o", "asyncio_mode=auto"),
+        *("--confcutdir=tests/clients", "tests/clients", *session.posargs),
+        env={"UNILLM_SERVER_PYTHON": python},
+    )
+
+
 def _install_server(session: nox.Session) -> None:
     groups = (*GROUPS["tests"], *GROUPS["server"])
     session.install(*CONSTRAINTS, *groups, ".[transformers,lora,server,testing]")

@@ -20,6 +20,7 @@ import unillm
 
 SOURCE = str(Path(unillm.__file__).parents[1])
 SCRIPTED = (str(Path(__file__).with_name("scripted_server.py")),)
+PYTHON = os.environ.get("UNILLM_SERVER_PYTHON", sys.executable)
 START_TIMEOUT_S = 240.0
 
 
@@ -56,7 +57,7 @@ def start(*arguments, program=("-m", "unillm", "serve"), env=None, ready=True):
     path = os.pathsep.join([SOURCE, os.environ.get("PYTHONPATH", "")])
     port = () if "--port" in arguments else ("--port", "0")
     process = subprocess.Popen(
-        [sys.executable, *program, *arguments, *port],
+        [PYTHON, *program, *arguments, *port],
         stdout=descriptor,
         stderr=subprocess.STDOUT,
         env={**os.environ, "PYTHONPATH": path, "NO_COLOR": "1", **(env or {})},

@@ -99,7 +99,7 @@ def check(kind, answer, body, prompts):
     if status != 200:
         error = json.loads(content)["error"]
         assert error["message"]
-        assert status in ((400,) if kind == "wrong" else (429, 503)), error
+        assert status in ((400, 503) if kind == "wrong" else (429, 503)), error
         return str(status)
     assert kind != "wrong"
     ids = collections.defaultdict(list)

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
+import uvloop
 from typing_extensions import override
 
 from .app import make_app
@@ -62,7 +63,7 @@ def serve(
         UnillmError: The generator could not be made.
         OSError: The address cannot be listened on.
     """
-    asyncio.run(_serve(create, model, settings))
+    uvloop.run(_serve(create, model, settings))
 
 
 async def _serve(
