@@ -83,7 +83,7 @@ GRAMMARS = {
         ["aab", "aabbccef"],
         ["ab", "aabccc", "aabde"],
     ),
-    "several repetitions": ('root ::= "a"?*', ["", "aaa"], ["b"]),
+    "a repetition of a repetition": ('root ::= ("a"?)*', ["", "aaa"], ["b"]),
     "names": (
         NAMES,
         ["1234567"],
@@ -122,8 +122,10 @@ WRONG = {
     "an empty class": ("root ::= []", "`[]` matches nothing"),
     "a reversed repetition": ('root ::= "a"{3,1}', "{3,1} ends before it begins"),
     "an empty repetition": ('root ::= "a"{,}', "a repetition `{m}`"),
-    "a token": ("root ::= <[1000]>", "'<' is not supported"),
+    "two repetitions": ('root ::= "a"?*', "'*' is not supported; strings"),
+    "a token": ("root ::= <[1000]>", "'<' is not supported; strings, character classes"),
     "deep": ("root ::= " + "(" * 65 + '"a"' + ")" * 65, "more than 64 levels deep"),
+    "a long string": ('root ::= "' + "x" * 70_000 + '"', "more than the 65 000 symbols"),
     "many rules": (
         "\n".join(["root ::= r0", *(f'r{n} ::= "a" r{n + 1}' for n in range(255)), 'r255 ::= ""']),
         "it has 257 references or rules, 256 are allowed",

@@ -150,6 +150,24 @@ def test_ten_thousand_options_work(compiler, letters, shared):
     assert not matches(compiler, options[0][:-1], choice=options)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "text"),
+    [
+        ({"grammar": "start: {}"}, "option 4711."),
+        ({"grammar": "root ::= {}"}, "option 4711."),
+        ({"json": {"enum": [f"option {n}." for n in range(5_000)]}}, '"option 4711."'),
+    ],
+    ids=["lark", "gbnf", "enum"],
+)
+def test_five_thousand_alternatives_work(compiler, wanted, text):
+    if "grammar" in wanted:
+        options = " | ".join(f'"option {n}."' for n in range(5_000))
+        wanted = {"grammar": wanted["grammar"].format(options)}
+
+    assert matches(compiler, text, **wanted)
+    assert not matches(compiler, text.replace("4711", "5000"), **wanted)
+
+
 def test_each_of_many_requests_may_take_another_option(compiler, monkeypatch):
     """llguidance counts the states of its lexer over all requests with a grammar."""
     from unillm.text import grammar

@@ -97,10 +97,7 @@ class _Reader:
             if item is None:
                 return " ".join(items) or '""'
             self._skip()
-            while (repeat := self._repeat()) is not None:
-                item = f"({item}){repeat}"
-                self._skip()
-            items.append(item)
+            items.append(item + self._repeat())
 
     def _item(self) -> str | None:
         """Return `None` where no item begins."""
@@ -138,13 +135,14 @@ class _Reader:
         self._depth -= 1
         return f"({inner})"
 
-    def _repeat(self) -> str | None:
+    def _repeat(self) -> str:
+        """Return an empty text where no repetition begins."""
         here = self._here()
         if here and here in "*+?":
             self._at += 1
             return here
         if here != "{":
-            return None
+            return ""
         match = _REPEAT.match(self._text, self._at)
         if match is None or not (match[1] or match[3]):
             raise self._wrong("a repetition `{m}`, `{m,}` or `{m,n}` was expected")

@@ -57,6 +57,7 @@ _LIMITS: dict[str, Any] = {
     "initial_lexer_fuel": 1_000_000,
     "step_lexer_fuel": 200_000,  # some 15 ms
     "step_max_items": 50_000,
+    "max_items_in_row": 50_000,  # alternatives of a rule; the step has its own limit
     "max_lexer_states": 50_000,  # 1 to 2 kB each
     "max_grammar_size": 500_000,
     "verbose_errors": False,
@@ -379,6 +380,8 @@ def _reason(error: str) -> str:
         )
     if unknown := re.match(r"Unimplemented keys: \[(.*?)\]", error):
         return f"the keywords {unknown[1]} of JSON Schema cannot be enforced"
+    if "grammar.symbols.len()" in error:
+        return "it has more than the 65 000 symbols that llguidance takes"
     return _first_line(error)
 
 
