@@ -56,14 +56,8 @@ CASES = [
     ("0.11", {}, RUNNER),
     *((version, {}, CPP | {"min_p"}) for version in LACK_MIN_P),
     ("0.21", {}, CPP),
-    pytest.param(
-        "0.13",
-        {"door": "runner"},
-        RUNNER | {"seed", "temperature"},
-        marks=pytest.mark.xfail(
-            reason="it draws with seed 0 for all requests (§4.4)", strict=True
-        ),
-    ),
+    # It draws with seed 0 for all requests (§4.4).
+    ("0.13", {"door": "runner"}, RUNNER | {"seed", "temperature"}),
     ("0.21", {"door": "runner"}, RUNNER),
     *((version, {}, CPP) for version in IN_TORCH),
     ("1.0", {"door": "engine"}, CPP),
