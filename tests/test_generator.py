@@ -306,6 +306,57 @@ def test_the_generators_template_is_the_default_of_every_conversation():
     assert [output.prompt for output in outputs] == ["own", "own", "other"]
 
 
+# ------------------------------------------------------- the end within a character
+
+EMOJI = "Repeat: 日本 🙂 café:"
+
+
+def test_a_text_ends_with_its_last_whole_character_wherever_the_length_ends_it(
+    generator,
+):
+    decode = generator.get_tokenizer().decode
+    [whole] = generator.generate(EMOJI, SamplingParams(temperature=0, max_tokens=60))
+    cuts = range(1, len(whole.token_ids))
+    params = [SamplingParams(temperature=0, max_tokens=count) for count in cuts]
+
+    outputs = generator.generate([EMOJI] * len(cuts), params)
+
+    shown = [decode(whole.token_ids[:count]) for count in cuts]
+    assert sum(text.endswith("\ufffd") for text in shown) >= 8
+    assert texts_of(outputs) == [text.rstrip("\ufffd") for text in shown]
+    assert [output.token_ids for output in outputs] == [
+        whole.token_ids[:count] for count in cuts
+    ]
+    for one, output in zip(params, outputs, strict=True):
+        deltas = list(generator.stream(EMOJI, one))
+        assert "".join(delta.text for delta in deltas) == output.text
+        assert [i for delta in deltas for i in delta.token_ids] == output.token_ids
+
+
+def test_a_stop_token_within_a_character_leaves_its_bytes_out_of_the_text(generator):
+    [whole] = generator.generate(EMOJI, SamplingParams(temperature=0, max_tokens=60))
+    smile = generator.get_tokenizer().encode("🙂", add_special_tokens=False)
+    third = whole.token_ids.index(smile[0]) + 2
+    params = SamplingParams(
+        temperature=0, max_tokens=60, stop_token_ids=whole.token_ids[third : third + 1]
+    )
+
+    [output] = generator.generate(EMOJI, params)
+    deltas = list(generator.stream(EMOJI, params))
+
+    assert output.text == "日本 "
+    assert output.token_ids == whole.token_ids[: third + 1]
+    assert "".join(delta.text for delta in deltas) == output.text
+
+
+def test_bytes_that_are_no_character_are_shown_before_further_text(generator):
+    params = SamplingParams(temperature=0, max_tokens=20)
+
+    [output] = generator.generate("Spell: café", params)
+
+    assert "\ufffd \ufffd " in output.text
+
+
 # ------------------------------------------------------------------- streams and handles
 
 

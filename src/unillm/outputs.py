@@ -24,7 +24,8 @@ class Logprob:
     rank: int | None = None
     """1 for the most probable token of the vocabulary."""
     decoded_token: str | None = None
-    """Text of the token on its own; U+FFFD where it is a part of a character."""
+    """Text of the token on its own; U+FFFD where it is a part of a character. In the
+    outputs of `LLM`, as in vLLM: the character that the token completes, or ``""``."""
 
 
 @dataclass(kw_only=True)

@@ -225,3 +225,26 @@ def test_an_error_inside_a_run_is_raised_by_the_step(load, reference):
 def test_an_option_that_cannot_work_is_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         Generator("unillm/tiny", backend="ctranslate2", **options)
+
+
+def test_a_text_ends_with_its_last_whole_character_wherever_the_length_ends_it(
+    generator, reference
+):
+    prompt = "Repeat: 日本 🙂 café:"
+    [whole] = reference.generate(prompt, SamplingParams(temperature=0, max_tokens=60))
+    cuts = range(1, len(whole.token_ids))
+    params = [SamplingParams(temperature=0, max_tokens=count) for count in cuts]
+
+    outputs = generator.generate([prompt] * len(cuts), params)
+    deltas = [list(generator.stream(prompt, each)) for each in params]
+
+    decode = generator.get_tokenizer().decode
+    shown = [decode(whole.token_ids[:count]) for count in cuts]
+    assert sum(text.endswith("\ufffd") for text in shown) >= 8
+    assert [output.text for output in outputs] == [t.rstrip("\ufffd") for t in shown]
+    assert [output.token_ids for output in outputs] == [
+        whole.token_ids[:count] for count in cuts
+    ]
+    assert ["".join(delta.text for delta in each) for each in deltas] == [
+        output.text for output in outputs
+    ]

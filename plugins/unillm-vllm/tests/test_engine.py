@@ -87,3 +87,26 @@ def test_an_unknown_option_names_the_known_ones_and_suggests_the_nearest():
 def test_a_value_that_vllm_refuses_is_a_config_error():
     with pytest.raises(ConfigError, match="vLLM refused the configuration"):
         Generator("unillm/tiny", backend="vllm", backend_options={"block_size": "many"})
+
+
+def test_a_text_ends_with_its_last_whole_character_wherever_the_length_ends_it(
+    generator, reference
+):
+    prompt = "Repeat: 日本 🙂 café:"
+    [whole] = reference.generate(prompt, SamplingParams(temperature=0, max_tokens=60))
+    cuts = range(1, len(whole.token_ids))
+    params = [SamplingParams(temperature=0, max_tokens=count) for count in cuts]
+
+    outputs = generator.generate([prompt] * len(cuts), params)
+    deltas = [list(generator.stream(prompt, each)) for each in params]
+
+    decode = generator.get_tokenizer().decode
+    shown = [decode(whole.token_ids[:count]) for count in cuts]
+    assert sum(text.endswith("\ufffd") for text in shown) >= 8
+    assert [output.text for output in outputs] == [t.rstrip("\ufffd") for t in shown]
+    assert [output.token_ids for output in outputs] == [
+        whole.token_ids[:count] for count in cuts
+    ]
+    assert ["".join(delta.text for delta in each) for each in deltas] == [
+        output.text for output in outputs
+    ]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,12 @@ import attrs
 from typing_extensions import Self
 
 from ..config import BACKEND_VARIABLE
-from ..errors import ConfigError, InvalidPromptError, UnsupportedParameterError
+from ..errors import (
+    ConfigError,
+    InvalidPromptError,
+    RequestsFailedError,
+    UnsupportedParameterError,
+)
 from ..generator import Generator, open_generator
 from ..lora import LoRALike
 from ..outputs import RequestOutput
@@ -47,6 +52,7 @@ from .engine_view import ModelConfig, metrics_of
 from .foreign import taken_adapters, taken_params
 from .names import UNAVAILABLE_MEMBERS
 from .stepping import SteppedEngine
+from .token_texts import TokenTexts
 from .tokenization import as_changes, with_special_tokens
 from .v1.metrics.reader import Metric
 
@@ -128,7 +134,8 @@ class LLM:
             backend_options={**taken, **(backend_options or {})},
         )
         self._generator = open_generator(found)
-        self._llm_engine = SteppedEngine(self._generator)
+        self._token_texts = TokenTexts(self._generator.get_tokenizer())
+        self._llm_engine = SteppedEngine(self._generator, self._token_texts)
         weakref.finalize(
             self, self._generator.__exit__
         )  # programs for vLLM do not close
@@ -214,7 +221,8 @@ class LLM:
         if self._only_ids:
             _refuse_texts(prompts)
         changes = as_changes(tokenization_kwargs, special_tokens=True)
-        return self._generator.generate(
+        return self._with_vllms_texts(
+            self._generator.generate,
             with_special_tokens(prompts, tokenization_kwargs),
             self._params(sampling_params, changes, mm_processor_kwargs),
             use_tqdm=use_tqdm,
@@ -303,7 +311,8 @@ class LLM:
         if self._only_ids:
             _refuse_texts("messages")
         changes = as_changes(tokenization_kwargs, special_tokens=False)
-        return self._generator.chat(
+        return self._with_vllms_texts(
+            self._generator.chat,
             messages,
             self._params(sampling_params, changes, mm_processor_kwargs),
             use_tqdm=use_tqdm,
@@ -316,6 +325,18 @@ class LLM:
             tools=tools,
             chat_template_kwargs=chat_template_kwargs,
         )
+
+    def _with_vllms_texts(
+        self, call: Callable[..., list[RequestOutput]], *args: Any, **options: Any
+    ) -> list[RequestOutput]:
+        """Call the generator; `Logprob.decoded_token` of the outputs is vLLM's."""
+        try:
+            outputs = call(*args, **options)
+        except RequestsFailedError as error:
+            self._token_texts.write(error.results)
+            raise
+        self._token_texts.write(outputs)
+        return outputs
 
     def _params(
         self,

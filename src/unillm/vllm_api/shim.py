@@ -27,7 +27,7 @@ _REAL = "vllm"
 _FACE_OF = __package__
 _PRIVATE = (
     *("beam_search", "engine_args", "engine_view", "foreign", "llm", "names"),
-    *("shim", "stepping", "tokenization"),
+    *("shim", "stepping", "token_texts", "tokenization"),
 )
 """Modules of this package that have no counterpart in vLLM."""
 

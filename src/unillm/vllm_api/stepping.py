@@ -22,6 +22,7 @@ from ..params import SamplingParams
 from ..text.prompts import PromptType
 from .engine_view import ModelConfig, no_attribute
 from .foreign import taken_adapters, taken_params
+from .token_texts import TokenTexts
 
 if TYPE_CHECKING:
     from .. import RequestHandle
@@ -36,8 +37,9 @@ class SteppedEngine:
     that names the calls of `Generator`.
     """
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: Generator, texts: TokenTexts) -> None:
         self._generator = generator
+        self._texts = texts
         self._live: dict[str, RequestHandle] = {}
         self._seen: dict[str, int] = {}
         """New tokens that `step` has returned, for each request."""
@@ -130,6 +132,7 @@ class SteppedEngine:
         """
         while self._live:
             if outputs := [*self._news()]:
+                self._texts.write(outputs)
                 return outputs
             time.sleep(_POLL_S)
         return []
