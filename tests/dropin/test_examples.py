@@ -134,10 +134,19 @@ def test_structured_outputs(llm: LLM):
         grammar='start: "SELECT " column " FROM " table\n'
         'column: "a" | "b"\ntable: "x" | "y"'
     )
+    rooted = generate_output(
+        grammar="""
+        root ::= "SELECT " column " FROM " table
+
+        column ::= "a" | "b"
+        table ::= "x" | "y"
+        """
+    )
 
     assert choice in ("Positive", "Negative")
     assert re.fullmatch(r"\w{2,5}@\w{2,5}\.com\n?", matched)
     assert re.fullmatch("SELECT [ab] FROM [xy]", counted)
+    assert re.fullmatch("SELECT [ab] FROM [xy]", rooted)
 
 
 def test_structured_outputs_by_a_schema(llm: LLM):
