@@ -71,6 +71,10 @@ ENDPOINTS = (
     Endpoint("GET", "/health", "Say whether requests are served; needs no key."),
     Endpoint("GET", "/version", "Name the version.", answer=Version),
     Endpoint("GET", "/metrics", "Count requests, for Prometheus."),
+    Endpoint("GET", "/shadow", "Say how often the shadow engine agreed."),
+    Endpoint("GET", "/", "Return a page to try the model."),
+    Endpoint("GET", "/page/{name}", "Return a file of that page."),
+    Endpoint("GET", "/activity", "Say what the engine does, for that page."),
     Endpoint("GET", "/openapi.json", "Return this document."),
     Endpoint("GET", "/docs", "Return this document as a page."),
 )
