@@ -52,7 +52,7 @@ class LLM(unillm.LLM):
     """`unillm.LLM` on the stand-in."""
 
     def __init__(self, model: Any = None, **options: Any) -> None:
-        # What belongs to the named model does not fit the stand-in.
+        # Options of the named model do not fit the stand-in.
         for name in ("tokenizer", "quantization", "hf_overrides", "revision"):
             options.pop(name, None)
         options.setdefault("kv_cache_memory_bytes", CACHE_BYTES)

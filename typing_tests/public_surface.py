@@ -109,6 +109,8 @@ def calls_of_vllm(llm: LLM) -> None:
     params = llm.get_default_sampling_params()
     params.max_tokens = 5
     params.stop = ["a"]
+    params.stop.append("b")
+    params.logit_bias[5] = 1.0
     assert_type(llm.generate(["a"], params), list[RequestOutput])
     assert_type(llm.chat(CHAT), list[RequestOutput])
 

@@ -136,5 +136,8 @@ def test_what_cannot_be_searched_is_refused(llm):
         llm.beam_search(PROMPTS[0], None)
     with pytest.raises(InvalidParameterError, match="max_logprobs=20"):
         llm.beam_search(PROMPTS[0], BeamSearchParams(11, 3))
+    with pytest.raises(InvalidParameterError, match="1 prompts and 2 lora_request"):
+        llm.beam_search(PROMPTS[0], BeamSearchParams(2, 3), [None, None])
+    assert llm.beam_search([], BeamSearchParams(2, 3)) == []
     with pytest.raises(ValueError, match="1 of 2 requests failed"):
         llm.beam_search([PROMPTS[0], [5] * 70], BeamSearchParams(2, 3))

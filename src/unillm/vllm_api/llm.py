@@ -21,6 +21,7 @@ from typing_extensions import Self
 from ..config import BACKEND_VARIABLE
 from ..errors import (
     ConfigError,
+    InvalidParameterError,
     InvalidPromptError,
     RequestsFailedError,
     UnsupportedParameterError,
@@ -235,7 +236,6 @@ class LLM:
         prompts: Prompts,
         params: BeamSearchParams,
         lora_request: LoRALike = None,
-        *,
         use_tqdm: UseTqdm = False,  # noqa: ARG002 - vLLM's signature
         concurrency_limit: int | None = None,  # noqa: ARG002
     ) -> list[BeamSearchOutput]:
@@ -260,6 +260,13 @@ class LLM:
         adapters = taken_adapters(lora_request)
         if not isinstance(adapters, list):
             adapters = [adapters] * len(listed)
+        if len(adapters) != len(listed):
+            raise InvalidParameterError(
+                f"There are {len(listed)} prompts and {len(adapters)} lora_request "
+                "values. Pass one for all prompts, or a list with one for each.",
+                parameter="lora_request",
+                value=len(adapters),
+            )
         searcher = BeamSearcher(self._generator, as_beam_params(params))
         return searcher.search(listed, adapters)
 
