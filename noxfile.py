@@ -35,7 +35,10 @@ SWAP = ("pytest", "--confcutdir=tests", "-k", "not transformers", "tests/test_sw
 """One program on each engine that a session has besides the embedded one."""
 DROP_IN = ("pytest", "--confcutdir=tests", "-W", "default", "tests/dropin")
 """Programs for vLLM with the import changed. vLLM's libraries warn."""
-PROGRAMS = ("pytest", "--confcutdir=tests/programs", "tests/programs")
+PROGRAMS = (
+    *("pytest", "--confcutdir=tests/programs", "-W", "default", "tests/programs"),
+)
+"""Programs of others that import vLLM. Their libraries warn."""
 COMPARE = (
     *("unillm", "compare", "unillm/tiny", "--dtype", "float32"),
     *("--backend", "transformers", "--backend", "vllm"),

@@ -115,7 +115,7 @@ def run_programs() -> dict[str, str]:
         subprocess.run(  # noqa: S603
             [
                 *(sys.executable, "-m", "pytest", "-q", f"--confcutdir={folder}"),
-                *(folder, f"--junit-xml={report}"),
+                *("-W", "default", folder, f"--junit-xml={report}"),
             ],
             check=False,
             cwd=ROOT,
