@@ -2,6 +2,8 @@
 
 """Programs for vLLM with a model that is here: every hub id becomes ``unillm/tiny``.
 
+A download becomes an adapter for it.
+
 `scripts/vllm_programs.py` starts vLLM's examples and tests with it, so that they need
 neither network nor GPU. ``python scripts/vllm_stand_ins.py PROGRAM ARGUMENT…`` runs an
 example; ``pytest -p vllm_stand_ins`` runs tests.
@@ -43,6 +45,29 @@ def stand_in() -> str:
     return str(folder)
 
 
+@functools.cache
+def adapter() -> str:
+    """Return the directory of a LoRA adapter that changes nothing."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder = Path(tempfile.mkdtemp())
+    config = json.loads(Path(stand_in(), "config.json").read_text("utf-8"))
+    hidden, out = config["hidden_size"], config["hidden_size"]
+    name = "base_model.model.model.layers.0.self_attn.q_proj"
+    save_file(
+        {
+            f"{name}.lora_A.weight": torch.zeros(8, hidden),
+            f"{name}.lora_B.weight": torch.zeros(out, 8),
+        },
+        folder / "adapter_model.safetensors",
+    )
+    settings = {"peft_type": "LORA", "r": 8, "lora_alpha": 16}
+    settings |= {"target_modules": ["q_proj"], "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps(settings), "utf-8")
+    return str(folder)
+
+
 def local(name: Any) -> Any:
     """Return the stand-in for a name that is not a directory."""
     return name if name is None or Path(str(name)).is_dir() else stand_in()
@@ -79,7 +104,7 @@ def install() -> None:
     for name in ("AutoConfig", "AutoTokenizer", "AutoModelForCausalLM"):
         kind = getattr(transformers, name)
         kind.from_pretrained = _localised(kind.from_pretrained)
-    huggingface_hub.snapshot_download = lambda *_, **__: stand_in()
+    huggingface_hub.snapshot_download = lambda *_, **__: adapter()
 
 
 def _localised(load: Any) -> Any:

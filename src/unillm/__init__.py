@@ -4,7 +4,7 @@
 
 Importing this package loads no engine, no torch and no tokenizer; the first use of a
 public name imports its module. Public are the names here and the modules `backend`,
-`errors`, `hookspecs` and `testing`; all other modules are private.
+`errors`, `hookspecs`, `testing` and `vllm_api`; all other modules are private.
 """
 
 from __future__ import annotations
