@@ -136,7 +136,7 @@ class LLM:
         )
         self._generator = open_generator(found)
         self._token_texts = TokenTexts(self._generator.get_tokenizer())
-        self._llm_engine = SteppedEngine(self._generator, self._token_texts)
+        self._llm_engine = SteppedEngine(self._generator)
         weakref.finalize(
             self, self._generator.__exit__
         )  # programs for vLLM do not close

@@ -37,9 +37,9 @@ class SteppedEngine:
     that names the calls of `Generator`.
     """
 
-    def __init__(self, generator: Generator, texts: TokenTexts) -> None:
+    def __init__(self, generator: Generator) -> None:
         self._generator = generator
-        self._texts = texts
+        self._texts = TokenTexts(generator.get_tokenizer())
         self._live: dict[str, RequestHandle] = {}
         self._seen: dict[str, int] = {}
         """New tokens that `step` has returned, for each request."""
