@@ -308,6 +308,17 @@ def test_a_tokenizer_whose_tokens_depend_on_their_neighbours_is_refused(families
     assert caught.value.parameter == "structured_outputs"
 
 
+def test_a_model_without_an_eos_token_of_its_own_is_refused(tokenizer):
+    compiler = GrammarCompiler(tokenizer, vocab_size=500, eos_ids=[500, 10**6])
+
+    with pytest.raises(
+        UnsupportedParameterError, match="needs an EOS token to end the text with"
+    ) as caught:
+        compiler.compile(StructuredOutputs(regex="a"))
+
+    assert caught.value.parameter == "structured_outputs"
+
+
 def test_the_error_without_llguidance_says_what_to_install(compiler, monkeypatch):
     monkeypatch.setitem(sys.modules, "llguidance", None)
 

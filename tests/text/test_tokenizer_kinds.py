@@ -213,6 +213,29 @@ def test_the_name_of_a_special_token_bans_the_token(name):
     assert 2 not in allowed(state)
 
 
+def test_tokens_beyond_the_rows_of_the_model_are_not_used():
+    backend = SMALL["byte level"]()
+    rows = backend.get_vocab_size()
+    backend.add_tokens(["tool call"])
+    tokenizer = load_tokenizer(backend)
+    assert tokenizer.encode("tool call", add_special_tokens=False) == [rows]
+
+    [plain, _] = tokenise_bad_words(["tool call"], tokenizer, rows)
+    state = (
+        GrammarCompiler(tokenizer, vocab_size=rows, eos_ids=[2])
+        .compile(StructuredOutputs(choice=["a tool call now"]))
+        .start()
+    )
+    written = []
+    while (token_id := allowed(state)[0]) != 2:
+        state.accept(token_id)
+        written.append(token_id)
+
+    assert tokenizer.pieces.text(plain) == "tool call"
+    assert tokenizer.pieces.text(written) == "a tool call now"
+    assert max([*plain, *written]) < rows
+
+
 def test_a_word_without_tokens_needs_no_ban():
     tokenizer = tokenizer_of("unigram")
 

@@ -257,6 +257,7 @@ class _Pieces:
     ) -> None:
         assert tokenizer.pieces is not None
         self._spelling = spelling
+        self._vocab_size = vocab_size
         self.eos_token_id = eos_ids[0]
         special = tokenizer.special_token_ids | set(eos_ids)
         self.special_token_ids = sorted(i for i in special if i < vocab_size)
@@ -268,7 +269,8 @@ class _Pieces:
         """Return the ids of a text that must follow."""
         if isinstance(text, bytes):
             text = text.decode("utf-8", "replace")
-        return self._spelling.ids(text[:LOOK_AHEAD]) or []
+        ahead = text[:LOOK_AHEAD]
+        return self._spelling.ids(ahead, below=self._vocab_size) or []
 
 
 def _compile(wanted: StructuredOutputs, vocabulary: _Vocabulary) -> Grammar:

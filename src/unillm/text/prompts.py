@@ -437,8 +437,8 @@ def tokenise_bad_words(
     A form that the tokenizer has no tokens for never appears, and has no ids.
 
     Raises:
-        InvalidParameterError: A word has ids outside the vocabulary, or none from a
-            tokenizer without pieces.
+        InvalidParameterError: From a tokenizer without pieces, a word has no ids, or
+            ids outside the vocabulary.
 
     References:
         ``SamplingParams.update_from_tokenizer``, vLLM 0.32.
@@ -446,7 +446,7 @@ def tokenise_bad_words(
     found: dict[tuple[int, ...], None] = {}
     for word in words:
         for form in (word.lstrip(), f" {word.lstrip()}"):
-            ids = _spell(form, tokenizer)
+            ids = _spell(form, tokenizer, vocab_size)
             if ids is None:
                 continue
             if not ids or _outside(ids, vocab_size):
@@ -460,11 +460,11 @@ def tokenise_bad_words(
     return tuple(found)
 
 
-def _spell(text: str, tokenizer: Tokenizer) -> list[int] | None:
+def _spell(text: str, tokenizer: Tokenizer, vocab_size: int) -> list[int] | None:
     """Return the usual ids of a text inside another; `None` if there are none."""
     if tokenizer.spelling is None:
         return tokenizer.encode(text, add_special_tokens=False)
-    return tokenizer.spelling.ids(text, special=True)
+    return tokenizer.spelling.ids(text, below=vocab_size, special=True)
 
 
 def _outside(token_ids: Iterable[int], vocab_size: int) -> list[int]:

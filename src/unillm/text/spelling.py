@@ -49,7 +49,9 @@ class Spelling:
         bytes_of_utf8 = {*range(0xC0), *range(0xC2, 0xF5)}
         return all(bytes([byte]) in self._ids for byte in bytes_of_utf8)
 
-    def ids(self, text: str, *, special: bool = False) -> list[int] | None:
+    def ids(
+        self, text: str, *, below: int | None = None, special: bool = False
+    ) -> list[int] | None:
         """Return ids whose pieces join to *text*; `None` if there are none.
 
         They are those of the tokenizer where it can be brought to spell the text, and
@@ -57,21 +59,23 @@ class Spelling:
 
         Args:
             text: Of any length.
+            below: Take only ids below it, the rows of a model; all for `None`.
             special: Take the name of a special token in the text for that token.
         """
         wanted = text.encode()
+        limit = self._vocab_size if below is None else below
         for anchor in ("", *_ANCHORS):
             head = self._encode(anchor) if anchor else []
             ids = self._encode(anchor + text)
             tail = ids[len(head) :]
-            if ids[: len(head)] == head and self._spells(tail, wanted, special):
+            if (
+                ids[: len(head)] == head
+                and max(tail, default=0) < limit
+                and (special or self._special.isdisjoint(tail))
+                and b"".join([self._pieces[token_id] for token_id in tail]) == wanted
+            ):
                 return tail
-        return self._fewest(wanted)
-
-    def _spells(self, ids: list[int], wanted: bytes, special: bool) -> bool:
-        if not special and not self._special.isdisjoint(ids):
-            return False
-        return b"".join([self._pieces[token_id] for token_id in ids]) == wanted
+        return self._fewest(wanted, limit)
 
     @functools.cached_property
     def _ids(self) -> dict[bytes, int]:
@@ -90,8 +94,11 @@ class Spelling:
     def _lengths(self) -> list[int]:
         return sorted({len(piece) for piece in self._ids if piece})
 
-    def _fewest(self, wanted: bytes) -> list[int] | None:
-        """Return the shortest list of ids whose pieces join to *wanted*."""
+    def _fewest(self, wanted: bytes, limit: int) -> list[int] | None:
+        """Return the shortest list of ids below *limit* whose pieces join to *wanted*.
+
+        Of several ids with the same bytes it knows one.
+        """
         # For each end, the start of the last piece in the shortest list up to there.
         counts: list[int | None] = [0]
         starts = [0]
@@ -101,7 +108,7 @@ class Spelling:
                 for length in self._lengths
                 if length <= end
                 and (count := counts[end - length]) is not None
-                and wanted[end - length : end] in self._ids
+                and self._ids.get(wanted[end - length : end], limit) < limit
             ]
             count, start = min(options, default=(None, 0))
             counts.append(None if count is None else count + 1)
