@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from unillm_ctranslate2 import _conversion
 
-from unillm import Generator
+from unillm import Generator, SamplingParams
 from unillm.backend import find_model
 from unillm.errors import (
     ConfigError,
@@ -101,10 +101,22 @@ def test_quantised_weights_are_refused_under_both_keys(model, key):
 
 
 def test_linear_scaling_extends_the_context(model):
-    edit(model / "config.json", rope_scaling={"type": "linear", "factor": 2.0})
+    edit(
+        model / "config.json",
+        rope_scaling={"type": "linear", "factor": 2.0},
+        max_position_embeddings=64,
+    )
+    prompt = [1 + number % 250 for number in range(100)]
+    tokens = {}
+    for backend in ("ctranslate2", "transformers"):
+        options = {"dtype": "float32", "max_num_seqs": 2}
+        with Generator(model, backend=backend, **options) as generator:
+            assert generator.limits.max_model_len == 128
+            params = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True)
+            [output] = generator.generate({"prompt_token_ids": prompt}, params)
+            tokens[backend] = output.outputs[0].token_ids
 
-    with Generator(model, **FLOAT32, max_num_seqs=2) as generator:
-        assert generator.limits.max_model_len == 2048
+    assert tokens["ctranslate2"] == tokens["transformers"]
 
 
 # ------------------------------------------------------------------------------- cache

@@ -280,8 +280,11 @@ def load_model(
     except Exception as error:  # transformers raises any error of its parts
         if is_out_of_memory(error):
             raise
+        files = sorted(file.name for file in path.glob("*.safetensors"))
+        names = ", ".join([*files[:3], *["…"][: len(files) - 3]])
         raise ModelLoadError(
-            f"transformers cannot load the weights of {path}: {error}"
+            f"transformers cannot load the weights of {path} with its config.json "
+            f"({names}): {error}"
         ) from error
     model, info = loaded
     model.config.name_or_path = str(path)

@@ -253,12 +253,19 @@ def _read_header(file: Path) -> Mapping[str, Any]:
         raise _no_header(file, str(error)) from error
     if not isinstance(header, dict):
         raise _no_header(file, f"it is a {type(header).__name__}, not an object")
-    header.pop("__metadata__", None)
+    if not _are_texts(header.pop("__metadata__", {})):
+        raise _no_header(file, "__metadata__ is not an object of texts")
     for name, entry in header.items():
         if fault := _fault_of(entry):
             raise _no_header(file, f"the tensor {name[:80]!r} {fault}")
-    ends = (entry["data_offsets"][1] for entry in header.values())
-    declared = 8 + length + max(ends, default=0)
+    end = 0
+    for name, entry in sorted(header.items(), key=lambda each: each[1]["data_offsets"]):
+        if entry["data_offsets"][0] != end:
+            raise _no_header(
+                file, f"the tensor {name[:80]!r} does not begin where another ends"
+            )
+        end = entry["data_offsets"][1]
+    declared = 8 + length + end
     if declared != size:
         raise ModelLoadError(
             f"{file} is not whole: it declares {declared:,} bytes and has {size:,}. "
@@ -293,6 +300,10 @@ def _fault_of(entry: Any) -> str | None:
             f"needs {needed:,}"
         )
     return None
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(n, str) for n in value.values())
 
 
 def _are_numbers(value: Any) -> TypeGuard[list[int]]:
