@@ -9,6 +9,7 @@ import importlib
 import pytest
 from conftest import TINY
 from trtllm_double import calls
+from unillm_tensorrt_llm import TensorRTLLMBackend
 from unillm_tensorrt_llm._capabilities import on_engines, on_runners
 from unillm_tensorrt_llm._entry_paths import EntryPath, Installed
 from unillm_tensorrt_llm._sampler import Sampler, choose_sampler
@@ -27,6 +28,15 @@ WITH_CPP = ("1.0", "1.1rc0", "1.1", "1.2", "1.3rc20", "1.3rc24")
 
 def greedy(**fields):
     return SamplingParams(**{"temperature": 0, "max_tokens": 12, **fields})
+
+
+def test_an_error_of_another_backend_promises_nothing_that_versions_lack():
+    """The backend is asked without an import of TensorRT-LLM."""
+    found = TensorRTLLMBackend().capabilities
+
+    assert found.of("seed").support is Support.UNSUPPORTED
+    assert found.of("temperature").support is Support.NATIVE
+    assert "the installed version decides" in found.of("logprobs").reason
 
 
 # ------------------------------------------------------------------------ the sampler

@@ -46,8 +46,29 @@ EVERYWHERE: Mapping[str, Capability] = {
 }
 """Aspects that no version has."""
 
-CAPABILITIES = Capabilities(fields={**EVERYWHERE, "lora": NATIVE})
-"""Those of the backend; an engine refines them."""
+_VARIES = (
+    "presence_penalty",
+    "frequency_penalty",
+    "min_p",
+    "seed",
+    "logprobs",
+    "prompt_logprobs",
+    "structured_outputs",
+    "top_k.large",
+    "lora",
+)
+"""Fields that some versions or entry paths honour and others do not."""
+
+CAPABILITIES = Capabilities(
+    fields={
+        **EVERYWHERE,
+        **dict.fromkeys(_VARIES, _not("the installed version decides; load a model")),
+    }
+)
+"""Those of the backend, before an engine shows what its version has."""
+
+_COMMON: Mapping[str, Capability] = {**EVERYWHERE, **dict.fromkeys(_VARIES, NATIVE)}
+"""Where each entry path begins."""
 
 _TORCH_LATER = "TorchSampler has it from about TensorRT-LLM 1.3.0rc24 on"
 _CPP_HAS_IT = "the C++ decoder of TensorRT-LLM 1.0 to 1.3.0rc24 has it"
@@ -169,7 +190,7 @@ class PytorchOptions:
 def on_pytorch(installed: Installed, options: PytorchOptions) -> Capabilities:
     """Return the capabilities of ``tensorrt_llm.LLM`` on PyTorch."""
     found: Fields = {
-        **EVERYWHERE,
+        **_COMMON,
         "allowed_token_ids": _BY_BIAS,
         "lora": NATIVE if options.lora else _NO_LORA,
     }
@@ -195,7 +216,7 @@ def on_pytorch(installed: Installed, options: PytorchOptions) -> Capabilities:
 def on_engines(installed: Installed, *, speculates: bool) -> Capabilities:
     """Return the capabilities of the LLM class that runs engines."""
     found: Fields = {
-        **EVERYWHERE,
+        **_COMMON,
         "allowed_token_ids": _BY_BIAS,
         **_cpp(installed.params_fields),
         "structured_outputs": _NO_GUIDANCE_ON_ENGINES,
@@ -209,7 +230,7 @@ def on_engines(installed: Installed, *, speculates: bool) -> Capabilities:
 def on_runners(*, takes_seeds: bool) -> Capabilities:
     """Return the capabilities of ``ModelRunner`` and ``ModelRunnerCpp``."""
     found: Fields = {
-        **EVERYWHERE,
+        **_COMMON,
         **_cpp(frozenset({"embedding_bias"})),
         "min_p": _not("the runners take no min_p; use the LLM API of 1.0 or later"),
         "logit_bias": _RUNNER_HAS_NO_BIAS,
