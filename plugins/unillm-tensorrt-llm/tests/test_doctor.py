@@ -10,7 +10,8 @@ import json
 import shutil
 
 import pytest
-from conftest import SERVED, TINY
+from conftest import TINY
+from trtllm_double.profiles import PROFILES
 from unillm_tensorrt_llm import TensorRTLLMBackend, _doctor
 
 from unillm.cli import main
@@ -74,7 +75,7 @@ def test_a_failed_clause_has_its_own_exit_code(install, capsys, monkeypatch):
     assert [c["number"] for c in clauses if c["outcome"] == "failed"] == ["R3"]
 
 
-@pytest.mark.parametrize("version", SERVED)
+@pytest.mark.parametrize("version", PROFILES)
 def test_every_assumption_holds_on_the_fake(install, findings, version):
     install(version)
 
