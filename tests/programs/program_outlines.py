@@ -8,12 +8,14 @@ from typing import Literal
 
 import outlines
 from outlines.types.dsl import JsonSchema
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from vllm import LLM, SamplingParams
 
 
 class Car(BaseModel):
-    """An object of JSON."""
+    """An object of JSON with one key."""
+
+    model_config = ConfigDict(extra="forbid")
 
     doors: bool
 
