@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -44,15 +44,15 @@ EXAMPLES = (
 """Examples that use the offline classes for text; the others serve, or take media."""
 
 TESTS = """
-    test_outputs.py test_regression.py detokenizer/test_disable_detokenization.py
-    detokenizer/test_stop_reason.py detokenizer/test_stop_strings.py
-    samplers/test_beam_search.py samplers/test_ignore_eos.py samplers/test_logprobs.py
-    samplers/test_no_bad_words.py samplers/test_non_finite_params.py
-    entrypoints/llm/test_chat.py entrypoints/llm/test_collective_rpc.py
-    entrypoints/llm/test_generate.py entrypoints/llm/test_gpu_utilization.py
-    entrypoints/llm/test_prompt_validation.py
-    entrypoints/llm/test_struct_output_generate.py v1/e2e/general/test_min_tokens.py
-    v1/sample/test_logprobs.py v1/sample/test_sampling_params_e2e.py
+    test_outputs.py samplers/test_non_finite_params.py samplers/test_ignore_eos.py
+    samplers/test_logprobs.py samplers/test_beam_search.py samplers/test_no_bad_words.py
+    detokenizer/test_disable_detokenization.py detokenizer/test_stop_reason.py
+    detokenizer/test_stop_strings.py entrypoints/llm/test_generate.py
+    entrypoints/llm/test_chat.py entrypoints/llm/test_prompt_validation.py
+    entrypoints/llm/test_collective_rpc.py entrypoints/llm/test_gpu_utilization.py
+    v1/sample/test_sampling_params_e2e.py v1/e2e/general/test_min_tokens.py
+    entrypoints/llm/test_struct_output_generate.py v1/sample/test_logprobs.py
+    test_regression.py
 """
 """Files of tests of the offline API, in ``tests``; others test vLLM's internals."""
 
@@ -87,15 +87,18 @@ def main() -> None:
             PAGE.write_text(with_tables(PAGE.read_text("utf-8"), record), "utf-8")
             continue
         if kind == "programs":
-            found: Any = run_programs()
+            outcomes: Iterable[tuple[str, Any]] = run_programs()
         elif given.sources is None:
             parser.error(f"{kind} needs --sources, the unpacked sources of vLLM 0.32")
         else:
             run = run_examples if kind == "examples" else run_tests
-            found = run(given.sources)
-        record = read_record()  # again: another backend may have written it
-        record.setdefault(kind, {})[os.environ["UNILLM_BACKEND"]] = found
-        RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", "utf-8")
+            outcomes = run(given.sources)
+        for name, outcome in outcomes:
+            record = read_record()  # again: another backend may have written it
+            of_backend = record[kind].setdefault(os.environ["UNILLM_BACKEND"], {})
+            of_backend[name] = outcome
+            text = json.dumps(record, indent=1, sort_keys=True)
+            RECORD.write_text(f"{text}\n", "utf-8")
 
 
 def read_record() -> dict[str, Any]:
@@ -107,8 +110,8 @@ def read_record() -> dict[str, Any]:
 # ---------------------------------------------------------------------------- running
 
 
-def run_programs() -> dict[str, str]:
-    """Return the outcome of each program, by its name and version."""
+def run_programs() -> Iterator[tuple[str, str]]:
+    """Yield each program, by its name and version, with the outcome."""
     with tempfile.TemporaryDirectory() as name:
         report = Path(name) / "report.xml"
         folder = "tests/programs"
@@ -124,27 +127,23 @@ def run_programs() -> dict[str, str]:
             case.get("name", ""): [each.tag for each in case if each.tag in _PROBLEMS]
             for case in ET.parse(report).getroot().iter("testcase")  # noqa: S314
         }
-    found = {}
     for word, (title, distribution, refused) in PROGRAMS.items():
         [problems] = [tags for name, tags in cases.items() if f"_{word}" in name]
         passed = f"refused: {refused}" if refused else "passes"
         if problems == ["skipped"]:
             continue
         key = f"{title} ({distribution} {version(distribution)})"
-        found[key] = "fails" if problems else passed
-    return found
+        yield key, "fails" if problems else passed
 
 
-def run_examples(sources: Path) -> dict[str, str]:
-    """Return the outcome of each example, by its path: "" where it passes."""
+def run_examples(sources: Path) -> Iterator[tuple[str, str]]:
+    """Yield each example, by its path, with the outcome: "" where it passes."""
     folder = sources / "examples"
     paths = sorted(path for pattern in EXAMPLES for path in folder.glob(pattern))
     offline = re.compile(r"\bLLM\(|EngineArgs|LLMEngine")
-    return {
-        path.relative_to(folder).as_posix(): _run_example(path)
-        for path in paths
-        if offline.search(path.read_text("utf-8"))
-    }
+    for path in paths:
+        if offline.search(path.read_text("utf-8")):
+            yield path.relative_to(folder).as_posix(), _run_example(path)
 
 
 def _run_example(path: Path) -> str:
@@ -167,15 +166,16 @@ def _run_example(path: Path) -> str:
     return _shortened(lines[-1] if lines else f"exit code {done.returncode}")
 
 
-def run_tests(sources: Path) -> dict[str, dict[str, Any]]:
-    """Return the counts and the reasons of each file of tests."""
+def run_tests(sources: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each file of tests with its counts and reasons."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copytree(sources / "tests", folder / "tests")
         for path in (folder / "tests").rglob("*.py"):
             changed = with_imports_changed(path.read_text("utf-8"))
             path.write_text(_closing(changed), "utf-8")
-        return {path: _run_file(folder, f"tests/{path}") for path in TESTS.split()}
+        for path in TESTS.split():
+            yield path, _run_file(folder, f"tests/{path}")
 
 
 def _run_file(folder: Path, path: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import runpy
 import shutil
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +93,12 @@ def install() -> None:
     unillm.vllm_api.install()
     import huggingface_hub
     import transformers
-    import vllm
-    import vllm.entrypoints.llm
 
-    from unillm.vllm_api import entrypoints
-
-    unillm.LLM = unillm.vllm_api.LLM = LLM  # type: ignore[misc,attr-defined]
-    vllm.LLM = vllm.entrypoints.llm.LLM = LLM
-    __import__("unillm.vllm_api.entrypoints.llm")
-    entrypoints.llm.LLM = LLM
+    for name in (
+        *("unillm", "unillm.vllm_api", "unillm.vllm_api.engine.llm_engine"),
+        *("unillm.vllm_api.entrypoints.llm", "vllm", "vllm.entrypoints.llm"),
+    ):
+        import_module(name).LLM = LLM  # type: ignore[attr-defined]
     for name in ("AutoConfig", "AutoTokenizer", "AutoModelForCausalLM"):
         kind = getattr(transformers, name)
         kind.from_pretrained = _localised(kind.from_pretrained)
