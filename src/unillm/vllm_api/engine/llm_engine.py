@@ -10,7 +10,6 @@ from typing_extensions import Self
 
 from ..llm import LLM
 from ..stepping import SteppedEngine
-from ..token_texts import TokenTexts
 
 __all__ = ["LLMEngine"]
 
@@ -30,6 +29,6 @@ class LLMEngine(SteppedEngine):
     def from_engine_args(cls, engine_args: Any, **_: Any) -> Self:
         """Create a model from `EngineArgs`, also those of an installed vLLM."""
         llm = LLM.from_engine_args(engine_args)
-        engine = cls(llm.generator, TokenTexts(llm.get_tokenizer()))
+        engine = cls(llm.generator)
         engine._owner = llm
         return engine
