@@ -12,7 +12,7 @@ import enum
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import Any
 
 import attrs
@@ -71,7 +71,8 @@ def _is_integer(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return _is_integer(value) or isinstance(value, float)
+    # A larger integer is not a float, which time and shares of memory are.
+    return isinstance(value, float) or (_is_integer(value) and abs(value) < 2**53)
 
 
 def _count(default: int | None = None) -> Any:
@@ -236,6 +237,8 @@ class EngineConfig:
             given: Any other field. `None` leaves the default.
         """
         sources = {}
+        if not isinstance(backend, (str, NoneType)):
+            raise ConfigError(f"backend must be a name or None, got {backend!r}.")
         if backend not in (None, "auto"):
             sources["backend"] = Source.ARGUMENT
         elif backend := os.environ.get(BACKEND_VARIABLE):

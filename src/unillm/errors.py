@@ -66,6 +66,11 @@ class UnillmError(Exception):
 
     __module__ = "unillm.errors"
 
+    def __init__(self, message: str = "") -> None:
+        # A log or a terminal cannot write half a surrogate pair.
+        text = str(message).encode("utf-8", "backslashreplace").decode()
+        super().__init__(text)
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the message and the attributes, because classes differ in `__init__`.
 

@@ -128,8 +128,12 @@ def as_items(
         return ()
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise refuse(name, expected, value)
+    try:
+        iterator = iter(value)
+    except TypeError:  # an array without dimensions
+        raise refuse(name, expected, value) from None
     items: dict[T, None] = {}
-    for item in value:  # an error of the caller's own iterator passes on
+    for item in iterator:  # an error of the caller's own iterator passes on
         try:
             items[convert(item)] = None
         except (TypeError, ValueError, OverflowError):  # noqa: PERF203 - names *item*

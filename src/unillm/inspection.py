@@ -112,6 +112,10 @@ class ModelReport:
     """Why there is no estimate of the memory."""
 
 
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def inspect_model(
     model: str | os.PathLike[str],
     *,
@@ -140,7 +144,7 @@ def inspect_model(
         BackendNotFoundError: No backend has the name.
     """
     for name, number in (("slots", slots), ("length", length)):
-        if number is not None and number < 1:
+        if number is not None and not (_is_integer(number) and number >= 1):
             raise ConfigError(f"{name} must be an integer ≥ 1 or None, got {number!r}.")
     config = configure(
         model,

@@ -96,6 +96,8 @@ def configure(
         ModelNotFoundError: The model does not exist.
         ModelLoadError: A file of the model is not what its name says.
     """
+    if not isinstance(model, (str, os.PathLike)):
+        raise ConfigError(f"model must be a name or a path, got {model!r}.")
     name = os.fspath(model)
     # An invalid option is refused before the model is downloaded.
     config = EngineConfig.create(

@@ -34,6 +34,12 @@ def find_model(model: str | os.PathLike[str]) -> Path:
     if name in BUNDLED:
         return BUNDLED[name]
     path = Path(name).expanduser()
+    try:
+        path.stat()
+    except FileNotFoundError:
+        pass  # it may be the name of a hub
+    except (OSError, ValueError) as error:
+        raise ModelNotFoundError(f"{name!r} cannot be read: {error}.") from error
     if path.is_dir():
         return path
     if path.exists():

@@ -121,7 +121,7 @@ class ListCall:
 
 
 def _check(on_error: OnError) -> None:
-    if on_error not in ("raise", "return"):
+    if not isinstance(on_error, str) or on_error not in ("raise", "return"):
         raise ConfigError(f'on_error must be "raise" or "return", got {on_error!r}.')
 
 

@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
@@ -76,11 +76,19 @@ class ChatPrompt:
                 variables of the template.
 
         Raises:
-            InvalidParameterError: Two options exclude each other, or there is no such
-                content format.
+            InvalidParameterError: An option has the wrong type, two exclude each other,
+                or there is no such content format.
         """
         arguments = {**_CHAT_OPTIONS, **options}
-        variables = arguments.pop("chat_template_kwargs")
+        for name, (kind, expected) in _CHAT_TYPES.items():
+            if not isinstance(arguments[name], kind):
+                raise refuse(name, expected, arguments[name])
+        variables = arguments.pop("chat_template_kwargs") or {}
+        if not all(isinstance(name, str) for name in variables) or (
+            variables.keys() & {"messages", "self"}
+        ):
+            expected = 'a dict of names other than "messages" and "self"'
+            raise refuse("chat_template_kwargs", expected, variables)
         if arguments["continue_final_message"] and arguments["add_generation_prompt"]:
             raise InvalidParameterError(
                 "continue_final_message=True continues the last message, "
@@ -89,14 +97,15 @@ class ChatPrompt:
                 parameter="continue_final_message",
                 value=True,
             )
-        if (form := arguments["chat_template_content_format"]) not in CONTENT_FORMATS:
+        form = arguments["chat_template_content_format"]
+        if not isinstance(form, str) or form not in CONTENT_FORMATS:
             raise InvalidParameterError(
                 "chat_template_content_format must be one of "
                 f"{', '.join(map(repr, CONTENT_FORMATS))}, got {form!r}.",
                 parameter="chat_template_content_format",
                 value=form,
             )
-        return cls(messages, {**arguments, **(variables or {})})
+        return cls(messages, {**arguments, **variables})
 
 
 _CHAT_OPTIONS: Mapping[str, Any] = {
@@ -107,6 +116,15 @@ _CHAT_OPTIONS: Mapping[str, Any] = {
     "tools": None,
     "chat_template_kwargs": None,
 }
+
+
+_CHAT_TYPES: Mapping[str, tuple[Any, str]] = {
+    "add_generation_prompt": (bool, "True or False"),
+    "continue_final_message": (bool, "True or False"),
+    "chat_template": ((str, NoneType), "a text or None"),
+    "chat_template_kwargs": ((Mapping, NoneType), "a dict or None"),
+}
+"""Types of chat options, and their names in messages."""
 
 
 def chat_prompts(messages: Any, options: Mapping[str, Any]) -> list[ChatPrompt]:

@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from ..fields import refuse
 from ..params import SamplingParams
 from ..text.loading import ModelText
 from ..text.prompts import PromptType
@@ -49,7 +51,12 @@ class TextMethods:
         Raises:
             InvalidPromptError: The prompt is not valid.
             ChatTemplateError: The chat template refused the messages.
+            InvalidParameterError: *add_special_tokens* is not a bool or `None`.
         """
+        if not isinstance(add_special_tokens, (bool, NoneType)):
+            raise refuse(
+                "add_special_tokens", "True, False or None", add_special_tokens
+            )
         return list(
             self._requests.token_ids(prompt, add_special_tokens=add_special_tokens)
         )
@@ -65,6 +72,9 @@ class TextMethods:
 
         Raises:
             InvalidPromptError: An id is not in the vocabulary.
+            InvalidParameterError: *skip_special_tokens* is not a bool.
         """
+        if not isinstance(skip_special_tokens, bool):
+            raise refuse("skip_special_tokens", "True or False", skip_special_tokens)
         ids = self._requests.token_ids(token_ids, add_special_tokens=None)
         return self._text.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)

@@ -19,8 +19,12 @@ def is_container(item: Any) -> bool:
 
 
 def as_list(item: Any) -> list[Any]:
-    """Return the values of a container as plain Python values."""
-    return list(_maker(item)())
+    """Return the values of a container as plain Python values.
+
+    An array without dimensions has one.
+    """
+    values = _maker(item)()
+    return values if isinstance(values, list) else [values]
 
 
 def plain_value(item: Any) -> Any:

@@ -219,7 +219,7 @@ def _normalise_dict(item: Mapping[str, Any]) -> Prompt:
             '"prompt", "prompt_token_ids" and "cache_salt".'
         )
     for key in _MEDIA:
-        if item.get(key):
+        if not is_empty(item.get(key)):
             raise PromptTypeError(
                 f'A prompt dict has "{key}", and no backend takes more than text: '
                 "leave it out, or pass None."
@@ -243,6 +243,11 @@ def _normalise_dict(item: Mapping[str, Any]) -> Prompt:
             'A prompt dict needs "prompt" or "prompt_token_ids", got neither.'
         )
     return PlainText(text, cache_salt=salt)
+
+
+def is_empty(value: Any) -> bool:
+    """Whether an optional dict is absent or empty; a value of any type is allowed."""
+    return value is None or (isinstance(value, Mapping) and not value)
 
 
 def _as_ids(item: Any) -> Sequence[Any]:

@@ -34,7 +34,7 @@ from ..plugins import PluginRegistry
 from ..resolve import resolve
 from ..runtime.arguments import ParamsLike, PriorityLike, UseTqdm
 from ..text.generation_config import read_defaults
-from ..text.prompts import Conversation, Prompts, as_prompts
+from ..text.prompts import Conversation, Prompts, as_prompts, is_empty
 from .beam_search import (
     BeamSearcher,
     BeamSearchOutput,
@@ -352,7 +352,7 @@ class LLM:
         processing: Mapping[str, Any] | None,
     ) -> ParamsLike:
         """Return the params of a call, with the changes of `tokenization_kwargs`."""
-        if processing:
+        if not is_empty(processing):
             raise UnsupportedParameterError(
                 f"mm_processor_kwargs={processing!r} cannot be honoured: prompts are "
                 "text and token ids, on every backend.",

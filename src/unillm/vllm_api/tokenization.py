@@ -49,7 +49,8 @@ def as_changes(given: Any, *, special_tokens: bool) -> dict[str, Any]:
     if added is not None and (not isinstance(added, bool) or added > special_tokens):
         arguments["add_special_tokens"] = added
     for name, value in arguments.items():
-        if not any(value is each or value == each for each in _NEUTRAL.get(name, ())):
+        simple = value is None or isinstance(value, (str, bool))
+        if not (simple and value in _NEUTRAL.get(name, ())):
             raise _refuse(
                 f"has {name}={value!r}, which cannot be honoured; it takes "
                 "'truncate_prompt_tokens' and 'add_special_tokens'. To tokenise in "
@@ -61,7 +62,7 @@ def as_changes(given: Any, *, special_tokens: bool) -> dict[str, Any]:
 
 def with_special_tokens(prompts: Any, given: Any) -> Any:
     """Return the prompts, as texts without special tokens where the call says so."""
-    if not given or given.get("add_special_tokens") is not False:
+    if given is None or given.get("add_special_tokens") is not False:
         return prompts
     return [_without(prompt) for prompt in as_prompts(prompts)]
 
