@@ -76,7 +76,7 @@ class HasOneSeed(Ignoring):
     instead = {"seed": 1}
 
 
-@broken("S5", "S7 S8 S16 T11")
+@broken("S5", "S7 S8 S16")
 class IgnoresTheTemperature(Own):
     """Draws at temperature 1, whatever the request says."""
 
@@ -201,7 +201,7 @@ class BansTheLastIds(Own):
         return self.script(self.changed(request, bad_words_token_ids=ids), position)
 
 
-@broken("S18", "S17 T15")
+@broken("S18", "S17")
 class BansTheNextId(Own):
     """Bans the id after the one of a bad word."""
 
