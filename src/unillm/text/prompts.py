@@ -23,6 +23,7 @@ from ..errors import (
     UnsupportedParameterError,
 )
 from ..params import SamplingParams
+from .bounded import panics_as_errors
 from .containers import as_list, is_container, plain_value
 
 if TYPE_CHECKING:
@@ -355,7 +356,11 @@ def _no_room(
 
 
 def tokenise(prompt: PlainText | RenderedText, tokenizer: Tokenizer) -> list[int]:
-    """Return the ids of a text; an `InvalidPromptError` if it is not valid Unicode."""
+    """Return the ids of a text.
+
+    Raises:
+        InvalidPromptError: It is not valid Unicode, or the tokenizer fails on it.
+    """
     try:
         prompt.text.encode()
     except UnicodeEncodeError as error:
@@ -363,9 +368,15 @@ def tokenise(prompt: PlainText | RenderedText, tokenizer: Tokenizer) -> list[int
             "The prompt is not valid Unicode: half a surrogate pair at character "
             f"{error.start}. Decode the text with its right encoding."
         ) from error
-    return tokenizer.encode(
-        prompt.text, add_special_tokens=isinstance(prompt, PlainText)
-    )
+    try:
+        with panics_as_errors():
+            return tokenizer.encode(
+                prompt.text, add_special_tokens=isinstance(prompt, PlainText)
+            )
+    except Exception as error:  # the libraries raise bare ones
+        raise InvalidPromptError(
+            f"The tokenizer cannot encode the prompt: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _truncate(ids: Sequence[int], keep: int | None, longest: int) -> Sequence[int]:
