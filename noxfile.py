@@ -151,6 +151,7 @@ def server_clients(session: nox.Session) -> None:
     session.install(*CONSTRAINTS, *GROUPS["clients"], "httpx", ".[server,testing]")
     session.run(
         *("pytest", "-W", "default", "-o", "asyncio_mode=auto"),
+        *("-o", "asyncio_default_test_loop_scope=session"),
         *("--confcutdir=tests/clients", "tests/clients", *session.posargs),
         env={"UNILLM_SERVER_PYTHON": python},
     )
