@@ -20,7 +20,7 @@ from unillm.testing import backends, scripted
 
 DEADLY = [13, 13, 13]
 FAILING = [14, 14, 14]
-VOCABULARY = 500
+VOCABULARY = 512
 
 
 def token(prompt, position):

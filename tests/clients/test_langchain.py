@@ -8,6 +8,7 @@ import pytest
 from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 
+
 class TestChat(ChatModelIntegrationTests):
     @pytest.fixture(autouse=True)
     def _address(self, url):

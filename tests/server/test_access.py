@@ -7,7 +7,7 @@ from __future__ import annotations
 import base64
 
 import pytest
-from server_process import scripted
+from server_process import events, scripted
 
 from unillm.errors import ConfigError
 from unillm.protocol.openapi import ENDPOINTS
@@ -22,6 +22,9 @@ def locked():
     with scripted(
         *("--api-key", "first-key", "--allowed-origins", ORIGIN),
         *("--served-model-name", "mine", "--served-model-name", "also-mine"),
+        *("--response-role", "bot", "--return-tokens-as-token-ids"),
+        *("--enable-force-include-usage", "--enable-prompt-tokens-details"),
+        *("--override-generation-config", '{"max_tokens": 3}'),
         env={"UNILLM_API_KEY": "second-key"},
     ) as server:
         yield server
@@ -115,6 +118,23 @@ def test_a_model_has_the_names_that_it_is_served_under(locked):
     assert {model["root"] for model in models} == {"unillm/tiny"}
     assert answer.json()["model"] == "mine"
     assert refused.status_code == 404
+
+
+def test_the_options_of_answers_hold(locked):
+    body = {"messages": [{"role": "user", "content": "Hi"}], "ignore_eos": True}
+    path, headers = "/v1/chat/completions", with_key("first-key")
+
+    whole = locked.client.post(path, json=body, headers=headers).json()
+    body["stream"] = True
+    with locked.client.stream("POST", path, json=body, headers=headers) as answer:
+        *chunks, done = events(answer)
+
+    assert whole["choices"][0]["message"]["role"] == "bot"
+    assert whole["usage"]["completion_tokens"] == 3  # the default that was replaced
+    assert whole["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
+    assert '"role":"bot"' in chunks[0]
+    assert '"usage"' in chunks[-1]
+    assert done == "[DONE]"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])

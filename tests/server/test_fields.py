@@ -478,8 +478,11 @@ def test_a_field_of_a_chat_is_refused_by_name(server, fields, param):
 
 
 def test_options_of_a_stream_need_a_stream(server):
-    answer = server.post("/v1/completions", prompt=PROMPT, stream_options={})
+    options = {"include_usage": True}
+    answer = server.post("/v1/completions", prompt=PROMPT, stream_options=options)
+    nothing = server.post("/v1/completions", prompt=PROMPT, stream_options={})
 
+    assert nothing.status_code == 200
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "stream_options"
 

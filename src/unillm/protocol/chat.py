@@ -168,6 +168,7 @@ class ChatWriter(ChunkWriter):
             answering,
             prompt_token_ids=[prompt_token_ids],
             stream_options=body.stream_options,
+            as_ids=body.return_tokens_as_token_ids,
         )
         self._body = body
         self._make_reader = make_reader
@@ -198,7 +199,9 @@ class ChatWriter(ChunkWriter):
         first, last = reader.push(output.text), reader.finish()
         calls = _joined(first.tool_calls + last.tool_calls)
         content = first.content + last.content
-        message = Message(content=None if calls and not content else content)
+        message = Message(
+            content=None if calls and not content else content, role=self._facts.role
+        )
         if reasoning := first.reasoning + last.reasoning:
             message.reasoning = reasoning
         if calls:
@@ -218,7 +221,7 @@ class ChatWriter(ChunkWriter):
     def begin(self) -> bytes:
         chunks = []
         for index in range(self._facts.num_choices):
-            opened = Delta(role="assistant", content="")
+            opened = Delta(role=self._facts.role, content="")
             chunk = self._chunk([ChunkChoice(index=index, delta=opened)])
             if index == 0 and self._body.return_token_ids:
                 chunk.prompt_token_ids = list(self._prompt_token_ids[0])
@@ -280,7 +283,7 @@ class ChatWriter(ChunkWriter):
             token_ids,
             logprobs,
             top=body.top_logprobs or 0,
-            as_ids=bool(body.return_tokens_as_token_ids),
+            as_ids=self._as_ids,
         )
 
 

@@ -97,6 +97,7 @@ class CompletionWriter(ChunkWriter):
             answering,
             prompt_token_ids=[ids for _, ids in prompts],
             stream_options=body.stream_options,
+            as_ids=body.return_tokens_as_token_ids,
         )
         self._body = body
         self._texts = [text for text, _ in prompts]
@@ -186,7 +187,7 @@ class CompletionWriter(ChunkWriter):
                 logprobs,
                 texts=[self._decode(of_text[:1])] if first and body.echo else (),
                 offset=offset,
-                as_ids=bool(body.return_tokens_as_token_ids),
+                as_ids=self._as_ids,
             )
         self._offsets[index] = offset
         choice = CompletionChoice(

@@ -118,8 +118,11 @@ def _shared(body: SamplingBody) -> dict[str, Any]:
 
 
 def check_stream_options(options: StreamOptions | None, *, stream: bool | None) -> None:
-    """Refuse ``stream_options`` without a stream, as OpenAI does."""
-    if options is not None and not stream:
+    """Refuse ``stream_options`` without a stream, as OpenAI does.
+
+    Options that ask for nothing are taken, as vLLM takes them.
+    """
+    if options not in (None, StreamOptions()) and not stream:
         raise InvalidParameterError(
             "stream_options needs stream: true. Send both, or neither.",
             parameter="stream_options",

@@ -55,6 +55,10 @@ class Answering:
     """Choices of each prompt."""
     cached_tokens: bool = False
     """Whether the usage says how many tokens of the prompt came from a cache."""
+    role: str = "assistant"
+    """Role of a chat's answers."""
+    tokens_as_ids: bool = False
+    """Whether log-probabilities name tokens by their ids unless a request says so."""
     always_usage: bool = False
     """Whether a stream ends with its usage without being asked."""
 
@@ -103,6 +107,7 @@ class ChunkWriter(Writer):
         *,
         prompt_token_ids: Sequence[Sequence[int]],
         stream_options: StreamOptions | None,
+        as_ids: bool | None,
     ) -> None:
         options = stream_options or StreamOptions()
         self._facts = answering
@@ -111,6 +116,7 @@ class ChunkWriter(Writer):
             options.include_usage and options.continuous_usage_stats
         )
         self._last_usage = bool(options.include_usage) or answering.always_usage
+        self._as_ids = answering.tokens_as_ids if as_ids is None else as_ids
         self._num_new = 0  # tokens so far, over all choices
 
     def _usage(self, outputs: Sequence[RequestOutput]) -> Usage:

@@ -146,6 +146,8 @@ class Generation:
             num_choices=params.n,
             cached_tokens=settings.enable_prompt_tokens_details,
             always_usage=settings.enable_force_include_usage,
+            role=settings.response_role,
+            tokens_as_ids=settings.return_tokens_as_token_ids,
         )
 
     async def _submit(
