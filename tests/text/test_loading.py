@@ -223,6 +223,31 @@ def test_a_path_that_does_not_exist_is_refused(name):
         load_tokenizer(name)
 
 
+@pytest.fixture
+def cached_tokenizer(tmp_path, monkeypatch):
+    """Return the directory of a hub id in the local cache, which a test may break."""
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--unillm--cached"
+    snapshot = repository / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
+        shutil.copy(TINY / name, snapshot)
+    return snapshot
+
+
+def test_a_tokenizer_of_the_hub_is_read_from_the_cache_as_a_directory(cached_tokenizer):
+    assert load_tokenizer("unillm/cached").files[0].startswith(str(cached_tokenizer))
+
+    (cached_tokenizer / "tokenizer.json").write_text("[" * 100_000)
+    with pytest.raises(ModelLoadError, match=r"tokenizer\.json is nested more than 64"):
+        load_tokenizer("unillm/cached")
+
+
 def test_a_hub_id_that_no_cache_has_is_refused(monkeypatch):
     import huggingface_hub.constants
 

@@ -15,7 +15,8 @@ BUNDLED = {"unillm/tiny": Path(__file__).parent / "tiny"}
 
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
-_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
+_WEIGHTS = "*.safetensors"
+_FILES = ("*.json", _WEIGHTS, "*.model", "*.jinja", "*.txt")
 """Files to download: no pickled weights, no code."""
 
 
@@ -53,14 +54,24 @@ def find_model(model: str | os.PathLike[str]) -> Path:
             f"'organisation/name'.{nearest_name(name, BUNDLED)} Check the path; the "
             f"bundled model is {next(iter(BUNDLED))!r}."
         )
-    return _download(name)
+    return download(name)
 
 
-def _download(name: str) -> Path:
+def download(name: str, *, weights: bool = True) -> Path:
+    """Return the directory of a hub id, from the local cache or downloaded.
+
+    Args:
+        name: The hub id.
+        weights: Whether the weights are wanted too.
+
+    Raises:
+        ModelNotFoundError: The hub has no such model, or cannot be reached.
+    """
     from huggingface_hub import snapshot_download
 
+    files = [each for each in _FILES if weights or each != _WEIGHTS]
     try:
-        return Path(snapshot_download(name, allow_patterns=list(_FILES)))
+        return Path(snapshot_download(name, allow_patterns=files))
     except Exception as error:
         raise ModelNotFoundError(
             f"There is no directory {name!r}, and the hub gave no model of that name: "

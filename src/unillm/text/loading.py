@@ -40,6 +40,7 @@ from ..errors import (
 from ..files import check_file, is_there, read_json, read_text
 from ..model.checkpoint import find_config, load_config
 from ..model.directory import check_text_files
+from ..model.find import download
 from . import templates
 from .bounded import panics_as_errors
 from .eos import EosIds, resolve_eos
@@ -349,6 +350,9 @@ def _raise_fault_of_config(path: Path, error: Exception) -> None:
 
 
 def _load_from_hub(name: str, *, trust_remote_code: bool) -> Tokenizer:
+    if not trust_remote_code:  # else transformers downloads the code too
+        path = download(name, weights=False)
+        return _load_directory(path, trust_remote_code=False)
     try:
         wrapped = _auto_tokenizer(name, trust_remote_code)
     except OSError as error:
