@@ -4,9 +4,14 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+DASHBOARD = Path(__file__).parents[2] / "docs/deploy/grafana.json"
 PROMPT = "Count from 3 to 9:"
 BODY = {"prompt": PROMPT, "temperature": 0, "max_tokens": 40}
 
@@ -75,6 +80,18 @@ def test_no_prompt_key_or_id_is_in_a_label(server, read):
 
     assert "of-mine" not in str(read())
     assert "of mine" not in str(read())
+
+
+def test_each_metric_of_the_dashboard_exists(server, read):
+    dashboard = json.loads(DASHBOARD.read_text("utf-8"))
+    server.post("/v1/completions", **BODY)
+    server.post("/v1/completions", **BODY | {"top_p": 0})
+    names = {name for name, *_ in read()}
+
+    targets = [each for panel in dashboard["panels"] for each in panel["targets"]]
+    named = set(re.findall(r"unillm:\w+", " ".join(each["expr"] for each in targets)))
+    assert len(named) > 10
+    assert named <= names
 
 
 def test_openmetrics_is_written_on_request(server):
