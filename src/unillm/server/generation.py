@@ -34,6 +34,7 @@ from ..protocol.tool_calls import call_reader, check_tools
 from ..protocol.writer import Answering, Writer
 from .responses import EventStream, cancelling, json_response
 from .service import IGNORED, Service
+from .traces import Trace
 
 if TYPE_CHECKING:
     from .. import CompletionDelta, Generator, RequestHandle, SamplingParams
@@ -42,6 +43,9 @@ log = logging.getLogger("unillm.server")
 
 _PROMPT_END = 32
 """Tokens at the end of a prompt in which its template may open the reasoning."""
+
+
+_TEXTS = "/v1/completions"
 
 
 class Generation:
@@ -76,7 +80,7 @@ class Generation:
             prompts=[(text_of(each), each.prompt_token_ids) for each in handles],
             decode=generator.detokenize,
         )
-        return await self._respond(request, read, writer, handles)
+        return await self._respond(request, read, writer, handles, params)
 
     async def chat(self, request: Request) -> Response:
         """Serve ``POST /v1/chat/completions``."""
@@ -100,7 +104,7 @@ class Generation:
             prompt_token_ids=handles[0].prompt_token_ids,
             make_reader=self._reader(body, params, handles[0]),
         )
-        return await self._respond(request, read, writer, handles)
+        return await self._respond(request, read, writer, handles, params)
 
     async def responses(self, request: Request) -> Response:
         """Serve ``POST /v1/responses``."""
@@ -117,7 +121,7 @@ class Generation:
             params=params,
             reader=self._reader(chat, params, handles[0])(),
         )
-        return await self._respond(request, read, writer, handles)
+        return await self._respond(request, read, writer, handles, params)
 
     def _reader(
         self, body: ChatBody, params: SamplingParams, handle: RequestHandle
@@ -190,14 +194,23 @@ class Generation:
         read: Read[Any],
         writer: Writer,
         handles: Sequence[RequestHandle],
+        params: SamplingParams,
     ) -> Response:
         settings = self._service.settings
         self._service.activity.add(request.state.request_id, handles)
-        served = self._service.served[self._service.models.find(read.body.model).name]
+        model = self._service.models.find(read.body.model).name
+        served = self._service.served[model]
+        trace = Trace(
+            operation="text_completion" if request.url.path == _TEXTS else "chat",
+            model=model,
+            headers=request.headers,
+            params=params,
+            request_id=request.state.request_id,
+        )
         headers = {IGNORED: ", ".join(read.ignored)} if read.ignored else {}
         if read.body.stream:
             return EventStream(
-                _events(writer, handles, served),
+                _events(writer, handles, served, trace),
                 cancel=lambda: _cancel(handles),
                 keep_alive_s=settings.sse_keep_alive_interval,
                 headers=headers,
@@ -206,7 +219,7 @@ class Generation:
             async with cancelling(request.receive, lambda: _cancel(handles)):
                 outputs = [await handle for handle in handles]
         finally:
-            _count(handles, served)
+            _count(handles, served, trace)
         return json_response(writer.whole(outputs), headers)
 
 
@@ -222,23 +235,23 @@ def _without_special_tokens(generator: Generator, prompt: Any) -> Any:
     return {"prompt_token_ids": ids, "prompt": prompt}
 
 
-def _count(handles: Sequence[RequestHandle], served: Served) -> None:
-    """Count requests that have ended; none of them goes on."""
-    now = time.monotonic()
+def _count(handles: Sequence[RequestHandle], served: Served, trace: Trace) -> None:
+    """Count and trace requests that have ended; none of them goes on."""
+    now, failure = time.monotonic(), None
     for handle in handles:
         handle.cancel()
+        failed = False
         try:
             handle.result(0)
-            failed = False
-        except (RequestCancelledError, RequestTimeoutError):
-            failed = False
-        except UnillmError:
-            failed = True
+        except UnillmError as error:
+            failure = type(error).__name__
+            failed = not isinstance(error, (RequestCancelledError, RequestTimeoutError))
         served.ended(handle.output(), now, failed=failed)
+    trace.end(handles, failure)
 
 
 async def _events(
-    writer: Writer, handles: Sequence[RequestHandle], served: Served
+    writer: Writer, handles: Sequence[RequestHandle], served: Served, trace: Trace
 ) -> AsyncGenerator[bytes, None]:
     """Yield the events of a stream; an error is its last event."""
     last_at: dict[tuple[int, int], float] = {}
@@ -268,7 +281,7 @@ async def _events(
         log.exception("a stream failed")
         yield writer.fail(error_reply(error))
     finally:
-        _count(handles, served)
+        _count(handles, served, trace)
 
 
 def _without_abort(delta: CompletionDelta) -> CompletionDelta:
