@@ -62,7 +62,7 @@ class Measured:
     served_s: float
     """From then until the outputs are there."""
     processor_s: float
-    """Of all threads; other programs on the machine add nothing to it."""
+    """Processor time of all threads; other programs add nothing to it."""
     queued_bytes: int
     peak_bytes: int
     outputs_bytes: int
