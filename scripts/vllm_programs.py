@@ -225,7 +225,7 @@ def _shortened(message: str) -> str:
     line = re.sub(r"^(unillm\.errors|vllm\.\w+)\.", "", line)
     line = re.sub(r"0x[0-9a-f]+|/tmp/\S+", "…", line)
     first = re.split(r"(?<=[^.\d])\. |: docs/|\bassert\b", line)[0]
-    return first[:160].rstrip(" :")
+    return (first or line)[:160].rstrip(" :")
 
 
 # -------------------------------------------------------------- changing the imports

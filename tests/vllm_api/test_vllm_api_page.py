@@ -90,6 +90,15 @@ def test_a_list_of_the_page_is_that_of_the_code(name):
     assert f"<!-- {name} -->\n\n{LISTS[name]}\n" in PAGE.read_text("utf-8")
 
 
+@pytest.mark.parametrize("name", ["programs", "examples", "tests"])
+def test_a_table_of_programs_is_that_of_the_record(name):
+    import vllm_programs  # in scripts/
+
+    table = vllm_programs.tables(vllm_programs.read_record())[name]
+
+    assert f"<!-- of vLLM: {name} -->\n\n{table}\n" in PAGE.read_text("utf-8")
+
+
 def test_the_output_fields_that_the_page_excludes_do_not_exist():
     [denied] = re.findall(
         r"^`encoder_prompt`, .*$", PAGE.read_text("utf-8"), re.MULTILINE
