@@ -94,3 +94,19 @@ def test_each_tokens_own_logprob_is_first(completion_for, detokenize):
     assert completion.prompt_logprobs[0] is None
     assert list(completion.prompt_logprobs[1]) == [98, 97]
     assert completion.prompt_logprobs[1][98].logprob == -2.0
+
+
+def test_tokens_as_probable_as_each_other_have_ranks_of_their_own(completion_for):
+    completion = completion_for(logprobs=3)
+    at = TokenLogprobs(  # two tokens are second, so either has two above or beside it
+        logprob=-2.0, rank=3, top_ids=[98, 97, 99], top_logprobs=[-1.0, -2.0, -2.0]
+    )
+
+    completion.write(output("a", logprobs=[at]))
+
+    [entries] = completion.logprobs
+    assert [(each, entries[each].rank) for each in entries] == [
+        (97, 2),
+        (98, 1),
+        (99, 3),
+    ]

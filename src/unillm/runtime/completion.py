@@ -157,7 +157,9 @@ class Completion:
         entries = {token_id: self._logprob(token_id, at.logprob, at.rank)}
         tops = zip(at.top_ids, at.top_logprobs, strict=True)
         for rank, (top_id, logprob) in enumerate(tops, start=1):
-            entries.setdefault(top_id, self._logprob(top_id, logprob, rank))
+            # As in vLLM, so that tokens as probable as each other have different ranks.
+            value = at.logprob if top_id == token_id else logprob
+            entries[top_id] = self._logprob(top_id, value, rank)
         return entries
 
     def _logprob(self, token_id: int, logprob: float, rank: int) -> Logprob:
