@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 import pytest
+from asking import IN_CPP, IN_TORCH
 from trtllm_double import calls, engine_dir
 from trtllm_double.profiles import PROFILES
 from unillm_tensorrt_llm import _device
@@ -84,3 +86,56 @@ def reference():
         "unillm/tiny", backend="transformers", dtype="float32", enforce_eager=True
     ) as generator:
         yield generator
+
+
+@pytest.fixture
+def api(install):
+    """Install a version and return the module of its LLM API."""
+
+    def api(version):
+        install(version)
+        old = version in ("0.11", "0.12", "0.13", "0.14")
+        return importlib.import_module(f"tensorrt_llm.{'hlapi' if old else 'llmapi'}")
+
+    return api
+
+
+@pytest.fixture
+def torch_llm(api):
+    """Open an ``LLM`` on PyTorch, with the sampler of that backend."""
+    opened = []
+
+    def torch_llm(version, **options):
+        llm = api(version).LLM(
+            str(TINY),
+            skip_tokenizer_init=True,
+            **(IN_TORCH.get(version, {}) | options),
+        )
+        opened.append(llm)
+        return llm
+
+    yield torch_llm
+    for llm in opened:
+        llm.shutdown()
+
+
+@pytest.fixture
+def cpp_llm(api, engine_at):
+    """Open an ``LLM`` whose tokens the C++ decoder chooses."""
+    opened = []
+
+    def cpp_llm(version, *, build=None, **options):
+        module = api(version)
+        if version in IN_CPP:
+            llm = module.LLM(
+                str(TINY), skip_tokenizer_init=True, **(IN_CPP[version] | options)
+            )
+        else:
+            path = engine_at(version, **({"max_num_tokens": 1024} | (build or {})))
+            llm = module.LLM(str(path), skip_tokenizer_init=True, **options)
+        opened.append(llm)
+        return llm
+
+    yield cpp_llm
+    for llm in opened:
+        llm.__exit__()

@@ -6,6 +6,7 @@ Each other module stands in a folder of ``parts``, and a version has the folders
 its profile names, so that the others can be neither found nor imported.
 """
 
+from trtllm_double import configs as _configs
 from trtllm_double import llm as _llm
 from trtllm_double import params as _params
 from trtllm_double.parts import PARTS as _PARTS
@@ -19,4 +20,4 @@ SamplingParams = _params.make_sampling_params()
 if _profile.llm is not None:
     LLM = _llm.make_llm(_profile.llm)
 if _profile.runtime and _profile.llm is not None:
-    BuildConfig = _llm.make_build_config()
+    BuildConfig = _configs.make_build_config()

@@ -37,6 +37,18 @@ def make(name: str, fields: dict[str, Any], base=_Strict, **options):
     return pydantic.create_model(name, __base__=base, **typed, **options)
 
 
+# -------------------------------------------------------------------------- engines
+
+
+def make_build_config():
+    """Make ``BuildConfig``: small defaults up to 0.14, and none of 0.15 on (§6)."""
+    return names.make_dataclass("BuildConfig", kw_only=True)
+
+
+def make_quant_config():
+    return names.make_dataclass("QuantConfig", kw_only=True)
+
+
 # --------------------------------------------------------------------------- KV cache
 
 _KV_BINDING = {

@@ -9,8 +9,8 @@ from trtllm_double.parts import PARTS
 SamplingParams = tensorrt_llm.SamplingParams
 LLM = getattr(tensorrt_llm, "LLM", None) or llm.make_llm("tensorrt")
 KvCacheConfig = configs.make_kv_cache_config()
-BuildConfig = getattr(tensorrt_llm, "BuildConfig", None) or llm.make_build_config()
-QuantConfig = llm.make_quant_config()
+BuildConfig = getattr(tensorrt_llm, "BuildConfig", None) or configs.make_build_config()
+QuantConfig = configs.make_quant_config()
 QuantAlgo = configs.QuantAlgo
 
 __path__ += [str(PARTS / "llm_utils")]

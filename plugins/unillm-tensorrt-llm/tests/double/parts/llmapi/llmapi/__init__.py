@@ -3,7 +3,7 @@
 """``tensorrt_llm.llmapi``, from 0.15 on (§1.2)."""
 
 import tensorrt_llm
-from trtllm_double import configs, guided, llm, profiles, results
+from trtllm_double import configs, guided, profiles, results
 from trtllm_double.parts import PARTS
 
 LLM = tensorrt_llm.LLM
@@ -11,7 +11,7 @@ SamplingParams = tensorrt_llm.SamplingParams
 CompletionOutput = results.make_completion_output()
 RequestOutput = results.make_request_output()
 KvCacheConfig = configs.make_kv_cache_config()
-QuantConfig = llm.make_quant_config()
+QuantConfig = configs.make_quant_config()
 QuantAlgo = configs.QuantAlgo
 globals().update(configs.make_decoding_configs())
 if profiles.current().runtime:
