@@ -61,7 +61,7 @@ class Repeat:
 
 @attrs.frozen(kw_only=True)
 class Repeated:
-    """What the second engine made of a request."""
+    """The second engine's answer to a request."""
 
     number: int
     answer: Answer

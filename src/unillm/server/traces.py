@@ -2,7 +2,7 @@
 
 """Traces by OpenTelemetry's conventions for generative AI, where its API is installed.
 
-`opentelemetry-api` alone does nothing: whoever runs the server brings an SDK and an
+`opentelemetry-api` alone does nothing: the server's environment needs an SDK and an
 exporter, such as ``opentelemetry-instrument unillm serve …``. A span has no prompt, no
 text and no key.
 
