@@ -92,12 +92,12 @@ class ModelConfig:
 
     @property
     def is_encoder_decoder(self) -> bool:
-        """False: unillm serves decoders."""
+        """`False`; unillm serves decoders alone."""
         return False
 
     @property
     def is_multimodal_model(self) -> bool:
-        """False: prompts are text and token ids."""
+        """`False`; prompts are text and token ids."""
         return False
 
     def get_vocab_size(self) -> int:
