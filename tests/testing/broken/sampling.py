@@ -324,7 +324,7 @@ class RoundsLogprobs(ChangesLogprobs):
         return attrs.evolve(at, logprob=round(at.logprob, 2))
 
 
-@broken("P3", "T10")
+@broken("P3")
 class CountsRanksFromZero(ChangesLogprobs):
     """Gives the most probable token rank 0."""
 
