@@ -55,18 +55,19 @@ class Trace:
             error: Name of the error class that it failed with, or `None`.
         """
         try:
-            from opentelemetry import propagate, trace
+            from opentelemetry.propagate import extract
+            from opentelemetry.trace import SpanKind, StatusCode, get_tracer
         except ModuleNotFoundError:
             return
-        span = trace.get_tracer("unillm").start_span(
+        span = get_tracer("unillm").start_span(
             f"{self.operation} {self.model}",
-            context=propagate.extract(self.headers),
-            kind=trace.SpanKind.SERVER,
+            context=extract(self.headers),
+            kind=SpanKind.SERVER,
             start_time=_began_ns(handles[0]),
             attributes=self._attributes(handles, error),
         )
         if error is not None:
-            span.set_status(trace.StatusCode.ERROR)
+            span.set_status(StatusCode.ERROR)
         span.end()
 
     def _attributes(
