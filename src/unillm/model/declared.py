@@ -57,8 +57,11 @@ library which counts to it comes to an end."""
 _MAY_BE_ZERO = ("num_experts", "num_local_experts", "n_routed_experts")
 """Sizes that are 0 in a dense model of a family that also has sparse ones."""
 
+_PARTS = ("text_config", "pretrained_config")
+"""Configs inside of a config: of the text model, and of the model of a built engine."""
+
 _OBJECTS = (
-    "text_config",
+    *_PARTS,
     "quantization_config",
     "compression_config",
     "rope_scaling",
@@ -70,7 +73,7 @@ _LISTS_OF_TEXTS = ("architectures", "layer_types")
 
 
 def check_declared(config: Mapping[str, Any], *, file: Path) -> None:
-    """Check the types and sizes of a ``config.json``, and those of its text model.
+    """Check the types and sizes of a ``config.json``, and those of its inner configs.
 
     Args:
         config: Content of the file.
@@ -139,9 +142,10 @@ def _faults(
         window, -1, MAX_POSITIONS
     ):  # -1: without one
         yield prefix + "sliding_window", "a number of positions", window
-    inner = config.get("text_config")
-    if isinstance(inner, Mapping):
-        yield from _faults(inner, prefix + "text_config.")
+    for part in _PARTS:
+        inner = config.get(part)
+        if isinstance(inner, Mapping):
+            yield from _faults(inner, f"{prefix}{part}.")
 
 
 def _rope_faults(rope: Any, name: str) -> Iterator[tuple[str, str, Any]]:

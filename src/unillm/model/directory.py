@@ -48,7 +48,7 @@ def check_directory(path: Path) -> None:
     """
     config = check_text_files(path)
     weights = list(path.glob("*.safetensors"))
-    for file in weights:
+    for file in (*weights, *path.glob("*.engine")):
         check_file(file, max_bytes=None)
     if weights:
         _check_layers(path / "config.json", config or {}, stored_tensors(path))
