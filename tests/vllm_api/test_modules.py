@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import pytest
 
 from unillm import LLM, EngineArgs, LLMEngine, SamplingParams
+from unillm.errors import GeneratorClosedError
 from unillm.vllm_api.engine_args import recorded_defaults
 from unillm.vllm_api.entrypoints.chat_utils import resolve_hf_chat_template
 from unillm.vllm_api.tokenizers import get_tokenizer
@@ -175,6 +177,27 @@ def test_an_aborted_request_has_no_more_outputs(engine):
     engine.abort_request(["b", "unknown"])
 
     assert {each.request_id for each in steps_of(engine)} == {"c"}
+
+
+def test_a_request_that_fails_takes_no_output_of_another_one():
+    with LLM("unillm/tiny", backend="transformers", max_num_seqs=1) as llm:
+        engine = llm.llm_engine
+        engine.add_request("whole", COUNT, SamplingParams(temperature=0))
+        for name in range(20):
+            params = SamplingParams(max_tokens=100, ignore_eos=True)
+            engine.add_request(str(name), COUNT, params)
+        while llm.get_metrics()[2].value == 0:  # until the first has ended
+            time.sleep(0.001)
+    texts, failed = {}, 0
+    while engine.has_unfinished_requests():
+        try:
+            texts |= {each.request_id: each.text for each in engine.step()}
+        except GeneratorClosedError:
+            failed += 1
+
+    assert texts["whole"] == "3 4 5 6 7 8 9"
+    assert failed + len(texts) == 21
+    assert failed > 0
 
 
 def test_a_request_that_cannot_be_added_is_refused(engine):

@@ -127,7 +127,8 @@ class SteppedEngine:
         Each output holds all tokens so far. Without requests the list is empty.
 
         Raises:
-            RequestError: A request failed; it is no longer among the unfinished ones.
+            RequestError: A request failed; it is no longer among the unfinished ones,
+                and the next step has the outputs of the others.
             EngineDeadError: The engine died.
         """
         while self._live:
@@ -138,22 +139,36 @@ class SteppedEngine:
         return []
 
     def _news(self) -> Iterable[RequestOutput]:
+        done = {name for name, handle in self._live.items() if handle.done()}
+        for request_id in done:  # before any output, which would be lost
+            try:
+                self._live[request_id].result()
+            except Exception:  # noqa: PERF203 - each on its own
+                self._forget(request_id)
+                raise
         for request_id, handle in tuple(self._live.items()):
-            done = handle.done()
-            if done:
-                del self._live[request_id]
-            output = handle.result() if done else handle.output()
-            tokens = sum(len(each.token_ids) for each in output.outputs)
-            if done or tokens > self._seen[request_id]:
+            tokens = sum(len(each.token_ids) for each in handle.completions)
+            if request_id not in done and tokens <= self._seen[request_id]:
+                continue
+            output = handle.output()
+            if request_id in done:
+                self._forget(request_id)
+            elif output.finished:  # meanwhile: it is the next step's, once
+                continue
+            else:
                 self._seen[request_id] = tokens
-                output.request_id = request_id
-                yield output
+            output.request_id = request_id
+            yield output
+
+    def _forget(self, request_id: str) -> RequestHandle | None:
+        self._seen.pop(request_id, None)
+        return self._live.pop(request_id, None)
 
     def abort_request(self, request_ids: str | Iterable[str]) -> None:
         """Cancel requests, which `step` no longer returns; ignore other ids."""
         ids = [request_ids] if isinstance(request_ids, str) else request_ids
         for request_id in ids:
-            if handle := self._live.pop(request_id, None):
+            if handle := self._forget(request_id):
                 handle.cancel()
 
     if not TYPE_CHECKING:  # a type checker would accept every name
