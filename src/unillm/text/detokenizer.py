@@ -74,8 +74,8 @@ class Detokenizer:
             if tokenizer.pieces is None
             else _PieceText(tokenizer, tokenizer.pieces, prompt)
         )
-        self._broken = ""
-        """U+FFFD at the end of the text, which counts when text follows."""
+        self._num_broken = 0
+        """U+FFFD at the end of the text, which count when text follows."""
         self._stops = _StopStrings(params.stop) if params.stop else None
         self._min_tokens = params.min_tokens
         self._keep_stop = params.include_stop_str_in_output
@@ -93,10 +93,14 @@ class Detokenizer:
             return ""
         self._num_tokens += 1
         new = "" if token_id in self._skip else self._text.push(token_id)
-        if self._broken or new.endswith(REPLACEMENT):
-            new = self._broken + new
-            text = new.rstrip(REPLACEMENT)
-            self._broken, new = new[len(text) :], text
+        text = new.rstrip(REPLACEMENT)
+        broken = len(new) - len(text)
+        if text:
+            new = REPLACEMENT * self._num_broken + text
+            self._num_broken = broken
+        else:
+            new = ""
+            self._num_broken += broken
         if self._stops is None or not new:
             return new
         may_end = self._num_tokens > self._min_tokens
