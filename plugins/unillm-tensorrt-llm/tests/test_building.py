@@ -173,7 +173,9 @@ def test_a_prompt_that_is_too_long_is_refused_with_the_engines_limit(
     install("0.21")
     generator = open_generator(max_model_len=512)
 
-    with pytest.raises(PromptTooLongError, match=r"600 tokens.*512"):
+    with pytest.raises(
+        PromptTooLongError, match=r"512 tokens.*600 tokens; at most 511"
+    ):
         generator.generate([[1] * 600])
 
 
