@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 import unillm
 from unillm import (
     LLM,
+    BeamSearchParams,
     EngineConfig,
     Generator,
     LoRARequest,
@@ -99,8 +100,8 @@ def llm(scripted):
         yield llm
 
 
-def create(model="unillm/tiny", **options):
-    Generator(model, **{"backend": "signatures", **options}).close()
+def create(kind, model="unillm/tiny", **options):
+    kind(model, **{"backend": "signatures", **options}).close()
 
 
 CHAT = [{"role": "user", "content": "a"}]
@@ -116,6 +117,8 @@ CALLS = {
     Generator.tokenize: {"prompt": "a"},
     Generator.detokenize: {"token_ids": [65]},
     RequestHandle.result: {},
+    LLM: {"model": "unillm/tiny"},
+    LLM.beam_search: {"prompts": "a", "params": BeamSearchParams(2, 2)},
     LLM.generate: {"prompts": "a", "sampling_params": SHORT, "use_tqdm": False},
     LLM.chat: {"messages": CHAT, "sampling_params": SHORT, "use_tqdm": False},
     SamplingParams: {},
@@ -147,7 +150,6 @@ def test_every_public_call_is_in_the_table():
     }
     data |= {
         "BeamSearchParams",
-        "LLM",
         "LLMEngine",
         "Logprob",
         "TextPrompt",
@@ -175,8 +177,8 @@ async def read(stream):
 
 def run(call, arguments, generator, llm):
     """Make a call and use what it returns."""
-    if call is Generator:
-        create(**arguments)
+    if call in {Generator, LLM}:
+        create(call, **arguments)
         return
     if call is RequestHandle.result:
         arguments = {"self": generator.submit("a", SHORT), **arguments}

@@ -109,9 +109,14 @@ def configure(
     return attrs.evolve(config, path=path)
 
 
-def is_local(model: str | os.PathLike[str]) -> bool:
+def is_local(model: object) -> bool:
     """Whether a model is bundled or a directory, so that no hub is asked for it."""
-    return os.fspath(model) in BUNDLED or Path(model).expanduser().is_dir()
+    if not isinstance(model, (str, os.PathLike)):
+        return False  # `configure` refuses it
+    try:
+        return os.fspath(model) in BUNDLED or Path(model).expanduser().is_dir()
+    except OSError:  # no name of a file, as `find_model` says
+        return False
 
 
 def choose_backend(registry: PluginRegistry, config: EngineConfig) -> Backend:

@@ -10,7 +10,7 @@ import shutil
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from unillm.errors import ChatTemplateError, InvalidPromptError
+from unillm.errors import ChatTemplateError, InvalidPromptError, PromptTypeError
 from unillm.text.chat import as_conversation, for_template
 from unillm.text.loading import load_tokenizer
 
@@ -135,6 +135,12 @@ def test_a_tool_call_that_is_not_of_a_function_is_refused(call, kind):
         InvalidPromptError, match=f"Message 1 has a tool call .* {kind}"
     ):
         as_conversation([HELLO, {"role": "assistant", "tool_calls": [call]}])
+
+
+@pytest.mark.parametrize("calls", [5, "add", {"name": "add"}])
+def test_tool_calls_are_a_list(calls):
+    with pytest.raises(PromptTypeError, match="tool_calls of message 1 must be a list"):
+        as_conversation([HELLO, {"role": "assistant", "tool_calls": calls}])
 
 
 @pytest.mark.parametrize("calls", [None, []])

@@ -20,6 +20,7 @@ from unillm.errors import (
     BackendNotFoundError,
     ChatTemplateError,
     ConfigError,
+    InvalidParameterError,
     PromptTooLongError,
     RequestsRefusedError,
     UnsupportedParameterError,
@@ -184,6 +185,16 @@ def test_tokenization_kwargs_truncate_a_prompt(tiny):
         )
         assert len(output.prompt_token_ids) == 4
     assert params.truncate_prompt_tokens is None
+
+
+@pytest.mark.parametrize("params", [5, [None]])
+def test_tokenization_kwargs_change_no_params_that_are_none(tiny, params):
+    with pytest.raises(InvalidParameterError, match="params must be SamplingParams"):
+        tiny.generate([COUNT], params, tokenization_kwargs={"truncation": False})
+    with pytest.raises(InvalidParameterError, match="params must be SamplingParams"):
+        tiny.generate(
+            [COUNT], params, tokenization_kwargs={"truncate_prompt_tokens": 4}
+        )
 
 
 def test_tokenization_kwargs_leave_special_tokens_out_or_change_nothing(tiny):

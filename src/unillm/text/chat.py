@@ -91,6 +91,11 @@ def _message(position: int, message: Any) -> dict[str, Any]:
     calls = given.get("tool_calls")
     if calls is not None:
         del found["tool_calls"]
+        if isinstance(calls, (str, bytes, Mapping)) or not isinstance(calls, Iterable):
+            raise PromptTypeError(
+                f"The tool_calls of message {position} must be a list, got "
+                f"{type(calls).__name__}."
+            )
         if calls := [_tool_call(position, call) for call in calls]:
             found["tool_calls"] = calls
     # Templates read one of the two names.

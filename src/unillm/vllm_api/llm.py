@@ -118,7 +118,8 @@ class LLM:
             refuse_unknown(stated)
         if stated.get("max_model_len") == -1:  # vLLM: what the memory allows
             del stated["max_model_len"]
-        overrides = override_generation_config or {}
+        overrides = _as_dict("override_generation_config", override_generation_config)
+        own = _as_dict("backend_options", backend_options)
         base = _base_defaults(generation_config)
         if remarks := read_defaults(overrides).remarks:
             raise ConfigError(f"override_generation_config: {'; '.join(remarks)}.")
@@ -132,14 +133,13 @@ class LLM:
         taken = taken_arguments(stated, found.backend)
         found = found.with_options(
             **_pop(taken, GENERATOR_OPTIONS),
-            backend_options={**taken, **(backend_options or {})},
+            backend_options={**taken, **own},
         )
         self._generator = open_generator(found)
         self._token_texts = TokenTexts(self._generator.get_tokenizer())
         self._llm_engine = SteppedEngine(self._generator)
-        weakref.finalize(
-            self, self._generator.__exit__
-        )  # programs for vLLM do not close
+        # Programs for vLLM do not close.
+        weakref.finalize(self, self._generator.__exit__)
         base = base or self._generator.get_default_sampling_params()
         if base.max_tokens is None:
             base.max_tokens = SamplingParams().max_tokens  # vLLM reads no max_length
@@ -365,8 +365,8 @@ class LLM:
         if not changes:
             return params  # type: ignore[no-any-return]
         if isinstance(params, list):
-            return [attrs.evolve(each, **changes) for each in params]
-        return attrs.evolve(params, **changes)  # type: ignore[no-any-return]
+            return [_changed(each, changes) for each in params]
+        return _changed(params, changes)  # type: ignore[no-any-return]
 
     # ------------------------------------------------------------------------- closing
 
@@ -405,6 +405,24 @@ def _refuse_texts(prompts: Prompts) -> None:
             )
 
 
+def _changed(params: Any, changes: Mapping[str, Any]) -> Any:
+    """Return params with other values; the generator refuses what are none."""
+    if not isinstance(params, SamplingParams):
+        return params
+    return attrs.evolve(params, **changes)
+
+
+def _as_dict(name: str, value: Any) -> Mapping[str, Any]:
+    """Return the dict of an option, which may be `None`.
+
+    Raises:
+        ConfigError: *value* is neither.
+    """
+    if value is None or isinstance(value, Mapping):
+        return value or {}
+    raise ConfigError(f"{name} must be a dict or None, got {value!r}.")
+
+
 def _pop(values: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
     """Remove the named values and return them."""
     return {name: values.pop(name) for name in names & values.keys()}
@@ -415,14 +433,18 @@ def _template_text(template: str | None) -> str | None:
 
     A text and a name stay as they are.
     """
-    if template is None or any(character in template for character in "{}\n"):
+    if not isinstance(template, str) or any(each in template for each in "{}\n"):
         return template
     path = Path(template).expanduser()
-    if not path.is_file():
+    try:
+        is_file = path.is_file()
+    except OSError:  # the text is too long for a name, for example
+        is_file = False
+    if not is_file:
         if path.name == template and not path.suffix:
             return template  # the name of one of the tokenizer's, which loading checks
         raise ConfigError(
-            f"chat_template={template!r} is neither a template (it has no braces) "
+            f"chat_template={template!r:.80} is neither a template (it has no braces) "
             "nor a file that exists."
         )
     return path.read_text("utf-8")
