@@ -474,9 +474,8 @@ class Generator(TextMethods):
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         driver = getattr(self, "_driver", None)
-        if (
-            driver is not None and driver.owner.is_here()
-        ):  # the module may be gone: Python is ending
+        if driver is not None and driver.owner.is_here():
+            # The module `warnings` may be gone: Python is ending.
             _warn(
                 f"a Generator for {self.config.model!r} was not closed; use it in a "
                 "`with` block or call close()",

@@ -138,9 +138,8 @@ def _faults(
     for name in ("rope_scaling", "rope_parameters"):
         yield from _rope_faults(config.get(name), prefix + name)
     window = config.get("sliding_window")
-    if window is not None and not _is_size(
-        window, -1, MAX_POSITIONS
-    ):  # -1: without one
+    least = -1  # without one
+    if window is not None and not _is_size(window, least, MAX_POSITIONS):
         yield prefix + "sliding_window", "a number of positions", window
     for part in _PARTS:
         inner = config.get(part)

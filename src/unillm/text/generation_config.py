@@ -21,7 +21,7 @@ from ..fields import as_integer
 from ..params import MAX_LOGIT_BIAS, SamplingParams
 from .prompts import PreparedPrompt
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("unillm")
 
 NOT_HONOURED: Mapping[str, tuple[Any, ...]] = {
     "begin_suppress_tokens": ([],),
