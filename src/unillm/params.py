@@ -254,7 +254,8 @@ class StructuredOutputs:
     disable_any_whitespace: bool = bool_field(False)
     """JSON without spaces and line breaks between its parts."""
     whitespace_pattern: str | None = text_field()
-    """A regular expression for the text between the parts of JSON."""
+    """A regular expression for the text on each side of a comma or colon in JSON; there
+    is none inside of the brackets."""
 
     def __attrs_post_init__(self) -> None:
         given = [kind for kind in _KINDS if getattr(self, kind)]

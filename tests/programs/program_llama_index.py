@@ -16,10 +16,10 @@ llm = Vllm(
     vllm_kwargs={"max_model_len": 128},
     messages_to_prompt=lambda messages: messages[-1].content,
 )
-found = {
-    "complete": llm.complete("Count from 3 to 9:").text,
-    "chat": llm.chat(
-        [ChatMessage(role="user", content="Add 17 and 25:")]
-    ).message.content,
-}
+try:
+    complete = llm.complete("Count from 3 to 9:").text
+    asked = [ChatMessage(role="user", content="Add 17 and 25:")]
+    found = {"complete": complete, "chat": llm.chat(asked).message.content}
+except TypeError as error:
+    found = {"refused": f"TypeError: {error}"}
 json.dump(found, sys.stdout)

@@ -87,8 +87,13 @@ NUMBERS = {"type": "array", "items": {"type": "integer"}}
         ({"json": NUMBERS, "disable_any_whitespace": True}, ["[1,2]"], ["[1, 2]"]),
         (
             {"json": OBJECT, "whitespace_pattern": "[ ]{2}"},
-            ['{  "a":  1  }'],
-            ['{ "a": 1 }'],
+            ['{"a"  :  1}'],
+            ['{"a" : 1}', '{"a"    :    1}', '{"a":1}'],
+        ),
+        (
+            {"json": NUMBERS, "whitespace_pattern": "|\\n| "},
+            ["[1, 2]", "[1,2]", "[1 ,\n2]"],
+            ["[1,  2]", "[1,\n 2]", "[ 1, 2]"],
         ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

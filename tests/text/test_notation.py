@@ -123,7 +123,9 @@ def test_options_of_json_stand_beside_those_of_the_caller():
 
     assert json.loads(structure_notation(wanted).text)["x-guidance"] == {
         "lenient": True,
-        "whitespace_pattern": " ?",
+        "whitespace_flexible": False,
+        "item_separator": "(?: ?),(?: ?)",
+        "key_separator": "(?: ?):(?: ?)",
     }
 
 

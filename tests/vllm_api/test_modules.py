@@ -90,6 +90,8 @@ def test_facts_about_the_model_are_where_vllm_has_them(tiny):
     assert (config.model, config.tokenizer) == ("unillm/tiny", "unillm/tiny")
     assert (config.max_model_len, config.get_vocab_size()) == (128, 512)
     assert (config.dtype, config.hf_config.model_type) == (torch.float32, "llama")
+    revisions = (config.revision, config.tokenizer_revision, config.code_revision)
+    assert revisions == (None, None, None)
     assert (config.max_logprobs, config.seed, config.quantization) == (20, 0, None)
     assert tiny.llm_engine.tokenizer is tiny.get_tokenizer()
     assert tiny.llm_engine.get_tokenizer() is tiny.get_tokenizer()

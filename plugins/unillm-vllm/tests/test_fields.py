@@ -208,6 +208,23 @@ def test_json_without_whitespace_has_no_spaces(generator):
     assert output.finish_reason == "stop"
 
 
+def test_json_has_no_more_whitespace_than_its_pattern_allows(generator, reference):
+    wanted = {"json": SCHEMA, "whitespace_pattern": " ?"}
+    eager = params(
+        structured_outputs=wanted, max_tokens=60, logit_bias=spaces(generator)
+    )
+
+    [output] = generator.generate(UNSURE, eager)
+    [embedded] = reference.generate(UNSURE, eager)
+
+    assert re.fullmatch(r'\{"right" : (true|false) , "grade" : [0-9]\}', output.text)
+    assert embedded.text == output.text
+
+
+def spaces(generator) -> dict[int, float]:
+    return dict.fromkeys(ids_of(generator, " "), 50.0)
+
+
 def test_json_object_gives_a_json_object(generator):
     wanted = {"json_object": True, "disable_any_whitespace": True}
     asked = [

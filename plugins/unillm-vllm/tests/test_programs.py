@@ -23,6 +23,7 @@ MODEL = str(find_model("unillm/tiny"))
 
 PROGRAM = """
 import sys
+from importlib.metadata import version
 import vllm
 from vllm import LLM, EngineArgs, SamplingParams, TokensPrompt
 from vllm.entrypoints.llm import LLM as SameLLM
@@ -30,6 +31,7 @@ from vllm.sampling_params import BeamSearchParams
 
 if __name__ == "__main__":
     assert LLM is SameLLM
+    assert version("vllm") == vllm.__version__
     args = EngineArgs(sys.argv[1], max_model_len=128, enforce_eager=True)
     args.kv_cache_memory_bytes = 64 << 20
     llm = LLM(**vars(args))
@@ -72,6 +74,7 @@ def test_a_program_for_vllm_runs_as_it_stands(tmp_path):
         {},
         {"temperature": 0, "stop": "x", "max_tokens": None, "logprobs": True},
         {"stop_token_ids": [3], "bad_words": ["a"], "logit_bias": {3: 1.5}, "seed": 5},
+        {"prompt_logprobs": 1, "max_tokens": 1},
     ],
 )
 def test_params_of_vllm_are_taken(fields):

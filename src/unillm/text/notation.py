@@ -84,7 +84,13 @@ def _schema(wanted: StructuredOutputs) -> str:
             "key_separator": ":",
         }
     elif wanted.whitespace_pattern is not None:
-        options = {"whitespace_pattern": wanted.whitespace_pattern}
+        # llguidance's own option of this name lets matches follow each other for ever.
+        gap = f"(?:{wanted.whitespace_pattern})"
+        options = {
+            "whitespace_flexible": False,
+            "item_separator": f"{gap},{gap}",
+            "key_separator": f"{gap}:{gap}",
+        }
     if options:
         schema["x-guidance"] = {**schema.get("x-guidance", {}), **options}
     return json.dumps(_with_values(schema))

@@ -91,6 +91,13 @@ class ModelConfig:
         return self.hf_config.get_text_config()
 
     @property
+    def revision(self) -> None:
+        """None: unillm takes the files of a model as they are."""
+
+    tokenizer_revision = revision
+    code_revision = revision
+
+    @property
     def is_encoder_decoder(self) -> bool:
         """`False`; unillm serves decoders alone."""
         return False

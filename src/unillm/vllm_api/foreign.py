@@ -19,7 +19,14 @@ _INTERNAL = frozenset({"output_kind", "output_text_buffer_length"})
 
 def taken_params(given: Any) -> Any:
     """Return params of vLLM's as `SamplingParams`, also in a list; others unchanged."""
-    return _each(given, "SamplingParams", lambda one: SamplingParams(**_stated(one)))
+    return _each(given, "SamplingParams", _as_params)
+
+
+def _as_params(struct: Any) -> SamplingParams:
+    stated = _stated(struct)
+    if "prompt_logprobs" in stated:  # vLLM sets this with it, for whole prompts
+        stated.pop("skip_reading_prefix_cache", None)
+    return SamplingParams(**stated)
 
 
 def taken_adapters(given: Any) -> Any:

