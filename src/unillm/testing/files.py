@@ -152,7 +152,7 @@ FAULTS: Mapping[str, tuple[Change, str]] = MappingProxyType(
         ),
     }
 )
-"""Faults by their names: the change, and a pattern of the message."""
+"""The change, and a pattern of the message, by the name of the fault."""
 
 
 # --------------------------------------------------------------------------- the tests
