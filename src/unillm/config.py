@@ -66,17 +66,18 @@ def _option(
     return attrs.field(default=default, validator=check, **field)
 
 
-def _is_integer(value: Any) -> bool:
+def is_integer(value: Any) -> bool:
+    """Whether an option is an integer of Python."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:
     # A larger integer is not a float, which time and shares of memory are.
-    return isinstance(value, float) or (_is_integer(value) and abs(value) < 2**53)
+    return isinstance(value, float) or (is_integer(value) and abs(value) < 2**53)
 
 
 def _count(default: int | None = None) -> Any:
-    return _option("an integer ≥ 1", lambda v: _is_integer(v) and v >= 1, default)
+    return _option("an integer ≥ 1", lambda v: is_integer(v) and v >= 1, default)
 
 
 def _flag(default: bool | None = False) -> Any:
@@ -152,7 +153,7 @@ class EngineConfig:
     for the backend's default."""
 
     max_logprobs: int = _option(
-        "an integer ≥ 0, or -1 for all", lambda v: _is_integer(v) and v >= -1, 20
+        "an integer ≥ 0, or -1 for all", lambda v: is_integer(v) and v >= -1, 20
     )
     """Largest `SamplingParams.logprobs`; -1 allows the whole vocabulary."""
 
@@ -181,7 +182,7 @@ class EngineConfig:
     trust_remote_code: bool = _flag()
     """Run code that the checkpoint brings. Read it first."""
 
-    seed: int = _option("an integer", _is_integer, 0)
+    seed: int = _option("an integer", is_integer, 0)
     """Seed that draws the seeds of requests that set none."""
 
     enforce_eager: bool = _flag()

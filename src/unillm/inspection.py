@@ -17,7 +17,7 @@ from typing import Any
 
 import attrs
 
-from .config import EngineConfig
+from .config import EngineConfig, is_integer
 from .engines.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
 from .errors import BackendUnavailableError, ChatTemplateError, ConfigError, ModelError
 from .model.checkpoint import stored_tensors
@@ -112,10 +112,6 @@ class ModelReport:
     """Why there is no estimate of the memory."""
 
 
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def inspect_model(
     model: str | os.PathLike[str],
     *,
@@ -144,7 +140,7 @@ def inspect_model(
         BackendNotFoundError: No backend has the name.
     """
     for name, number in (("slots", slots), ("length", length)):
-        if number is not None and not (_is_integer(number) and number >= 1):
+        if number is not None and not (is_integer(number) and number >= 1):
             raise ConfigError(f"{name} must be an integer ≥ 1 or None, got {number!r}.")
     config = configure(
         model,
