@@ -155,6 +155,30 @@ def test_prompt_logprobs_of_a_prompt_that_is_cached_are_whole(generator):
     assert all(len(entries) == 1 for entries in output.prompt_logprobs[1:])
 
 
+def test_prompt_logprobs_in_chunks_are_those_of_the_whole_prompt(
+    generator, tiny_options
+):
+    prompts = [[20 + n % 70 for n in range(150)], COUNT, [30] * 40]
+    asked = params(max_tokens=2, prompt_logprobs=2)
+    chunked = {"max_num_seqs": 4, "max_num_batched_tokens": 16}
+
+    whole = generator.generate(prompts, asked)
+    with Generator("unillm/tiny", **tiny_options, **chunked) as small:
+        outputs = small.generate(prompts, asked)
+
+    for output, other in zip(outputs, whole, strict=True):
+        assert output.token_ids == other.token_ids
+        assert len(output.prompt_logprobs) == len(output.prompt_token_ids)
+        pairs = zip(output.prompt_logprobs[1:], other.prompt_logprobs[1:], strict=True)
+        for mine, its in pairs:
+            assert next(iter(mine)) == next(iter(its))  # the token itself comes first
+            for token_id in mine.keys() & its.keys():
+                expected = pytest.approx(its[token_id].logprob, abs=2e-3)
+                assert mine[token_id].logprob == expected
+            best, same = (max(e.logprob for e in d.values()) for d in (mine, its))
+            assert best == pytest.approx(same, abs=2e-3)
+
+
 # ----------------------------------------------------------------------- structure
 
 SCHEMA = {
