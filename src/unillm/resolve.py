@@ -21,6 +21,7 @@ from .errors import BackendUnavailableError, ConfigError, nearest_name
 from .model.adapters import check_adapter_files
 from .model.directory import check_directory
 from .model.find import BUNDLED, find_model
+from .openmp import share_cores
 from .plugins import PluginRegistry
 
 
@@ -76,6 +77,7 @@ def resolve(
         BackendNotFoundError: No backend has the name.
         BackendUnavailableError: The backend cannot run here.
     """
+    share_cores()  # before a tokenizer or a backend loads torch
     config = configure(model, backend, **options)
     registry = registry or PluginRegistry()
     if runnable or config.backend == "auto":

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Settings of OpenMP, with which engines compute on a CPU, for cores that others use.
+
+Threads of a team wait for each other at the end of each operation. GNU's OpenMP, which
+torch brings on Linux, waits in a loop for up to some milliseconds. Where another
+program has one of the cores, the team's other threads then spend nearly all their time
+in that loop. After a thousand turns, some microseconds, they sleep instead.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+SPINS = "1000"
+"""Turns of the loop: GNU's OpenMP takes the same number for more threads than cores."""
+
+_POLICIES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+
+
+def share_cores() -> None:
+    """Set the variables that OpenMP reads when it is loaded.
+
+    They concern engines of this process, if it has not loaded torch yet, and of its
+    children. Variables that are set are left as they are.
+    """
+    if not any(name in os.environ for name in _POLICIES):
+        os.environ["GOMP_SPINCOUNT"] = SPINS
+    quota = cpu_quota()
+    if quota is not None and quota < (os.cpu_count() or 1):
+        os.environ.setdefault("OMP_NUM_THREADS", str(math.ceil(quota)))
+
+
+def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Return the processor time that this container may use, in cores.
+
+    Args:
+        root: Where the control groups are mounted. In a container, the one at the root
+            is the container's.
+
+    Returns:
+        `None` without a limit.
+    """
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            words = " ".join((root / name).read_text() for name in names).split()
+            quota, period = map(int, words)
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+        if quota > 0 and period > 0:
+            return quota / period
+    return None
