@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from unillm.errors import EosNotFoundError, ModelLoadError
@@ -200,6 +202,24 @@ def test_a_token_that_begins_a_turn_is_not_an_eos_token(llama3, template, expect
     tokenizer = RustTokenizer(backend, chat_templates={"default": template})
 
     assert resolve_eos(tokenizer, config={"eos_token_id": 1}).ids == expected
+
+
+def test_templates_that_do_not_end_take_two_seconds_together(llama3, caplog):
+    never = (
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    )
+    shown = "{{ messages[-1].content }}<|eom_id|>"
+    templates = {"default": shown} | {str(n): never + str(n) for n in range(20)}
+    tokenizer = RustTokenizer(
+        llama3.wrapped.backend_tokenizer, chat_templates=templates
+    )
+    started = time.perf_counter()
+
+    found = resolve_eos(tokenizer)
+
+    assert time.perf_counter() - started < 3
+    assert [source.token for source in found.sources] == ["<|eom_id|>"]
+    assert "were not rendered in 2 s" in caplog.text
 
 
 def test_the_ends_of_turn_of_all_named_templates_count(llama3):

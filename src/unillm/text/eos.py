@@ -9,13 +9,21 @@ token runs past the answer, so all sources count; their order decides only the r
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from ..errors import EosNotFoundError, ModelLoadError, UnillmError
+from .chat import as_conversation
 from .tokenizer import Tokenizer
+
+log = logging.getLogger("unillm")
+
+TEMPLATES_TIMEOUT_S = 2.0
+"""Limit for all templates of a tokenizer together, which are read while it loads."""
 
 _ANSWER = "unillm looks for the token behind this sentence"
 
@@ -137,14 +145,22 @@ def _text_value(content: Mapping[str, Any], key: str) -> Any:
 
 def _ends_of_turn(tokenizer: Tokenizer) -> Iterator[int]:
     """Yield the special token that each chat template puts behind an answer."""
-    messages = [
-        {"role": "user", "content": "Hello"},
-        {"role": "assistant", "content": _ANSWER},
-    ]
+    conversation = as_conversation(
+        [
+            {"role": "user", "content": "Hello"},
+            {"role": "assistant", "content": _ANSWER},
+        ]
+    )
+    if tokenizer.chat_templates:  # importing it does not count
+        import transformers.utils.chat_template_utils  # noqa: F401
+    until = time.monotonic() + TEMPLATES_TIMEOUT_S
     for template in tokenizer.chat_templates.values():
+        left = until - time.monotonic()
+        if left <= 0:
+            break
         try:
-            text = tokenizer.apply_chat_template(
-                messages, chat_template=template, add_generation_prompt=False
+            text = tokenizer.render_within(
+                left, conversation, template, add_generation_prompt=False
             )
         except UnillmError:
             continue  # the template takes other messages only
@@ -154,6 +170,13 @@ def _ends_of_turn(tokenizer: Tokenizer) -> Iterator[int]:
         # Some begin a next turn, whatever they are asked for.
         if answer and token and not _begins_turns(tokenizer, token, before):
             yield token_id
+    if time.monotonic() >= until:
+        log.warning(
+            "The chat templates were not rendered in %g s, so a token behind an answer "
+            "may be missing among the EOS tokens. Name all of them as eos_token_id in "
+            "generation_config.json, or correct the template.",
+            TEMPLATES_TIMEOUT_S,
+        )
 
 
 def _begins_turns(tokenizer: Tokenizer, token: str, before: str) -> bool:

@@ -135,21 +135,43 @@ class Tokenizer(abc.ABC):
                 "add_generation_prompt=False."
             )
 
+        return self.render_within(
+            TEMPLATE_TIMEOUT_S,
+            conversation,
+            template,
+            chat_template_content_format,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=None if tools is None else list(tools),
+            **template_kwargs,
+        )
+
+    def render_within(
+        self,
+        seconds: float,
+        conversation: Conversation,
+        template: str,
+        content_format: ContentFormat | Literal["auto"] = "auto",
+        /,
+        **options: Any,
+    ) -> str:
+        """Render a conversation with the text of a template, or raise after *seconds*.
+
+        The other arguments and errors are those of `apply_chat_template`.
+        """
+
         def render() -> str:
-            content_format = chat_template_content_format
-            if content_format == "auto":
-                content_format = self._content_format_of(template)
+            form = content_format
+            if form == "auto":
+                form = self._content_format_of(template)
             return self._render(
-                for_template(conversation, template, content_format),
+                for_template(conversation, template, form),
                 chat_template=template,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=continue_final_message,
-                tools=None if tools is None else list(tools),
-                **template_kwargs,
+                **options,
             )
 
         try:
-            return call_within(TEMPLATE_TIMEOUT_S, render)
+            return call_within(seconds, render)
         except Exception as error:  # a template is a program: it may raise anything
             raise ChatTemplateError(
                 "The chat template refused the conversation: "
