@@ -64,6 +64,7 @@ from .lora import LoRARequest as LoRARequest
 from .model.adapters import without_adapter as without_adapter
 from .model.checkpoint import check_code as check_code
 from .model.checkpoint import check_weights as check_weights
+from .model.checkpoint import find_config as find_config
 from .model.checkpoint import load_config as load_config
 from .model.checkpoint import read_config as read_config
 from .model.checkpoint import refuse_pickles as refuse_pickles

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from embedded.serving import serve_known
 
-from unillm.embedded.loading import load_engine
+from unillm.embedded.loading import check_tensors, load_engine
 from unillm.errors import ModelLoadError
 
 
@@ -65,6 +65,15 @@ def test_a_tensor_without_a_place_is_named(llama, tensors, message):
 
     with pytest.raises(ModelLoadError, match=message):
         load_engine(llama)
+
+
+def test_scales_that_modelopt_declares_beside_the_config_are_left_to_the_engine(llama):
+    add_tensors(llama, model__layers__0__mlp__up_proj__weight_scale=torch.ones(1))
+    with pytest.raises(ModelLoadError, match="without a place"):
+        check_tensors(llama)
+    (llama / "hf_quant_config.json").write_text('{"quantization": {}}')
+
+    check_tensors(llama)
 
 
 def test_more_layers_than_the_configuration_declares_are_refused(llama):

@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..engines.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
 from ..errors import BackendUnavailableError, ConfigError, ModelLoadError
+from ..files import is_there
 from ..model.adapters import without_adapter
 from ..model.checkpoint import (
     check_code,
@@ -296,15 +297,16 @@ def check_tensors(path: Path) -> None:
     """Compare the stored tensors of a model with its ``config.json``, and load none.
 
     For engines that leave gaps, or cut tensors to size, without an error. Models of
-    families that were not verified here, quantised ones and those with code of their
-    own are left to the engine.
+    families that were not verified here, quantised ones (ModelOpt says so in
+    ``hf_quant_config.json``) and those with code of their own are left to the engine.
 
     Raises:
         ModelLoadError: A tensor is missing, has another shape or has no place.
     """
     declared = read_config(path)
     known = declared.get("model_type") in families.FAMILIES
-    if not known or declared.get("auto_map") or method_of(declared):
+    quantised = method_of(declared) or is_there(path / "hf_quant_config.json")
+    if not known or declared.get("auto_map") or quantised:
         return
     if any(path.glob("*.safetensors")):
         nowhere = {"": torch.device("meta")}  # shapes alone

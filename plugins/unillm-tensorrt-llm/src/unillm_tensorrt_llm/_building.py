@@ -24,6 +24,7 @@ from unillm.backend import (
     BuildSpec,
     Limits,
     check_code,
+    check_tensors,
     check_weights,
     model_positions,
     read_config,
@@ -177,6 +178,7 @@ def build(spec: BuildSpec, target: Path, progress: Progress) -> None:
 
     Raises:
         BackendUnavailableError: The installed version builds no engines.
+        ModelLoadError: A tensor is missing, has another shape or has no place.
         EngineOutOfMemoryError: Building ran out of memory.
         ConfigError: An option was refused.
     """
@@ -187,6 +189,7 @@ def build(spec: BuildSpec, target: Path, progress: Progress) -> None:
             f"that does is {LAST_WITH_ENGINES}.",
             name="tensorrt-llm",
         )
+    check_tensors(spec.model_path)
     free = _device.free_bytes()
     progress("loading the checkpoint and building the engine")
     try:

@@ -10,16 +10,17 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from unillm.backend import read_json
+from unillm.backend import find_config
 from unillm.errors import ModelLoadError
 
 _BEFORE_0_8 = "builder_config"
+_MAX_SIZE = 2**31 - 1
 
 
 def is_engine_directory(path: Path) -> bool:
@@ -60,48 +61,39 @@ class EngineDirectory:
         """Read ``config.json``.
 
         Raises:
-            ModelLoadError: It is missing, broken or older than 0.8.
+            ModelLoadError: It is missing or older than 0.8; or a field is missing, has
+                the wrong type or is out of bounds.
         """
         file = path / "config.json"
-        try:
-            config = read_json(path, file.name)
-            if config is None:
-                raise ModelLoadError(
-                    f"{path} has no {file.name}, so it is not an engine."
-                )
-            if _BEFORE_0_8 in config:
-                raise ModelLoadError(
-                    f"{path} was built by a TensorRT-LLM before 0.8, whose config.json "
-                    "has another form. Build the engine again with the version that "
-                    "is installed."
-                )
-            return cls._of(path, config)
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        config = find_config(path)
+        if config is None:
+            raise ModelLoadError(f"{path} has no {file.name}, so it is not an engine.")
+        if _BEFORE_0_8 in config:
             raise ModelLoadError(
-                f"{file} is not an output of trtllm-build: {type(error).__name__}: "
-                f"{error}. Build the engine again, or copy the whole directory."
-            ) from error
-
-    @classmethod
-    def _of(cls, path: Path, config: Mapping[str, Any]) -> EngineDirectory:
-        model, build = config["pretrained_config"], config["build_config"]
-        mapping = model.get("mapping") or {}
-        plugins = build.get("plugin_config") or {}
+                f"{path} was built by a TensorRT-LLM before 0.8, whose config.json has "
+                "another form. Build the engine again with the version that is "
+                "installed."
+            )
+        top = _Part(file, "", config)
+        model, build = top.part("pretrained_config"), top.part("build_config")
+        mapping = model.part("mapping", {})
+        plugins = build.part("plugin_config", {}).content
         packed = bool(plugins.get("remove_input_padding"))
+        longest = build.size("max_input_len")
         return cls(
             path=path,
-            version=str(config["version"]),
-            dtype=model["dtype"],
-            quantization=(model.get("quantization") or {}).get("quant_algo"),
-            vocab_size=int(model["vocab_size"]),
-            world_size=int(mapping.get("world_size", 1)),
-            tensor_parallel_size=int(mapping.get("tp_size", 1)),
-            pipeline_parallel_size=int(mapping.get("pp_size", 1)),
-            max_batch_size=int(build["max_batch_size"]),
-            max_input_len=int(build["max_input_len"]),
-            max_seq_len=int(build["max_seq_len"]),
-            max_num_tokens=int(build.get("max_num_tokens") or build["max_input_len"]),
-            inflight=_is_inflight(build, plugins),
+            version=top.text("version"),
+            dtype=model.text("dtype"),
+            quantization=model.part("quantization", {}).text("quant_algo", None),
+            vocab_size=model.size("vocab_size"),
+            world_size=mapping.size("world_size", 1),
+            tensor_parallel_size=mapping.size("tp_size", 1),
+            pipeline_parallel_size=mapping.size("pp_size", 1),
+            max_batch_size=build.size("max_batch_size"),
+            max_input_len=longest,
+            max_seq_len=build.size("max_seq_len"),
+            max_num_tokens=build.size("max_num_tokens", longest),
+            inflight=_is_inflight(build.content, plugins),
             packed=packed and bool(plugins.get("context_fmha")),
         )
 
@@ -115,6 +107,49 @@ class EngineDirectory:
         """
         bound = self.max_num_tokens if self.packed else self.max_input_len
         return min(self.max_seq_len - 1, bound)
+
+
+_REQUIRED: Any = object()
+
+
+@attrs.frozen
+class _Part:
+    """An object of the file; its fields are read with their full names in errors."""
+
+    file: Path
+    prefix: str
+    content: Mapping[str, Any]
+
+    def part(self, name: str, default: Any = _REQUIRED) -> _Part:
+        value = self._read(name, "an object", lambda v: isinstance(v, Mapping), default)
+        return _Part(self.file, f"{self.prefix}{name}.", value)
+
+    def size(self, name: str, default: Any = _REQUIRED) -> int:
+        expected = f"an integer from 1 to {_MAX_SIZE:,}"
+        return int(self._read(name, expected, _is_size, default))
+
+    def text(self, name: str, default: Any = _REQUIRED) -> Any:
+        return self._read(name, "a text", lambda v: isinstance(v, str), default)
+
+    def _read(
+        self, name: str, expected: str, fits: Callable[[Any], bool], default: Any
+    ) -> Any:
+        """Return a field; *default* where it is missing or `None`."""
+        value = self.content.get(name)
+        if value is None and default is not _REQUIRED:
+            return default
+        if fits(value):
+            return value
+        shown = repr(value)[:80] if name in self.content else "nothing"
+        raise ModelLoadError(
+            f"{self.file} is not an output of trtllm-build: {self.prefix}{name} must "
+            f"be {expected}, got {shown}. Build the engine again, or copy the whole "
+            "directory."
+        )
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= _MAX_SIZE
 
 
 def _is_inflight(build: Mapping[str, Any], plugins: Mapping[str, Any]) -> bool:

@@ -8,7 +8,12 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from unillm.backend import EngineLimits, check_weights, quantization_of
+from unillm.backend import (
+    EngineLimits,
+    check_tensors,
+    check_weights,
+    quantization_of,
+)
 from unillm.errors import BackendUnavailableError, ConfigError
 
 from . import _building, _capabilities
@@ -32,6 +37,9 @@ if TYPE_CHECKING:
 GUIDED = "guided_decoding_backend"
 LLGUIDANCE = "llguidance"
 
+_LOADS_OTHERWISE = frozenset({"load_format", "model_kwargs"})
+"""Options of the LLM class that load other tensors than ``config.json`` declares."""
+
 _LORA_CONFIG = ("tensorrt_llm.lora_manager", "tensorrt_llm._torch.peft.lora.config")
 _LORA_REQUEST = ("tensorrt_llm.executor.request", "tensorrt_llm.executor")
 
@@ -51,6 +59,8 @@ def open_pytorch(
     """
     checkpoint = _building.checkpoint_config(config.path)
     check_weights(config.path)
+    if _LOADS_OTHERWISE.isdisjoint(options):
+        check_tensors(config.path)
     context = _building.context_of(config)
     _check_prequantised(config, checkpoint)
     batched = config.max_num_batched_tokens or _building.DEFAULT_MAX_NUM_TOKENS
