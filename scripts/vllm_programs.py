@@ -229,7 +229,7 @@ def _shortened(message: str) -> str:
     """Return the class and the first sentence of an error, without what varies."""
     line = " ".join(message.split())
     line = re.sub(r"^(unillm\.errors|vllm\.\w+)\.", "", line)
-    line = re.sub(r"0x[0-9a-f]+|/tmp/\S+", "…", line)
+    line = re.sub(r"0x[0-9a-f]+|/tmp/\S+|\(host=.*", "…", line)
     first = re.split(r"(?<=[^.\d])\. |: docs/|\bassert\b", line)[0]
     return (first or line)[:160].rstrip(" :")
 
