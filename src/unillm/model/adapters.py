@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import shutil
-import tempfile
 from pathlib import Path
 
 from ..errors import ModelLoadError
@@ -67,6 +65,9 @@ def without_adapter(path: Path) -> Path:
     """
     if not (path / CONFIG_FILE).exists():
         return path
+    import shutil
+    import tempfile
+
     seen = Path(tempfile.mkdtemp(prefix="unillm-"))
     atexit.register(shutil.rmtree, seen, ignore_errors=True)
     for entry in path.iterdir():

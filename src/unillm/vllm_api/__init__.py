@@ -12,9 +12,12 @@ classes themselves are those of `unillm`.
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from .names import UNAVAILABLE_IMPORTS, VLLM_VERSION
-from .shim import install
+
+if TYPE_CHECKING:
+    from .shim import install as install
 
 _NAMES = {
     ".engine.arg_utils": ("EngineArgs",),
@@ -23,10 +26,11 @@ _NAMES = {
     ".llm": ("LLM",),
     ".outputs": ("CompletionOutput", "RequestOutput"),
     ".sampling_params": ("SamplingParams",),
+    ".shim": ("install",),
 }
 _WHERE = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = [*_WHERE, "install"]  # noqa: PLE0604 - all are strings
+__all__ = list(_WHERE)
 __version__ = VLLM_VERSION
 
 
