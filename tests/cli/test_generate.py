@@ -96,7 +96,7 @@ def test_a_refused_prompt_fails_alone(fake, cli):
     result = cli("generate", "a", "long", "b")
 
     assert result.stdout == "A\nB\n"
-    assert result.stderr.startswith("error: prompt 2: The prompt has 9 tokens")
+    assert result.stderr.startswith("error: prompt 2: This model's maximum context")
     assert result.exit_code == 1
 
 
@@ -104,7 +104,7 @@ def test_a_refused_only_prompt_ends_with_1(fake, cli):
     result = cli("generate", "long")
 
     assert result.stdout == ""
-    assert result.stderr.startswith("error: The prompt has 9 tokens")
+    assert result.stderr.startswith("error: This model's maximum context")
     assert result.exit_code == 1
 
 

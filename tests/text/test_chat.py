@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import shutil
 
 import pytest
@@ -107,7 +108,8 @@ def test_arguments_of_a_tool_call_are_a_dict(given, expected, caplog):
 def test_arguments_that_are_no_object_are_an_empty_dict_with_a_warning(given, caplog):
     message = {"role": "assistant", "tool_calls": [called(given)]}
 
-    [found] = shaped([message])
+    with caplog.at_level(logging.WARNING, "unillm"):
+        [found] = shaped([message])
 
     assert found["tool_calls"] == [called({})]
     assert "message 0 calls the function 'add'" in caplog.text

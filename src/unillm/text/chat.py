@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from ..errors import InvalidPromptError, PromptTypeError
+from ..fields import refuse
 
 log = logging.getLogger("unillm")
 
@@ -185,6 +186,19 @@ def _with_dict(position: int, function: Mapping[str, Any]) -> dict[str, Any]:
 
 
 # ----------------------------------------------------------------------- for a template
+
+
+def as_tools(value: Any) -> list[Any] | None:
+    """Return the tools of a chat as a list; `None` stays `None`.
+
+    Raises:
+        InvalidParameterError: *value* is neither a list nor `None`.
+    """
+    if value is None:
+        return None
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return list(value)
+    raise refuse("tools", "a list of functions or JSON schemas, or None", value)
 
 
 def for_template(

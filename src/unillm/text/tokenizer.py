@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from ..errors import ChatTemplateError, TokenizerError
 from .bounded import call_within
-from .chat import ContentFormat, Conversation, as_conversation, for_template
+from .chat import ContentFormat, Conversation, as_conversation, as_tools, for_template
 from .content_format import detect_content_format
 from .pieces import Pieces, rust_pieces, sentencepiece_pieces, tekken_pieces
 from .spelling import Spelling
@@ -134,7 +134,6 @@ class Tokenizer(abc.ABC):
                 "one continues the last message, the other begins a new one. Pass "
                 "add_generation_prompt=False."
             )
-
         return self.render_within(
             TEMPLATE_TIMEOUT_S,
             conversation,
@@ -142,7 +141,7 @@ class Tokenizer(abc.ABC):
             chat_template_content_format,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
-            tools=None if tools is None else list(tools),
+            tools=as_tools(tools),
             **template_kwargs,
         )
 

@@ -418,9 +418,11 @@ def _as_dict(name: str, value: Any) -> Mapping[str, Any]:
     Raises:
         ConfigError: *value* is neither.
     """
-    if value is None or isinstance(value, Mapping):
-        return value or {}
-    raise ConfigError(f"{name} must be a dict or None, got {value!r}.")
+    if value is None:
+        return {}
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return value
+    raise ConfigError(f"{name} must be a dict of names or None, got {value!r}.")
 
 
 def _pop(values: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
