@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from ..errors import EngineError, UnsupportedParameterError
+from ..errors import EngineError
 from .verdict import Answer
-from .worker import CONVERTER, LOGPROBS, answer_of, take_stdout
+from .worker import CONVERTER, answer_of, outcomes, take_stdout
 
 if TYPE_CHECKING:
-    from .. import Generator, RequestOutput, SamplingParams
+    from .. import SamplingParams
 
 MAX_RUNNING = 8
 """Requests that are repeated at the same time."""
@@ -109,7 +109,7 @@ def _lines() -> Iterator[str]:
 
 
 def _follow(following: Following, lines: Iterator[str], send: Any) -> None:
-    from .. import Generator
+    from .. import Generator, SamplingParams
 
     with Generator(following.model, **following.options) as generator:
         send(ready={"backend": generator.backend})
@@ -117,7 +117,8 @@ def _follow(following: Following, lines: Iterator[str], send: Any) -> None:
         def repeat(request: Repeat) -> None:
             begun = time.monotonic()
             try:
-                outcome = _outcome(generator, request)
+                ids, params = list(request.prompt_token_ids), request.params
+                [outcome] = outcomes(generator, [ids], SamplingParams(**params))
                 answer = answer_of(outcome)
             except EngineError as error:
                 send(error={"kind": type(error).__name__, "message": str(error)})
@@ -128,20 +129,6 @@ def _follow(following: Following, lines: Iterator[str], send: Any) -> None:
         with ThreadPoolExecutor(MAX_RUNNING) as threads:
             for line in lines:
                 threads.submit(repeat, CONVERTER.loads(line, Repeat))
-
-
-def _outcome(generator: Generator, request: Repeat) -> RequestOutput | Exception:
-    """Answer with log-probabilities if the engine has them, else without."""
-    from .. import SamplingParams
-
-    ids = list(request.prompt_token_ids)
-    params = SamplingParams(**request.params)
-    for each in (attrs.evolve(params, logprobs=LOGPROBS), params):
-        [outcome] = generator.generate([ids], each, on_error="return")
-        refused = isinstance(outcome, UnsupportedParameterError)
-        if not refused:
-            break
-    return outcome
 
 
 def json_params(params: SamplingParams) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def _answer_all(task: Task, prompts: Sequence[Any], send: Any) -> None:
         )
         send(ready=ready)
         greedy = SamplingParams(temperature=0, max_tokens=task.max_tokens)
-        answers = [answer_of(each) for each in _outcomes(generator, prompts, greedy)]
+        answers = [answer_of(each) for each in outcomes(generator, prompts, greedy)]
         for answer in answers:
             send(answer=answer)
         start = time.perf_counter()
@@ -156,18 +156,18 @@ def _answer_all(task: Task, prompts: Sequence[Any], send: Any) -> None:
     send(done=done)
 
 
-def _outcomes(
+def outcomes(
     generator: Generator, prompts: Sequence[Any], greedy: SamplingParams
 ) -> list[RequestOutput | Exception]:
     """Answer with log-probabilities if the engine has them, else without."""
     params = attrs.evolve(greedy, logprobs=LOGPROBS)
-    outcomes = generator.generate(prompts, params, on_error="return")
+    found = generator.generate(prompts, params, on_error="return")
     if any(
         isinstance(each, UnsupportedParameterError) and each.parameter == "logprobs"
-        for each in outcomes
+        for each in found
     ):
         return generator.generate(prompts, greedy, on_error="return")
-    return outcomes
+    return found
 
 
 def answer_of(outcome: RequestOutput | Exception) -> Answer:

@@ -53,7 +53,6 @@ class _Entry:
     request_id: str
     handle: RequestHandle | None
     last: RequestActivity | None = None
-    at: float = 0.0
 
 
 class Activity:
@@ -65,8 +64,7 @@ class Activity:
     def add(self, request_id: str, handles: Sequence[RequestHandle]) -> None:
         """Remember a request, which may have several prompts.
 
-        The outputs of requests that have ended are let go, so that the newest add costs
-        what a few of the oldest held.
+        The outputs of requests that have ended are let go.
         """
         for index, handle in enumerate(handles):
             name = request_id if len(handles) == 1 else f"{request_id}-{index}"
@@ -74,7 +72,7 @@ class Activity:
         now = time.monotonic()
         for entry in self._entries:
             if entry.handle is not None and entry.handle.done():
-                _freeze(entry, now)
+                _seen(entry, now)
 
     def report(self, *, num_slots: int, stats: Mapping[str, Any]) -> ActivityReport:
         """Return the requests, oldest first, with the engine's counts.
@@ -93,12 +91,14 @@ class Activity:
         )
 
 
-def _freeze(entry: _Entry, now: float) -> RequestActivity:
-    """Read a request whose times are then those of the monotonic clock."""
-    assert entry.handle is not None
+def _seen(entry: _Entry, now: float) -> RequestActivity:
+    """Return a request with times of the monotonic clock."""
+    if entry.handle is None:
+        assert entry.last is not None
+        return entry.last
+    done = entry.handle.done()  # first: what follows is then the whole output
     output = entry.handle.output()
     metrics = output.metrics
-    done = entry.handle.done()
     completions = output.outputs
     slots = None if metrics is None else metrics.slots
     entry.last = RequestActivity(
@@ -116,13 +116,6 @@ def _freeze(entry: _Entry, now: float) -> RequestActivity:
     if done:
         entry.handle = None
     return entry.last
-
-
-def _seen(entry: _Entry, now: float) -> RequestActivity:
-    if entry.handle is None:
-        assert entry.last is not None
-        return entry.last
-    return _freeze(entry, now)
 
 
 def _at(request: RequestActivity, now: float) -> RequestActivity:
