@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RequestCancelledError, RequestTimeoutError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ..engines.base import EngineOutput
     from ..text.prompts import PreparedPrompt
+    from .alarms import Alarm
 
 
 class RequestHandle:
@@ -84,7 +85,7 @@ class RequestHandle:
         self._lock = threading.RLock()
         self._changed: threading.Condition | None = None  # once a thread waits
         self._num_reading = 0
-        self._alarms: tuple[Callable[[], None], ...] = ()
+        self._alarms: tuple[Alarm, ...] = ()
         self._ended = False
         self._error: Exception | None = None
         self._arrival_time = time.time()
@@ -212,32 +213,16 @@ class RequestHandle:
 
         A loop that is busy elsewhere gets one callback, however much changes meanwhile.
         """
-        import asyncio
+        from .alarms import Alarm
 
-        loop, event = asyncio.get_running_loop(), asyncio.Event()
-        called = False
-
-        def wake() -> None:
-            nonlocal called
-            called = False  # first, so that a change from here on calls again
-            event.set()
-
-        def ring() -> None:
-            nonlocal called
-            if called or (for_end and not self._ended):
-                return
-            called = True
-            # The loop may be closed before its reader has left.
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(wake)
-
+        alarm = Alarm(for_end=for_end)
         with self._lock:
-            self._alarms += (ring,)
+            self._alarms += (alarm,)
         try:
-            yield event
+            yield alarm.event
         finally:
             with self._lock:
-                self._alarms = tuple(each for each in self._alarms if each is not ring)
+                self._alarms = tuple(each for each in self._alarms if each is not alarm)
 
     def _wait_for(
         self, holds: Callable[[], bool], timeout: float | None = None
@@ -315,8 +300,9 @@ class RequestHandle:
         """
         if self._changed is not None and (self._ended or self._num_reading):
             self._changed.notify_all()
-        for ring in self._alarms:
-            ring()
+        for alarm in self._alarms:
+            if self._ended or not alarm.for_end:
+                alarm.ring()
 
     # ------------------------------------------------------------------------ values
 
