@@ -24,6 +24,7 @@ nox.options.sessions = [
     "ctranslate2",
     "vllm",
     "tensorrt_llm",
+    "remote",
     "docs",
     "build",
 ]
@@ -244,6 +245,15 @@ def tensorrt_llm(session: nox.Session) -> None:
     session.install(*CONSTRAINTS, core, "pydantic", str(plugin))
     session.run(*SWAP)
     session.run("python", "scripts/tensorrt_llm_fields.py", "--check")
+    session.chdir(plugin)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def remote(session: nox.Session) -> None:
+    """The remote plugin against `unillm serve`, and fakes of other servers."""
+    plugin = ROOT / "plugins" / "unillm-remote"
+    session.install(*CONSTRAINTS, ".[transformers,server,testing]", str(plugin))
     session.chdir(plugin)
     session.run("pytest", *session.posargs)
 

@@ -28,6 +28,7 @@ EMBEDDED = {"transformers": "unillm.embedded"}
 
 KNOWN = {
     "ctranslate2": "unillm-ctranslate2",
+    "remote": "unillm-remote",
     "tensorrt-llm": "unillm-tensorrt-llm",
     "vllm": "unillm-vllm",
 }

@@ -194,8 +194,13 @@ def test_a_greedy_request_may_name_what_only_draws_use(maker_for, field):
             {"min_tokens": 2, "stop_token_ids": [5]},
             {"min_tokens": 2},
         ),
+        (
+            "min_tokens.ignored_eos",
+            {"min_tokens": 2, "ignore_eos": True, "stop_token_ids": [5]},
+            {"min_tokens": 2, "ignore_eos": True},
+        ),
     ],
-    ids=["bad_words", "logprobs", "min_tokens"],
+    ids=["bad_words", "logprobs", "min_tokens", "ignored_eos"],
 )
 def test_an_aspect_is_refused_alone(maker_for, aspect, refused, served):
     maker = maker_for(capabilities=Capabilities(fields={aspect: UNSUPPORTED}))

@@ -269,6 +269,8 @@ def test_tokens_can_be_named_by_their_ids(chat, complete, server):
     name = f"token_id:{three}"
     assert of_chat["choices"][0]["logprobs"]["content"][0]["token"] == name
     assert of_text["choices"][0]["logprobs"]["tokens"][0] == name
+    assert of_text["choices"][0]["logprobs"]["token_ranks"][0] == 1
+    assert "token_ranks" not in complete(logprobs=1)["choices"][0]["logprobs"]
 
 
 def test_log_probabilities_of_the_prompt_are_vllms(chat, complete, server):

@@ -23,6 +23,7 @@ ASPECTS: Mapping[str, str] = MappingProxyType(
     {
         "bad_words.sequences": "a bad word of several tokens",
         "logprobs.changed": "logprobs beside a field that changes the logits",
+        "min_tokens.ignored_eos": "min_tokens with stop_token_ids under ignore_eos",
         "min_tokens.stop_ids": "min_tokens with several token ids that end",
         "top_k.large": f"top_k above {LARGE_TOP_K} and below the vocabulary's size",
     }
@@ -51,6 +52,8 @@ def aspects_of(request: EngineRequest, *, vocab_size: int) -> Iterator[str]:
         yield "bad_words.sequences"
     if params.logprobs is not None and not all(map(params.is_default, _CHANGES_LOGITS)):
         yield "logprobs.changed"
+    if params.min_tokens and params.ignore_eos and request.stop_token_ids:
+        yield "min_tokens.ignored_eos"
     if params.min_tokens and len(request.stop_token_ids) > 1:
         yield "min_tokens.stop_ids"
     if not params.greedy and LARGE_TOP_K < params.top_k < vocab_size:

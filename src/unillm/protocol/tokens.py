@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from ..outputs import Logprob
 
@@ -48,6 +48,8 @@ class CompletionLogprobs(Struct):
     token_logprobs: list[float | None]
     tokens: list[str]
     top_logprobs: list[dict[str, float] | None]
+    token_ranks: list[int | None] | UnsetType = UNSET
+    """Ranks in the vocabulary, beside tokens that are named by their ids."""
 
 
 def number(logprob: float) -> float:
@@ -104,7 +106,8 @@ def completion_logprobs(
         offset: Characters before the first token.
         as_ids: Show ``token_id:123`` for each token.
     """
-    found = CompletionLogprobs([], [], [], [])
+    ranks: list[int | None] = []
+    found = CompletionLogprobs([], [], [], [], ranks if as_ids else UNSET)
     for position, (token_id, entries) in enumerate(
         zip(token_ids, logprobs, strict=True)
     ):
@@ -113,10 +116,12 @@ def completion_logprobs(
             text = f"token_id:{token_id}" if as_ids else texts[position]
             found.token_logprobs.append(None)
             found.top_logprobs.append(None)
+            ranks.append(None)
         else:
             text = token_text(token_id, entries[token_id], as_id=as_ids)
             found.token_logprobs.append(number(entries[token_id].logprob))
             found.top_logprobs.append(_top(entries, as_ids))
+            ranks.append(entries[token_id].rank)
         found.tokens.append(text)
         offset += len(text)
     return found, offset

@@ -54,6 +54,11 @@ EXAMPLES: dict[str, Any] = {
     "structured_outputs": {"regex": "[0-9 ]+"},
     "bad_words.sequences": {"bad_words": ["zebra"]},
     "logprobs.changed": {"logprobs": 1, "logit_bias": {65: 2.0}},
+    "min_tokens.ignored_eos": {
+        "min_tokens": 2,
+        "ignore_eos": True,
+        "stop_token_ids": [3],
+    },
     "min_tokens.stop_ids": {"min_tokens": 2},
 }
 """A value other than the default for each field that may depend on the engine, or the
@@ -166,7 +171,8 @@ class CallClauses(Clauses):
             }
             if "." in name and not all(map(subject.declares, value)):
                 continue  # refused as that field
-            if name == "min_tokens":  # with one id that ends; more are an aspect
+            if name == "min_tokens" and subject.declares("min_tokens.ignored_eos"):
+                # With one id that ends; more are an aspect.
                 fields |= {"ignore_eos": True, "stop_token_ids": [3]}
             fields |= value if "." in name else {name: value}
             params = SamplingParams(**fields)

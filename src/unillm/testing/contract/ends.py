@@ -220,7 +220,7 @@ class EndClauses(Clauses):
         # The model was not trained on this, so a near tie counts as right.
         assert logits[result.token_ids[0]] > logits.max() - 0.01
 
-    @clause("min_tokens", "stop_token_ids", "ignore_eos")
+    @clause("min_tokens", "min_tokens.ignored_eos", "stop_token_ids")
     def test_e14_min_tokens_of_one_id(self, engine: DrivenEngine, ask: Asker) -> None:
         """Before `min_tokens` new tokens, the only stop id is not sampled.
 
