@@ -107,7 +107,10 @@ def _random_length(rng: random.Random) -> int:
 
 
 class PoisonedEngine(TransformersSlotEngine):
-    """An engine whose free rows are full of NaN, from the start and after each call."""
+    """An engine whose free rows are full of NaN, from the start and after each call.
+
+    A free row keeps the positions that a new prompt may take over.
+    """
 
     def __init__(self, model, **options) -> None:
         super().__init__(model, **options)
@@ -129,11 +132,13 @@ class PoisonedEngine(TransformersSlotEngine):
 
     def _poison(self) -> None:
         cache = self._cache
-        for row, owner in enumerate(self._rows):
-            if owner is None:
-                for tensor in [*cache.tensors, *cache.states]:
-                    tensor[row] = torch.nan
-                cache.written[row] = cache.capacity
+        for number, row in enumerate(self._rows.all):
+            if not row.is_live:
+                for tensor in cache.tensors:
+                    tensor[number, :, row.length :] = torch.nan
+                for tensor in cache.states:
+                    tensor[number] = torch.nan
+                cache.written[number] = cache.capacity
 
 
 def serve(

@@ -92,7 +92,8 @@ def test_rows_in_use_are_the_leading_ones(engine):
 
     engine.decode([1, 3])
 
-    assert [row.slot if row else None for row in engine._rows] == [3, 1, None, None]
+    assert [row.slot for row in engine._rows.all] == [3, 1, 2, 0]
+    assert [row.is_live for row in engine._rows.all] == [True, True, False, False]
 
 
 def test_padding_is_counted_for_each_chunk(engine):
@@ -110,7 +111,7 @@ def test_padding_is_counted_for_each_chunk(engine):
 
     assert list(begun.padding) == [2, 12, 2]
     assert begun.tokens[2] is None
-    assert list(ended.padding) == [0]
+    assert list(ended.padding) == [2]
     assert ended.tokens[0] is not None
 
 

@@ -101,16 +101,20 @@ def test_a_generator_closes_soon_after_its_engine_died(generator, engine, monkey
     assert time.monotonic() - began < 10.0
 
 
+def live_slots(engine):
+    return [row.slot for row in engine._rows.all if row.is_live]
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")], ids=["nan", "inf"])
 def test_a_row_without_valid_logits_fails_alone(generator, engine, monkeypatch, bad):
     sample = engine._sampler.sample
     victim = generator.submit([5, 6, 7], LONG)
     next(iter(victim))
-    [slot] = engine._row_of
+    [slot] = live_slots(engine)
 
     def poisoned(logits, slots, *, best=None):
         logits = logits.clone()
-        if slot in slots and slot in engine._row_of:
+        if slot in slots and slot in live_slots(engine):
             logits[list(slots).index(slot), 3] = bad
         return sample(logits, slots)
 

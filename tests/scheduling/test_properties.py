@@ -27,9 +27,15 @@ BOUND = {"max_tokens": "counts from the run"}
 class Slots:
     slots: int
     budget: int
+    shortest_prefix: int | None
 
     def scheduler(self, jobs: list[Job]):
-        return slot_scheduler(later=jobs, slots=self.slots, budget=self.budget)
+        return slot_scheduler(
+            later=jobs,
+            slots=self.slots,
+            budget=self.budget,
+            shortest_prefix=self.shortest_prefix,
+        )
 
 
 @attrs.frozen
@@ -52,7 +58,12 @@ class Runs:
         )
 
 
-SLOTS = st.builds(Slots, slots=st.integers(1, 9), budget=st.integers(1, 64))
+SLOTS = st.builds(
+    Slots,
+    slots=st.integers(1, 9),
+    budget=st.integers(1, 64),
+    shortest_prefix=st.sampled_from([None, 2, 8]),
+)
 RUNS = st.builds(
     Runs,
     rows=st.integers(1, 9),
@@ -187,7 +198,8 @@ def test_the_common_counters_add_up(settings, data):
     assert stats["refills"] <= stats["admitted"]
     assert all(end.slots.waited_steps >= 0 for end in served.ends)
     if not served.aborted:
-        assert stats["prompt_tokens"] == sum(job.prompt_length for job in jobs)
+        computed = stats["prompt_tokens"] + stats.get("cached_tokens", 0)
+        assert computed == sum(job.prompt_length for job in jobs)
 
 
 # ------------------------------------------------------------------------------ slots
@@ -221,6 +233,26 @@ def test_the_counters_of_slots_add_up(jobs, setting):
         ends = [end.slots for end in served.ends]
         assert stats["occupied_slot_steps"] == sum(each.decode_steps for each in ends)
         assert stats["refills"] == sum(each.refilled for each in ends)
+
+
+@given(traffic(), SLOTS)
+def test_prompts_that_begin_alike_are_computed_once(jobs, setting):
+    """All prompts are beginnings of one, so a longer one has what each needs."""
+    served = serve(jobs, setting)
+
+    cached = {o.request_id: o.num_cached_tokens for o in served.all_outputs}
+    lengths = {job.request.request_id: job.prompt_length for job in jobs}
+    assert all(cached[name] < lengths[name] for name in cached)
+    if setting.shortest_prefix is None:
+        assert not any(cached.values())
+    elif not served.aborted:
+        # Without an abort, a prompt shares all its tokens but the last with each of
+        # these that has as many, whether it waited for them or they had ended.
+        arrived = {(job.arrives_at, job.priority, job.prompt_length) for job in jobs}
+        if len({each[:2] for each in arrived}) == 1 and setting.slots >= len(jobs):
+            computed = served.stats[-1]["prompt_tokens"]
+            longest = max((job.prompt_length for job in jobs), default=0)
+            assert computed <= longest + len(jobs) * setting.shortest_prefix
 
 
 # ------------------------------------------------------------------------------- runs

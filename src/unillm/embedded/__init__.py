@@ -33,7 +33,13 @@ class TransformersBackend(Backend):
     auto_rank = 100
     option_names = frozenset({"device", "compile_after"})
     engine_options = frozenset(
-        {"enable_lora", "max_lora_rank", "max_loras", "quantization"}
+        {
+            "enable_lora",
+            "enable_prefix_caching",
+            "max_lora_rank",
+            "max_loras",
+            "quantization",
+        }
     )
 
     capabilities = Capabilities(
@@ -42,7 +48,7 @@ class TransformersBackend(Backend):
                 support=Support.EMULATED,
                 reason="the core masks the tokens that a grammar forbids",
             ),
-            "cache_salt": Capability(),  # it caches no prompt
+            "cache_salt": Capability(),
             "lora": Capability(),
         }
     )
@@ -89,6 +95,7 @@ class TransformersBackend(Backend):
             compile_after=config.backend_options.get("compile_after"),
             enable_lora=config.enable_lora,
             max_loras=config.max_loras,
+            enable_prefix_caching=config.enable_prefix_caching,
         )
         return SlotScheduler(engine, max_num_batched_tokens=budget)
 

@@ -68,7 +68,10 @@ class PromptStep(Step):
 
 
 class ChunkStep(Step):
-    """Tokens ``start..end`` of one row's prompt, which see the earlier ones too."""
+    """Tokens ``start..end`` of one row's prompt, which see the earlier ones too.
+
+    Padding after them is not written.
+    """
 
     def __init__(self, *, row: int, start: int, end: int, seen: int) -> None:
         self._row = row
@@ -78,8 +81,30 @@ class ChunkStep(Step):
 
     @override
     def exchange(self, stored: Tensor, new: Tensor) -> Tensor:
-        stored[self._row, :, self._span] = new[0]
+        count = self._span.stop - self._span.start
+        stored[self._row, :, self._span] = new[0, :, :count]
         return stored[self._row : self._row + 1, :, : self.seen]
+
+
+class ChunksStep(Step):
+    """Tokens of several rows' prompts, which see the earlier ones of their row too.
+
+    Args:
+        rows: ``[rows]``, int64.
+        positions: ``[rows, tokens]``, int64: where the tokens are written. Padding has
+            the position of its row's last token, and repeats that token.
+        seen: Positions that attention reads of every row; it reads a copy.
+    """
+
+    def __init__(self, rows: Tensor, positions: Tensor, *, seen: int) -> None:
+        self._rows = rows
+        self._positions = positions
+        self.seen = seen
+
+    @override
+    def exchange(self, stored: Tensor, new: Tensor) -> Tensor:
+        stored[self._rows[:, None], :, self._positions] = new.transpose(1, 2)
+        return stored[:, :, : self.seen].index_select(0, self._rows)
 
 
 class RaggedStep(Step):
@@ -110,7 +135,7 @@ class DecodeStep(Step):
 
     Args:
         cache: The cache that it is for.
-        positions: ``[rows]``, int64.
+        positions: ``[rows]``, int64: where the tokens are written.
         seen: Positions that attention reads of every row.
     """
 
@@ -233,15 +258,28 @@ class SlotCache(Cache):
         self._recurrent.clear()
         self.step = None
 
-    def move(self, source: int, target: int, length: int) -> None:
-        """Copy row *source* to row *target*: *length* positions, then zeros."""
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy *length* positions of row *source* to row *target*; zero the rest.
+
+        A row that is copied to itself keeps these positions.
+        """
         end = max(self.written[target], length)
         for tensor in self.tensors:
-            tensor[target, :, :length] = tensor[source, :, :length]
+            if source != target:
+                tensor[target, :, :length] = tensor[source, :, :length]
             tensor[target, :, length:end] = 0.0
         for state in self.states:
             state[target] = state[source]
         self.written[target] = length
+
+    def swap(self, one: int, other: int) -> None:
+        """Exchange all that two rows hold."""
+        end = max(self.written[one], self.written[other])
+        for tensor in self.tensors:
+            tensor[[one, other], :, :end] = tensor[[other, one], :, :end]
+        for state in self.states:
+            state[[one, other]] = state[[other, one]]
+        self.written[one], self.written[other] = self.written[other], self.written[one]
 
 
 def _make_layer(

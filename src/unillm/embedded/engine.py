@@ -3,14 +3,11 @@
 """`TransformersSlotEngine`: fixed slots over the stock code of a transformers model.
 
 Each slot has a *row* of the cache. Rows in use are kept as the leading ones, so that a
-step costs what its live rows cost; slots keep their number when their row changes.
+step costs what its live rows cost; slots keep their number when their row changes. A
+free slot's row keeps what it holds, from which new prompts take over their prefixes.
 
-Invariants between two calls:
-
-- every row in use has a slot, and a slot has one row at most;
-- a row's positions below its `length` hold the keys and values of its request;
-- a decode step also computes leading rows that no slot asked for. Such a row writes one
-  position, its next one, which its owner overwrites before reading.
+A decode step also computes leading rows that no slot asked for. Such a row writes one
+position, its next one, which its owner overwrites before reading.
 
 The host knows lengths, tokens and rows. It waits for the device once a call, when it
 fetches the tokens.
@@ -36,37 +33,23 @@ from ..engines.slots import (
     SlotToken,
 )
 from ..errors import ConfigError, InvalidParameterError, UnsupportedModelError
-from ..lora import LoRARequest
 from ..model.memory import Limits, MemoryNeeds, needs_of
 from ..model.sizes import KvShape
 from ..sampling import PromptLogprobs, Sampler
 from . import attention
-from .cache import ChunkStep, PromptStep, SlotCache, Step
+from .cache import ChunksStep, ChunkStep, PromptStep, SlotCache, Step
 from .dynamic_rope import LengthsOfRows
 from .families import family_of
-from .grouping import group_by_length, group_by_width, width_for
+from .grouping import group_by_length, group_by_width, in_parts, width_for
 from .masks import Mask, Masks
 from .memory import asked_bytes, free_bytes, is_out_of_memory, out_of_memory
+from .prefixes import shortest_prefix
 from .recurrent import layers_of_one_row
+from .rows import FILLER, Row, Rows
 from .steps import make_runner
 from .steps.eager import forward, only_positions
 from .steps.runner import StepRunner
 from .weights.lora import Adapters
-
-_FILLER = 0
-"""Token id of padding and of rows that no slot asked for; any id would do."""
-
-
-@attrs.define(eq=False)
-class _Row:
-    """The request in one row."""
-
-    slot: int
-    length: int = 0
-    """Positions that hold its tokens."""
-    last_token: int = _FILLER
-    """The input of its next decode step; not in the cache yet."""
-    adapter: LoRARequest | None = None
 
 
 @attrs.define
@@ -102,6 +85,8 @@ class TransformersSlotEngine(SlotEngine):
             none.
         max_loras: Adapters at a time; `None` for none at all. With adapters decode
             steps are eager.
+        enable_prefix_caching: Take over prefixes from other rows; `None` where the
+            model allows it.
 
     Raises:
         ConfigError: More than one slot of a family that is served one at a time.
@@ -119,9 +104,11 @@ class TransformersSlotEngine(SlotEngine):
         enforce_eager: bool = False,
         compile_after: int | None = None,
         max_loras: int | None = None,
+        enable_prefix_caching: bool | None = None,
     ) -> None:
         _check_slots(model, num_slots)
         _use_slot_attention(model)
+        self.shortest_prefix = shortest_prefix(model, asked=enable_prefix_caching)
         self._lengths = LengthsOfRows(model)
         self._model: Any = model.eval()
         self.num_slots = num_slots
@@ -156,8 +143,8 @@ class TransformersSlotEngine(SlotEngine):
         self._sampler = Sampler(
             num_slots=num_slots, vocab_size=self.vocab_size, device=self._device
         )
-        self._rows: list[_Row | None] = [None] * num_slots
-        self._row_of: dict[int, int] = {}
+        keeps = self.shortest_prefix is not None
+        self._rows = Rows(self._cache, num_slots, keeps=keeps)
 
     @override
     def check_request(self, request: EngineRequest) -> None:
@@ -190,15 +177,10 @@ class TransformersSlotEngine(SlotEngine):
         )
 
     def _admit(self, chunks: Sequence[PromptChunk]) -> None:
-        """Give each new owner the first free row, cleared."""
-        free = [row for row, owner in enumerate(self._rows) if owner is None]
-        rows = free[: len(chunks)]
-        for chunk, row in zip(chunks, rows, strict=True):
-            assert chunk.slot not in self._row_of, "the slot still has an owner"
-            self._rows[row] = _Row(chunk.slot, adapter=chunk.request.lora_request)
-            self._row_of[chunk.slot] = row
+        """Give new owners their rows."""
+        self._rows.admit(chunks)
+        for chunk in chunks:
             self._sampler.assign(chunk.slot, chunk.request)
-        self._cache.clear(rows)
 
     def _load_adapters(self, chunks: Sequence[PromptChunk]) -> dict[int, SlotToken]:
         """Load the adapters of new owners; return an error for each broken one."""
@@ -207,18 +189,18 @@ class TransformersSlotEngine(SlotEngine):
             adapter = chunk.request.lora_request
             if adapter is None or self._adapters is None:
                 continue
-            in_use = (row.adapter for row in self._rows if row)
+            in_use = (row.adapter for row in self._rows.all)
             try:
                 self._adapters.load(adapter, in_use=in_use)
             except InvalidParameterError as error:
-                refused[chunk.slot] = SlotToken(_FILLER, error=str(error))
+                refused[chunk.slot] = SlotToken(FILLER, error=str(error))
         return refused
 
     def _passes(
         self, chunks: Sequence[PromptChunk]
     ) -> Iterator[tuple[list[PromptChunk], _Write]]:
         """Yield the chunks of each forward pass, and the method that computes them."""
-        fresh = [chunk for chunk in chunks if chunk.is_first]
+        fresh = [chunk for chunk in chunks if not chunk.start]
         ragged = [c for c in fresh if c.request.params.prompt_logprobs is None]
         if ragged and self._runner.tokens_for(_length(ragged)) is not None:
             yield ragged, self._write_ragged
@@ -226,17 +208,35 @@ class TransformersSlotEngine(SlotEngine):
         group = group_by_width if self.splits_prompts else group_by_length
         for indices in group([chunk.end for chunk in fresh]):
             yield [fresh[index] for index in indices], self._write
-        for chunk in chunks:
-            if not chunk.is_first:
-                yield [chunk], self._write
+        for part in self._continued([chunk for chunk in chunks if chunk.start]):
+            yield part, self._write
+
+    def _continued(self, chunks: Sequence[PromptChunk]) -> Iterator[list[PromptChunk]]:
+        """Group chunks that see earlier positions of their rows.
+
+        A pass reads a copy of its rows, in each layer. So it takes as many rows as fit
+        the estimated memory of the largest pass.
+        """
+        if self._masks.makes_own:
+            yield from ([chunk] for chunk in chunks)
+            return
+        token_bytes = self._needs.activation_bytes_per_token
+        most = self._limits.max_num_batched_tokens * token_bytes
+        layers = max(self._cache.shape.layers, 1)
+        position_bytes = self._needs.kv_bytes_per_token // layers
+        for indices in group_by_width([chunk.end - chunk.start for chunk in chunks]):
+            group = [chunks[index] for index in indices]
+            seen = self._masks.seen(max(chunk.end for chunk in group))
+            row_bytes = self._width(group) * token_bytes + seen * position_bytes
+            yield from in_parts(group, most // row_bytes)
 
     def _write_ragged(self, group: Sequence[PromptChunk], notes: _Notes) -> Tensor:
         """Compute fresh chunks in one pass of the runner (`_Write`)."""
-        rows = [self._row_of[chunk.slot] for chunk in group]
+        rows = [self._rows.number(chunk.slot) for chunk in group]
         logits = self._runner.write_prompts(rows, [c.token_ids for c in group])
         for row, chunk in zip(rows, group, strict=True):
             self._cache.note_written(row, chunk.end)
-            self._held(row).length = chunk.end
+            self._rows.all[row].length = chunk.end
         # All prompts share the padding, so it is counted for the first one.
         length = _length(group)
         padded = self._runner.tokens_for(length) or length
@@ -245,37 +245,21 @@ class TransformersSlotEngine(SlotEngine):
         return logits if len(ends) == len(group) else logits[self._tensor(ends)]
 
     def _width(self, group: Sequence[PromptChunk]) -> int:
-        """Return how many positions of each row a pass computes."""
+        """Return how many tokens of each row a pass computes."""
         length = max(chunk.end - chunk.start for chunk in group)
-        # A chunk that continues a prompt is alone in its pass, so it needs no padding.
-        if self.splits_prompts and group[0].is_first:
-            return width_for(length, self.max_model_len)
-        return length
+        pads = self.splits_prompts and not (group[0].start and self._masks.makes_own)
+        return width_for(length, self.max_model_len) if pads else length
 
     def _write(self, group: Sequence[PromptChunk], notes: _Notes) -> Tensor:
-        """Compute chunks that begin at the same position (`_Write`)."""
+        """Compute chunks that all begin their rows, or none of them (`_Write`)."""
         width = self._width(group)
-        rows = [self._row_of[chunk.slot] for chunk in group]
-        start = group[0].start
+        rows = [self._rows.number(chunk.slot) for chunk in group]
+        owners = [self._rows.all[row] for row in rows]
         lengths = [chunk.end - chunk.start for chunk in group]
-        ids = [
-            (*chunk.token_ids, *[_FILLER] * (width - length))
-            for chunk, length in zip(group, lengths, strict=True)
-        ]
         ends = [(i, lengths[i] - 1) for i, chunk in enumerate(group) if chunk.is_last]
         asked = PromptLogprobs.of(group)
-        positions = torch.arange(start, start + width, device=self._device)
-        step: Step
-        mask: Mask
-        if start:
-            seen = self._masks.seen(start + width)
-            step = ChunkStep(row=rows[0], start=start, end=start + width, seen=seen)
-            mask = self._masks.for_cached(positions[None], seen)
-        else:
-            step = PromptStep(self._tensor(rows), width=width)
-            mask = self._masks.for_prompts(len(group), width)
+        ids, positions, step, mask = self._inputs(group, rows, width)
         wanted = self._tensor([*ends, *asked.places])
-        owners = [self._held(row) for row in rows]
         head = self._model.get_output_embeddings()
         prompts = [len(chunk.request.prompt_token_ids) for chunk in group]
         with (
@@ -284,19 +268,39 @@ class TransformersSlotEngine(SlotEngine):
             only_positions(head, wanted),
         ):
             logits = forward(
-                self._model,
-                self._cache,
-                step,
-                ids=self._tensor(ids),
-                positions=positions.expand(len(group), -1),
-                mask=mask,
+                self._model, self._cache, step, ids=ids, positions=positions, mask=mask
             )
         for row, owner, chunk in zip(rows, owners, group, strict=True):
             notes.padding[chunk.slot] = width - (chunk.end - chunk.start)
-            self._cache.note_written(row, start + width)
+            written = chunk.end if chunk.start else width
+            self._cache.note_written(row, written)
             owner.length = chunk.end
         notes.prompt_logprobs |= asked.read(logits[len(ends) :])
         return logits[: len(ends)]
+
+    def _inputs(
+        self, group: Sequence[PromptChunk], rows: Sequence[int], width: int
+    ) -> tuple[Tensor, Tensor, Step, Mask]:
+        """Return ids and positions ``[chunks, width]``, step and mask of a pass."""
+        if not group[0].start:
+            ids = [_padded(chunk.token_ids, width, FILLER) for chunk in group]
+            positions = torch.arange(width, device=self._device).expand(len(group), -1)
+            mask = self._masks.for_prompts(len(group), width)
+            step: Step = PromptStep(self._tensor(rows), width=width)
+            return self._tensor(ids), positions, step, mask
+        # Padding repeats the last token at its position: it sees what that token sees.
+        ids = [_padded(chunk.token_ids, width, chunk.token_ids[-1]) for chunk in group]
+        positions = self._tensor(
+            [_padded(range(c.start, c.end), width, c.end - 1) for c in group]
+        )
+        seen = self._masks.seen(max(chunk.end for chunk in group))
+        if len(group) == 1:
+            start, end = group[0].start, group[0].end
+            step = ChunkStep(row=rows[0], start=start, end=end, seen=seen)
+        else:
+            step = ChunksStep(self._tensor(rows), positions, seen=seen)
+        mask = self._masks.for_cached(positions, seen)
+        return self._tensor(ids), positions, step, mask
 
     # ------------------------------------------------------------------------- decode
 
@@ -305,26 +309,12 @@ class TransformersSlotEngine(SlotEngine):
         if not slots:
             return []
         with self._explain_out_of_memory("A decode step"), torch.inference_mode():
-            self._compact()
-            rows = sorted(self._row_of[slot] for slot in slots)
+            self._rows.compact()
+            rows = sorted(map(self._rows.number, slots))
             logits, best = self._advance(rows)
-            tokens = self._sample(logits, [self._held(row).slot for row in rows], best)
+            owners = [self._rows.all[row].slot for row in rows]
+            tokens = self._sample(logits, owners, best)
         return [tokens[slot] for slot in slots]
-
-    def _compact(self) -> None:
-        """Move the last rows into gaps, so that those in use are the leading ones.
-
-        No request waits for these gaps, or a prefill would have filled them. Moving a
-        row costs about as much as one step over the gap.
-        """
-        live = sum(owner is not None for owner in self._rows)
-        gaps = [row for row in range(live) if self._rows[row] is None]
-        last = [row for row in range(live, len(self._rows)) if self._rows[row]]
-        for gap, row in zip(gaps, last, strict=True):
-            owner = self._held(row)
-            self._cache.move(row, gap, owner.length)
-            self._rows[gap], self._rows[row] = owner, None
-            self._row_of[owner.slot] = gap
 
     def _advance(self, rows: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """Feed each of *rows* (ascending) its last token.
@@ -333,13 +323,15 @@ class TransformersSlotEngine(SlotEngine):
             ``[rows, vocab]``, and their `StepRunner.best`.
         """
         count = self._runner.rows_for(rows[-1] + 1)
-        owners = [owner or _Row(slot=-1) for owner in self._rows[:count]]
-        ids, positions = self._tensor(
-            [[o.last_token for o in owners], [o.length for o in owners]]
+        owners = self._rows.all[:count]
+        positions = [0] * count
+        for row in rows:
+            positions[row] = owners[row].length
+        fed = self._tensor(
+            [[o.last_token for o in owners], positions, [o.length for o in owners]]
         )
-        seen = max(owners[row].length for row in rows) + 1
         with self._adapters_of(owners):
-            logits = self._runner.run(ids, positions, seen=seen)
+            logits = self._runner.run(fed, seen=max(positions) + 1)
         for row, owner in enumerate(owners):
             self._cache.note_written(row, owner.length + 1)
         for row in rows:
@@ -352,7 +344,7 @@ class TransformersSlotEngine(SlotEngine):
 
     # -------------------------------------------------------------- prefill and decode
 
-    def _adapters_of(self, owners: Sequence[_Row]) -> AbstractContextManager[None]:
+    def _adapters_of(self, owners: Sequence[Row]) -> AbstractContextManager[None]:
         """Apply the adapters of *owners* to the rows of the next forward pass."""
         if self._adapters is None:
             return nullcontext()
@@ -366,13 +358,8 @@ class TransformersSlotEngine(SlotEngine):
         tokens = dict(zip(slots, sampled, strict=True))
         for slot, token in tokens.items():
             if token.error is None:
-                self._held(self._row_of[slot]).last_token = token.token_id
+                self._rows.of(slot).last_token = token.token_id
         return tokens
-
-    def _held(self, row: int) -> _Row:
-        owner = self._rows[row]
-        assert owner is not None
-        return owner
 
     def _tensor(self, values: Sequence[Any]) -> Tensor:
         """Copy host integers to the device without waiting for it."""
@@ -401,7 +388,7 @@ class TransformersSlotEngine(SlotEngine):
 
     @override
     def release(self, slot: int) -> None:
-        self._rows[self._row_of.pop(slot)] = None
+        self._rows.release(slot)
         self._sampler.release(slot)
 
     @override
@@ -410,6 +397,10 @@ class TransformersSlotEngine(SlotEngine):
         self._runner = None  # type: ignore[assignment]  # no call comes after this one
         self._cache.free()
         self._sampler.close()
+
+
+def _padded(values: Sequence[int], width: int, filler: int) -> list[int]:
+    return [*values, *[filler] * (width - len(values))]
 
 
 def _length(chunks: Sequence[PromptChunk]) -> int:

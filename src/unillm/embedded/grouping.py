@@ -5,6 +5,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
+
+_Member = TypeVar("_Member")
 
 WIDTH_STEP = 4
 """Widths are multiples of it, so that few different shapes occur.
@@ -39,6 +42,12 @@ def group_by_width(lengths: Sequence[int]) -> list[list[int]]:
         else:
             groups.append([index])
     return groups
+
+
+def in_parts(group: Sequence[_Member], size: int) -> list[list[_Member]]:
+    """Cut a group into parts of at most *size*, and at least one, members."""
+    size = max(size, 1)
+    return [list(group[at : at + size]) for at in range(0, len(group), size)]
 
 
 def group_by_length(lengths: Sequence[int]) -> list[list[int]]:

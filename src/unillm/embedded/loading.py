@@ -77,6 +77,7 @@ def load_engine(
     compile_after: int | None = None,
     enable_lora: bool = False,
     max_loras: int | None = None,
+    enable_prefix_caching: bool | None = None,
 ) -> TransformersSlotEngine:
     """Load a model and make its slots.
 
@@ -98,6 +99,8 @@ def load_engine(
             none.
         enable_lora: Take requests with adapters.
         max_loras: Adapters at a time; `None` for as many as slots.
+        enable_prefix_caching: Take over prefixes from other rows; `None` where the
+            model allows it.
 
     Raises:
         ConfigError: An option has no such value, or exceeds the model's limits.
@@ -187,6 +190,7 @@ def load_engine(
         enforce_eager=eager,
         compile_after=compile_after,
         max_loras=(max_loras or limits.max_num_seqs) if enable_lora else None,
+        enable_prefix_caching=enable_prefix_caching,
     )
 
 

@@ -79,6 +79,14 @@ class Masks:
             device=model.device,
         )
 
+    @property
+    def makes_own(self) -> bool:
+        """Whether the model masks by itself, by where the cache of a row ends.
+
+        Then the tokens of a pass end where the cache does, without padding.
+        """
+        return self.family.own_attention or bool(self.family.one_at_a_time)
+
     def seen(self, end: int) -> int:
         """Return how many positions attention reads of rows that end before *end*."""
         if self.family.one_at_a_time:  # its masks go by where the cache ends

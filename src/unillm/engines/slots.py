@@ -28,11 +28,14 @@ class PromptChunk:
     request: EngineRequest
     start: int
     end: int
+    prefix_slot: int | None = None
+    """In a first chunk with tokens before it: the slot, free or not, whose row holds
+    them in its first positions. It may be `slot` itself."""
 
     @property
     def is_first(self) -> bool:
         """Whether the chunk gives the slot a new owner."""
-        return self.start == 0
+        return self.start == 0 or self.prefix_slot is not None
 
     @property
     def is_last(self) -> bool:
@@ -101,6 +104,13 @@ class SlotEngine(abc.ABC):
     max_loras: int | None = None
     """Different adapters that rows may have at the same time; `None` for any number."""
 
+    shortest_prefix: int | None = None
+    """Tokens that a prompt must share with a row so that taking them over is faster
+    than computing them; `None` for an engine that cannot. Constant.
+
+    A row keeps its positions when its slot is released, until the slot has a new owner.
+    """
+
     def check_request(self, request: EngineRequest) -> None:  # noqa: B027 - optional
         """Reject a request before it waits for a slot. The default accepts all.
 
@@ -113,11 +123,12 @@ class SlotEngine(abc.ABC):
         """Write prompt tokens into slots.
 
         A request's first chunk makes it the owner of the slot, where nothing of an
-        earlier owner may show. Its last chunk samples the first new token. All other
-        rows keep their state.
+        earlier owner may show but the prefix that it takes over. Its last chunk samples
+        the first new token. All other rows keep their state.
 
         Args:
-            chunks: At least one, and at most one for each slot.
+            chunks: At least one, and at most one for each slot. Prefixes are taken over
+                in this order: a later chunk may own the slot that an earlier one reads.
         """
 
     @abc.abstractmethod

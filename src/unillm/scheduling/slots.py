@@ -39,6 +39,7 @@ from ..engines.slots import (
 from ..errors import ConfigError
 from ..outputs import FinishReason, SlotMetrics
 from .adapter_gate import AdapterGate
+from .prefixes import Prefix, RowContents
 from .queue import WaitingQueue, shrink
 
 
@@ -50,7 +51,8 @@ class _Running:
     slot: int
     waited_steps: int
     refilled: bool
-    prefilled: int = 0
+    prefix: Prefix
+    prefilled: int
     generated: int = 0
     prefill_chunks: int = 0
     prefill_padding: int = 0
@@ -99,6 +101,8 @@ class SlotCounters:
     failed: int = 0
     prompt_tokens: int = 0
     """Computed prompt tokens."""
+    cached_tokens: int = 0
+    """Prompt tokens that requests took over from rows."""
     prefill_padding: int = 0
     """Computed padding positions."""
     generated_tokens: int = 0
@@ -131,7 +135,7 @@ class SlotScheduler(Engine):
         self._waiting = WaitingQueue()
         self._arrived_at: dict[str, int] = {}  # step, by id of a waiting request
         self._running: dict[str, _Running] = {}
-        self._free = list(reversed(range(engine.num_slots)))  # popped from the end
+        self._contents = RowContents(engine.num_slots, shortest=engine.shortest_prefix)
         self._used: set[int] = set()
         self._gate = AdapterGate(engine.max_loras, num_slots=engine.num_slots)
         self.counters = SlotCounters()
@@ -190,7 +194,8 @@ class SlotScheduler(Engine):
     def check(self) -> None:
         """Raise `AssertionError` if an invariant of this module does not hold."""
         held = [running.slot for running in self._running.values()]
-        assert sorted(held + self._free) == list(range(self._engine.num_slots))
+        slots = sorted(held + self._contents.free)
+        assert slots == list(range(self._engine.num_slots))
         assert not any(request_id in self._waiting for request_id in self._running)
         assert len(self._arrived_at) == len(self._waiting)
 
@@ -216,23 +221,29 @@ class SlotScheduler(Engine):
         """Give free slots to waiting requests, as far as the budget has work for them.
 
         A request that could not begin its prompt in this step stays in the queue, where
-        a more urgent one can still overtake it.
+        a more urgent one can still overtake it. So does one that begins like a prompt
+        under way: it takes over what that prompt leaves, in this step unless the budget
+        is spent.
         """
-        if not self._free or not self._waiting:
+        if not self._contents.free or not self._waiting:
             return
         budget -= sum(running.unwritten for running in self._running.values())
         adapters = {each.request.lora_request for each in self._running.values()}
-        while self._free and budget > 0:
+        while self._contents.free and budget > 0:
             request = self._gate.take(self._waiting, adapters)
             if request is None:
                 break
+            prefix = self._contents.find(request)
+            if prefix.is_coming:
+                self._waiting.push(request)
+                break
             adapters.add(request.lora_request)
-            budget -= len(request.prompt_token_ids)
-            self._start(request)
+            budget -= len(request.prompt_token_ids) - prefix.length
+            self._start(request, prefix)
         self._gate.put_back(self._waiting)
 
-    def _start(self, request: EngineRequest) -> None:
-        slot = self._free.pop()
+    def _start(self, request: EngineRequest, prefix: Prefix) -> None:
+        slot = self._contents.take(request, prefix)
         refilled = slot in self._used and bool(self._running)
         self._used.add(slot)
         arrived_at = self._arrived_at.pop(request.request_id)
@@ -242,9 +253,12 @@ class SlotScheduler(Engine):
             # The step after its arrival is the first that can admit a request.
             waited_steps=self.counters.steps - arrived_at - 1,
             refilled=refilled,
+            prefix=prefix,
+            prefilled=prefix.length,
         )
         shrink(self._arrived_at)
         self.counters.admitted += 1
+        self.counters.cached_tokens += prefix.length
         self.counters.refills += refilled
 
     def _next_chunks(self, budget: int) -> list[PromptChunk]:
@@ -258,12 +272,15 @@ class SlotScheduler(Engine):
             if self._engine.splits_prompts:
                 size = min(size, budget)
             budget -= size
+            start, prefix = running.prefilled, running.prefix
+            takes_over = prefix.length and not running.prefill_chunks
             chunks.append(
                 PromptChunk(
                     slot=running.slot,
                     request=running.request,
-                    start=running.prefilled,
-                    end=running.prefilled + size,
+                    start=start,
+                    end=start + size,
+                    prefix_slot=prefix.slot if takes_over else None,
                 )
             )
         return chunks
@@ -279,6 +296,7 @@ class SlotScheduler(Engine):
             if logprobs is not None:
                 running.prompt_logprobs = [*(running.prompt_logprobs or ()), *logprobs]
             running.prefilled = chunk.end
+            self._contents.note_prompt(chunk.slot, chunk.end)
             running.prefill_chunks += 1
             running.prefill_padding += padding
             self.counters.prompt_tokens += chunk.end - chunk.start
@@ -307,14 +325,16 @@ class SlotScheduler(Engine):
         """Make an output of a slot's token, and retire the request if it ends."""
         request_id = running.request.request_id
         if token.error is not None:
-            self._free_slot(running)
+            self._free_slot(running, keep=False)
             self.counters.failed += 1
             return EngineOutput(
                 request_id=request_id,
                 finish_reason="error",
                 error=token.error,
+                num_cached_tokens=running.prefix.length,
                 slots=running.metrics(),
             )
+        self._contents.note_token(running.slot, token.token_id)
         running.generated += 1
         self.counters.generated_tokens += 1
         stopped = token.token_id in running.request.stop_token_ids
@@ -329,6 +349,7 @@ class SlotScheduler(Engine):
             logprobs=None if token.logprobs is None else (token.logprobs,),
             finish_reason=reason,
             stop_token_id=token.token_id if stopped else None,
+            num_cached_tokens=running.prefix.length,
             slots=running.metrics(),
             prompt_logprobs=prompt_logprobs,
         )
@@ -341,7 +362,7 @@ class SlotScheduler(Engine):
             return "length"
         return None
 
-    def _free_slot(self, running: _Running) -> None:
+    def _free_slot(self, running: _Running, *, keep: bool = True) -> None:
         del self._running[running.request.request_id]
         self._engine.release(running.slot)
-        self._free.append(running.slot)
+        self._contents.release(running.slot, keep=keep)

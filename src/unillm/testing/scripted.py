@@ -49,6 +49,13 @@ class _Row:
     request: EngineRequest
     prefilled: int = 0
     generated: int = 0
+    new_ids: list[int] = attrs.field(factory=list)
+
+    @property
+    def ids(self) -> list[int]:
+        """The tokens that a row of an engine would hold: all but the newest."""
+        prompt = self.request.prompt_token_ids[: self.prefilled]
+        return [*prompt, *self.new_ids[:-1]]
 
 
 class ScriptedSlotEngine(SlotEngine):
@@ -61,6 +68,8 @@ class ScriptedSlotEngine(SlotEngine):
         vocab_size: Ids are below it.
         prompt_script: Log-probabilities of prompts.
         capabilities: Of the engine.
+        shortest_prefix: Tokens of the shortest prefix that is taken over; `None` for an
+            engine that takes none.
 
     Attributes:
         calls: All calls, in order: ``("prefill", slots)``, ``("decode", slots)``,
@@ -76,6 +85,7 @@ class ScriptedSlotEngine(SlotEngine):
         vocab_size: int = 1000,
         prompt_script: PromptScript = no_prompt_logprobs,
         capabilities: Capabilities | None = None,
+        shortest_prefix: int | None = None,
     ) -> None:
         self._script = script
         self._prompt_script = prompt_script
@@ -84,7 +94,9 @@ class ScriptedSlotEngine(SlotEngine):
         self.num_slots = num_slots
         self.max_model_len = max_model_len
         self.vocab_size = vocab_size
+        self.shortest_prefix = shortest_prefix
         self._rows: dict[int, _Row] = {}
+        self._left: dict[int, list[int]] = {}  # ids in the rows of free slots
         self.calls: list[tuple[object, ...]] = []
 
     @override
@@ -104,7 +116,7 @@ class ScriptedSlotEngine(SlotEngine):
     @override
     def release(self, slot: int) -> None:
         self.calls.append(("release", slot))
-        del self._rows[slot]
+        self._left[slot] = self._rows.pop(slot).ids
 
     @override
     def close(self) -> None:
@@ -118,12 +130,25 @@ class ScriptedSlotEngine(SlotEngine):
     def _write(self, chunk: PromptChunk) -> SlotToken | None:
         if chunk.is_first:
             assert chunk.slot not in self._rows, "a held slot has a new owner"
-            self._rows[chunk.slot] = _Row(chunk.request)
+            self._check_prefix(chunk)
+            self._left.pop(chunk.slot, None)
+            self._rows[chunk.slot] = _Row(chunk.request, prefilled=chunk.start)
         row = self._rows[chunk.slot]
         assert row.request is chunk.request, "a chunk is in the slot of another request"
         assert row.prefilled == chunk.start, "a gap between two chunks"
         row.prefilled = chunk.end
         return self._next(row) if chunk.is_last else None
+
+    def _check_prefix(self, chunk: PromptChunk) -> None:
+        """Assert that a row holds the tokens before a first chunk."""
+        if chunk.prefix_slot is None:
+            return
+        assert self.shortest_prefix is not None, "the engine takes over no prefix"
+        assert chunk.start >= self.shortest_prefix, "a prefix that does not pay"
+        owner = self._rows.get(chunk.prefix_slot)
+        ids = owner.ids if owner else self._left.get(chunk.prefix_slot, [])
+        prefix = chunk.request.prompt_token_ids[: chunk.start]
+        assert tuple(ids[: chunk.start]) == prefix, "the row holds other tokens"
 
     def _next(self, row: _Row) -> SlotToken:
         prompt_length = len(row.request.prompt_token_ids)
@@ -132,6 +157,7 @@ class ScriptedSlotEngine(SlotEngine):
         )
         token = as_token(self._script(row.request, row.generated))
         row.generated += 1
+        row.new_ids.append(token.token_id)
         assert prompt_length + row.generated <= self.max_model_len, "the row is full"
         return token
 

@@ -42,7 +42,7 @@ FEWEST_ROWS = 4
 _MANY_ROWS = 8
 """Up to here a step costs nearly the same, so one graph serves all of them."""
 
-Compiled = Callable[[Tensor, Tensor], Tensor]
+Compiled = Callable[[Tensor], Tensor]
 
 _NO_ASSERTS: Mapping[str, Any] = {"size_asserts": False, "alignment_asserts": False}
 """Checking the shape of each tensor takes a tenth of a step of a 0.65M Llama."""
@@ -72,16 +72,16 @@ class CompilingRunner(StepRunner):
         return min(max(count, FEWEST_ROWS), self._num_rows)
 
     @override
-    def run(self, ids: Tensor, positions: Tensor, *, seen: int) -> Tensor:
-        rows = self._bucket(ids.shape[0])
+    def run(self, fed: Tensor, *, seen: int) -> Tensor:
+        rows = self._bucket(fed.shape[1])
         if step := self._compiled.get(rows):
-            return step(ids, positions)
+            return step(fed)
         if self._is_due(rows):
-            logits = self._compile(rows, ids, positions)
+            logits = self._compile(rows, fed)
             if logits is not None:
                 return logits
         self._steps[rows] += 1
-        return self._eager.run(ids, positions, seen=seen)
+        return self._eager.run(fed, seen=seen)
 
     def _bucket(self, count: int) -> int:
         """Return the number of rows that a graph for *count* of them has."""
@@ -93,7 +93,7 @@ class CompilingRunner(StepRunner):
     def _is_due(self, rows: int) -> bool:
         return not self._failed and self._steps[rows] >= self._compile_after
 
-    def _compile(self, rows: int, ids: Tensor, positions: Tensor) -> Tensor | None:
+    def _compile(self, rows: int, fed: Tensor) -> Tensor | None:
         """Compile the step of all *rows* and take it; `None` if torch cannot."""
         log.info(
             "Compiling the decode step of %d rows; enforce_eager=True prevents it.",
@@ -102,7 +102,7 @@ class CompilingRunner(StepRunner):
         start = time.perf_counter()
         step = compile_step(self._model, self._cache, self._masks)
         try:
-            logits = step(ids, positions)
+            logits = step(fed)
         except Exception as error:  # a compiler may raise anything; eager steps remain
             if is_out_of_memory(error):
                 raise
@@ -143,11 +143,12 @@ def compile_step(model: Any, cache: SlotCache, masks: Masks) -> Compiled:
     config = model.config.get_text_config(decoder=True)
     queries = config.num_attention_heads // cache.shape.kv_heads
 
-    def step(ids: Tensor, positions: Tensor) -> Tensor:
+    def step(fed: Tensor) -> Tensor:
+        ids, positions, places = fed
         logits = forward(
             model,
             cache,
-            DecodeStep(cache, positions, seen=cache.capacity),
+            DecodeStep(cache, places, seen=cache.capacity),
             ids=ids[:, None],
             positions=positions[:, None],
             mask=masks.in_blocks(positions, queries=queries, capacity=cache.capacity),
@@ -171,18 +172,18 @@ class _Graph:
         self._function: Compiled | None = _with_own_code(function)
         self._graph: Callable[..., Sequence[Tensor]]
         self._inputs: list[Any]
-        self._indices: tuple[int, int, int]
+        self._indices: tuple[int, int]
 
-    def __call__(self, ids: Tensor, positions: Tensor) -> Tensor:
+    def __call__(self, fed: Tensor) -> Tensor:
         if self._function is not None:
-            return self._compile(self._function, ids, positions)
-        first, second, output = self._indices
+            return self._compile(self._function, fed)
+        index, output = self._indices
         inputs = self._inputs.copy()
-        inputs[first], inputs[second] = ids, positions
+        inputs[index] = fed
         return self._graph(*inputs)[output]
 
-    def _compile(self, function: Compiled, ids: Tensor, positions: Tensor) -> Tensor:
-        """Compile and call; record where the graph takes ids and positions."""
+    def _compile(self, function: Compiled, fed: Tensor) -> Tensor:
+        """Compile and call; record where the graph takes *fed*."""
         # torch never frees compiled functions, so they must not hold weights.
         calls: list[tuple[Any, list[Any], Sequence[Tensor]]] = []
 
@@ -201,13 +202,9 @@ class _Graph:
 
         result = torch.compile(
             function, backend=compiler, fullgraph=True, dynamic=False
-        )(ids, positions)
+        )(fed)
         self._graph, self._inputs, outputs = calls.pop()
-        self._indices = (
-            _index_of(ids, self._inputs),
-            _index_of(positions, self._inputs),
-            _index_of(result, outputs),
-        )
+        self._indices = _index_of(fed, self._inputs), _index_of(result, outputs)
         self._function = None
         return result
 

@@ -157,7 +157,7 @@ class GraphRunner(StepRunner):
         self._device: torch.device = model.device
         vocab_size = model.get_output_embeddings().weight.shape[0]
         # Inputs and outputs of the graphs.
-        self._fed = self._zeros(2, self._num_rows)
+        self._fed = self._zeros(3, self._num_rows)
         self._prompt_inputs = self._zeros(5, RAGGED_TOKENS[-1])
         self._ends = self._zeros(self._num_rows, 2)
         self._logits = torch.empty(
@@ -179,11 +179,10 @@ class GraphRunner(StepRunner):
         return next(rows for rows in self._rows if rows >= count)
 
     @override
-    def run(self, ids: Tensor, positions: Tensor, *, seen: int) -> Tensor:
-        rows = ids.shape[0]
+    def run(self, fed: Tensor, *, seen: int) -> Tensor:
+        rows = fed.shape[1]
         seen = next(each for each in self._seen if each >= seen)
-        self._fed[0, :rows].copy_(ids)
-        self._fed[1, :rows].copy_(positions)
+        self._fed[:, :rows].copy_(fed)
         if (rows, seen) not in self._steps:
             self._record_step(rows, seen)
         self._steps[rows, seen]()
@@ -249,8 +248,7 @@ class GraphRunner(StepRunner):
 
     def _record_step(self, rows: int, seen: int) -> None:
         def step() -> None:
-            ids, positions = self._fed[:, :rows]
-            self._output(self._plain.run(ids, positions, seen=seen))
+            self._output(self._plain.run(self._fed[:, :rows], seen=seen))
 
         with self._layers:
             self._steps[rows, seen] = self._record(step)

@@ -26,12 +26,13 @@ class EagerRunner(StepRunner):
         self._masks = masks
 
     @override
-    def run(self, ids: Tensor, positions: Tensor, *, seen: int) -> Tensor:
+    def run(self, fed: Tensor, *, seen: int) -> Tensor:
+        ids, positions, places = fed
         seen = self._masks.seen(seen)
         return forward(
             self._model,
             self._cache,
-            DecodeStep(self._cache, positions, seen=seen),
+            DecodeStep(self._cache, places, seen=seen),
             ids=ids[:, None],
             positions=positions[:, None],
             mask=self._masks.for_cached(positions[:, None], seen),

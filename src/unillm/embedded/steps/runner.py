@@ -35,16 +35,16 @@ class StepRunner(abc.ABC):
         return count
 
     @abc.abstractmethod
-    def run(self, ids: Tensor, positions: Tensor, *, seen: int) -> Tensor:
+    def run(self, fed: Tensor, *, seen: int) -> Tensor:
         """Feed the leading rows one token each.
 
         Args:
-            ids: ``[rows]``, int64, on the device.
-            positions: ``[rows]``, int64, on the device: each token's position in its
-                row, where its keys and values are written.
+            fed: ``[3, rows]``, int64, on the device: each token's id, its position, and
+                the place in its row where its keys and values are written. A row that
+                nobody asked for has position 0, so that attention reads little of it,
+                and another place, so that it keeps what it holds.
             seen: Positions from the start of a row that attention has to read: one more
-                than the largest of *positions* that matters. Under the mask it may read
-                more of them.
+                than the largest position. Under the mask it may read more of them.
 
         Returns:
             ``[rows, vocab]``. Valid until the next call.
