@@ -56,7 +56,7 @@ def conversations(variant: str, count: int = 12) -> list:
 
 @pytest.mark.parametrize("family", ATTENDING)
 def test_tokens_are_those_of_generate(reference, family):
-    """What no prompt takes over is NaN, in every free row."""
+    """In every free row, all positions that no prompt takes over are NaN."""
     requests = conversations(family)
     model = reference.model(family)
     known = [Known(each, generate_alone(model, each)) for each in requests]

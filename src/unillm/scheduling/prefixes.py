@@ -32,7 +32,7 @@ class Prefix:
 
 @attrs.define(eq=False)
 class _Row:
-    """What one row holds."""
+    """The tokens of one row."""
 
     group: Hashable
     """Rows of other groups share nothing with it."""

@@ -41,7 +41,7 @@ class StepRunner(abc.ABC):
         Args:
             fed: ``[3, rows]``, int64, on the device: each token's id, its position, and
                 the place in its row where its keys and values are written. A row that
-                nobody asked for has position 0, so that attention reads little of it,
+                no slot asked for has position 0, so that attention reads little of it,
                 and another place, so that it keeps what it holds.
             seen: Positions from the start of a row that attention has to read: one more
                 than the largest position. Under the mask it may read more of them.
