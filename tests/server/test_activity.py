@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the page is told of requests, where a request ends while it is read."""
+"""The report of `/activity` on a request that ends while it is read."""
 
 from __future__ import annotations
 
