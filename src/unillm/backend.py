@@ -32,6 +32,7 @@ from .engines.backend import CONTRACT_VERSION as CONTRACT_VERSION
 from .engines.backend import Availability as Availability
 from .engines.backend import Backend as Backend
 from .engines.backend import Finding as Finding
+from .engines.base import ALWAYS as ALWAYS
 from .engines.base import FEATURES as FEATURES
 from .engines.base import SAMPLING_FIELDS as SAMPLING_FIELDS
 from .engines.base import Capabilities as Capabilities

@@ -146,7 +146,7 @@ class Generator(TextMethods):
         self.eos = text.eos
         self.eos_token_ids = text.eos.ids
         self._driver = Driver(
-            partial(resolved.backend.create_engine, config),
+            resolved.create_engine,
             max_queued_requests=config.max_queued_requests,
             max_queued_tokens=config.max_queued_tokens,
             step_timeout_s=config.step_timeout_s,
@@ -159,7 +159,7 @@ class Generator(TextMethods):
             engine.limits,
             capabilities=resolved.backend.capabilities.refined(engine.capabilities),
             backend=self.backend,
-            backends=resolved.registry.by_rank,
+            backends=resolved.registry.loadable,
         )
         log.info(
             "%s on %s (%s, chosen by %s): context %d, %d at a time, EOS tokens %s",

@@ -2,26 +2,41 @@
 
 """Plugins: listed by entry point without an import, imported by name.
 
-A plugin that fails to import disturbs only callers that name it. The embedded backend
-is an entry in a table, and from there on a plugin like any other.
+A broken plugin disturbs only callers that name it. The embedded backend is an entry in
+a table, and from there on a plugin like any other.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import os
+from collections.abc import Iterator
 from operator import itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pluggy
 
 from . import hookspecs
-from .engines.backend import CONTRACT_VERSION, Backend
+from .engines.backend import CONTRACT_VERSION, Availability, Backend
 from .errors import BackendNotFoundError, PluginError, nearest_name
+from .plugin_checks import (
+    blaming,
+    check_availability,
+    check_backend,
+    check_entry_point,
+    check_refusal,
+)
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
+
+    from .config import EngineConfig
+
+PLUGINS_VARIABLE = "UNILLM_PLUGINS"
+"""Environment variable with the names of the installed plugins that may be loaded, with
+commas between. Unset, all may; empty, none. The embedded backend stays."""
 
 EMBEDDED = {"transformers": "unillm.embedded"}
 """Backends that come with the core: name to module."""
@@ -65,9 +80,17 @@ class PluginRegistry:
     """Lists the installed backends, and loads them by name."""
 
     def __init__(self) -> None:
-        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
-        self._manager.add_hookspecs(hookspecs)
-        self._entry_points = _entry_points()
+        found = _entry_points()
+        allowed = os.environ.get(PLUGINS_VARIABLE)
+        names = None if allowed is None else _names(allowed)
+        self._entry_points = {
+            name: entries
+            for name, entries in found.items()
+            if names is None or name.lower() in names
+        }
+        self.left_out = sorted(found.keys() - self._entry_points.keys())
+        """Installed plugins that `PLUGINS_VARIABLE` does not name."""
+        self._plugins: dict[str, pluggy.PluginManager] = {}
 
     def names(self) -> list[str]:
         """Return the names of all installed backends, without importing any."""
@@ -84,23 +107,45 @@ class PluginRegistry:
         """
         if name not in self.names():
             raise self._not_found(name)
-        if not self._manager.has_plugin(name):
-            self._register(name)
-        backend = self._manager.hook.unillm_create_backend(name=name)
-        if not isinstance(backend, Backend):
-            raise PluginError(
-                f"The plugin {self.distribution(name)} returned {backend!r} for the "
-                f"backend {name!r}; unillm_create_backend must return a Backend."
-            )
+        plugin = self.distribution(name)
+        check_entry_point(plugin, name)
+        if name not in self._plugins:
+            self._plugins[name] = self._import(name, plugin)
+        # Its own manager: no plugin answers for the name of another one.
+        create = self._plugins[name].hook.unillm_create_backend
+        with blaming(plugin, f"creating the backend {name!r}"):
+            created: Any = create(name=name)
+        backend = check_backend(plugin, name, created)
         self._check_contract(name, backend.contract_version)
         return backend
+
+    def availability(self, backend: Backend) -> Availability:
+        """Return whether a backend can run here.
+
+        Raises:
+            PluginError: The plugin raises, or returns something else.
+        """
+        return check_availability(self.distribution(backend.name), backend)
+
+    def refusal(self, backend: Backend, config: EngineConfig) -> str | None:
+        """Return why a backend cannot serve a model; `None` if it can.
+
+        Raises:
+            PluginError: The plugin raises, or returns something else.
+            ModelError: The model cannot be read.
+        """
+        plugin = self.distribution(backend.name)
+        act = f"saying whether the backend {backend.name!r} can serve {config.model!r}"
+        with blaming(plugin, act, passes=True):
+            found = backend.refusal(config)
+        return check_refusal(plugin, backend, found)
 
     def status(self, name: str) -> BackendStatus:
         """Return whether a backend can run here; never raises."""
         try:
             backend = self.load(name)
-            availability = backend.availability()
-        except Exception as error:  # noqa: BLE001 - a plugin may raise anything
+            availability = self.availability(backend)
+        except PluginError as error:
             return BackendStatus(
                 name=name,
                 available=False,
@@ -123,26 +168,38 @@ class PluginRegistry:
             return "unillm (embedded)"
         if name in PLUGGED:
             return "not installed, plugged in"
-        sources = [entry.dist for entry in self._entry_points[name] if entry.dist]
-        return ", ".join(f"{dist.name} {dist.version}" for dist in sources)
+        entries = self._entry_points.get(name, [])
+        return ", ".join(map(_distribution, entries))
 
     def by_rank(self) -> list[Backend]:
         """Return the backends that ``backend="auto"`` may take, in its order.
 
-        A plugin that cannot be loaded is left out.
+        A plugin that cannot be loaded is left out; `unillm.backends` says why.
         """
-        ranked = []
-        for name in self.names():
-            with contextlib.suppress(PluginError):
-                backend = self.load(name)
-                if backend.auto_rank is not None:
-                    ranked.append((backend.auto_rank, backend))
+        ranked = [
+            (backend.auto_rank, backend)
+            for backend in self.loadable()
+            if backend.auto_rank is not None
+        ]
         # The sort is stable: backends of one rank stay in the order of their names.
         return [backend for _, backend in sorted(ranked, key=itemgetter(0))]
 
+    def loadable(self) -> list[Backend]:
+        """Return all backends that can be loaded, by name."""
+        found = []
+        for name in self.names():
+            with contextlib.suppress(PluginError):
+                found.append(self.load(name))
+        return found
+
     def _not_found(self, name: str) -> BackendNotFoundError:
         installed = self.names()
-        if name in KNOWN:
+        others = {each.lower(): each for each in installed}
+        if name in others:  # an entry point that is not in lower case
+            check_entry_point(self.distribution(others[name]), others[name])
+        if name in self.left_out:
+            advice = f" {_left_out(name)}."
+        elif name in KNOWN:
             advice = f" Install it with: {_install(name)}"
         else:
             close = nearest_name(name, {*installed, *KNOWN})
@@ -154,36 +211,33 @@ class PluginRegistry:
             installed=installed,
         )
 
-    def _register(self, name: str) -> None:
+    def _import(self, name: str, plugin: str) -> pluggy.PluginManager:
         """Import a plugin and check its hooks."""
         entries = self._entry_points.get(name, [])
         if len(entries) > 1 or (entries and name in EMBEDDED):
             raise PluginError(
-                f"Several plugins provide the backend {name!r}: "
-                f"{self.distribution(name)}. Uninstall all but one."
+                f"Several plugins provide the backend {name!r}: {plugin}. Uninstall "
+                "all but one."
             )
-        try:
+        with blaming(plugin, f"being imported for the backend {name!r}"):
             if entries:
                 module = entries[0].load()
             elif name in PLUGGED:
                 module = PLUGGED[name]
             else:
                 module = importlib.import_module(EMBEDDED[name])
-        except Exception as error:
+        manager = pluggy.PluginManager(hookspecs.PROJECT)
+        manager.add_hookspecs(hookspecs)
+        with blaming(plugin, f"being asked for the hooks of the backend {name!r}"):
+            manager.register(module, name)
+            manager.check_pending()
+        if not manager.hook.unillm_create_backend.get_hookimpls():
             raise PluginError(
-                f"The plugin {self.distribution(name)} for the backend {name!r} cannot "
-                f"be imported: {type(error).__name__}: {error}. Reinstall it, or "
-                "choose another backend."
-            ) from error
-        self._manager.register(module, name)
-        try:
-            self._manager.check_pending()
-        except pluggy.PluginValidationError as error:
-            self._manager.unregister(name=name)
-            raise PluginError(
-                f"The plugin {self.distribution(name)} implements a hook that does "
-                f"not exist: {error}"
-            ) from error
+                f"The plugin {plugin} has no hook for the backend {name!r}; decorate "
+                "its function unillm_create_backend(name) with @hookimpl of "
+                "unillm.hookspecs."
+            )
+        return manager
 
     def _check_contract(self, name: str, version: int) -> None:
         if OLDEST_CONTRACT <= version <= CONTRACT_VERSION:
@@ -206,12 +260,33 @@ def _entry_points() -> dict[str, list[EntryPoint]]:
     """Return the installed plugins by backend name, each once."""
     from importlib.metadata import entry_points  # 30 ms that `import unillm` saves
 
+    try:
+        entries = list(entry_points(group=hookspecs.PROJECT))
+    except Exception:  # noqa: BLE001 - an unreadable file of any distribution
+        entries = list(_readable_entry_points())
     found: dict[str, list[EntryPoint]] = {}
-    for entry in entry_points(group=hookspecs.PROJECT):
+    for entry in entries:
         same = found.setdefault(entry.name, [])
         if entry.value not in [other.value for other in same]:
             same.append(entry)
     return found
+
+
+def _readable_entry_points() -> Iterator[EntryPoint]:
+    """Yield the plugins of the distributions whose entry points can be read."""
+    from importlib.metadata import distributions
+
+    for each in distributions():
+        with contextlib.suppress(Exception):
+            yield from each.entry_points.select(group=hookspecs.PROJECT)
+
+
+def _distribution(entry: EntryPoint) -> str:
+    """Return name and version of a plugin's distribution, or the module's name."""
+    with contextlib.suppress(Exception):  # its metadata are missing or unreadable
+        if entry.dist is not None:
+            return f"{entry.dist.name} {entry.dist.version}"
+    return f"{entry.value} (no metadata)"
 
 
 def backends() -> list[BackendStatus]:
@@ -221,6 +296,16 @@ def backends() -> list[BackendStatus]:
     """
     registry = PluginRegistry()
     names = registry.names()
+    left_out = [
+        BackendStatus(
+            name=name,
+            available=False,
+            distribution=KNOWN.get(name, "installed"),
+            reason=_left_out(name),
+            remedy=f"unset {PLUGINS_VARIABLE}",
+        )
+        for name in registry.left_out
+    ]
     missing = [
         BackendStatus(
             name=name,
@@ -229,9 +314,18 @@ def backends() -> list[BackendStatus]:
             reason="its plugin is not installed",
             remedy=_install(name),
         )
-        for name in sorted(KNOWN.keys() - set(names))
+        for name in sorted(KNOWN.keys() - {*names, *registry.left_out})
     ]
-    return [registry.status(name) for name in names] + missing
+    return [registry.status(name) for name in names] + left_out + missing
+
+
+def _names(text: str) -> set[str]:
+    return {name.strip().lower() for name in text.split(",")}
+
+
+def _left_out(name: str) -> str:
+    value = os.environ.get(PLUGINS_VARIABLE)
+    return f"{PLUGINS_VARIABLE}={value!r} does not name the installed plugin {name!r}"
 
 
 def _install(name: str) -> str:

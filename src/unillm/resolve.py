@@ -17,11 +17,13 @@ import attrs
 
 from .config import ENGINE_OPTIONS, EngineConfig
 from .engines.backend import Backend
-from .errors import BackendUnavailableError, ConfigError, nearest_name
+from .engines.base import Engine
+from .errors import BackendUnavailableError, ConfigError, PluginError, nearest_name
 from .model.adapters import check_adapter_files
 from .model.directory import check_directory
 from .model.find import BUNDLED, find_model
 from .openmp import share_cores
+from .plugin_checks import check_engine
 from .plugins import PluginRegistry
 
 
@@ -38,6 +40,14 @@ class Resolved:
     def distribution(self) -> str:
         """Name and version of the distribution that provides the backend."""
         return self.registry.distribution(self.backend.name)
+
+    def create_engine(self) -> Engine:
+        """Load the model and return the backend's engine.
+
+        Raises:
+            PluginError: The backend returns something else than an engine.
+        """
+        return check_engine(self.distribution, self.backend.create_engine(self.config))
 
     def with_options(self, **options: Any) -> Resolved:
         """Return the same model and backend with further options.
@@ -135,7 +145,7 @@ def choose_backend(registry: PluginRegistry, config: EngineConfig) -> Backend:
     """
     if config.backend != "auto":
         backend = registry.load(config.backend)
-        availability = backend.availability()
+        availability = registry.availability(backend)
         if not availability.available:
             remedy = f" Run: {availability.remedy}" if availability.remedy else ""
             raise BackendUnavailableError(
@@ -148,14 +158,18 @@ def choose_backend(registry: PluginRegistry, config: EngineConfig) -> Backend:
         return backend
     reasons = []
     for backend in registry.by_rank():
-        availability = backend.availability()
-        refusal = (
-            availability.reason
-            or _option_refusal(backend, config)
-            or backend.refusal(config)
-        )
-        if availability.available and not refusal:
-            return backend
+        try:
+            availability = registry.availability(backend)
+            refusal = (
+                availability.reason
+                or _option_refusal(backend, config)
+                or registry.refusal(backend, config)
+            )
+        except PluginError as error:
+            refusal = str(error)
+        else:
+            if availability.available and not refusal:
+                return backend
         reasons.append(f"  {backend.name}: {refusal}")
     raise BackendUnavailableError(
         f"No backend can serve {config.model!r} here:\n" + "\n".join(reasons),

@@ -8,7 +8,7 @@ import pytest
 from runtime.driving import Gate, Letters
 
 from unillm import EngineConfig, SamplingParams
-from unillm.engines.base import EngineLimits
+from unillm.engines.base import SAMPLING_FIELDS, Capabilities, EngineLimits
 from unillm.runtime.driver import Driver
 from unillm.runtime.requests import RequestMaker
 from unillm.scheduling.slots import SlotScheduler
@@ -25,6 +25,8 @@ def maker_for():
         tokenizer = load_tokenizer(Letters())
         names = {"capabilities", "backend", "backends", "clock"} & config.keys()
         own = {name: config.pop(name) for name in names}
+        every = Capabilities.native(*SAMPLING_FIELDS)
+        own["capabilities"] = every.refined(own.get("capabilities", Capabilities()))
         text = ModelText(
             tokenizer=tokenizer,
             eos=resolve_eos(tokenizer),

@@ -10,7 +10,13 @@ import pytest
 
 from unillm import LoRARequest, SamplingParams
 from unillm.engines.aspects import aspects_of
-from unillm.engines.base import Capabilities, Capability, Support
+from unillm.engines.base import (
+    FEATURES,
+    SAMPLING_FIELDS,
+    Capabilities,
+    Capability,
+    Support,
+)
 from unillm.errors import (
     InvalidParameterError,
     PromptTypeError,
@@ -144,7 +150,7 @@ def test_of_several_errors_that_of_the_prompt_is_raised(maker_for):
 def test_an_unsupported_field_is_refused_with_the_backends_that_honour_it(maker_for):
     class Other:
         name = "other"
-        capabilities = Capabilities()
+        capabilities = Capabilities.native("top_p")
 
     maker = maker_for(
         backend="echo",
@@ -215,7 +221,19 @@ def test_an_aspect_follows_its_field(maker_for):
     capabilities = Capabilities(fields={"bad_words": UNSUPPORTED})
 
     assert capabilities.of("bad_words.sequences") is UNSUPPORTED
-    assert Capabilities().of("bad_words.sequences").support is Support.NATIVE
+    able = Capabilities.native("bad_words")
+    assert able.of("bad_words.sequences").support is Support.NATIVE
+
+
+def test_a_field_that_no_backend_names_is_unsupported():
+    supported = {
+        name
+        for name in SAMPLING_FIELDS | FEATURES
+        if Capabilities().of(name).support is not Support.UNSUPPORTED
+    }
+
+    assert supported == {"max_tokens", "n"}
+    assert Capabilities().of("top_p").reason == "the backend does not declare it"
 
 
 @pytest.mark.parametrize(

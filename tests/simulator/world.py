@@ -11,7 +11,12 @@ from pathlib import Path
 import attrs
 
 from unillm.config import EngineConfig
-from unillm.engines.base import Engine, EngineLimits
+from unillm.engines.base import (
+    SAMPLING_FIELDS,
+    Capabilities,
+    Engine,
+    EngineLimits,
+)
 from unillm.engines.batches import BatchTraits, PromptWork
 from unillm.errors import QueueFullError, UnillmError
 from unillm.outputs import RequestOutput
@@ -134,6 +139,7 @@ class _Run:
                 max_num_seqs=self._world.num_slots,
                 vocab_size=VOCAB_SIZE,
             ),
+            capabilities=Capabilities.native(*SAMPLING_FIELDS),
             clock=lambda: self._now,
         )
 

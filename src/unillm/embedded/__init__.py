@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from ..engines.backend import Availability, Backend
-from ..engines.base import Capabilities, Capability, Support
+from ..engines.base import (
+    FEATURES,
+    SAMPLING_FIELDS,
+    Capabilities,
+    Capability,
+    Support,
+)
 from ..hookspecs import hookimpl
 from ..model.checkpoint import read_config
 
@@ -42,15 +48,15 @@ class TransformersBackend(Backend):
         }
     )
 
-    capabilities = Capabilities(
-        fields={
-            "structured_outputs": Capability(
-                support=Support.EMULATED,
-                reason="the core masks the tokens that a grammar forbids",
-            ),
-            "cache_salt": Capability(),
-            "lora": Capability(),
-        }
+    capabilities = Capabilities.native(*SAMPLING_FIELDS, *FEATURES).refined(
+        Capabilities(
+            fields={
+                "structured_outputs": Capability(
+                    support=Support.EMULATED,
+                    reason="the core masks the tokens that a grammar forbids",
+                )
+            }
+        )
     )
 
     @override

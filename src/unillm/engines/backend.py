@@ -70,9 +70,10 @@ class Backend(abc.ABC):
     description: str
     """One line for `unillm backends`."""
 
-    auto_rank: int | None = 50
+    auto_rank: int | None = None
     """Rank for ``backend="auto"``, which takes the available backend of the lowest
-    number; the embedded backend has 100. `None` excludes the backend."""
+    number; the embedded backend has 100. `None` excludes the backend: an installed
+    plugin changes no program that does not name it."""
 
     option_names: frozenset[str] | None = frozenset()
     """The keys of `backend_options` that the backend accepts. `None` if only the loaded

@@ -72,8 +72,12 @@ SAMPLING_FIELDS = frozenset(
 The core alone honours the others: stop strings, special tokens in the text, truncation.
 """
 
+ALWAYS = frozenset({"max_tokens", "n"})
+"""Sampling fields that are native although no backend names them: every engine ends a
+request at its length, and the core makes *n* requests of one."""
+
 FEATURES = frozenset({"cache_salt", "lora"})
-"""Features that are unsupported unless a backend declares them. ``"cache_salt"``: a
+"""Features that a backend may declare beside sampling fields. ``"cache_salt"``: a
 request uses the cached prompts of requests of its own salt alone. ``"lora"``: requests
 that name an adapter."""
 
@@ -92,8 +96,13 @@ class Capabilities:
     """
 
     fields: Mapping[str, Capability] = attrs.field(factory=lambda: MappingProxyType({}))
-    """By name. A sampling field that is absent is native; a feature of `FEATURES` that
-    is absent is unsupported; an aspect that is absent is honoured as its field."""
+    """By name. A sampling field or a feature that is absent is unsupported, but for
+    those of `ALWAYS`; an aspect that is absent is honoured as its field."""
+
+    @classmethod
+    def native(cls, *names: str) -> Capabilities:
+        """Return capabilities that declare these names as native."""
+        return cls(fields=dict.fromkeys(names, _NATIVE))
 
     def of(self, name: str) -> Capability:
         """Return how the backend honours a field, a feature or an aspect."""
@@ -102,7 +111,7 @@ class Capabilities:
         field, _, aspect = name.partition(".")
         if aspect:
             return self.of(field)
-        return _UNDECLARED if name in FEATURES else _NATIVE
+        return _NATIVE if name in ALWAYS else _UNDECLARED
 
     def refined(self, other: Capabilities) -> Capabilities:
         """Return these capabilities, replaced by *other* where it names a field."""

@@ -139,7 +139,7 @@ class RequestMaker:
     config: EngineConfig
     text: ModelText
     limits: EngineLimits
-    capabilities: Capabilities = attrs.field(factory=Capabilities, kw_only=True)
+    capabilities: Capabilities = attrs.field(kw_only=True)
     backend: str = attrs.field(default="", kw_only=True)
     """Name of the engine's backend, for messages."""
     backends: Callable[[], Iterable[Backend]] = attrs.field(default=tuple, kw_only=True)

@@ -20,7 +20,13 @@ from typing_extensions import override
 
 from .. import plugins
 from ..engines.backend import Availability, Backend
-from ..engines.base import Capabilities, Capability, Engine, Support
+from ..engines.base import (
+    SAMPLING_FIELDS,
+    Capabilities,
+    Capability,
+    Engine,
+    Support,
+)
 from ..hookspecs import hookimpl
 from .batches import ScriptedBatchEngine
 from .scripted import ScriptedEngine, ScriptedSlotEngine
@@ -39,7 +45,7 @@ class ScriptedBackend(Backend):
     Args:
         make_engine: Creates an engine from a configuration.
         name: Name of the backend.
-        capabilities: Capabilities of its engines.
+        capabilities: Capabilities of its engines, where a sampling field is not native.
         waivers: Clauses of the contract that its engines fail.
     """
 
@@ -57,7 +63,8 @@ class ScriptedBackend(Backend):
         self.name = name
         self._waivers = waivers
         self._make_engine = make_engine
-        self.capabilities = capabilities or Capabilities()
+        every = Capabilities.native(*SAMPLING_FIELDS)
+        self.capabilities = every.refined(capabilities or Capabilities())
 
     @property
     @override

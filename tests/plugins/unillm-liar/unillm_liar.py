@@ -20,6 +20,7 @@ import sys
 import time
 
 from unillm.backend import (
+    SAMPLING_FIELDS,
     Availability,
     Backend,
     Capabilities,
@@ -98,6 +99,7 @@ class LiarBackend(Backend):
     description = "counts, and lies as its options say"
     auto_rank = None
     option_names = frozenset({"lie"})
+    capabilities = Capabilities.native(*SAMPLING_FIELDS)
 
     def availability(self):
         return Availability(available=True)

@@ -62,6 +62,18 @@ class CTranslate2Backend(Backend):
     )
     capabilities = Capabilities(
         fields={
+            **dict.fromkeys(
+                (
+                    "temperature",
+                    "top_k",
+                    "top_p",
+                    "stop_token_ids",
+                    "ignore_eos",
+                    "min_tokens",
+                    "bad_words",
+                ),
+                Capability(),
+            ),
             "cache_salt": Capability(),  # it caches no prompt
             "logprobs": Capability(
                 support=Support.EMULATED,
@@ -94,7 +106,6 @@ class CTranslate2Backend(Backend):
             ),
         }
     )
-    """CTranslate2 has temperature, `top_k`, `top_p`, `min_tokens` and `bad_words`."""
 
     @override
     def availability(self) -> Availability:

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from unillm.backend import (
     ENGINE_OPTIONS,
+    SAMPLING_FIELDS,
     Availability,
     Backend,
     Capabilities,
@@ -48,14 +49,16 @@ class RemoteBackend(Backend):
             "this clause gives their ids alone. T15 bans a word by its text"
         }
     )
-    capabilities = Capabilities(
-        fields={
-            "lora": Capability(
-                support=Support.UNSUPPORTED,
-                reason="a server names its adapters as models of their own: choose one "
-                'by backend_options={"served_model": NAME}',
-            )
-        }
+    capabilities = Capabilities.native(*SAMPLING_FIELDS).refined(
+        Capabilities(
+            fields={
+                "lora": Capability(
+                    support=Support.UNSUPPORTED,
+                    reason="a server names its adapters as models of their own: choose "
+                    'one by backend_options={"served_model": NAME}',
+                )
+            }
+        )
     )
 
     @override

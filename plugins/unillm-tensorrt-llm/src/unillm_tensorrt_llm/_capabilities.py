@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from unillm.backend import Capabilities, Capability, Support
+from unillm.backend import SAMPLING_FIELDS, Capabilities, Capability, Support
 
 from ._entry_paths import Installed
 from ._sampler import Sampler, TorchSampler
@@ -32,6 +32,7 @@ def _not(reason: str) -> Capability:
 
 
 EVERYWHERE: Mapping[str, Capability] = {
+    **dict.fromkeys(SAMPLING_FIELDS, NATIVE),
     "bad_words.sequences": _not(
         "it bans a word of several tokens also where the word begins in the prompt, "
         "or takes single ids alone"
@@ -44,7 +45,7 @@ EVERYWHERE: Mapping[str, Capability] = {
         "biases, penalties and bans are in the logits before it reads log-probabilities"
     ),
 }
-"""Aspects that no version has."""
+"""Every field, but for the aspects that no version has."""
 
 _VARIES = (
     "presence_penalty",

@@ -11,10 +11,10 @@ from typing_extensions import override
 
 from unillm.backend import (
     ENGINE_OPTIONS,
+    SAMPLING_FIELDS,
     Availability,
     Backend,
     Capabilities,
-    Capability,
     hookimpl,
 )
 
@@ -30,9 +30,7 @@ class VllmBackend(Backend):
     auto_rank = 10
     option_names = None  # every field of EngineArgs, which vLLM checks
     engine_options = ENGINE_OPTIONS
-    capabilities = Capabilities(
-        fields={"cache_salt": Capability(), "lora": Capability()}
-    )
+    capabilities = Capabilities.native(*SAMPLING_FIELDS, "cache_salt", "lora")
 
     @override
     def availability(self) -> Availability:

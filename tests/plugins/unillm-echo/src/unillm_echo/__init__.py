@@ -59,8 +59,15 @@ class EchoEngine(SlotEngine):
 class EchoBackend(Backend):
     name = "echo"
     description = "echoes the prompt"
-    auto_rank = None
-    capabilities = Capabilities(fields={"top_p": GREEDY_ONLY})
+    # Fields that are not named are refused. It may be asked to draw, and draws nothing.
+    capabilities = Capabilities(
+        fields={
+            "stop_token_ids": Capability(),
+            "ignore_eos": Capability(),
+            "temperature": Capability(),
+            "top_p": GREEDY_ONLY,
+        }
+    )
 
     def availability(self):
         return Availability(available=True)
