@@ -5,7 +5,8 @@
 Usage: ``python benchmarks/company.py [--backend NAME] [--model 10M] [--rounds 2]``
 
 Each run is a process of its own; the settings take turns. "spinning" is what GNU's
-OpenMP does by itself, "one thread" needs no team, and "unillm" sets nothing.
+OpenMP does by itself, "one thread" needs no team, and "unillm" sets nothing, so
+its watch over the cores is on.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ with Generator("unillm/tiny") as generator:
 @pytest.mark.parametrize(
     ("given", "spins"),
     [
-        ({}, "1000"),
+        ({}, openmp.SPINS),
         ({"GOMP_SPINCOUNT": "7"}, "7"),
         ({"OMP_WAIT_POLICY": "PASSIVE"}, "0"),
     ],

@@ -37,6 +37,7 @@ from ..errors import (
 )
 from ..outputs import RequestOutput
 from .completion import Completion
+from .cores import watched_cores
 from .handle import RequestHandle
 from .owner import Owner
 
@@ -255,8 +256,9 @@ class Driver:
             made.set_exception(error)
             return
         made.set_result(self.engine)
-        while self.turn():
-            pass
+        with watched_cores() as look:
+            while self.turn():
+                look()
 
     def turn(self, *, block: bool = True) -> bool:
         """Hand the inbox to the engine, step it and deliver its outputs, once.
