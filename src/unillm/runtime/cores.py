@@ -62,7 +62,7 @@ class CoreWatch:
 
     Args:
         waited: Returns the seconds that all threads have waited for a core, or `None`
-            where the system does not tell.
+            where the system does not count them.
         teams: What is held while threads shall not wait in loops.
         clock: Monotonic seconds.
     """
@@ -143,7 +143,7 @@ class IdleTeams:
 def _hold(paths: list[str], ready: threading.Event, release: threading.Event) -> None:
     try:
         threads = len(os.sched_getaffinity(0)) + 1
-        # What they run: a function of C that takes nothing and returns at once.
+        # The threads run a function of C that takes nothing and returns at once.
         nothing = ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p)
         for path in paths:
             library = ctypes.CDLL(path)
@@ -169,7 +169,7 @@ def waited_s() -> float | None:
     """Return how long this process's threads, which live, have waited for a core.
 
     Returns:
-        Seconds since their starts, added up; `None` where the kernel does not tell.
+        Seconds since their starts, added up; `None` where the kernel does not count.
     """
     total = 0
     try:
