@@ -67,7 +67,8 @@ def lint(session: nox.Session) -> None:
 def typing(session: nox.Session) -> None:
     """Types, strictly, against the pinned versions of everything."""
     session.install(
-        *CONSTRAINTS, *GROUPS["typing"], "nox", ".[transformers,lora,server,testing]"
+        *(*CONSTRAINTS, *GROUPS["typing"], "nox"),
+        ".[transformers,lora,server,batch,testing]",
     )
     session.run("mypy")
     session.run("pyright", "typing_tests")  # a second checker of the public calls
@@ -76,7 +77,8 @@ def typing(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """The tests, against the built wheel and not the checkout."""
-    session.install(*CONSTRAINTS, *GROUPS["tests"], ".[transformers,lora,testing]")
+    extras = ".[transformers,lora,batch,testing]"
+    session.install(*CONSTRAINTS, *GROUPS["tests"], extras)
     session.run("pytest", *session.posargs)
 
 
@@ -99,7 +101,8 @@ def tokenizers(session: nox.Session) -> None:
 @nox.session
 def properties(session: nox.Session) -> None:
     """The Hypothesis properties, with many more examples than in `tests`."""
-    session.install(*CONSTRAINTS, *GROUPS["tests"], ".[transformers,lora,testing]")
+    extras = ".[transformers,lora,batch,testing]"
+    session.install(*CONSTRAINTS, *GROUPS["tests"], extras)
     session.run(
         "pytest",
         "-m",
@@ -261,8 +264,8 @@ def remote(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The documentation; a warning is an error."""
-    # The contract's pages come from its test class, which needs pytest.
-    session.install(*CONSTRAINTS, *GROUPS["docs"], ".[testing]")
+    # Of the contract's test class, which needs pytest, and of jobs, with msgspec.
+    session.install(*CONSTRAINTS, *GROUPS["docs"], ".[batch,testing]")
     session.run("sphinx-build", "-n", "-W", "--keep-going", "docs", "docs/_build/html")
 
 

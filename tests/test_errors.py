@@ -35,6 +35,7 @@ OUTPUT = RequestOutput(
     request_id="0", prompt="a", prompt_token_ids=[97], outputs=[], finished=True
 )
 ARGUMENTS = {
+    "differences": ["model: a → b"],
     "message": "It failed.",
     "owner": "Generator",
     "name": "max_num_seq",

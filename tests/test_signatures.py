@@ -146,6 +146,7 @@ def test_every_public_call_is_in_the_table():
         "ModelReport",
         "WeightsReport",
         "BackendStatus",
+        "BatchReport",
         "EngineArgs",
     }
     data |= {
@@ -164,6 +165,8 @@ def test_every_public_call_is_in_the_table():
         ):
             continue
         if value in {RequestHandle, UnillmError}:  # the driver has methods of handles
+            continue
+        if name == "run_batch":  # it writes files; tests/jobs has its arguments
             continue
         members = inspect.getmembers(value, inspect.isfunction)
         for call in [call for _, call in members] if value is Generator else [value]:

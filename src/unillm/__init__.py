@@ -4,7 +4,7 @@
 
 Importing this package loads no engine, no torch and no tokenizer; the first use of a
 public name imports its module. Public are the names here and the modules `backend`,
-`errors`, `hookspecs`, `testing` and `vllm_api`; all other modules are private.
+`errors`, `hookspecs`, `jobs`, `testing` and `vllm_api`; all other modules are private.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .inspection import ModelReport as ModelReport
     from .inspection import WeightsReport as WeightsReport
     from .inspection import inspect_model as inspect_model
+    from .jobs.report import BatchReport as BatchReport
+    from .jobs.run import run_batch as run_batch
     from .lora import LoRARequest as LoRARequest
     from .outputs import CompletionDelta as CompletionDelta
     from .outputs import CompletionOutput as CompletionOutput
@@ -49,6 +51,8 @@ _NAMES = {
     ".errors": ("UnillmError",),
     ".generator": ("Generator",),
     ".inspection": ("MemoryReport", "ModelReport", "WeightsReport", "inspect_model"),
+    ".jobs.report": ("BatchReport",),
+    ".jobs.run": ("run_batch",),
     ".lora": ("LoRARequest",),
     ".outputs": (
         "CompletionDelta",

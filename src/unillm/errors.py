@@ -40,6 +40,11 @@ processes raise them in their parent::
     │   └── EngineOutOfMemoryError (MemoryError)
     ├── GeneratorClosedError (RuntimeError)
     ├── GeneratorForkedError (RuntimeError)     it belongs to the parent process
+    ├── BatchError                          a job over a file of requests
+    │   ├── BatchInputError (ValueError)        its input cannot be used
+    │   ├── BatchMismatchError (ValueError)     its output belongs to another job
+    │   ├── BatchRunningError (RuntimeError)    another process works at it
+    │   └── BatchStorageError (OSError)         a full disk, or a damaged journal
     └── SideFailedError (RuntimeError)      one side of a comparison has no answer
 """
 
@@ -375,6 +380,37 @@ class GeneratorForkedError(UnillmError, RuntimeError):
     def __init__(self, message: str, *, owner_pid: int) -> None:
         super().__init__(message)
         self.owner_pid = owner_pid
+
+
+# ------------------------------------------------------------------------- batch jobs
+
+
+class BatchError(UnillmError):
+    """A job over a file of requests cannot go on; what it has finished is kept."""
+
+
+class BatchInputError(BatchError, ValueError):
+    """The input of a job cannot be read, or two of its lines have one id."""
+
+
+class BatchMismatchError(BatchError, ValueError):
+    """The output of a job exists and belongs to another one.
+
+    Attributes:
+        differences: What the two jobs differ in; empty if there is no other job.
+    """
+
+    def __init__(self, message: str, *, differences: Sequence[str]) -> None:
+        super().__init__(message)
+        self.differences = list(differences)
+
+
+class BatchRunningError(BatchError, RuntimeError):
+    """Another process works at the same job."""
+
+
+class BatchStorageError(BatchError, OSError):
+    """The disk of a job's output is full or failed, or its journal is damaged."""
 
 
 # ------------------------------------------------------------------------- comparison

@@ -7,8 +7,8 @@ import msgspec
 from starlette.routing import Route
 
 from unillm.protocol import bodies, openapi
+from unillm.protocol.models import Models
 from unillm.server.app import make_app
-from unillm.server.models import Models
 from unillm.server.service import Service
 from unillm.server.serving import Serving
 from unillm.server.settings import ServerSettings

@@ -114,3 +114,19 @@ def test_several_completions_end_when_the_last_one_does(drive, handle_for):
     assert [completion.text for completion in output.outputs] == ["", "b", "cc"]
     assert [completion.index for completion in output.outputs] == [0, 1, 2]
     assert {delta.index for delta in handle} == {0, 1, 2}
+
+
+def test_a_callback_is_called_once_at_the_end_and_at_once_after_it(drive, handle_for):
+    engine = Gate()
+    driver = drive(engine)
+    handle, called = handle_for(), []
+    handle.add_done_callback(called.append)
+    driver.submit(handle, block=False)
+    engine.permit(1)
+    before = list(called)
+    engine.permit()
+    handle.result(PATIENCE_S)
+    handle.add_done_callback(called.append)
+
+    assert before == []
+    assert called == [handle, handle]

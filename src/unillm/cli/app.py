@@ -16,6 +16,7 @@ import unillm
 
 from . import cache, options
 from .backends import backends
+from .batch import batch
 from .build import build
 from .chat import chat
 from .compare import compare
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 app.command()(generate)
 app.command()(chat)
+app.command()(batch)
 app.command()(serve)
 app.command()(backends)
 app.command()(inspect)

@@ -34,15 +34,19 @@ class ExitCode(enum.IntEnum):
     ENGINE = 5, "the engine cannot be built, does not fit, died or ran out of memory"
     DISAGREE = 6, "the two sides of a comparison disagree"
     NONCONFORMING = 7, "the backend does not hold the contract"
+    STORAGE = 8, "a disk is full or failed, or a job is damaged"
     BUG = 70, "a bug in unillm"
     INTERRUPTED = 130, "interrupted by Ctrl-C"
     BROKEN_PIPE = 141, "the reader of the output went away"
+    TERMINATED = 143, "ended by SIGTERM"
 
 
 _OF_ERRORS: dict[type[Exception], ExitCode] = {
     errors.ConfigError: ExitCode.USAGE,
     errors.InvalidParameterError: ExitCode.USAGE,
     errors.RequestError: ExitCode.REQUESTS_FAILED,
+    errors.BatchStorageError: ExitCode.STORAGE,
+    errors.BatchError: ExitCode.USAGE,
     errors.ModelError: ExitCode.MODEL,
     errors.BackendError: ExitCode.BACKEND,
     errors.EngineError: ExitCode.ENGINE,

@@ -13,6 +13,7 @@ import functools
 import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import attrs
@@ -195,6 +196,84 @@ class Serving(Building, total=False):
     max_lora_rank: Annotated[int, _engine("Largest rank of an adapter.", "RANK")]
 
 
+# ------------------------------------------------------------------ options of answers
+
+_answers = functools.partial(Option, panel="Models and answers")
+
+
+def _read_modules(texts: list[str]) -> dict[str, str]:
+    """Read ``NAME=PATH``, or vLLM's JSON with ``name`` and ``path``."""
+    modules: dict[str, str] = {}
+    for text in texts:
+        if text.startswith("{"):
+            found = as_value(text)
+            name, path = (
+                (found.get("name"), found.get("path"))
+                if isinstance(found, dict)
+                else (None, None)
+            )
+        else:
+            name, _, path = text.partition("=")
+        if not (isinstance(name, str) and name and isinstance(path, str) and path):
+            raise ConfigError(f"--lora-modules takes NAME=PATH, got {text!r}.")
+        if name in modules:
+            raise ConfigError(f"--lora-modules names {name!r} twice. Name it once.")
+        modules[name] = path
+    return modules
+
+
+class Answers(TypedDict, total=False):
+    """Options for the models that requests name, and for what answers hold."""
+
+    served_model_name: Annotated[
+        list[str],
+        _answers(
+            "Name of the model for clients; may be repeated, the first is in answers.",
+            "NAME",
+        ),
+    ]
+    lora_modules: Annotated[
+        Mapping[str, str],
+        _answers(
+            "LoRA adapter that is served as a model of this name; may be repeated.",
+            "NAME=PATH",
+            read=_read_modules,
+        ),
+    ]
+    override_generation_config: Annotated[
+        Mapping[str, Any],
+        _answers(
+            "Sampling defaults that replace the model's, as a JSON object.",
+            "JSON",
+            read=parse_object,
+        ),
+    ]
+    response_role: Annotated[
+        str, _answers("Role of a chat's answers.", "ROLE", default="assistant")
+    ]
+    tool_call_parser: Annotated[
+        str, _answers("Form of the model's tool calls.", "NAME")
+    ]
+    reasoning_parser: Annotated[str, _answers("Form of the model's reasoning.", "NAME")]
+    enable_prompt_tokens_details: Annotated[
+        bool, _answers("Count the prompt tokens that came from a cache.")
+    ]
+    enable_force_include_usage: Annotated[
+        bool, _answers("End every stream with its usage.")
+    ]
+    return_tokens_as_token_ids: Annotated[
+        bool, _answers('Show tokens of log-probabilities as "token_id:123".')
+    ]
+    sse_keep_alive_interval: Annotated[
+        float,
+        _answers(
+            "Quiet seconds after which a stream sends a comment; 0 for never. "
+            "Default: 30.",
+            "SECONDS",
+        ),
+    ]
+
+
 # ----------------------------------------------------------------- options of sampling
 
 sampling = functools.partial(
@@ -248,3 +327,15 @@ def check_sampling(given: Mapping[str, Any]) -> None:
     with warnings.catch_warnings():  # the request's params repeat them
         warnings.simplefilter("ignore")
         unillm.SamplingParams(**{"max_tokens": None, **given})
+
+
+def read_text(given: str, option: str) -> str:
+    """Return the text of a template or schema: of a file, or the text itself."""
+    if "{" in given or "\n" in given:
+        return given
+    try:
+        return Path(given).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{option} must be a file or the text itself: {error}."
+        ) from error

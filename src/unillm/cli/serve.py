@@ -8,7 +8,6 @@ import functools
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import unillm
@@ -26,30 +25,8 @@ KEY_VARIABLE = "UNILLM_API_KEY"
 
 _server = functools.partial(Option, panel="Server")
 _security = functools.partial(Option, panel="Security")
-_answers = functools.partial(Option, panel="Models and answers")
 _load = functools.partial(Option, panel="Load and faults")
 _shadowing = functools.partial(Option, panel="A second engine")
-
-
-def _read_modules(texts: list[str]) -> dict[str, str]:
-    """Read ``NAME=PATH``, or vLLM's JSON with ``name`` and ``path``."""
-    modules: dict[str, str] = {}
-    for text in texts:
-        if text.startswith("{"):
-            found = options.as_value(text)
-            name, path = (
-                (found.get("name"), found.get("path"))
-                if isinstance(found, dict)
-                else (None, None)
-            )
-        else:
-            name, _, path = text.partition("=")
-        if not (isinstance(name, str) and name and isinstance(path, str) and path):
-            raise ConfigError(f"--lora-modules takes NAME=PATH, got {text!r}.")
-        if name in modules:
-            raise ConfigError(f"--lora-modules names {name!r} twice. Name it once.")
-        modules[name] = path
-    return modules
 
 
 class Address(TypedDict, total=False):
@@ -110,58 +87,6 @@ class Security(TypedDict, total=False):
     ]
     max_body_bytes: Annotated[
         int, _security("Largest body of a request. Default: 16 MiB.", "BYTES")
-    ]
-
-
-class Answers(TypedDict, total=False):
-    """Options of `ServerSettings` for the models and what answers hold."""
-
-    served_model_name: Annotated[
-        list[str],
-        _answers(
-            "Name of the model for clients; may be repeated, the first is in answers.",
-            "NAME",
-        ),
-    ]
-    lora_modules: Annotated[
-        Mapping[str, str],
-        _answers(
-            "LoRA adapter that is served as a model of this name; may be repeated.",
-            "NAME=PATH",
-            read=_read_modules,
-        ),
-    ]
-    override_generation_config: Annotated[
-        Mapping[str, Any],
-        _answers(
-            "Sampling defaults that replace the model's, as a JSON object.",
-            "JSON",
-            read=options.parse_object,
-        ),
-    ]
-    response_role: Annotated[
-        str, _answers("Role of a chat's answers.", "ROLE", default="assistant")
-    ]
-    tool_call_parser: Annotated[
-        str, _answers("Form of the model's tool calls.", "NAME")
-    ]
-    reasoning_parser: Annotated[str, _answers("Form of the model's reasoning.", "NAME")]
-    enable_prompt_tokens_details: Annotated[
-        bool, _answers("Count the prompt tokens that came from a cache.")
-    ]
-    enable_force_include_usage: Annotated[
-        bool, _answers("End every stream with its usage.")
-    ]
-    return_tokens_as_token_ids: Annotated[
-        bool, _answers('Show tokens of log-probabilities as "token_id:123".')
-    ]
-    sse_keep_alive_interval: Annotated[
-        float,
-        _answers(
-            "Quiet seconds after which a stream sends a comment; 0 for never. "
-            "Default: 30.",
-            "SECONDS",
-        ),
     ]
 
 
@@ -230,7 +155,7 @@ def serve(
     *,
     address: Address,
     security: Security,
-    answers: Answers,
+    answers: options.Answers,
     load: Load,
     shadowing: Shadowing,
     engine: options.Serving,
@@ -247,7 +172,7 @@ def serve(
         ) from error
     template = engine.get("chat_template")
     if template is not None:
-        engine["chat_template"] = _template(template)
+        engine["chat_template"] = options.read_text(template, "--chat-template")
     given: dict[str, Any] = {**address, **security, **answers, **load}
     queue = {name: given.pop(name) for name in _QUEUE if name in given}
     keys = (*given.pop("api_keys", ()), *_keys_of_environment())
@@ -287,15 +212,3 @@ def _shadow(given: Shadowing, engine: Mapping[str, Any]) -> ShadowSettings:
 def _keys_of_environment() -> list[str]:
     key = os.environ.get(KEY_VARIABLE)
     return [key] if key else []
-
-
-def _template(given: str) -> str:
-    """Return the text of a template: of a file, or the text itself."""
-    if "{" in given or "\n" in given:
-        return given
-    try:
-        return Path(given).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"--chat-template must be a file or the text of a template: {error}."
-        ) from error

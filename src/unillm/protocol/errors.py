@@ -83,7 +83,7 @@ def unknown_model(name: str, served: list[str]) -> ApiError:
     return ApiError(
         ErrorReply(
             404,
-            f"The model {name!r} does not exist. This server has: {', '.join(served)}.",
+            f"The model {name!r} does not exist. Known: {', '.join(served)}.",
             param="model",
             code="model_not_found",
         )

@@ -55,6 +55,7 @@ class RequestHandle:
         "_lock",
         "_num_reading",
         "_on_cancel",
+        "_on_done",
         "_owner",
         "_prepared",
         "_queued_ts",
@@ -80,6 +81,7 @@ class RequestHandle:
         """Prompt tokens that wait for their first new token, counted by the driver."""
         self._owner = owner
         self._on_cancel: Callable[[RequestHandle], None] | None = None
+        self._on_done: tuple[Callable[[RequestHandle], None], ...] = ()
         self._prepared = prepared
         # Reentrant: the collector may end a forgotten request anywhere.
         self._lock = threading.RLock()
@@ -117,6 +119,19 @@ class RequestHandle:
         """
         self._check_process()
         return self._ended
+
+    def add_done_callback(self, callback: Callable[[RequestHandle], None]) -> None:
+        """Call *callback* once with this handle when the request has ended.
+
+        A request that has ended already calls it at once. Otherwise the thread that
+        ends the request does, mostly the one that drives the engine, so *callback* must
+        return at once and raise nothing: put the handle into a queue.
+        """
+        with self._lock:
+            if not self._ended:
+                self._on_done += (callback,)
+                return
+        callback(self)
 
     def result(self, timeout: float | None = None) -> RequestOutput:
         """Wait for the end and return the whole output.
@@ -303,6 +318,10 @@ class RequestHandle:
         for alarm in self._alarms:
             if self._ended or not alarm.for_end:
                 alarm.ring()
+        if self._ended and self._on_done:
+            callbacks, self._on_done = self._on_done, ()
+            for callback in callbacks:
+                callback(self)
 
     # ------------------------------------------------------------------------ values
 

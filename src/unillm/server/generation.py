@@ -20,32 +20,18 @@ from starlette.responses import Response
 
 from ..errors import RequestCancelledError, RequestTimeoutError, UnillmError
 from ..metrics.served import Served
-from ..protocol.bodies import ChatBody, CompletionBody, SamplingBody
-from ..protocol.chat import ChatWriter, chat_prompt
-from ..protocol.completions import CompletionWriter, completion_prompts
+from ..protocol.bodies import SamplingBody
+from ..protocol.endpoints import Chats, Completions, Endpoint, Responses
 from ..protocol.errors import error_reply
-from ..protocol.parts import PartReader, ReasoningThenCalls
-from ..protocol.reading import Read
-from ..protocol.reasoning import REASONING_READERS
-from ..protocol.responses import ResponseWriter
-from ..protocol.responses_body import ResponsesBody, as_chat
-from ..protocol.sampling import chat_params, completion_params
-from ..protocol.tool_calls import call_reader, check_tools
-from ..protocol.writer import Answering, Writer
+from ..protocol.writer import Writer
 from .responses import EventStream, cancelling, json_response
 from .service import IGNORED, Service
 from .traces import Trace
 
 if TYPE_CHECKING:
-    from .. import CompletionDelta, Generator, RequestHandle, SamplingParams
+    from .. import CompletionDelta, RequestHandle, SamplingParams
 
 log = logging.getLogger("unillm.server")
-
-_PROMPT_END = 32
-"""Tokens at the end of a prompt in which its template may open the reasoning."""
-
-
-_TEXTS = "/v1/completions"
 
 
 class Generation:
@@ -56,103 +42,33 @@ class Generation:
 
     async def completions(self, request: Request) -> Response:
         """Serve ``POST /v1/completions``."""
-        read = await self._service.read(request, CompletionBody)
-        body = read.body
-        generator = self._service.serving.generator()
-        params = completion_params(body, self._service.default_params())
-        prompts = completion_prompts(body)
-
-        def prepared() -> list[Any]:
-            if body.add_special_tokens is not False:
-                return prompts
-            return [_without_special_tokens(generator, prompt) for prompt in prompts]
-
-        handles = await self._submit(request, body, params, prepared)
-
-        def text_of(handle: RequestHandle) -> str:
-            if not body.echo:
-                return ""  # never shown
-            return handle.prompt or generator.detokenize(handle.prompt_token_ids)
-
-        writer = CompletionWriter(
-            self._answering(request, body, params),
-            body,
-            prompts=[(text_of(each), each.prompt_token_ids) for each in handles],
-            decode=generator.detokenize,
-        )
-        return await self._respond(request, read, writer, handles, params)
+        return await self._serve(request, Completions)
 
     async def chat(self, request: Request) -> Response:
         """Serve ``POST /v1/chat/completions``."""
-        read = await self._service.read(request, ChatBody)
-        body, settings = read.body, self._service.settings
-        generator = self._service.serving.generator()
-        check_tools(body, parser=settings.tool_call_parser)
-        params = chat_params(body, self._service.default_params())
-        prompt = chat_prompt(body, trust_templates=settings.trust_request_chat_template)
-
-        def prepared() -> list[Any]:
-            if not body.add_special_tokens:
-                return [prompt]
-            ids = generator.tokenize(prompt, add_special_tokens=True)
-            return [{"prompt_token_ids": ids}]
-
-        handles = await self._submit(request, body, params, prepared)
-        writer = ChatWriter(
-            self._answering(request, body, params),
-            body,
-            prompt_token_ids=handles[0].prompt_token_ids,
-            make_reader=self._reader(body, params, handles[0]),
-        )
-        return await self._respond(request, read, writer, handles, params)
+        return await self._serve(request, Chats)
 
     async def responses(self, request: Request) -> Response:
         """Serve ``POST /v1/responses``."""
-        read = await self._service.read(request, ResponsesBody)
-        chat = as_chat(read.body)
-        check_tools(chat, parser=self._service.settings.tool_call_parser)
-        params = chat_params(chat, self._service.default_params())
-        prompt = chat_prompt(chat, trust_templates=False)
-        handles = await self._submit(request, chat, params, lambda: [prompt])
-        writer = ResponseWriter(
-            self._answering(request, chat, params),
-            read.body,
-            chat=chat,
-            params=params,
-            reader=self._reader(chat, params, handles[0])(),
-        )
-        return await self._respond(request, read, writer, handles, params)
+        return await self._serve(request, Responses)
 
-    def _reader(
-        self, body: ChatBody, params: SamplingParams, handle: RequestHandle
-    ) -> Callable[[], PartReader]:
-        """Return a function that makes the reader of one answer."""
-        settings = self._service.settings
-        parser = settings.tool_call_parser
-        # A constraint holds from the first token, so it leaves no room for reasoning.
-        if settings.reasoning_parser is None or params.structured_outputs is not None:
-            return lambda: call_reader(body, parser=parser)
-        split = REASONING_READERS[settings.reasoning_parser]
-        last_ids = handle.prompt_token_ids[-_PROMPT_END:]
-        prompt_end = self._service.serving.generator().detokenize(last_ids)
-        return lambda: ReasoningThenCalls(
-            split(prompt_end), call_reader(body, parser=parser)
-        )
-
-    def _answering(
-        self, request: Request, body: SamplingBody, params: SamplingParams
-    ) -> Answering:
-        settings = self._service.settings
-        return Answering(
-            request_id=body.request_id or request.state.request_id,
+    async def _serve(self, request: Request, kind: type[Endpoint]) -> Response:
+        raw, settings = await self._service.raw(request), self._service.settings
+        # A malformed body is refused while the model is being loaded, too.
+        asked = kind(raw, settings)
+        generator = self._service.serving.generator()
+        params = asked.params(self._service.default_params())
+        prompts = asked.prompts(generator)
+        handles = await self._submit(request, asked.body, params, prompts)
+        answering = settings.answering(
+            asked.body,
+            params,
+            request_id=request.state.request_id,
             created=int(time.time()),
-            model=self._service.models.find(body.model).name,
-            num_choices=params.n,
-            cached_tokens=settings.enable_prompt_tokens_details,
-            always_usage=settings.enable_force_include_usage,
-            role=settings.response_role,
-            tokens_as_ids=settings.return_tokens_as_token_ids,
+            model=self._service.models.find(asked.body.model).name,
         )
+        writer = asked.writer(answering, params, handles, generator)
+        return await self._respond(request, asked, writer, handles, params)
 
     async def _submit(
         self,
@@ -191,24 +107,24 @@ class Generation:
     async def _respond(
         self,
         request: Request,
-        read: Read[Any],
+        asked: Endpoint,
         writer: Writer,
         handles: Sequence[RequestHandle],
         params: SamplingParams,
     ) -> Response:
         settings = self._service.settings
         self._service.activity.add(request.state.request_id, handles)
-        model = self._service.models.find(read.body.model).name
+        model = self._service.models.find(asked.body.model).name
         served = self._service.served[model]
         trace = Trace(
-            operation="text_completion" if request.url.path == _TEXTS else "chat",
+            operation="text_completion" if asked.path == Completions.path else "chat",
             model=model,
             headers=request.headers,
             params=params,
             request_id=request.state.request_id,
         )
-        headers = {IGNORED: ", ".join(read.ignored)} if read.ignored else {}
-        if read.body.stream:
+        headers = {IGNORED: ", ".join(asked.ignored)} if asked.ignored else {}
+        if asked.body.stream:
             return EventStream(
                 _events(writer, handles, served, trace),
                 cancel=lambda: _cancel(handles),
@@ -226,13 +142,6 @@ class Generation:
 def _cancel(handles: Sequence[RequestHandle]) -> None:
     for handle in handles:
         handle.cancel()
-
-
-def _without_special_tokens(generator: Generator, prompt: Any) -> Any:
-    if not isinstance(prompt, str):
-        return prompt
-    ids = generator.tokenize(prompt, add_special_tokens=False)
-    return {"prompt_token_ids": ids, "prompt": prompt}
 
 
 def _count(handles: Sequence[RequestHandle], served: Served, trace: Trace) -> None:

@@ -20,8 +20,8 @@ import uvicorn
 import uvloop
 from typing_extensions import override
 
+from ..protocol.models import Models
 from .app import make_app
-from .models import Models
 from .service import Service
 from .serving import Serving
 from .settings import ServerSettings

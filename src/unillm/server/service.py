@@ -18,7 +18,7 @@ from .responses import read_body
 
 if TYPE_CHECKING:
     from .. import SamplingParams
-    from .models import Models
+    from ..protocol.models import Models
     from .serving import Serving
     from .settings import ServerSettings
     from .shadow import Shadow
@@ -50,12 +50,19 @@ class Service:
             ApiError: The body is too long, too slow or of another content type.
             RequestError: It is not what *kind* says.
         """
-        raw = await read_body(
+        return read(await self.raw(request), kind)
+
+    async def raw(self, request: Request) -> bytes:
+        """Return the bytes of a request's body.
+
+        Raises:
+            ApiError: The body is too long, too slow or of another content type.
+        """
+        return await read_body(
             request,
             limit=self.settings.max_body_bytes,
             timeout_s=self.settings.body_timeout_s,
         )
-        return read(raw, kind)
 
     def default_params(self) -> SamplingParams:
         """Return the params of a request that sets none."""

@@ -5,14 +5,13 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import attrs
+from typing_extensions import override
 
 from ..errors import ConfigError
-from ..protocol.reasoning import REASONING_READERS
-from ..protocol.tool_calls import CALL_READERS
+from ..protocol.endpoints import AnswerSettings
 from .shadow import ShadowSettings
 
 MEBIBYTE = 2**20
@@ -21,7 +20,7 @@ _LOCAL_NAMES = frozenset({"localhost", "ip6-localhost"})
 
 
 @attrs.frozen(kw_only=True)
-class ServerSettings:
+class ServerSettings(AnswerSettings):
     """Options of the server.
 
     Raises:
@@ -47,15 +46,6 @@ class ServerSettings:
     """Names of the model; the first is in the answers. Empty: the name as given."""
     lora_modules: Mapping[str, str] = attrs.field(factory=dict)
     """Name of each adapter, which is a model of its own, and its directory."""
-    response_role: str = "assistant"
-    trust_request_chat_template: bool = False
-    override_generation_config: Mapping[str, Any] = attrs.field(factory=dict)
-    """Fields of `SamplingParams` that replace the model's own defaults."""
-    tool_call_parser: str | None = None
-    reasoning_parser: str | None = None
-    enable_prompt_tokens_details: bool = False
-    enable_force_include_usage: bool = False
-    return_tokens_as_token_ids: bool = False
     sse_keep_alive_interval: float = 30.0
     """Seconds without an event after which a stream sends a comment; 0 for never."""
     max_body_bytes: int = 16 * MEBIBYTE
@@ -70,13 +60,13 @@ class ServerSettings:
     access_log: bool = True
     log_level: str = "info"
 
+    @override
     def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
         if self.uds is None and not self.api_keys and not self.insecure:
             self._check_address()
         if any(not key for key in self.api_keys):
             raise ConfigError("An API key is empty. Give it a text, or leave it out.")
-        _check_name("--tool-call-parser", self.tool_call_parser, CALL_READERS)
-        _check_name("--reasoning-parser", self.reasoning_parser, REASONING_READERS)
         if self.shadow is not None and not 0 < self.shadow.share <= 1:
             raise ConfigError(
                 f"--shadow-share must be above 0 and at most 1, got "
@@ -92,11 +82,6 @@ class ServerSettings:
                 "no API key. Set --api-key or UNILLM_API_KEY, or add --insecure if "
                 "every client that reaches this address may use the model."
             )
-
-
-def _check_name(option: str, name: str | None, known: Collection[str]) -> None:
-    if name is not None and name not in known:
-        raise ConfigError(f"{option} {name} does not exist. Known: {', '.join(known)}.")
 
 
 def is_local(host: str) -> bool:

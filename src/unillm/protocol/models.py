@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The models of a server: one under several names, and its adapters."""
+"""The models that requests may name: one under several names, and its adapters."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 import attrs
 from msgspec import UNSET, UnsetType
 
-import unillm
-
 from ..errors import ConfigError
-from ..protocol.errors import unknown_model
-from ..protocol.listing import ModelCard
+from ..lora import LoRARequest
+from .errors import unknown_model
+from .listing import ModelCard
 
 
 @attrs.frozen
@@ -21,7 +20,7 @@ class Served:
     """A model that a request names."""
 
     name: str
-    adapter: unillm.LoRARequest | None = None
+    adapter: LoRARequest | None = None
 
 
 class Models:
@@ -49,7 +48,7 @@ class Models:
         self._root = root
         self._created = created
         self._adapters = {
-            name: unillm.LoRARequest(name, number, path)
+            name: LoRARequest(name, number, path)
             for number, (name, path) in enumerate(adapters.items(), start=1)
         }
 

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""`Job`: a job from its files to its output."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..artifacts.digests import digest_file
+from ..errors import BatchInputError, ConfigError
+from .body import Bodies
+from .files import STDIN, copy_input, find_files, suffix_of
+from .folder import STDIN_COPY, JobFolder, JobRecord
+from .forms import Form, Naming, Scan
+from .journal import LINES, Journal, drop_failed, storage_error
+from .json_lines import BatchLines, JsonRows, is_batch
+from .line import Worker
+from .output import finish, write_output
+from .progress import Progress
+from .report import BatchReport
+from .runner import Runner
+from .worker import LocalWorker
+
+
+def as_worker(model: Any, **options: Any) -> Worker:
+    """Return a worker: the given one, or one around a model or a `Generator`."""
+    if not hasattr(model, "submit") or hasattr(model, "generate"):
+        return LocalWorker(model, **options)
+    if options:
+        raise ConfigError(f"A worker takes no options, got {', '.join(options)}.")
+    worker: Worker = model
+    return worker
+
+
+class Job:
+    """One job on its folder, which the caller has locked.
+
+    Args:
+        folder: Folder of the job.
+        bodies: Makes the bodies of lines.
+        template: Text of the template in *bodies*.
+        columns: Columns of rows to use; `None` for all.
+    """
+
+    def __init__(
+        self,
+        folder: JobFolder,
+        *,
+        bodies: Bodies,
+        template: str | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> None:
+        self.folder = folder
+        self._bodies = bodies
+        self._template = template
+        self._columns = columns
+
+    def open_input(self, patterns: Sequence[str]) -> tuple[Form, Scan]:
+        """Find the input, copy standard input, and read it once.
+
+        Raises:
+            BatchInputError: It cannot be read, is empty, or two lines have one id.
+            ConfigError: The output has another form.
+        """
+        output = self.folder.output
+        if STDIN in patterns:
+            if len(patterns) > 1:
+                raise ConfigError("- is standard input and stands alone.")
+            copy = self.folder.path / STDIN_COPY
+            try:
+                copy_input(sys.stdin.buffer, copy)
+            except OSError as error:
+                raise storage_error(copy, error) from error
+            paths = [copy]
+        else:
+            paths = find_files(patterns)
+        if any(output.exists() and path.samefile(output) for path in paths):
+            raise ConfigError(f"{output} is the input. Give another output.")
+        form = self._form(paths)
+        if suffix_of(output) not in form.suffixes:
+            raise ConfigError(
+                f"The output has the form of the input, {form.name}, so its name ends "
+                f"with {form.suffixes[0]}, got {output.name!r}."
+            )
+        scan = form.scan(self.folder.path)
+        if not scan.num_lines:
+            raise BatchInputError("There is no line in the input.")
+        return form, scan
+
+    def _form(self, paths: Sequence[Path]) -> Form:
+        kind = BatchLines if is_batch(paths) else JsonRows
+        return kind(paths, self._bodies, self._columns)
+
+    def begin(
+        self, form: Form, scan: Scan, worker: Worker, *, restart: bool
+    ) -> JobRecord:
+        """Return the record of the job, new or as it was interrupted.
+
+        Raises:
+            BatchMismatchError: The output belongs to another job, or to none.
+            BatchStorageError: The disk is full or failed, or the record is damaged.
+        """
+        depends = {
+            "input": [digest_file(path) for path in form.paths],
+            "form": form.name,
+            "fields": self._bodies.fields,
+            "output schema": self._bodies.schema,
+            "prompt template": self._template,
+            "chat": self._bodies.chat,
+            "system": self._bodies.system,
+            "columns": self._columns,
+            **worker.identity,
+        }
+        return self.folder.begin(depends, scan.num_lines, restart=restart)
+
+    def run(
+        self,
+        form: Form,
+        record: JobRecord,
+        worker: Worker,
+        *,
+        any_order: bool,
+        retry_failed: bool,
+        show: bool,
+    ) -> BatchReport:
+        """Finish the job.
+
+        Raises:
+            BatchInputError: A file cannot be read.
+            BatchStorageError: The disk is full or failed; what was finished is kept.
+            EngineError: The engine died; what was finished is kept.
+        """
+        path = self.folder.path
+        if not record.finished and self.folder.has_output(record):
+            record = finish(self.folder, record)
+        if record.finished:
+            if not (retry_failed and record.num_failed):
+                return self._report(record, num_resumed=record.num_lines)
+            record = JobRecord(
+                depends=record.depends,
+                created=record.created,
+                num_lines=record.num_lines,
+            )
+            self.folder.write(record)
+        if retry_failed and (path / LINES).exists():
+            drop_failed(path)
+        journal = Journal(path, record.num_lines)
+        resumed = journal.done.count
+        progress = Progress(
+            total=record.num_lines, resumed=resumed, show=show, stats=worker.stats
+        )
+        try:
+            self._answer(form, record, journal, worker, progress)
+        finally:
+            progress.close()
+        record = write_output(
+            self.folder, form, record, journal.failed, any_order=any_order
+        )
+        return self._report(
+            record,
+            num_resumed=resumed,
+            num_prompt_tokens=progress.num_prompt_tokens,
+            num_generated_tokens=progress.num_new_tokens,
+            seconds=progress.seconds,
+        )
+
+    def _answer(
+        self,
+        form: Form,
+        record: JobRecord,
+        journal: Journal,
+        worker: Worker,
+        progress: Progress,
+    ) -> None:
+        """Answer the lines that are left; whatever ends it, the journal is synced."""
+        naming = Naming(key=record.key, created=record.created)
+        try:
+            if journal.done.count < record.num_lines:
+                worker.open()
+                runner = Runner(form, naming, journal, worker, progress)
+                runner.run(
+                    each for each in form.records() if each.index not in journal.done
+                )
+        finally:
+            try:
+                worker.close()
+            finally:
+                journal.close()
+
+    def _report(self, record: JobRecord, **counts: Any) -> BatchReport:
+        output = self.folder.output
+        return BatchReport(
+            output=output,
+            num_lines=record.num_lines,
+            num_failed=record.num_failed,
+            failed=self.folder.failed_lines if record.num_failed else None,
+            **counts,
+        )

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""JSON lines: lines of OpenAI's batch format, or rows with prompts or messages."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from typing_extensions import override
+
+from ..errors import BatchInputError, InvalidPromptError
+from .files import open_for_writing, read_lines
+from .forms import (
+    BadLineError,
+    Form,
+    Naming,
+    Record,
+    Scan,
+    chosen,
+    clash,
+    encode,
+    of_answer,
+    of_error,
+)
+from .ids import EqualLines
+from .journal import Bits
+from .line import Answer, Line
+
+_SHOWN = 5
+_NOTHING = msgspec.Raw(b"null")
+_TOO_LONG = "The line is too long to be read"
+
+
+class _Envelope(msgspec.Struct):
+    """A line of OpenAI's batch format."""
+
+    custom_id: str | None = None
+    method: str | None = None
+    url: str | None = None
+    body: msgspec.Raw = _NOTHING
+
+
+class _Probe(msgspec.Struct):
+    """Tells the two kinds of lines apart."""
+
+    body: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_envelope = msgspec.json.Decoder(_Envelope).decode
+_probe = msgspec.json.Decoder(_Probe).decode
+_value = msgspec.json.Decoder().decode
+_INVALID = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+class _JsonLines(Form):
+    """What both kinds have in common."""
+
+    suffixes = (".jsonl", ".ndjson", ".json", "")
+    only_answers = False
+
+    @override
+    def records(self) -> Iterator[Record]:
+        index = 0
+        for path in self.paths:
+            for number, raw in read_lines(path):
+                yield Record(index, raw, path, number)
+                index += 1
+
+    @override
+    def write(self, path: Path, name: str, finished: Iterable[bytes]) -> None:
+        with open_for_writing(path, name) as stream:
+            for line in finished:
+                stream.write(line + b"\n")
+
+    @override
+    def write_some(self, path: Path, name: str, which: Bits) -> None:
+        some = (each.content for each in self.records() if each.index in which)
+        self.write(path, name, (raw for raw in some if raw is not None))
+
+
+class BatchLines(_JsonLines):
+    """Lines of OpenAI's batch format."""
+
+    name = "batch lines"
+
+    @override
+    def scan(self, work: Path) -> Scan:
+        scan, equal = Scan(), EqualLines(work)
+        try:
+            for record in self.records():
+                scan.num_lines += 1
+                try:
+                    custom_id = _read(record).custom_id
+                except BadLineError as error:
+                    scan.add_bad(record, error)
+                else:
+                    equal.add(record.index, str(custom_id).encode())
+            if same := list(islice(equal.pairs(), _SHOWN)):
+                raise self._doubled(same)
+        finally:
+            equal.close()
+        return scan
+
+    def _doubled(self, same: list[tuple[int, int]]) -> BatchInputError:
+        wanted = {index for pair in same for index in pair}
+        places = {each.index: each for each in self.records() if each.index in wanted}
+        shown = [
+            f"  {places[later].place} has {_read(places[later]).custom_id!r} of "
+            f"{places[first].place}"
+            for first, later in same
+        ]
+        return BatchInputError(
+            "Several lines have one custom_id, so their answers could not be told "
+            "apart:\n" + "\n".join(shown) + "\nGive each line its own."
+        )
+
+    @override
+    def line(self, record: Record, naming: Naming) -> Line:
+        found = _read(record)
+        request_id, seed = naming.of(str(found.custom_id))
+        url = str(found.url)
+        body = self.bodies.complete(url, bytes(found.body))
+        return Line(record.index, url, body, request_id, naming.created, seed)
+
+    @override
+    def finished(self, record: Record, line: Line, answer: Answer) -> bytes:
+        custom_id = encode(_envelope(record.content).custom_id)
+        return (
+            b'{"id":"batch_req_%b","custom_id":%b,"response":{"status_code":%d,'
+            b'"request_id":"%b","body":%b},"error":null}'
+            % (
+                line.request_id.encode(),
+                custom_id,
+                answer.status,
+                line.request_id.encode(),
+                answer.body,
+            )
+        )
+
+    @override
+    def bad(self, record: Record, error: BadLineError, naming: Naming) -> bytes:
+        request_id, _ = naming.of(f"line {record.index}")
+        custom_id = None
+        with contextlib.suppress(*_INVALID):
+            custom_id = _envelope(record.content or b"").custom_id
+        return encode(
+            {
+                "id": f"batch_req_{request_id}",
+                "custom_id": custom_id,
+                "response": None,
+                "error": {
+                    "code": error.code,
+                    "message": f"{record.place}: {error}",
+                },
+            }
+        )
+
+
+def _read(record: Record) -> _Envelope:
+    if record.content is None:
+        raise BadLineError(f"{_TOO_LONG}.")
+    try:
+        found = _envelope(record.content)
+    except msgspec.ValidationError as error:
+        raise BadLineError(f"The line is no request of a batch: {error}.") from error
+    except _INVALID as error:
+        raise BadLineError(
+            f"The line is not JSON: {error}.", "invalid_json_line"
+        ) from error
+    for name in ("custom_id", "url"):
+        if getattr(found, name) is None:
+            raise BadLineError(f"The line has no {name}, which is a text.")
+    if found.method not in (None, "POST"):
+        raise BadLineError(f"The method must be POST, got {found.method!r}.")
+    return found
+
+
+class JsonRows(_JsonLines):
+    """Rows: objects with a prompt or messages, or texts alone."""
+
+    name = "JSON rows"
+
+    @override
+    def scan(self, work: Path) -> Scan:
+        scan = Scan()
+        for record in self.records():
+            scan.num_lines += 1
+            try:
+                if record.content is None or record.content[:1] not in b'{"':
+                    self._row(record)
+                elif record.content[:1] == b"{":
+                    _probe(record.content)
+            except (BadLineError, *_INVALID) as error:
+                scan.add_bad(record, error)
+        return scan
+
+    def _row(self, record: Record) -> dict[str, Any]:
+        if record.content is None:
+            raise BadLineError(f"{_TOO_LONG}.")
+        try:
+            value = _value(record.content)
+        except _INVALID as error:
+            raise BadLineError(
+                f"The line is not JSON: {error}.", "invalid_json_line"
+            ) from error
+        if isinstance(value, str):
+            return {"prompt": value}
+        if not isinstance(value, dict):
+            raise BadLineError(
+                "A line is a JSON object with a prompt or messages, or a text, got "
+                f"{type(value).__name__}."
+            )
+        return chosen(value, self.columns)
+
+    @override
+    def line(self, record: Record, naming: Naming) -> Line:
+        row = self._row(record)
+        if reason := clash(row):
+            raise BadLineError(reason)
+        try:
+            url, body = self.bodies.of_row(row)
+        except InvalidPromptError as error:
+            raise BadLineError(str(error)) from error
+        request_id, seed = naming.of(str(record.index))
+        return Line(
+            record.index, url, body, request_id, naming.created, seed, is_row=True
+        )
+
+    @override
+    def finished(self, record: Record, line: Line, answer: Answer) -> bytes:
+        return encode({**self._row(record), **of_answer(answer)})
+
+    @override
+    def bad(self, record: Record, error: BadLineError, naming: Naming) -> bytes:
+        try:
+            row = self._row(record)
+        except BadLineError:
+            row = {}
+        return encode({**row, **of_error(f"{record.place}: {error}")})
+
+
+def is_batch(paths: Iterable[Path]) -> bool:
+    """Whether the first line that is a JSON object is one of OpenAI's batch format."""
+    for path in paths:
+        for _, raw in read_lines(path):
+            if raw is None:
+                continue
+            try:
+                return _probe(raw).body is not msgspec.UNSET
+            except msgspec.ValidationError:
+                return False  # a text
+            except _INVALID:
+                continue
+    return False
