@@ -39,8 +39,8 @@ nitpick_ignore_regex = [
         r"(collections|typing|typing_extensions|os|pathlib|enum|types|importlib|abc|attr|attrs)\..*",
     ),
     # Aliases of argument types, which the pages explain in words.
-    (r"py:.*", r"(ParamsLike|UseTqdm|LoRALike|PriorityLike)"),
+    (r"py:.*", r"(ParamsLike|UseTqdm|LoRALike|PriorityLike|PathLike)"),
     (r"py:.*", r"unillm\.runtime\.arguments\.(Chat|Generate|List)Options"),
     (r"py:.*", r"unillm\.text\.prompts\.TokenArray"),
-    (r"py:.*", r"(Any|Path|Self|Literal|Mapping|Sequence|Iterable|Iterator|Callable)"),
+    (r"py:.*", r"(Any|Path|Self|Literal|Mapping|Sequence|Iterable|Iterator|Callable|Worker|AnswerSettings)"),
 ]

@@ -40,7 +40,7 @@ class Answer(msgspec.Struct, frozen=True):
     body: bytes
     """JSON text that ``unillm serve`` would answer; for a failed line, the error."""
     text: str | None = None
-    """Of a row: the generated text."""
+    """Generated text of a row."""
     finish_reason: str | None = None
     """Of a row."""
     num_prompt_tokens: int = 0
