@@ -33,8 +33,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
-def own_environment(monkeypatch):
+def own_environment(monkeypatch, tmp_path_factory):
     """No test sees the caller's choice of backend, or reaches for a hub."""
+    folder = tmp_path_factory.getbasetemp() / "no-settings"
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
     monkeypatch.delenv("UNILLM_BACKEND", raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 

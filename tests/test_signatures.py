@@ -29,6 +29,7 @@ from unillm import (
     SamplingParams,
     StructuredOutputs,
     UnillmError,
+    backends,
     inspect_model,
 )
 from unillm.testing.backends import ScriptedBackend, plugged
@@ -125,6 +126,7 @@ CALLS = {
     StructuredOutputs: {"regex": "a+"},
     LoRARequest: {"lora_name": "a", "lora_int_id": 1, "lora_path": "/nowhere"},
     EngineConfig: {"model": "a", "path": Path()},
+    backends: {},
     inspect_model: {"model": "unillm/tiny"},
 }
 """Valid arguments of each public call that takes any."""

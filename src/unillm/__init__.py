@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .params import StructuredOutputs as StructuredOutputs
     from .params import StructuredOutputsParams as StructuredOutputsParams
     from .plugins import BackendStatus as BackendStatus
-    from .plugins import backends as backends
+    from .process.registry import backends as backends
     from .runtime.handle import RequestHandle as RequestHandle
     from .text.prompts import PromptType as PromptType
     from .text.prompts import TextPrompt as TextPrompt
@@ -63,7 +63,8 @@ _NAMES = {
         "SlotMetrics",
     ),
     ".params": ("SamplingParams", "StructuredOutputs", "StructuredOutputsParams"),
-    ".plugins": ("BackendStatus", "backends"),
+    ".plugins": ("BackendStatus",),
+    ".process.registry": ("backends",),
     ".runtime.handle": ("RequestHandle",),
     ".text.prompts": ("PromptType", "TextPrompt", "TokensPrompt"),
     ".vllm_api.beam_search": ("BeamSearchParams",),

@@ -105,6 +105,18 @@ def _as_options(
     return MappingProxyType(dict(value))
 
 
+def as_python(value: Any) -> str:
+    """Return the path of an interpreter or the name of an environment."""
+    if isinstance(value, (str, os.PathLike)):
+        name = os.fspath(value)
+        if isinstance(name, str) and name:
+            return name
+    raise ConfigError(
+        "python must be the path of an interpreter, the name of an environment or "
+        f"None, got {value!r}."
+    )
+
+
 def _mapping(**default: Any) -> Any:
     converter = attrs.Converter(_as_options, takes_field=True)
     return attrs.field(converter=converter, **default)
@@ -130,6 +142,13 @@ class EngineConfig:
 
     backend: str = "auto"
     """Name of the backend; "auto" takes the best that can run here."""
+
+    python: str | None = attrs.field(
+        default=None, converter=attrs.converters.optional(as_python)
+    )
+    """Interpreter of the engine's process, whose environment has the backend: its path,
+    or the name of an environment; `None` for this process, or for the environment in
+    which the backend is found."""
 
     tokenizer: Any = None
     """Path or object; `None` for the model's own."""
@@ -259,6 +278,13 @@ class EngineConfig:
     def source_of(self, name: str) -> Source:
         """Return where the value of an option came from."""
         return self.sources.get(name, Source.DEFAULT)
+
+    def is_default(self, name: str) -> bool:
+        """Return whether an option has its default value."""
+        default: Any = attrs.fields_dict(EngineConfig)[name].default
+        if hasattr(default, "factory"):
+            default = default.factory()
+        return bool(getattr(self, name) == default)
 
 
 def _given(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Source]]:

@@ -83,10 +83,10 @@ class UnillmError(Exception):
         """
         args = super().__reduce__()[1]
         state = {name: _portable(value) for name, value in vars(self).items()}
-        return _rebuild, (type(self), args), state
+        return rebuild, (type(self), args), state
 
 
-def _rebuild(cls: type[UnillmError], args: tuple[Any, ...]) -> UnillmError:
+def rebuild(cls: type[UnillmError], args: tuple[Any, ...]) -> UnillmError:
     """Return an error with its message; its attributes follow."""
     # The layout decides which built-in `__new__` may be called.
     kind = OSError if issubclass(cls, OSError) else Exception

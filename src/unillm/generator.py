@@ -53,6 +53,8 @@ class Generator(TextMethods):
         model: Directory, hub id, or the bundled ``"unillm/tiny"``.
         backend: Name of a backend; "auto" takes ``UNILLM_BACKEND`` of the environment,
             or else the best backend that can run here and serve the model.
+        python: Interpreter that has the backend, which then runs in a process of it: a
+            path, or the name of an environment that ``unillm env add`` has added.
         tokenizer: Path or object; `None` for the model's own. It is not changed.
         dtype: "auto" (the checkpoint's), "float32", "bfloat16" or "float16".
         max_model_len: Prompt and new tokens; `None` for what model and memory allow.
@@ -102,6 +104,7 @@ class Generator(TextMethods):
         model: str | os.PathLike[str],
         *,
         backend: str = "auto",
+        python: str | os.PathLike[str] | None = None,
         tokenizer: Any = None,
         dtype: str = "auto",
         max_model_len: int | None = None,
@@ -160,6 +163,7 @@ class Generator(TextMethods):
             capabilities=resolved.backend.capabilities.refined(engine.capabilities),
             backend=self.backend,
             backends=resolved.registry.loadable,
+            compile_structures=not engine.compiles_structures,
         )
         log.info(
             "%s on %s (%s, chosen by %s): context %d, %d at a time, EOS tokens %s",

@@ -24,7 +24,7 @@ from .model.checkpoint import stored_tensors
 from .model.memory import Limits, memory_needs
 from .model.positions import model_positions
 from .params import SamplingParams
-from .plugins import PluginRegistry
+from .process.registry import BackendRegistry
 from .resolve import choose_backend, configure
 from .text.eos import EosIds
 from .text.loading import read_model_text
@@ -120,6 +120,7 @@ def inspect_model(
     length: int | None = None,
     dtype: str = "auto",
     backend: str = "auto",
+    python: str | os.PathLike[str] | None = None,
     trust_remote_code: bool = False,
 ) -> ModelReport:
     """Report on a model without loading its weights.
@@ -132,6 +133,7 @@ def inspect_model(
         length: Tokens of a slot, for the memory; `None` for the whole context.
         dtype: Type of weights and cache in memory; "auto" is the checkpoint's.
         backend: The backend that is asked whether it can serve the model.
+        python: Interpreter that has it, or the name of an environment.
         trust_remote_code: Run tokenizer code that the checkpoint brings.
 
     Raises:
@@ -145,6 +147,7 @@ def inspect_model(
     config = configure(
         model,
         backend,
+        python=python,
         tokenizer=tokenizer,
         dtype=dtype,
         trust_remote_code=trust_remote_code,
@@ -211,7 +214,7 @@ def _vocab_size(config: Mapping[str, Any]) -> int | None:
 def _choose(config: EngineConfig) -> tuple[str | None, str, str]:
     """Return the backend that would serve the model, the refusal and the remark."""
     try:
-        backend = choose_backend(PluginRegistry(), config)
+        backend = choose_backend(BackendRegistry(config.python), config)
     except BackendUnavailableError as error:
         return None, str(error), ""
     if refusal := backend.refusal(config):

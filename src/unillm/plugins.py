@@ -74,6 +74,8 @@ class BackendStatus:
     """Why the backend is not available."""
     remedy: str | None = None
     """The command that makes it available."""
+    python: str | None = None
+    """Interpreter of the environment that has it; `None` for this one."""
 
 
 class PluginRegistry:
@@ -192,6 +194,29 @@ class PluginRegistry:
                 found.append(self.load(name))
         return found
 
+    def missing(self) -> list[BackendStatus]:
+        """Return the known backends that are not installed or are left out."""
+        left_out = [
+            BackendStatus(
+                name=name,
+                available=False,
+                distribution=KNOWN.get(name, "installed"),
+                reason=_left_out(name),
+                remedy=f"unset {PLUGINS_VARIABLE}",
+            )
+            for name in self.left_out
+        ]
+        return left_out + [
+            BackendStatus(
+                name=name,
+                available=False,
+                distribution=KNOWN[name],
+                reason="its plugin is not installed",
+                remedy=_install(name),
+            )
+            for name in sorted(KNOWN.keys() - {*self.names(), *self.left_out})
+        ]
+
     def _not_found(self, name: str) -> BackendNotFoundError:
         installed = self.names()
         others = {each.lower(): each for each in installed}
@@ -287,36 +312,6 @@ def _distribution(entry: EntryPoint) -> str:
         if entry.dist is not None:
             return f"{entry.dist.name} {entry.dist.version}"
     return f"{entry.value} (no metadata)"
-
-
-def backends() -> list[BackendStatus]:
-    """Return every known backend: available, or why not and what to do.
-
-    Imports the installed plugins, which are light, and no engine.
-    """
-    registry = PluginRegistry()
-    names = registry.names()
-    left_out = [
-        BackendStatus(
-            name=name,
-            available=False,
-            distribution=KNOWN.get(name, "installed"),
-            reason=_left_out(name),
-            remedy=f"unset {PLUGINS_VARIABLE}",
-        )
-        for name in registry.left_out
-    ]
-    missing = [
-        BackendStatus(
-            name=name,
-            available=False,
-            distribution=KNOWN[name],
-            reason="its plugin is not installed",
-            remedy=_install(name),
-        )
-        for name in sorted(KNOWN.keys() - {*names, *registry.left_out})
-    ]
-    return [registry.status(name) for name in names] + left_out + missing
 
 
 def _names(text: str) -> set[str]:

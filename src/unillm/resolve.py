@@ -25,6 +25,7 @@ from .model.find import BUNDLED, find_model
 from .openmp import share_cores
 from .plugin_checks import check_engine
 from .plugins import PluginRegistry
+from .process.registry import BackendRegistry
 
 
 @attrs.frozen(kw_only=True)
@@ -89,7 +90,7 @@ def resolve(
     """
     share_cores()  # before a tokenizer or a backend loads torch
     config = configure(model, backend, **options)
-    registry = registry or PluginRegistry()
+    registry = registry or BackendRegistry(config.python)
     if runnable or config.backend == "auto":
         chosen = choose_backend(registry, config)
     else:

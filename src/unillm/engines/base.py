@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import attrs
 from typing_extensions import Self
 
+from ..errors import RequestError
 from ..lora import LoRARequest
 from ..outputs import FinishReason, SlotMetrics
 from ..params import SamplingParams
@@ -233,6 +234,9 @@ class EngineOutput:
     prompt_logprobs: Sequence[TokenLogprobs] | None = None
     """One for each prompt token but the first, with the first new token, if the request
     asks for them."""
+    refusal: RequestError | None = None
+    """Why an engine that is not in this process refused the request after
+    `Engine.add_request`; set with ``finish_reason="error"``, and raised as it is."""
 
 
 class Engine(abc.ABC):
@@ -248,6 +252,11 @@ class Engine(abc.ABC):
 
     capabilities: Capabilities = Capabilities()
     """How the engine honours each field. Constant."""
+
+    compiles_structures: bool = False
+    """Whether the engine compiles and checks `SamplingParams.structured_outputs` with
+    the core's compiler itself, and refuses wrong ones: an engine in another process. A
+    request may then come without its grammar. Constant."""
 
     @abc.abstractmethod
     def add_request(self, request: EngineRequest) -> None:

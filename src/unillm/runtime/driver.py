@@ -362,7 +362,7 @@ class Driver:
             return  # ended or aborted earlier in this step
         handle, completion = entry
         if output.finish_reason == "error":
-            self._fail(handle, _failure(handle, output.error))
+            self._fail(handle, output.refusal or _failure(handle, output.error))
             return
         try:
             if not handle.update(completion, output):

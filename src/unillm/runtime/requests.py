@@ -144,6 +144,10 @@ class RequestMaker:
     """Name of the engine's backend, for messages."""
     backends: Callable[[], Iterable[Backend]] = attrs.field(default=tuple, kw_only=True)
     """Returns the installed backends, for messages about unsupported fields."""
+    compile_structures: bool = attrs.field(default=True, kw_only=True)
+    """Whether structured outputs must be compiled here: `Engine.compiles_structures` is
+    false. Otherwise they are compiled where llguidance is installed, so that a wrong
+    one is refused before the engine has it."""
     clock: Callable[[], float] = attrs.field(default=time.monotonic, kw_only=True)
     timeout_s: float | None = attrs.field(default=None, kw_only=True)
     """Timeout of requests that set none; `None` gives them no deadline."""
@@ -410,6 +414,8 @@ class RequestMaker:
         same on all of them.
         """
         if params.structured_outputs is None:
+            return None
+        if not (self.compile_structures or GrammarCompiler.is_installed()):
             return None
         compiled = self._grammars.compile(params.structured_outputs)
         support = self.capabilities.of("structured_outputs").support

@@ -190,8 +190,13 @@ class GrammarCompiler:
                 self._cache.popitem(last=False)
         return grammar
 
+    @staticmethod
+    def is_installed() -> bool:
+        """Return whether llguidance, which compiles, is installed."""
+        return find_spec("llguidance") is not None
+
     def _make_vocabulary(self) -> _Vocabulary:
-        if find_spec("llguidance") is None:
+        if not self.is_installed():
             raise UnsupportedParameterError(
                 f'{FIELD} needs llguidance: pip install "unillm[structured]".',
                 parameter=FIELD,

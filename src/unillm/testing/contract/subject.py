@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...engines.base import Support
 from ...generator import Generator
-from ...plugins import PluginRegistry
+from ...process.registry import BackendRegistry
 from ...resolve import configure
 from ..backends import plugged
 from .driving import DrivenEngine
@@ -42,7 +42,7 @@ class Subject:
         name = settings.backend
         if not isinstance(name, str):
             name = self._plugged.enter_context(plugged(name)).name
-        self.backend = PluginRegistry().load(name)
+        self.backend = BackendRegistry(settings.options.get("python")).load(name)
         self.waivers = {**self.backend.waivers, **settings.waivers}
         self.model = settings.model
         self.options = {**STANDARD_OPTIONS, **settings.options}

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""`ProcessBackend`: a backend of another interpreter, as a `Backend` like any."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from typing_extensions import override
+
+from ..engines.backend import Availability, Backend, Finding
+from .engine import ProcessEngine
+from .messages import Answer, Ask, Describe, Facts, List, Listing
+from .peer import Peer
+from .values import as_capabilities, encode_config
+
+if TYPE_CHECKING:
+    from ..config import EngineConfig
+    from ..engines.base import Engine
+
+
+class ProcessBackend(Backend):
+    """A backend of another environment. Creates engines in processes of it.
+
+    Args:
+        python: Path of the interpreter.
+        facts: The backend, as it is declared there.
+        environment: Variables of the engine's process besides those of this one.
+        cores: Cores of the engine's process; `None` for all.
+
+    Attributes:
+        python: Path of the interpreter.
+        distribution: Name and version of the distribution that provides it there.
+    """
+
+    def __init__(
+        self,
+        python: str,
+        facts: Facts,
+        *,
+        environment: Mapping[str, str] | None = None,
+        cores: list[int] | None = None,
+    ) -> None:
+        self.python = python
+        self.facts = facts
+        self.name = facts.name
+        self.description = facts.description
+        self.distribution = facts.distribution
+        self.auto_rank = facts.auto_rank
+        names = facts.option_names
+        self.option_names = None if names is None else frozenset(names)
+        self.engine_options = frozenset(facts.engine_options)
+        self.option_reasons = facts.option_reasons
+        self.capabilities = as_capabilities(facts.capabilities)
+        self._environment = environment
+        self._cores = cores
+
+    @property
+    @override
+    def waivers(self) -> Mapping[str, str]:
+        return self.facts.waivers
+
+    @override
+    def availability(self) -> Availability:
+        facts = self.facts
+        return Availability(
+            available=facts.available, reason=facts.reason, remedy=facts.remedy
+        )
+
+    @override
+    def refusal(self, config: EngineConfig) -> str | None:
+        return cast("str | None", self._ask("refusal", config))
+
+    @override
+    def remark(self, config: EngineConfig) -> str | None:
+        return cast("str | None", self._ask("remark", config))
+
+    @override
+    def examine(self, config: EngineConfig) -> Iterator[Finding]:
+        return iter([Finding(**each) for each in self._ask("examine", config)])
+
+    @override
+    def create_engine(self, config: EngineConfig) -> Engine:
+        peer = Peer(self.python, self.name, environment=self._environment)
+        return ProcessEngine(peer, self.name, config, cores=self._cores)
+
+    def _ask(self, method: str, config: EngineConfig) -> Any:
+        question = Ask(self.name, method, encode_config(config))
+        with _peer(self.python, self.name) as peer:
+            return peer.ask(question, Answer).value
+
+
+def describe(python: str, backend: str) -> Facts:
+    """Ask an interpreter about one backend.
+
+    Raises:
+        BackendNotFoundError: It is not installed there.
+        BackendUnavailableError: The interpreter cannot be run or has no unillm.
+    """
+    with _peer(python, backend) as peer:
+        return peer.ask(Describe(backend), Facts)
+
+
+def list_backends(python: str) -> list[Facts]:
+    """Ask an interpreter about all its backends.
+
+    Raises:
+        BackendUnavailableError: The interpreter cannot be run or has no unillm.
+    """
+    with _peer(python, "any") as peer:
+        return peer.ask(List(), Listing).backends
+
+
+@contextlib.contextmanager
+def _peer(python: str, backend: str) -> Iterator[Peer]:
+    peer = Peer(python, backend)
+    try:
+        yield peer
+        peer.end(10.0)
+    finally:
+        peer.close()

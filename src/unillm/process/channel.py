@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""`Channel`: messages over one end of a socket pair.
+
+A frame is four bytes with its length and then the message. A length above `MAX_FRAME`
+is refused before any memory is taken for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from msgspec.msgpack import Decoder, Encoder
+
+from .messages import FromHost, ToHost
+
+MAX_FRAME = 256 * 2**20
+"""Bytes of the longest message: log-probabilities of a whole vocabulary of 128 k for a
+hundred tokens."""
+
+_HEADER = 4
+_CHUNK = 256 * 1024
+
+M = TypeVar("M")
+
+
+class ProtocolError(Exception):
+    """The other side sent what is not a message."""
+
+
+class FrameTooLongError(Exception):
+    """A message is longer than `MAX_FRAME`."""
+
+
+def _plain(value: Any) -> Any:
+    """Return numbers and arrays of other libraries as Python's."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Sequence):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} is not plain data")
+
+
+ENCODER = Encoder(enc_hook=_plain)
+_OF_HOST: Decoder[FromHost] = Decoder(FromHost)
+_OF_PROGRAM: Decoder[ToHost] = Decoder(ToHost)
+
+_OPEN: weakref.WeakSet[Channel[Any]] = weakref.WeakSet()
+"""Ends of this process. A forked child closes its copies, so that the other side sees
+the end of this process."""
+
+
+def _close_copies() -> None:
+    for channel in list(_OPEN):
+        channel.close()
+
+
+os.register_at_fork(after_in_child=_close_copies)
+
+
+class Channel(Generic[M]):
+    """One end. A thread may send while another one receives.
+
+    Args:
+        end: A connected stream socket.
+        decoder: Decodes the messages of the other side.
+    """
+
+    def __init__(self, end: socket.socket, decoder: Decoder[M]) -> None:
+        self._end = end
+        self._decoder = decoder
+        self._received = bytearray()
+        self._messages: deque[M] = deque()
+        end.setblocking(False)
+        _OPEN.add(self)
+
+    @classmethod
+    def to_host(cls, end: socket.socket) -> Channel[FromHost]:
+        """Return the program's end."""
+        return Channel(end, _OF_HOST)
+
+    @classmethod
+    def to_program(cls, end: socket.socket) -> Channel[ToHost]:
+        """Return the other process's end."""
+        return Channel(end, _OF_PROGRAM)
+
+    def fileno(self) -> int:
+        """Return the descriptor, for `select`; -1 once closed."""
+        return self._end.fileno()
+
+    def send(self, message: Any) -> None:
+        """Send a message, and meanwhile receive what the other side sends.
+
+        Raises:
+            FrameTooLongError: The message is too long; nothing was sent.
+            OSError: The other side is gone.
+        """
+        body = ENCODER.encode(message)
+        if len(body) > MAX_FRAME:
+            raise FrameTooLongError(f"{len(body)} bytes, and {MAX_FRAME} are allowed")
+        rest = memoryview(len(body).to_bytes(_HEADER, "big") + body)
+        while rest:
+            with contextlib.suppress(BlockingIOError):
+                rest = rest[self._end.send(rest) :]
+                continue
+            # Both sides may be sending: one of them has to receive.
+            readable, _, _ = select.select([self._end], [self._end], [])
+            if readable and not self._fill():
+                raise ConnectionResetError("the other side is gone")
+
+    def receive(self, timeout_s: float | None = None) -> M:
+        """Wait for the next message.
+
+        Raises:
+            EOFError: The other side is gone.
+            ProtocolError: It sent what is not a message.
+            TimeoutError: Nothing came.
+        """
+        while not self.pending():
+            readable, _, _ = select.select([self._end], [], [], timeout_s)
+            if not readable:
+                raise TimeoutError(f"no message within {timeout_s:g} s")
+            if not self._fill():
+                raise EOFError("the other side is gone")
+        return self._messages.popleft()
+
+    def pending(self) -> bool:
+        """Decode what was received; return whether there is a message."""
+        if not self._messages:
+            self._decode()
+        return bool(self._messages)
+
+    def poll(self) -> bool:
+        """Receive what is there without waiting; return whether there is a message.
+
+        Raises:
+            EOFError: The other side is gone, and all its messages are taken.
+            ProtocolError: It sent what is not a message.
+        """
+        if self.pending():
+            return True
+        if not self._fill():
+            raise EOFError("the other side is gone")
+        return self.pending()
+
+    def shut_down(self) -> None:
+        """Let both sides see the end, from any thread."""
+        with contextlib.suppress(OSError):  # closed
+            self._end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close this end. A second call does nothing."""
+        self._end.close()
+
+    def _fill(self) -> bool:
+        """Read what is there; return false at the end."""
+        try:
+            found = self._end.recv(_CHUNK)
+        except BlockingIOError:
+            return True
+        except OSError:  # reset, or closed here
+            return False
+        self._received += found
+        return bool(found)
+
+    def _decode(self) -> None:
+        received = self._received
+        start = 0
+        while len(received) - start >= _HEADER:
+            end = start + _HEADER
+            length = int.from_bytes(received[start:end], "big")
+            if length > MAX_FRAME:
+                raise ProtocolError(
+                    f"it announced a message of {length} bytes, and {MAX_FRAME} are "
+                    "allowed"
+                )
+            if len(received) - end < length:
+                break
+            body = bytes(memoryview(received)[end : end + length])
+            try:
+                self._messages.append(self._decoder.decode(body))
+            except (msgspec.DecodeError, RecursionError) as error:
+                raise ProtocolError(
+                    f"it sent {body[:40]!r}, which is not a message: {error}"
+                ) from error
+            start = end + length
+        if start:
+            del received[:start]
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Return the two ends of a new socket pair, this program's first."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
