@@ -30,7 +30,7 @@ SOURCE = ROOT / "src" / "unillm"
 PAGES = ("CONTRIBUTING.md", "docs/explanation/architecture.md")
 BEGIN = "<!-- rooms: scripts/draw_rooms.py writes what follows -->\n"
 END = "<!-- end of rooms -->\n"
-PUBLIC = {"backend", "errors", "hookspecs", "jobs", "testing", "vllm_api"}
+PUBLIC = {"backend", "bench", "errors", "hookspecs", "jobs", "testing", "vllm_api"}
 
 
 def table() -> Iterator[str]:

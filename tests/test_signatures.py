@@ -146,6 +146,7 @@ def test_every_public_call_is_in_the_table():
     data = {
         "MemoryReport",
         "ModelReport",
+        "StepReport",
         "WeightsReport",
         "BackendStatus",
         "BatchReport",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .generator import Generator as Generator
     from .inspection import MemoryReport as MemoryReport
     from .inspection import ModelReport as ModelReport
+    from .inspection import StepReport as StepReport
     from .inspection import WeightsReport as WeightsReport
     from .inspection import inspect_model as inspect_model
     from .jobs.report import BatchReport as BatchReport
@@ -50,7 +51,13 @@ _NAMES = {
     ".config": ("EngineConfig",),
     ".errors": ("UnillmError",),
     ".generator": ("Generator",),
-    ".inspection": ("MemoryReport", "ModelReport", "WeightsReport", "inspect_model"),
+    ".inspection": (
+        "MemoryReport",
+        "ModelReport",
+        "StepReport",
+        "WeightsReport",
+        "inspect_model",
+    ),
     ".jobs.report": ("BatchReport",),
     ".jobs.run": ("run_batch",),
     ".lora": ("LoRARequest",),

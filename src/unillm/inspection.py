@@ -23,6 +23,7 @@ from .errors import BackendUnavailableError, ChatTemplateError, ConfigError, Mod
 from .model.checkpoint import stored_tensors
 from .model.memory import Limits, memory_needs
 from .model.positions import model_positions
+from .model.traffic import traffic_of
 from .params import SamplingParams
 from .process.registry import BackendRegistry
 from .resolve import choose_backend, configure
@@ -73,6 +74,25 @@ class MemoryReport:
 
 
 @attrs.frozen(kw_only=True)
+class StepReport:
+    """Bytes and operations of a decode step: at least so many, on any engine."""
+
+    __module__ = "unillm"
+
+    weight_bytes: int
+    """Weights that each step reads, without routed experts."""
+    expert_bytes: int
+    """All routed experts together."""
+    num_experts: int
+    """0 for a model without routed experts."""
+    experts_per_token: int
+    kv_bytes_per_token: int
+    """Read for each token in the cache; 0 where layers do not read all of it."""
+    flops_per_token: int
+    """Floating-point operations of one token, without attention."""
+
+
+@attrs.frozen(kw_only=True)
 class ModelReport:
     """The result of `unillm.inspect_model`."""
 
@@ -110,6 +130,8 @@ class ModelReport:
     memory: MemoryReport | None
     memory_refusal: str = ""
     """Why there is no estimate of the memory."""
+    step: StepReport | None = None
+    """`None` where there is no estimate of the memory either."""
 
 
 def inspect_model(
@@ -163,11 +185,13 @@ def inspect_model(
         )
     backend_name, backend_refusal, backend_remark = _choose(config)
     example, chat_refusal = _chat_example(text.tokenizer)
-    memory, memory_refusal = None, "there are no safetensors files"
+    memory, memory_refusal, step = None, "there are no safetensors files", None
     if weights is not None:
         memory, memory_refusal = _estimate(
             config, slots=slots or 1, length=length or context_length
         )
+    if memory is not None:
+        step = StepReport(**attrs.asdict(traffic_of(config.path, dtype=config.dtype)))
     return ModelReport(
         model=config.model,
         path=path,
@@ -188,6 +212,7 @@ def inspect_model(
         default_remarks=text.defaults.remarks,
         memory=memory,
         memory_refusal=memory_refusal,
+        step=step,
     )
 
 

@@ -76,7 +76,7 @@ def test_an_engine_that_dies_is_an_error_of_the_side():
             ["kill -9 $$"],
             "was ended by SIGKILL before it had answered. It printed nothing",
         ),
-        (["echo hello"], r"printed 'hello\\n', which is not a line of a comparison"),
+        (["echo hello"], r"printed 'hello\\n', which is not a line of JSON"),
     ],
     ids=["exit", "signal", "print"],
 )

@@ -14,7 +14,7 @@ import typer
 
 import unillm
 
-from . import cache, options
+from . import bench, cache, options
 from .backends import backends
 from .batch import batch
 from .build import build
@@ -49,6 +49,7 @@ app.command()(plan)
 app.command()(build)
 app.command()(compare)
 app.command()(doctor)
+app.add_typer(bench.app)
 app.add_typer(cache.app)
 
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import functools
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
@@ -19,6 +18,7 @@ from .exit_codes import ExitCode
 from .prompts import CliPrompt, InputFormat, file_option, format_option, open_prompts
 from .reporting import is_terminal, note
 from .side_by_side import SideBySide, label
+from .sides import pairs_by_side
 from .writing import write_json
 
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ PROMPTS = (
     "Translate to French: Good morning, my friends.",
 )
 """Built-in prompts: tasks of the bundled model, and texts that any model continues."""
-
-_SIDE_OPTION = re.compile(r"([12]):(.*)", re.DOTALL)
 
 _side = functools.partial(
     options.Option,
@@ -129,7 +127,7 @@ def compare(
     reports = []
     for number, side in enumerate(both, 1):
         if is_terminal(sys.stderr):
-            note(f"side {number}: {label(side)} …")
+            note(f"side {number}: {label(side.options)} …")
         questions = [each.as_input() for each in asked]
         reports.append(ask(side, task, questions, show_log=debug))
     answers = zip(*(report.answers for report in reports), strict=True)
@@ -157,7 +155,7 @@ def _both(given: Mapping[str, Any]) -> tuple[Side, Side]:
     from ..comparison.sides import Side
 
     values = dict(given)
-    pairs = _pairs_by_side(values.pop("option", []))
+    pairs = pairs_by_side(values.pop("option", []), 2)
     for name, each in values.items():
         if len(each) > 2:
             flag = name.replace("_", "-")
@@ -178,19 +176,6 @@ def _both(given: Mapping[str, Any]) -> tuple[Side, Side]:
         return Side(options=own, python=sys.executable if python == "-" else python)
 
     return side(0), side(1)
-
-
-def _pairs_by_side(given: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the ``KEY=VALUE`` pairs of each side."""
-    pairs: tuple[list[str], list[str]] = ([], [])
-    for text in given:
-        match = _SIDE_OPTION.fullmatch(text)
-        if match:
-            pairs[int(match[1]) - 1].append(match[2])
-        else:
-            for each in pairs:
-                each.append(text)
-    return pairs
 
 
 def _read_prompts(

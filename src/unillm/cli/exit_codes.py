@@ -35,6 +35,7 @@ class ExitCode(enum.IntEnum):
     DISAGREE = 6, "the two sides of a comparison disagree"
     NONCONFORMING = 7, "the backend does not hold the contract"
     STORAGE = 8, "a disk is full or failed, or a job is damaged"
+    INVALID = 9, "a figure of a benchmark cannot be true"
     BUG = 70, "a bug in unillm"
     INTERRUPTED = 130, "interrupted by Ctrl-C"
     BROKEN_PIPE = 141, "the reader of the output went away"

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -87,7 +87,10 @@ class SideBySide:
         reports = self.reports
         speeds = [each.done.num_tokens / each.done.seconds for each in reports]
         ratio = f" ({speeds[1] / speeds[0]:.2f}×)" if speeds[0] else ""
-        yield "side", *(f"{n}: {label(side)}" for n, side in enumerate(self.sides, 1))
+        yield (
+            "side",
+            *(f"{n}: {label(side.options)}" for n, side in enumerate(self.sides, 1)),
+        )
         yield "from", *(each.ready.distribution for each in reports)
         yield "loaded in", *(f"{each.ready.load_s:.1f} s" for each in reports)
         yield "context", *(str(each.ready.max_model_len) for each in reports)
@@ -124,13 +127,13 @@ class SideBySide:
         return f"{'agree' if self.agree else 'disagree'}{within}: {counts}{largest}"
 
 
-def label(side: Side) -> str:
-    """Return a side in a few words."""
-    shown = dict(side.options)
+def label(options: Mapping[str, Any]) -> str:
+    """Return the options of a side in a few words."""
+    shown = dict(options)
     backend = shown.pop("backend", "auto")
     shown |= shown.pop("backend_options")
-    options = ", ".join(f"{name}={value}" for name, value in shown.items())
-    return f"{backend} ({options})" if options else backend
+    listed = ", ".join(f"{name}={value}" for name, value in shown.items())
+    return f"{backend} ({listed})" if listed else backend
 
 
 def _finish_reasons(report: SideReport) -> dict[str, int]:

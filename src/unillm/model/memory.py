@@ -134,7 +134,7 @@ def memory_needs(path: Path, *, dtype: str = "auto") -> MemoryNeeds:
     """
     config = load_config(path)
     tensors = list(stored_tensors(path))
-    item_bytes = _item_bytes(dtype, config, tensors)
+    item_bytes = item_bytes_of(dtype, config, tensors)
     return needs_of(
         config,
         weight_bytes=sum(tensor.bytes_as(item_bytes) for tensor in tensors),
@@ -172,7 +172,8 @@ def needs_of(config: Any, *, weight_bytes: int, item_bytes: int) -> MemoryNeeds:
         ) from error
 
 
-def _item_bytes(dtype: str, config: Any, tensors: Iterable[StoredTensor]) -> int:
+def item_bytes_of(dtype: str, config: Any, tensors: Iterable[StoredTensor]) -> int:
+    """Return the bytes of one number of the weights and of the cache."""
     if dtype == "auto":
         dtype = str(config.dtype).removeprefix("torch.")
     if dtype in _DTYPE_BYTES:

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Rooflines: times that no engine can beat, by bytes and operations. Arithmetic only.
+
+A decode step reads the weights once and the cache of every row; a token costs two
+operations for each parameter. A measured time below such a floor has a wrong count or a
+wrong clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+
+from .device import Device
+from .workloads import OPEN, Ask, Case
+
+
+@attrs.frozen(kw_only=True)
+class Cost:
+    """Bytes and operations of the model in each step. All numbers are lower bounds."""
+
+    weight_bytes: int
+    """Read by each step, whatever the rows; routed experts left out."""
+    expert_bytes: int = 0
+    """All routed experts."""
+    num_experts: int = 0
+    experts_per_token: int = 0
+    kv_bytes_per_token: int = 0
+    flops_per_token: int = 0
+
+    @property
+    def step_bytes(self) -> float:
+        """Weights that a decode step reads."""
+        if not self.num_experts:
+            return float(self.weight_bytes)
+        # All rows may choose the same experts: no more than one token's are certain.
+        share = self.experts_per_token / self.num_experts
+        return self.weight_bytes + self.expert_bytes * share
+
+
+@attrs.frozen(kw_only=True)
+class Floor:
+    """Lower bounds of the times of a run, in seconds."""
+
+    run_s: float
+    first_token_s: float
+    """Bound of the request whose prompt is shortest."""
+    step_s: float
+    """Bound of a decode step with one row, and with nothing in its cache."""
+
+
+def floor_of(
+    case: Case, asks: Sequence[Ask], cost: Cost, device: Device, *, devices: int = 1
+) -> Floor:
+    """Return the floor of one round.
+
+    Args:
+        case: The kind of load.
+        asks: Requests of the round; a prompt of unknown length counts one token.
+        cost: The model's.
+        device: Measured limits.
+        devices: Devices that share each layer.
+    """
+    bandwidth, flops = device.bandwidth * devices, device.flops * devices
+    prompts = [ask.num_prompt_tokens or 1 for ask in asks]
+    rows = len(asks) if case.kind == OPEN else min(len(asks), int(case.size))
+    new = sum(ask.max_tokens for ask in asks)
+    # The first token of each request comes from prefill.
+    row_steps = new - len(asks)
+    steps = max(row_steps / rows, max(ask.max_tokens for ask in asks) - 1)
+    read = steps * cost.step_bytes
+    for prompt, ask in zip(prompts, asks, strict=True):
+        steps_of = ask.max_tokens - 1
+        cached = steps_of * prompt + steps_of * ask.max_tokens / 2
+        read += cached * cost.kv_bytes_per_token
+    weights = cost.step_bytes
+    prefill = max(weights / bandwidth, sum(prompts) * cost.flops_per_token / flops)
+    computed = (sum(prompts) + row_steps) * cost.flops_per_token / flops
+    shortest = min(prompts) * cost.flops_per_token / flops
+    return Floor(
+        run_s=max(prefill + read / bandwidth, computed),
+        first_token_s=max(weights / bandwidth, shortest),
+        step_s=weights / bandwidth,
+    )

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""A sweep: which rate comes next, until a side no longer follows. Pure arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+
+from .figures import Slo, keeps
+from .samples import Run
+from .statistics import percentile
+from .workloads import Case
+
+FOLLOWS = 0.9
+"""A side follows while it serves this share of the rate that arrives, and while this
+share of the requests keeps the objective."""
+
+MOST_DOUBLINGS = 12
+
+
+def next_case(case: Case, runs: Sequence[Run], slo: Slo | None) -> Case | None:
+    """Return the case with twice the rate, or `None` if the side is saturated."""
+    if not follows(runs, slo) or case.size > 2**MOST_DOUBLINGS:
+        return None
+    return attrs.evolve(case, size=case.size * 2)
+
+
+def follows(runs: Sequence[Run], slo: Slo | None) -> bool:
+    """Whether a side served the requests of a case about as fast as they came."""
+    shares, kept = [], []
+    for run in runs:
+        good = [sample for sample in run.samples if sample.error is None]
+        if not good:
+            return False
+        last_sent = max(sample.sent_s for sample in good)
+        # The last request ends after the last arrival, on the fastest of engines too.
+        alone = min((s.last_s or 0.0) - s.sent_s for s in good)
+        shares.append((last_sent + alone) / run.seconds)
+        kept.append(sum(slo is None or keeps(s, slo) for s in good) / len(run.samples))
+    return percentile(shares, 50) >= FOLLOWS and percentile(kept, 50) >= FOLLOWS
