@@ -264,7 +264,7 @@ def remote(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The documentation; a warning is an error."""
-    # Of the contract's test class, which needs pytest, and of jobs, with msgspec.
+    # The contract's pages come from its test class, which needs pytest.
     session.install(*CONSTRAINTS, *GROUPS["docs"], ".[batch,testing]")
     session.run("sphinx-build", "-n", "-W", "--keep-going", "docs", "docs/_build/html")
 

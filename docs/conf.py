@@ -42,8 +42,6 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(ParamsLike|UseTqdm|LoRALike|PriorityLike|PathLike)"),
     (r"py:.*", r"unillm\.runtime\.arguments\.(Chat|Generate|List)Options"),
     (r"py:.*", r"unillm\.text\.prompts\.TokenArray"),
-    (
-        r"py:.*",
-        r"(Any|Path|Self|Literal|Mapping|Sequence|Iterable|Iterator|Callable|Worker|AnswerSettings)",
-    ),
+    (r"py:.*", r"(Any|Path|Self|Literal|Mapping|Sequence|Iterable|Iterator|Callable)"),
+    (r"py:.*", r"(Worker|AnswerSettings)"),
 ]

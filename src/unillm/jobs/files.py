@@ -2,7 +2,7 @@
 
 """Files of a job: found by name or pattern, and read through gzip or zstd.
 
-What compresses a file is told by its first bytes, not by its name.
+The first bytes of a file say how it is compressed, not its name.
 """
 
 from __future__ import annotations

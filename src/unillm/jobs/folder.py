@@ -28,7 +28,7 @@ FORMAT = 1
 """Version of the folder's files."""
 
 SUFFIX = ".job"
-"""Of the folder's name, after the name of the output."""
+"""The folder's name is that of the output with this suffix."""
 
 STDIN_COPY = "stdin"
 """Copy of standard input, which a job reads more than once."""
@@ -39,7 +39,7 @@ _LOCK = "lock"
 
 @attrs.frozen(kw_only=True)
 class JobRecord:
-    """What a job depends on, and how far it is."""
+    """The values that a job depends on, and its progress."""
 
     depends: Mapping[str, Any]
     """JSON values by name."""

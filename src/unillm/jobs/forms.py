@@ -48,7 +48,7 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class BadLineError(Exception):
-    """A line that is no request. It fails alone.
+    """A line is not a request. It fails alone.
 
     Attributes:
         code: In the words of OpenAI's batch API, where it has any.
@@ -61,16 +61,16 @@ class BadLineError(Exception):
 
 @attrs.define
 class Scan:
-    """What one reading of the input has found."""
+    """Facts that one reading of the input has found."""
 
     num_lines: int = 0
     num_bad: int = 0
-    """Lines that are no requests, as far as is known before the model is loaded."""
+    """Lines that are not requests, as far as is known before the model is loaded."""
     first_bad: list[str] = attrs.field(factory=list)
     """Places and reasons of the first of them."""
 
     def add_bad(self, record: Record, reason: object) -> None:
-        """Count a line that is no request."""
+        """Count a line that is not a request."""
         self.num_bad += 1
         if len(self.first_bad) < 5:
             self.first_bad.append(f"{record.place}: {reason}")
@@ -103,7 +103,7 @@ class Form(abc.ABC):
     name: str
     """For messages and the fingerprint of a job."""
     suffixes: tuple[str, ...]
-    """Of files in this form."""
+    """Suffixes of files in this form."""
     only_answers: bool
     """Whether the journal has answers alone, which the end of the job puts beside the
     rows of the input."""
@@ -142,7 +142,7 @@ class Form(abc.ABC):
         """Return the request of a line.
 
         Raises:
-            BadLineError: It is none.
+            BadLineError: The line is not a request.
         """
 
     @abc.abstractmethod
@@ -151,7 +151,7 @@ class Form(abc.ABC):
 
     @abc.abstractmethod
     def bad(self, record: Record, error: BadLineError, naming: Naming) -> bytes:
-        """Return the line of the journal for a line that is no request."""
+        """Return the line of the journal for a line that is not a request."""
 
     @abc.abstractmethod
     def write(self, path: Path, name: str, finished: Iterable[bytes]) -> None:

@@ -57,7 +57,7 @@ class Entry:
     """Number of the line in the input."""
     failed: bool
     offset: int
-    """Of its first byte in ``lines``."""
+    """Position of its first byte in ``lines``."""
     length: int
     """Bytes without the newline."""
 

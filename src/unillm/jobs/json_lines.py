@@ -58,7 +58,7 @@ _INVALID = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class _JsonLines(Form):
-    """What both kinds have in common."""
+    """The common part of both kinds."""
 
     suffixes = (".jsonl", ".ndjson", ".json", "")
     only_answers = False
@@ -115,8 +115,8 @@ class BatchLines(_JsonLines):
             for first, later in same
         ]
         return BatchInputError(
-            "Several lines have one custom_id, so their answers could not be told "
-            "apart:\n" + "\n".join(shown) + "\nGive each line its own."
+            "Several lines have one custom_id, so nothing would distinguish their "
+            "answers:\n" + "\n".join(shown) + "\nGive each line its own."
         )
 
     @override
@@ -167,7 +167,7 @@ def _read(record: Record) -> _Envelope:
     try:
         found = _envelope(record.content)
     except msgspec.ValidationError as error:
-        raise BadLineError(f"The line is no request of a batch: {error}.") from error
+        raise BadLineError(f"The line is not a request of a batch: {error}.") from error
     except _INVALID as error:
         raise BadLineError(
             f"The line is not JSON: {error}.", "invalid_json_line"

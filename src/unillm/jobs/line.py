@@ -20,7 +20,7 @@ class Line(msgspec.Struct, frozen=True):
     body: bytes
     """JSON text of what the endpoint takes."""
     request_id: str
-    """Of the answer; the same in each run of the job."""
+    """Id of the answer; the same in each run of the job."""
     created: int
     """Seconds since the epoch at which the job began, for the answer."""
     seed: int
@@ -31,10 +31,10 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What an endpoint answers to one line. May be pickled."""
+    """The answer of an endpoint to one line. May be pickled."""
 
     index: int
-    """Of the line."""
+    """Number of the line."""
     status: int
     """Status that ``unillm serve`` would answer with; 200 for a good line."""
     body: bytes
@@ -42,7 +42,7 @@ class Answer(msgspec.Struct, frozen=True):
     text: str | None = None
     """Generated text of a row."""
     finish_reason: str | None = None
-    """Of a row."""
+    """Finish reason of a row."""
     num_prompt_tokens: int = 0
     num_new_tokens: int = 0
 
@@ -55,7 +55,7 @@ class Worker(Protocol):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What the answers depend on besides the lines, as JSON values by name.
+        """JSON values that the answers depend on besides the lines, by name.
 
         Known before `open`. A job that was begun with another identity is not resumed.
         """

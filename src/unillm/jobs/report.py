@@ -11,7 +11,7 @@ import attrs
 
 @attrs.frozen(kw_only=True)
 class BatchReport:
-    """What a job has done. Times and tokens are those of this call alone."""
+    """The result of a job. Times and tokens are those of this call alone."""
 
     output: Path
     num_lines: int

@@ -2,8 +2,8 @@
 
 """`Template`: the prompt of a row as a Jinja template over its columns.
 
-A template is a program of whoever gives it, and rows are data of others, so the
-environment is Jinja's sandbox. A column that is missing is an error of its row.
+A template is a program, and rows are data of others, so the environment is Jinja's
+sandbox. A column that is missing is an error of its row.
 """
 
 from __future__ import annotations

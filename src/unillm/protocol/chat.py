@@ -172,8 +172,8 @@ class ChatWriter(ChunkWriter):
         )
         self._body = body
         self._make_reader = make_reader
-        self._readers = [make_reader() for _ in range(answering.num_choices)]
-        self._called = [False] * answering.num_choices
+        self._readers: list[PartReader] = []  # of a stream
+        self._called: list[bool] = []
 
     # ------------------------------------------------------------------- the whole body
 
@@ -221,6 +221,8 @@ class ChatWriter(ChunkWriter):
     def begin(self) -> bytes:
         chunks = []
         for index in range(self._facts.num_choices):
+            self._readers.append(self._make_reader())
+            self._called.append(False)
             opened = Delta(role=self._facts.role, content="")
             chunk = self._chunk([ChunkChoice(index=index, delta=opened)])
             if index == 0 and self._body.return_token_ids:

@@ -8,6 +8,7 @@ name otherwise, with the reason or with the nearest name that exists.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any, Generic, TypeVar
 
@@ -53,17 +54,23 @@ def read(raw: bytes, kind: type[T]) -> Read[T]:
         raise RequestError(
             f"The body must be a JSON object, got {type(given).__name__}."
         )
-    known = set(kind.__struct_fields__)
+    known = _known(kind)
     extra = [name for name in given if name not in known]
     ignored = [name for name in extra if not _refuse_or_ignore(name, given, known)]
-    fields = {name: value for name, value in given.items() if name in known}
+    for name in extra:
+        del given[name]
     try:
-        return Read(msgspec.convert(fields, kind), tuple(sorted(ignored)))
+        return Read(msgspec.convert(given, kind), tuple(sorted(ignored)))
     except (msgspec.ValidationError, RecursionError) as error:
         raise _invalid(str(error)) from error
 
 
-def _refuse_or_ignore(name: str, given: dict[str, Any], known: set[str]) -> bool:
+@functools.cache
+def _known(kind: type[msgspec.Struct]) -> frozenset[str]:
+    return frozenset(kind.__struct_fields__)
+
+
+def _refuse_or_ignore(name: str, given: dict[str, Any], known: frozenset[str]) -> bool:
     """Return whether a further field asks for nothing; raise if it is refused.
 
     False means that it is accepted without effect and named in the response.

@@ -156,6 +156,7 @@ class RequestMaker:
         self._seeds = random.Random(self.config.seed)
         self._numbers = itertools.count()  # next() on it is atomic
         self._owner = Owner()
+        self._last_copy = SamplingParams()
         self._adapters = KnownAdapters(max_rank=self.config.max_lora_rank)
         self._grammars = GrammarCompiler(
             self.text.tokenizer,
@@ -189,7 +190,7 @@ class RequestMaker:
             # The prompt first: of several errors, its own is raised.
             return self._make(
                 self._as_prompt(prompt),
-                own if shared else _copied(own),
+                own if shared else self._copied(own),
                 as_adapter(adapter),
                 own_priority,
                 timeout_s,
@@ -306,7 +307,25 @@ class RequestMaker:
     # -------------------------------------------------------------------------- checks
 
     def _copied_or_default(self, params: Any) -> SamplingParams:
-        return self.text.defaults.check() if params is None else _copied(params)
+        return self.text.defaults.check() if params is None else self._copied(params)
+
+    def _copied(self, params: Any) -> SamplingParams:
+        """Return a copy, checked as a whole, that later assignments do not change.
+
+        Requests whose params are equal, one after the other, share it: a copy costs
+        more than all that a batch job does for a line.
+        """
+        if not isinstance(params, SamplingParams):
+            raise InvalidParameterError(
+                f"params must be SamplingParams, got {type(params).__name__}. Write "
+                "SamplingParams(temperature=0, max_tokens=100), for example.",
+                parameter="params",
+                value=params,
+            )
+        copy = self._last_copy  # another thread may replace it meanwhile
+        if params != copy:
+            self._last_copy = copy = attrs.evolve(params)
+        return copy
 
     def _as_prompt(self, prompt: Any) -> Prompt:
         if isinstance(prompt, Mapping) and "messages" in prompt:
@@ -456,18 +475,6 @@ def one_for_each(
             value=len(value),
         )
     return value
-
-
-def _copied(params: Any) -> SamplingParams:
-    """Return a copy, checked as a whole, that later assignments do not change."""
-    if not isinstance(params, SamplingParams):
-        raise InvalidParameterError(
-            f"params must be SamplingParams, got {type(params).__name__}. Write "
-            "SamplingParams(temperature=0, max_tokens=100), for example.",
-            parameter="params",
-            value=params,
-        )
-    return attrs.evolve(params)
 
 
 def _as_priority(priority: Any) -> int:
