@@ -25,6 +25,7 @@ nox.options.sessions = [
     "vllm",
     "tensorrt_llm",
     "remote",
+    "ray",
     "docs",
     "build",
 ]
@@ -259,6 +260,27 @@ def remote(session: nox.Session) -> None:
     session.install(*CONSTRAINTS, ".[transformers,server,testing]", str(plugin))
     session.chdir(plugin)
     session.run("pytest", *session.posargs)
+
+
+@nox.session
+def ray(session: nox.Session) -> None:
+    """The Ray plugin on a cluster of two nodes in this machine."""
+    _install_ray(session)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def ray_long(session: nox.Session) -> None:
+    """The same, and 2000 rows while a node is killed."""
+    _install_ray(session)
+    session.run("pytest", "-m", "long or not long", *session.posargs)
+
+
+def _install_ray(session: nox.Session) -> None:
+    plugin = ROOT / "plugins" / "unillm-ray"
+    core = ".[transformers,server,testing]"
+    session.install(*CONSTRAINTS, core, "httpx", "psutil", str(plugin))
+    session.chdir(plugin)
 
 
 @nox.session

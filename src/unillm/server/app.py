@@ -11,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Lifespan
 
 from ..errors import UnillmError
 from ..protocol.errors import ApiError, ErrorReply, error_reply
@@ -23,8 +24,15 @@ from .service import IGNORED, Service
 from .texts import Texts
 
 
-def make_app(service: Service) -> Starlette:
-    """Return the application; it also runs under other ASGI servers."""
+def make_app(
+    service: Service, *, lifespan: Lifespan[Starlette] | None = None
+) -> Starlette:
+    """Return the application.
+
+    Args:
+        service: The server; its generator may come later.
+        lifespan: Runs with the ASGI server, for one that sends the events of it.
+    """
     about, generation, texts = About(service), Generation(service), Texts(service)
     page = Page(service)
     settings = service.settings
@@ -77,6 +85,7 @@ def make_app(service: Service) -> Starlette:
             ClientDisconnect: _left,
             Exception: refuse,
         },
+        lifespan=lifespan,
     )
 
 

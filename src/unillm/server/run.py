@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-import time
 from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -20,12 +19,9 @@ import uvicorn
 import uvloop
 from typing_extensions import override
 
-from ..protocol.models import Models
 from .app import make_app
-from .service import Service
-from .serving import Serving
+from .service import Service, make_service
 from .settings import ServerSettings
-from .shadow import Shadow
 
 if TYPE_CHECKING:
     from .. import Generator
@@ -70,18 +66,8 @@ async def _serve(
     create: Callable[[], Generator], model: str, settings: ServerSettings
 ) -> None:
     loop = asyncio.get_running_loop()
-    serving = Serving(create, restart=settings.restart_engine)
-    service = Service(
-        settings=settings,
-        serving=serving,
-        models=Models(
-            settings.served_model_name or (model,),
-            model,
-            settings.lora_modules,
-            int(time.time()),
-        ),
-        shadow=None if settings.shadow is None else Shadow(model, settings.shadow),
-    )
+    service = make_service(create, model, settings)
+    serving = service.serving
 
     def stop(again: bool) -> None:
         serving.stop()

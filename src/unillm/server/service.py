@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 import attrs
@@ -12,16 +14,16 @@ import msgspec
 from starlette.requests import Request
 
 from ..metrics.served import Served
+from ..protocol.models import Models
 from ..protocol.reading import Read, read
 from .activity import Activity
 from .responses import read_body
+from .serving import Serving
+from .shadow import Shadow
 
 if TYPE_CHECKING:
-    from .. import SamplingParams
-    from ..protocol.models import Models
-    from .serving import Serving
+    from .. import Generator, SamplingParams
     from .settings import ServerSettings
-    from .shadow import Shadow
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -69,3 +71,29 @@ class Service:
         defaults = self.serving.generator().get_default_sampling_params()
         overrides = self.settings.override_generation_config
         return attrs.evolve(defaults, **overrides)
+
+
+def make_service(
+    create: Callable[[], Generator], model: str, settings: ServerSettings
+) -> Service:
+    """Return a server that has not loaded its generator.
+
+    Args:
+        create: Makes the generator.
+        model: Its name as the user wrote it.
+        settings: Options of the server.
+
+    Raises:
+        ConfigError: An adapter has the name of the model.
+    """
+    return Service(
+        settings=settings,
+        serving=Serving(create, restart=settings.restart_engine),
+        models=Models(
+            settings.served_model_name or (model,),
+            model,
+            settings.lora_modules,
+            int(time.time()),
+        ),
+        shadow=None if settings.shadow is None else Shadow(model, settings.shadow),
+    )

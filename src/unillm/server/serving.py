@@ -63,7 +63,7 @@ class Serving:
         Raises:
             Exception: The first generator could not be made.
         """
-        await self._load()
+        await self.load()
         while True:
             await asyncio.sleep(CHECK_INTERVAL_S)
             if self.state is State.READY and not self.alive():
@@ -109,7 +109,12 @@ class Serving:
         if self._generator is not None:
             self._generator.close()
 
-    async def _load(self) -> None:
+    async def load(self) -> None:
+        """Make the generator, in a thread.
+
+        Raises:
+            Exception: It could not be made.
+        """
         began = time.monotonic()
         generator = await asyncio.to_thread(self._create)
         if self.state is State.STOPPING:
@@ -133,7 +138,7 @@ class Serving:
 
     async def _loaded(self) -> bool:
         try:
-            await self._load()
+            await self.load()
         except Exception:
             log.exception("the engine could not be made anew")
             return False
