@@ -13,7 +13,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 from server_process import running
 
-KEY = "a-key-that-nobody-may-see"
+KEY = "a-key-that-stays-hidden"
 
 
 @pytest.fixture(scope="session", autouse=True)

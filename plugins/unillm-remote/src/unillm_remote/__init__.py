@@ -40,7 +40,7 @@ class RemoteBackend(Backend):
 
     name = "remote"
     description = "a server of token ids: vLLM, SGLang, llama.cpp, trtllm-serve, unillm"
-    auto_rank = None  # nobody wants a server by accident
+    auto_rank = None  # a server is chosen by name only
     option_names = frozenset({"url", "served_model"})
     option_reasons = MappingProxyType(dict.fromkeys(ENGINE_OPTIONS, _OF_THE_SERVER))
     waivers = MappingProxyType(

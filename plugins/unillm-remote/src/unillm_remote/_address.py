@@ -71,7 +71,7 @@ def _checked(url: Any) -> str:
         raise ConfigError(f"{wanted}; got {type(url).__name__}.")
     try:
         parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port  # a port that is no number raises
+        host, _ = parts.hostname, parts.port  # a port of letters raises
     except ValueError as error:
         raise ConfigError(f"{wanted}: {error}.") from None
     if parts.username is not None or parts.password is not None:

@@ -24,12 +24,12 @@ LOWEST = -9999.0
 
 
 class AnswerError(Exception):
-    """An answer breaks the contract, or is no answer at all; the text says why."""
+    """An answer breaks the contract, or has another form; the text says why."""
 
 
 @attrs.frozen(kw_only=True)
 class Part:
-    """The news of one event, as a server tells them."""
+    """The news of one event of a server."""
 
     token_ids: Sequence[int] = ()
     """New ids only."""
@@ -59,10 +59,12 @@ class Answer:
         self._prompt_logprobs: Sequence[TokenLogprobs] | None = None
         self.num_tokens = 0
         """New ids so far."""
+        self.cut = False
+        """Whether a stop id ended the answer of a server that goes on after it."""
 
     @property
     def ended(self) -> bool:
-        """Whether the server has said how the answer ends."""
+        """Whether the end of the answer is known."""
         return self._end is not None
 
     def add(self, part: Part) -> EngineOutput | None:
@@ -76,6 +78,7 @@ class Answer:
         if part.prompt_logprobs is not None:
             self._prompt_logprobs = part.prompt_logprobs
         if part.token_ids:
+            part = self._until_stop(part)
             self._check(part)
             self._last_id = part.token_ids[-1]
         if part.end is not None:
@@ -86,6 +89,26 @@ class Answer:
         if not part.token_ids:
             return None
         return self._output(part)
+
+    def _until_stop(self, part: Part) -> Part:
+        """Return a part up to its first stop id, which ends the answer."""
+        request = self._request
+        stops = (n for n, i in enumerate(part.token_ids) if i in request.stop_token_ids)
+        at = next(stops, None)
+        if at is None:
+            return part
+        if self.num_tokens + at < request.params.min_tokens:
+            raise AnswerError(
+                f"the server stopped after {self.num_tokens + at} new tokens, and "
+                f"min_tokens is {request.params.min_tokens}"
+            )
+        self.cut = part.end is None
+        return attrs.evolve(
+            part,
+            token_ids=part.token_ids[: at + 1],
+            logprobs=part.logprobs and part.logprobs[: at + 1],
+            end="stop",
+        )
 
     def last(self) -> EngineOutput:
         """Return the last output, once the server has sent everything.
@@ -122,8 +145,8 @@ class Answer:
         wrong = [i for i in ids if type(i) is not int or not 0 <= i < self._vocab_size]
         if wrong:
             raise AnswerError(
-                f"{wrong[0]!r} is no id of a vocabulary of {self._vocab_size}. Is the "
-                "model of this generator the one that the server serves?"
+                f"{wrong[0]!r} is not an id of a vocabulary of {self._vocab_size}. Is "
+                "the model of this generator the one that the server serves?"
             )
         if self._asked and len(part.logprobs or ()) != len(ids):
             raise AnswerError(
@@ -188,19 +211,18 @@ def read_rank(value: Any) -> int:
 
 
 def ranked(
-    own: tuple[int, float, int], others: dict[int, float], *, count: int
+    logprob: float, rank: int, known: dict[int, float], *, count: int
 ) -> TokenLogprobs:
     """Return the log-probabilities of one position.
 
     Args:
-        own: Id, log-probability and rank of the chosen token.
-        others: Log-probabilities by id, the chosen token's perhaps among them.
+        logprob: Of the chosen token.
+        rank: Of the chosen token.
+        known: Log-probabilities by id: those of the most probable tokens, as many as
+            the request asked for, and perhaps the chosen token's.
         count: Most probable tokens that the request asked for; -1 for all.
     """
-    token_id, logprob, rank = own
-    if 0 <= count < len(others):  # the chosen token is not among the best
-        others = {i: value for i, value in others.items() if i != token_id}
-    best = sorted(others.items(), key=lambda each: -each[1])
+    best = sorted(known.items(), key=lambda each: -each[1])
     if count >= 0:
         best = best[:count]
     return TokenLogprobs(

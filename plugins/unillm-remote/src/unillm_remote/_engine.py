@@ -44,7 +44,7 @@ class RemoteEngine(Engine):
         self, address: Address, server: Server, *, limits: EngineLimits
     ) -> None:
         self.limits = limits
-        self.capabilities = server.door.capabilities
+        self.capabilities = server.endpoint.capabilities
         self._server = server
         self._address = address
         self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
@@ -54,21 +54,21 @@ class RemoteEngine(Engine):
         self._dead: str | None = None
         self._transport = Transport(
             address,
-            health_path=server.door.health_path,
+            health_path=server.endpoint.health_path,
             connections=limits.max_num_seqs,
-            tell=self._news.put,
+            report=self._news.put,
         )
 
     @override
     def add_request(self, request: EngineRequest) -> None:
-        door = self._server.door
-        call = door.call(request, self._server.served)
+        endpoint = self._server.endpoint
+        call = endpoint.call(request, self._server.served)
         self._calls[request.request_id] = Exchange(
             request_id=request.request_id,
-            path=door.path,
+            path=endpoint.path,
             body=as_json(call.body),
             streamed=call.streamed,
-            reader=door.reader(request),
+            reader=endpoint.reader(request),
             answer=Answer(request, vocab_size=self.limits.vocab_size),
         )
         self._waiting.push(request)
@@ -130,9 +130,9 @@ class RemoteEngine(Engine):
         server = self._server
         return {
             "url": self._address.url,
-            "server": server.door.kind,
+            "server": server.endpoint.kind,
             "server_version": server.version,
-            "path": server.door.path,
+            "path": server.endpoint.path,
             "served_model": server.served.model,
             "tokenizer_checked_by": server.checked_by,
             "waiting": len(self._waiting),

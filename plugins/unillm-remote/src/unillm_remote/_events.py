@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 
 class TooLargeError(ValueError):
-    """An event or a body has more bytes than anybody sends on purpose."""
+    """An event or a body is larger than the limit."""
 
 
 class EventReader:

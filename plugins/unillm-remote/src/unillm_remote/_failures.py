@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What an answer that is no answer means, and whether it is worth another try."""
+"""`Failure`: why a request has no answer, and whether another try may succeed."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 import attrs
+
+_SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?")
 
 SHOWN = 300
 """Characters of a server's text in a message."""
@@ -18,6 +21,9 @@ _LATER = (502, 503, 504)
 """A gateway that has no server, or a server that is not ready."""
 
 FULL = 429
+
+PAUSE_S = 1.0
+"""Seconds before another try where the server names none."""
 
 
 @attrs.frozen(kw_only=True)
@@ -32,7 +38,7 @@ class Failure:
 
 
 def failure_of(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
-    """Return what a response means that is no stream of tokens.
+    """Return the failure that a response without tokens stands for.
 
     Args:
         status: Of HTTP.
@@ -42,9 +48,9 @@ def failure_of(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
     says = _said(headers.get("content-type", ""), body)
     message = f"the server answered {status} {_phrase(status)}: {says}"
     if status == FULL:
-        return Failure(message=message, retry_after_s=_wait(headers, 1.0), full=True)
+        return Failure(message=message, retry_after_s=_wait(headers), full=True)
     if status in _LATER:
-        return Failure(message=message, retry_after_s=_wait(headers, 0.5))
+        return Failure(message=message, retry_after_s=_wait(headers))
     if status in (401, 403):
         message += ". Check the key of the server"
     if 300 <= status < 400:
@@ -86,13 +92,10 @@ def _said(kind: str, body: bytes) -> str:
     return shown
 
 
-def _wait(headers: Mapping[str, str], default: float) -> float:
+def _wait(headers: Mapping[str, str]) -> float:
     """Return the seconds of Retry-After; a date counts as none."""
-    try:
-        wait = float(headers.get("retry-after", default))
-    except ValueError:
-        return default
-    return min(max(wait, 0.0), 60.0) if wait == wait else default  # noqa: PLR0124
+    given = headers.get("retry-after", "")
+    return min(float(given), 60.0) if _SECONDS.fullmatch(given) else PAUSE_S
 
 
 def _phrase(status: int) -> str:

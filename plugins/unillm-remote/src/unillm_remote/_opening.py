@@ -48,13 +48,15 @@ def open_engine(config: EngineConfig) -> RemoteEngine:
         vocab_size=vocab_size,
     )
     log.info(
-        "%s %s at %s serves %r by %s; its tokenizer agrees (%s)",
-        server.door.kind,
+        "%s %s at %s serves %r by %s; %s",
+        server.endpoint.kind,
         server.version,
         address.url,
         server.served.model,
-        server.door.path,
-        server.checked_by,
+        server.endpoint.path,
+        f"its tokenizer agrees ({server.checked_by})"
+        if server.checked_by
+        else "its tokenizer cannot be compared: it has no endpoint for that",
     )
     return RemoteEngine(address, server, limits=limits)
 

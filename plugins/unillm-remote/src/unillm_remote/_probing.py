@@ -9,7 +9,7 @@ id, by the very code that serves requests later.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -25,8 +25,12 @@ from unillm.errors import (
 
 from ._address import KEY_VARIABLE
 from ._answers import Answer, AnswerError
-from ._doors.base import Door, Served
-from ._doors.completions import UnillmCompletions, VllmCompletions
+from ._endpoints.base import Call, Endpoint, Served
+from ._endpoints.completions import UnillmCompletions, VllmCompletions
+from ._endpoints.generate import VllmGenerate
+from ._endpoints.llamacpp import LlamaCppCompletion
+from ._endpoints.sglang import SglangGenerate
+from ._endpoints.trtllm import TrtllmCompletions
 from ._events import EventReader
 from ._failures import error_text, failure_of
 
@@ -47,17 +51,27 @@ PROBE_TEXTS = (
 """Texts that tokenizers of different models split differently."""
 
 
+_BY_OWNER: Mapping[str, Callable[[], Endpoint]] = {
+    "llamacpp": LlamaCppCompletion,
+    "sglang": SglangGenerate,
+    "tensorrt_llm": TrtllmCompletions,
+    "unillm": UnillmCompletions,
+}
+"""Endpoints by ``owned_by`` of ``/v1/models``. Others are tried as vLLM, whose form
+several gateways relay."""
+
+
 @attrs.frozen(kw_only=True)
 class Server:
     """A server that was probed."""
 
-    door: Door
+    endpoint: Endpoint
     served: Served
     version: str
     max_model_len: int | None
     """Prompt and new tokens together; `None` if the server does not say."""
     checked_by: str
-    """How its tokenizer was compared."""
+    """How its tokenizer was compared; empty if it could not be."""
 
 
 class Probe:
@@ -95,20 +109,21 @@ class Probe:
             cards = self._cards()
             card = _chosen(cards, served_model)
             served = Served(model=str(card["id"]), vocab_size=self._vocab_size)
-            door = self._door(card)
-            checked_by = self._compare_tokenizers(served)
-            self._try(door, served)
+            endpoint = self._door(card)
+            checked_by = self._compare_tokenizers(endpoint, served)
+            self._try(endpoint, served)
             return Server(
-                door=door,
+                endpoint=endpoint,
                 served=served,
                 version=self._version(),
-                max_model_len=_length(card),
+                max_model_len=self._length(card),
                 checked_by=checked_by,
             )
 
     # ------------------------------------------------------------------------ the kind
 
     def _cards(self) -> Sequence[Mapping[str, Any]]:
+        self._refuse_triton()
         found = self._json("GET", "/v1/models")
         cards = found.get("data") if isinstance(found, dict) else None
         if not isinstance(cards, list) or not cards:
@@ -118,11 +133,31 @@ class Probe:
             raise self._unavailable(f"its /v1/models names no model: {found!r:.200}")
         return named
 
-    def _door(self, card: Mapping[str, Any]) -> Door:
-        owner = str(card.get("owned_by", ""))
-        if owner == "unillm":
-            return UnillmCompletions()
+    def _refuse_triton(self) -> None:
+        """Raise if Triton's own protocol answers, which has texts alone."""
+        try:
+            found = self._request("GET", "/v2").json()
+        except ValueError:
+            return
+        if isinstance(found, dict) and found.get("name") == "triton":
+            raise self._unavailable(
+                "it is Triton, whose generate endpoint takes and gives text, and ids "
+                "that are made of a text again may be others than the model's. Serve "
+                "the model with trtllm-serve, vLLM or unillm serve"
+            )
+
+    def _door(self, card: Mapping[str, Any]) -> Endpoint:
+        """Return the endpoint of a server by the name that it gives itself."""
+        make = _BY_OWNER.get(str(card.get("owned_by")))
+        if make is not None:
+            return make()
+        if self._exists(VllmGenerate.path):
+            return VllmGenerate()
         return VllmCompletions()
+
+    def _exists(self, path: str) -> bool:
+        """Whether the server takes POST at a path; the empty body is refused."""
+        return self._request("POST", path, {}).status_code not in (404, 405, 501)
 
     def _version(self) -> str:
         try:
@@ -131,14 +166,23 @@ class Probe:
             return ""
         return str(found.get("version", "")) if isinstance(found, dict) else ""
 
+    def _length(self, card: Mapping[str, Any]) -> int | None:
+        """Return the context that the server says; llama.cpp says it in ``/props``."""
+        found = card.get("max_model_len")
+        if found is None and card.get("owned_by") == "llamacpp":
+            settings = self._json("GET", "/props").get("default_generation_settings")
+            found = settings.get("n_ctx") if isinstance(settings, dict) else None
+        return found if type(found) is int and found > 1 else None
+
     # -------------------------------------------------------------------- the tokenizer
 
-    def _compare_tokenizers(self, served: Served) -> str:
-        tokenizer = self._text.tokenizer
+    def _compare_tokenizers(self, endpoint: Endpoint, served: Served) -> str:
+        tokenizer, path = self._text.tokenizer, endpoint.tokenize_path
+        if not self._exists(path):
+            return ""
         for text in PROBE_TEXTS:
             ours = tokenizer.encode(text, add_special_tokens=True)
-            body = {"model": served.model, "prompt": text, "add_special_tokens": True}
-            found = self._json("POST", "/tokenize", body)
+            found = self._json("POST", path, endpoint.tokenize_body(text, served))
             theirs = found.get("tokens") if isinstance(found, dict) else None
             if theirs != ours:
                 raise UnsupportedModelError(
@@ -146,11 +190,11 @@ class Probe:
                     f"{theirs}, and the tokenizer here to {ours}: they belong to "
                     "different models. Pass the server's model or tokenizer=."
                 )
-        return "/tokenize"
+        return path
 
     # ----------------------------------------------------------------------- the tokens
 
-    def _try(self, door: Door, served: Served) -> None:
+    def _try(self, endpoint: Endpoint, served: Served) -> None:
         """Compute one token, as requests do."""
         ids = self._text.tokenizer.encode(PROBE_TEXTS[0], add_special_tokens=True)
         request = EngineRequest(
@@ -162,23 +206,30 @@ class Probe:
             seed=0,
         )
         answer = Answer(request, vocab_size=self._vocab_size)
-        reader = door.reader(request)
-        call = door.call(request, served)
+        reader = endpoint.reader(request)
+        call = endpoint.call(request, served)
         try:
-            for event in self._events(door.path, call.body):
+            for event in self._events(endpoint.path, call):
                 if (part := reader.read(event)) is not None:
                     answer.add(part)
+                    if answer.ended:
+                        break
             answer.last()
         except (AnswerError, RequestError, ValueError) as error:
             raise self._unavailable(
-                f"its {door.path} does not give token ids for token ids: {error}"
+                f"its {endpoint.path} does not give token ids for token ids, and ids "
+                f"that are made of a text again may be others than the model's: {error}"
             ) from error
 
-    def _events(self, path: str, body: Mapping[str, Any]) -> Iterator[Any]:
-        response = self._ask("POST", path, body)
-        if "event-stream" not in response.headers.get("content-type", ""):
+    def _events(self, path: str, call: Call) -> Iterator[Any]:
+        response = self._ask("POST", path, call.body)
+        wanted = "event-stream" if call.streamed else "json"
+        if wanted not in response.headers.get("content-type", ""):
             raise AnswerError(self._said(response))
-        for data in EventReader(2**24).feed(response.content):
+        datas: Iterable[str] = [response.text]
+        if call.streamed:
+            datas = EventReader(2**24).feed(response.content)
+        for data in datas:
             if data == "[DONE]":
                 return
             event = json.loads(data)
@@ -197,13 +248,16 @@ class Probe:
         except ValueError:
             raise self._unavailable(f"{path}: {self._said(response)}") from None
 
-    def _ask(self, method: str, path: str, body: Any = None) -> httpx.Response:
+    def _request(self, method: str, path: str, body: Any = None) -> httpx.Response:
         try:
-            response = self._client.request(method, path, json=body)
+            return self._client.request(method, path, json=body)
         except httpx.TransportError as error:
             raise self._unavailable(
                 f"{path}: {type(error).__name__}: {error}"
             ) from error
+
+    def _ask(self, method: str, path: str, body: Any = None) -> httpx.Response:
+        response = self._request(method, path, body)
         if response.status_code != 200:
             raise self._unavailable(f"{path}: {self._said(response)}")
         return response
@@ -226,7 +280,7 @@ class Probe:
 
 
 def _chosen(cards: Sequence[Mapping[str, Any]], name: str | None) -> Mapping[str, Any]:
-    """Return the card of a model; by default the first that is no adapter."""
+    """Return the card of a model; by default the first model itself."""
     for card in cards:
         if card["id"] == name or (name is None and not card.get("parent")):
             return card
@@ -235,8 +289,3 @@ def _chosen(cards: Sequence[Mapping[str, Any]], name: str | None) -> Mapping[str
         f"The server has no model {name!r}. It has: {names}. Pass one of them as "
         'backend_options={"served_model": …}.'
     )
-
-
-def _length(card: Mapping[str, Any]) -> int | None:
-    found = card.get("max_model_len")
-    return found if type(found) is int and found > 1 else None

@@ -2,9 +2,9 @@
 
 """A thread with an event loop, on which the requests to one server run.
 
-Invariants: a request that was cancelled tells nothing more; each other one tells
-exactly one end; a request is sent again only while nothing of its answer has arrived;
-when the server is gone, that is told once, and within seconds.
+Invariants: a cancelled request reports nothing more; each other one reports exactly one
+end; a request is sent again only while no token of its answer has arrived; the death of
+the server is reported once, and within seconds.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from ._address import Address
-    from ._doors.base import Reader
+    from ._endpoints.base import Reader
 
 MAX_ANSWER_BYTES = 256 * 2**20
-"""Largest event, and largest answer that is no stream."""
+"""Largest event, and largest answer that comes in one piece."""
 
 CONNECT_TIMEOUT_S = 5.0
 WRITE_TIMEOUT_S = 60.0
@@ -89,7 +89,7 @@ class Transport:
         address: Of the server.
         health_path: Path that answers while the server works.
         connections: Requests at the same time.
-        tell: Called on the loop's thread with each output, and with the death.
+        report: Called on the loop's thread with each output, and with the death.
     """
 
     def __init__(
@@ -98,12 +98,12 @@ class Transport:
         *,
         health_path: str,
         connections: int,
-        tell: Callable[[News], None],
+        report: Callable[[News], None],
     ) -> None:
         self._address = address
         self._health_path = health_path
         self._connections = connections
-        self._tell = tell
+        self._report = report
         self._loop = asyncio.new_event_loop()
         self._stopped = asyncio.Event()
         self._running = 0
@@ -124,7 +124,7 @@ class Transport:
         self._loop.call_soon_threadsafe(self._begin, exchange)
 
     def cancel(self, exchange: Exchange) -> None:
-        """End a request and its connection; nothing more is told of it."""
+        """End a request and its connection; nothing more is reported of it."""
         exchange.cancelled = True
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._cancel, exchange)
@@ -181,7 +181,7 @@ class Transport:
             self._heard_at = time.monotonic()
         try:
             failure = await self._tries(exchange)
-        except Exception as error:  # noqa: BLE001 - told to the caller
+        except Exception as error:  # noqa: BLE001 - the caller gets it
             failure = Failure(message=f"{type(error).__name__}: {error}")
         finally:
             self._running -= 1
@@ -195,7 +195,7 @@ class Transport:
 
     def _say(self, exchange: Exchange, output: EngineOutput) -> None:
         if not exchange.cancelled:
-            self._tell((exchange, output))
+            self._report((exchange, output))
 
     async def _tries(self, exchange: Exchange) -> Failure | None:
         """Send a request until it is answered; return why it never will be."""
@@ -258,14 +258,15 @@ class Transport:
         return None
 
     async def _broken(self, answer: Answer, error: httpx.TransportError) -> Failure:
-        told = f"{type(error).__name__}: {error}".rstrip(": ")
+        reason = f"{type(error).__name__}: {error}".rstrip(": ")
         if answer.num_tokens == 0:
-            message = f"the server did not answer: {told}"
+            message = f"the server did not answer: {reason}"
             return Failure(message=message, retry_after_s=0.2)
-        if (reason := await self._health()) is not None:
-            self._die(reason)
+        if (death := await self._health()) is not None:
+            self._die(death)
+        tokens = answer.num_tokens
         return Failure(
-            message=f"the connection broke after {answer.num_tokens} new tokens: {told}"
+            message=f"the connection broke after {tokens} new tokens: {reason}"
         )
 
     async def _read_events(self, exchange: Exchange, response: httpx.Response) -> None:
@@ -279,6 +280,8 @@ class Transport:
                         await asyncio.wait_for(_drain(pieces), DRAIN_TIMEOUT_S)
                     return
                 self._take(exchange, json.loads(data))
+                if exchange.answer.cut:
+                    return
 
     async def _read_whole(self, exchange: Exchange, response: httpx.Response) -> None:
         body = bytearray()
@@ -315,7 +318,7 @@ class Transport:
     def _die(self, reason: str) -> None:
         if not self._dead:
             self._dead = True
-            self._tell(Death(self._address.hide(reason)))
+            self._report(Death(self._address.hide(reason)))
 
     async def _health(self) -> str | None:
         """Return why the server is gone; `None` if it works. All askers share one."""

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""`Door`: the form of one endpoint, and what the doors share."""
+"""`Endpoint`: the form of one endpoint, and what the endpoints share."""
 
 from __future__ import annotations
 
@@ -26,6 +26,16 @@ def refused(reason: str) -> Capability:
     return Capability(support=Support.UNSUPPORTED, reason=reason)
 
 
+HOLDS_EOS = refused(
+    "until min_tokens the server holds back the model's EOS tokens too, although "
+    "ignore_eos lets them pass"
+)
+
+NOT_TRIED = refused(
+    "the server's own grammar backend decides what a structure means, and unillm has "
+    "not been run against it"
+)
+
 ONE_ID_BANNED = Capability(
     support=Support.EMULATED,
     reason="a bad word of one token is left out of allowed_token_ids, so the body "
@@ -35,7 +45,7 @@ ONE_ID_BANNED = Capability(
 
 @attrs.frozen(kw_only=True)
 class Served:
-    """What a door needs to know of its server."""
+    """Facts about a server that an endpoint needs."""
 
     model: str
     """Name of the model in bodies."""
@@ -59,11 +69,11 @@ class Reader(abc.ABC):
         """Return the news of an event or of the whole body; `None` if it has none.
 
         Raises:
-            AnswerError: It does not have the form of this door.
+            AnswerError: It does not have the form of this endpoint.
         """
 
 
-class Door(abc.ABC):
+class Endpoint(abc.ABC):
     """The form of one endpoint of one kind of server."""
 
     kind: str
@@ -72,8 +82,17 @@ class Door(abc.ABC):
     """Path of the endpoint."""
     health_path = "/health"
     """Path that answers while the server works."""
+    tokenize_path = "/tokenize"
+    """Path that returns the ids of a text."""
     capabilities: Capabilities = Capabilities()
     """How the server honours each field."""
+
+    def tokenize_body(self, text: str, served: Served) -> dict[str, Any]:
+        """Return the body that asks for the ids of a text, BOS and the like included.
+
+        The answer has them as ``tokens``.
+        """
+        return {"model": served.model, "prompt": text, "add_special_tokens": True}
 
     @abc.abstractmethod
     def call(self, request: EngineRequest, served: Served) -> Call:
@@ -116,13 +135,27 @@ def allowed_ids(request: EngineRequest, served: Served) -> list[int] | None:
 
 
 def refuse_sequences(request: EngineRequest, reason: str) -> None:
-    """Raise if a bad word has several tokens."""
-    if any(len(ids) > 1 for ids in request.bad_words_token_ids):
+    """Raise if a bad word has several tokens, and its last one is not banned alone."""
+    alone = {ids[0] for ids in request.bad_words_token_ids if len(ids) == 1}
+    if any(ids[-1] not in alone for ids in request.bad_words_token_ids):
         raise UnsupportedParameterError(
             f"bad_words of several tokens are refused: {reason}.",
             parameter="bad_words",
             value=request.params.bad_words,
         )
+
+
+def banned_ids(request: EngineRequest, served: Served) -> list[int]:
+    """Return the ids that a request never gets.
+
+    Raises:
+        InvalidParameterError: They are all.
+    """
+    allowed = allowed_ids(request, served)
+    if allowed is None:
+        return []
+    left = set(allowed)
+    return [i for i in range(served.vocab_size) if i not in left]
 
 
 def object_of(value: Any, name: str) -> Mapping[str, Any]:

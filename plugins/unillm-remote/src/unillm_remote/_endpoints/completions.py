@@ -19,9 +19,10 @@ from unillm.errors import UnsupportedParameterError
 
 from .._answers import AnswerError, Part, checked_ids, ranked, read_logprob, read_rank
 from .base import (
+    HOLDS_EOS,
     ONE_ID_BANNED,
     Call,
-    Door,
+    Endpoint,
     Reader,
     Served,
     allowed_ids,
@@ -34,12 +35,7 @@ from .base import (
 if TYPE_CHECKING:
     from unillm.backend import EngineRequest, StructuredOutputs
 
-_TOKENISES = "the server makes its own token ids of a word, and not all of them"
-
-HOLDS_EOS = refused(
-    "until min_tokens the server holds back the model's EOS tokens too, although "
-    "ignore_eos lets them pass"
-)
+TOKENISES = "the server makes its own token ids of a word, and not all of them"
 
 
 def sampling_fields(request: EngineRequest, served: Served) -> dict[str, Any]:
@@ -83,7 +79,7 @@ def seed_of(request: EngineRequest) -> int:
     return 2**63 - 1 if request.seed == -1 else request.seed
 
 
-class VllmCompletions(Door):
+class VllmCompletions(Endpoint):
     """The endpoint of vLLM."""
 
     kind = "vLLM"
@@ -92,7 +88,7 @@ class VllmCompletions(Door):
         fields={
             "cache_salt": Capability(),
             "bad_words": ONE_ID_BANNED,
-            "bad_words.sequences": refused(_TOKENISES),
+            "bad_words.sequences": refused(TOKENISES),
             "min_tokens.ignored_eos": HOLDS_EOS,
             "logprobs": refused(
                 "the answers of vLLM's /v1/completions have no ranks: start the server "
@@ -104,7 +100,6 @@ class VllmCompletions(Door):
     @override
     def call(self, request: EngineRequest, served: Served) -> Call:
         params = request.params
-        refuse_sequences(request, _TOKENISES)
         body = {
             "model": served.model,
             "prompt": list(request.prompt_token_ids),
@@ -146,7 +141,7 @@ def vllm_structure(wanted: StructuredOutputs) -> dict[str, Any]:
     return structure_fields(wanted)
 
 
-class UnillmCompletions(Door):
+class UnillmCompletions(Endpoint):
     """The endpoint of `unillm serve`."""
 
     kind = "unillm"
@@ -210,7 +205,7 @@ class CompletionsReader(Reader):
 
     @override
     def read(self, event: Mapping[str, Any]) -> Part | None:
-        cached = _cached(event)
+        cached = cached_tokens(event)
         choices = list_of(event.get("choices"), "choices")
         if not choices:  # the chunk with the counts
             return None if cached is None else Part(num_cached_tokens=cached)
@@ -223,11 +218,7 @@ class CompletionsReader(Reader):
                 "ignores return_token_ids"
             )
         ids = checked_ids(ids or [])
-        prompt_ids = choice.get("prompt_token_ids")
-        if prompt_ids is not None and (
-            tuple(checked_ids(prompt_ids)) != self._request.prompt_token_ids
-        ):
-            raise AnswerError("the server computed another prompt than the given one")
+        check_prompt(choice.get("prompt_token_ids"), self._request)
         logprobs = None
         if ids and params.logprobs is not None:
             logprobs = _new_logprobs(choice.get("logprobs"), ids, params.logprobs)
@@ -250,10 +241,21 @@ class CompletionsReader(Reader):
         )
 
 
-def _cached(event: Mapping[str, Any]) -> int | None:
+def cached_tokens(event: Mapping[str, Any]) -> int | None:
+    """Return how many tokens of the prompt came from a cache, if an event says so."""
     details = (event.get("usage") or {}).get("prompt_tokens_details") or {}
     found = details.get("cached_tokens")
     return found if type(found) is int and found >= 0 else None
+
+
+def check_prompt(found: Any, request: EngineRequest) -> None:
+    """Compare the prompt that a server says it computed with the given one.
+
+    Raises:
+        AnswerError: They differ.
+    """
+    if found is not None and tuple(checked_ids(found)) != request.prompt_token_ids:
+        raise AnswerError("the server computed another prompt than the given one")
 
 
 def _new_logprobs(found: Any, ids: Sequence[int], count: int) -> list[TokenLogprobs]:
@@ -266,14 +268,15 @@ def _new_logprobs(found: Any, ids: Sequence[int], count: int) -> list[TokenLogpr
         raise AnswerError(f"{len(ids)} new ids have {len(own)} log-probabilities")
     return [
         ranked(
-            (token_id, read_logprob(logprob), read_rank(rank)),
+            read_logprob(logprob),
+            read_rank(rank),
             {
                 _named_id(name): read_logprob(value)
                 for name, value in object_of(top, "top_logprobs").items()
             },
             count=count,
         )
-        for token_id, logprob, rank, top in zip(ids, own, ranks, tops, strict=True)
+        for logprob, rank, top in zip(own, ranks, tops, strict=True)
     ]
 
 
@@ -302,6 +305,6 @@ def read_prompt_logprobs(
         if token_id not in entries:
             raise AnswerError(f"prompt_logprobs lack the prompt's token {token_id}")
         values = {i: read_logprob(entry.get("logprob")) for i, entry in entries.items()}
-        own = (token_id, values[token_id], read_rank(entries[token_id].get("rank")))
-        read.append(ranked(own, values, count=count))
+        rank = read_rank(entries[token_id].get("rank"))
+        read.append(ranked(values[token_id], rank, values, count=count))
     return read
