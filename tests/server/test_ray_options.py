@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""``unillm serve --ray``: its options. The plugin's own tests run Ray."""
+"""The options for a Ray cluster. The plugin's own tests run Ray."""
 
 from __future__ import annotations
 
 import sys
 import types
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+import unillm
 from unillm.cli.app import app
+from unillm.jobs import BatchReport
 
 
 @pytest.fixture
@@ -80,3 +83,40 @@ def test_the_plugin_is_named_where_it_is_missing(monkeypatch):
 
     assert result.exit_code == 2
     assert "pip install unillm-ray" in " ".join(result.output.split())
+
+
+def batch(*arguments):
+    return CliRunner().invoke(app, ["batch", "in.jsonl", "-o", "out", *arguments])
+
+
+def test_a_batch_job_has_a_worker_on_the_cluster(calls, monkeypatch):
+    made, jobs = [], []
+
+    def make(*args, **kwargs):
+        made.append((args, kwargs))
+        return "worker"
+
+    def run(*args, **kwargs):
+        jobs.append((args, kwargs))
+        return BatchReport(output=Path("out"), num_lines=1, num_failed=0)
+
+    sys.modules["unillm_ray"].RayWorker = make
+    monkeypatch.setattr(unillm, "run_batch", run)
+
+    result = batch("--ray", "auto", "--replicas", "3", "--max-num-seqs", "8")
+
+    assert result.exit_code == 0, result.output
+    [(args, options)] = made
+    assert args == ("unillm/tiny",)
+    assert (options["address"], options["num_replicas"]) == ("auto", 3)
+    assert options["max_num_seqs"] == 8
+    [(args, options)] = jobs
+    assert args == (["in.jsonl"], "out", "worker")
+    assert "max_num_seqs" not in options
+
+
+def test_a_batch_job_has_a_fixed_number_of_replicas(calls):
+    result = batch("--ray", "auto", "--replicas", "1:3")
+
+    assert result.exit_code == 2
+    assert "a fixed number of replicas, got 1:3" in " ".join(result.output.split())

@@ -9,7 +9,7 @@ import asyncio
 import pyarrow as pa
 import pytest
 from questions import GREEDY, TINY, prompts
-from unillm_ray import _actor
+from unillm_ray import _deaths
 from unillm_ray._actor import RowGenerator
 
 from unillm import SamplingParams
@@ -109,7 +109,7 @@ def test_a_dead_engine_ends_the_process(monkeypatch):
     def end(status):
         raise EndedError(status)
 
-    monkeypatch.setattr(_actor.os, "_exit", end)
+    monkeypatch.setattr(_deaths.os, "_exit", end)
     backend = ScriptedBackend(lambda config: Dying(lambda *_: 5))
     with plugged(backend):
         actor = RowGenerator("unillm/tiny", SamplingParams(), {"backend": "scripted"})

@@ -26,7 +26,7 @@ from .reporting import is_terminal, note
 from .writing import write, write_json
 
 if TYPE_CHECKING:
-    from ..jobs import BatchReport
+    from ..jobs import BatchReport, Worker
 
 _input = functools.partial(Option, panel="Input")
 _output = functools.partial(Option, panel="Output")
@@ -126,6 +126,7 @@ def batch(
     going: Going,
     sampling: options.Sampling,
     answers: Annotated[options.Answers, Without("enable_force_include_usage")],
+    clustered: options.Clustered,
     engine: Annotated[options.Serving, Without("seed")],
 ) -> None:
     """Answer every line of files of requests, in a file of the same form.
@@ -148,17 +149,17 @@ def batch(
         raise ConfigError(
             f"unillm batch needs {error.name}. Install it: pip install 'unillm[batch]'"
         ) from error
+    given = {**_answers(answers, AnswerSettings), **_engine(engine)}
     with _noted(Path(output)):
         report = unillm.run_batch(
             inputs,
             output,
-            model,
+            _on_ray(model, clustered, given) if clustered else model,
             params=sampling,
             **_texts(rows, results),
             **going,
             use_tqdm=is_terminal(sys.stderr),
-            **_answers(answers, AnswerSettings),
-            **_engine(engine),
+            **({} if clustered else given),
         )
     _write_report(report, as_json=as_json)
     if report.num_failed:
@@ -192,6 +193,24 @@ def _engine(given: Mapping[str, Any]) -> dict[str, Any]:
         text = options.read_text(engine["chat_template"], "--chat-template")
         engine["chat_template"] = text
     return engine
+
+
+def _on_ray(
+    model: str, clustered: options.Clustered, given: Mapping[str, Any]
+) -> Worker:
+    least, most = clustered.get("replicas", (1, 1))
+    if least != most:
+        raise ConfigError(
+            f"A batch job has a fixed number of replicas, got {least}:{most}."
+        )
+    worker: Worker = options.import_ray(clustered).RayWorker(
+        model,
+        address=clustered["ray"],
+        num_replicas=least,
+        resources=clustered.get("resources"),
+        **given,
+    )
+    return worker
 
 
 @contextlib.contextmanager

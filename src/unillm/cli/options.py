@@ -274,6 +274,87 @@ class Answers(TypedDict, total=False):
     ]
 
 
+# ---------------------------------------------------------------- options of a cluster
+
+_ray = functools.partial(Option, panel="More than one machine")
+
+
+def _read_replicas(texts: list[str]) -> tuple[int, int]:
+    """Read ``COUNT`` or ``LEAST:MOST``."""
+    least, _, most = texts[-1].partition(":")
+    try:
+        counts = int(least), int(most or least)
+    except ValueError:
+        counts = 0, 0
+    if not 1 <= counts[0] <= counts[1]:
+        raise ConfigError(
+            "--replicas takes a count from 1 on, or two such as 1:4, got "
+            f"{texts[-1]!r}."
+        )
+    return counts
+
+
+def _read_resources(texts: list[str]) -> Any:
+    """Read amounts by name, or a list of such objects."""
+    value = as_value(texts[-1])
+    for each in value if isinstance(value, list) else [value]:
+        if not isinstance(each, dict) or not all(
+            isinstance(amount, (int, float)) for amount in each.values()
+        ):
+            raise ConfigError(
+                '--resources takes a JSON object of amounts such as {"GPU": 1}, or a '
+                f"list of them, got {texts[-1]!r}."
+            )
+    return value
+
+
+class Clustered(TypedDict, total=False):
+    """Options of a command that may run on a Ray cluster."""
+
+    ray: Annotated[
+        str,
+        _ray(
+            "Run on the Ray cluster at this address; auto for the cluster of this "
+            "machine, local for one that lives as long as the command.",
+            "ADDRESS",
+        ),
+    ]
+    replicas: Annotated[
+        tuple[int, int],
+        _ray(
+            "Engines, or the least and the most of them. Default: 1.",
+            "COUNT[:MOST]",
+            read=_read_replicas,
+        ),
+    ]
+    resources: Annotated[
+        Any,
+        _ray(
+            'Resources of one engine as JSON, such as {"CPU": 2, "GPU": 1}; a list '
+            "has one object for each process of an engine that spans machines.",
+            "JSON",
+            read=_read_resources,
+        ),
+    ]
+
+
+def import_ray(clustered: Clustered) -> Any:
+    """Return the plugin for Ray.
+
+    Raises:
+        ConfigError: It is not installed, or the cluster has no address.
+    """
+    if "ray" not in clustered:
+        raise ConfigError("--replicas and --resources need --ray ADDRESS.")
+    try:
+        import unillm_ray
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"--ray needs {error.name}. Install it: pip install unillm-ray"
+        ) from error
+    return unillm_ray
+
+
 # ----------------------------------------------------------------- options of sampling
 
 sampling = functools.partial(

@@ -28,36 +28,6 @@ _server = functools.partial(Option, panel="Server")
 _security = functools.partial(Option, panel="Security")
 _load = functools.partial(Option, panel="Load and faults")
 _shadowing = functools.partial(Option, panel="A second engine")
-_ray = functools.partial(Option, panel="More than one machine")
-
-
-def _read_replicas(texts: list[str]) -> tuple[int, int]:
-    """Read ``COUNT`` or ``LEAST:MOST``."""
-    least, _, most = texts[-1].partition(":")
-    try:
-        counts = int(least), int(most or least)
-    except ValueError:
-        counts = 0, 0
-    if not 1 <= counts[0] <= counts[1]:
-        raise ConfigError(
-            "--replicas takes a count from 1 on, or two such as 1:4, got "
-            f"{texts[-1]!r}."
-        )
-    return counts
-
-
-def _read_resources(texts: list[str]) -> Any:
-    """Read amounts by name, or a list of such objects."""
-    value = options.as_value(texts[-1])
-    for each in value if isinstance(value, list) else [value]:
-        if not isinstance(each, dict) or not all(
-            isinstance(amount, (int, float)) for amount in each.values()
-        ):
-            raise ConfigError(
-                '--resources takes a JSON object of amounts such as {"GPU": 1}, or a '
-                f"list of them, got {texts[-1]!r}."
-            )
-    return value
 
 
 class Address(TypedDict, total=False):
@@ -180,36 +150,6 @@ class Shadowing(TypedDict, total=False):
     ]
 
 
-class Clustered(TypedDict, total=False):
-    """Options of a server on a Ray cluster."""
-
-    ray: Annotated[
-        str,
-        _ray(
-            "Serve by Ray Serve on the cluster at this address; auto for the cluster "
-            "of this machine, local for one that lives as long as the server.",
-            "ADDRESS",
-        ),
-    ]
-    replicas: Annotated[
-        tuple[int, int],
-        _ray(
-            "Engines, or the least and the most of them. Default: 1.",
-            "COUNT[:MOST]",
-            read=_read_replicas,
-        ),
-    ]
-    resources: Annotated[
-        Any,
-        _ray(
-            'Resources of one engine as JSON, such as {"CPU": 2, "GPU": 1}; a list '
-            "has one object for each process of an engine that spans machines.",
-            "JSON",
-            read=_read_resources,
-        ),
-    ]
-
-
 @command
 def serve(
     model: options.ModelArgument = "unillm/tiny",
@@ -219,7 +159,7 @@ def serve(
     answers: options.Answers,
     load: Load,
     shadowing: Shadowing,
-    clustered: Clustered,
+    clustered: options.Clustered,
     engine: options.Serving,
 ) -> None:
     """Serve a model over HTTP, compatible with OpenAI's API.
@@ -261,21 +201,13 @@ def _serve_on_ray(
     model: str,
     settings: ServerSettings,
     engine: Mapping[str, Any],
-    clustered: Clustered,
+    clustered: options.Clustered,
 ) -> None:
-    if "ray" not in clustered:
-        raise ConfigError("--replicas and --resources need --ray ADDRESS.")
     if settings.uds is not None:
         raise ConfigError(
             "Ray Serve does not listen on a Unix socket. Leave out --uds."
         )
-    try:
-        from unillm_ray import serve_until_signal
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"--ray needs {error.name}. Install it: pip install unillm-ray"
-        ) from error
-    serve_until_signal(
+    options.import_ray(clustered).serve_until_signal(
         model,
         settings,
         address=clustered["ray"],

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""unillm on a Ray cluster: `generate` for datasets, `deployment` for servers.
+"""unillm on a Ray cluster: `generate`, `deployment` and `RayWorker`.
 
+They are for datasets, for servers and for the files of batch jobs.
 Ray places the processes, restarts them, repeats their tasks and routes requests. This
 package has the classes that Ray runs, around a `unillm.Generator` of any backend.
 """
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
     from ._command import serve_until_signal as serve_until_signal
     from ._data import generate as generate
     from ._serve import deployment as deployment
+    from ._worker import RayWorker as RayWorker
 
 _WHERE = {
+    "RayWorker": "._worker",
     "deployment": "._serve",
     "generate": "._data",
     "serve_until_signal": "._command",

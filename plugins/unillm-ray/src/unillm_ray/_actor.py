@@ -8,8 +8,6 @@ completion holds up the batch that it belongs to.
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,9 +16,8 @@ import pyarrow as pa
 from unillm import Generator, RequestOutput, SamplingParams
 from unillm.errors import EngineError, UnillmError
 
+from ._deaths import end_process
 from ._rows import RowRequest, add_results, check_columns, read_row
-
-log = logging.getLogger("unillm.ray")
 
 
 class RowGenerator:
@@ -69,20 +66,10 @@ class RowGenerator:
         )
         for outcome in outcomes:
             if isinstance(outcome, EngineError):
-                _end_process(outcome)
+                end_process(outcome)
         return outcomes
 
     def __del__(self) -> None:
         # Ray drops the object when the actor ends.
         if (generator := getattr(self, "_generator", None)) is not None:
             generator.close()
-
-
-def _end_process(error: EngineError) -> None:
-    """End the process: Ray starts the actor anew and repeats its tasks elsewhere.
-
-    An exception would fail the whole job, and an actor that leaves in form is not
-    replaced.
-    """
-    log.critical("the engine died, and its process ends: %s", error)
-    os._exit(1)

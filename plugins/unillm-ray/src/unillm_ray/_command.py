@@ -15,11 +15,9 @@ from ray import serve
 
 from unillm.server.settings import ServerSettings
 
+from ._cluster import connect
 from ._placement import Resources
 from ._serve import deployment
-
-LOCAL = "local"
-"""Address of a cluster that is started for this server alone, in this machine."""
 
 NAME = "unillm"
 """Name of the application in Ray Serve."""
@@ -40,7 +38,8 @@ def serve_until_signal(
         model: Its name as the user wrote it.
         settings: Options of the server. Where the cluster serves already, its own
             address stays.
-        address: Of the cluster; "auto" for that of this machine, or `LOCAL`.
+        address: Of the cluster; "auto" for that of this machine, "local" for a
+            new one.
         replicas: The least and the most.
         resources: Of one replica.
         options: Arguments of `Generator`.
@@ -54,7 +53,7 @@ def serve_until_signal(
     served = deployment(
         model, settings=settings, resources=resources, **scaling, **options
     )
-    ray.init(address=None if address == LOCAL else address)
+    connect(address)
     # Ray's own handler ends the process before the replicas have drained.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

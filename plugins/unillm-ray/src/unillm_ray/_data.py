@@ -4,38 +4,24 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import warnings
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import ray
 from ray.data import ActorPoolStrategy, Dataset
 from ray.util.annotations import RayDeprecationWarning
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ._actor import RowGenerator
-from ._placement import Resources, placement_of
+from ._deaths import MAX_RESTARTS
+from ._placement import CALLS, Resources, num_seqs_of, placement_of
 from ._rows import check_params
 
 if TYPE_CHECKING:
     from unillm import SamplingParams
 
-USUAL_NUM_SEQS = 256
-"""Rows of an engine whose `max_num_seqs` is not given; more of them only wait."""
-
-CALLS = 8
-"""Batches in one actor at the same time."""
-
 BATCHES_OF_ROWS = 4
 """Ray runs so many batches of one block at the same time; together they fill the
 engine. With `CALLS` small blocks there are twice as many rows."""
-
-MAX_RESTARTS = 5
-"""How often Ray starts an actor anew before the job fails. Ray's default is for ever,
-also for a prompt that ends each process. Counting the repetitions of a task would not
-do: Ray counts each attempt to reach an actor whose node has just died."""
 
 
 def generate(
@@ -83,17 +69,16 @@ def generate(
         (num_replicas, num_replicas) if isinstance(num_replicas, int) else num_replicas
     )
     placement = placement_of(resources)
-    placed = dict(placement.options)
+    placed = dict(placement.resources)
     if placement.bundles:
-        placed["ray_remote_args_fn"] = functools.partial(_place, placement.bundles)
-    num_seqs = options.get("max_num_seqs") or USUAL_NUM_SEQS
+        placed["ray_remote_args_fn"] = placement.strategy
     with warnings.catch_warnings():
         # They are there until 2.64, which the requirements exclude.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         return dataset.map_batches(
             RowGenerator,
             fn_constructor_args=(model, params, {"backend": backend, **options}),
-            batch_size=math.ceil(num_seqs / BATCHES_OF_ROWS),
+            batch_size=math.ceil(num_seqs_of(options) / BATCHES_OF_ROWS),
             batch_format="pyarrow",
             compute=ActorPoolStrategy(
                 min_size=least, max_size=most, max_concurrent_calls_per_actor=CALLS
@@ -102,13 +87,3 @@ def generate(
             max_restarts=MAX_RESTARTS,
             **placed,
         )
-
-
-def _place(bundles: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """Reserve a placement group for one actor and for what its engine starts."""
-    group = ray.util.placement_group(list(bundles), strategy="PACK")
-    return {
-        "scheduling_strategy": PlacementGroupSchedulingStrategy(
-            group, placement_group_capture_child_tasks=True
-        )
-    }

@@ -16,8 +16,7 @@ from unillm.errors import ConfigError
 from unillm.server.hosted import HostedServer
 from unillm.server.settings import ServerSettings
 
-from ._data import USUAL_NUM_SEQS
-from ._placement import Resources, placement_of
+from ._placement import Resources, num_seqs_of, placement_of
 
 
 def deployment(
@@ -57,7 +56,7 @@ def deployment(
     """
     settings = settings or ServerSettings()
     _check(settings)
-    num_seqs = options.get("max_num_seqs") or USUAL_NUM_SEQS
+    num_seqs = num_seqs_of(options)
     create = functools.partial(Generator, model, backend=backend, **options)
     hosted = functools.partial(HostedServer, create, model, settings)
     scaled: dict[str, Any] = {"num_replicas": num_replicas}
@@ -73,7 +72,7 @@ def deployment(
         # Beyond the engine's rows, so that a row that is free has a request waiting.
         max_ongoing_requests=2 * num_seqs,
         graceful_shutdown_timeout_s=settings.shutdown_timeout,
-        ray_actor_options=dict(placement.options),
+        ray_actor_options=dict(placement.resources),
         logging_config={
             "log_level": settings.log_level.upper(),
             "enable_access_log": settings.access_log,
