@@ -33,7 +33,7 @@ def installed(monkeypatch):
             remedy='pip install "absent[cuda]"',
         ),
     ]
-    monkeypatch.setattr(unillm, "backends", lambda: found)
+    monkeypatch.setattr(unillm, "backends", lambda **_: found)
 
 
 def test_the_table_is_in_the_order_of_auto(installed, cli):

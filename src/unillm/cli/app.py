@@ -14,7 +14,7 @@ import typer
 
 import unillm
 
-from . import bench, cache, options
+from . import bench, cache, env, options
 from .backends import backends
 from .batch import batch
 from .build import build
@@ -51,6 +51,7 @@ app.command()(compare)
 app.command()(doctor)
 app.add_typer(bench.app)
 app.add_typer(cache.app)
+app.add_typer(env.app)
 
 
 def _show_version(wanted: bool) -> None:

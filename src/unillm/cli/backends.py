@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,9 +19,15 @@ if TYPE_CHECKING:
 
 
 @command
-def backends(*, as_json: options.AsJson = False) -> None:
-    """Show the installed backends: available, or why not and what to do."""
-    found = sorted(unillm.backends(), key=_order)
+def backends(
+    *,
+    python: Annotated[
+        str | None, typer.Option(help=options.PYTHON, metavar="PATH")
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Show the backends here and in known environments: available, or why not."""
+    found = sorted(unillm.backends(python=python), key=_order)
     if as_json:
         write_json(found)
     else:
@@ -44,7 +50,7 @@ def _write_table(found: list[BackendStatus]) -> None:
             status.name,
             Text("yes", "green") if status.available else Text("no", "red"),
             "–" if status.auto_rank is None else str(number),
-            status.distribution,
+            status.distribution + (f" in {status.python}" if status.python else ""),
             Text(status.description),
         )
     print_table(table)

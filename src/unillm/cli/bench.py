@@ -57,11 +57,7 @@ class Sides(TypedDict, total=False):
     backend: Annotated[list[str], _side("Engine of a side; once for each.", "NAME")]
     python: Annotated[
         list[str],
-        _side(
-            "Interpreter of a side, whose environment has unillm and the engine; - is "
-            "this one.",
-            "PATH",
-        ),
+        _side(f"{options.PYTHON} - is this one.", "PATH"),
     ]
     dtype: Annotated[list[str], _side(options.DTYPE, "NAME")]
     option: Annotated[
@@ -149,7 +145,8 @@ def run(
     work: Work,
     output: Output,
     engine: Annotated[
-        options.Serving, options.Without("backend", "dtype", "backend_options", "seed")
+        options.Serving,
+        options.Without("backend", "python", "dtype", "backend_options", "seed"),
     ],
     as_json: options.AsJson = False,
     debug: options.Debug = False,
@@ -274,6 +271,7 @@ def _sides(given: Mapping[str, Any], engine: Mapping[str, Any]) -> list[Side]:
         ConfigError: An option is given neither once nor once for each backend.
     """
     from ..bench.plan import Side
+    from ..process.environments import find_python
     from .side_by_side import label
     from .sides import pairs_by_side
 
@@ -293,7 +291,7 @@ def _sides(given: Mapping[str, Any], engine: Mapping[str, Any]) -> list[Side]:
         own = {name: each[number % len(each)] for name, each in values.items()}
         python = own.pop("python", "-")
         own["backend_options"] = options.parse_key_values(of_side[number])
-        python = sys.executable if python == "-" else python
+        python = sys.executable if python == "-" else find_python(python)
         name = label(own)
         if len(values.get("python", ())) > 1:
             name += f" [{python}]"

@@ -53,11 +53,7 @@ class Sides(TypedDict, total=False):
     backend: Annotated[list[str], _side("Engine of a side.", "NAME")]
     python: Annotated[
         list[str],
-        _side(
-            "Interpreter of a side, whose environment has unillm and the engine; - is "
-            "this one.",
-            "PATH",
-        ),
+        _side(f"{options.PYTHON} - is this one.", "PATH"),
     ]
     dtype: Annotated[list[str], _side(options.DTYPE, "NAME")]
     max_num_seqs: Annotated[list[int], _side("Requests in one step.", "COUNT")]
@@ -103,6 +99,7 @@ def compare(
         options.Loading,
         options.Without(
             "backend",
+            "python",
             "dtype",
             "max_num_seqs",
             "max_num_batched_tokens",
@@ -153,6 +150,7 @@ def _both(given: Mapping[str, Any]) -> tuple[Side, Side]:
         ConfigError: An option is given three times, or both sides are the same.
     """
     from ..comparison.sides import Side
+    from ..process.environments import find_python
 
     values = dict(given)
     pairs = pairs_by_side(values.pop("option", []), 2)
@@ -173,7 +171,8 @@ def _both(given: Mapping[str, Any]) -> tuple[Side, Side]:
         own = {name: each[number % len(each)] for name, each in values.items()}
         python = own.pop("python", "-")
         own["backend_options"] = options.parse_key_values(pairs[number])
-        return Side(options=own, python=sys.executable if python == "-" else python)
+        python = sys.executable if python == "-" else find_python(python)
+        return Side(options=own, python=python)
 
     return side(0), side(1)
 

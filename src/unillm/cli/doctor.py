@@ -61,7 +61,7 @@ def doctor(
 
 def _for_the_contract(given: options.Loading) -> dict[str, Any]:
     """Return the given options that concern the engine, whatever its model."""
-    names = ("dtype", "max_num_seqs", "backend_options")
+    names = ("python", "dtype", "max_num_seqs", "backend_options")
     return {
         name: value
         for name, value in given.items()

@@ -101,6 +101,11 @@ def as_value(text: str) -> Any:
 _engine = functools.partial(Option, panel="Engine")
 DTYPE = "Type of the weights: auto (the checkpoint's), float32, bfloat16 or float16."
 
+PYTHON = (
+    "Interpreter of another environment, which has unillm and the engine: its path, or "
+    "its name in `unillm env list`."
+)
+
 
 class Reading(TypedDict, total=False):
     """Options for reading a model; these and the next are fields of `EngineConfig`."""
@@ -113,6 +118,7 @@ class Reading(TypedDict, total=False):
             "NAME",
         ),
     ]
+    python: Annotated[str, _engine(PYTHON, "PATH")]
     dtype: Annotated[str, _engine(DTYPE, "NAME", default="auto")]
     tokenizer: Annotated[
         str, _engine("Directory or hub id of another tokenizer.", "PATH")

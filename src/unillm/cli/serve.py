@@ -223,13 +223,23 @@ def _shadow(given: Shadowing, engine: Mapping[str, Any]) -> ShadowSettings:
 
     if "shadow" not in given:
         raise ConfigError("The options of a second engine need --shadow NAME.")
-    of_first = {name: engine[name] for name in engine if name != "backend_options"}
+    of_first = {
+        name: engine[name]
+        for name in engine
+        if name not in ("python", "backend_options")
+    }
     return ShadowSettings(
         backend=given["shadow"],
         share=given.get("shadow_share", 0.05),
-        python=given.get("shadow_python", sys.executable),
+        python=_interpreter(given.get("shadow_python")),
         options={**of_first, **given.get("shadow_option", {})},
     )
+
+
+def _interpreter(given: str | None) -> str:
+    from ..process.environments import find_python
+
+    return sys.executable if given is None else find_python(given)
 
 
 def _keys_of_environment() -> list[str]:

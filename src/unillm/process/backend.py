@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from typing_extensions import override
 
 from ..engines.backend import Availability, Backend, Finding
+from ..errors import ConfigError
 from .engine import ProcessEngine
 from .messages import Answer, Ask, Describe, Facts, List, Listing
 from .peer import Peer
@@ -80,6 +81,13 @@ class ProcessBackend(Backend):
     @override
     def examine(self, config: EngineConfig) -> Iterator[Finding]:
         return iter([Finding(**each) for each in self._ask("examine", config)])
+
+    @override
+    def build_spec(self, config: EngineConfig) -> NoReturn:
+        raise ConfigError(
+            f"An engine for {self.name!r} is planned and built in its own environment. "
+            f"Run: {self.python} -m unillm plan {config.model} --backend {self.name}"
+        )
 
     @override
     def create_engine(self, config: EngineConfig) -> Engine:

@@ -147,7 +147,7 @@ class Child:
         else:
             how = f"ended with exit status {status}"
         lines = "".join(f"\n  {line}" for line in self._lines)
-        output = f" Its last lines:{lines}" if lines else " It printed nothing."
+        output = f" Its last lines:{lines}" if lines else " It printed nothing"
         return f"The process {self.python} (id {self.pid}) {how}.{output}"
 
     def printed(self, text: str) -> bool:
