@@ -78,7 +78,7 @@ def typing(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """The tests, against the built wheel and not the checkout."""
-    extras = ".[transformers,lora,batch,testing]"
+    extras = ".[transformers,lora,batch,bench,testing]"
     session.install(*CONSTRAINTS, *GROUPS["tests"], extras)
     session.run("pytest", *session.posargs)
 
@@ -102,7 +102,7 @@ def tokenizers(session: nox.Session) -> None:
 @nox.session
 def properties(session: nox.Session) -> None:
     """The Hypothesis properties, with many more examples than in `tests`."""
-    extras = ".[transformers,lora,batch,testing]"
+    extras = ".[transformers,lora,batch,bench,testing]"
     session.install(*CONSTRAINTS, *GROUPS["tests"], extras)
     session.run(
         "pytest",

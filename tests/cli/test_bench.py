@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 
 import pytest
@@ -20,11 +19,13 @@ def test_two_sides_get_the_same_work_in_turn(cli, tmp_path):
     result = cli(
         *("bench", "unillm/tiny", "--backend", "transformers", *SMALL),
         *("--dtype", "float32", "--dtype", "bfloat16", "--batch", "4"),
-        *("--rounds", "3", "--save", str(tmp_path)),
+        *("--rounds", "3", "--json"),
     )
 
     assert result.exit_code == ExitCode.OK, result.output
-    report = read_report(tmp_path / "report.json")
+    path = tmp_path / "report.json"
+    path.write_text(result.stdout)
+    report = read_report(path)
     assert [side.label for side in report.sides] == [
         "transformers (dtype=float32)",
         "transformers (dtype=bfloat16)",
@@ -36,18 +37,19 @@ def test_two_sides_get_the_same_work_in_turn(cli, tmp_path):
         assert len(found.warmup_s) == 1
     [pair] = report.pairs
     assert pair.equality.requests == 12
-    rows = list(csv.DictReader((tmp_path / "report.csv").read_text().splitlines()))
-    assert {row["figure"] for row in rows} >= {"output", "ttft p50", "cpu", "slot use"}
-    assert all(row["valid"] == "True" for row in rows)
+    compared = cli("bench", "compare", path, path)
+    assert compared.exit_code == ExitCode.OK
+    assert "transformers (dtype=bfloat16)  batch 4  output" in compared.stdout
+    assert {line.split()[-1] for line in compared.stdout.splitlines()[1:]} == {"tie"}
 
 
 @pytest.mark.usefixtures("liar")
 def test_an_engine_that_cannot_be_true_ends_with_9(cli):
     result = cli(
         *("bench", "unillm/tiny", "--backend", "liar", *SMALL, "--rounds", "2"),
-        *("--batch", "4", "--json"),
+        *("--batch", "4", "--json", "--option", "lie=moody"),
     )
 
     assert result.exit_code == ExitCode.INVALID, result.output
     [found] = json.loads(result.stdout)["results"]
-    assert "beyond the bound" in [reason["check"] for reason in found["reasons"]]
+    assert "other continuation" in [reason["check"] for reason in found["reasons"]]

@@ -11,7 +11,8 @@ import attrs
 
 from ..errors import ConfigError
 from .figures import Figure
-from .report import Report, Result
+from .report import Report
+from .results import Result
 from .statistics import CONFIDENCE, Spread
 
 COMPARED = ("output", "requests", "ttft p50", "tpot p50", "e2e p50", "goodput", "cpu")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A report as files: JSON, and CSV with one line a figure."""
+"""A report as files: JSON, CSV with one line a figure, and one HTML page."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import csv
 import io
 from pathlib import Path
 
+from .page import as_html
 from .report import Report
 
 COLUMNS = (
@@ -29,10 +30,15 @@ COLUMNS = (
 
 
 def save(report: Report, folder: Path) -> None:
-    """Write ``report.json`` and ``report.csv`` into a folder, made if needed."""
+    """Write ``report.json``, ``report.csv`` and ``report.html`` into a folder.
+
+    Raises:
+        ConfigError: matplotlib is not installed; the other two files are written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(report.to_json() + "\n", "utf-8")
     (folder / "report.csv").write_text(as_csv(report), "utf-8")
+    (folder / "report.html").write_text(as_html(report), "utf-8")
 
 
 def as_csv(report: Report) -> str:

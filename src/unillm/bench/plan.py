@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 
 from ..errors import ConfigError
+from .costs import Price
 from .figures import Slo
 from .workloads import BATCH, Case, Fixed, Workload
 
@@ -43,6 +44,7 @@ class Plan:
         slo: Latencies that a request must keep to count as goodput.
         one_after_another: Load a side only when the one before has ended, for engines
             that do not fit beside each other.
+        price: What machine and builds cost; `None` leaves costs out.
         sweep: Double the rate of the last case until a side does not follow.
     """
 
@@ -56,6 +58,7 @@ class Plan:
     slo: Slo | None = None
     one_after_another: bool = False
     sweep: bool = False
+    price: Price | None = None
 
     def __attrs_post_init__(self) -> None:
         """Refuse a plan that measures nothing."""

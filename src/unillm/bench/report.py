@@ -12,13 +12,12 @@ import attrs
 
 from ..comparison.worker import CONVERTER
 from ..errors import ConfigError
+from .costing import Costs
 from .device import Device
 from .equality import Equality
-from .figures import Figure
 from .lines import Ready
+from .results import Result
 from .statistics import Spread
-from .verdicts import Reason
-from .workloads import Case
 
 FORMAT = 1
 """Changes when an older version would misread a report."""
@@ -38,43 +37,6 @@ class SideRecord:
     """Peak memory of its processes."""
     device_bytes: int | None = None
     """Memory of the device; `None` where it does not say."""
-
-
-@attrs.frozen(kw_only=True)
-class Bar:
-    """One request of the timeline: times from the start of the round, in seconds."""
-
-    slot: int
-    sent_s: float
-    first_s: float
-    last_s: float
-
-
-@attrs.frozen(kw_only=True)
-class Result:
-    """One case on one side."""
-
-    side: str
-    case: Case
-    figures: Sequence[Figure]
-    reasons: Sequence[Reason]
-    """Why the figures cannot be true; empty for a valid case."""
-    notes: Sequence[str] = ()
-    warmup_s: Sequence[float] = ()
-    """Seconds of the rounds that were not measured."""
-    percentiles: Mapping[str, Sequence[float]] = attrs.field(factory=dict)
-    """Percentiles 0 to 100 of each latency, over all rounds."""
-    timeline: Sequence[Bar] = ()
-    """The requests of the last round."""
-
-    @property
-    def is_valid(self) -> bool:
-        """Whether the figures can be true."""
-        return not self.reasons
-
-    def figure(self, name: str) -> Figure | None:
-        """Return a figure by name."""
-        return next((each for each in self.figures if each.name == name), None)
 
 
 @attrs.frozen(kw_only=True)
@@ -103,6 +65,8 @@ class Report:
     sides: Sequence[SideRecord]
     results: Sequence[Result]
     pairs: Sequence[Pair]
+    costs: Costs | None = None
+    """`None` without a price."""
 
     @property
     def is_valid(self) -> bool:

@@ -21,13 +21,15 @@ from ..comparison.child import Child
 from ..comparison.worker import CONVERTER
 from ..errors import UnillmError
 from . import accounting
+from .costing import costs_of
 from .device import Device, Question
 from .equality import equality
 from .figures import Round, figures_of, gaps, latencies, tpots, ttfts
 from .lines import Ready, Task
 from .plan import Plan, Side
 from .probing import Probe, answered, case_of, probes_of, tails_hold
-from .report import Bar, Pair, Report, Result, SideRecord
+from .report import Pair, Report, SideRecord
+from .results import Bar, Result
 from .roofline import Cost, floor_of
 from .samples import Run
 from .statistics import decision, paired_ratio, percentile
@@ -87,6 +89,7 @@ def measure(plan: Plan, say: Say = lambda _: None, *, show_log: bool = False) ->
         for side in plan.sides
         if case.name in measured[side.label].rounds
     ]
+    readies = {label: each.record.ready for label, each in measured.items()}
     return Report(
         model=plan.model,
         conditions=_conditions(plan, drift),
@@ -94,6 +97,7 @@ def measure(plan: Plan, say: Say = lambda _: None, *, show_log: bool = False) ->
         sides=[each.record for each in measured.values()],
         results=results,
         pairs=list(_pairs(plan, measured, results)),
+        costs=None if plan.price is None else costs_of(results, readies, plan.price),
     )
 
 

@@ -131,8 +131,25 @@ class Output(TypedDict, total=False):
         str,
         _output("Seconds that a request must keep: ttft=0.5,tpot=0.05,e2e=10.", "LIST"),
     ]
+    price_per_hour: Annotated[
+        float, _output("Price of the machine: adds costs and break-even.", "AMOUNT")
+    ]
+    cost_per_build: Annotated[
+        float, _output("Price of the work on each build.", "AMOUNT", default=0.0)
+    ]
+    builds_per_month: Annotated[
+        float, _output("Builds of an engine that needs them.", "COUNT", default=1.0)
+    ]
+    requests_per_day: Annotated[
+        float, _output("Expected traffic, for the bill of a month.", "COUNT")
+    ]
     save: Annotated[
-        Path, _output("Write report.json and report.csv into this folder.", "PATH")
+        Path,
+        _output(
+            "Write report.json, report.csv and report.html into this folder; the page "
+            "needs unillm[bench].",
+            "PATH",
+        ),
     ]
 
 
@@ -203,6 +220,7 @@ def _plan(
         slo=_slo(output.get("slo")),
         one_after_another=bool(work.get("one_after_another")),
         sweep=bool(work.get("sweep")),
+        price=_price(output),
     )
 
 
@@ -262,6 +280,19 @@ def _slo(text: str | None) -> Any:
             f"--slo takes pairs of ttft, tpot and e2e, such as ttft=0.5,tpot=0.05; got "
             f"{text!r}."
         ) from error
+
+
+def _price(output: Mapping[str, Any]) -> Any:
+    from ..bench.costs import Price
+
+    if "price_per_hour" not in output:
+        return None
+    return Price(
+        per_hour=output["price_per_hour"],
+        per_build=output["cost_per_build"],
+        builds_per_month=output["builds_per_month"],
+        requests_per_day=output.get("requests_per_day"),
+    )
 
 
 def _sides(given: Mapping[str, Any], engine: Mapping[str, Any]) -> list[Side]:

@@ -14,8 +14,10 @@ from .tables import column_table, pairs_table, print_table
 
 if TYPE_CHECKING:
     from ..bench.comparing import Change
+    from ..bench.costing import Costs
     from ..bench.figures import Figure
-    from ..bench.report import Pair, Report, Result, SideRecord
+    from ..bench.report import Pair, Report, SideRecord
+    from ..bench.results import Result
 
 _BAR = 12
 _BLOCKS = " ▏▎▍▌▋▊▉█"
@@ -42,6 +44,8 @@ def write_report(report: Report) -> None:
     print_table(table)
     for pair in report.pairs:
         typer.echo(_pair(pair))
+    if report.costs is not None:
+        _write_costs(report.costs)
     for result in report.results:
         for reason in result.reasons:
             typer.echo(
@@ -66,6 +70,32 @@ def write_changes(changes: Sequence[Change]) -> None:
             f"{_number(each.after.median)} {each.unit}",
             f"{each.ratio:.3f}",
             each.verdict,
+        )
+    print_table(table)
+
+
+def _write_costs(costs: Costs) -> None:
+    table = column_table("case", "side", "a million output tokens", "a month")
+    for each in costs.sides:
+        bill = "–" if each.monthly_bill is None else f"{each.monthly_bill:,.0f}"
+        table.add_row(each.case, each.side, f"{each.per_million:.4g}", bill)
+    typer.echo()
+    print_table(table)
+    table = column_table(
+        "case", "faster", "slower", "price", "length", "saving", "pays from", "that is"
+    )
+    for moved in costs.moved:
+        found = moved.break_even
+        table.add_row(
+            moved.case,
+            moved.faster,
+            moved.slower,
+            f"× {moved.price_factor:g}",
+            f"× {moved.length_factor:g}",
+            f"{found.saving_per_million:.4g} a million",
+            f"{found.tokens_per_month:,.3g} tokens a month",
+            f"{found.requests_per_day:,.3g} requests a day, {found.machines:.3g} "
+            "machines",
         )
     print_table(table)
 
