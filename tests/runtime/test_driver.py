@@ -216,6 +216,27 @@ class Hanging(ScriptedEngine):
         self._killed.set()
 
 
+def test_an_engine_that_dies_while_it_is_idle_is_noticed(drive, handle_for):
+    class Mortal(ScriptedEngine):
+        gone = None
+
+        def death(self):
+            return self.gone
+
+    engine = Mortal(lambda _request, _n: END)
+    driver = drive(engine, create=lambda same: same)
+    driver.submit(first := handle_for(), block=False)
+    first.result(PATIENCE_S)
+    settle(driver)
+    driver.check_health()
+
+    engine.gone = ConnectionError("its process was killed")
+
+    for call in (driver.check_health, lambda: driver.submit(handle_for(), block=False)):
+        with pytest.raises(EngineDeadError, match="its process was killed"):
+            call()
+
+
 @pytest.mark.parametrize("how", ["hangs", "closed"])
 def test_an_engine_that_does_not_come_back_is_killed(
     drive, handle_for, monkeypatch, how

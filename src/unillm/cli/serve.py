@@ -190,7 +190,20 @@ def serve(
     if clustered:
         _serve_on_ray(model, of_server, of_engine, clustered)
         return
-    run.serve(functools.partial(unillm.Generator, model, **of_engine), model, of_server)
+    run.serve(functools.partial(_generator, model, **of_engine), model, of_server)
+
+
+def _generator(model: str, **options: Any) -> unillm.Generator:
+    """Return a generator with the options that its backend sets for servers."""
+    from ..generator import open_generator
+    from ..resolve import resolve
+
+    resolved = resolve(model, **options)
+    given = resolved.config.backend_options
+    own = {**resolved.backend.server_options, **given}
+    if own != given:
+        resolved = resolved.with_options(backend_options=own)
+    return open_generator(resolved)
 
 
 _QUEUE = ("max_queued_requests", "max_queued_tokens")

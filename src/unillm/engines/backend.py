@@ -8,7 +8,7 @@ import abc
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -85,6 +85,14 @@ class Backend(abc.ABC):
     option_reasons: Mapping[str, str] = MappingProxyType({})
     """Why the backend does not honour an engine option, for those that a user would
     expect."""
+
+    @property
+    def server_options(self) -> Mapping[str, Any]:
+        """Backend options that a server sets where its user gives none.
+
+        An engine in the process of a busy server shares Python's lock with it.
+        """
+        return MappingProxyType({})
 
     @property
     def waivers(self) -> Mapping[str, str]:

@@ -290,6 +290,14 @@ class Engine(abc.ABC):
         """Return counters by name, as JSON values. Any thread may call it."""
         return {}
 
+    def death(self) -> Exception | None:
+        """Return why the engine has died between two steps; `None` while it lives.
+
+        Any thread calls it, often: it must not wait. An engine without processes keeps
+        this default.
+        """
+        return None
+
     @abc.abstractmethod
     def close(self) -> None:
         """Free all memory, processes and devices. A second call does nothing."""

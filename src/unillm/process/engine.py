@@ -145,6 +145,10 @@ class ProcessEngine(Engine):
         return self._stats
 
     @override
+    def death(self) -> Exception | None:
+        return self._peer.death()
+
+    @override
     def kill(self) -> None:
         self._peer.kill()
 

@@ -172,6 +172,12 @@ class Peer:
         except (OSError, queue.Empty):
             return {}
 
+    def death(self) -> EngineDeadError | None:
+        """Return why the process has ended, if it has, without waiting for it."""
+        if self._closing or not self._child.wait(0.0):
+            return None
+        return EngineDeadError(self._child.obituary())
+
     def kill(self) -> None:
         """Kill the process and its children, from any thread."""
         self._child.kill()

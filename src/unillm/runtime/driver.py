@@ -81,7 +81,7 @@ class Driver:
     """
 
     engine: Engine
-    """Only the driver's thread calls it, but for `stats` and `kill`."""
+    """Only the driver's thread calls it, but for `stats`, `death` and `kill`."""
 
     owner: Owner
     """The process with the driver's thread. In a forked child, `close` and `abandon` do
@@ -199,7 +199,10 @@ class Driver:
             }
 
     def check_health(self) -> None:
-        """Raise `EngineDeadError` if the engine died."""
+        """Raise `EngineDeadError` if the engine died, with or without requests."""
+        alive = self._dead is None and not self._closing
+        if alive and (error := self.engine.death()):
+            self._die(_failed_with(error), error)
         if self._dead is not None:
             raise EngineDeadError(str(self._dead)) from self._dead.__cause__
 
@@ -286,11 +289,7 @@ class Driver:
             else:
                 self._end_all(GeneratorClosedError, CLOSED)
         except BaseException as error:  # noqa: BLE001 - every waiting call raises it
-            self._die(
-                f"The engine failed with {_named(error)}. All its "
-                "requests are lost; create a new Generator.",
-                error,
-            )
+            self._die(_failed_with(error), error)
         self._busy_since = None
         self._close_engine()
         return False
@@ -478,6 +477,11 @@ class Driver:
 
 def _named(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
+
+
+def _failed_with(error: BaseException) -> str:
+    lost = "All its requests are lost; create a new Generator."
+    return f"The engine failed with {_named(error)}. {lost}"
 
 
 def _failure(

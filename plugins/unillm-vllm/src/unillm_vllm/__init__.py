@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
@@ -20,6 +22,16 @@ from unillm.backend import (
 
 if TYPE_CHECKING:
     from unillm.backend import Engine, EngineConfig
+
+
+OWN_OPTION = "multiprocessing"
+"""Option of this backend: whether vLLM's engine runs in its own processes. `None` means
+vLLM's variable ``VLLM_ENABLE_V1_MULTIPROCESSING`` if it is set. Otherwise no on a CPU,
+where one process was 1.5 to 2 times as fast and starts seven times as fast, and yes on
+an accelerator and in a server, where the thread that feeds the device, or computes,
+then has Python's lock to itself."""
+
+PROCESSES_VARIABLE = "VLLM_ENABLE_V1_MULTIPROCESSING"
 
 
 class VllmBackend(Backend):
@@ -41,6 +53,12 @@ class VllmBackend(Backend):
                 remedy='pip install "unillm-vllm[cuda]" (or [cpu])',
             )
         return Availability(available=True)
+
+    @property
+    @override
+    def server_options(self) -> Mapping[str, Any]:
+        """Let the engine run in its own processes, unless vLLM's variable decides."""
+        return {} if PROCESSES_VARIABLE in os.environ else {OWN_OPTION: True}
 
     @override
     def create_engine(self, config: EngineConfig) -> Engine:

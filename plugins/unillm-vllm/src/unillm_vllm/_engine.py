@@ -104,6 +104,7 @@ class VllmEngine(Engine):
         self._ids: dict[str, str] = {}  # ours to vLLM's
         self._adapters: set[int] = set()
         self._closed = False
+        self._ended = False  # a process has, before `close`
         processes.watch(self._wake)
 
     @override
@@ -209,6 +210,12 @@ class VllmEngine(Engine):
         }
 
     @override
+    def death(self) -> Exception | None:
+        if not self._ended:
+            return None
+        return self._death(EngineDeadError("a process of vLLM's engine has ended"))
+
+    @override
     def kill(self) -> None:
         self._processes.kill()
 
@@ -236,6 +243,7 @@ class VllmEngine(Engine):
         vLLM raises in the next call only; a waiting one would wait for ever: a `step`
         for outputs, or the loading of an adapter for its answer.
         """
+        self._ended = True
         core = self._engine.engine_core
         death = EngineDeadError("a process of vLLM's engine has ended")
         for answer in list(getattr(core, "utility_results", {}).values()):

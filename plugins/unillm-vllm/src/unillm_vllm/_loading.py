@@ -29,6 +29,7 @@ from unillm.backend import (
 )
 from unillm.errors import UnknownArgumentError
 
+from . import OWN_OPTION, PROCESSES_VARIABLE
 from ._engine import VllmEngine
 from ._errors import configuration_refused, start_failed
 from ._guidance import VllmGuidance, guidance_of
@@ -60,15 +61,6 @@ SHARED_FIELDS = (
     *ENGINE_OPTIONS,
 )
 """Fields of `EngineConfig` that `EngineArgs` has under the same name."""
-
-OWN_OPTION = "multiprocessing"
-"""Option of this backend: whether vLLM's engine runs in its own processes. `None` means
-vLLM's variable ``VLLM_ENABLE_V1_MULTIPROCESSING`` if it is set. Otherwise no on a CPU,
-where one process was 1.5 to 2 times as fast and starts seven times as fast, and yes on
-an accelerator, where the thread that feeds the device then has Python's lock to
-itself."""
-
-PROCESSES_VARIABLE = "VLLM_ENABLE_V1_MULTIPROCESSING"
 
 CACHE_SHARE = 0.5
 """Largest default share of the free memory of a CPU for the cache. vLLM's own default
