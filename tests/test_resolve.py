@@ -248,3 +248,21 @@ def test_an_entrance_downloads_a_model_once_and_looks_for_plugins_once(
         monkeypatch.undo()
 
     assert (downloads, len(registries)) == ([HUB_ID], 1)
+
+
+@pytest.mark.parametrize("reads_weights", [True, False])
+def test_weights_are_downloaded_for_backends_that_read_them(monkeypatch, reads_weights):
+    wanted = []
+
+    def download(_name, *, allow_patterns):
+        wanted.append("*.safetensors" in allow_patterns)
+        return BUNDLED["unillm/tiny"]
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    backend = reference_backend()
+    backend.reads_weights = reads_weights
+
+    with plugged(backend):
+        resolve(HUB_ID, backend.name)
+
+    assert wanted == [reads_weights]

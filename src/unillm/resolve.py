@@ -89,8 +89,9 @@ def resolve(
         BackendUnavailableError: The backend cannot run here.
     """
     share_cores()  # before a tokenizer or a backend loads torch
-    config = configure(model, backend, **options)
+    config = _options(model, backend, **options)
     registry = registry or BackendRegistry(config.python)
+    config = _located(config, weights=_reads_weights(registry, config))
     if runnable or config.backend == "auto":
         chosen = choose_backend(registry, config)
     else:
@@ -109,14 +110,28 @@ def configure(
         ModelNotFoundError: The model does not exist.
         ModelLoadError: A file of the model is not what its name says.
     """
+    return _located(_options(model, backend, **options))
+
+
+def _options(
+    model: str | os.PathLike[str], backend: str | None, **options: Any
+) -> EngineConfig:
+    """Check the options alone: an invalid one is refused before a download."""
     if not isinstance(model, (str, os.PathLike)):
         raise ConfigError(f"model must be a name or a path, got {model!r}.")
     name = os.fspath(model)
-    # An invalid option is refused before the model is downloaded.
-    config = EngineConfig.create(
-        model=name, path=Path(name), backend=backend, **options
-    )
-    path = find_model(name)
+    return EngineConfig.create(model=name, path=Path(name), backend=backend, **options)
+
+
+def _reads_weights(registry: PluginRegistry, config: EngineConfig) -> bool:
+    """Whether a model of a hub is wanted with its weights."""
+    if is_local(config.model) or config.backend == "auto":
+        return True
+    return registry.load(config.backend).reads_weights
+
+
+def _located(config: EngineConfig, *, weights: bool = True) -> EngineConfig:
+    path = find_model(config.model, weights=weights)
     check_directory(path)
     check_adapter_files(path)
     return attrs.evolve(config, path=path)

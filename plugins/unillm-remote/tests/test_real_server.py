@@ -230,6 +230,14 @@ def test_an_address_without_a_server_is_refused():
         Generator("unillm/tiny", backend="remote", backend_options=options)
 
 
+def test_a_proxy_that_cannot_be_used_is_named(monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "gopher://proxy:1")
+    monkeypatch.setenv("UNILLM_REMOTE_URL", "http://10.0.0.7:8000")
+
+    with pytest.raises(BackendUnavailableError, match="gopher"):
+        Generator("unillm/tiny", backend="remote")
+
+
 # ---------------------------------------------------------------------------- the death
 
 

@@ -82,6 +82,10 @@ class Backend(abc.ABC):
     engine_options: frozenset[str] = frozenset()
     """Those of `config.ENGINE_OPTIONS` that the backend honours."""
 
+    reads_weights: bool = True
+    """Whether the weights of a model of a hub are downloaded; a backend whose model is
+    elsewhere needs its tokenizer and configuration alone."""
+
     option_reasons: Mapping[str, str] = MappingProxyType({})
     """Why the backend does not honour an engine option, for those that a user would
     expect."""

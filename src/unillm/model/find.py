@@ -20,13 +20,14 @@ _FILES = ("*.json", _WEIGHTS, "*.model", "*.jinja", "*.txt")
 """Files to download: no pickled weights, no code."""
 
 
-def find_model(model: str | os.PathLike[str]) -> Path:
+def find_model(model: str | os.PathLike[str], *, weights: bool = True) -> Path:
     """Return the directory of a model.
 
     Args:
         model: A bundled name (``unillm/tiny``), a directory, or a Hugging Face hub id,
             which is taken from the local cache or downloaded (``HF_HUB_OFFLINE=1``
             forbids the download).
+        weights: Whether the weights are wanted too.
 
     Raises:
         ModelNotFoundError: The directory does not exist, or the hub has no such model.
@@ -54,7 +55,7 @@ def find_model(model: str | os.PathLike[str]) -> Path:
             f"'organisation/name'.{nearest_name(name, BUNDLED)} Check the path; the "
             f"bundled model is {next(iter(BUNDLED))!r}."
         )
-    return download(name)
+    return download(name, weights=weights)
 
 
 def download(name: str, *, weights: bool = True) -> Path:

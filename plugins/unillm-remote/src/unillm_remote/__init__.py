@@ -41,6 +41,7 @@ class RemoteBackend(Backend):
     name = "remote"
     description = "a server of token ids: vLLM, SGLang, llama.cpp, trtllm-serve, unillm"
     auto_rank = None  # a server is chosen by name only
+    reads_weights = False
     option_names = frozenset({"url", "served_model"})
     option_reasons = MappingProxyType(dict.fromkeys(ENGINE_OPTIONS, _OF_THE_SERVER))
     waivers = MappingProxyType(

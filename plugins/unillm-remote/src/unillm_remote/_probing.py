@@ -100,11 +100,7 @@ class Probe:
             ConfigError: The server has no model of that name.
             UnsupportedModelError: Its tokenizer is another one.
         """
-        with httpx.Client(
-            base_url=self._address.url,
-            headers=self._address.headers,
-            timeout=httpx.Timeout(PROBE_TIMEOUT_S, connect=5.0),
-        ) as client:
+        with self._open() as client:
             self._client = client
             cards = self._cards()
             card = _chosen(cards, served_model)
@@ -119,6 +115,17 @@ class Probe:
                 max_model_len=self._length(card),
                 checked_by=checked_by,
             )
+
+    def _open(self) -> httpx.Client:
+        try:
+            return httpx.Client(
+                base_url=self._address.url,
+                headers=self._address.headers,
+                timeout=httpx.Timeout(PROBE_TIMEOUT_S, connect=5.0),
+            )
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            # The address is wrong, or a proxy that the environment names.
+            raise self._unavailable(f"{type(error).__name__}: {error}") from error
 
     # ------------------------------------------------------------------------ the kind
 
@@ -251,7 +258,7 @@ class Probe:
     def _request(self, method: str, path: str, body: Any = None) -> httpx.Response:
         try:
             return self._client.request(method, path, json=body)
-        except httpx.TransportError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._unavailable(
                 f"{path}: {type(error).__name__}: {error}"
             ) from error

@@ -141,6 +141,8 @@ class Transport:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_until_complete(self._serve())
+        except Exception as error:  # noqa: BLE001 - every caller gets it
+            self._die(f"{type(error).__name__}: {error}")
         finally:
             self._loop.close()
 
@@ -155,7 +157,8 @@ class Transport:
         )
         async with httpx.AsyncClient(
             base_url=self._address.url,
-            headers=self._address.headers,
+            # A proxy that compresses a stream holds it back.
+            headers={**self._address.headers, "accept-encoding": "identity"},
             limits=limits,
             timeout=timeout,
         ) as client:
@@ -339,7 +342,7 @@ class Transport:
                 response = await self._client.get(
                     self._health_path, timeout=HEALTH_TIMEOUT_S
                 )
-            except httpx.TransportError as error:
+            except httpx.HTTPError as error:
                 reason = f"{type(error).__name__}: {error}".rstrip(": ")
                 continue
             if response.status_code < 500 or response.status_code == FULL:

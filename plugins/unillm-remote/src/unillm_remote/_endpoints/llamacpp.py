@@ -37,6 +37,7 @@ _SEEDS = 2**32 - 1
 
 _ENDS = {"eos": "stop", "limit": "length"}
 
+_NO_OPTION = refused("llama.cpp has no such option")
 _NO_RANKS = refused("llama.cpp's answers have no ranks")
 _COUNTS_THE_PROMPT = refused("llama.cpp counts the tokens of the prompt too")
 _BY_BANS = Capability(
@@ -59,7 +60,8 @@ class LlamaCppCompletion(Endpoint):
             "ignore_eos": refused(
                 "llama.cpp bans EOS tokens instead of going on after them"
             ),
-            "min_tokens": refused("llama.cpp has no such option"),
+            "cache_salt": _NO_OPTION,
+            "min_tokens": _NO_OPTION,
             "presence_penalty": _COUNTS_THE_PROMPT,
             "frequency_penalty": _COUNTS_THE_PROMPT,
             "logprobs": _NO_RANKS,

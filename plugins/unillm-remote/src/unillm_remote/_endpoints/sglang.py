@@ -57,6 +57,7 @@ class SglangGenerate(Endpoint):
             ),
             "logprobs": _NO_RANKS,
             "prompt_logprobs": _NO_RANKS,
+            "cache_salt": _NO_FIELD,
             "allowed_token_ids": _NO_FIELD,
             "bad_words": _NO_FIELD,
             "structured_outputs": NOT_TRIED,

@@ -48,6 +48,7 @@ class TrtllmCompletions(Endpoint):
                 "request does not name"
             ),
             "logprobs": _NO_RANKS,
+            "cache_salt": _NO_FIELD,
             "prompt_logprobs": _NO_FIELD,
             "allowed_token_ids": _NO_FIELD,
             "bad_words": _NO_FIELD,
