@@ -220,6 +220,9 @@ class EngineConfig:
     pipeline_parallel_size: int = _count(1)
     """Groups of devices that share the layers."""
 
+    data_parallel_size: int = _count(1)
+    """Replicas of the engine, each in a process with devices or cores of its own."""
+
     gpu_memory_utilization: float | None = _option(
         "a number in (0, 1]", lambda v: _is_number(v) and 0 < v <= 1
     )

@@ -75,6 +75,7 @@ class Generator(TextMethods):
         kv_cache_dtype: Type of keys and values; "auto" is that of the model.
         tensor_parallel_size: Devices that share each layer.
         pipeline_parallel_size: Groups of devices that share the layers.
+        data_parallel_size: Replicas of the engine, each with devices of its own.
         gpu_memory_utilization: Share of a device's memory that the engine may take.
         enable_prefix_caching: Reuse the cache of prompts that begin alike.
         speculative_config: Speculative decoding, in vLLM's words.
@@ -124,6 +125,7 @@ class Generator(TextMethods):
         kv_cache_dtype: str = "auto",
         tensor_parallel_size: int = 1,
         pipeline_parallel_size: int = 1,
+        data_parallel_size: int = 1,
         gpu_memory_utilization: float | None = None,
         enable_prefix_caching: bool | None = None,
         speculative_config: Mapping[str, Any] | None = None,

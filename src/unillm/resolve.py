@@ -25,7 +25,7 @@ from .model.find import BUNDLED, find_model
 from .openmp import share_cores
 from .plugin_checks import check_engine
 from .plugins import PluginRegistry
-from .process.registry import BackendRegistry
+from .process.registry import BackendRegistry, in_a_process
 
 
 @attrs.frozen(kw_only=True)
@@ -97,6 +97,8 @@ def resolve(
     else:
         chosen = registry.load(config.backend)
     _check_backend_options(chosen, config)
+    if config.data_parallel_size > 1:
+        chosen = in_a_process(chosen)
     return Resolved(config=config, backend=chosen, registry=registry)
 
 

@@ -169,6 +169,10 @@ class Serving(Building, total=False):
     pipeline_parallel_size: Annotated[
         int, _engine("Groups of devices that share the layers.", "COUNT")
     ]
+    data_parallel_size: Annotated[
+        int,
+        _engine("Replicas of the engine, each with GPUs or cores of its own.", "COUNT"),
+    ]
     gpu_memory_utilization: Annotated[
         float, _engine("Share of a device's memory that the engine may take.", "SHARE")
     ]

@@ -7,14 +7,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from .channel import Channel, ProtocolError
+from .channel import Channel, ProtocolError, readable
 from .child import kill_session
 from .messages import AskStats, Beat, Log, Stats, ToHost
 
@@ -70,7 +69,7 @@ class Attendant:
     def _run(self) -> None:
         with contextlib.suppress(EOFError, ProtocolError, OSError):
             while os.getppid() == self._parent:
-                if not select.select([self._channel], [], [], LOOK_S)[0]:
+                if not readable([self._channel], LOOK_S):
                     if self._loading:
                         self.send(Beat())
                     continue

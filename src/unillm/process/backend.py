@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -12,9 +13,11 @@ from typing_extensions import override
 
 from ..engines.backend import Availability, Backend, Finding
 from ..errors import ConfigError
+from .devices import Share, gpus, shares
 from .engine import ProcessEngine
 from .messages import Answer, Ask, Describe, Facts, List, Listing
 from .peer import Peer
+from .replicas import ReplicatedEngine
 from .values import as_capabilities, encode_config
 
 if TYPE_CHECKING:
@@ -28,22 +31,13 @@ class ProcessBackend(Backend):
     Args:
         python: Path of the interpreter.
         facts: The backend, as it is declared there.
-        environment: Variables of the engine's process besides those of this one.
-        cores: Cores of the engine's process; `None` for all.
 
     Attributes:
         python: Path of the interpreter.
         distribution: Name and version of the distribution that provides it there.
     """
 
-    def __init__(
-        self,
-        python: str,
-        facts: Facts,
-        *,
-        environment: Mapping[str, str] | None = None,
-        cores: list[int] | None = None,
-    ) -> None:
+    def __init__(self, python: str, facts: Facts) -> None:
         self.python = python
         self.facts = facts
         self.name = facts.name
@@ -55,8 +49,6 @@ class ProcessBackend(Backend):
         self.engine_options = frozenset(facts.engine_options)
         self.option_reasons = facts.option_reasons
         self.capabilities = as_capabilities(facts.capabilities)
-        self._environment = environment
-        self._cores = cores
 
     @property
     @override
@@ -91,8 +83,25 @@ class ProcessBackend(Backend):
 
     @override
     def create_engine(self, config: EngineConfig) -> Engine:
-        peer = Peer(self.python, self.name, environment=self._environment)
-        return ProcessEngine(peer, self.name, config, cores=self._cores)
+        count = config.data_parallel_size
+        if count == 1:
+            return self._start(config, Share())
+        on_cpu = config.backend_options.get("device") == "cpu"
+        parts = shares(
+            count,
+            [] if on_cpu else gpus(),
+            each=config.tensor_parallel_size * config.pipeline_parallel_size,
+            cores=sorted(os.sched_getaffinity(0)),
+        )
+        return ReplicatedEngine(
+            lambda number: self._start(config, parts[number]),
+            count,
+            step_timeout_s=config.step_timeout_s,
+        )
+
+    def _start(self, config: EngineConfig, share: Share) -> ProcessEngine:
+        peer = Peer(self.python, self.name, environment=share.environment)
+        return ProcessEngine(peer, self.name, config, cores=share.cores)
 
     def _ask(self, method: str, config: EngineConfig) -> Any:
         question = Ask(self.name, method, encode_config(config))

@@ -15,7 +15,7 @@ import socket
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 from msgspec.msgpack import Decoder, Encoder
@@ -30,6 +30,13 @@ _HEADER = 4
 _CHUNK = 256 * 1024
 
 M = TypeVar("M")
+
+
+class HasFileno(Protocol):
+    """**Protocol:** an object with a file descriptor."""
+
+    def fileno(self) -> int:
+        """Return the descriptor; negative once closed."""
 
 
 class ProtocolError(Exception):
@@ -112,8 +119,7 @@ class Channel(Generic[M]):
                 rest = rest[self._end.send(rest) :]
                 continue
             # Both sides may be sending: one of them has to receive.
-            readable, _, _ = select.select([self._end], [self._end], [])
-            if readable and not self._fill():
+            if readable([self], None, sending=self) and not self._fill():
                 raise ConnectionResetError("the other side is gone")
 
     def receive(self, timeout_s: float | None = None) -> M:
@@ -125,8 +131,7 @@ class Channel(Generic[M]):
             TimeoutError: Nothing came.
         """
         while not self.pending():
-            readable, _, _ = select.select([self._end], [], [], timeout_s)
-            if not readable:
+            if not readable([self], timeout_s):
                 raise TimeoutError(f"no message within {timeout_s:g} s")
             if not self._fill():
                 raise EOFError("the other side is gone")
@@ -150,6 +155,10 @@ class Channel(Generic[M]):
         if not self._fill():
             raise EOFError("the other side is gone")
         return self.pending()
+
+    def next(self) -> M | None:
+        """Return the message that `receive` would return now, and leave it."""
+        return self._messages[0] if self._messages else None
 
     def shut_down(self) -> None:
         """Let both sides see the end, from any thread."""
@@ -194,6 +203,28 @@ class Channel(Generic[M]):
             start = end + length
         if start:
             del received[:start]
+
+
+def readable(
+    ends: Sequence[HasFileno], timeout_s: float | None, *, sending: Any = None
+) -> list[HasFileno]:
+    """Wait until something can be read, and return where.
+
+    Args:
+        ends: Where to look. Descriptors may be above those that `select.select` takes.
+        timeout_s: Seconds to wait; `None` for as long as it takes.
+        sending: Wait no longer than until it can be written to.
+    """
+    poll = select.poll()
+    for each in ends:
+        number = each.fileno()
+        if number < 0:  # closed here
+            return [each]
+        poll.register(number, select.POLLIN)
+    if sending is not None:
+        poll.register(sending.fileno(), select.POLLIN | select.POLLOUT)
+    found = dict(poll.poll(None if timeout_s is None else max(timeout_s, 0) * 1000))
+    return [each for each in ends if found.get(each.fileno(), 0) & ~select.POLLOUT]
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

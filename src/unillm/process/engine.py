@@ -121,9 +121,27 @@ class ProcessEngine(Engine):
     def step(self) -> list[EngineOutput]:
         if not self._live:
             return []
+        self.go_on()
+        return self._outputs(self._peer.receive()) + self._pending_outputs()
+
+    def go_on(self) -> None:
+        """Let the engine have the requests so far and compute, without waiting."""
         if self._requests or self._received + WINDOW // 2 >= self._granted:
             self._send_turn()
-        outputs = self._outputs(self._peer.receive())
+
+    def take(self) -> list[EngineOutput]:
+        """Return the outputs that are there, without waiting; raises as `step`."""
+        outputs = self._pending_outputs()
+        if not outputs and self._peer.is_over:
+            outputs = self._outputs(self._peer.receive())
+        return outputs
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when `take` has something."""
+        return self._peer.fileno()
+
+    def _pending_outputs(self) -> list[EngineOutput]:
+        outputs = []
         while self._peer.poll():
             outputs += self._outputs(self._peer.receive())
         return outputs

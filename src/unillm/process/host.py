@@ -13,7 +13,6 @@ import contextlib
 import logging
 import os
 import platform
-import select
 import socket
 import sys
 import traceback
@@ -26,7 +25,7 @@ from ..errors import RequestError, UnillmError
 from ..plugins import PluginRegistry
 from ..runtime.cores import watched_cores
 from .attendant import Attendant, LogSender
-from .channel import Channel, FrameTooLongError
+from .channel import Channel, FrameTooLongError, readable
 from .compiling import StructureCompiler
 from .failures import as_failure
 from .messages import (
@@ -226,8 +225,7 @@ class _Hosting:
     def _turn_once(self) -> bool:
         """Take what the program sent, and step once; false after `Close`."""
         if not self._may_step() and not self._program.pending():
-            ends = [self._program.fileno(), self._compiler.fileno()]
-            select.select(ends, [], [])
+            readable([self._program, self._compiler], None)
         while self._program.poll():
             message = self._program.receive()
             if isinstance(message, Close):

@@ -72,6 +72,7 @@ class Peer:
         self._control = Channel.to_host(control)
         self._stats: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._sign = time.monotonic()
+        self._is_over = False
         self._closing = False
         try:
             self._child = Child(
@@ -155,11 +156,21 @@ class Peer:
         return self._expect(News, None)
 
     def poll(self) -> bool:
-        """Return whether a message is there; one that ends the engine counts too."""
+        """Return whether news are there, without waiting."""
         try:
-            return self._work.poll()
+            return self._work.poll() and isinstance(self._work.next(), News)
         except (EOFError, ProtocolError):
+            self._is_over = True
             return False  # the next `receive` raises it
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the next `receive` will raise, as far as `poll` has seen."""
+        return self._is_over or self._work.next() is not None
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when there is something to poll."""
+        return self._work.fileno()
 
     def stats(self, timeout_s: float) -> dict[str, Any]:
         """Return the statistics of the engine; empty if there is no answer in time."""
@@ -189,8 +200,8 @@ class Peer:
         Args:
             timeout_s: Seconds after which it is killed.
         """
-        until = time.monotonic() + timeout_s
         self._closing = True
+        until = time.monotonic() + timeout_s
         with contextlib.suppress(OSError, EOFError, ProtocolError, TimeoutError):
             self._work.send(Close())
             while not isinstance(

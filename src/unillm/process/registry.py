@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 
 import attrs
 from typing_extensions import override
@@ -110,6 +111,17 @@ class BackendRegistry(PluginRegistry):
                 self._found[python, facts.name] = ProcessBackend(python, facts)
             self._listed = True
         return list(self._found.values())
+
+
+def in_a_process(backend: Backend) -> ProcessBackend:
+    """Return a backend whose engines run in processes, of this interpreter by default.
+
+    Raises:
+        BackendNotFoundError: A new process of this interpreter does not find it.
+    """
+    if isinstance(backend, ProcessBackend):
+        return backend
+    return ProcessBackend(sys.executable, describe(sys.executable, backend.name))
 
 
 def backends(*, python: str | os.PathLike[str] | None = None) -> list[BackendStatus]:

@@ -239,7 +239,7 @@ def as_limits(ready: Ready) -> EngineLimits:
 
 # --------------------------------------------------------------------- configurations
 
-_OF_THE_PROGRAM = {"path", "sources", "python"}
+_OF_THE_PROGRAM = {"path", "sources", "python", "data_parallel_size"}
 """Fields that do not cross as they are."""
 
 

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import attrs
 
@@ -131,6 +132,8 @@ class PipeBackend(Backend):
                 close_fds=False,
             )
             sys.stderr.write(f"grandchild {child.pid}\n")
+        if "flag" in options and Path(options["flag"]).exists():
+            exit_1()
         if options.get("at") == "load":
             globals()[options["fault"]]()
         if "max_frame" in options:
@@ -149,6 +152,7 @@ class ReferenceBackend(PipeBackend):
     """The bundled model in numpy: structured outputs need the core's grammar."""
 
     name = "reference"
+    option_names = frozenset()
     capabilities = reference_backend().capabilities
 
     def create_engine(self, config):
