@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from unillm_remote._events import EventReader, TooLargeError
 
 ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
-TEXTS = st.text(st.characters(exclude_characters="\r\n"), max_size=12)
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=12)
 FIELDS = st.sampled_from(["data: ", "data:", ": ", "event: ", "id: ", "retry: "])
 
 
