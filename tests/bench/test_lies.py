@@ -151,8 +151,13 @@ def judged(lie, monkeypatch):
         for _ in range(3):
             asks = WORK.draw(rng, CASE.requests, range(10, 400))
             begun = clock.true
+            read = clock.read
             run = load.run(CASE, asks)
-            run = attrs.evolve(run, outer_seconds=clock.true - begun)
+            run = attrs.evolve(
+                run,
+                whole_seconds=clock.read - read,
+                outer_seconds=clock.true - begun,
+            )
             floor = floor_of(CASE, asks, COST, DEVICE)
             rounds.append(Round(run=run, asks=asks, floor=floor))
         counting = Counting(vocab_size=VOCAB, filling=generator.eos_token_ids | {EOS})

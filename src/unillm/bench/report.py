@@ -32,7 +32,7 @@ class SideRecord:
     url: str | None
     ready: Ready
     start_s: float
-    """From the start of the process to the first token: the whole cold start."""
+    """Whole cold start, from the start of the process to the first token."""
     peak_bytes: int = 0
     """Peak memory of its processes."""
     device_bytes: int | None = None

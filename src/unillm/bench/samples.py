@@ -45,8 +45,10 @@ class Run:
     samples: Sequence[Sample]
     seconds: float
     """On the clock of the measured process."""
+    whole_seconds: float = 0.0
+    """On the clock of the measured process, from the line that asks to the answer."""
     outer_seconds: float = 0.0
-    """On the clock of the process that started it, with the way of its lines."""
+    """The same on the clock of the process that asks, with the way of the lines."""
     client_cpu_s: float | None = None
     """Processor seconds of the process that sends over HTTP; `None` for an engine."""
     cpu_s: float = 0.0

@@ -252,12 +252,9 @@ def _impossible_times(evidence: Evidence) -> str | None:
 
 def _no_time_between_tokens(evidence: Evidence) -> str | None:
     """All tokens at once: the latencies are those of a delivery, not of the engine."""
-    at_once = [
-        sample
-        for sample, _ in _answered(evidence)
-        if sample.reported_tokens > 1 and sample.first_s == sample.last_s
-    ]
-    if not at_once:
+    several = [s for s, _ in _answered(evidence) if s.reported_tokens > 1]
+    at_once = [sample for sample in several if sample.first_s == sample.last_s]
+    if len(at_once) <= len(several) / 2:
         return None
     return f"{_of(at_once, evidence)} have all their tokens at one moment"
 
@@ -266,7 +263,7 @@ def _clock_of_the_side(evidence: Evidence) -> str | None:
     runs = [each.run for each in evidence.rounds if each.run.outer_seconds]
     if not runs:
         return None
-    middle = percentile([run.outer_seconds - run.seconds for run in runs], 50)
+    middle = percentile([run.outer_seconds - run.whole_seconds for run in runs], 50)
     outer = percentile([run.outer_seconds for run in runs], 50)
     if -CLOCK_S <= middle <= CLOCK_S + CLOCK_SHARE * outer:
         return None

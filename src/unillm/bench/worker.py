@@ -18,6 +18,8 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+import attrs
+
 from ..comparison.worker import CONVERTER, take_stdout
 from .lines import Ready, Task, versions
 from .samples import Run
@@ -50,7 +52,10 @@ def main() -> None:
                 line = json.loads(text)
                 case = CONVERTER.structure(line["case"], Case)
                 asks = [CONVERTER.structure(ask, Ask) for ask in line["asks"]]
-                send(run=load.run(case, asks))
+                begun = time.monotonic()
+                run = load.run(case, asks)
+                whole = time.monotonic() - begun
+                send(run=attrs.evolve(run, whole_seconds=whole))
     except Exception as error:  # noqa: BLE001 - the caller reports it
         traceback.print_exc()
         send(error={"kind": type(error).__name__, "message": str(error)})
