@@ -130,6 +130,14 @@ def simulation_million(session: nox.Session) -> None:
 
 
 @nox.session
+def jobs_long(session: nox.Session) -> None:
+    """Ten thousand lines of a batch job under fifty kills, signals and full disks."""
+    extras = ".[transformers,lora,batch,testing]"
+    session.install(*CONSTRAINTS, *GROUPS["tests"], extras)
+    session.run("pytest", "-m", "large", "tests/jobs", *session.posargs)
+
+
+@nox.session
 def server(session: nox.Session) -> None:
     """A server of the bundled model, with the clients that people have."""
     _install_server(session)

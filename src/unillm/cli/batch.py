@@ -213,18 +213,22 @@ def _on_ray(
     return worker
 
 
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM. Code between here and the command must not take it for an error."""
+
+
 @contextlib.contextmanager
 def _noted(output: Path) -> Iterator[None]:
     """End on SIGTERM as on Ctrl-C, and say how far an interrupted job is."""
 
     def terminate(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending
-        raise typer.Exit(ExitCode.TERMINATED)
+        raise _TerminatedError
 
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
-    except (KeyboardInterrupt, typer.Exit):
+    except KeyboardInterrupt as interrupt:
         from ..jobs.status import job_status
 
         with contextlib.suppress(BatchError):
@@ -233,6 +237,8 @@ def _noted(output: Path) -> Iterator[None]:
                 f"{found.num_done} of {found.num_lines} lines are finished. Run the "
                 "same command again: it goes on from there."
             )
+        if isinstance(interrupt, _TerminatedError):
+            raise typer.Exit(ExitCode.TERMINATED) from None
         raise
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -21,11 +21,8 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 PROMPTS = ("prompt", "prompt_token_ids", "messages")
 """Columns with the prompt of a row, in the words of `Generator.generate`."""
 
-BODY_FIELDS: Mapping[str, frozenset[str]] = {
-    Completions.path: frozenset(CompletionBody.__struct_fields__),
-    Chats.path: frozenset(ChatBody.__struct_fields__),
-}
-_FIELDS = BODY_FIELDS[Completions.path] | BODY_FIELDS[Chats.path]
+FIELDS = frozenset(CompletionBody.__struct_fields__ + ChatBody.__struct_fields__)
+"""Names of columns that are fields of the body."""
 
 _CONSTRAINTS = ("response_format", "structured_outputs", "text", "tool_choice")
 """Fields of a line that leave no place for the schema of the job."""
@@ -86,7 +83,7 @@ class Bodies:
         body = {
             name: value
             for name, value in row.items()
-            if value is not None and name in _FIELDS and name not in PROMPTS
+            if value is not None and name in FIELDS and name not in PROMPTS
         }
         prompt = self._prompt(row)
         if isinstance(prompt, list) and prompt and isinstance(prompt[0], dict):

@@ -79,7 +79,8 @@ def open_for_reading(path: Path) -> BinaryIO:
         if magic[:2] in _MAGIC:
             return cast("BinaryIO", gzip.open(path, "rb"))
         if magic in _MAGIC:
-            stream = _zstandard().open(path, "rb")
+            frames = _zstandard().ZstdDecompressor()
+            stream = frames.stream_reader(path.open("rb"), read_across_frames=True)
             return cast("BinaryIO", io.BufferedReader(stream, 2**20))
         return path.open("rb", buffering=2**20)
     except OSError as error:

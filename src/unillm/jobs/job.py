@@ -15,13 +15,14 @@ from .body import Bodies
 from .files import STDIN, copy_input, find_files, suffix_of
 from .folder import STDIN_COPY, JobFolder, JobRecord
 from .forms import Form, Naming, Scan
-from .journal import LINES, Journal, drop_failed, storage_error
+from .journal import INDEX, LINES, Journal, drop_failed, storage_error
 from .json_lines import BatchLines, JsonRows, is_batch
 from .line import Worker
 from .output import finish, write_output
 from .progress import Progress
 from .report import BatchReport
 from .runner import Runner
+from .tables import CsvRows, ParquetRows
 from .worker import LocalWorker
 
 
@@ -91,7 +92,18 @@ class Job:
         return form, scan
 
     def _form(self, paths: Sequence[Path]) -> Form:
-        kind = BatchLines if is_batch(paths) else JsonRows
+        found = {suffix_of(path) for path in paths}
+        kind: type[Form]
+        if found <= set(CsvRows.suffixes):
+            kind = CsvRows
+        elif found <= set(ParquetRows.suffixes):
+            kind = ParquetRows
+        elif found & {*CsvRows.suffixes, *ParquetRows.suffixes}:
+            raise BatchInputError(
+                f"The files of a job have one form, got {', '.join(sorted(found))}."
+            )
+        else:
+            kind = BatchLines if is_batch(paths) else JsonRows
         return kind(paths, self._bodies, self._columns)
 
     def begin(
@@ -134,6 +146,7 @@ class Job:
             EngineError: The engine died; what was finished is kept.
         """
         path = self.folder.path
+        self.folder.clear(keep_record=True, keep=(LINES, INDEX, STDIN_COPY))
         if not record.finished and self.folder.has_output(record):
             record = finish(self.folder, record)
         if record.finished:

@@ -19,7 +19,7 @@ from .by_index import ByIndex
 from .files import COMPRESSIONS
 from .folder import JobFolder, JobRecord
 from .forms import Form
-from .journal import LINES, Bits, entries, storage_error
+from .journal import INDEX, LINES, Bits, entries, storage_error
 
 _OUTPUT = "output"
 _FAILED = "failed-lines"
@@ -61,11 +61,10 @@ def write_output(
 
 
 def finish(folder: JobFolder, record: JobRecord) -> JobRecord:
-    """Note that the output has its name; without failed lines the journal goes."""
+    """Note that the output has its name; the journal stays only for failed lines."""
     record = attrs.evolve(record, finished=True)
     folder.write(record)
-    if not record.num_failed:
-        folder.clear(keep_record=True)
+    folder.clear(keep_record=True, keep=(LINES, INDEX) if record.num_failed else ())
     return record
 
 
