@@ -27,6 +27,7 @@ from .writing import write, write_json
 
 if TYPE_CHECKING:
     from ..jobs import BatchReport, Worker
+    from ..jobs.dry_run import DryRun
 
 _input = functools.partial(Option, panel="Input")
 _output = functools.partial(Option, panel="Output")
@@ -87,7 +88,9 @@ class Output(TypedDict, total=False):
 
 
 class Going(TypedDict, total=False):
-    """Options for a job that exists already; arguments of `run_batch`."""
+    """Options for how a job goes; arguments of `run_batch`."""
+
+    deduplicate: Annotated[bool, _job("Answer equal lines with temperature 0 once.")]
 
     restart: Annotated[
         bool, _job("Begin anew, and delete what an earlier job has left.")
@@ -120,6 +123,14 @@ def batch(
             rich_help_panel="Job",
         ),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Count lines and tokens, estimate the time by a sample, and exit.",
+            rich_help_panel="Job",
+        ),
+    ] = False,
     as_json: options.AsJson = False,
     rows: Rows,
     results: Output,
@@ -144,22 +155,29 @@ def batch(
         raise ConfigError("There is no input. Give a file, a pattern, or -.")
     options.check_sampling(sampling)
     try:
+        from ..jobs.arguments import Arguments
+        from ..jobs.dry_run import dry_run as count
+        from ..jobs.worker import LocalWorker
         from ..protocol.endpoints import AnswerSettings
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"unillm batch needs {error.name}. Install it: pip install 'unillm[batch]'"
         ) from error
-    given = {**_answers(answers, AnswerSettings), **_engine(engine)}
+    given = {"params": sampling, **_texts(rows, results), **going}
+    loading = {**_answers(answers, AnswerSettings), **_engine(engine)}
+    if dry_run:
+        arguments = Arguments(inputs=inputs, output=output, **given)
+        found = count(arguments, LocalWorker(model, **loading))
+        _write_dry_run(found, as_json=as_json)
+        return
     with _noted(Path(output)):
         report = unillm.run_batch(
             inputs,
             output,
-            _on_ray(model, clustered, given) if clustered else model,
-            params=sampling,
-            **_texts(rows, results),
-            **going,
+            _on_ray(model, clustered, loading) if clustered else model,
             use_tqdm=is_terminal(sys.stderr),
-            **({} if clustered else given),
+            **given,
+            **({} if clustered else loading),
         )
     _write_report(report, as_json=as_json)
     if report.num_failed:
@@ -263,6 +281,27 @@ def _write_report(report: BatchReport, *, as_json: bool) -> None:
         write(
             f"{report.num_failed} lines failed. Their errors are in the output, and "
             f"the lines themselves in {report.failed}.\n"
+        )
+
+
+def _write_dry_run(found: DryRun, *, as_json: bool) -> None:
+    if as_json:
+        write_json(found)
+        return
+    write(
+        f"{found.num_lines} lines, {found.num_prompt_tokens} prompt tokens. The "
+        f"longest prompt has {found.longest_prompt} tokens ({found.longest_place}); "
+        f"{found.max_prompt_tokens} fit.\n"
+    )
+    if found.num_refused:
+        write(f"{found.num_refused} lines would fail:\n")
+        for each in found.refused:
+            write(f"  {each}\n")
+    if found.num_sampled:
+        write(
+            f"{found.num_sampled} lines took {found.sample_seconds:.1f} s, so all take "
+            f"about {dt.timedelta(seconds=round(found.estimated_seconds))} and give "
+            f"about {found.estimated_new_tokens} tokens.\n"
         )
 
 

@@ -150,6 +150,16 @@ class Form(abc.ABC):
         """Return a line of the journal."""
 
     @abc.abstractmethod
+    def copied(self, record: Record, line: Line, other: bytes) -> bytes:
+        """Return a line of the journal with the answer of another one.
+
+        Args:
+            record: The line.
+            line: Its request.
+            other: The line of the journal for an equal request.
+        """
+
+    @abc.abstractmethod
     def bad(self, record: Record, error: BadLineError, naming: Naming) -> bytes:
         """Return the line of the journal for a line that is not a request."""
 

@@ -16,6 +16,9 @@ from typing import IO
 
 _PARTS = 256
 _DIGEST_BYTES = 16
+BUFFER_BYTES = 16384
+"""Bytes of each part that stay in memory."""
+
 _ENTRY = struct.Struct(f"{_DIGEST_BYTES}sQ")
 
 
@@ -37,7 +40,7 @@ class EqualLines:
         part = digest[0]
         buffer = self._buffers[part]
         buffer += _ENTRY.pack(digest, index)
-        if len(buffer) >= 16384:
+        if len(buffer) >= BUFFER_BYTES:
             self._spill(part)
 
     def _spill(self, part: int) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 
 from ..artifacts.digests import digest_file
 from ..errors import BatchInputError, ConfigError
-from .body import Bodies
+from .arguments import Arguments
+from .equal import Followers
 from .files import STDIN, copy_input, find_files, suffix_of
 from .folder import STDIN_COPY, JobFolder, JobRecord
 from .forms import Form, Naming, Scan
-from .journal import INDEX, LINES, Journal, drop_failed, storage_error
+from .journal import INDEX, LINES, Journal, drop_failed, storage_error, storage_errors
 from .json_lines import BatchLines, JsonRows, is_batch
 from .line import Worker
 from .output import finish, write_output
@@ -40,37 +42,29 @@ class Job:
     """One job on its folder, which the caller has locked.
 
     Args:
-        folder: Folder of the job.
-        bodies: Makes the bodies of lines.
-        template: Text of the template in *bodies*.
-        columns: Columns of rows to use; `None` for all.
+        arguments: Those of `run_batch`.
     """
 
-    def __init__(
-        self,
-        folder: JobFolder,
-        *,
-        bodies: Bodies,
-        template: str | None = None,
-        columns: Sequence[str] | None = None,
-    ) -> None:
-        self.folder = folder
-        self._bodies = bodies
-        self._template = template
-        self._columns = columns
+    def __init__(self, arguments: Arguments) -> None:
+        self.folder = JobFolder(arguments.path)
+        self._arguments = arguments
+        self._bodies = arguments.bodies()
 
-    def open_input(self, patterns: Sequence[str]) -> tuple[Form, Scan]:
+    def open_input(self, work: Path) -> tuple[Form, Scan]:
         """Find the input, copy standard input, and read it once.
+
+        Args:
+            work: Folder for the copy and for temporary files.
 
         Raises:
             BatchInputError: It cannot be read, is empty, or two lines have one id.
             ConfigError: The output has another form.
         """
-        output = self.folder.output
+        output, patterns = self.folder.output, self._arguments.patterns
         if STDIN in patterns:
             if len(patterns) > 1:
                 raise ConfigError("- is standard input and stands alone.")
-            copy = self.folder.path / STDIN_COPY
+            copy = work / STDIN_COPY
             try:
                 copy_input(sys.stdin.buffer, copy)
             except OSError as error:
@@ -86,7 +80,7 @@ class Job:
                 f"The output has the form of the input, {form.name}, so its name ends "
                 f"with {form.suffixes[0]}, got {output.name!r}."
             )
-        scan = form.scan(self.folder.path)
+        scan = form.scan(work)
         if not scan.num_lines:
             raise BatchInputError("There is no line in the input.")
         return form, scan
@@ -104,40 +98,30 @@ class Job:
             )
         else:
             kind = BatchLines if is_batch(paths) else JsonRows
-        return kind(paths, self._bodies, self._columns)
+        return kind(paths, self._bodies, self._arguments.columns)
 
-    def begin(
-        self, form: Form, scan: Scan, worker: Worker, *, restart: bool
-    ) -> JobRecord:
+    def begin(self, form: Form, scan: Scan, worker: Worker) -> JobRecord:
         """Return the record of the job, new or as it was interrupted.
 
         Raises:
             BatchMismatchError: The output belongs to another job, or to none.
             BatchStorageError: The disk is full or failed, or the record is damaged.
         """
+        given = self._arguments
         depends = {
             "input": [digest_file(path) for path in form.paths],
             "form": form.name,
             "fields": self._bodies.fields,
             "output schema": self._bodies.schema,
-            "prompt template": self._template,
+            "prompt template": given.prompt_template,
             "chat": self._bodies.chat,
             "system": self._bodies.system,
-            "columns": self._columns,
+            "columns": given.columns,
             **worker.identity,
         }
-        return self.folder.begin(depends, scan.num_lines, restart=restart)
+        return self.folder.begin(depends, scan.num_lines, restart=given.restart)
 
-    def run(
-        self,
-        form: Form,
-        record: JobRecord,
-        worker: Worker,
-        *,
-        any_order: bool,
-        retry_failed: bool,
-        show: bool,
-    ) -> BatchReport:
+    def run(self, form: Form, record: JobRecord, worker: Worker) -> BatchReport:
         """Finish the job.
 
         Raises:
@@ -145,12 +129,12 @@ class Job:
             BatchStorageError: The disk is full or failed; what was finished is kept.
             EngineError: The engine died; what was finished is kept.
         """
-        path = self.folder.path
+        path, given = self.folder.path, self._arguments
         self.folder.clear(keep_record=True, keep=(LINES, INDEX, STDIN_COPY))
         if not record.finished and self.folder.has_output(record):
             record = finish(self.folder, record)
         if record.finished:
-            if not (retry_failed and record.num_failed):
+            if not (given.retry_failed and record.num_failed):
                 return self._report(record, num_resumed=record.num_lines)
             record = JobRecord(
                 depends=record.depends,
@@ -158,23 +142,28 @@ class Job:
                 num_lines=record.num_lines,
             )
             self.folder.write(record)
-        if retry_failed and (path / LINES).exists():
+        if given.retry_failed and (path / LINES).exists():
             drop_failed(path)
         journal = Journal(path, record.num_lines)
         resumed = journal.done.count
         progress = Progress(
-            total=record.num_lines, resumed=resumed, show=show, stats=worker.stats
+            total=record.num_lines,
+            resumed=resumed,
+            show=given.use_tqdm,
+            stats=worker.stats,
         )
+        copied = 0
         try:
-            self._answer(form, record, journal, worker, progress)
+            copied = self._answer(form, record, journal, worker, progress)
         finally:
             progress.close()
         record = write_output(
-            self.folder, form, record, journal.failed, any_order=any_order
+            self.folder, form, record, journal.failed, any_order=given.any_order
         )
         return self._report(
             record,
             num_resumed=resumed,
+            num_copied=copied,
             num_prompt_tokens=progress.num_prompt_tokens,
             num_generated_tokens=progress.num_new_tokens,
             seconds=progress.seconds,
@@ -187,21 +176,30 @@ class Job:
         journal: Journal,
         worker: Worker,
         progress: Progress,
-    ) -> None:
-        """Answer the lines that are left; whatever ends it, the journal is synced."""
+    ) -> int:
+        """Answer the lines that are left; whatever ends it, the journal is synced.
+
+        Returns:
+            The number of lines that got the answer of an equal one.
+        """
         naming = Naming(key=record.key, created=record.created)
-        try:
-            if journal.done.count < record.num_lines:
+        with contextlib.ExitStack() as stack:
+            stack.callback(journal.close)
+            stack.callback(worker.close)
+            if journal.done.count == record.num_lines:
+                return 0
+            left = (each for each in form.records() if each.index not in journal.done)
+            runner = Runner(form, naming, journal, worker, progress)
+            if not self._arguments.deduplicate:
                 worker.open()
-                runner = Runner(form, naming, journal, worker, progress)
-                runner.run(
-                    each for each in form.records() if each.index not in journal.done
-                )
-        finally:
-            try:
-                worker.close()
-            finally:
-                journal.close()
+                runner.run(left)
+                return 0
+            with storage_errors(self.folder.path):
+                followers = Followers(form, naming, self.folder.path, record.num_lines)
+                stack.callback(followers.close)
+                worker.open()
+                runner.run(each for each in left if each.index not in followers.lines)
+                return followers.write(journal, progress)
 
     def _report(self, record: JobRecord, **counts: Any) -> BatchReport:
         output = self.folder.output

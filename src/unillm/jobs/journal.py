@@ -98,6 +98,7 @@ class Journal:
         num_lines: Lines of the input.
 
     Attributes:
+        num_lines: Lines of the input.
         done: Lines that are finished.
         failed: Those of them that failed.
 
@@ -107,7 +108,7 @@ class Journal:
 
     def __init__(self, folder: Path, num_lines: int) -> None:
         self._folder = folder
-        self._num_lines = num_lines
+        self.num_lines = num_lines
         self.done = Bits(num_lines)
         self.failed = Bits(num_lines)
         self._pending: deque[tuple[int, bytes, bool]] = deque()
@@ -115,7 +116,7 @@ class Journal:
         self._committed = threading.Condition()
         self._ending = threading.Event()
         self._error: OSError | None = None
-        with _storage(folder):
+        with storage_errors(folder):
             self._index = _append_to(folder / INDEX)
             self._lines = _append_to(folder / LINES)
             self._end = self._recover()
@@ -153,6 +154,21 @@ class Journal:
                         <= MAX_PENDING_BYTES // 2
                     )
                 )
+        self.check()
+
+    def flush(self) -> None:
+        """Wait until all that was appended is on the disk.
+
+        Raises:
+            BatchStorageError: The disk is full or failed.
+        """
+        with self._committed:
+            self._committed.wait_for(
+                lambda: (
+                    self._error is not None
+                    or self._committed_bytes == self._appended_bytes
+                )
+            )
         self.check()
 
     def check(self) -> None:
@@ -240,7 +256,7 @@ class Journal:
                 entry = _as_entry(number, offset, length)
                 if (
                     offset < position
-                    or entry.index >= self._num_lines
+                    or entry.index >= self.num_lines
                     or entry.index in self.done
                 ):
                     yield None
@@ -274,7 +290,7 @@ def drop_failed(folder: Path) -> int:
     """
     dropped = 0
     new = folder / f"{INDEX}.new"
-    with _storage(folder), new.open("wb") as stream:
+    with storage_errors(folder), new.open("wb") as stream:
         for number, offset, length, checksum in _raw_entries(folder / INDEX):
             if number & _FAILED:
                 dropped += 1
@@ -313,8 +329,11 @@ def storage_error(path: Path, error: OSError) -> BatchStorageError:
 
 
 @contextlib.contextmanager
-def _storage(path: Path) -> Iterator[None]:
+def storage_errors(path: Path) -> Iterator[None]:
+    """Raise an error of the disk inside the block as `storage_error`."""
     try:
         yield
+    except BatchStorageError:
+        raise
     except OSError as error:
         raise storage_error(path, error) from error

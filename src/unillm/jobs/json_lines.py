@@ -16,6 +16,7 @@ from typing_extensions import override
 from ..errors import BatchInputError, InvalidPromptError
 from .files import open_for_writing, read_lines
 from .forms import (
+    GENERATED,
     BadLineError,
     Form,
     Naming,
@@ -143,6 +144,16 @@ class BatchLines(_JsonLines):
         )
 
     @override
+    def copied(self, record: Record, line: Line, other: bytes) -> bytes:
+        response = _value(other)["response"]
+        # The ids are parts of the body, too.
+        body = encode(response["body"]).replace(
+            response["request_id"].encode(), line.request_id.encode()
+        )
+        answer = Answer(line.index, response["status_code"], body)
+        return self.finished(record, line, answer)
+
+    @override
     def bad(self, record: Record, error: BadLineError, naming: Naming) -> bytes:
         request_id, _ = naming.of(f"line {record.index}")
         custom_id = None
@@ -234,6 +245,12 @@ class JsonRows(_JsonLines):
     @override
     def finished(self, record: Record, line: Line, answer: Answer) -> bytes:
         return encode({**self._row(record), **of_answer(answer)})
+
+    @override
+    def copied(self, record: Record, line: Line, other: bytes) -> bytes:
+        answered = _value(other)
+        columns = {name: answered[name] for name in GENERATED}
+        return encode({**self._row(record), **columns})
 
     @override
     def bad(self, record: Record, error: BadLineError, naming: Naming) -> bytes:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
@@ -31,6 +30,7 @@ def run_batch(
     system: str | None = None,
     columns: Sequence[str] | None = None,
     any_order: bool = False,
+    deduplicate: bool = False,
     restart: bool = False,
     retry_failed: bool = False,
     use_tqdm: bool = False,
@@ -55,6 +55,7 @@ def run_batch(
         system: With *chat*: system message before it.
         columns: Columns of rows to use and to keep; `None` for all.
         any_order: Write lines of JSON in the order in which they end.
+        deduplicate: Answer equal lines with temperature 0 once.
         restart: Delete what an earlier job has left for this output.
         retry_failed: Answer the lines again that failed in an earlier call.
         use_tqdm: Show a progress bar.
@@ -68,39 +69,31 @@ def run_batch(
         ConfigError: Two options contradict each other.
         EngineError: The engine died; what was finished is kept.
     """
-    if system is not None and not chat:
-        raise ConfigError("system is for chats. Pass chat=True.")
     try:
-        from .body import Bodies
-        from .folder import JobFolder
+        from .arguments import Arguments
         from .job import Job, as_worker
-        from .template import Template
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"Batch jobs need {error.name}. Install it: pip install 'unillm[batch]'"
         ) from error
     job = Job(
-        JobFolder(Path(output)),
-        bodies=Bodies(
-            fields=dict(params or {}),
-            schema=output_schema,
-            template=None if prompt_template is None else Template(prompt_template),
+        Arguments(
+            inputs=inputs,
+            output=output,
+            params=params,
+            output_schema=output_schema,
+            prompt_template=prompt_template,
             chat=chat,
             system=system,
-        ),
-        template=prompt_template,
-        columns=columns,
+            columns=columns,
+            any_order=any_order,
+            deduplicate=deduplicate,
+            restart=restart,
+            retry_failed=retry_failed,
+            use_tqdm=use_tqdm,
+        )
     )
-    given = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
     worker = as_worker(model, **options)
     with job.folder.locked():
-        form, scan = job.open_input([os.fspath(each) for each in given])
-        record = job.begin(form, scan, worker, restart=restart)
-        return job.run(
-            form,
-            record,
-            worker,
-            any_order=any_order,
-            retry_failed=retry_failed,
-            show=use_tqdm,
-        )
+        form, scan = job.open_input(job.folder.path)
+        return job.run(form, job.begin(form, scan, worker), worker)

@@ -95,6 +95,10 @@ class _Table(Form):
         return encode(of_answer(answer))
 
     @override
+    def copied(self, record: Record, line: Line, other: bytes) -> bytes:
+        return other
+
+    @override
     def bad(self, record: Record, error: BadLineError, naming: Naming) -> bytes:
         return encode(of_error(f"{record.place}: {error}"))
 

@@ -174,6 +174,11 @@ class LocalWorker:
         """Lines that fill the engine's slots, and as many that wait."""
         return max(MAX_UNDER_WAY, 2 * self.generator.limits.max_num_seqs)
 
+    @property
+    def max_prompt_tokens(self) -> int:
+        """The longest prompt that fits."""
+        return self.generator.limits.longest_prompt
+
     def open(self) -> None:
         """Load the model."""
         self._generator = self._given or unillm.Generator(self._model, **self._options)
@@ -190,7 +195,30 @@ class LocalWorker:
         except (UnillmError, ApiError) as error:
             self._refused.append(failed(line, error_reply(error)))
 
-    def _start(self, line: Line) -> None:
+    def count_tokens(self, line: Line) -> tuple[list[int], str | None]:
+        """Return the tokens of each prompt of a line, without submitting it.
+
+        The second value is the reason why the line would be refused; `None` if it
+        would not.
+        """
+        limit = self.max_prompt_tokens
+        counts: list[int] = []
+        try:
+            endpoint = self._read(line)
+            params = self._params_of(endpoint)
+            tokenize = self.generator.tokenize
+            prompts = endpoint.prompts(self.generator)()
+            counts.extend(len(tokenize(prompt)) for prompt in prompts)
+        except _FOR_ALL:
+            raise
+        except (UnillmError, ApiError) as error:
+            return counts, error_reply(error).message
+        longest = max(counts, default=0)
+        if params.truncate_prompt_tokens is None and longest > limit:
+            return counts, f"the prompt has {longest} tokens; at most {limit} fit."
+        return counts, None
+
+    def _read(self, line: Line) -> Endpoint:
         kind = ENDPOINTS.get(line.url)
         if kind is None:
             raise ApiError(
@@ -211,6 +239,12 @@ class LocalWorker:
             )
         if line.is_row:
             _check_row(body)
+        self._models.find(body.model)
+        return endpoint
+
+    def _start(self, line: Line) -> None:
+        endpoint = self._read(line)
+        body = endpoint.body
         served = self._models.find(body.model)
         params = self._params_of(endpoint)
         if params.seed is None and not params.greedy:
