@@ -259,6 +259,35 @@ class FakeLlamaCpp(Fake):
         )
 
 
+class FakeVllm(Fake):
+    """vLLM without ``--enable-scale-out``: that endpoint is there and forbidden."""
+
+    path, tokenize_path, text_field = "/v1/completions", "/tokenize", "prompt"
+    card = {"id": "tiny", "owned_by": "vllm", "max_model_len": MAX_MODEL_LEN}
+
+    def routes(self):
+        path = "/inference/v1/generate"
+        return [*super().routes(), Route(path, self.forbid, methods=["POST"])]
+
+    async def forbid(self, _):
+        return JSONResponse({"detail": "Scale-out endpoints are disabled."}, 403)
+
+    async def generate(self, request):
+        body = await request.json()
+        params = SamplingParams(temperature=0, max_tokens=body["max_tokens"])
+        choices = []
+        async for token_id in self.tokens(
+            body["prompt"], params, (), body["max_tokens"]
+        ):
+            stops = token_id in body["stop_token_ids"]
+            choices.append({"token_ids": [token_id], "finish_reason": None})
+            if stops or len(choices) == body["max_tokens"]:
+                choices[-1]["finish_reason"] = "stop" if stops else "length"
+                break
+        events = [f"data: {json.dumps({'choices': [each]})}\n\n" for each in choices]
+        return Response("".join(events), media_type="text/event-stream")
+
+
 class FakeText(Fake):
     """OpenAI's endpoint and that of most gateways: text, whatever is asked for."""
 

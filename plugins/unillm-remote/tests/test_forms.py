@@ -5,7 +5,15 @@
 from __future__ import annotations
 
 import pytest
-from forms import FakeLlamaCpp, FakeSglang, FakeText, FakeTriton, FakeTrtllm, serving
+from forms import (
+    FakeLlamaCpp,
+    FakeSglang,
+    FakeText,
+    FakeTriton,
+    FakeTrtllm,
+    FakeVllm,
+    serving,
+)
 
 from unillm import Generator, SamplingParams
 from unillm.errors import BackendUnavailableError, UnsupportedParameterError
@@ -153,6 +161,14 @@ def test_words_and_ids_are_banned_on_llamacpp():
     assert first.token_ids == [five] * 3
     assert second.text.startswith("3 4 5 ")
     assert "6" not in second.text
+
+
+def test_an_endpoint_that_vllm_forbids_is_not_used():
+    with serving(FakeVllm()) as url, open_generator(url) as generator:
+        assert generator.stats()["engine"]["path"] == "/v1/completions"
+        [output] = generator.generate(COUNT, GREEDY)
+
+    assert output.text == ANSWERS[COUNT]
 
 
 @pytest.mark.parametrize(

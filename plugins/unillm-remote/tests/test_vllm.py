@@ -21,7 +21,6 @@ from pathlib import Path
 import httpx
 import pytest
 import server_process
-from unillm_remote._endpoints.generate import VllmGenerate
 
 from unillm import Generator, SamplingParams
 from unillm.backend import find_model
@@ -42,15 +41,16 @@ ENVIRONMENT = {
 FLAGS = (
     *("--served-model-name", "tiny", "--enforce-eager", "--dtype", "float32"),
     *("--max-num-seqs", "8", "--max-model-len", "512", "--max-logprobs", "-1"),
-    *("--enable-prompt-tokens-details", "--enable-scale-out"),
+    "--enable-prompt-tokens-details",
 )
+SCALE_OUT = ("--enable-scale-out",)
 SMALL = ("--enforce-eager", "--option", "kv_cache_memory_bytes=67108864")
 
 
 class VllmServer:
     """vLLM's own server, in a process group of its own."""
 
-    def __init__(self, key):
+    def __init__(self, key, flags):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -59,7 +59,7 @@ class VllmServer:
         module = ("-m", "vllm.entrypoints.openai.api_server")
         model = ("--model", str(find_model("unillm/tiny")), "--port", str(port))
         self._process = subprocess.Popen(
-            [PYTHON, *module, *model, *FLAGS],
+            [PYTHON, *module, *model, *FLAGS, *flags],
             env={**os.environ, **ENVIRONMENT, "VLLM_API_KEY": key},
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -88,14 +88,14 @@ class VllmServer:
         self._log.close()
 
 
-@pytest.fixture(scope="module")
-def vllm_server(key):
-    server = VllmServer(key)
+@pytest.fixture(scope="class")
+def vllm_server(request, key):
+    server = VllmServer(key, request.cls.flags)
     yield server
     server.kill()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def unillm_server(key):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(server_process, "PYTHON", PYTHON)
@@ -116,25 +116,6 @@ class TestUnillmServeOnVllm(BackendContract):
         monkeypatch.setenv("UNILLM_REMOTE_URL", unillm_server.url)
 
 
-class TestVllmGenerate(BackendContract):
-    backend = "remote"
-
-    @pytest.fixture(autouse=True)
-    def address(self, vllm_server, monkeypatch):
-        monkeypatch.setenv("UNILLM_REMOTE_URL", vllm_server.url)
-
-
-class TestVllmCompletions(BackendContract):
-    """The endpoint of a server that was started without ``--enable-scale-out``."""
-
-    backend = "remote"
-
-    @pytest.fixture(autouse=True)
-    def address(self, vllm_server, monkeypatch):
-        monkeypatch.setattr(VllmGenerate, "path", "/not/there")
-        monkeypatch.setenv("UNILLM_REMOTE_URL", vllm_server.url)
-
-
 PROGRAM = """
 import json, sys
 from unillm import Generator, SamplingParams
@@ -148,34 +129,49 @@ with Generator("unillm/tiny", backend="vllm", dtype="float32", max_num_seqs=8,
 """
 
 
-@pytest.mark.parametrize("path", ["/inference/v1/generate", "/v1/completions"])
-def test_ids_equal_those_of_vllm_in_process(vllm_server, monkeypatch, path):
-    if path == "/v1/completions":
-        monkeypatch.setattr(VllmGenerate, "path", "/not/there")
-    prompts = [*ANSWERS, UNSURE]
-    fields = [
-        {"temperature": 0, "max_tokens": 24},
-        {"temperature": 1.3, "seed": 11, "top_p": 0.9, "max_tokens": 24},
-        {"temperature": 0, "repetition_penalty": 1.3, "max_tokens": 24},
-        {"temperature": 0, "min_tokens": 9, "max_tokens": 24},
-    ]
-    run = subprocess.run(
-        [PYTHON, "-c", PROGRAM],
-        input=json.dumps([prompts, fields]),
-        env={**os.environ, **ENVIRONMENT},
-        capture_output=True,
-        text=True,
-        timeout=START_TIMEOUT_S,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
+class VllmClauses(BackendContract):
+    """The contract, and the ids of the same engine in a process of its own."""
 
-    options = {"url": vllm_server.url}
-    with Generator("unillm/tiny", backend="remote", backend_options=options) as there:
-        assert there.stats()["engine"]["path"] == path
-        for each, line in zip(fields, run.stdout.splitlines(), strict=True):
-            outputs = there.generate(prompts, SamplingParams(**each))
-            assert [output.token_ids for output in outputs] == json.loads(line)
+    backend = "remote"
+
+    @pytest.fixture(autouse=True)
+    def address(self, vllm_server, monkeypatch):
+        monkeypatch.setenv("UNILLM_REMOTE_URL", vllm_server.url)
+
+    def test_ids_equal_those_of_vllm_in_process(self):
+        prompts = [*ANSWERS, UNSURE]
+        fields = [
+            {"temperature": 0, "max_tokens": 24},
+            {"temperature": 1.3, "seed": 11, "top_p": 0.9, "max_tokens": 24},
+            {"temperature": 0, "repetition_penalty": 1.3, "max_tokens": 24},
+            {"temperature": 0, "min_tokens": 9, "max_tokens": 24},
+        ]
+        run = subprocess.run(
+            [PYTHON, "-c", PROGRAM],
+            input=json.dumps([prompts, fields]),
+            env={**os.environ, **ENVIRONMENT},
+            capture_output=True,
+            text=True,
+            timeout=START_TIMEOUT_S,
+            check=False,
+        )
+        assert run.returncode == 0, run.stderr
+
+        with Generator("unillm/tiny", backend="remote") as there:
+            assert there.stats()["engine"]["path"] == self.path
+            for each, line in zip(fields, run.stdout.splitlines(), strict=True):
+                outputs = there.generate(prompts, SamplingParams(**each))
+                assert [output.token_ids for output in outputs] == json.loads(line)
+
+
+class TestVllmGenerate(VllmClauses):
+    flags = SCALE_OUT
+    path = "/inference/v1/generate"
+
+
+class TestVllmCompletions(VllmClauses):
+    flags = ()
+    path = "/v1/completions"
 
 
 def test_this_program_has_no_vllm():
@@ -183,17 +179,21 @@ def test_this_program_has_no_vllm():
     assert not list(Path(sys.prefix).glob("lib/*/site-packages/vllm"))
 
 
-def test_the_death_of_vllm_reaches_every_call(vllm_server):
+def test_the_death_of_vllm_reaches_every_call(key):
     endless = SamplingParams(temperature=0, max_tokens=400, ignore_eos=True)
-    options = {"url": vllm_server.url}
-    with Generator("unillm/tiny", backend="remote", backend_options=options) as there:
-        handles = [there.submit(prompt, endless) for prompt in ANSWERS]
-        next(iter(handles[0]))
+    server = VllmServer(key, SCALE_OUT)
+    options = {"url": server.url}
+    try:
+        with Generator("unillm/tiny", backend="remote", backend_options=options) as g:
+            handles = [g.submit(prompt, endless) for prompt in ANSWERS]
+            next(iter(handles[0]))
 
-        vllm_server.kill()
+            server.kill()
 
-        for handle in handles:
+            for handle in handles:
+                with pytest.raises(EngineDeadError, match="is gone"):
+                    handle.result(timeout=60)
             with pytest.raises(EngineDeadError, match="is gone"):
-                handle.result(timeout=60)
-        with pytest.raises(EngineDeadError, match="is gone"):
-            there.generate(COUNT, endless)
+                g.generate(COUNT, endless)
+    finally:
+        server.kill()

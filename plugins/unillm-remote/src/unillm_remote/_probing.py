@@ -163,8 +163,12 @@ class Probe:
         return VllmCompletions()
 
     def _exists(self, path: str) -> bool:
-        """Whether the server takes POST at a path; the empty body is refused."""
-        return self._request("POST", path, {}).status_code not in (404, 405, 501)
+        """Whether the server takes POST at a path; the empty body is refused.
+
+        vLLM forbids a path that it was started without.
+        """
+        status = self._request("POST", path, {}).status_code
+        return status not in (403, 404, 405, 501)
 
     def _version(self) -> str:
         try:
