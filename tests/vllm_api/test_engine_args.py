@@ -47,8 +47,8 @@ def test_tuning_is_left_out_and_logged(caplog):
 
     [logged] = [each for each in caplog.messages if "left out" in each]
     assert logged.endswith(
-        ": block_size, compilation_config, enable_prefix_caching, "
-        "gpu_memory_utilization, kv_cache_memory_bytes"
+        ": block_size, compilation_config, gpu_memory_utilization, "
+        "kv_cache_memory_bytes"
     )
 
 
@@ -85,6 +85,7 @@ def test_an_argument_that_no_backend_honours_is_refused_with_the_reason(name):
         ("model_impl", "transformers"),
         ("structured_outputs_config", {"backend": "auto"}),
         ("structured_outputs_config", {"disable_any_whitespace": False}),
+        ("structured_outputs_config", {"backend": "xgrammar"}),
     ],
 )
 def test_a_value_that_changes_nothing_is_taken_with_a_local_model(name, value):
@@ -101,8 +102,9 @@ def test_a_value_that_changes_nothing_is_taken_with_a_local_model(name, value):
     [
         ("limit_mm_per_prompt", {"image": 1}),
         ("model_impl", "vllm"),
-        ("structured_outputs_config", {"backend": "xgrammar"}),
-        ("structured_outputs_config", {"disable_any_whitespace": True}),
+        ("structured_outputs_config", {"backend": "outlines"}),
+        ("structured_outputs_config", {"disable_additional_properties": True}),
+        ("structured_outputs_config", "xgrammar"),
     ],
 )
 def test_a_value_that_matters_stays_refused(name, value):

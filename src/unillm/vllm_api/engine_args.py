@@ -29,6 +29,7 @@ from ..config import BACKEND_VARIABLE
 from ..errors import ConfigError, UnknownArgumentError
 from ..generator import Generator
 from ..resolve import is_local
+from . import structures
 
 if TYPE_CHECKING:
     from ..backend import Backend
@@ -143,15 +144,7 @@ _HARMLESS: Mapping[str, tuple[str, ...]] = {
 """Values that request the behaviour of every backend."""
 
 _HARMLESS_ITEMS: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
-    "structured_outputs_config": {
-        "backend": ("auto",),
-        "disable_additional_properties": (False,),
-        "disable_any_whitespace": (False,),
-        "disable_fallback": (False,),
-        "enable_in_reasoning": (False,),
-        "reasoning_parser": (None, ""),
-        "reasoning_parser_plugin": (None, ""),
-    },
+    structures.ARGUMENT: structures.HARMLESS
 }
 """Values of single keys that request it, in arguments that are dicts."""
 
@@ -233,6 +226,9 @@ def taken_arguments(stated: Mapping[str, Any], backend: Backend) -> dict[str, An
         name: value
         for name, value in stated.items()
         if value not in _ELSEWHERE.get(name, ())
+        and not (
+            name == structures.ARGUMENT and structures.compact_json(value) is not None
+        )
     }
     for name, value in stated.items():
         if name not in takes | TUNING:

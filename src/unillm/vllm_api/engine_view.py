@@ -117,6 +117,23 @@ class ModelConfig:
             raise no_attribute("llm.model_config", name, self)
 
 
+@attrs.frozen
+class CacheConfig:
+    """Facts about the cache under the names of vLLM's ``CacheConfig``."""
+
+    _generator: Generator
+
+    @property
+    def enable_prefix_caching(self) -> bool | None:
+        """The argument of that name; `None` leaves it to the engine."""
+        return self._generator.config.enable_prefix_caching
+
+    if not TYPE_CHECKING:  # a type checker would accept every name
+
+        def __getattr__(self, name: str) -> Any:
+            raise no_attribute("llm.llm_engine.cache_config", name, self)
+
+
 def no_attribute(owner: str, name: str, on: Any) -> AttributeError:
     """Return the error for a part of the engine that a program cannot reach."""
     return AttributeError(

@@ -35,6 +35,7 @@ from ..resolve import resolve
 from ..runtime.arguments import ParamsLike, PriorityLike, UseTqdm
 from ..text.generation_config import read_defaults
 from ..text.prompts import Conversation, Prompts, as_prompts, is_empty
+from . import structures
 from .beam_search import (
     BeamSearcher,
     BeamSearchOutput,
@@ -130,6 +131,9 @@ class LLM:
             chat_template=_template_text(chat_template),
             **_pop(stated, GENERATOR_OPTIONS - TUNING),
         )
+        config = stated.get(structures.ARGUMENT, {})
+        # vLLM does it itself.
+        self._compact = found.backend.name != VLLM and structures.compact_json(config)
         taken = taken_arguments(stated, found.backend)
         found = found.with_options(
             **_pop(taken, GENERATOR_OPTIONS),
@@ -137,7 +141,9 @@ class LLM:
         )
         self._generator = open_generator(found)
         self._token_texts = TokenTexts(self._generator.get_tokenizer())
-        self._llm_engine = SteppedEngine(self._generator)
+        self._llm_engine = SteppedEngine(
+            self._generator, compact_json=bool(self._compact)
+        )
         # Programs for vLLM do not close.
         weakref.finalize(self, self._generator.__exit__)
         base = base or self._generator.get_default_sampling_params()
@@ -360,6 +366,8 @@ class LLM:
                 value=processing,
             )
         params: Any = self._default_params if given is None else taken_params(given)
+        if self._compact:
+            params = structures.compacted(params)
         if self._only_ids:
             changes["detokenize"] = False
         if not changes:

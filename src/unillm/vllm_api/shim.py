@@ -28,7 +28,7 @@ _REAL = "vllm"
 _FACE_OF = __package__
 _PRIVATE = (
     *("beam_search", "engine_args", "engine_view", "foreign", "llm", "names"),
-    *("shim", "stepping", "token_texts", "tokenization"),
+    *("shim", "stepping", "structures", "token_texts", "tokenization"),
 )
 """Modules of this package that have no counterpart in vLLM."""
 

@@ -20,8 +20,9 @@ from ..lora import LoRARequest
 from ..outputs import RequestOutput
 from ..params import SamplingParams
 from ..text.prompts import PromptType
-from .engine_view import ModelConfig, no_attribute
+from .engine_view import CacheConfig, ModelConfig, no_attribute
 from .foreign import taken_adapters, taken_params
+from .structures import compacted
 from .token_texts import TokenTexts
 
 if TYPE_CHECKING:
@@ -35,10 +36,15 @@ class SteppedEngine:
 
     `LLM.llm_engine` is one. Whatever would reach into the engine is an `AttributeError`
     that names the calls of `Generator`.
+
+    Args:
+        generator: Has the engine.
+        compact_json: JSON has no spaces between its parts.
     """
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: Generator, *, compact_json: bool = False) -> None:
         self._generator = generator
+        self._compact_json = compact_json
         self._texts = TokenTexts(generator.get_tokenizer())
         self._live: dict[str, RequestHandle] = {}
         self._seen: dict[str, int] = {}
@@ -50,6 +56,11 @@ class SteppedEngine:
     def model_config(self) -> ModelConfig:
         """Facts about the model."""
         return ModelConfig(self._generator)
+
+    @property
+    def cache_config(self) -> CacheConfig:
+        """Facts about the cache."""
+        return CacheConfig(self._generator)
 
     @property
     def vllm_config(self) -> Self:
@@ -104,9 +115,10 @@ class SteppedEngine:
                 parameter="request_id",
                 value=request_id,
             )
+        params = taken_params(params)
         self._live[request_id] = self._generator.submit(
             prompt,
-            taken_params(params),
+            compacted(params) if self._compact_json else params,
             lora_request=taken_adapters(lora_request),
             priority=priority,
         )

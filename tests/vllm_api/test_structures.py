@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""`structured_outputs_config` off vLLM: a default for the params of all requests."""
+
+from __future__ import annotations
+
+import pytest
+
+from unillm import LLM, SamplingParams
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"a": {"const": 1}, "b": {"const": 2}},
+    "required": ["a", "b"],
+    "additionalProperties": False,
+}
+CONFIG = {"backend": "xgrammar", "disable_any_whitespace": True}
+
+
+class VllmConfig:
+    """An object like vLLM's own."""
+
+    def __init__(self):
+        self.backend, self.disable_any_whitespace = "guidance", True
+
+
+@pytest.mark.parametrize("config", [CONFIG, VllmConfig()], ids=["dict", "object"])
+def test_json_has_no_spaces_by_every_entry_path(config):
+    with LLM(
+        "unillm/tiny", backend="transformers", structured_outputs_config=config
+    ) as llm:
+        [space] = llm.get_tokenizer().encode(" ", add_special_tokens=False)
+        params = SamplingParams(
+            temperature=0,
+            max_tokens=40,
+            logit_bias={space: 100},  # as many spaces as may be
+            structured_outputs={"json": SCHEMA},
+        )
+        [output] = llm.generate("JSON:", params, use_tqdm=False)
+        llm.llm_engine.add_request("a", "JSON:", params)
+        while llm.llm_engine.has_unfinished_requests():
+            [stepped] = llm.llm_engine.step()
+
+        [spaced] = llm.generator.generate(["JSON:"], params)
+
+    compact = '{"a":1,"b":2}'
+    assert (output.outputs[0].text, stepped.outputs[0].text) == (compact, compact)
+    assert spaced.text.startswith("{ ")
+    assert params.structured_outputs.disable_any_whitespace is False
+
+
+def test_other_structures_stay_as_they_are():
+    with LLM(
+        "unillm/tiny", backend="transformers", structured_outputs_config=CONFIG
+    ) as llm:
+        params = [
+            SamplingParams(structured_outputs={"choice": ["yes or no"]}),
+            SamplingParams(structured_outputs={"json_object": True}, max_tokens=64),
+        ]
+        [chosen, made] = llm.generate(["A:", "B:"], params, use_tqdm=False)
+
+    assert chosen.outputs[0].text == "yes or no"
+    assert made.outputs[0].text.startswith("{")
+
+
+def test_the_view_of_the_engine_has_the_argument_of_prefix_caching():
+    with LLM("unillm/tiny", backend="transformers") as llm:
+        view = llm.llm_engine.vllm_config.cache_config
+        assert view.enable_prefix_caching is None
+        with pytest.raises(AttributeError, match=r"cache_config has no.*block_size"):
+            _ = view.block_size
