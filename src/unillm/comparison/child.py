@@ -10,23 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
-import subprocess
-import tempfile
-import threading
 from collections.abc import Iterable, Iterator
-from typing import IO, Any
+from typing import Any
 
 from typing_extensions import Self
 
 from ..errors import SideFailedError
+from ..process import child as process
 
 GRACE_S = 10.0
 """Seconds that a child has to end before it is killed."""
-
-SHOWN_LINES = 15
-"""Last lines of standard error in the message of a child that ended early."""
 
 
 class Child:
@@ -46,56 +39,39 @@ class Child:
     def __init__(self, python: str, module: str, *, show_log: bool = False) -> None:
         self._python = python
         self._module = module
-        self._log: IO[str] | None = None
-        if not show_log:
-            self._log = tempfile.TemporaryFile(  # noqa: SIM115 - closed by __exit__
-                "w+", encoding="utf-8", errors="replace"
-            )
+        self._show_log = show_log
 
     def __enter__(self) -> Self:
         try:
-            self._process = subprocess.Popen(  # noqa: S603 - the user's own choice
-                [self._python, "-m", self._module],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._log,
-                encoding="utf-8",
-                start_new_session=True,
+            self._child = process.Child(
+                self._python, self._module, stdio=True, echo=self._show_log
             )
-        except OSError as error:
-            self._close_log()
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
             raise SideFailedError(
-                f"{self._python} cannot be run: {error.strerror}. --python takes the "
-                "path of a Python interpreter.",
+                f"{self._python} cannot be run: {why}. --python takes the path of a "
+                "Python interpreter.",
                 kind="ConfigError",
             ) from error
-        # A grandchild that outlives the process would keep the pipe open for ever.
-        self._watch = threading.Thread(target=self._end_group, daemon=True)
-        self._watch.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for stream in (self._process.stdin, self._process.stdout):
+        for stream in (self._child.stdin, self._child.stdout):
             with contextlib.suppress(OSError):
-                stream.close()  # type: ignore[union-attr] # both are pipes
-        self._watch.join(GRACE_S)
-        if self._watch.is_alive():
-            self._process.kill()
-            self._watch.join()
-        self._close_log()
+                stream.close()
+        self._child.end(GRACE_S)
 
     @property
     def pid(self) -> int:
         """Number of the process, which leads a session of its own."""
-        return self._process.pid
+        return self._child.pid
 
     def send(self, lines: Iterable[Any]) -> None:
         """Write JSON lines; a child that has ended reads none."""
-        assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # `lines` says how it ended
             for line in lines:
-                self._process.stdin.write(json.dumps(line) + "\n")
-            self._process.stdin.flush()
+                self._child.stdin.write(json.dumps(line) + "\n")
+            self._child.stdin.flush()
 
     def receive(self, key: str) -> Any:
         """Return the value of the next line, which has this key.
@@ -113,8 +89,7 @@ class Child:
             SideFailedError: The child ended, or its line is an error, or is not a line
                 of such an exchange.
         """
-        assert self._process.stdout is not None
-        for text in self._process.stdout:
+        for text in self._child.stdout:
             try:
                 line = json.loads(text)
             except ValueError:
@@ -127,40 +102,10 @@ class Child:
                 error = line["error"]
                 raise SideFailedError(error["message"], kind=error["kind"])
             yield line
-        self._process.wait()
-        raise self._ended_early()
-
-    def _end_group(self) -> None:
-        """Wait for the process, then kill what is left of its group."""
-        self._process.wait()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-
-    def _close_log(self) -> None:
-        if self._log is not None:
-            self._log.close()
-
-    def _tail(self) -> str:
-        if self._log is None:
-            return ""
-        self._log.seek(0)
-        lines = self._log.readlines()[-SHOWN_LINES:]
-        return "".join(f"  {line}" for line in lines).rstrip()
-
-    def _ended_early(self) -> SideFailedError:
-        status, log = self._process.returncode, self._tail()
-        how = (
-            f"was ended by {signal.Signals(-status).name}"
-            if status < 0
-            else f"ended with exit status {status}"
-        )
-        output = f" Its last lines:\n{log}" if log else " It printed nothing."
-        advice = (
-            f"\nInstall unillm there: {self._python} -m pip install unillm"
-            if "No module named 'unillm" in log
-            else ""
-        )
-        return SideFailedError(
-            f"The process {self._python} {how} before it had answered.{output}{advice}",
+        self._child.wait()
+        missing = self._child.printed("No module named 'unillm")
+        install = f"\nInstall unillm there: {self._python} -m pip install unillm"
+        raise SideFailedError(
+            self._child.obituary("before it had answered") + install * missing,
             kind="EngineDeadError",
         )

@@ -10,6 +10,7 @@ session ends.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import socket
@@ -67,6 +68,8 @@ class Child:
         module: Module that is run there.
         sockets: Ends of socket pairs that it inherits; their numbers are its arguments.
             This side's copies are closed.
+        stdio: Whether its standard input and output are text streams of this process,
+            `stdin` and `stdout`.
         environment: Variables besides those of this process.
         echo: Whether its standard error appears on this process's.
         on_end: Called on another thread when it has ended.
@@ -80,8 +83,9 @@ class Child:
         self,
         python: str,
         module: str,
-        sockets: Sequence[socket.socket],
+        sockets: Sequence[socket.socket] = (),
         *,
+        stdio: bool = False,
         environment: Mapping[str, str] | None = None,
         echo: bool = True,
         on_end: Callable[[], None] = lambda: None,
@@ -94,8 +98,8 @@ class Child:
         try:
             self._process = subprocess.Popen(  # noqa: S603 - the user's own choice
                 [python, "-m", module, *map(str, numbers)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if stdio else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if stdio else subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 pass_fds=numbers,
                 env=_environment(python, environment or {}),
@@ -105,6 +109,11 @@ class Child:
             for each in sockets:
                 each.close()
         self.pid = self._process.pid
+        if stdio:
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            self.stdin = io.TextIOWrapper(self._process.stdin, "utf-8")
+            self.stdout = io.TextIOWrapper(self._process.stdout, "utf-8")
         assert self._process.stderr is not None
         pump = threading.Thread(
             target=self._pump,
@@ -135,8 +144,12 @@ class Child:
             self.kill()
             self.wait()
 
-    def obituary(self) -> str:
-        """Return how the process ended and what it last printed, as text."""
+    def obituary(self, moment: str = "") -> str:
+        """Return how the process ended and what it last printed, as text.
+
+        Args:
+            moment: Words for when it ended, such as ``"before it had answered"``.
+        """
         status = self._process.returncode
         if status is None:
             how = "has not ended"
@@ -148,7 +161,8 @@ class Child:
             how = f"ended with exit status {status}"
         lines = "".join(f"\n  {line}" for line in self._lines)
         output = f" Its last lines:{lines}" if lines else " It printed nothing"
-        return f"The process {self.python} (id {self.pid}) {how}.{output}"
+        when = f" {moment}" if moment else ""
+        return f"The process {self.python} (id {self.pid}) {how}{when}.{output}"
 
     def printed(self, text: str) -> bool:
         """Return whether its last lines have *text*."""

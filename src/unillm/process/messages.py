@@ -4,7 +4,7 @@
 
 MessagePack and not JSON, because JSON has no infinity, which is a log-probability, and
 no integer keys, which `logit_bias` has. In size it takes a third of JSON's bytes for a
-step, in time as much (``benchmarks/process_encoding.py``).
+step, in time as much (``benchmarks/process.py encoding``).
 
 The first message is `Hello`, in every version of the protocol; all others may change
 with `PROTOCOL`. A message is an array that begins with its name, and its fields follow
