@@ -234,6 +234,18 @@ def _install_server(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """The article's preset on two engines, with the whole report."""
+    plugin = ROOT / "plugins" / "unillm-ctranslate2"
+    session.install(*CONSTRAINTS, ".[transformers,bench]", str(plugin))
+    session.run(
+        *("unillm", "bench", "unillm/tiny", "--preset", "article"),
+        *("--backend", "transformers", "--backend", "ctranslate2"),
+        *("--save", session.create_tmp()),
+    )
+
+
+@nox.session
 def mutation(session: nox.Session) -> None:
     """Whether the tests of `scheduling` and `text` notice what is changed there."""
     groups = (*GROUPS["tests"], *GROUPS["mutation"])

@@ -8,7 +8,13 @@ import random
 
 import pytest
 
-from unillm.bench.statistics import Spread, decision, paired_ratio, percentile
+from unillm.bench.statistics import (
+    Spread,
+    decision,
+    paired_ratio,
+    percentile,
+    rounded,
+)
 
 
 def test_the_interval_of_ten_values_is_from_the_second_to_the_ninth():
@@ -49,3 +55,11 @@ def test_a_ratio_is_a_difference_only_beside_one(others, expected):
 
 def test_three_rounds_decide_nothing():
     assert decision(paired_ratio([1.0] * 3, [2.0] * 3)) == "tie"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(16_987_654, "17,000,000"), (123.4, "123"), (12.345, "12.3"), (0.07583, "0.0758")],
+)
+def test_a_number_is_shown_with_three_digits(value, text):
+    assert rounded(value) == text

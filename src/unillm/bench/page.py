@@ -11,6 +11,7 @@ from html import escape
 from .pictures import pictures
 from .report import Report
 from .results import Result
+from .statistics import rounded
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -22,6 +23,7 @@ th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #ddd
 td { white-space: nowrap; }
 th:first-child, td:first-child, .text { text-align: left; }
 .wide { overflow-x: auto; }
+.wide + .wide { margin-top: 1.2rem; }
 .invalid { color: #b00020; } .invalid .number { text-decoration: line-through; }
 .pictures { display: grid; gap: 1.5rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 34rem), 1fr)); }
@@ -30,7 +32,7 @@ svg { width: 100%; height: auto; }
 pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: 13px; }
 """
 
-_LATENCIES = ("ttft p50", "ttft p99", "tpot p50", "tpot p99", "e2e p50", "e2e p99")
+_LATENCIES = ("ttft p50", "ttft p99", "tpot p50", "e2e p50", "e2e p99")
 
 
 def as_html(report: Report) -> str:
@@ -82,9 +84,9 @@ def _verdict(report: Report) -> Iterable[str]:
 
 
 _FIGURE_HEADS = (
-    *("case", "side", "output tokens/s", "interval", "bound", "of bound"),
+    *("case", "side", "verdict", "output tokens/s", "interval", "bound", "of bound"),
     *_LATENCIES,
-    *("goodput /s", "CPU s", "verdict"),
+    *("goodput /s", "CPU s"),
 )
 
 
@@ -96,6 +98,7 @@ def _figure_rows(report: Report) -> Iterable[list[str]]:
         yield [
             result.case.name,
             result.side,
+            "valid" if result.is_valid else "INVALID",
             f"{output.spread.median:,.1f}",
             f"{output.spread.low:,.1f} – {output.spread.high:,.1f}",
             "–" if bound is None else f"{bound:,.0f}",
@@ -103,7 +106,6 @@ def _figure_rows(report: Report) -> Iterable[list[str]]:
             *(_milliseconds(result, name) for name in _LATENCIES),
             _plain(result, "goodput"),
             _plain(result, "cpu"),
-            "valid" if result.is_valid else "INVALID",
         ]
 
 
@@ -180,8 +182,8 @@ def _costs(report: Report) -> Iterable[str]:
                 f"× {each.length_factor:g}",
                 f"{each.break_even.saving_per_million:.4g}",
                 f"{each.break_even.fixed_per_month:,.2f}",
-                f"{each.break_even.tokens_per_month:,.3g}",
-                f"{each.break_even.requests_per_day:,.3g}",
+                rounded(each.break_even.tokens_per_month),
+                rounded(each.break_even.requests_per_day),
                 f"{each.break_even.machines:.3g}",
             ]
             for each in report.costs.moved
@@ -228,12 +230,17 @@ def _classes(results: Sequence[Result]) -> list[str]:
     return ["" if result.is_valid else "invalid" for result in results]
 
 
+def _kind(cell: str) -> str:
+    """Return the class of a cell: an invalid number is struck out, a name is not."""
+    return "number" if cell[:1].isdigit() else "name"
+
+
 def _table(
     heads: Sequence[str], rows: Iterable[Sequence[str]], classes: Sequence[str] = ()
 ) -> str:
     lines = ["".join(f"<th>{escape(head)}</th>" for head in heads)]
     lines += [
-        "".join(f'<td class="number">{escape(cell)}</td>' for cell in row)
+        "".join(f'<td class="{_kind(cell)}">{escape(cell)}</td>' for cell in row)
         for row in rows
     ]
     marks = ["", *classes, *[""] * len(lines)]

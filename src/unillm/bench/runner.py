@@ -70,6 +70,8 @@ def measure(plan: Plan, say: Say = lambda _: None, *, show_log: bool = False) ->
             for side in group:
                 say(f"loading {side.label}")
                 live.append(stack.enter_context(_live(plan, side, show_log)))
+                if len(group) > 1:
+                    live[-1].rest()
             _run_rounds(plan, live, say)
             for each in live:
                 measured[each.side.label] = each.finish()
@@ -116,11 +118,16 @@ class _Measured:
 
 
 class _Live:
-    """A side whose process lives."""
+    """A side whose process lives.
+
+    Attributes:
+        rests: Whether the process is stopped between its rounds.
+    """
 
     def __init__(self, side: Side, child: Child, ready: Ready, start_s: float) -> None:
         self.side = side
         self.ready = ready
+        self.rests = False
         self._child = child
         self._meters = accounting.Meters()
         self.measured = _Measured(
@@ -140,7 +147,7 @@ class _Live:
             "case": CONVERTER.unstructure(case),
             "asks": CONVERTER.unstructure(list(asks)),
         }
-        with accounting.awake(pid):
+        with accounting.awake(pid) if self.rests else contextlib.nullcontext():
             cpu, energy = accounting.cpu_seconds(pid), self._meters.energy_j()
             begun = time.monotonic()
             self._child.send([line])
@@ -158,6 +165,11 @@ class _Live:
     def runs(self, case: Case) -> list[Run]:
         """Return the measured rounds of a case."""
         return [run for run, _ in self.measured.rounds[case.name]]
+
+    def rest(self) -> None:
+        """Stop the process until its next round."""
+        self.rests = True
+        accounting.signal_session(self._child.pid, accounting.STOP)
 
     def probe(self, case: Case) -> None:
         """Continue some completions of a case from their middle."""
@@ -186,7 +198,6 @@ def _live(plan: Plan, side: Side, show_log: bool) -> Iterator[_Live]:
         child.send([CONVERTER.unstructure(task)])
         ready = CONVERTER.structure(child.receive("ready"), Ready)
         start_s = time.monotonic() - begun
-        accounting.signal_session(child.pid, accounting.STOP)
         try:
             yield _Live(side, child, ready, start_s)
         finally:

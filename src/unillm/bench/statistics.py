@@ -64,6 +64,12 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
+def rounded(value: float) -> str:
+    """Return a number as text with three digits that count, and without an exponent."""
+    short = float(f"{value:.3g}")
+    return f"{short:,.0f}" if abs(short) >= 100 else f"{short:g}"
+
+
 def paired_ratio(ones: Sequence[float], others: Sequence[float]) -> Spread:
     """Return the spread of the ratios *other* to *one*, round by round."""
     return Spread.of([b / a for a, b in zip(ones, others, strict=True)])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ..bench.statistics import rounded
 from .sizes import size
 from .tables import column_table, pairs_table, print_table
 
@@ -93,9 +94,9 @@ def _write_costs(costs: Costs) -> None:
             f"× {moved.price_factor:g}",
             f"× {moved.length_factor:g}",
             f"{found.saving_per_million:.4g} a million",
-            f"{found.tokens_per_month:,.3g} tokens a month",
-            f"{found.requests_per_day:,.3g} requests a day, {found.machines:.3g} "
-            "machines",
+            f"{rounded(found.tokens_per_month)} tokens a month",
+            f"{rounded(found.requests_per_day)} requests a day, "
+            f"{rounded(found.machines)} machines",
         )
     print_table(table)
 
