@@ -16,6 +16,7 @@ from unillm.errors import (
     ConfigError,
     EngineDeadError,
 )
+from unillm.jobs import progress
 from unillm.jobs.folder import JobFolder
 from unillm.jobs.status import job_status
 
@@ -158,7 +159,7 @@ def test_a_second_process_is_refused_by_the_name_of_the_first(
         run_batch(path, output, scripted())
 
 
-def test_a_bad_line_fails_alone(scripted, batch_line, given, rows_of, output):
+def test_a_bad_line_fails_alone(scripted, batch_line, given, rows_of, output, caplog):
     path = given(
         batch_line("good", "p"),
         "{broken",
@@ -182,6 +183,7 @@ def test_a_bad_line_fails_alone(scripted, batch_line, given, rows_of, output):
     assert rows[1]["error"]["message"].startswith("in.jsonl, line 2: ")
     assert rows[4]["response"]["status_code"] == 500
     assert report.num_failed == 4
+    assert "3 lines are not requests and will fail:\n  in.jsonl, line 2:" in caplog.text
     assert report.failed.read_text() == "".join(
         f"{line}\n" for line in path.read_text().splitlines()[1:] if line
     )
@@ -316,3 +318,16 @@ def test_the_output_has_the_form_of_the_input(scripted, batch_line, given, tmp_p
         run_batch(path, tmp_path / "out.csv", scripted())
     with pytest.raises(ConfigError, match="is the input"):
         run_batch(path, path, scripted())
+
+
+def test_the_progress_bar_shows_lines_failures_and_slots(
+    scripted, batch_line, given, output, capsys, monkeypatch
+):
+    monkeypatch.setattr(progress, "REFRESH_S", 0)
+    path = given(*(batch_line(f"r{n}", "fail" if n == 1 else "p") for n in range(9)))
+
+    run_batch(path, output, scripted(), use_tqdm=True)
+
+    shown = capsys.readouterr().err
+    assert "9/9" in shown
+    assert "0/4 slots, 1 failed" in shown

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ from .report import BatchReport
 from .runner import Runner
 from .tables import CsvRows, ParquetRows
 from .worker import LocalWorker
+
+log = logging.getLogger("unillm.jobs")
 
 
 def as_worker(model: Any, **options: Any) -> Worker:
@@ -83,6 +86,12 @@ class Job:
         scan = form.scan(work)
         if not scan.num_lines:
             raise BatchInputError("There is no line in the input.")
+        if scan.num_bad:
+            log.warning(
+                "%d lines are not requests and will fail:\n  %s",
+                scan.num_bad,
+                "\n  ".join(scan.first_bad),
+            )
         return form, scan
 
     def _form(self, paths: Sequence[Path]) -> Form:
