@@ -106,6 +106,22 @@ def _random_length(rng: random.Random) -> int:
     return rng.choice([rng.randint(1, 30), rng.randint(1, 200), 63, 64, 65])
 
 
+def conversations(variant: str) -> list[EngineRequest]:
+    """Return requests that share beginnings of three lengths, and some whole turns."""
+    rng = random.Random(variant)
+    stems = [[rng.randrange(VOCAB) for _ in range(n)] for n in (16, 63, 130)]
+    prompts = [
+        stems[rng.randrange(3)]
+        + [rng.randrange(VOCAB) for _ in range(rng.randint(0, 40))]
+        for _ in range(12)
+    ]
+    prompts += [prompts[0], prompts[0] + [5] * 7, prompts[1][:-1]]
+    return [
+        greedy_request(number, prompt, rng.randint(1, 9))
+        for number, prompt in enumerate(prompts)
+    ]
+
+
 class PoisonedEngine(TransformersSlotEngine):
     """An engine whose free rows are full of NaN, from the start and after each call.
 
@@ -147,9 +163,12 @@ def serve(
     *,
     seed: int = 0,
     max_num_batched_tokens: int = 2048,
+    scheduler: SlotScheduler | None = None,
 ) -> dict[str, tuple[int, ...]]:
     """Run all requests to their end; they arrive at random between the steps."""
-    scheduler = SlotScheduler(engine, max_num_batched_tokens=max_num_batched_tokens)
+    scheduler = scheduler or SlotScheduler(
+        engine, max_num_batched_tokens=max_num_batched_tokens
+    )
     rng = random.Random(seed)
     waiting = list(reversed(requests))
     tokens: dict[str, list[int]] = {each.request_id: [] for each in requests}

@@ -4,9 +4,19 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 import torch
-from embedded.serving import CUDA_NEAR_TIE, PoisonedEngine, serve, serve_known
+from embedded.serving import (
+    CUDA_NEAR_TIE,
+    Known,
+    PoisonedEngine,
+    assert_same_tokens,
+    conversations,
+    generate_alone,
+    serve,
+    serve_known,
+)
 from embedded.tiny_models import (
     CORE,
     RECURRENT,
@@ -17,10 +27,12 @@ from embedded.tiny_models import (
     slots_for,
 )
 
+from unillm.embedded import flash, prefixes
 from unillm.embedded.steps import cuda_graphs as graphs
 from unillm.embedded.steps.cuda_graphs import GraphRunner
 from unillm.embedded.steps.eager import EagerRunner
 from unillm.embedded.weights.fused import fuse_projections
+from unillm.scheduling.slots import SlotScheduler
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
@@ -57,6 +69,10 @@ ALIBI = "falcon, ALiBi"
 GATES = 0.2
 """In bfloat16, experts with nearly the same score change indexs too, which moves the
 logits more."""
+
+KERNELS = 0.15
+"""In bfloat16, logits above 8 are multiples of 1/16, and two kernels of attention round
+differently."""
 
 BUDGETS = pytest.mark.parametrize("budget", [2048, 40], ids=["whole", "in chunks"])
 
@@ -110,28 +126,40 @@ def test_eager_passes_give_the_tokens_of_generate(reference, family):
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "mixtral"])
+@pytest.mark.parametrize("budget", [2048, 40], ids=["whole", "in chunks"])
 def test_tokens_in_bfloat16_are_those_of_one_row_but_for_near_ties(
-    reference, family, uncompiled
+    reference, family, budget, uncompiled, monkeypatch
 ):
+    """All steps attend by spans where the family does; free rows are NaN."""
+    monkeypatch.setattr(flash, "pays", lambda rows, seen: True)
     requests = [known.request for known in reference.known(family, 40)]
+    requests += [
+        attrs.evolve(each, request_id=f"c{each.arrival}")
+        for each in conversations(family)
+    ]
 
-    def run(num_slots, chosen):
+    def run(num_slots, **options):
         model = make_model(family).to(torch.bfloat16).cuda()
         fuse_projections(model)
-        engine = PoisonedEngine(model, num_slots=num_slots, max_model_len=224)
-        return serve(engine, chosen), engine
+        engine = PoisonedEngine(
+            model, num_slots=num_slots, max_model_len=224, **options
+        )
+        return serve(engine, requests, max_num_batched_tokens=budget), engine
 
-    together, engine = run(5, requests)
-    alone, _ = run(1, requests)
+    together, engine = run(5)
+    monkeypatch.setattr(flash, "serves", lambda model: False)
+    alone, masked = run(1, enable_prefix_caching=False)
 
     assert isinstance(engine._runner, GraphRunner)
+    assert engine._masks.by_spans == (family != "gemma2")
+    assert not masked._masks.by_spans
     parted = [r for r in requests if together[r.request_id] != alone[r.request_id]]
     gaps = [
         gap_of(reference.model(family), r, alone[r.request_id], together[r.request_id])
         for r in parted
     ]
     print(f"{family}: {len(parted)} of {len(requests)} part, gaps {gaps}")  # noqa: T201
-    assert max(gaps, default=0.0) < (GATES if family in EXPERTS else 0.05)
+    assert max(gaps, default=0.0) < (GATES if family in EXPERTS else KERNELS)
 
 
 def gap_of(model, request, one, other) -> float:
@@ -141,6 +169,27 @@ def gap_of(model, request, one, other) -> float:
     with torch.inference_mode():
         logits = model(ids).logits[0, -1]
     return abs(logits[one[index]] - logits[other[index]]).item()
+
+
+@BUDGETS
+@pytest.mark.parametrize("family", [*CORE, "gemma2", "bloom"])
+def test_tokens_with_taken_prefixes_are_those_of_generate(
+    reference, family, budget, uncompiled, monkeypatch
+):
+    """All prefixes of a block are taken over, short as they are."""
+    monkeypatch.setitem(prefixes.SHORTEST, "cuda", 16)
+    requests = conversations(family)
+    model = reference.model(family)
+    known = [Known(each, generate_alone(model, each)) for each in requests]
+    served = make_model(family).cuda()
+    fuse_projections(served)
+    engine = PoisonedEngine(served, num_slots=4, max_model_len=224)
+
+    scheduler = SlotScheduler(engine, max_num_batched_tokens=budget)
+    got = serve(engine, requests, scheduler=scheduler)
+
+    assert_same_tokens(model, known, got, near_tie=CUDA_NEAR_TIE)
+    assert scheduler.counters.cached_tokens > 100
 
 
 def test_closing_returns_the_memory(reference):

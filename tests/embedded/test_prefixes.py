@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import logging
-import random
 
 import attrs
 import pytest
@@ -15,6 +14,7 @@ from embedded.serving import (
     Known,
     PoisonedEngine,
     assert_same_tokens,
+    conversations,
     generate_alone,
     greedy_request,
     serve,
@@ -38,22 +38,6 @@ def make_engine(variant: str, num_slots: int, **options) -> PoisonedEngine:
     )
 
 
-def conversations(variant: str, count: int = 12) -> list:
-    """Return requests that share beginnings of three lengths, and some whole turns."""
-    rng = random.Random(variant)
-    stems = [[rng.randrange(VOCAB) for _ in range(n)] for n in (SHORT, 63, 130)]
-    prompts = [
-        stems[rng.randrange(3)]
-        + [rng.randrange(VOCAB) for _ in range(rng.randint(0, 40))]
-        for _ in range(count)
-    ]
-    prompts += [prompts[0], prompts[0] + [5] * 7, prompts[1][:-1]]
-    return [
-        greedy_request(number, prompt, rng.randint(1, 9))
-        for number, prompt in enumerate(prompts)
-    ]
-
-
 @pytest.mark.parametrize("family", ATTENDING)
 def test_tokens_are_those_of_generate(reference, family):
     """In every free row, all positions that no prompt takes over are NaN."""
@@ -62,28 +46,14 @@ def test_tokens_are_those_of_generate(reference, family):
     known = [Known(each, generate_alone(model, each)) for each in requests]
     prompt_tokens = sum(len(each.prompt_token_ids) for each in requests)
     for num_slots, budget in (1, 2048), (3, 2048), (4, 50):
-        got, scheduler = run(make_engine(family, num_slots), requests, budget=budget)
+        engine = make_engine(family, num_slots)
+        scheduler = SlotScheduler(engine, max_num_batched_tokens=budget)
+        got = serve(engine, requests, scheduler=scheduler)
 
         assert_same_tokens(model, known, got)
         counters = scheduler.counters
         assert counters.cached_tokens >= SHORT * (3 if num_slots > 1 else 1)
         assert counters.cached_tokens + counters.prompt_tokens == prompt_tokens
-
-
-def run(engine, requests, *, budget=2048):
-    """Serve requests that come in at random; return tokens and the scheduler."""
-    scheduler = SlotScheduler(engine, max_num_batched_tokens=budget)
-    rng = random.Random(len(requests))
-    waiting = list(reversed(requests))
-    tokens = {each.request_id: [] for each in requests}
-    while waiting or scheduler.has_unfinished():
-        for _ in range(min(len(waiting), rng.choice([0, 1, 2, 9]))):
-            scheduler.add_request(waiting.pop())
-        for output in scheduler.step():
-            assert output.error is None, output.error
-            tokens[output.request_id] += output.token_ids
-        scheduler.check()
-    return {name: tuple(ids) for name, ids in tokens.items()}, scheduler
 
 
 def served(scheduler, prompts, **fields):
@@ -204,7 +174,7 @@ def test_a_copy_that_is_too_short_would_show(monkeypatch):
     engine = make_engine("llama", 3)
     copy = engine._cache.copy
     monkeypatch.setattr(
-        engine._cache, "copy", lambda source, target, length: copy(source, target, 0)
+        engine._cache, "copy", lambda source, targets, length: copy(source, targets, 0)
     )
     requests = conversations("llama")
     expected = serve(make_engine("llama", 3), requests)

@@ -21,6 +21,8 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from . import flash
+
 NAME = "unillm_slots"
 """Value of ``config._attn_implementation`` under which the engine's models run."""
 
@@ -46,7 +48,7 @@ def slot_attention(
         value: Like the keys.
         attention_mask: Additive, ``[rows, 1, queries, keys]``; `None` where the keys
             are the queries' own and attention is causal; a block mask in a compiled
-            step of one query.
+            step of one query; or the spans of `flash`.
         scaling: Factor of the scores; `None` for ``1 / sqrt(head_dim)``.
         softcap: Bound that scores approach and never reach. transformers honours it in
             eager attention, and drops it in SDPA.
@@ -62,6 +64,9 @@ def slot_attention(
         attended = _attend_in_blocks(
             query, key, value, attention_mask, scaling, cap=softcap
         )
+    elif flash.is_spans(attention_mask):
+        assert attention_mask is not None
+        attended = flash.attend(query, key, value, attention_mask, scaling)
     elif softcap is not None or s_aux is not None:
         attended = _attend_stepwise(
             query, key, value, attention_mask, scaling, cap=softcap, sinks=s_aux

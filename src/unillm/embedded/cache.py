@@ -108,26 +108,31 @@ class ChunksStep(Step):
 
 
 class RaggedStep(Step):
-    """Fresh prompts of any lengths, one after the other in a single row of tokens.
+    """Prompts of any lengths, one after the other in a single row of tokens.
 
     Args:
         rows: ``[tokens]``, int64: row of each token's prompt.
         positions: ``[tokens]``, int64: position of each token in its prompt.
         sources: ``[tokens]``, int64: the token whose keys and values are written there.
             A token writes its own; padding writes those of another token once more.
+        by_spans: Whether attention reads the cache by spans (`flash`). Otherwise the
+            prompts are fresh ones, and it reads the new tokens alone.
     """
 
-    def __init__(self, rows: Tensor, positions: Tensor, sources: Tensor) -> None:
+    def __init__(
+        self, rows: Tensor, positions: Tensor, sources: Tensor, *, by_spans: bool
+    ) -> None:
         self._rows = rows
         self._positions = positions
         self._sources = sources
+        self._by_spans = by_spans
         self.seen = rows.shape[0]
 
     @override
     def exchange(self, stored: Tensor, new: Tensor) -> Tensor:
         written = new[0, :, self._sources].transpose(0, 1)
         stored[self._rows, :, self._positions] = written
-        return new
+        return stored if self._by_spans else new
 
 
 class DecodeStep(Step):
@@ -137,9 +142,18 @@ class DecodeStep(Step):
         cache: The cache that it is for.
         positions: ``[rows]``, int64: where the tokens are written.
         seen: Positions that attention reads of every row.
+        by_spans: Whether attention finds the rows itself, by spans (`flash`).
     """
 
-    def __init__(self, cache: SlotCache, positions: Tensor, *, seen: int) -> None:
+    def __init__(
+        self,
+        cache: SlotCache,
+        positions: Tensor,
+        *,
+        seen: int,
+        by_spans: bool = False,
+    ) -> None:
+        self._by_spans = by_spans
         self.seen = seen
         self.offset = seen - 1
         self.count = positions.shape[0]
@@ -159,7 +173,8 @@ class DecodeStep(Step):
             stored.view(-1, dim).index_copy_(
                 0, self._vectors, new.reshape(rows * heads, dim)
             )
-        return stored[:rows, :, : self.seen]
+        shown = stored if self._by_spans else stored[:rows]
+        return shown[:, :, : self.seen]
 
     @cached_property
     def _vectors(self) -> Tensor:
@@ -202,6 +217,7 @@ class SlotCache(Cache):
         self.argument = argument
         self.capacity = round_up(max_model_len)
         self.step: Step | None = None
+        self._device = device
         self.written = [0] * num_rows
         size = (num_rows, shape.kv_heads, self.capacity)
         self.tensors = [
@@ -220,6 +236,11 @@ class SlotCache(Cache):
         """The states of all layers, ``[rows, …]`` each."""
         super().__init__(layers=layers)
 
+    @property
+    def row_size(self) -> int:
+        """Vectors of one row, over all heads."""
+        return self.shape.kv_heads * self.capacity
+
     def begin(self, step: Step) -> None:
         """Set the step of the next forward pass."""
         self.step = step
@@ -236,19 +257,23 @@ class SlotCache(Cache):
         """Record that positions below *end* of a row may have been written."""
         self.written[row] = max(self.written[row], end)
 
-    def clear(self, rows: list[int]) -> None:
-        """Zero the keys and values that earlier owners left in *rows*.
+    def clear(self, rows: Sequence[int], *, start: int = 0) -> None:
+        """Zero the keys and values that earlier owners left in *rows*, from *start* on.
 
         States stay as they are: a prompt replaces them whole.
         """
         end = max((self.written[row] for row in rows), default=0)
-        if not end or not self.tensors:
-            return
-        index = torch.tensor(rows).to(self.tensors[0].device, non_blocking=True)
-        for tensor in self.tensors:
-            tensor[:, :, :end].index_fill_(0, index, 0.0)
+        if end > start:
+            index = self._index(rows)
+            for tensor in self.tensors:
+                tensor[:, :, start:end].index_fill_(0, index, 0.0)
         for row in rows:
-            self.written[row] = 0
+            self.written[row] = start
+
+    def _index(self, rows: Sequence[int]) -> Tensor:
+        """Copy the numbers of rows to the device without waiting for it."""
+        index = torch.tensor(rows, dtype=torch.int64)
+        return index.to(self._device, non_blocking=True)
 
     def free(self) -> None:
         """Drop the tensors; the cache cannot be used any more."""
@@ -258,19 +283,22 @@ class SlotCache(Cache):
         self._recurrent.clear()
         self.step = None
 
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Copy *length* positions of row *source* to row *target*; zero the rest.
+    def copy(self, source: int, targets: Sequence[int], length: int) -> None:
+        """Copy *length* positions of row *source* to *targets*; zero their rest.
 
         A row that is copied to itself keeps these positions.
         """
-        end = max(self.written[target], length)
+        others = [target for target in targets if target != source]
+        index = self._index(others)
         for tensor in self.tensors:
-            if source != target:
-                tensor[target, :, :length] = tensor[source, :, :length]
-            tensor[target, :, length:end] = 0.0
+            held = tensor[source, :, :length]
+            if len(others) == 1:
+                tensor[others[0], :, :length] = held
+            elif others:
+                tensor[index, :, :length] = held
         for state in self.states:
-            state[target] = state[source]
-        self.written[target] = length
+            state[list(targets)] = state[source]
+        self.clear(targets, start=length)
 
     def swap(self, one: int, other: int) -> None:
         """Exchange all that two rows hold."""

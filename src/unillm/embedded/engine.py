@@ -200,11 +200,16 @@ class TransformersSlotEngine(SlotEngine):
         self, chunks: Sequence[PromptChunk]
     ) -> Iterator[tuple[list[PromptChunk], _Write]]:
         """Yield the chunks of each forward pass, and the method that computes them."""
+        together = [
+            chunk
+            for chunk in chunks
+            if chunk.request.params.prompt_logprobs is None
+            and (self._runner.continues or not chunk.start)
+        ]
+        if together and self._runner.tokens_for(_length(together)) is not None:
+            yield together, self._write_ragged
+            chunks = [chunk for chunk in chunks if chunk not in together]
         fresh = [chunk for chunk in chunks if not chunk.start]
-        ragged = [c for c in fresh if c.request.params.prompt_logprobs is None]
-        if ragged and self._runner.tokens_for(_length(ragged)) is not None:
-            yield ragged, self._write_ragged
-            fresh = [chunk for chunk in fresh if chunk not in ragged]
         group = group_by_width if self.splits_prompts else group_by_length
         for indices in group([chunk.end for chunk in fresh]):
             yield [fresh[index] for index in indices], self._write
@@ -231,9 +236,11 @@ class TransformersSlotEngine(SlotEngine):
             yield from in_parts(group, most // row_bytes)
 
     def _write_ragged(self, group: Sequence[PromptChunk], notes: _Notes) -> Tensor:
-        """Compute fresh chunks in one pass of the runner (`_Write`)."""
+        """Compute chunks in one pass of the runner (`_Write`)."""
         rows = [self._rows.number(chunk.slot) for chunk in group]
-        logits = self._runner.write_prompts(rows, [c.token_ids for c in group])
+        logits = self._runner.write_prompts(
+            rows, [c.token_ids for c in group], [c.start for c in group]
+        )
         for row, chunk in zip(rows, group, strict=True):
             self._cache.note_written(row, chunk.end)
             self._rows.all[row].length = chunk.end

@@ -25,6 +25,7 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from ..model.positions import positions_of
 from ..model.sizes import ALIGNMENT, round_up
+from . import flash
 from .families import Family, family_of
 
 FULL = "full_attention"
@@ -57,6 +58,8 @@ class Masks:
     """Positions that the model knows."""
     dtype: torch.dtype
     device: torch.device
+    by_spans: bool = False
+    """Whether attention may read the cache by spans (`flash`)."""
 
     @classmethod
     def of(cls, model: Any) -> Masks:
@@ -77,6 +80,7 @@ class Masks:
             positions=positions_of(config),
             dtype=model.dtype,
             device=model.device,
+            by_spans=kinds == {FULL} and flash.serves(model),
         )
 
     @property

@@ -12,6 +12,8 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 
 import attrs
 
@@ -64,23 +66,30 @@ class Rows:
 
     def admit(self, chunks: Sequence[PromptChunk]) -> None:
         """Give each owner of a first chunk a row with its prefix and nothing else."""
-        fresh = []
+        fresh: list[int] = []
+        taken: list[tuple[int, int]] = []
+        targets: list[int] = []
         for chunk in chunks:
             assert not self.of(chunk.slot).is_live, "the slot still has an owner"
-            if chunk.prefix_slot != chunk.slot:
+            if chunk.prefix_slot is None:
                 self._move_forward(chunk.slot)
             row = self._numbers[chunk.slot]
             if chunk.prefix_slot is None:
                 fresh.append(row)
             else:
-                source = self._numbers[chunk.prefix_slot]
-                self._cache.copy(source, row, chunk.start)
+                taken.append((self._numbers[chunk.prefix_slot], chunk.start))
+                targets.append(row)
             self.all[row] = Row(
                 chunk.slot,
                 is_live=True,
                 length=chunk.start,
                 adapter=chunk.request.lora_request,
             )
+        # Prompts that take over the same prefix one after the other share a copy.
+        for (source, length), group in groupby(
+            zip(taken, targets, strict=True), key=itemgetter(0)
+        ):
+            self._cache.copy(source, [row for _, row in group], length)
         self._cache.clear(fresh)
 
     def release(self, slot: int) -> None:
@@ -103,17 +112,14 @@ class Rows:
             if self.all[gap].length:
                 self._cache.swap(number, gap)
             else:
-                self._cache.copy(number, gap, self.all[number].length)
+                self._cache.copy(number, [gap], self.all[number].length)
             self._exchange(number, gap)
 
     def _move_forward(self, slot: int) -> None:
-        """Give a free slot the first free row, whose slot gets the other one."""
+        """Give a free slot the first free row, unless that row keeps something."""
         first = next(i for i, row in enumerate(self.all) if not row.is_live)
-        number = self._numbers[slot]
-        if number != first:
-            if kept := self.all[first].length:
-                self._cache.copy(first, number, kept)
-            self._exchange(first, number)
+        if not self.all[first].length:
+            self._exchange(first, self._numbers[slot])
 
     def _exchange(self, one: int, other: int) -> None:
         rows = self.all

@@ -8,8 +8,10 @@ addresses and has fixed shapes, so its inputs are copied into buffers, and there
 graph for each of a few shapes, to which others are padded:
 
 - a decode step has a number of rows, and of positions that attention sees;
-- fresh prompts follow each other in one row of tokens (`RaggedStep`). Only the number
-  of tokens counts: prompts of any lengths share a graph, without padding in between.
+- prompts follow each other in one row of tokens (`RaggedStep`). Only the number of
+  tokens counts: prompts of any lengths share a graph, without padding in between. Where
+  attention reads the cache by spans (`flash`), they may go on from positions that their
+  rows hold already.
 
 While a graph is recorded, the decoder layers run compiled (`compiled_layers`), so that
 few kernels stand between the matrix products.
@@ -31,7 +33,7 @@ from typing_extensions import override
 
 from ...sampling.sampler import best_of
 from ..cache import RaggedStep, SlotCache
-from ..masks import Masks
+from ..masks import Mask, Masks
 from ..memory import is_out_of_memory
 from .compiled_layers import CompiledLayers
 from .eager import EagerRunner, forward, only_positions
@@ -47,7 +49,7 @@ FEWEST_SEEN = 256
 """Positions that attention reads in the graph of the shortest rows."""
 
 RAGGED_TOKENS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
-"""Tokens of fresh prompts in one pass. More tokens keep a GPU busy without a graph."""
+"""Tokens of prompts in one pass. More tokens keep a GPU busy without a graph."""
 
 
 _Work = Callable[[], None]
@@ -160,6 +162,8 @@ class GraphRunner(StepRunner):
         self._fed = self._zeros(3, self._num_rows)
         self._prompt_inputs = self._zeros(5, RAGGED_TOKENS[-1])
         self._ends = self._zeros(self._num_rows, 2)
+        self.continues = masks.by_spans
+        self._spans = self._zeros(3, self._num_rows + 2).to(torch.int32)
         self._logits = torch.empty(
             self._num_rows, vocab_size, dtype=model.dtype, device=self._device
         )
@@ -197,18 +201,51 @@ class GraphRunner(StepRunner):
 
     @override
     def write_prompts(
-        self, rows: Sequence[int], prompts: Sequence[Sequence[int]]
+        self,
+        rows: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        starts: Sequence[int],
     ) -> Tensor:
-        tokens = self.tokens_for(sum(map(len, prompts)))
-        assert tokens is not None, "too many tokens for one graph"
-        fed, ends = _concatenate(rows, prompts, tokens)
+        count = self.tokens_for(sum(map(len, tokens)))
+        assert count is not None, "too many tokens for one graph"
+        fed, ends = _concatenate(rows, tokens, starts, count)
+        if self._masks.by_spans:
+            self._spans.copy_(self._spans_of(rows, tokens, starts, count))
         ends += ends[:1] * (self._num_rows - len(ends))
-        self._prompt_inputs[:, :tokens].copy_(torch.tensor(fed), non_blocking=True)
+        self._prompt_inputs[:, :count].copy_(torch.tensor(fed), non_blocking=True)
         self._ends[:, 1].copy_(torch.tensor(ends), non_blocking=True)
-        if tokens not in self._prompts:
-            self._record_prompts(tokens)
-        self._prompts[tokens]()
+        if count not in self._prompts:
+            self._record_prompts(count)
+        self._prompts[count]()
         return self._logits[: len(rows)]
+
+    def _spans_of(
+        self,
+        rows: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        starts: Sequence[int],
+        count: int,
+    ) -> Tensor:
+        """Return the spans of prompts that are padded to *count* tokens.
+
+        Padding is a sequence in the first row, and sees what is there. Further
+        sequences are empty.
+        """
+        begins = list(itertools.accumulate(map(len, tokens), initial=0))
+        size = self._cache.row_size
+        padding = min(count - begins[-1], self._cache.capacity)
+        ends = [start + len(ids) for start, ids in zip(starts, tokens, strict=True)]
+        spans = (
+            begins,
+            [*(row * size for row in rows), rows[0] * size],
+            [*ends, padding],
+        )
+        width = self._spans.shape[1]
+        filled = [
+            [*values, *[filler] * (width - len(values))]
+            for values, filler in zip(spans, (count, 0, 0), strict=True)
+        ]
+        return torch.tensor(filled, dtype=torch.int32)
 
     # -------------------------------------------------------------------- recording
 
@@ -256,14 +293,18 @@ class GraphRunner(StepRunner):
     def _record_prompts(self, tokens: int) -> None:
         def step() -> None:
             ids, rows, positions, prompts, sources = self._prompt_inputs[:, :tokens]
+            by_spans = self._masks.by_spans
+            mask: Mask = self._spans[None, None]
+            if not by_spans:
+                mask = self._masks.for_ragged(positions, prompts)
             with only_positions(self._model.get_output_embeddings(), self._ends):
                 logits = forward(
                     self._model,
                     self._cache,
-                    RaggedStep(rows, positions, sources),
+                    RaggedStep(rows, positions, sources, by_spans=by_spans),
                     ids=ids[None],
                     positions=positions[None],
-                    mask=self._masks.for_ragged(positions, prompts),
+                    mask=mask,
                 )
             self._output(logits)
 
@@ -281,9 +322,12 @@ class GraphRunner(StepRunner):
 
 
 def _concatenate(
-    rows: Sequence[int], prompts: Sequence[Sequence[int]], tokens: int
+    rows: Sequence[int],
+    tokens: Sequence[Sequence[int]],
+    starts: Sequence[int],
+    count: int,
 ) -> tuple[list[list[int]], list[int]]:
-    """Put prompts one after the other, padded to *tokens*.
+    """Put prompts one after the other, padded to *count* tokens.
 
     Padding is a prompt of its own, which no other token sees. It has to write to some
     position, and writes the first token once more.
@@ -292,16 +336,21 @@ def _concatenate(
         Ids, rows, positions, prompt numbers and sources (see `RaggedStep`) of the
         tokens; and the index of the last token of each prompt.
     """
-    padding = tokens - sum(map(len, prompts))
-    ids = [token for prompt in prompts for token in prompt]
+    padding = count - sum(map(len, tokens))
+    ids = [token for prompt in tokens for token in prompt]
+    positions = [
+        start + number
+        for start, prompt in zip(starts, tokens, strict=True)
+        for number in range(len(prompt))
+    ]
     fed = [
         ids + ids[:1] * padding,
-        _each(rows, prompts) + [rows[0]] * padding,
-        [number for each in prompts for number in range(len(each))] + [0] * padding,
-        _each(range(len(prompts)), prompts) + [-1] * padding,
+        _each(rows, tokens) + [rows[0]] * padding,
+        positions + [starts[0]] * padding,
+        _each(range(len(tokens)), tokens) + [-1] * padding,
         [*range(len(ids)), *[0] * padding],
     ]
-    ends = list(itertools.accumulate(map(len, prompts), initial=-1))[1:]
+    ends = list(itertools.accumulate(map(len, tokens), initial=-1))[1:]
     return fed, ends
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from .. import flash
 from ..cache import DecodeStep, SlotCache, Step
 from ..masks import Mask, Masks
 from .runner import StepRunner
@@ -29,13 +30,18 @@ class EagerRunner(StepRunner):
     def run(self, fed: Tensor, *, seen: int) -> Tensor:
         ids, positions, places = fed
         seen = self._masks.seen(seen)
+        by_spans = self._masks.by_spans and flash.pays(len(ids), seen)
+        if by_spans:
+            mask: Mask = flash.spans_of_rows(positions, row_size=self._cache.row_size)
+        else:
+            mask = self._masks.for_cached(positions[:, None], seen)
         return forward(
             self._model,
             self._cache,
-            DecodeStep(self._cache, places, seen=seen),
+            DecodeStep(self._cache, places, seen=seen, by_spans=by_spans),
             ids=ids[:, None],
             positions=positions[:, None],
-            mask=self._masks.for_cached(positions[:, None], seen),
+            mask=mask,
         )
 
 

@@ -50,6 +50,9 @@ class StepRunner(abc.ABC):
             ``[rows, vocab]``. Valid until the next call.
         """
 
+    continues: bool = False
+    """Whether `write_prompts` takes tokens that go on from those in their rows."""
+
     def tokens_for(self, count: int) -> int | None:
         """Return how many tokens `write_prompts` computes for *count* of them.
 
@@ -59,13 +62,18 @@ class StepRunner(abc.ABC):
         return None
 
     def write_prompts(
-        self, rows: Sequence[int], prompts: Sequence[Sequence[int]]
+        self,
+        rows: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        starts: Sequence[int],
     ) -> Tensor:
-        """Compute fresh prompts in one pass, each into a row that is clear.
+        """Compute prompts in one pass, each into a row of its own.
 
         Args:
             rows: One for each prompt.
-            prompts: Their ids, for whose number `tokens_for` returns one.
+            tokens: Their ids, for whose number `tokens_for` returns one.
+            starts: Positions of their rows that hold the tokens before these; 0 for
+                each of them unless the runner `continues`.
 
         Returns:
             ``[prompts, vocab]``: logits of their last tokens. Valid until the next
