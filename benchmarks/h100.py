@@ -4,11 +4,17 @@
 
     python benchmarks/h100.py --engines unillm-vllm vllm unillm generate --rounds 5
 
+    python benchmarks/h100.py --engines vllm unillm --batches 1 8 \
+        --prompt-tokens 4000 --new-tokens 200 --max-model-len 4352
+    python benchmarks/h100.py --engines vllm unillm --batches 256 --slots 64 \
+        --lognormal --max-model-len 1792
+
 A model in memory loads faster: ``--model /dev/shm/llama-8b-random`` (16 GB).
 
 The model has Llama 3.1 8B's shape, random weights and bfloat16. Prompts are random too,
 and new in each round, so no engine has their prefixes in its cache. Each engine has its
-own process. All processes live at the same time, and each round calls one engine after
+own process. With ``--lognormal`` the lengths of prompts and of outputs are drawn, with
+medians of 128 and 67. All processes live at the same time, and each round calls one engine after
 the other, so a disturbance of the machine concerns them all.
 
 The script measures one call with a batch of prompts, including prefill and text. Every
@@ -57,12 +63,11 @@ SMALL = {
 SCRATCH = Path(tempfile.gettempdir())
 
 ENGINES = ("vllm", "unillm-vllm", "unillm", "unillm-eager", "generate")
-MAX_MODEL_LEN = 1024
 VLLM_OPTIONS: dict[str, dict[str, Any]] = {
-    "cuda": {"load_format": "dummy", "gpu_memory_utilization": 0.27},
+    "cuda": {"load_format": "dummy", "gpu_memory_utilization": 0.4},
     "cpu": {"load_format": "dummy", "kv_cache_memory_bytes": 2**26},
 }
-"""Options of vLLM, alone and under unillm. Two of these and two others share a GPU."""
+"""Options of vLLM, alone and under unillm. Two engines of this size share a GPU."""
 SLOW = frozenset({"generate", "unillm-eager"})
 """Engines that are measured in every third round only."""
 
@@ -115,27 +120,31 @@ def make_model(directory: Path, shape: dict[str, int], device: str) -> None:
 # ---------------------------------------------------------- the engines, as processes
 
 
+def greedy(make: Any, lengths: list[int]) -> list[Any]:
+    """Return the params of requests that have these numbers of new tokens."""
+    return [make(temperature=0, max_tokens=n, ignore_eos=True) for n in lengths]
+
+
 class Vllm:
     """``vllm.LLM`` with its defaults."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         from vllm import LLM, SamplingParams
 
-        self.params = SamplingParams(
-            temperature=0, max_tokens=args.new_tokens, ignore_eos=True
-        )
+        self.make_params = SamplingParams
         self.llm = LLM(
             str(args.model),
             dtype="bfloat16",
-            max_model_len=MAX_MODEL_LEN,
-            max_num_seqs=max(args.batches),
+            max_model_len=args.max_model_len,
+            max_num_seqs=args.slots,
             **VLLM_OPTIONS[args.device],
         )
 
-    def run(self, prompts: list[list[int]]) -> list[Any]:
+    def run(self, prompts: list[list[int]], lengths: list[int]) -> list[Any]:
         """Return the new tokens of each prompt."""
         inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
-        outputs = self.llm.generate(inputs, self.params, use_tqdm=False)
+        params = greedy(self.make_params, lengths)
+        outputs = self.llm.generate(inputs, params, use_tqdm=False)
         return [output.outputs[0].token_ids for output in outputs]
 
 
@@ -149,15 +158,13 @@ class Unillm:
         from unillm import Generator, SamplingParams
 
         logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-        self.params = SamplingParams(
-            temperature=0, max_tokens=args.new_tokens, ignore_eos=True
-        )
+        self.make_params = SamplingParams
         self.generator = Generator(
             str(args.model),
             backend=self.backend,
             dtype="bfloat16",
-            max_model_len=MAX_MODEL_LEN,
-            max_num_seqs=max(args.batches),
+            max_model_len=args.max_model_len,
+            max_num_seqs=args.slots,
             enforce_eager=self.enforce_eager,
             backend_options=self.options(args),
         )
@@ -166,9 +173,10 @@ class Unillm:
         """Return the options that only the backend knows."""
         return {"device": args.device}
 
-    def run(self, prompts: list[list[int]]) -> list[Any]:
+    def run(self, prompts: list[list[int]], lengths: list[int]) -> list[Any]:
         """Return the new tokens of each prompt."""
-        outputs = self.generator.generate(prompts, self.params, use_tqdm=False)
+        params = greedy(self.make_params, lengths)
+        outputs = self.generator.generate(prompts, params, use_tqdm=False)
         return [output.outputs[0].token_ids for output in outputs]
 
 
@@ -208,8 +216,9 @@ class Generate:
             "pad_token_id": 0,
         }
 
-    def run(self, prompts: list[list[int]]) -> list[Any]:
-        """Return the new tokens of each prompt."""
+    def run(self, prompts: list[list[int]], lengths: list[int]) -> list[Any]:
+        """Return the new tokens of each prompt, which all have the same lengths."""
+        del lengths
         ids = self.torch.tensor(prompts, device=self.device)
         mask = self.torch.ones_like(ids)
         output = self.model.generate(ids, attention_mask=mask, **self.options)
@@ -233,11 +242,11 @@ def serve(args: argparse.Namespace) -> None:
     engine = WORKERS[args.worker](args)
     print(time.perf_counter() - begun, file=answers, flush=True)
     for line in sys.stdin:
-        prompts = json.loads(line)
+        prompts, lengths = json.loads(line)
         begun = time.perf_counter()
-        tokens = engine.run(prompts)
+        tokens = engine.run(prompts, lengths)
         seconds = time.perf_counter() - begun
-        assert [len(ids) for ids in tokens] == [args.new_tokens] * len(prompts)
+        assert [len(ids) for ids in tokens] == lengths
         print(seconds, file=answers, flush=True)
 
 
@@ -256,10 +265,10 @@ class Worker:
         )
         self.load_s = self._answer()
 
-    def seconds(self, prompts: list[list[int]]) -> float:
+    def seconds(self, prompts: list[list[int]], lengths: list[int]) -> float:
         """Run a batch; return its seconds."""
         assert self._process.stdin is not None
-        print(json.dumps(prompts), file=self._process.stdin, flush=True)
+        print(json.dumps([prompts, lengths]), file=self._process.stdin, flush=True)
         return self._answer()
 
     def close(self) -> None:
@@ -287,9 +296,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     rng = random.Random(0)
     shape = SMALL if args.small else LLAMA_8B
 
+    sizes = {batch: draw(batch, args) for batch in args.batches}
+
     def prompts(batch: int) -> list[list[int]]:
         ids = range(shape["vocab_size"])
-        return [rng.choices(ids, k=args.prompt_tokens) for _ in range(batch)]
+        return [rng.choices(ids, k=length) for length, _ in sizes[batch]]
 
     workers = []
     for name in args.engines:
@@ -303,7 +314,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             for worker in workers:
                 if worker.name in SLOW and turn % 3 and turn >= 0:
                     continue
-                taken = worker.seconds(prompts(batch))
+                lengths = [length for _, length in sizes[batch]]
+                taken = worker.seconds(prompts(batch), lengths)
                 if turn >= 0:  # the round before the first one warms up
                     seconds[worker.name][batch].append(taken)
     for worker in workers:
@@ -313,7 +325,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "load_s": {worker.name: round(worker.load_s, 1) for worker in workers},
         "tokens_per_s": {
             name: {
-                batch: round(args.new_tokens * batch / statistics.median(taken), 1)
+                batch: round(
+                    sum(length for _, length in sizes[batch])
+                    / statistics.median(taken),
+                    1,
+                )
                 for batch, taken in batches.items()
             }
             for name, batches in seconds.items()
@@ -332,6 +348,20 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         },
         "seconds": seconds,
     }
+
+
+def draw(batch: int, args: argparse.Namespace) -> list[tuple[int, int]]:
+    """Return the tokens of each prompt and of its output, the same in all rounds."""
+    if not args.lognormal:
+        return [(args.prompt_tokens, args.new_tokens)] * batch
+    rng = random.Random(5)
+    return [
+        (
+            min(1000, max(8, int(rng.lognormvariate(4.85, 0.8)))),
+            min(700, max(4, int(rng.lognormvariate(4.2, 0.9)))),
+        )
+        for _ in range(batch)
+    ]
 
 
 def paired(slower: list[float], faster: list[float]) -> float:
@@ -360,9 +390,10 @@ def conditions(args: argparse.Namespace, shape: dict[str, int]) -> dict[str, Any
         "dtype": "bfloat16",
         "prompt_tokens": args.prompt_tokens,
         "new_tokens": args.new_tokens,
+        "lognormal": args.lognormal,
         "rounds": args.rounds,
-        "max_model_len": MAX_MODEL_LEN,
-        "max_num_seqs": max(args.batches),
+        "max_model_len": args.max_model_len,
+        "max_num_seqs": args.slots,
     }
 
 
@@ -388,12 +419,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--new-tokens", type=int, default=100)
+    parser.add_argument("--lognormal", action="store_true", help="draw all lengths")
+    parser.add_argument("--max-model-len", type=int, default=1024)
+    parser.add_argument("--slots", type=int, help="by default, the largest batch")
     parser.add_argument("--model", type=Path, default=SCRATCH / "llama-8b-random")
     parser.add_argument("--small", action="store_true", help="a model of 1 M weights")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--logs", type=Path, default=SCRATCH)
     parser.add_argument("--worker", choices=ENGINES, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.slots = args.slots or max(args.batches)
+    return args
 
 
 def main() -> None:

@@ -132,6 +132,7 @@ def test_tokens_in_bfloat16_are_those_of_one_row_but_for_near_ties(
 ):
     """All steps attend by spans where the family does; free rows are NaN."""
     monkeypatch.setattr(flash, "pays", lambda rows, seen: True)
+    monkeypatch.setitem(prefixes.SHORTEST, "cuda", 16)
     requests = [known.request for known in reference.known(family, 40)]
     requests += [
         attrs.evolve(each, request_id=f"c{each.arrival}")
@@ -151,7 +152,7 @@ def test_tokens_in_bfloat16_are_those_of_one_row_but_for_near_ties(
     alone, masked = run(1, enable_prefix_caching=False)
 
     assert isinstance(engine._runner, GraphRunner)
-    assert engine._masks.by_spans == (family != "gemma2")
+    assert engine._masks.by_spans == engine.joins_steps == (family != "gemma2")
     assert not masked._masks.by_spans
     parted = [r for r in requests if together[r.request_id] != alone[r.request_id]]
     gaps = [
@@ -177,7 +178,7 @@ def test_tokens_with_taken_prefixes_are_those_of_generate(
     reference, family, budget, uncompiled, monkeypatch
 ):
     """All prefixes of a block are taken over, short as they are."""
-    monkeypatch.setitem(prefixes.SHORTEST, "cuda", 16)
+    monkeypatch.setattr(prefixes, "SHORTEST_MASKED", 16)
     requests = conversations(family)
     model = reference.model(family)
     known = [Known(each, generate_alone(model, each)) for each in requests]

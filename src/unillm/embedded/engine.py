@@ -15,7 +15,7 @@ fetches the tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -40,7 +40,7 @@ from . import attention
 from .cache import ChunksStep, ChunkStep, PromptStep, SlotCache, Step
 from .dynamic_rope import LengthsOfRows
 from .families import family_of
-from .grouping import group_by_length, group_by_width, in_parts, width_for
+from .grouping import group_by_length, group_by_width, in_parts, padded, width_for
 from .masks import Mask, Masks
 from .memory import asked_bytes, free_bytes, is_out_of_memory, out_of_memory
 from .prefixes import shortest_prefix
@@ -58,13 +58,6 @@ class _Notes:
 
     padding: dict[int, int] = attrs.field(factory=dict)
     prompt_logprobs: dict[int, list[TokenLogprobs]] = attrs.field(factory=dict)
-
-
-_Write = Callable[[Sequence[PromptChunk], _Notes], Tensor]
-"""Computes a group of chunks in one forward pass, and adds to the notes.
-
-Returns ``[chunks that end a prompt, vocab]``: the logits of their last tokens.
-"""
 
 
 class TransformersSlotEngine(SlotEngine):
@@ -108,7 +101,6 @@ class TransformersSlotEngine(SlotEngine):
     ) -> None:
         _check_slots(model, num_slots)
         _use_slot_attention(model)
-        self.shortest_prefix = shortest_prefix(model, asked=enable_prefix_caching)
         self._lengths = LengthsOfRows(model)
         self._model: Any = model.eval()
         self.num_slots = num_slots
@@ -116,6 +108,9 @@ class TransformersSlotEngine(SlotEngine):
         self.vocab_size: int = model.get_output_embeddings().weight.shape[0]
         self._device: torch.device = model.device
         self._masks = Masks.of(model)
+        self.shortest_prefix = shortest_prefix(
+            model, asked=enable_prefix_caching, by_spans=self._masks.by_spans
+        )
         self._needs = needs_of(
             model.config,
             weight_bytes=model.get_memory_footprint(),
@@ -140,6 +135,7 @@ class TransformersSlotEngine(SlotEngine):
                 enforce_eager=enforce_eager or self._adapters is not None,
                 compile_after=compile_after,
             )
+        self.joins_steps = self._runner.continues
         self._sampler = Sampler(
             num_slots=num_slots, vocab_size=self.vocab_size, device=self._device
         )
@@ -156,6 +152,13 @@ class TransformersSlotEngine(SlotEngine):
 
     @override
     def prefill(self, chunks: Sequence[PromptChunk]) -> PrefillResult:
+        result, _ = self.advance(chunks, ())
+        return result
+
+    @override
+    def advance(
+        self, chunks: Sequence[PromptChunk], slots: Sequence[int]
+    ) -> tuple[PrefillResult, Sequence[SlotToken]]:
         notes = _Notes()
         sampled: list[int] = []
         logits: list[Tensor] = []
@@ -165,16 +168,25 @@ class TransformersSlotEngine(SlotEngine):
             self._admit(fresh)
             tokens = self._load_adapters(fresh)
             left = [chunk for chunk in chunks if chunk.slot not in tokens]
-            for group, write in self._passes(left):
+            together = self._together(left, slots)
+            if together:
+                sampled += [chunk.slot for chunk in together if chunk.is_last]
+                sampled += slots
+                logits.append(self._write_ragged(together, slots, notes))
+                left = [chunk for chunk in left if chunk not in together]
+            for group in self._groups(left):
                 sampled += [chunk.slot for chunk in group if chunk.is_last]
-                logits.append(write(group, notes))
+                logits.append(self._write(group, notes))
             if sampled:
                 tokens |= self._sample(torch.cat(logits), sampled)
-        return PrefillResult(
+        result = PrefillResult(
             tokens=[tokens.get(chunk.slot) for chunk in chunks],
             padding=[notes.padding.get(chunk.slot, 0) for chunk in chunks],
             prompt_logprobs=[notes.prompt_logprobs.get(chunk.slot) for chunk in chunks],
         )
+        if not together:
+            return result, self.decode(slots)
+        return result, [tokens[slot] for slot in slots]
 
     def _admit(self, chunks: Sequence[PromptChunk]) -> None:
         """Give new owners their rows."""
@@ -196,25 +208,27 @@ class TransformersSlotEngine(SlotEngine):
                 refused[chunk.slot] = SlotToken(FILLER, error=str(error))
         return refused
 
-    def _passes(
-        self, chunks: Sequence[PromptChunk]
-    ) -> Iterator[tuple[list[PromptChunk], _Write]]:
-        """Yield the chunks of each forward pass, and the method that computes them."""
+    def _together(
+        self, chunks: Sequence[PromptChunk], slots: Sequence[int]
+    ) -> list[PromptChunk]:
+        """Return the chunks that one pass of the runner computes, beside *slots*."""
+        continues = self._runner.continues
         together = [
             chunk
             for chunk in chunks
             if chunk.request.params.prompt_logprobs is None
-            and (self._runner.continues or not chunk.start)
+            and (continues or not chunk.start)
         ]
-        if together and self._runner.tokens_for(_length(together)) is not None:
-            yield together, self._write_ragged
-            chunks = [chunk for chunk in chunks if chunk not in together]
+        fits = self._runner.tokens_for(_length(together) + len(slots)) is not None
+        return together if fits and (continues or not slots) else []
+
+    def _groups(self, chunks: Sequence[PromptChunk]) -> Iterator[list[PromptChunk]]:
+        """Yield the chunks of each further pass."""
         fresh = [chunk for chunk in chunks if not chunk.start]
         group = group_by_width if self.splits_prompts else group_by_length
         for indices in group([chunk.end for chunk in fresh]):
-            yield [fresh[index] for index in indices], self._write
-        for part in self._continued([chunk for chunk in chunks if chunk.start]):
-            yield part, self._write
+            yield [fresh[index] for index in indices]
+        yield from self._continued([chunk for chunk in chunks if chunk.start])
 
     def _continued(self, chunks: Sequence[PromptChunk]) -> Iterator[list[PromptChunk]]:
         """Group chunks that see earlier positions of their rows.
@@ -235,21 +249,38 @@ class TransformersSlotEngine(SlotEngine):
             row_bytes = self._width(group) * token_bytes + seen * position_bytes
             yield from in_parts(group, most // row_bytes)
 
-    def _write_ragged(self, group: Sequence[PromptChunk], notes: _Notes) -> Tensor:
-        """Compute chunks in one pass of the runner (`_Write`)."""
-        rows = [self._rows.number(chunk.slot) for chunk in group]
+    def _write_ragged(
+        self, group: Sequence[PromptChunk], slots: Sequence[int], notes: _Notes
+    ) -> Tensor:
+        """Compute chunks and decode *slots* in one pass of the runner.
+
+        Returns:
+            ``[rows, vocab]``: logits of the chunks that end a prompt, then of *slots*.
+        """
+        rows = [self._rows.of(chunk.slot) for chunk in group]
+        decoded = [self._rows.of(slot) for slot in slots]
+        numbers = [self._rows.number(row.slot) for row in (*rows, *decoded)]
         logits = self._runner.write_prompts(
-            rows, [c.token_ids for c in group], [c.start for c in group]
+            numbers,
+            [*(chunk.token_ids for chunk in group), *([r.last_token] for r in decoded)],
+            [*(chunk.start for chunk in group), *(row.length for row in decoded)],
         )
         for row, chunk in zip(rows, group, strict=True):
-            self._cache.note_written(row, chunk.end)
-            self._rows.all[row].length = chunk.end
+            row.length = chunk.end
+        for row in decoded:
+            row.length += 1
+        for number in numbers:
+            self._cache.note_written(number, self._rows.all[number].length)
         # All prompts share the padding, so it is counted for the first one.
-        length = _length(group)
-        padded = self._runner.tokens_for(length) or length
-        notes.padding[group[0].slot] = padded - length
-        ends = [index for index, chunk in enumerate(group) if chunk.is_last]
-        return logits if len(ends) == len(group) else logits[self._tensor(ends)]
+        length = _length(group) + len(slots)
+        computed = self._runner.tokens_for(length) or length
+        notes.padding[group[0].slot] = computed - length
+        ends = [
+            index
+            for index in range(len(numbers))
+            if index >= len(group) or group[index].is_last
+        ]
+        return logits if len(ends) == len(numbers) else logits[self._tensor(ends)]
 
     def _width(self, group: Sequence[PromptChunk]) -> int:
         """Return how many tokens of each row a pass computes."""
@@ -258,7 +289,11 @@ class TransformersSlotEngine(SlotEngine):
         return width_for(length, self.max_model_len) if pads else length
 
     def _write(self, group: Sequence[PromptChunk], notes: _Notes) -> Tensor:
-        """Compute chunks that all begin their rows, or none of them (`_Write`)."""
+        """Compute chunks in one pass: all of them begin their rows, or none.
+
+        Returns:
+            ``[chunks that end a prompt, vocab]``: the logits of their last tokens.
+        """
         width = self._width(group)
         rows = [self._rows.number(chunk.slot) for chunk in group]
         owners = [self._rows.all[row] for row in rows]
@@ -290,15 +325,15 @@ class TransformersSlotEngine(SlotEngine):
     ) -> tuple[Tensor, Tensor, Step, Mask]:
         """Return ids and positions ``[chunks, width]``, step and mask of a pass."""
         if not group[0].start:
-            ids = [_padded(chunk.token_ids, width, FILLER) for chunk in group]
+            ids = [padded(chunk.token_ids, width, FILLER) for chunk in group]
             positions = torch.arange(width, device=self._device).expand(len(group), -1)
             mask = self._masks.for_prompts(len(group), width)
             step: Step = PromptStep(self._tensor(rows), width=width)
             return self._tensor(ids), positions, step, mask
         # Padding repeats the last token at its position: it sees what that token sees.
-        ids = [_padded(chunk.token_ids, width, chunk.token_ids[-1]) for chunk in group]
+        ids = [padded(chunk.token_ids, width, chunk.token_ids[-1]) for chunk in group]
         positions = self._tensor(
-            [_padded(range(c.start, c.end), width, c.end - 1) for c in group]
+            [padded(range(c.start, c.end), width, c.end - 1) for c in group]
         )
         seen = self._masks.seen(max(chunk.end for chunk in group))
         if len(group) == 1:
@@ -404,10 +439,6 @@ class TransformersSlotEngine(SlotEngine):
         self._runner = None  # type: ignore[assignment]  # no call comes after this one
         self._cache.free()
         self._sampler.close()
-
-
-def _padded(values: Sequence[int], width: int, filler: int) -> list[int]:
-    return [*values, *[filler] * (width - len(values))]
 
 
 def _length(chunks: Sequence[PromptChunk]) -> int:

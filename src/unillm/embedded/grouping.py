@@ -25,6 +25,11 @@ def width_for(length: int, limit: int) -> int:
     return min(-(-length // WIDTH_STEP) * WIDTH_STEP, limit)
 
 
+def padded(values: Sequence[int], width: int, filler: int) -> list[int]:
+    """Return *values*, followed by *filler* up to *width* of them."""
+    return [*values, *[filler] * (width - len(values))]
+
+
 def group_by_width(lengths: Sequence[int]) -> list[list[int]]:
     """Group prompts of similar length, longest first.
 

@@ -17,9 +17,13 @@ from .families import family_of
 
 log = logging.getLogger("unillm.transformers")
 
-SHORTEST = {"cpu": 16, "cuda": 256}
-"""Tokens of the shortest prefix that is taken over. On a GPU the rest of such a prompt
-is computed eagerly, while a short prompt is a recorded pass."""
+SHORTEST = {"cpu": 16, "cuda": 128}
+"""Tokens of the shortest prefix that is taken over. On a GPU a copy takes a kernel for
+each layer, as long as a short prompt takes whole."""
+
+SHORTEST_MASKED = 512
+"""The same on a GPU where attention does not read the cache by spans (`flash`): the rest
+of such a prompt is computed eagerly, while a fresh prompt is a recorded pass."""
 
 
 def refusal(model: Any) -> str | None:
@@ -37,12 +41,15 @@ def refusal(model: Any) -> str | None:
     return None
 
 
-def shortest_prefix(model: Any, *, asked: bool | None) -> int | None:
+def shortest_prefix(
+    model: Any, *, asked: bool | None, by_spans: bool = False
+) -> int | None:
     """Return the shortest prefix that rows take over; `None` if they take none.
 
     Args:
         model: A model on its device.
         asked: ``enable_prefix_caching``; `None` where the user leaves it open.
+        by_spans: Whether attention reads the cache by spans.
     """
     if asked is False:
         return None
@@ -50,4 +57,6 @@ def shortest_prefix(model: Any, *, asked: bool | None) -> int | None:
         how = log.warning if asked else log.info
         how("%s takes over no prefixes: %s.", type(model).__name__, reason)
         return None
+    if model.device.type == "cuda" and not by_spans:
+        return SHORTEST_MASKED
     return SHORTEST[model.device.type]

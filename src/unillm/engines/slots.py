@@ -111,6 +111,12 @@ class SlotEngine(abc.ABC):
     A row keeps its positions when its slot is released, until the slot has a new owner.
     """
 
+    joins_steps: bool = False
+    """Whether `advance` reads the weights once for prompts and steps. Constant.
+
+    The scheduler then calls it where rows decode while prompts are to be written.
+    """
+
     def check_request(self, request: EngineRequest) -> None:  # noqa: B027 - optional
         """Reject a request before it waits for a slot. The default accepts all.
 
@@ -137,6 +143,12 @@ class SlotEngine(abc.ABC):
 
         All other rows keep their state, also in the middle of a prompt.
         """
+
+    def advance(
+        self, chunks: Sequence[PromptChunk], slots: Sequence[int]
+    ) -> tuple[PrefillResult, Sequence[SlotToken]]:
+        """Write prompt tokens as `prefill` does, and decode other *slots*."""
+        return self.prefill(chunks), self.decode(slots)
 
     @abc.abstractmethod
     def release(self, slot: int) -> None:

@@ -12,7 +12,8 @@ Invariants, checked by `SlotScheduler.check`:
 - a request waits or runs, never both;
 - in a decode step no slot is free while a request waits, unless the step has spent its
   budget of prompt tokens, or the waiting request's adapter does not fit beside those of
-  the running ones.
+  the running ones. Where the engine joins prompts and steps, a slot may also have been
+  freed by the last prompts, or wait for the prefix that they write.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from ..engines.base import (
 )
 from ..engines.slots import (
     DEFAULT_MAX_NUM_BATCHED_TOKENS,
+    PrefillResult,
     PromptChunk,
     SlotEngine,
     SlotToken,
@@ -174,8 +176,10 @@ class SlotScheduler(Engine):
         if not self.has_unfinished():
             return []
         self.counters.steps += 1
+        if self._engine.joins_steps and (live := self._live()):
+            return self._advance(live)
         outputs = self._fill()
-        outputs += self._decode()
+        outputs += self._decode(self._live())
         return outputs
 
     @override
@@ -285,8 +289,26 @@ class SlotScheduler(Engine):
             )
         return chunks
 
+    def _advance(self, live: Sequence[_Running]) -> list[EngineOutput]:
+        """Admit, and prefill and decode at once.
+
+        Slots that this frees wait for the next step, which fills them at once too.
+        """
+        budget = max(self._budget - len(live), 1)
+        self._admit(budget)
+        chunks = self._next_chunks(budget)
+        if not chunks:
+            return self._decode(live)
+        slots = [running.slot for running in live]
+        result, tokens = self._engine.advance(chunks, slots)
+        return self._note_prefill(chunks, result) + self._note_decode(live, tokens)
+
     def _prefill(self, chunks: Sequence[PromptChunk]) -> list[EngineOutput]:
-        result = self._engine.prefill(chunks)
+        return self._note_prefill(chunks, self._engine.prefill(chunks))
+
+    def _note_prefill(
+        self, chunks: Sequence[PromptChunk], result: PrefillResult
+    ) -> list[EngineOutput]:
         prompt_logprobs = result.prompt_logprobs or [None] * len(chunks)
         outputs = []
         for chunk, token, padding, logprobs in zip(
@@ -307,14 +329,22 @@ class SlotScheduler(Engine):
 
     # ------------------------------------------------------------- decode and retire
 
-    def _decode(self) -> list[EngineOutput]:
-        live = [each for each in self._running.values() if not each.unwritten]
+    def _live(self) -> list[_Running]:
+        """Return the requests whose prompts are written."""
+        return [each for each in self._running.values() if not each.unwritten]
+
+    def _decode(self, live: Sequence[_Running]) -> list[EngineOutput]:
         if not live:
             return []
+        tokens = self._engine.decode([running.slot for running in live])
+        return self._note_decode(live, tokens)
+
+    def _note_decode(
+        self, live: Sequence[_Running], tokens: Sequence[SlotToken]
+    ) -> list[EngineOutput]:
         self.counters.decode_steps += 1
         self.counters.slot_steps += self._engine.num_slots
         self.counters.occupied_slot_steps += len(live)
-        tokens = self._engine.decode([running.slot for running in live])
         outputs = []
         for running, token in zip(live, tokens, strict=True):
             running.decode_steps += 1

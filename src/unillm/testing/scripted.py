@@ -70,6 +70,7 @@ class ScriptedSlotEngine(SlotEngine):
         capabilities: Of the engine.
         shortest_prefix: Tokens of the shortest prefix that is taken over; `None` for an
             engine that takes none.
+        joins_steps: Whether prompts and steps are one call of `advance`.
 
     Attributes:
         calls: All calls, in order: ``("prefill", slots)``, ``("decode", slots)``,
@@ -86,6 +87,7 @@ class ScriptedSlotEngine(SlotEngine):
         prompt_script: PromptScript = no_prompt_logprobs,
         capabilities: Capabilities | None = None,
         shortest_prefix: int | None = None,
+        joins_steps: bool = False,
     ) -> None:
         self._script = script
         self._prompt_script = prompt_script
@@ -95,6 +97,7 @@ class ScriptedSlotEngine(SlotEngine):
         self.max_model_len = max_model_len
         self.vocab_size = vocab_size
         self.shortest_prefix = shortest_prefix
+        self.joins_steps = joins_steps
         self._rows: dict[int, _Row] = {}
         self._left: dict[int, list[int]] = {}  # ids in the rows of free slots
         self.calls: list[tuple[object, ...]] = []
