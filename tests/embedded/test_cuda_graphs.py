@@ -4,11 +4,17 @@
 
 from __future__ import annotations
 
+import embedded.spans  # noqa: F401 - attention by spans for a CPU
 import pytest
 import torch
 from embedded.serving import (
+    Known,
     PoisonedEngine,
+    assert_same_tokens,
+    conversations,
+    generate_alone,
     greedy_request,
+    serve,
     serve_known,
     whole_prompt,
 )
@@ -21,8 +27,10 @@ from embedded.tiny_models import (
 )
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from unillm.embedded import flash
 from unillm.embedded.steps.cuda_graphs import GraphRunner, row_counts, seen_counts
 from unillm.embedded.weights.fused import fuse_projections
+from unillm.scheduling.slots import SlotScheduler
 
 NOT_FUSED = {
     "bloom",
@@ -47,6 +55,7 @@ class PaddedEngine(PoisonedEngine):
         self._runner = GraphRunner(
             self._model, self._cache, self._masks, record=lambda step: step
         )
+        self.joins_steps = self._runner.continues
 
 
 ATTENDING = tuple(
@@ -72,6 +81,39 @@ def test_padded_shapes_give_the_tokens_of_generate(reference, family):
 def test_padded_shapes_of_many_prompts_give_the_tokens_of_generate(reference, family):
     check(reference, family, 40, num_slots=5)
     check(reference, family, 40, num_slots=11, budget=90)
+
+
+BY_SPANS = ("llama", "qwen2", "gemma", "olmo2", "mixtral", "phi3")
+
+
+@pytest.mark.parametrize("family", BY_SPANS)
+def test_prompts_and_steps_in_one_pass_give_the_tokens_of_generate(
+    reference, family, monkeypatch
+):
+    """Attention reads the cache by spans, in plain torch; free rows are NaN."""
+    monkeypatch.setattr(flash, "serves", lambda model: True)
+    monkeypatch.setattr(flash, "pays", lambda rows, seen: rows > 2)
+    model = reference.model(family)
+    requests = conversations(family)
+    known = [Known(each, generate_alone(model, each)) for each in requests]
+    for num_slots, budget in (4, 2048), (5, 40), (1, 90):
+        engine = PaddedEngine(
+            make_model(family), num_slots=num_slots, max_model_len=224
+        )
+        joined = []
+        advance = engine.advance
+
+        def record(chunks, slots, advance=advance, joined=joined):
+            joined.append(len(slots))
+            return advance(chunks, slots)
+
+        monkeypatch.setattr(engine, "advance", record)
+        scheduler = SlotScheduler(engine, max_num_batched_tokens=budget)
+        got = serve(engine, requests, scheduler=scheduler)
+
+        assert_same_tokens(model, known, got)
+        assert num_slots == 1 or max(joined) >= num_slots - 2
+        assert scheduler.counters.cached_tokens > 0
 
 
 def test_padding_is_counted_for_the_first_prompt():

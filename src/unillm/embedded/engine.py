@@ -219,7 +219,7 @@ class TransformersSlotEngine(SlotEngine):
             if chunk.request.params.prompt_logprobs is None
             and (continues or not chunk.start)
         ]
-        fits = self._runner.tokens_for(_length(together) + len(slots)) is not None
+        fits = self._runner.tokens_for(_length(together)) is not None
         return together if fits and (continues or not slots) else []
 
     def _groups(self, chunks: Sequence[PromptChunk]) -> Iterator[list[PromptChunk]]:
@@ -264,6 +264,7 @@ class TransformersSlotEngine(SlotEngine):
             numbers,
             [*(chunk.token_ids for chunk in group), *([r.last_token] for r in decoded)],
             [*(chunk.start for chunk in group), *(row.length for row in decoded)],
+            steps=len(slots),
         )
         for row, chunk in zip(rows, group, strict=True):
             row.length = chunk.end
@@ -272,9 +273,9 @@ class TransformersSlotEngine(SlotEngine):
         for number in numbers:
             self._cache.note_written(number, self._rows.all[number].length)
         # All prompts share the padding, so it is counted for the first one.
-        length = _length(group) + len(slots)
-        computed = self._runner.tokens_for(length) or length
-        notes.padding[group[0].slot] = computed - length
+        length = _length(group)
+        computed = self._runner.tokens_for(length, steps=len(slots)) or length
+        notes.padding[group[0].slot] = computed - length - len(slots)
         ends = [
             index
             for index in range(len(numbers))

@@ -7,9 +7,15 @@ where its keys begin and how many there are. A row of the cache is such a sequen
 keys, so nothing is copied, padded or masked: not for decode steps of uneven rows, and
 not for prompts that go on from a prefix.
 
-Instead of a mask the model passes *spans* on, ``[1, 1, 3, sequences + 1]`` of int32:
-where each sequence of queries begins and the last one ends, where its keys begin, and
-how many keys it has. The last of its queries sees all of them, each other one less.
+Instead of a mask the model passes *spans* on, ``[1, parts, 3, sequences + 1]`` of
+int32: where each sequence of queries begins and the last one ends, where its keys
+begin, and how many keys it has. The last of its queries sees all of them, each other
+one less.
+
+Spans of two parts belong to prompts and steps in one pass: one query for each sequence
+of the first part but its last, which is empty, and all further queries in the second.
+The kernel shares a long row among many processors only if all sequences of a call have
+one query.
 """
 
 from __future__ import annotations
@@ -102,7 +108,21 @@ def _attend_spans(
     longest: int,
     scale: float,
 ) -> Tensor:
-    begins, places, lengths = spans[0, 0]
+    if spans.shape[1] == 1:
+        return _attend_part(query, key, value, spans[0, 0], longest, scale)
+    steps = spans.shape[3] - 2
+    first = _attend_part(
+        query[:steps], key, value, spans[0, 0, :, : steps + 1], 1, scale
+    )
+    rest = query[steps:]
+    second = _attend_part(rest, key, value, spans[0, 1], longest - steps, scale)
+    return torch.cat([first, second])
+
+
+def _attend_part(  # noqa: PLR0917 - a call of a kernel
+    query: Tensor, key: Tensor, value: Tensor, spans: Tensor, longest: int, scale: float
+) -> Tensor:
+    begins, places, lengths = spans
     output: Tensor = torch.ops.aten._flash_attention_forward(  # noqa: SLF001
         query,
         _in_a_row(key),
@@ -145,7 +165,7 @@ def _like_query(
     return query.new_empty(query.shape)
 
 
-_op = torch.library.custom_op(
+attend_spans = torch.library.custom_op(
     "unillm::attend_spans", _attend_spans, mutates_args=(), device_types="cuda"
 )
-_op.register_fake(_like_query)
+attend_spans.register_fake(_like_query)

@@ -22,8 +22,8 @@ SHORTEST = {"cpu": 16, "cuda": 128}
 each layer, as long as a short prompt takes whole."""
 
 SHORTEST_MASKED = 512
-"""The same on a GPU where attention does not read the cache by spans (`flash`): the rest
-of such a prompt is computed eagerly, while a fresh prompt is a recorded pass."""
+"""The same on a GPU where attention does not read the cache by spans (`flash`): the
+rest of such a prompt is computed eagerly, while a fresh prompt is a recorded pass."""
 
 
 def refusal(model: Any) -> str | None:

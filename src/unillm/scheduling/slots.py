@@ -294,9 +294,8 @@ class SlotScheduler(Engine):
 
         Slots that this frees wait for the next step, which fills them at once too.
         """
-        budget = max(self._budget - len(live), 1)
-        self._admit(budget)
-        chunks = self._next_chunks(budget)
+        self._admit(self._budget)
+        chunks = self._next_chunks(self._budget)
         if not chunks:
             return self._decode(live)
         slots = [running.slot for running in live]

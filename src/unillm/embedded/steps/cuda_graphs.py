@@ -11,7 +11,7 @@ graph for each of a few shapes, to which others are padded:
 - prompts follow each other in one row of tokens (`RaggedStep`). Only the number of
   tokens counts: prompts of any lengths share a graph, without padding in between. Where
   attention reads the cache by spans (`flash`), they may go on from positions that their
-  rows hold already.
+  rows hold already, and rows that decode come before them, padded to all rows.
 
 While a graph is recorded, the decoder layers run compiled (`compiled_layers`), so that
 few kernels stand between the matrix products.
@@ -37,6 +37,7 @@ from ..masks import Mask, Masks
 from ..memory import is_out_of_memory
 from .compiled_layers import CompiledLayers
 from .eager import EagerRunner, forward, only_positions
+from .packing import Part, inputs_of
 from .runner import StepRunner
 
 log = logging.getLogger("unillm.transformers")
@@ -160,10 +161,10 @@ class GraphRunner(StepRunner):
         vocab_size = model.get_output_embeddings().weight.shape[0]
         # Inputs and outputs of the graphs.
         self._fed = self._zeros(3, self._num_rows)
-        self._prompt_inputs = self._zeros(5, RAGGED_TOKENS[-1])
+        self._prompt_inputs = self._zeros(5, self._num_rows + RAGGED_TOKENS[-1])
         self._ends = self._zeros(self._num_rows, 2)
         self.continues = masks.by_spans
-        self._spans = self._zeros(3, self._num_rows + 2).to(torch.int32)
+        self._spans = self._zeros(2, 3, self._num_rows + 2).to(torch.int32)
         self._logits = torch.empty(
             self._num_rows, vocab_size, dtype=model.dtype, device=self._device
         )
@@ -174,7 +175,7 @@ class GraphRunner(StepRunner):
         for row in range(self._num_rows):
             cache.note_written(row, 1)
         self._steps: dict[tuple[int, int], _Work] = {}
-        self._prompts: dict[int, _Work] = {}
+        self._prompts: dict[tuple[int, bool], _Work] = {}
 
     # -------------------------------------------------------------------- replaying
 
@@ -194,10 +195,11 @@ class GraphRunner(StepRunner):
         return self._logits[:rows]
 
     @override
-    def tokens_for(self, count: int) -> int | None:
+    def tokens_for(self, count: int, *, steps: int = 0) -> int | None:
         if self._masks.family.own_attention:
             return None
-        return next((tokens for tokens in RAGGED_TOKENS if tokens >= count), None)
+        fits = next((tokens for tokens in RAGGED_TOKENS if tokens >= count), None)
+        return fits + self._num_rows if fits and steps else fits
 
     @override
     def write_prompts(
@@ -205,47 +207,52 @@ class GraphRunner(StepRunner):
         rows: Sequence[int],
         tokens: Sequence[Sequence[int]],
         starts: Sequence[int],
+        *,
+        steps: int = 0,
     ) -> Tensor:
-        count = self.tokens_for(sum(map(len, tokens)))
+        split = len(rows) - steps
+        count = self.tokens_for(sum(map(len, tokens[:split])))
         assert count is not None, "too many tokens for one graph"
-        fed, ends = _concatenate(rows, tokens, starts, count)
-        if self._masks.by_spans:
-            self._spans.copy_(self._spans_of(rows, tokens, starts, count))
+        prompts = Part(
+            rows=rows[:split], tokens=tokens[:split], starts=starts[:split], count=count
+        )
+        parts, lead = [prompts], 0
+        if steps:
+            lead = self._num_rows
+            decoded = Part(
+                rows=rows[split:],
+                tokens=tokens[split:],
+                starts=starts[split:],
+                count=lead,
+                is_steps=True,
+            )
+            parts.insert(0, decoded)
+        ends = prompts.ends(at=lead)
+        ends += range(steps)
         ends += ends[:1] * (self._num_rows - len(ends))
-        self._prompt_inputs[:, :count].copy_(torch.tensor(fed), non_blocking=True)
+        self._prompt_inputs[:, : lead + count].copy_(
+            inputs_of(parts), non_blocking=True
+        )
         self._ends[:, 1].copy_(torch.tensor(ends), non_blocking=True)
-        if count not in self._prompts:
-            self._record_prompts(count)
-        self._prompts[count]()
+        if self.continues:
+            self._copy_spans(parts)
+        if (count, steps > 0) not in self._prompts:
+            self._record_prompts(count, joined=steps > 0)
+        self._prompts[count, steps > 0]()
         return self._logits[: len(rows)]
 
-    def _spans_of(
-        self,
-        rows: Sequence[int],
-        tokens: Sequence[Sequence[int]],
-        starts: Sequence[int],
-        count: int,
-    ) -> Tensor:
-        """Return the spans of prompts that are padded to *count* tokens.
-
-        Padding is a sequence in the first row, and sees what is there. Further
-        sequences are empty.
-        """
-        begins = list(itertools.accumulate(map(len, tokens), initial=0))
-        size = self._cache.row_size
-        padding = min(count - begins[-1], self._cache.capacity)
-        ends = [start + len(ids) for start, ids in zip(starts, tokens, strict=True)]
-        spans = (
-            begins,
-            [*(row * size for row in rows), rows[0] * size],
-            [*ends, padding],
-        )
-        width = self._spans.shape[1]
-        filled = [
-            [*values, *[filler] * (width - len(values))]
-            for values, filler in zip(spans, (count, 0, 0), strict=True)
+    def _copy_spans(self, parts: Sequence[Part]) -> None:
+        """Copy the spans of prompts, and of rows that decode before them."""
+        spans = [
+            part.spans(
+                row_size=self._cache.row_size,
+                positions=self._cache.capacity,
+                width=self._spans.shape[2],
+            )
+            for part in parts
         ]
-        return torch.tensor(filled, dtype=torch.int32)
+        made = torch.tensor(spans, dtype=torch.int32)
+        self._spans[-len(parts) :].copy_(made, non_blocking=True)
 
     # -------------------------------------------------------------------- recording
 
@@ -280,7 +287,11 @@ class GraphRunner(StepRunner):
             for seen in self._seen
         )
         if not self._masks.family.own_attention:
-            few += [partial(self._record_prompts, tokens) for tokens in RAGGED_TOKENS]
+            few += [
+                partial(self._record_prompts, tokens, joined=joined)
+                for joined in ((False, True) if self.continues else (False,))
+                for tokens in RAGGED_TOKENS
+            ]
         return [*few, *itertools.chain.from_iterable(more)]
 
     def _record_step(self, rows: int, seen: int) -> None:
@@ -290,11 +301,13 @@ class GraphRunner(StepRunner):
         with self._layers:
             self._steps[rows, seen] = self._record(step)
 
-    def _record_prompts(self, tokens: int) -> None:
+    def _record_prompts(self, count: int, *, joined: bool) -> None:
+        tokens = count + self._num_rows if joined else count
+
         def step() -> None:
             ids, rows, positions, prompts, sources = self._prompt_inputs[:, :tokens]
             by_spans = self._masks.by_spans
-            mask: Mask = self._spans[None, None]
+            mask: Mask = self._spans[None] if joined else self._spans[None, 1:]
             if not by_spans:
                 mask = self._masks.for_ragged(positions, prompts)
             with only_positions(self._model.get_output_embeddings(), self._ends):
@@ -309,7 +322,7 @@ class GraphRunner(StepRunner):
             self._output(logits)
 
         with self._layers:
-            self._prompts[tokens] = self._record(step)
+            self._prompts[count, joined] = self._record(step)
 
     def _output(self, logits: Tensor) -> None:
         """Copy logits, and the highest of each row, to where the host reads them."""
@@ -319,45 +332,6 @@ class GraphRunner(StepRunner):
 
     def _zeros(self, *size: int) -> Tensor:
         return torch.zeros(size, dtype=torch.int64, device=self._device)
-
-
-def _concatenate(
-    rows: Sequence[int],
-    tokens: Sequence[Sequence[int]],
-    starts: Sequence[int],
-    count: int,
-) -> tuple[list[list[int]], list[int]]:
-    """Put prompts one after the other, padded to *count* tokens.
-
-    Padding is a prompt of its own, which no other token sees. It has to write to some
-    position, and writes the first token once more.
-
-    Returns:
-        Ids, rows, positions, prompt numbers and sources (see `RaggedStep`) of the
-        tokens; and the index of the last token of each prompt.
-    """
-    padding = count - sum(map(len, tokens))
-    ids = [token for prompt in tokens for token in prompt]
-    positions = [
-        start + number
-        for start, prompt in zip(starts, tokens, strict=True)
-        for number in range(len(prompt))
-    ]
-    fed = [
-        ids + ids[:1] * padding,
-        _each(rows, tokens) + [rows[0]] * padding,
-        positions + [starts[0]] * padding,
-        _each(range(len(tokens)), tokens) + [-1] * padding,
-        [*range(len(ids)), *[0] * padding],
-    ]
-    ends = list(itertools.accumulate(map(len, tokens), initial=-1))[1:]
-    return fed, ends
-
-
-def _each(values: Sequence[int], prompts: Sequence[Sequence[int]]) -> list[int]:
-    """Repeat the value of each prompt for its tokens."""
-    pairs = zip(values, prompts, strict=True)
-    return [value for value, prompt in pairs for _ in prompt]
 
 
 def row_counts(num_rows: int) -> list[int]:

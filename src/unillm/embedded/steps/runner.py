@@ -53,12 +53,16 @@ class StepRunner(abc.ABC):
     continues: bool = False
     """Whether `write_prompts` takes tokens that go on from those in their rows."""
 
-    def tokens_for(self, count: int) -> int | None:
-        """Return how many tokens `write_prompts` computes for *count* of them.
+    def tokens_for(self, count: int, *, steps: int = 0) -> int | None:
+        """Return how many tokens `write_prompts` computes, padding included.
 
         `None` where it does not take so many: the engine computes such prompts itself.
+
+        Args:
+            count: Tokens of all prompts.
+            steps: Rows that decode; 0 unless the runner `continues`.
         """
-        del count
+        del count, steps
         return None
 
     def write_prompts(
@@ -66,17 +70,20 @@ class StepRunner(abc.ABC):
         rows: Sequence[int],
         tokens: Sequence[Sequence[int]],
         starts: Sequence[int],
+        *,
+        steps: int = 0,
     ) -> Tensor:
-        """Compute prompts in one pass, each into a row of its own.
+        """Compute prompts, and rows that decode, in one pass.
 
         Args:
-            rows: One for each prompt.
-            tokens: Their ids, for whose number `tokens_for` returns one.
-            starts: Positions of their rows that hold the tokens before these; 0 for
-                each of them unless the runner `continues`.
+            rows: Different ones: first of the prompts, then those that decode.
+            tokens: Ids of each prompt, for whose number `tokens_for` returns one; one
+                id for each row that decodes.
+            starts: Positions of each row that hold the tokens before these; 0 for all
+                unless the runner `continues`.
+            steps: Number of rows that decode.
 
         Returns:
-            ``[prompts, vocab]``: logits of their last tokens. Valid until the next
-            call.
+            ``[rows, vocab]``: logits of their last tokens. Valid until the next call.
         """
         raise NotImplementedError
