@@ -13,9 +13,9 @@ A model in memory loads faster: ``--model /dev/shm/llama-8b-random`` (16 GB).
 
 The model has Llama 3.1 8B's shape, random weights and bfloat16. Prompts are random too,
 and new in each round, so no engine has their prefixes in its cache. Each engine has its
-own process. With ``--lognormal`` the lengths of prompts and of outputs are drawn, with
-medians of 128 and 67. All processes live at the same time, and each round calls one engine after
-the other, so a disturbance of the machine concerns them all.
+own process. All processes live at the same time, and each round calls one engine after
+the other, so a disturbance of the machine concerns them all. With ``--lognormal`` the
+lengths of prompts and of outputs are drawn, with medians of 128 and 67.
 
 The script measures one call with a batch of prompts, including prefill and text. Every
 prompt is greedy and receives all its new tokens. The script prints a table, and one

@@ -24,6 +24,7 @@ from embedded.tiny_models import RECURRENT, VARIANTS, VOCAB, make_model, slots_f
 from unillm import SamplingParams
 from unillm.embedded.engine import TransformersSlotEngine
 from unillm.embedded.prefixes import SHORTEST
+from unillm.errors import EngineOutOfMemoryError
 from unillm.scheduling.slots import SlotScheduler
 
 ATTENDING = [variant for variant in VARIANTS if variant not in RECURRENT]
@@ -204,13 +205,28 @@ def test_kept_prefixes_take_no_memory_besides_the_rows():
     assert all(row.length for row in engine._rows.all)
 
 
+def test_out_of_memory_counts_the_kept_prefixes(monkeypatch):
+    engine = make_engine("llama", 3)
+    scheduler = SlotScheduler(engine)
+    served(scheduler, [PROMPT])
+
+    def fail(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(engine._model, "forward", fail)
+    with pytest.raises(
+        EngineOutOfMemoryError, match=r"A prefill of 5 tokens .*keep 103 tokens of pre"
+    ):
+        served(scheduler, [[9] * 5])
+
+
 def test_rows_swap_all_that_they_hold():
     engine = make_engine("llama", 3)
     served(SlotScheduler(engine), [PROMPT[:30], PROMPT[40:]])
     cache = engine._cache
     before = [tensor.clone() for tensor in cache.tensors]
 
-    cache.swap(0, 2)
+    cache.swap([0], [2])
 
     for tensor, old in zip(cache.tensors, before, strict=True):
         torch.testing.assert_close(tensor, old[[2, 1, 0]], equal_nan=True)

@@ -21,10 +21,32 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from ..errors import UnsupportedModelError
 from . import flash
+from .families import family_of
 
 NAME = "unillm_slots"
 """Value of ``config._attn_implementation`` under which the engine's models run."""
+
+
+def use(model: Any) -> None:
+    """Make a model attend through `slot_attention`, if its family can.
+
+    Raises:
+        UnsupportedModelError: The model is outside transformers' attention interface.
+    """
+    family = family_of(model.config)
+    if family.own_attention or not family.attends:
+        return
+    model.set_attn_implementation(NAME)
+    # A model outside the attention interface ignores the call.
+    used = model.config.get_text_config(decoder=True)._attn_implementation  # noqa: SLF001
+    if used != NAME:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} does not use transformers' attention interface "
+            f"(it attends through {used!r}), so rows of different lengths cannot be "
+            "kept in one cache."
+        )
 
 
 def slot_attention(

@@ -300,14 +300,19 @@ class SlotCache(Cache):
             state[list(targets)] = state[source]
         self.clear(targets, start=length)
 
-    def swap(self, one: int, other: int) -> None:
-        """Exchange all that two rows hold."""
-        end = max(self.written[one], self.written[other])
+    def swap(self, ones: Sequence[int], others: Sequence[int]) -> None:
+        """Exchange all that pairs of rows hold; no row is in two pairs."""
+        sources, targets = [*ones, *others], [*others, *ones]
+        end = max((self.written[row] for row in sources), default=0)
+        index, order = self._index(targets), self._index(sources)
         for tensor in self.tensors:
-            tensor[[one, other], :, :end] = tensor[[other, one], :, :end]
+            shown = tensor[:, :, :end]
+            shown.index_copy_(0, index, shown.index_select(0, order))
         for state in self.states:
-            state[[one, other]] = state[[other, one]]
-        self.written[one], self.written[other] = self.written[other], self.written[one]
+            state.index_copy_(0, index, state.index_select(0, order))
+        for one, other in zip(ones, others, strict=True):
+            written = self.written
+            written[one], written[other] = written[other], written[one]
 
 
 def _make_layer(

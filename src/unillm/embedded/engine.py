@@ -32,7 +32,7 @@ from ..engines.slots import (
     SlotEngine,
     SlotToken,
 )
-from ..errors import ConfigError, InvalidParameterError, UnsupportedModelError
+from ..errors import ConfigError, InvalidParameterError
 from ..model.memory import Limits, MemoryNeeds, needs_of
 from ..model.sizes import KvShape
 from ..sampling import PromptLogprobs, Sampler
@@ -100,7 +100,7 @@ class TransformersSlotEngine(SlotEngine):
         enable_prefix_caching: bool | None = None,
     ) -> None:
         _check_slots(model, num_slots)
-        _use_slot_attention(model)
+        attention.use(model)
         self._lengths = LengthsOfRows(model)
         self._model: Any = model.eval()
         self.num_slots = num_slots
@@ -418,6 +418,8 @@ class TransformersSlotEngine(SlotEngine):
             if not is_out_of_memory(error):
                 raise
             needed = self._needs.estimate(self._limits)
+            if kept := self._rows.kept:
+                doing += f" (free rows of the cache keep {kept} tokens of prefixes)"
             raise out_of_memory(
                 f"{doing} ran out of memory",
                 needs=self._needs,
@@ -454,22 +456,6 @@ def _check_slots(model: Any, num_slots: int) -> None:
             f"max_num_seqs={num_slots} was asked for, and {model.config.model_type!r} "
             f"is served one request at a time: {reason}. Pass max_num_seqs=1, or leave "
             "it out."
-        )
-
-
-def _use_slot_attention(model: Any) -> None:
-    """Make the model attend through `attention.slot_attention`, if it can."""
-    family = family_of(model.config)
-    if family.own_attention or not family.attends:
-        return
-    model.set_attn_implementation(attention.NAME)
-    # A model outside the attention interface ignores the call.
-    used = model.config.get_text_config(decoder=True)._attn_implementation  # noqa: SLF001
-    if used != attention.NAME:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} does not use transformers' attention interface "
-            f"(it attends through {used!r}), so rows of different lengths cannot be "
-            "kept in one cache."
         )
 
 

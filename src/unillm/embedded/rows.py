@@ -20,6 +20,10 @@ import attrs
 from ..engines.slots import PromptChunk
 from ..lora import LoRARequest
 from .cache import SlotCache
+from .grouping import in_parts
+
+_AT_ONCE = 8
+"""Pairs of rows that are exchanged at a time: the copy of one tensor needs memory."""
 
 FILLER = 0
 """Token id of padding and of rows that no slot asked for; any id would do."""
@@ -55,6 +59,11 @@ class Rows:
         self._keeps = keeps
         self.all = [Row(slot) for slot in range(num_slots)]
         self._numbers = list(range(num_slots))
+
+    @property
+    def kept(self) -> int:
+        """Tokens that the rows of free slots keep."""
+        return sum(row.length for row in self.all if not row.is_live)
 
     def number(self, slot: int) -> int:
         """Return the number of a slot's row."""
@@ -108,10 +117,12 @@ class Rows:
         last = [
             number for number in range(live, len(self.all)) if self.all[number].is_live
         ]
-        for gap, number in zip(gaps, last, strict=True):
-            if self.all[gap].length:
-                self._cache.swap(number, gap)
-            else:
+        pairs = list(zip(gaps, last, strict=True))
+        kept = [pair for pair in pairs if self.all[pair[0]].length]
+        for part in in_parts(kept, _AT_ONCE):
+            self._cache.swap(*zip(*part, strict=True))
+        for gap, number in pairs:
+            if (gap, number) not in kept:
                 self._cache.copy(number, [gap], self.all[number].length)
             self._exchange(number, gap)
 

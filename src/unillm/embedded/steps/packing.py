@@ -98,6 +98,6 @@ def inputs_of(parts: Sequence[Part]) -> Tensor:
     """Return ``[5, tokens]``, int64: `Part.inputs` of parts in a row."""
     at, made = 0, []
     for part in parts:
-        made.append(part.inputs(at=at))
+        made.append(torch.tensor(part.inputs(at=at)))
         at += part.count
-    return torch.tensor([sum(lists, []) for lists in zip(*made, strict=True)])
+    return torch.cat(made, dim=1)
