@@ -9,6 +9,7 @@ tokenizer's own encoder, which may change the text. Imports vLLM.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,21 @@ class VllmGuidance:
     """Why there are no structured outputs; empty if there are."""
     spells_exactly: bool = True
     """Whether the ids with which it spells a text add that text."""
+
+
+LONGEST_ROW = 2000
+"""Alternatives of a rule that llguidance follows at the same time. It is its default,
+which vLLM leaves as it is; a longer rule fails in the middle of a text."""
+
+_LITERAL = re.compile(r'"(?:[^"\\\n]|\\.)*"|/(?:[^/\\\n]|\\.)+/')
+_RULE = re.compile(r"^[?!]?[a-z_]\w*[^:\n]*:(?:.*(?:\n[ \t|].*)*)", re.MULTILINE)
+"""A rule in Lark's notation; terminals, in capitals, are one alternative."""
+
+
+def longest_rule(lark: str) -> int:
+    """Return the largest number of alternatives that a rule of a grammar has."""
+    bare = _LITERAL.sub("_", lark)
+    return max((1 + rule.count("|") for rule in _RULE.findall(bare)), default=1)
 
 
 def guidance_of(tokenizer: Any, vocab_size: int) -> VllmGuidance:

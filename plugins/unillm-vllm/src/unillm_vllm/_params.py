@@ -16,6 +16,9 @@ from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from unillm.backend import structure_notation
+from unillm.errors import InvalidParameterError
+
+from ._guidance import LONGEST_ROW, longest_rule
 
 if TYPE_CHECKING:
     from unillm.backend import EngineRequest, StructuredOutputs
@@ -97,8 +100,19 @@ def structured_outputs(
 
     That is llguidance, as in the core, and it gets the text that the core compiles, so
     a structure means the same.
+
+    Raises:
+        InvalidParameterError: A rule has more alternatives than vLLM can follow.
     """
     notation = structure_notation(wanted)
+    if notation.kind == "lark" and longest_rule(notation.text) > LONGEST_ROW:
+        raise InvalidParameterError(
+            f"The grammar has a rule with {longest_rule(notation.text)} alternatives, "
+            f"and vLLM's llguidance follows at most {LONGEST_ROW}. Make the rule a "
+            "terminal, with a name in capitals, or use choice.",
+            parameter="structured_outputs",
+            value=None,
+        )
     if not spells_exactly:
         return StructuredOutputsParams(grammar=notation.unforced())
     if notation.kind == "lark":
