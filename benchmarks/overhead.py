@@ -213,17 +213,25 @@ class Worker:
 def _session(leader: int) -> dict[int, int]:
     """Return the processes of a session, each with its ticks of processor time.
 
-    vLLM's processes have their own process groups.
+    vLLM's processes have their own process groups, and an engine of another
+    interpreter leads a session of its own.
     """
-    found = {}
+    ticks, parents, sessions = {}, {}, {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_text().rsplit(")", 1)[1].split()
         except OSError:
             continue  # the process has ended
-        if int(fields[3]) == leader:
-            found[int(path.parent.name)] = int(fields[11]) + int(fields[12])
-    return found
+        pid = int(path.parent.name)
+        parents[pid], sessions[pid] = int(fields[1]), int(fields[3])
+        ticks[pid] = int(fields[11]) + int(fields[12])
+    known: set[int] = set()
+    more = {leader}
+    while more:
+        known |= more
+        members = {pid for pid in ticks if sessions[pid] in known}
+        more = {sessions[pid] for pid in ticks if parents[pid] in members} - known
+    return {pid: ticks[pid] for pid in members}
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:

@@ -184,7 +184,7 @@ def pipe(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "cores": len(os.sched_getaffinity(0)),
         "tokens_per_s": round(statistics.median(found)),
-        # Of both processes; other programs on the machine disturb it less.
+        # Processor time of both processes: other programs disturb it less.
         "tokens_per_cpu_s": round(args.rounds * args.rows * args.steps / busy_s),
         "tokens_per_s_in_one_process": round(statistics.median(alone)),
         "rounds": [round(each) for each in found],

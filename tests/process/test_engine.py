@@ -290,3 +290,14 @@ def test_output_messages_are_short():
     plain = EngineOutput(request_id="123-0", token_ids=[500])
 
     assert len(ENCODER.encode(values.as_output(plain))) <= 20
+
+
+def test_a_session_counts_the_engines_process(open_pipe):
+    from unillm.bench.accounting import session
+
+    generator = open_pipe()
+    pid = generator._driver.engine.pid
+
+    found = session(os.getsid(0))
+
+    assert {os.getpid(), pid} <= found.keys()

@@ -22,17 +22,27 @@ STOP, CONTINUE = signal.SIGSTOP, signal.SIGCONT
 
 
 def session(leader: int) -> dict[int, float]:
-    """Return the processes of a session, each with its processor seconds."""
-    found = {}
+    """Return the processes of a session, each with its processor seconds.
+
+    Sessions that its processes began belong to it: an engine of another interpreter
+    leads one.
+    """
+    seconds, parents, sessions = {}, {}, {}
     for path in PROC.glob("[0-9]*/stat"):
         try:
             fields = path.read_text("ascii", "replace").rpartition(")")[2].split()
         except OSError:
             continue  # the process has ended
-        if int(fields[3]) == leader:
-            ticks = sum(map(int, fields[11:15]))  # its own, and of ended children
-            found[int(path.parent.name)] = ticks / os.sysconf("SC_CLK_TCK")
-    return found
+        pid = int(path.parent.name)
+        parents[pid], sessions[pid] = int(fields[1]), int(fields[3])
+        ticks = sum(map(int, fields[11:15]))  # its own, and of ended children
+        seconds[pid] = ticks / os.sysconf("SC_CLK_TCK")
+    known, more = set[int](), {leader}
+    while more:
+        known |= more
+        members = {pid for pid in seconds if sessions[pid] in known}
+        more = {sessions[pid] for pid in seconds if parents[pid] in members} - known
+    return {pid: seconds[pid] for pid in members}
 
 
 def cpu_seconds(leader: int) -> float:

@@ -196,7 +196,7 @@ class Channel(Generic[M]):
             body = bytes(memoryview(received)[end : end + length])
             try:
                 self._messages.append(self._decoder.decode(body))
-            except (msgspec.DecodeError, RecursionError) as error:
+            except (msgspec.DecodeError, ValueError, RecursionError) as error:
                 raise ProtocolError(
                     f"it sent {body[:40]!r}, which is not a message: {error}"
                 ) from error

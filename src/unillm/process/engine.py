@@ -81,13 +81,13 @@ class ProcessEngine(Engine):
         self._asking = threading.Lock()
         self._closed = False
         level = logging.getLogger("unillm").getEffectiveLevel()
-        load = Load(
-            backend=backend,
-            config=encode_config(config),
-            cores=None if cores is None else sorted(cores),
-            log_level=level,
-        )
         try:
+            load = Load(
+                backend=backend,
+                config=encode_config(config),
+                cores=None if cores is None else sorted(cores),
+                log_level=level,
+            )
             ready = peer.load(load, silence_s=config.step_timeout_s)
             self.limits = as_limits(ready)
             self.capabilities = as_capabilities(ready.capabilities)

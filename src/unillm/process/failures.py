@@ -53,7 +53,8 @@ def as_exception(failure: Failure) -> Exception:
         if issubclass(found, UnillmError):
             error = errors.rebuild(found, (failure.message,))
             for attribute, value in failure.state.items():
-                setattr(error, attribute, _as_value(value))
+                if not attribute.startswith("__"):
+                    setattr(error, attribute, _as_value(value))
             return error
         own = failure.kinds[0] == kind  # else its class exists there alone
         text = failure.message if own else f"{failure.kinds[0]}: {failure.message}"
@@ -97,5 +98,6 @@ def _as_value(plain: Any) -> Any:
         if mark == _TUPLE and isinstance(inner, list):
             return tuple(_as_value(each) for each in inner)
         if mark in _VALUES and isinstance(inner, dict):
-            return _VALUES[mark](**_as_value(inner))
+            with contextlib.suppress(Exception):  # it has other fields there
+                return _VALUES[mark](**_as_value(inner))
     return {key: _as_value(each) for key, each in plain.items()}

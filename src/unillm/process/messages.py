@@ -14,12 +14,18 @@ in their order.
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Raw, Struct
 
+from ..outputs import FinishReason
+
 PROTOCOL = 1
 """Changes when one version would misread a message of another."""
+
+
+SupportName = Literal["native", "emulated", "unsupported"]
+"""A `Support`."""
 
 
 def unillm_version() -> str:
@@ -68,7 +74,7 @@ class Facts(Message, kw_only=True):
     engine_options: list[str]
     option_reasons: dict[str, str]
     waivers: dict[str, str]
-    capabilities: dict[str, tuple[str, str]]
+    capabilities: dict[str, tuple[SupportName, str]]
     """Name to the support and its reason."""
     available: bool
     reason: str
@@ -92,7 +98,7 @@ class Ready(Message, kw_only=True):
 
     limits: tuple[int, int, int | None, int]
     """`EngineLimits.max_model_len`, `max_num_seqs`, `max_prompt_len`, `vocab_size`."""
-    capabilities: dict[str, tuple[str, str]]
+    capabilities: dict[str, tuple[SupportName, str]]
 
 
 class Output(Struct, array_like=True, gc=False):
@@ -100,11 +106,12 @@ class Output(Struct, array_like=True, gc=False):
 
     request_id: str
     token_ids: list[int]
-    finish_reason: str | None = None
+    finish_reason: FinishReason | None = None
     stop_token_id: int | None = None
     num_cached_tokens: int = 0
     logprobs: list[Logprobs] | None = None
-    slots: list[int | bool | None] | None = None
+    slots: tuple[int | None, int, int, int, int, bool] | None = None
+    """The fields of `SlotMetrics`."""
     error: str | None = None
     prompt_logprobs: list[Logprobs] | None = None
     refusal: Failure | None = None

@@ -27,11 +27,11 @@ from ..engines.base import (
 )
 from ..errors import ConfigError, InvalidParameterError, RequestError
 from ..lora import LoRARequest
-from ..outputs import FinishReason, SlotMetrics
+from ..outputs import SlotMetrics
 from ..params import SamplingParams
 from .channel import ENCODER
 from .failures import as_exception, as_failure
-from .messages import Config, Logprobs, Output, Params, Ready, Request
+from .messages import Config, Logprobs, Output, Params, Ready, Request, SupportName
 
 _LARGEST = 2**63 - 1
 
@@ -40,7 +40,6 @@ _PARAMS = tuple(
     for field in attrs.fields(SamplingParams)
     if field.name != "stop"  # texts that the core alone searches for
 )
-_SLOTS = tuple(SlotMetrics.__dataclass_fields__)
 _DECODE_PARAMS = Decoder(Params)
 _DECODE_REQUEST = Decoder(Request)
 
@@ -135,7 +134,16 @@ def as_output(output: EngineOutput) -> Output:
         output.stop_token_id,
         output.num_cached_tokens,
         _as_logprobs(output.logprobs),
-        None if slots is None else [getattr(slots, name) for name in _SLOTS],
+        None
+        if slots is None
+        else (
+            slots.slot,
+            slots.waited_steps,
+            slots.prefill_chunks,
+            slots.prefill_padding,
+            slots.decode_steps,
+            slots.refilled,
+        ),
         output.error,
         _as_logprobs(output.prompt_logprobs),
         None if refusal is None else as_failure(refusal),
@@ -168,15 +176,28 @@ def as_engine_output(message: Output) -> EngineOutput:
         request_id=message.request_id,
         token_ids=message.token_ids,
         logprobs=_as_token_logprobs(message.logprobs),
-        finish_reason=cast("FinishReason | None", message.finish_reason),
+        finish_reason=message.finish_reason,
         stop_token_id=message.stop_token_id,
         error=error,
         num_cached_tokens=message.num_cached_tokens,
-        slots=None
-        if message.slots is None
-        else SlotMetrics(**dict(zip(_SLOTS, message.slots, strict=True))),  # type: ignore[arg-type]
+        slots=_as_slot_metrics(message.slots),
         prompt_logprobs=_as_token_logprobs(message.prompt_logprobs),
         refusal=refusal,
+    )
+
+
+def _as_slot_metrics(
+    found: tuple[int | None, int, int, int, int, bool] | None,
+) -> SlotMetrics | None:
+    if found is None:
+        return None
+    return SlotMetrics(
+        slot=found[0],
+        waited_steps=found[1],
+        prefill_chunks=found[2],
+        prefill_padding=found[3],
+        decode_steps=found[4],
+        refilled=found[5],
     )
 
 
@@ -192,7 +213,9 @@ def _as_token_logprobs(found: list[Logprobs] | None) -> list[TokenLogprobs] | No
 # ------------------------------------------------------- what an engine says of itself
 
 
-def capabilities_as_message(capabilities: Capabilities) -> dict[str, tuple[str, str]]:
+def capabilities_as_message(
+    capabilities: Capabilities,
+) -> dict[str, tuple[SupportName, str]]:
     """Return capabilities as a message."""
     return {
         name: (each.support.value, each.reason)
@@ -200,12 +223,8 @@ def capabilities_as_message(capabilities: Capabilities) -> dict[str, tuple[str, 
     }
 
 
-def as_capabilities(message: Mapping[str, tuple[str, str]]) -> Capabilities:
-    """Return a message as capabilities.
-
-    Raises:
-        ValueError: A support is unknown.
-    """
+def as_capabilities(message: Mapping[str, tuple[SupportName, str]]) -> Capabilities:
+    """Return a message as capabilities."""
     fields = {
         name: Capability(support=Support(support), reason=reason)
         for name, (support, reason) in message.items()
