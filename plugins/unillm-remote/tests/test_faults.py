@@ -192,10 +192,14 @@ def test_connections_are_used_again(serve, ask):
 
 
 def test_as_many_requests_run_as_the_engine_has_rows(serve, ask):
-    async def answer(writer, _body, _number):
+    full = asyncio.Event()
+
+    async def answer(writer, _body, number):
+        if number == 23:
+            full.set()
         writer.write(head() + chunk(event(token_ids=[18])))
         await writer.drain()
-        await asyncio.sleep(0.1)
+        await full.wait()
         writer.write(chunk(event(token_ids=[506], finish_reason="stop")))
         writer.write(chunk(DONE) + chunk(b""))
         return False
@@ -440,6 +444,18 @@ def test_a_server_without_its_engine_counts_as_dead(serve, ask):
     engine.add(ask())
 
     with pytest.raises(EngineDeadError, match="The engine died"):
+        engine.finish()
+
+
+def test_the_end_of_the_loop_raises(serve, ask, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("no client today")
+
+    monkeypatch.setattr(_transport.httpx, "AsyncClient", fail)
+    _, engine = serve(answering(GOOD))
+    engine.add(ask())
+
+    with pytest.raises(EngineDeadError, match="no client today"):
         engine.finish()
 
 

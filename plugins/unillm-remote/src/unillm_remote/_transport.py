@@ -121,7 +121,8 @@ class Transport:
 
     def begin(self, exchange: Exchange) -> None:
         """Begin a request."""
-        self._loop.call_soon_threadsafe(self._begin, exchange)
+        with contextlib.suppress(RuntimeError):  # the loop ended, which was reported
+            self._loop.call_soon_threadsafe(self._begin, exchange)
 
     def cancel(self, exchange: Exchange) -> None:
         """End a request and its connection; nothing more is reported of it."""
