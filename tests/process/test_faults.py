@@ -28,6 +28,7 @@ from unillm.errors import (
     UnillmError,
 )
 from unillm.process import channel, peer
+from unillm.process import engine as engines
 from unillm.process.channel import Channel, ProtocolError
 from unillm.runtime import driver
 
@@ -71,14 +72,17 @@ def test_a_death_while_loading_has_its_reason(open_pipe, fault, words):
         open_pipe(at="load", fault=fault)
 
 
-def test_a_process_that_is_stopped_while_loading_is_reported_and_killed(open_pipe):
+def test_a_process_that_is_stopped_while_loading_is_reported_and_killed(
+    open_pipe, monkeypatch
+):
+    monkeypatch.setattr(engines, "LOAD_SILENCE_S", 0.0)
     with pytest.raises(EngineDeadError, match="no sign of life for 3 s") as caught:
         open_pipe(at="load", fault="stop", step_timeout_s=3.0)
 
     assert is_gone(int(re.search(r"id (\d+)", str(caught.value))[1]))
 
 
-def test_loading_that_takes_longer_than_a_step_may_goes_on(open_pipe, monkeypatch):
+def test_loading_that_takes_longer_than_a_step_may_goes_on(open_pipe):
     generator = open_pipe(at="load", fault="slow_load", step_timeout_s=2.0)
 
     assert generator.generate([[1]], LONG)[0].finish_reason == "length"
@@ -378,6 +382,7 @@ def a_request():
 @pytest.mark.parametrize("seed", range(200))
 def test_a_fuzzed_peer_is_a_named_error(hostile, monkeypatch, seed):
     monkeypatch.setattr(peer, "HELLO_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(engines, "LOAD_SILENCE_S", 0.0)
     try:
         engine = engine_of_within(hostile("fuzz", SEED=seed))
     except UnillmError:

@@ -39,6 +39,10 @@ WINDOW = 4
 STATS_TIMEOUT_S = 1.0
 """How long `stats` waits for the other process before it returns the last ones."""
 
+LOAD_SILENCE_S = 60.0
+"""How long a process may show no sign of life while it loads, at least: imports of
+large libraries hold Python's lock for seconds, and machines are busy."""
+
 CLOSE_TIMEOUT_S = 40.0
 """How long `close` waits; the driver kills the engine sooner. vLLM has 30 s."""
 
@@ -88,7 +92,8 @@ class ProcessEngine(Engine):
                 cores=None if cores is None else sorted(cores),
                 log_level=level,
             )
-            ready = peer.load(load, silence_s=config.step_timeout_s)
+            silence_s = max(config.step_timeout_s, LOAD_SILENCE_S)
+            ready = peer.load(load, silence_s=silence_s)
             self.limits = as_limits(ready)
             self.capabilities = as_capabilities(ready.capabilities)
         except BaseException:
