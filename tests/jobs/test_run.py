@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 
+import attrs
 import pytest
 
 from unillm import run_batch
@@ -15,6 +16,7 @@ from unillm.errors import (
     BatchRunningError,
     ConfigError,
     EngineDeadError,
+    ModelNotFoundError,
 )
 from unillm.jobs import progress
 from unillm.jobs.folder import JobFolder
@@ -331,3 +333,36 @@ def test_the_progress_bar_shows_lines_failures_and_slots(
     shown = capsys.readouterr().err
     assert "9/9" in shown
     assert "0/4 slots, 1 failed" in shown
+
+
+def test_an_output_without_its_name_is_not_taken_for_finished(
+    scripted, batch_line, given, output
+):
+    """A process ended before the new output replaced an old one of the same size."""
+    path = given(batch_line("a", "fail"), batch_line("b", "p"))
+    run_batch(path, output, scripted())
+    folder = JobFolder(output)
+    record = folder.read()
+    folder.write(attrs.evolve(record, finished=False))
+    (folder.path / record.moved_from).write_text("the new one")
+    output.write_bytes(output.read_bytes().replace(b"it failed", b"an error "))
+
+    run_batch(path, output, scripted())
+
+    assert b"it failed" in output.read_bytes()
+    assert folder.read().finished
+
+
+def test_an_error_of_a_worker_is_not_one_of_the_disk(
+    scripted, batch_line, given, output
+):
+    path = given(batch_line("a", "p"))
+    worker = scripted()
+
+    def fail():
+        raise ModelNotFoundError("the model is gone")
+
+    worker.open = fail
+
+    with pytest.raises(ModelNotFoundError, match="is gone"):
+        run_batch(path, output, worker, deduplicate=True)

@@ -83,7 +83,8 @@ class Job:
                 f"The output has the form of the input, {form.name}, so its name ends "
                 f"with {form.suffixes[0]}, got {output.name!r}."
             )
-        scan = form.scan(work)
+        with storage_errors(work):
+            scan = form.scan(work)
         if not scan.num_lines:
             raise BatchInputError("There is no line in the input.")
         if scan.num_bad:
@@ -139,8 +140,9 @@ class Job:
             EngineError: The engine died; what was finished is kept.
         """
         path, given = self.folder.path, self._arguments
+        has_output = not record.finished and self.folder.has_output(record)
         self.folder.clear(keep_record=True, keep=(LINES, INDEX, STDIN_COPY))
-        if not record.finished and self.folder.has_output(record):
+        if has_output:  # the process ended right after that
             record = finish(self.folder, record)
         if record.finished:
             if not (given.retry_failed and record.num_failed):
@@ -203,11 +205,13 @@ class Job:
                 worker.open()
                 runner.run(left)
                 return 0
-            with storage_errors(self.folder.path):
-                followers = Followers(form, naming, self.folder.path, record.num_lines)
-                stack.callback(followers.close)
-                worker.open()
-                runner.run(each for each in left if each.index not in followers.lines)
+            path = self.folder.path
+            with storage_errors(path):
+                followers = Followers(form, naming, path, record.num_lines)
+            stack.callback(followers.close)
+            worker.open()
+            runner.run(each for each in left if each.index not in followers.lines)
+            with storage_errors(path):
                 return followers.write(journal, progress)
 
     def _report(self, record: JobRecord, **counts: Any) -> BatchReport:

@@ -28,7 +28,7 @@ from pathlib import Path
 import attrs
 
 from ..artifacts.records import sync_folder
-from ..errors import BatchStorageError
+from ..errors import BatchStorageError, UnillmError
 
 LINES = "lines"
 INDEX = "index"
@@ -333,7 +333,7 @@ def storage_errors(path: Path) -> Iterator[None]:
     """Raise an error of the disk inside the block as `storage_error`."""
     try:
         yield
-    except BatchStorageError:
+    except UnillmError:  # some are of this class, too
         raise
     except OSError as error:
         raise storage_error(path, error) from error

@@ -19,7 +19,7 @@ from .by_index import ByIndex
 from .files import COMPRESSIONS
 from .folder import JobFolder, JobRecord
 from .forms import Form
-from .journal import INDEX, LINES, Bits, entries, storage_error
+from .journal import INDEX, LINES, Bits, entries, storage_errors
 
 _OUTPUT = "output"
 _FAILED = "failed-lines"
@@ -35,7 +35,7 @@ def write_output(
         BatchInputError: A file of the input cannot be read any more.
     """
     output, path = folder.output, folder.path
-    try:
+    with storage_errors(output):
         _write_failed(folder, form, failed)
         if any_order and not form.only_answers and _is_output(path, output, failed):
             new = path / LINES
@@ -55,8 +55,6 @@ def write_output(
         folder.write(record)
         new.replace(output)
         sync_folder(output.parent)
-    except OSError as error:
-        raise storage_error(output, error) from error
     return finish(folder, record)
 
 
