@@ -148,28 +148,29 @@ class Transport:
             self._loop.close()
 
     async def _serve(self) -> None:
-        limits = httpx.Limits(
-            # One more connection asks for the health.
-            max_connections=self._connections + 1,
-            max_keepalive_connections=self._connections + 1,
-        )
-        timeout = httpx.Timeout(
-            connect=CONNECT_TIMEOUT_S, write=WRITE_TIMEOUT_S, read=None, pool=None
-        )
-        async with httpx.AsyncClient(
+        try:
+            async with self._open() as client:
+                self._client = client
+                self._watching = asyncio.create_task(self._watch())
+                await self._stopped.wait()
+                await _cancel_others()
+        finally:
+            await _cancel_others()
+
+    def _open(self) -> httpx.AsyncClient:
+        # One more connection asks for the health.
+        connections = self._connections + 1
+        return httpx.AsyncClient(
             base_url=self._address.url,
             # A proxy that compresses a stream holds it back.
             headers={**self._address.headers, "accept-encoding": "identity"},
-            limits=limits,
-            timeout=timeout,
-        ) as client:
-            self._client = client
-            watching = asyncio.create_task(self._watch())
-            await self._stopped.wait()
-            others = {watching, *asyncio.all_tasks()} - {asyncio.current_task()}
-            for task in others:
-                task.cancel()
-            await asyncio.wait(others, timeout=CLOSE_TIMEOUT_S / 2)
+            limits=httpx.Limits(
+                max_connections=connections, max_keepalive_connections=connections
+            ),
+            timeout=httpx.Timeout(
+                connect=CONNECT_TIMEOUT_S, write=WRITE_TIMEOUT_S, read=None, pool=None
+            ),
+        )
 
     def _begin(self, exchange: Exchange) -> None:
         if not exchange.cancelled and not self._stopped.is_set():
@@ -352,6 +353,15 @@ class Transport:
                 response.status_code, response.headers, response.content[:1000]
             ).message
         return f"its {self._health_path} fails: {reason}"
+
+
+async def _cancel_others() -> None:
+    """Cancel all tasks but the current one, and wait until they have ended."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others:
+        await asyncio.wait(others, timeout=CLOSE_TIMEOUT_S / 2)
 
 
 async def _drain(pieces: AsyncIterator[bytes]) -> None:
