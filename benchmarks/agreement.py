@@ -155,9 +155,10 @@ def serve(folder: Path, scratch: Path, args: argparse.Namespace) -> Pair:
 def guidellm(folder: Path, scratch: Path, args: argparse.Namespace) -> Pair:
     """Compare throughput and latencies over HTTP with guidellm."""
     file = scratch / "guidellm.json"
+    format_ = "request_format=/v1/completions"  # the model has no chat template
     run(
         *(str(args.guidellm), "run", "--disable-console"),
-        *("--backend", f"kind=openai_http,target={args.url},model={folder}"),
+        *("--backend", f"kind=openai_http,target={args.url},model={folder},{format_}"),
         *("--profile", f"kind=concurrent,streams={BATCH}"),
         *("--constraint", f"kind=max_requests,count={3 * REQUESTS}"),
         *("--tokenizer", f"kind=huggingface_auto,model={folder}"),
@@ -225,6 +226,8 @@ def measure(args: argparse.Namespace, folder: Path, scratch: Path) -> dict[str, 
         for tool in args.tools:
             for figure, pair in TOOLS[tool](folder, scratch, args).items():
                 name = f"{tool}: {figure}"
+                if not all(pair):
+                    raise SystemExit(f"{name}: {pair}; a tool served no request")
                 values.setdefault(name, []).append(pair)
                 ratios.setdefault(name, []).append(pair[1] / pair[0])
                 print(f"pair {number + 1}, {name}: {pair[0]:.4g}, ours {pair[1]:.4g}")

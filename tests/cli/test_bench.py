@@ -53,3 +53,43 @@ def test_an_engine_that_cannot_be_true_ends_with_9(cli):
     assert result.exit_code == ExitCode.INVALID, result.output
     [found] = json.loads(result.stdout)["results"]
     assert "other continuation" in [reason["check"] for reason in found["reasons"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--preset", "paper"], "--preset takes article, got 'paper'"),
+        (["--lengths", "long"], "--lengths takes fixed or lognormal, got long"),
+        (["--rates", "1,fast"], "--rates takes numbers such as 1,2,4"),
+        (["--sweep"], "Give the first one with --rates"),
+        (["--slo", "speed=1"], "--slo takes pairs of ttft, tpot and e2e"),
+        (["--slo", "ttft"], "--slo takes pairs of ttft, tpot and e2e"),
+        (["--file", "missing.jsonl"], "--file missing.jsonl cannot be read as JSON"),
+        (["--option", "3:a=1"], "is for side 3, and there are 1 sides"),
+        (["--backend", "a", "--backend", "a"], "Two sides are the same: a, a"),
+        (["--rounds", "0"], "1 sides, 1 cases and 0 rounds"),
+        (["--price-per-hour", "0"], "The hour must cost more than 0"),
+        (
+            [
+                *("--backend", "a", "--backend", "b", "--backend", "c"),
+                *("--dtype", "x") * 2,
+            ],
+            "--dtype is given 2 times for 3 sides",
+        ),
+    ],
+)
+def test_impossible_work_is_refused_before_a_process_starts(cli, options, message):
+    result = cli("bench", "unillm/tiny", *options)
+
+    assert result.exit_code == ExitCode.USAGE
+    assert message in " ".join(result.stderr.split())
+
+
+def test_a_file_that_is_not_a_report_is_refused(cli, tmp_path):
+    path = tmp_path / "report.json"
+    path.write_text("{}")
+
+    result = cli("bench", "compare", path, path)
+
+    assert result.exit_code == ExitCode.USAGE
+    assert "is not a report of `unillm bench`" in result.stderr

@@ -93,11 +93,11 @@ def read_report(path: Path) -> Report:
         found = CONVERTER.loads(text, Report)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{path} is not a report of `unillm bench --json`: {error}."
+            f"{path} is not a report of `unillm bench`: {error}."
         ) from error
     except Exception as error:  # cattrs raises groups of errors
         raise ConfigError(
-            f"{path} is not a report of `unillm bench --json`: a field is missing or "
+            f"{path} is not a report of `unillm bench`: a field is missing or "
             "has the wrong type. Measure again with this version."
         ) from error
     if found.format != FORMAT:

@@ -45,6 +45,10 @@ def write_report(report: Report) -> None:
     print_table(table)
     for pair in report.pairs:
         typer.echo(_pair(pair))
+    if report.pairs and not report.conditions["in_turn"]:
+        typer.echo(
+            "note  the sides ran one after another, so rounds are no pairs in time"
+        )
     if report.costs is not None:
         _write_costs(report.costs)
     for result in report.results:
