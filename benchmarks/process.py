@@ -8,6 +8,7 @@ Usage::
     python benchmarks/process.py first-token              # µs added, in pairs
     python benchmarks/process.py encoding                 # MessagePack beside JSON
     python benchmarks/process.py replicas --replicas 2    # one engine and several
+    OMP_NUM_THREADS=1 python benchmarks/process.py replicas --backend transformers
 
 ``pipe`` steps 64 requests through the socket pair, without a `Generator`.
 ``first-token`` asks a `Generator` for one token, in this process and in another one, in
@@ -260,11 +261,11 @@ def replicas(args: argparse.Namespace) -> dict[str, Any]:
     for count in (1, args.replicas):
         with unillm.Generator(
             "unillm/tiny",
-            backend="null",
+            backend=args.backend,
             python=sys.executable,
             data_parallel_size=count,
             max_num_seqs=args.rows,
-            backend_options={"busy_s": 0.002},
+            backend_options={"busy_s": 0.002} if args.backend == "null" else {},
         ) as generator:
             found = []
             for _ in range(args.rounds):
@@ -294,6 +295,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500, help="tokens of a request")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--replicas", type=int, default=2)
+    parser.add_argument("--backend", default="null", help="of replicas")
     args = parser.parse_args()
     args.rounds = args.rounds or ROUNDS[args.kind]
     conditions = {

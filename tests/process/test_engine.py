@@ -301,3 +301,12 @@ def test_a_session_counts_the_engines_process(open_pipe):
     found = session(os.getsid(0))
 
     assert {os.getpid(), pid} <= found.keys()
+
+
+def test_the_class_shaped_like_vllms_takes_an_interpreter():
+    from unillm import LLM
+
+    with LLM("unillm/tiny", backend="pipe", python=sys.executable) as llm:
+        [output] = llm.generate({"prompt_token_ids": [1]}, SHORT, use_tqdm=False)
+
+    assert output.outputs[0].token_ids == [65, 66, 67, 68]

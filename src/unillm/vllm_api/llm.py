@@ -30,7 +30,7 @@ from ..generator import Generator, open_generator
 from ..lora import LoRALike
 from ..outputs import RequestOutput
 from ..params import SamplingParams
-from ..plugins import PluginRegistry
+from ..process.registry import BackendRegistry
 from ..resolve import resolve
 from ..runtime.arguments import ParamsLike, PriorityLike, UseTqdm
 from ..text.generation_config import read_defaults
@@ -109,7 +109,7 @@ class LLM:
         override_generation_config: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        registry = PluginRegistry()
+        registry = BackendRegistry(options.get("python"))
         has_vllm = VLLM in registry.names() and registry.status(VLLM).available
         if backend is None and has_vllm and not os.environ.get(BACKEND_VARIABLE):
             backend = VLLM
