@@ -37,6 +37,9 @@ from unillm.testing.backends import ScriptedBackend, plugged
 from unillm.testing.scripted import ScriptedSlotEngine
 
 PATIENCE_S = 300
+STEP_S = 0.03
+"""Time of a step: some hundred lines end in a second, so fifty kills find the job at
+work."""
 CREATED = re.compile(rb'"created":\d+')
 """Time at which a job began; nothing else may differ."""
 
@@ -61,6 +64,10 @@ class Silent(ScriptedSlotEngine):
     def prefill(self, chunks):
         self.calls.clear()
         return super().prefill(chunks)
+
+    def decode(self, slots):
+        time.sleep(STEP_S)
+        return super().decode(slots)
 
 
 def prompt(number):
@@ -224,13 +231,13 @@ def disturb(args, output, rng, outcomes):
         outcomes["full" if code == 8 else "finished"] += 1
         return
     child = forked(lambda: command(args, output))
-    # Some die while they start, most while lines end, some at the output.
-    wanted = done_lines(output) + rng.randrange(max(2, 2 * args.lines // args.times))
+    # Some die while they start, most while lines end.
+    wanted = done_lines(output) + (rng.random() < 0.8)
     give_up = time.monotonic() + PATIENCE_S
     while done_lines(output) < wanted and not has_ended(child):
         check(time.monotonic() < give_up, "a job hangs")
         time.sleep(0.001)
-    time.sleep(rng.random() * 0.05)
+    time.sleep(rng.random() / 4)
     os.kill(child, signal.SIGKILL if kind == "kill" else signal.SIGTERM)
     code = ended(child)
     if kind == "kill":
