@@ -172,8 +172,9 @@ def _run_example(path: Path) -> str:
         return f"no end in {TIMEOUT_S} s"
     if done.returncode == 0:
         return ""
-    lines = [line for line in done.stderr.splitlines() if re.match(r"[\w.]+", line)]
-    return _shortened(lines[-1] if lines else f"exit code {done.returncode}")
+    # Warnings may follow the error.
+    error = re.findall(r"^[\w.]+(?:Error|Exception)\b.*", done.stderr, re.MULTILINE)
+    return _shortened(error[-1] if error else f"exit code {done.returncode}")
 
 
 def run_tests(sources: Path) -> Iterator[tuple[str, dict[str, Any]]]:
