@@ -114,12 +114,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # as other programs run
     import ray
 
     from unillm.backend import find_model
 
     model = str(find_model("unillm/tiny"))
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False)
     rates: dict[str, list[float]] = {name: [] for name in PROGRAMS}
     texts: dict[str, dict[int, str]] = {}
     try:

@@ -12,7 +12,8 @@ os.environ.update(
     OMP_NUM_THREADS="1",
     HF_HUB_OFFLINE="1",
     RAY_USAGE_STATS_ENABLED="0",
-    # A machine that is busy starts processes slowly.
+    # A machine that is busy starts processes slowly, and those of Ray would come last.
+    RAY_worker_niceness="0",
     RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S="60",
     RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S="60",
 )

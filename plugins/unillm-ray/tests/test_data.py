@@ -5,16 +5,16 @@
 from __future__ import annotations
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 import ray
 import unillm_ray
 from fragile_engine import CRASHES, DIES_ONCE
 from questions import GREEDY, TINY, prompts
+from ray.data.checkpoint import CheckpointConfig
 
 from unillm import SamplingParams
 from unillm.errors import InvalidParameterError
-
-REPLICA = {"num_replicas": 1, **TINY}
 
 
 def dataset(count, **columns):
@@ -37,16 +37,31 @@ def processes_of(node):
     return [each.cmdline()[0] for each in children if "MapWorker" in each.cmdline()[0]]
 
 
-def test_rows_have_the_texts_of_one_generator_and_sort_by_id(cluster, generator):
-    done = unillm_ray.generate(dataset(60), "unillm/tiny", GREEDY, **REPLICA)
+def test_rows_keep_their_columns_and_a_bad_row_stays_beside_its_error(
+    cluster, generator
+):
+    rows = [{"id": i, "prompt": prompt} for i, prompt in enumerate(prompts(20))]
+    rows[3]["prompt"] = "Add 1 and 2: " * 2000
+    rows[8]["prompt"] = None
 
-    rows = done.sort("id").take_all()
+    done = unillm_ray.generate(
+        ray.data.from_items(rows, override_num_blocks=4),
+        "unillm/tiny",
+        GREEDY,
+        **TINY,
+    )
+    done = done.sort("id").take_all()
 
-    outputs = generator.generate(prompts(60), GREEDY)
-    assert [row["id"] for row in rows] == list(range(60))
-    assert [row["prompt"] for row in rows] == prompts(60)
-    assert [row["generated_text"] for row in rows] == [o.text for o in outputs]
-    assert [row["error"] for row in rows] == [None] * 60
+    good = [i for i in range(20) if i not in (3, 8)]
+    outputs = generator.generate([rows[i]["prompt"] for i in good], GREEDY)
+    assert [(row["id"], row["prompt"]) for row in done] == [
+        (row["id"], row["prompt"]) for row in rows
+    ]
+    assert [done[i]["generated_text"] for i in good] == [o.text for o in outputs]
+    assert [done[i]["error"] for i in good] == [None] * 18
+    assert done[3]["error"].startswith("PromptTooLongError: ")
+    assert done[8]["error"].startswith("InvalidPromptError: ")
+    assert [done[i]["generated_text"] for i in (3, 8)] == [None, None]
 
 
 @pytest.mark.parametrize("count", [300, pytest.param(2000, marks=pytest.mark.long)])
@@ -67,29 +82,11 @@ def test_a_killed_node_loses_no_row(cluster, second_node, generator, count):
     assert texts(rows) == {i: output.text for i, output in enumerate(outputs)}
 
 
-def test_a_bad_row_stays_beside_its_error(cluster):
-    given = ["Add 1 and 2:", "Add 1 and 2: " * 2000, None]
-    rows = [{"id": i, "prompt": prompt} for i, prompt in enumerate(given)]
-
-    done = unillm_ray.generate(
-        ray.data.from_items(rows), "unillm/tiny", GREEDY, **REPLICA
-    )
-    done = done.sort("id").take_all()
-
-    assert [row["prompt"] for row in done] == given
-    assert [row["generated_text"] for row in done] == ["3", None, None]
-    assert [row["error"] and row["error"].split(":")[0] for row in done] == [
-        None,
-        "PromptTooLongError",
-        "InvalidPromptError",
-    ]
-
-
 def test_an_impossible_job_fails_with_the_reason(cluster):
     with pytest.raises(InvalidParameterError, match="a row has one text"):
         unillm_ray.generate(dataset(1), "unillm/tiny", SamplingParams(n=2))
     done = unillm_ray.generate(
-        ray.data.from_items([{"text": "a"}]), "unillm/tiny", GREEDY, **REPLICA
+        ray.data.from_items([{"text": "a"}]), "unillm/tiny", backend="fragile"
     )
     with pytest.raises(ray.exceptions.RayTaskError, match="It has text"):
         done.take_all()
@@ -98,17 +95,17 @@ def test_an_impossible_job_fails_with_the_reason(cluster):
 def of_tokens(*first):
     """Rows of prompts that begin with these token ids."""
     rows = [{"id": i, "prompt_token_ids": [token, 9]} for i, token in enumerate(first)]
+    return ray.data.from_items(rows, override_num_blocks=len(rows))
+
+
+def fragile(dataset, **options):
     return unillm_ray.generate(
-        ray.data.from_items(rows, override_num_blocks=len(rows)),
-        "unillm/tiny",
-        GREEDY,
-        backend="fragile",
-        max_num_seqs=8,
+        dataset, "unillm/tiny", GREEDY, backend="fragile", max_num_seqs=8, **options
     )
 
 
 def test_the_rows_of_an_engine_that_dies_are_repeated(cluster):
-    rows = of_tokens(*[9] * 10, DIES_ONCE, *[9] * 10).take_all()
+    rows = fragile(of_tokens(*[9] * 10, DIES_ONCE, *[9] * 10)).take_all()
 
     assert sorted(row["id"] for row in rows) == list(range(21))
     assert {row["num_generated_tokens"] for row in rows} == {60}
@@ -118,4 +115,43 @@ def test_the_rows_of_an_engine_that_dies_are_repeated(cluster):
 @pytest.mark.long
 def test_a_prompt_that_ends_each_process_ends_the_job(cluster):
     with pytest.raises(ray.exceptions.RayError, match="died"):
-        of_tokens(9, CRASHES, 9).take_all()
+        fragile(of_tokens(9, CRASHES, 9)).take_all()
+
+
+@pytest.mark.long
+def test_an_engine_that_spans_nodes_has_a_placement_group(cluster, second_node):
+    done = fragile(of_tokens(9), resources=[{"CPU": 5}, {"CPU": 2}])
+
+    [row] = done.take_all()
+
+    assert row["num_generated_tokens"] == 60
+    [group] = ray.util.placement_group_table().values()
+    assert group["strategy"] == "PACK"
+    assert len(set(group["bundles_to_node_id"].values())) == 2
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    context = ray.data.DataContext.get_current()
+    context.checkpoint_config = CheckpointConfig("id", str(tmp_path / "checkpoint"))
+    yield
+    context.checkpoint_config = None
+
+
+@pytest.mark.long
+def test_a_checkpoint_keeps_the_rows_that_were_written(cluster, checkpoint, tmp_path):
+    tokens = [9] * 19 + [CRASHES]
+    of_tokens(*tokens).write_parquet(str(tmp_path / "in"))
+    given = ray.data.read_parquet(str(tmp_path / "in"))
+    with pytest.raises(ray.exceptions.RayError, match="died"):
+        fragile(given).write_parquet(str(tmp_path / "out"))
+    kept = pq.read_table(tmp_path / "out").to_pylist()
+
+    given = ray.data.read_parquet(str(tmp_path / "in"))
+    again = unillm_ray.generate(given, "unillm/tiny", GREEDY, **TINY)
+    again.write_parquet(str(tmp_path / "out"))
+
+    rows = pq.read_table(tmp_path / "out").to_pylist()
+    assert kept
+    assert sorted(row["id"] for row in rows) == list(range(20))
+    assert [row for row in rows if row["generated_tokens"] == [40] * 60] == kept

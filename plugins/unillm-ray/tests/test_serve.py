@@ -29,7 +29,12 @@ def served(cluster):
     serve.shutdown()
 
 
-def run(name="first", **options):
+SURGE = {"max_surge_percent": 100}
+"""New replicas start before old ones leave."""
+
+
+def run(name, **options):
+    """Serve the model as *name*."""
     settings = ServerSettings(served_model_name=(name,))
     deployment = unillm_ray.deployment("unillm/tiny", settings=settings, **TINY)
     serve.run(deployment.options(**options).bind(), name="unillm")
@@ -79,22 +84,8 @@ class Load:
             self.failures.append(repr(error))
 
 
-def test_a_rolling_update_under_load_fails_no_request(served, generator):
-    text = generator.generate(BODY["prompt"], GREEDY)[0].text
-    run("first", num_replicas=1, max_surge_percent=100)
-
-    with Load(4, text) as load:
-        load.wait_for(20)
-        run("second", num_replicas=1, max_surge_percent=100)
-        load.wait_for(20)
-
-    assert load.failures == []
-    assert load.models[0] == "first"
-    assert load.models[-1] == "second"
-
-
 def test_streams_and_errors_are_those_of_unillm_serve(served):
-    run("first")
+    run("first", **SURGE)
     with httpx.Client(base_url=URL, timeout=120) as client:
         with client.stream(
             "POST", "/v1/completions", json={**BODY, "stream": True}
@@ -106,6 +97,23 @@ def test_streams_and_errors_are_those_of_unillm_serve(served):
     assert len(lines) > 5
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == "max_tokens"
+
+
+@pytest.mark.parametrize(
+    "options", [SURGE, pytest.param({"num_replicas": 2}, marks=pytest.mark.long)]
+)
+def test_a_rolling_update_under_load_fails_no_request(served, generator, options):
+    text = generator.generate(BODY["prompt"], GREEDY)[0].text
+    run("first", **options)
+
+    with Load(4, text) as load:
+        load.wait_for(20)
+        run("second", **options)
+        load.wait_for(20)
+
+    assert load.failures == []
+    assert load.models[0] == "first"
+    assert load.models[-1] == "second"
 
 
 @pytest.mark.long

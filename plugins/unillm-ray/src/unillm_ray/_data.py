@@ -71,7 +71,7 @@ def generate(
     placement = placement_of(resources)
     placed = dict(placement.resources)
     if placement.bundles:
-        placed["ray_remote_args_fn"] = placement.strategy
+        placed["ray_remote_args_fn"] = placement.strategies(most)
     with warnings.catch_warnings():
         # They are there until 2.64, which the requirements exclude.
         warnings.simplefilter("ignore", RayDeprecationWarning)

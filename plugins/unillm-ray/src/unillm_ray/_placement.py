@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -59,6 +60,23 @@ class Placement:
             group, placement_group_capture_child_tasks=True
         )
         return {"scheduling_strategy": strategy}
+
+    def strategies(self, count: int) -> Callable[[], dict[str, Any]]:
+        """Return a function that returns the strategy of one actor after the other.
+
+        Ray Data also calls it to look at the result, so the call after the last of
+        *count* actors begins anew: no call may reserve what no actor uses.
+        """
+        made: list[dict[str, Any]] = []
+        calls = itertools.count()
+
+        def strategy() -> dict[str, Any]:
+            number = next(calls) % count
+            if number == len(made):
+                made.append(self.strategy())
+            return made[number]
+
+        return strategy
 
 
 def placement_of(resources: Resources | None) -> Placement:
