@@ -5,13 +5,11 @@
 from __future__ import annotations
 
 import psutil
-import pyarrow.parquet as pq
 import pytest
 import ray
 import unillm_ray
 from fragile_engine import CRASHES, DIES_ONCE
 from questions import GREEDY, TINY, prompts
-from ray.data.checkpoint import CheckpointConfig
 
 from unillm import SamplingParams
 from unillm.errors import InvalidParameterError
@@ -128,30 +126,3 @@ def test_an_engine_that_spans_nodes_has_a_placement_group(cluster, second_node):
     [group] = ray.util.placement_group_table().values()
     assert group["strategy"] == "PACK"
     assert len(set(group["bundles_to_node_id"].values())) == 2
-
-
-@pytest.fixture
-def checkpoint(tmp_path):
-    context = ray.data.DataContext.get_current()
-    context.checkpoint_config = CheckpointConfig("id", str(tmp_path / "checkpoint"))
-    yield
-    context.checkpoint_config = None
-
-
-@pytest.mark.long
-def test_a_checkpoint_keeps_the_rows_that_were_written(cluster, checkpoint, tmp_path):
-    tokens = [9] * 19 + [CRASHES]
-    of_tokens(*tokens).write_parquet(str(tmp_path / "in"))
-    given = ray.data.read_parquet(str(tmp_path / "in"))
-    with pytest.raises(ray.exceptions.RayError, match="died"):
-        fragile(given).write_parquet(str(tmp_path / "out"))
-    kept = pq.read_table(tmp_path / "out").to_pylist()
-
-    given = ray.data.read_parquet(str(tmp_path / "in"))
-    again = unillm_ray.generate(given, "unillm/tiny", GREEDY, **TINY)
-    again.write_parquet(str(tmp_path / "out"))
-
-    rows = pq.read_table(tmp_path / "out").to_pylist()
-    assert kept
-    assert sorted(row["id"] for row in rows) == list(range(20))
-    assert [row for row in rows if row["generated_tokens"] == [40] * 60] == kept
