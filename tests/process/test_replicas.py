@@ -23,10 +23,25 @@ from unillm.errors import (
 from unillm.process.devices import gpus, shares
 from unillm.process.routing import BLOCK, MAX_BLOCKS, Prefixes, keys_of
 from unillm.testing.contract import BackendContract
+from unillm.testing.contract.aborts import AbortClauses
+from unillm.testing.contract.ends import EndClauses
+from unillm.testing.contract.logprobs import LogprobClauses
+from unillm.testing.contract.rows import RowClauses
+from unillm.testing.contract.sampling import SamplingClauses
 
 TOKENS_20 = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True)
 
 
+class TestLoadedReplicas(
+    EndClauses, RowClauses, AbortClauses, SamplingClauses, LogprobClauses
+):
+    """The clauses about a loaded engine hold on two replicas."""
+
+    backend = "reference"
+    options = {"python": sys.executable, "data_parallel_size": 2}
+
+
+@pytest.mark.large
 class TestReplicas(BackendContract):
     """The contract holds on two replicas as on one engine."""
 
