@@ -133,7 +133,7 @@ BROKEN = {
     ),
     "another name": (backend_with(name="theirs"), "write name = 'mine' in Changed"),
     "an upper-case name": (backend_with(name="Mine"), "write name = 'mine' in Changed"),
-    "a name that is no text": (backend_with(name=7), "write name = 'mine'"),
+    "a number as a name": (backend_with(name=7), "write name = 'mine'"),
     "a name that raises": (
         backend_with(name=property(raising(KeyError("name")))),
         "giving the attributes",
@@ -145,11 +145,11 @@ BROKEN = {
         backend_with(option_names="threads"),
         r"option_names is 'threads'; write frozenset\(",
     ),
-    "engine options that are no set": (
+    "a number as engine options": (
         backend_with(engine_options=3),
         r"engine_options is 3; write frozenset\(",
     ),
-    "reasons that are no mapping": (
+    "a list of reasons": (
         backend_with(option_reasons=["no"]),
         "option_reasons is",
     ),
@@ -177,7 +177,7 @@ BROKEN = {
         backend_with(availability=lambda _: False),
         r"return Availability\(available=False, reason=...\)",
     ),
-    "availability that is no flag": (
+    "availability that is a text": (
         backend_with(availability=lambda _: Availability(available="yes")),
         r"return Availability\(available=True\)",
     ),
@@ -236,7 +236,7 @@ def test_ctrl_c_while_a_plugin_is_imported_interrupts(install, monkeypatch):
         resolve("unillm/tiny", "mine")
 
 
-def test_an_upper_case_entry_point_is_told_its_name(install):
+def test_the_error_of_an_upper_case_entry_point_has_its_name(install):
     install(Mine=plugin_of(Mine))
 
     for name in ("Mine", "mine"):

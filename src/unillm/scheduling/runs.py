@@ -89,12 +89,14 @@ class RunScheduler(Engine):
         clock: Returns seconds that never decrease, to measure what the engine takes.
 
     Attributes:
+        clock: As given. A test that must not depend on the machine's load replaces it
+            before the first request.
         counters: What the scheduler did so far.
     """
 
     def __init__(self, engine: BatchEngine, *, clock: Callable[[], float]) -> None:
         self._engine = engine
-        self._clock = clock
+        self.clock = clock
         self._max_rows = engine.limits.max_num_seqs
         self._waiting = WaitingQueue()
         self._arrived_at: dict[str, int] = {}  # step, by id of a waiting request
@@ -195,7 +197,7 @@ class RunScheduler(Engine):
             rows=[*rows],
             max_new_tokens=limit,
         )
-        self._rule.begin_run(prefill_tokens, now=self._clock())
+        self._rule.begin_run(prefill_tokens, now=self.clock())
         return self._run
 
     def _next_group(self) -> Hashable:
@@ -337,7 +339,7 @@ class RunScheduler(Engine):
             news.num_steps,
             live_rows=len(run.live),
             others_wait=self._others_wait(),
-            now=self._clock(),
+            now=self.clock(),
         )
         run.steps += news.num_steps
         received = sum(

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from ...engines.base import Support
 from ...generator import Generator
 from ...process.registry import BackendRegistry
 from ...resolve import configure
+from ...scheduling.runs import RunScheduler
 from ..backends import plugged
 from .driving import DrivenEngine
 
@@ -28,6 +30,20 @@ STANDARD_OPTIONS: Mapping[str, Any] = {
 }
 """Small limits, so that requests wait, prompts are computed in parts and slots are
 reused; and the dtype of the expected log-probabilities."""
+
+
+class StepClock:
+    """A clock that advances by a second each time it is read.
+
+    `RunScheduler` reads it once a step, so each step takes a second, on any machine:
+    whether a stop pays depends on the requests alone.
+    """
+
+    def __init__(self) -> None:
+        self._reads = itertools.count()
+
+    def __call__(self) -> float:
+        return float(next(self._reads))
 
 
 class Subject:
@@ -68,7 +84,10 @@ class Subject:
         """Close the current engine and return a new one."""
         self.close()
         config = configure(self.model, self.backend.name, **self.options)
-        return self.backend.create_engine(config)
+        engine = self.backend.create_engine(config)
+        if isinstance(engine, RunScheduler):
+            engine.clock = StepClock()
+        return engine
 
     def engine(self) -> DrivenEngine:
         """Return an idle engine to drive."""
