@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from unillm.model.find import find_model
-from unillm.testing.contract.asking import ANSWERS, UNSURE, bundled_asker
+from unillm.testing.asking import ANSWERS, UNSURE, bundled_asker
 from unillm.testing.reference import ReferenceModel
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
+import attrs
 import typer
 
 from . import options
@@ -45,6 +46,35 @@ def conformance(
             dtype="float32",
         ),
     ],
+    engine_options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--engine-option",
+            metavar="KEY=VALUE",
+            help="Option of Generator, such as enable_prefix_caching=true; may be "
+            "repeated.",
+        ),
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            "--only", metavar="CLAUSES", help="Run these clauses alone: R1,S5."
+        ),
+    ] = None,
+    random: Annotated[
+        int | None,
+        typer.Option(
+            "--random",
+            metavar="COUNT",
+            min=1,
+            help="Run so many random requests in place of the clauses, and judge "
+            "every token. Needs no pytest.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int,
+        typer.Option("--seed", help="Seed of --random: the same makes the same run."),
+    ] = 0,
     as_json: options.AsJson = False,
 ) -> None:
     """Run every clause of the contract on a backend, with the bundled model.
@@ -55,6 +85,10 @@ def conformance(
 
     from ..testing.conformance import ClauseResult, run_contract
 
+    given = {**engine, **options.parse_key_values(engine_options or [])}
+    if random is not None:
+        _run_random(backend.lower(), random, seed, model, given, as_json=as_json)
+        return
     # `None` shows the bar only where standard error is a terminal.
     with tqdm(unit=" clauses", disable=None, leave=False) as bar:
 
@@ -62,14 +96,58 @@ def conformance(
             bar.set_postfix_str(result.number, refresh=False)
             bar.update()
 
+        numbers = [each.strip() for each in (only or "").split(",") if each.strip()]
         found = run_contract(
-            backend.lower(), model=model, options=engine, on_result=count
+            backend.lower(), model=model, options=given, only=numbers, on_result=count
         )
     if as_json:
         write_json(as_data(found))
     else:
         _write_table(found)
     if not found.conforms:
+        raise typer.Exit(ExitCode.NONCONFORMING)
+
+
+def _run_random(
+    backend: str,
+    requests: int,
+    seed: int,
+    model: str,
+    given: dict[str, Any],
+    *,
+    as_json: bool,
+) -> None:
+    """Run random requests, and write the report."""
+    from tqdm import tqdm
+
+    from ..testing.randomised import run_random
+
+    with tqdm(total=requests, unit=" requests", disable=None, leave=False) as bar:
+
+        def count(requests: int) -> None:
+            bar.update(requests)
+
+        report = run_random(
+            backend,
+            requests=requests,
+            seed=seed,
+            model=model,
+            options=given,
+            on_session=count,
+        )
+    if as_json:
+        write_json({**attrs.asdict(report), "conforms": report.conforms})
+    else:
+        typer.echo(
+            f"{report.backend}: {report.requests} random requests of seed {seed}, "
+            f"{report.tokens} new tokens, {report.draws} of them drawn. Frequencies "
+            f"of {report.groups} groups were tested at an error rate of "
+            f"{report.error_rate:g}."
+        )
+        typer.echo("No fault." if report.conforms else f"\n{report.fault}")
+        if report.program:
+            typer.echo(f"\nThis program shows it:\n\n{report.program}")
+    if not report.conforms:
         raise typer.Exit(ExitCode.NONCONFORMING)
 
 
@@ -108,3 +186,6 @@ def _write_table(found: Conformance) -> None:
         typer.echo(f"\n{result.number} {result.outcome.value}: {result.statement}")
         for line in result.detail.splitlines()[:_SHOWN_LINES]:
             typer.echo(f"  {line}")
+        if result.advice:
+            typer.echo(f"  Troubleshooting: {result.advice}")
+            typer.echo(f"  {result.file}")

@@ -24,6 +24,7 @@ ASPECTS: Mapping[str, str] = MappingProxyType(
         "bad_words.sequences": "a bad word of several tokens",
         "logprobs.changed": "logprobs beside a field that changes the logits",
         "min_tokens.ignored_eos": "min_tokens with stop_token_ids under ignore_eos",
+        "min_p.top_p": "min_p beside top_p",
         "min_tokens.stop_ids": "min_tokens with several token ids that end",
         "top_k.large": f"top_k above {LARGE_TOP_K} and below the vocabulary's size",
     }
@@ -50,8 +51,11 @@ def aspects_of(request: EngineRequest, *, vocab_size: int) -> Iterator[str]:
     alone = {ids[0] for ids in words if len(ids) == 1}
     if any(ids[-1] not in alone for ids in words):
         yield "bad_words.sequences"
-    if params.logprobs is not None and not all(map(params.is_default, _CHANGES_LOGITS)):
+    changes = bool(words) or not all(map(params.is_default, _CHANGES_LOGITS))
+    if params.logprobs is not None and changes:
         yield "logprobs.changed"
+    if not params.greedy and params.min_p > 0 and params.top_p < 1:
+        yield "min_p.top_p"
     if params.min_tokens and params.ignore_eos and request.stop_token_ids:
         yield "min_tokens.ignored_eos"
     if params.min_tokens and len(request.stop_token_ids) > 1:

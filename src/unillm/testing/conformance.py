@@ -13,7 +13,7 @@ import enum
 import io
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
@@ -54,6 +54,10 @@ class ClauseResult:
     outcome: Outcome
     detail: str = ""
     """The reason of a waiver or a skip, or the message of a failure."""
+    advice: str = ""
+    """Where to look after a failure; empty for other outcomes."""
+    file: str = ""
+    """File and line of a clause that failed; empty for other outcomes."""
 
 
 @attrs.frozen(kw_only=True)
@@ -86,6 +90,7 @@ def run_contract(
     model: str = "unillm/tiny",
     options: Mapping[str, Any] = MappingProxyType({}),
     core: bool = False,
+    only: Collection[str] = (),
     on_result: Callable[[ClauseResult], None] | None = None,
 ) -> Conformance:
     """Run the contract on an installed backend.
@@ -97,12 +102,14 @@ def run_contract(
         model: The bundled model, or the same one in another form.
         options: Options of the `Generator`.
         core: Run only the clauses about the engine itself, on one loaded model.
+        only: Run only the clauses of these numbers; empty for all.
         on_result: Called after each clause.
 
     Raises:
         BackendNotFoundError: The backend is not installed.
         BackendUnavailableError: It cannot run here.
-        ConfigError: pytest is not installed, or an option is not valid.
+        ConfigError: pytest is not installed, an option is not valid, or `only` names a
+            clause that does not exist.
         PluginError: A waiver names no clause or has no reason.
     """
     # A backend that cannot run here is refused before pytest starts.
@@ -112,7 +119,7 @@ def run_contract(
 
     # pytest imports the contract: only then does a failed comparison show both sides.
     settings = {"backend": backend, "model": model, "options": dict(options)}
-    watcher = _Watcher(settings, core=core, on_result=on_result)
+    watcher = _Watcher(settings, core=core, only=only, on_result=on_result)
     output = io.StringIO()
     arguments = [
         f"--rootdir={_CONTRACT}",
@@ -125,6 +132,11 @@ def run_contract(
     ]
     with contextlib.redirect_stdout(output):
         pytest.main(arguments, plugins=[watcher])
+    if watcher.unknown:
+        raise ConfigError(
+            f"No clause has the number {', '.join(watcher.unknown)}. The page 'The "
+            "contract for plugin authors' lists them: E1, R11 and others."
+        )
     if watcher.not_whole:
         raise PluginError(
             f"The waivers of the backend {backend!r} are not valid: {watcher.not_whole}"
@@ -157,10 +169,13 @@ class _Watcher:
         settings: Mapping[str, Any],
         *,
         core: bool,
+        only: Collection[str],
         on_result: Callable[[ClauseResult], None] | None,
     ) -> None:
         self._settings = settings
         self._core = core
+        self._only = {number.upper() for number in only}
+        self.unknown: list[str] = []
         self._on_result = on_result
         self._stdout = sys.stdout
         self.clauses: dict[str, Clause] = {}
@@ -176,8 +191,17 @@ class _Watcher:
                 setattr(item.cls, name, value)
             if clause := getattr(item.function, "clause", None):
                 self.clauses[item.name] = clause
-        if self._core:
-            core = {n: clause for n, clause in self.clauses.items() if clause.is_core}
+        if self._only:
+            numbers = {clause.number for clause in self.clauses.values()}
+            self.unknown = sorted(self._only - numbers)
+        if self._core or self._only:
+            core = {
+                name: clause
+                for name, clause in self.clauses.items()
+                if (clause.is_core or not self._core)
+                and (clause.number in self._only or not self._only)
+                and not self.unknown
+            }
             wanted = [self.WHOLE, *sorted(core, key=lambda name: core[name].order)]
             by_name = {item.name: item for item in items}
             items[:] = [by_name[name] for name in wanted]
@@ -199,11 +223,14 @@ class _Watcher:
         if name not in self.clauses or (known and known.outcome is Outcome.FAILED):
             return  # the failure of a test counts, not that of its teardown
         clause = self.clauses[name]
+        failed = outcome is Outcome.FAILED
         self.results[name] = result = ClauseResult(
             number=clause.number,
             statement=clause.statement,
             outcome=outcome,
             detail=detail,
+            advice=clause.advice if failed else "",
+            file=clause.file if failed else "",
         )
         if self._on_result is not None:
             # pytest captures output down to the file descriptors.

@@ -298,6 +298,14 @@ class ReferenceScript:
         logits = self.model.logits([*request.prompt_token_ids, *generated])
         return scores_after_rules(logits, request, generated, grammar)
 
+    def probabilities(self, scores: _Array, params: SamplingParams) -> _Array:
+        """Return ``[vocab]``: the probabilities of a draw; see `distribution`."""
+        return distribution(scores, params)
+
+    def number(self, seed: int, position: int) -> float:
+        """Return the random number in 0..1 that draws a new token."""
+        return random.Random(f"{seed} {position}").random()
+
     def prompt_logprobs(self, request: EngineRequest) -> list[TokenLogprobs] | None:
         """Return those of all prompt tokens but the first, if the request asked."""
         count = request.params.prompt_logprobs
@@ -321,8 +329,8 @@ class ReferenceScript:
         if params.greedy:
             token_id = int(scores.argmax())
         else:
-            number = random.Random(f"{request.seed} {len(generated)}").random()
-            sums = distribution(scores, params).cumsum()
+            number = self.number(request.seed, len(generated))
+            sums = self.probabilities(scores, params).cumsum()
             token_id = int(np.searchsorted(sums, number * sums[-1], side="right"))
         asked = params.logprobs
         if asked is None:

@@ -37,14 +37,18 @@ class Broken:
     """Others that may fail, depending on thread timing."""
     settings: dict[str, Any]
     """Settings of the adopted contract."""
+    engine_options: frozenset[str]
+    """Engine options that its backend takes."""
 
     def backend(self) -> ScriptedBackend:
-        return ScriptedBackend(
+        backend = ScriptedBackend(
             self.make_engine,
             name=self.name.lower(),
             capabilities=CAPABILITIES,
             waivers=dict.fromkeys((self.caught_by, *self.seen_by), self.breaks),
         )
+        backend.engine_options = self.engine_options
+        return backend
 
 
 BROKEN: list[Broken] = []
@@ -65,13 +69,20 @@ CAPABILITIES = Capabilities(
 )
 
 
-def broken(caught_by: str, seen_by: str = "", sometimes: str = "", **settings: Any):
+def broken(
+    caught_by: str,
+    seen_by: str = "",
+    sometimes: str = "",
+    engine_options: frozenset[str] = frozenset(),
+    **settings: Any,
+):
     """Register an engine class.
 
     Args:
         caught_by: Number of the clause about the defect.
         seen_by: Numbers of the others that fail, with spaces between.
         sometimes: Numbers of those that may fail or not.
+        engine_options: Engine options that its backend takes.
         settings: Of the adopted contract.
     """
 
@@ -86,6 +97,7 @@ def broken(caught_by: str, seen_by: str = "", sometimes: str = "", **settings: A
                 seen_by=frozenset(seen_by.split()),
                 sometimes=frozenset(sometimes.split()),
                 settings=settings,
+                engine_options=engine_options,
             )
         )
         return engine

@@ -7,6 +7,7 @@ from __future__ import annotations
 import threading
 
 import attrs
+import numpy as np
 
 from .bases import Own, broken
 
@@ -278,3 +279,23 @@ class SplitsACharacter(Own):
         if set(output.token_ids) & {127, 172, 253, 247}:
             return attrs.evolve(output, token_ids=(), logprobs=None)
         return output
+
+
+@broken("E15", "E16")
+class ReturnsNumbersOfNumpy(Own):
+    """Returns ids of numpy."""
+
+    def _next(self, row):
+        output = super()._next(row)
+        return attrs.evolve(output, token_ids=tuple(np.array(output.token_ids)))
+
+
+@broken("E16")
+class DropsPadsAtTheEnd(Own):
+    """Drops ids of padding from the end of a prompt."""
+
+    def token(self, request, position):
+        prompt = request.prompt_token_ids
+        while len(prompt) > 1 and prompt[-1] == 507:
+            prompt = prompt[:-1]
+        return self.script(self.changed(request, prompt_token_ids=prompt), position)

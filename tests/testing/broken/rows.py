@@ -10,8 +10,10 @@ import attrs
 
 from unillm.engines.base import EngineOutput
 from unillm.errors import RequestFailedError
+from unillm.testing.backends import reference_script
 
 from .bases import Own, Slots, broken
+from .subtle import MatchesWordsOverTheBorder
 
 
 @broken("R1", "A3 A4 G10 G11 R2 R4 R5 R7 S3 S17 T1")
@@ -372,3 +374,27 @@ class FindsAllCached(Own):
     def _next(self, row):
         count = len(row.request.prompt_token_ids)
         return attrs.evolve(super()._next(row), num_cached_tokens=count)
+
+
+@broken("R12", engine_options=frozenset({"enable_prefix_caching"}))
+class CachesByLength(Own):
+    """Takes a cached prompt of the same length and last id for the same one."""
+
+    def __init__(self, config) -> None:
+        super().__init__(config)
+        self.cached = {} if config.enable_prefix_caching else None
+
+    def token(self, request, position):
+        if self.cached is not None:
+            prompt = request.prompt_token_ids
+            known = self.cached.setdefault((len(prompt), prompt[-1]), prompt)
+            request = self.changed(request, prompt_token_ids=known)
+        return self.script(request, position)
+
+
+@broken("R11")
+class MatchesWordsInPrompts(Own):
+    """Bans the end of a bad word that begins in the prompt."""
+
+    def reference(self):
+        return MatchesWordsOverTheBorder(reference_script().model)

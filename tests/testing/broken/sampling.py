@@ -76,6 +76,15 @@ class HasOneSeed(Ignoring):
     instead = {"seed": 1}
 
 
+@broken("S19")
+class CutsTheSeed(Own):
+    """Draws with the lowest 32 bits of a seed."""
+
+    def token(self, request, position):
+        short = self.changed(request, seed=request.seed % 2**32)
+        return self.script(short, position)
+
+
 @broken("S5", "S7 S8 S16")
 class IgnoresTheTemperature(Own):
     """Draws at temperature 1, whatever the request says."""

@@ -80,6 +80,11 @@ class CTranslate2Backend(Backend):
                 reason="read from the logits of a run of one row, so such requests run "
                 "one at a time",
             ),
+            "logprobs.changed": Capability(
+                support=Support.UNSUPPORTED,
+                reason="CTranslate2 bans the tokens of min_tokens and bad_words before "
+                "it hands out logits",
+            ),
             "seed": Capability(
                 support=Support.UNSUPPORTED,
                 reason="CTranslate2 has one random generator a thread, seeded once a "

@@ -71,18 +71,22 @@ class _Group:
     """Id of a request that needs a run of its own."""
 
     @classmethod
-    def of(cls, request: EngineRequest) -> _Group:
+    def of(cls, request: EngineRequest, *, vocab_size: int) -> _Group:
         params = request.params
+        # CTranslate2 refuses a batch for a top_k above its vocabulary.
+        top_k = params.top_k if 0 < params.top_k < vocab_size else 0
+        # Beside a prompt of one id, CTranslate2 returns the longer prompts as new ids.
+        alone = params.logprobs is not None or len(request.prompt_token_ids) == 1
         looks_back = bool(params.min_tokens or request.bad_words_token_ids)
         return cls(
             temperature=1.0 if params.greedy else params.temperature,
-            top_k=1 if params.greedy else max(params.top_k, 0),
+            top_k=1 if params.greedy else top_k,
             top_p=1.0 if params.greedy else params.top_p,
             min_tokens=params.min_tokens,
             end_ids=request.stop_token_ids if params.min_tokens else frozenset(),
             bad_words=request.bad_words_token_ids,
             prompt_length=len(request.prompt_token_ids) if looks_back else None,
-            alone=request.request_id if params.logprobs is not None else None,
+            alone=request.request_id if alone else None,
         )
 
     @property
@@ -122,7 +126,7 @@ class CTranslate2Engine(BatchEngine):
 
     @override
     def group(self, request: EngineRequest) -> Hashable:
-        return _Group.of(request)
+        return _Group.of(request, vocab_size=self.limits.vocab_size)
 
     @override
     def run(self, rows: Sequence[BatchRow], *, max_new_tokens: int) -> _Run:
@@ -133,6 +137,7 @@ class CTranslate2Engine(BatchEngine):
             rows,
             prompts=[[texts[each] for each in row.prompt_token_ids] for row in rows],
             max_new_tokens=max_new_tokens,
+            options=_Group.of(rows[0].request, vocab_size=len(texts)).options,
         )
         return self._run
 
@@ -173,6 +178,7 @@ class _Run:
         *,
         prompts: list[list[str]],
         max_new_tokens: int,
+        options: dict[str, Any],
     ) -> None:
         self._rows = rows
         self._steps: SimpleQueue[_Step | BaseException | None] = SimpleQueue()
@@ -191,7 +197,7 @@ class _Run:
         self._tokens: list[tuple[int, int, Any]] = []
         self._thread = threading.Thread(
             target=self._compute,
-            args=(generator, prompts, max(self._left)),
+            args=(generator, prompts, max(self._left), options),
             name="unillm-ctranslate2",
             daemon=True,
         )
@@ -239,7 +245,11 @@ class _Run:
     # ----------------------------------------------------------- on the waiting thread
 
     def _compute(
-        self, generator: Generator, prompts: list[list[str]], max_length: int
+        self,
+        generator: Generator,
+        prompts: list[list[str]],
+        max_length: int,
+        options: dict[str, Any],
     ) -> None:
         end: BaseException | None = None
         try:
@@ -250,7 +260,7 @@ class _Run:
                 max_length=max_length,
                 include_prompt_in_result=False,
                 callback=self._on_token,
-                **_Group.of(self._rows[0].request).options,
+                **options,
             )
         except BaseException as error:  # noqa: BLE001 - raised in the reader
             end = _explained(error)

@@ -41,6 +41,10 @@ EVERYWHERE: Mapping[str, Capability] = {
         "its min_tokens holds back a single token id, and the request has several. "
         "Pass ignore_eos=True and one id in stop_token_ids"
     ),
+    "min_p.top_p": _not(
+        "no source says which of them its samplers apply first, and the order decides "
+        "which tokens stay"
+    ),
     "logprobs.changed": _not(
         "biases, penalties and bans are in the logits before it reads log-probabilities"
     ),

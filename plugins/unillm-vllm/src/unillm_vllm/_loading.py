@@ -32,6 +32,7 @@ from unillm.errors import UnknownArgumentError
 from . import OWN_OPTION, PROCESSES_VARIABLE
 from ._engine import VllmEngine
 from ._errors import configuration_refused, start_failed
+from ._generators import keep_generators_of_partial_prompts
 from ._guidance import VllmGuidance, guidance_of
 from ._lora import NoAdapter
 from ._processes import EngineProcesses, environment
@@ -88,6 +89,7 @@ def open_engine(config: EngineConfig) -> VllmEngine:
     processes = EngineProcesses()
     try:
         with processes.starting(), environment(_unset(QUIET)), _undisturbed():
+            keep_generators_of_partial_prompts()
             return _start(config, options, asked, processes)
     except BaseException:
         processes.close()

@@ -18,6 +18,7 @@ from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from unillm.backend import structure_notation
 from unillm.errors import InvalidParameterError
 
+from ._generators import on_cpu, seed_for_cpu
 from ._guidance import LONGEST_ROW, longest_rule
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ def sampling_params(
 
 def _seed(seed: int) -> int:
     """Return a seed for vLLM, to which -1 means none."""
+    if on_cpu():
+        return seed_for_cpu(seed)
     return 2**63 - 1 if seed == -1 else seed
 
 

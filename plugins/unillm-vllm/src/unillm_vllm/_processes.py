@@ -39,6 +39,8 @@ from typing_extensions import override
 
 from unillm.errors import ConfigError
 
+from ._generators import keep_generators_of_partial_prompts
+
 OWNER_VARIABLE = "UNILLM_VLLM_OWNER"
 """Set during the start of an engine: id of the starting process, a colon, and the path
 of the file for errors. The engine's processes inherit it."""
@@ -245,6 +247,7 @@ def attach() -> None:
         return
     _ATTACHED.pid = os.getpid()
     _watch_forks()
+    keep_generators_of_partial_prompts()
     logging.getLogger("vllm").addHandler(_ReportHandler(path))
     if parent.pid == owner:  # its children join its group
         with suppress(OSError):  # a session leader cannot change its group

@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-from .asking import COUNT, Asker
+from ..asking import COUNT, Asker
+from ..driving import DrivenEngine
 from .clauses import clause
-from .driving import DrivenEngine
 from .fixtures import Clauses
 
 

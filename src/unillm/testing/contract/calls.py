@@ -20,11 +20,11 @@ from ...generator import Generator
 from ...params import SamplingParams
 from ...runtime.handle import RequestHandle
 from ...text.prompts import PromptType
-from .asking import ANSWERS, COUNT, Asker
+from ..asking import ANSWERS, COUNT, Asker
+from ..driving import DrivenEngine
+from ..subject import Subject
 from .clauses import clause
-from .driving import DrivenEngine
 from .fixtures import Clauses
-from .subject import Subject
 
 GREEDY = SamplingParams(temperature=0, max_tokens=64)
 ENDLESS = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
@@ -59,6 +59,7 @@ EXAMPLES: dict[str, Any] = {
         "ignore_eos": True,
         "stop_token_ids": [3],
     },
+    "min_p.top_p": {"min_p": 0.1, "top_p": 0.9},
     "min_tokens.stop_ids": {"min_tokens": 2},
 }
 """A value other than the default for each field that may depend on the engine, or the

@@ -26,6 +26,10 @@ class Clause:
     """Letter of the group and counter: ``"E3"``."""
     statement: str
     """The start of the test's docstring, in the present tense."""
+    advice: str = ""
+    """The rest of the docstring: what to look at after a failure."""
+    file: str = ""
+    """File and line of the test."""
     needs: tuple[str, ...] = ()
     """Sampling fields and aspects that the backend has to declare. Without one, the
     clause is skipped, and G6 shows that it is refused."""
@@ -60,7 +64,11 @@ def clause(*needs: str) -> Callable[[Test], Test]:
                 raise
 
         run.clause = Clause(  # type: ignore[attr-defined]
-            number=_number(test), statement=_statement(test), needs=needs
+            number=_number(test),
+            statement=_statement(test),
+            advice=_advice(test),
+            file=f"{inspect.getfile(test)}:{test.__code__.co_firstlineno}",
+            needs=needs,
         )
         return run
 
@@ -86,3 +94,9 @@ def _statement(test: Test) -> str:
     assert statement, f"{test.__qualname__} has no statement"
     assert advice, f"{test.__qualname__} has no advice"
     return re.sub(r"\s+", " ", statement).strip()
+
+
+def _advice(test: Test) -> str:
+    """Return a docstring from *Troubleshooting* on, on one line."""
+    _, _, advice = (inspect.getdoc(test) or "").partition("Troubleshooting:")
+    return re.sub(r"\s+", " ", advice).strip()

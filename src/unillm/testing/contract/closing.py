@@ -8,11 +8,11 @@ import pytest
 
 from ...errors import EngineDeadError, RequestError
 from ...params import SamplingParams
-from .asking import ANSWERS, COUNT, Asker
+from ..asking import ANSWERS, COUNT, Asker
+from ..driving import DrivenEngine
+from ..subject import Subject
 from .clauses import clause
-from .driving import DrivenEngine
 from .fixtures import Clauses
-from .subject import Subject
 
 
 class ClosingClauses(Clauses):

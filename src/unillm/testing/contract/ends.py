@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import attrs
 
-from .asking import COUNT, Asker
+from ..asking import COUNT, Asker
+from ..driving import DrivenEngine
+from ..randomised.judging import Judge
 from .clauses import clause
-from .driving import DrivenEngine
 from .fixtures import Clauses
 
 
@@ -241,3 +242,41 @@ class EndClauses(Clauses):
 
             assert end not in result.token_ids[:least]
             assert result.token_ids == ask.answer(request)
+
+    @clause()
+    def test_e15_plain_integers(self, engine: DrivenEngine, ask: Asker) -> None:
+        """New ids, stop ids and counts are plain integers of Python.
+
+        Troubleshooting: Numbers of numpy and torch compare equal and cannot be written
+            as JSON. Call `tolist()` on arrays, and `int()` on single values.
+        """
+        results = engine.run(ask(), ask(max_tokens=3))
+
+        for result in results:
+            for output in result.outputs:
+                values = [*output.token_ids, output.num_cached_tokens]
+                if output.stop_token_id is not None:
+                    values.append(output.stop_token_id)
+                assert {type(value) for value in values} == {int}
+
+    @clause()
+    def test_e16_the_end_of_a_prompt(self, engine: DrivenEngine, ask: Asker) -> None:
+        """Every id of a prompt counts, whichever its last ones are.
+
+        Troubleshooting: An id that pads or ends texts is an id like any other in a
+            prompt. Take lengths from the request, not from the ids.
+        """
+        prompt = ask.ids(COUNT)
+        ends = sorted({0, *ask.eos_ids, ask.pad_id})
+        requests = [
+            ask([*prompt, *[last] * count], max_tokens=3, ignore_eos=True)
+            for last in ends
+            for count in (1, 3)
+        ]
+
+        engine.run(*requests)
+
+        judge = Judge(ask.script, logprob_tolerance=1.0)
+        for request in requests:
+            outputs = engine.result(request).outputs
+            assert judge.judge(request, outputs).fault == ""

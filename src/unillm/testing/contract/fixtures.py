@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .asking import Asker, bundled_asker
+from ..asking import Asker, bundled_asker
+from ..subject import Subject
 from .clauses import Clause
 from .settings import ContractSettings
-from .subject import Subject
 
 if TYPE_CHECKING:
     from ...generator import Generator
-    from .driving import DrivenEngine
+    from ..driving import DrivenEngine
 
 _SUBJECT = pytest.StashKey[Subject]()
 

@@ -13,11 +13,11 @@ import pytest
 
 from ...engines.aspects import ASPECTS
 from ...engines.base import FEATURES, SAMPLING_FIELDS, Support
-from .asking import COUNT, Asker
+from ..asking import COUNT, Asker
+from ..driving import DrivenEngine
+from ..subject import Subject
 from .clauses import clause
-from .driving import DrivenEngine
 from .fixtures import Clauses
-from .subject import Subject
 
 
 class LimitClauses(Clauses):

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from ...engines.base import EngineRequest, TokenLogprobs
-from .asking import COUNT, UNSURE, Asker
+from ..asking import COUNT, UNSURE, Asker
+from ..driving import DrivenEngine, Result
 from .clauses import clause
-from .driving import DrivenEngine, Result
 from .fixtures import Clauses
 
 

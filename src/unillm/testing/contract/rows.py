@@ -9,10 +9,15 @@ from collections.abc import Sequence
 import pytest
 
 from ...engines.base import EngineRequest
-from .asking import Asker
+from ..asking import Asker
+from ..driving import DrivenEngine
+from ..randomised.running import PREFIX_CACHING, RandomRun
+from ..subject import Subject
 from .clauses import clause
-from .driving import DrivenEngine
 from .fixtures import Clauses
+
+_RANDOM_REQUESTS = 48
+"""Few enough for seconds. The frequencies of their draws are not tested."""
 
 
 class RowClauses(Clauses):
@@ -180,6 +185,37 @@ class RowClauses(Clauses):
 
         assert engine.result(last).finish_reason == "length"
 
+    @clause()
+    def test_r11_random(self, subject: Subject) -> None:
+        """Random requests, which join, leave and begin again, get the model's tokens.
+
+        Each token is judged by the rules of all fields together.
+
+        Troubleshooting: The message ends with a program that repeats the fault.
+            `unillm conformance NAME --random 10000` runs more of them.
+        """
+        _assert_random(subject, seed=11)
+
+    @clause()
+    def test_r12_prefix_caching(self, subject: Subject) -> None:
+        """With `enable_prefix_caching` random requests get the model's tokens too.
+
+        Troubleshooting: A cached block belongs to all ids up to its end. At least the
+            last token of a prompt is always computed.
+        """
+        if PREFIX_CACHING not in subject.backend.engine_options:
+            pytest.skip(f"not declared: {PREFIX_CACHING} (not in engine_options)")
+        before = subject.options
+        subject.close()
+        if not subject.takes(**{PREFIX_CACHING: True}):
+            pytest.skip(f"not declared: {PREFIX_CACHING} (refused with these options)")
+        subject.options = {**before, PREFIX_CACHING: True}
+        try:
+            _assert_random(subject, seed=12)
+        finally:
+            subject.options = before
+            subject.close()
+
     def _order_of_start(
         self, engine: DrivenEngine, ask: Asker, waiting: Sequence[EngineRequest]
     ) -> list[int]:
@@ -197,3 +233,8 @@ class RowClauses(Clauses):
         return sorted(
             range(len(waiting)), key=lambda n: names.index(waiting[n].request_id)
         )
+
+
+def _assert_random(subject: Subject, *, seed: int) -> None:
+    report = RandomRun(subject, seed=seed).run(_RANDOM_REQUESTS)
+    assert report.conforms, f"{report.fault}\n\n{report.program}"

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from ..asking import COUNT, UNSURE, Asker
+from ..driving import DrivenEngine
 from ..reference import distribution
-from .asking import COUNT, UNSURE, Asker
+from ..subject import Subject
 from .clauses import clause
-from .driving import DrivenEngine
 from .fixtures import Clauses
-from .subject import Subject
 
 _DRAWS = 128
 """Requests with different seeds, of which each draws one token."""
@@ -291,6 +291,27 @@ class SamplingClauses(Clauses):
         assert [t.token_ids for t in results] == ask.answers(requests)
         assert whole[0] not in results[0].token_ids
         assert results[1].token_ids[:2] == whole[:2]
+
+    @clause("seed", "temperature")
+    def test_s19_all_bits_of_seeds(self, engine: DrivenEngine, ask: Asker) -> None:
+        """Seeds that differ in one bit draw different tokens, whichever bit it is.
+
+        Troubleshooting: A seed has 64 bits and a sign. torch's generator on the CPU
+            takes the lowest 32; mix the others in.
+        """
+        seed = 5
+        seeds = [seed ^ (1 << bit) for bit in range(63)] + [seed - 2**63]
+        # The model repeats itself after one prompt; after two, chance cannot.
+        pairs = [
+            [ask(prompt, seed=each, **_WILD) for prompt in ("Count", "List the")]
+            for each in (seed, *seeds)
+        ]
+
+        engine.run(*(request for pair in pairs for request in pair))
+
+        first, *others = (engine.ids(pair) for pair in pairs)
+        same = [s for s, ids in zip(seeds, others, strict=True) if ids == first]
+        assert same == []
 
 
 _UNSURE = (UNSURE, "Spell the word", "Count", "List the")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import inspect
 
+from ..subject import Subject
 from .aborts import AbortClauses
 from .calls import CallClauses
 from .clauses import clauses_of
@@ -15,7 +16,6 @@ from .limits import LimitClauses
 from .logprobs import LogprobClauses
 from .rows import RowClauses
 from .sampling import SamplingClauses
-from .subject import Subject
 from .text import TextClauses
 
 

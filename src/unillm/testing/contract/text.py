@@ -12,7 +12,7 @@ import pytest
 from ...generator import Generator
 from ...outputs import RequestOutput
 from ...params import SamplingParams
-from .asking import ANSWERS, COUNT, UNSURE, Asker
+from ..asking import ANSWERS, COUNT, UNSURE, Asker
 from .clauses import clause
 from .fixtures import Clauses
 

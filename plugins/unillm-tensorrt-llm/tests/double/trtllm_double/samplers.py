@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import zlib
 
 import torch
 
@@ -67,7 +68,7 @@ class CppSampler:
         """Do nothing: no request depends on the others."""
 
     def generator(self, sampling):
-        return torch.Generator().manual_seed((sampling.seed or 0) % 2**63)
+        return _generator(sampling.seed or 0)
 
     def choose(self, logits, sequence) -> int:
         sampling = sequence.sampling
@@ -138,7 +139,7 @@ class TorchSampler:
         seed = sampling.seed
         if seed is None:
             seed = int(torch.randint(2**62, (1,), generator=self._random))
-        return torch.Generator().manual_seed(seed % 2**63)
+        return _generator(seed)
 
     def choose(self, logits, sequence) -> int:
         sampling = sequence.sampling
@@ -164,6 +165,15 @@ class TorchSampler:
         logits /= sampling.temperature or 1.0
         min_p = sampling.min_p if "min_p" in self._honours else None
         return _draw(logits, sampling, sampling.top_k or 0, min_p, sequence.generator)
+
+
+def _generator(seed):
+    """Return random numbers that depend on all bits, as cuRAND's do.
+
+    torch's own on the CPU take the lowest 32.
+    """
+    mixed = zlib.crc32((seed % 2**64).to_bytes(8, "little"))
+    return torch.Generator().manual_seed(mixed)
 
 
 def make_utils_sampling_params():

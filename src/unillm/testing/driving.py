@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 
 if TYPE_CHECKING:
-    from ...engines.base import (
+    from ..engines.base import (
         Capabilities,
         Engine,
         EngineLimits,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         EngineRequest,
         TokenLogprobs,
     )
-    from ...outputs import FinishReason
+    from ..outputs import FinishReason
 
 T = TypeVar("T")
 

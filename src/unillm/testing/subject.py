@@ -9,17 +9,19 @@ import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ...engines.base import Support
-from ...generator import Generator
-from ...process.registry import BackendRegistry
-from ...resolve import configure
-from ...scheduling.runs import RunScheduler
-from ..backends import plugged
+from ..engines.base import Support
+from ..errors import ConfigError
+from ..generator import Generator
+from ..process.registry import BackendRegistry
+from ..resolve import configure
+from ..scheduling.runs import RunScheduler
+from .backends import plugged
 from .driving import DrivenEngine
 
 if TYPE_CHECKING:
-    from ...engines.base import Capabilities, Engine
-    from .settings import ContractSettings
+    from ..engines.base import Capabilities, Engine
+    from .contract.settings import ContractSettings
+    from .randomised.trying import Target
 
 STANDARD_OPTIONS: Mapping[str, Any] = {
     "dtype": "float32",
@@ -43,6 +45,7 @@ class StepClock:
         self._reads = itertools.count()
 
     def __call__(self) -> float:
+        """Return the number of earlier reads."""
         return float(next(self._reads))
 
 
@@ -50,10 +53,10 @@ class Subject:
     """Creates engines and generators of one backend, one at a time.
 
     Args:
-        settings: Of the adopted contract.
+        settings: Of the adopted contract, or of a random run.
     """
 
-    def __init__(self, settings: ContractSettings) -> None:
+    def __init__(self, settings: ContractSettings | Target) -> None:
         self._plugged = contextlib.ExitStack()
         name = settings.backend
         if not isinstance(name, str):
@@ -88,6 +91,21 @@ class Subject:
         if isinstance(engine, RunScheduler):
             engine.clock = StepClock()
         return engine
+
+    def takes(self, **options: Any) -> bool:
+        """Return whether an engine can be created with further options.
+
+        The engine is kept, for who sets these options next.
+        """
+        before = self.options
+        self.options = {**before, **options}
+        try:
+            self.engine()
+        except ConfigError:
+            return False
+        finally:
+            self.options = before
+        return True
 
     def engine(self) -> DrivenEngine:
         """Return an idle engine to drive."""

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...engines.base import EngineRequest
-from ...model.find import find_model
-from ...params import SamplingParams
-from ...text.loading import read_model_text
-from ..backends import reference_script
+from ..engines.base import EngineRequest
+from ..model.checkpoint import read_config
+from ..model.find import find_model
+from ..params import SamplingParams
+from ..text.loading import read_model_text
+from .backends import reference_script
 
 if TYPE_CHECKING:
-    from ...text.loading import ModelText
+    from ..text.loading import ModelText
 
 COUNT = "Count from 3 to 9:"
 ANSWERS = {
@@ -52,18 +53,22 @@ class Asker:
     """Makes requests, and knows the answers without the engine.
 
     Attributes:
+        tokenizer: Of the bundled model.
+        script: The oracle.
         model: The bundled model, computed in numpy.
         eos_ids: All EOS ids of the model.
         primary_eos_id: The tokenizer's own one, which ends the turn of a chat.
+        pad_id: The id that the model names for padding.
     """
 
     def __init__(self, text: ModelText) -> None:
-        self._tokenizer = text.tokenizer
-        self._script = reference_script()
+        self.tokenizer = text.tokenizer
+        self.script = reference_script()
         self._numbers = itertools.count()
-        self.model = self._script.model
+        self.model = self.script.model
         self.eos_ids = text.eos.ids
         self.primary_eos_id = text.eos.primary
+        self.pad_id: int = read_config(find_model("unillm/tiny"))["pad_token_id"]
 
     def __call__(
         self,
@@ -107,7 +112,7 @@ class Asker:
     def ids(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
         """Return the ids of a prompt."""
         if isinstance(prompt, str):
-            return tuple(self._tokenizer.encode(prompt, add_special_tokens=True))
+            return tuple(self.tokenizer.encode(prompt, add_special_tokens=True))
         return tuple(prompt)
 
     def different(self, count: int, **fields: Any) -> list[EngineRequest]:
@@ -118,9 +123,9 @@ class Asker:
     def answer(self, request: EngineRequest) -> list[int]:
         """Return the new ids of a greedy request, with the one that ends it."""
         assert request.params.greedy, "each engine draws in its own way"
-        ids = [token.token_id for token in self._script.complete(request)]
+        ids = [token.token_id for token in self.script.complete(request)]
         for length in range(len(ids)):
-            best = np.sort(self._script.scores(request, ids[:length]))[-2:]
+            best = np.sort(self.script.scores(request, ids[:length]))[-2:]
             assert best[1] - best[0] > MARGIN, "rounding could change the answer"
         return ids
 
@@ -130,7 +135,7 @@ class Asker:
 
     def scores(self, request: EngineRequest) -> Any:
         """Return ``[vocab]``: the scores of the first new token."""
-        return self._script.scores(request, ())
+        return self.script.scores(request, ())
 
 
 @functools.cache

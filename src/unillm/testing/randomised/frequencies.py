@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Frequencies of drawn tokens against the oracle's probabilities, of any requests.
+
+Each draw has a distribution of its own. Its *place* makes them comparable: the
+probability of all more probable tokens, plus a random share of the token's own. If
+tokens are drawn as the oracle says, places are uniform in 0..1, whatever the requests
+were. A chi-squared test compares their counts in `BINS` equal bins. Two more tests
+count how often the best token was drawn, and how often the last one that the filters
+keep, against the sums of their probabilities. All three are made for all draws and for
+those of each group of fields. A draw that is nearly certain says nothing and is left
+out.
+
+References:
+    Bennett: *Probability inequalities for the sum of independent random variables*,
+    1962; Freedman: *On tail probabilities for martingales*, 1975 (the two counts).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import attrs
+import numpy as np
+
+if TYPE_CHECKING:
+    from ...engines.base import EngineRequest
+    from .judging import Draw
+
+ERROR_RATE = 1e-6
+"""Probability at most that a correct engine fails a run, over all of its tests."""
+
+BINS = 21
+"""Odd, so that the distribution of chi-squared has a closed form."""
+
+FEWEST = 50
+"""Draws of a group that is tested."""
+
+FEWEST_IN_BINS = 10 * BINS
+"""Draws of a group whose bins are tested too."""
+
+KEPT_REQUESTS = 4
+"""Requests of a group that are kept, to show a fault with one of them."""
+
+CONSECUTIVE = ("differences of consecutive draws",)
+"""The group of differences between the places of neighbours in a completion."""
+
+_TESTS = 3 * 40 * 20
+"""More tests than a run makes: three in each of its groups, whenever its draws have
+doubled."""
+
+CERTAIN = 0.95
+"""A draw whose best token is more probable is left out."""
+
+_FIELDS = (
+    "top_k",
+    "top_p",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "logit_bias",
+    "allowed_token_ids",
+    "min_tokens",
+    "bad_words",
+)
+
+
+@attrs.define
+class _Count:
+    """How often draws took a certain token, and how often they should."""
+
+    seen: int = 0
+    expected: float = 0.0
+    variance: float = 0.0
+
+    def add(self, taken: bool, probability: float) -> None:
+        self.seen += taken
+        self.expected += probability
+        self.variance += probability * (1 - probability)
+
+    def probability(self) -> float:
+        """Return a bound on the probability of a count as far off as this one."""
+        off = abs(self.seen - self.expected)
+        if off < 1 or not self.variance:
+            return 1.0
+        ratio = off / self.variance
+        exponent = self.variance * ((1 + ratio) * math.log1p(ratio) - ratio)
+        return min(2 * math.exp(-min(exponent, 700.0)), 1.0)
+
+
+@attrs.define
+class Group:
+    """The draws of one kind."""
+
+    counts: list[int] = attrs.field(factory=lambda: [0] * BINS)
+    best: _Count = attrs.field(factory=_Count)
+    last: _Count = attrs.field(factory=_Count)
+    requests: dict[str, EngineRequest] = attrs.field(factory=dict)
+    """Some requests of the group, by id."""
+    next_test: int = FEWEST
+
+    @property
+    def total(self) -> int:
+        """Number of draws."""
+        return sum(self.counts)
+
+    def probability(self) -> float:
+        """Return the smallest probability of the three tests."""
+        found = min(self.best.probability(), self.last.probability())
+        if self.total < FEWEST_IN_BINS:
+            return found
+        expected = self.total / BINS
+        chi_squared = sum((count - expected) ** 2 for count in self.counts) / expected
+        return min(found, _tail(chi_squared))
+
+
+class Frequencies:
+    """Counts the places of draws, in groups of fields."""
+
+    def __init__(self) -> None:
+        self.groups: dict[tuple[str, ...], Group] = {}
+        self.draws = 0
+        self._last: tuple[str, int, float] | None = None
+
+    def add(self, draw: Draw) -> None:
+        """Count a draw in each of its groups."""
+        self.draws += 1
+        probabilities = draw.probabilities
+        best = int(probabilities.argmax())
+        if probabilities[best] > CERTAIN:
+            self._last = None
+            return
+        place = _place(draw)
+        last = int(np.where(probabilities > 0, probabilities, np.inf).argmin())
+        for key in _keys(draw):
+            group = self._count(key, place, draw)
+            group.best.add(draw.token_id == best, float(probabilities[best]))
+            group.last.add(draw.token_id == last, float(probabilities[last]))
+        # Two independent places differ, modulo 1, by a place that is uniform too.
+        name = draw.request.request_id
+        if self._last is not None and self._last[:2] == (name, draw.position - 1):
+            self._count(CONSECUTIVE, (place - self._last[2]) % 1.0, draw)
+        self._last = (name, draw.position, place)
+
+    def _count(self, key: tuple[str, ...], place: float, draw: Draw) -> Group:
+        group = self.groups.setdefault(key, Group())
+        group.counts[min(int(place * BINS), BINS - 1)] += 1
+        if draw.position == 0 and len(group.requests) < KEPT_REQUESTS:
+            group.requests[draw.request.request_id] = draw.request
+        return group
+
+    def uneven(self, *, all_groups: bool = False) -> tuple[str, ...] | None:
+        """Return the smallest group whose draws are not as frequent as they should be.
+
+        Args:
+            all_groups: Test each group, not only those with twice as many draws as at
+                their last test.
+        """
+        found = []
+        for key, group in self.groups.items():
+            if group.total >= (FEWEST if all_groups else group.next_test):
+                group.next_test = 2 * group.total
+                if group.probability() < ERROR_RATE / _TESTS:
+                    found.append(key)
+        return min(found, key=lambda key: (len(key), key), default=None)
+
+
+def _place(draw: Draw) -> float:
+    """Return the place of a draw; of one at a filter's border, the last place."""
+    own = draw.probabilities[draw.token_id]
+    before = draw.probabilities[draw.probabilities > own].sum()
+    # Tokens of equal probability follow by id.
+    same = np.flatnonzero(draw.probabilities == own)
+    before += own * int((same < draw.token_id).sum())
+    share = random.Random(f"{draw.request.seed} {draw.position} place").random()
+    return float(min(before + own * share, 1.0))
+
+
+def _keys(draw: Draw) -> Iterator[tuple[str, ...]]:
+    """Yield the groups of a draw: all, each field, each pair of filters."""
+    params = draw.request.params
+    used = [name for name in _FIELDS if not params.is_default(name)]
+    if draw.request.bad_words_token_ids:
+        used.append("bad_words")
+    yield ()
+    yield ("first token",) if draw.position == 0 else ("later tokens",)
+    for name in used:
+        yield (name,)
+    filters = [name for name in used if name in ("top_k", "top_p", "min_p")]
+    if not filters:
+        yield (f"temperature={params.temperature:g} and no filter",)
+    yield from itertools.combinations(filters, 2)
+
+
+def _tail(chi_squared: float) -> float:
+    """Return the probability of a larger chi-squared with ``BINS - 1`` degrees.
+
+    Their number is even, so it is a finite sum of a Poisson distribution.
+    """
+    half = chi_squared / 2
+    terms = (half**k / math.factorial(k) for k in range((BINS - 1) // 2))
+    return math.exp(-min(half, 700.0)) * sum(terms)

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The random run finds defects that clauses of one field each let pass."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from testing.broken.bases import SETTINGS
+from testing.broken.subtle import SUBTLE
+
+from unillm.testing.backends import plugged, reference_backend
+from unillm.testing.randomised import replay, run_random
+
+OPTIONS = SETTINGS["options"]
+
+REQUESTS = 1200
+"""Requests at most; most defects show in the first hundred."""
+
+
+def run(backend, *, requests=REQUESTS, **own):
+    return run_random(backend, requests=requests, options=OPTIONS, **own)
+
+
+@pytest.mark.parametrize("kind", ["slots", "runs", "continuous"])
+def test_a_correct_engine_has_no_fault(kind):
+    report = run(reference_backend(kind), requests=200)
+
+    assert (report.fault, report.program) == ("", "")
+    assert report.requests == 200
+    assert report.draws > 1000
+    assert report.error_rate == 1e-6
+
+
+@pytest.mark.parametrize("defect", SUBTLE, ids=lambda each: each.name)
+def test_the_random_run_finds(defect):
+    report = run(defect.backend(), shrink=False)
+
+    assert re.search(defect.found_by, report.fault), defect.breaks
+
+
+def test_the_program_of_a_fault_shows_it_again():
+    [defect] = [each for each in SUBTLE if each.name == "BiasesAfterPenalties"]
+    report = run(defect.backend())
+
+    assert len(report.program.splitlines()) < 40
+    with plugged(defect.backend()), pytest.raises(AssertionError, match="score"):
+        exec(report.program, {})
+
+
+def test_a_request_without_a_fault_replays_in_silence():
+    replay(reference_backend(), [{"prompt": "Add 8 and 30:"}], options=OPTIONS)
+
+
+def test_there_are_at_least_forty_subtle_defects():
+    assert len({each.name for each in SUBTLE}) == len(SUBTLE) >= 40
