@@ -56,6 +56,8 @@ def test_json_has_every_clause(cli, contract):
         "statement": "R8 holds.",
         "outcome": "waived",
         "detail": "its queue knows no priorities",
+        "advice": "",
+        "file": "",
     }
 
 

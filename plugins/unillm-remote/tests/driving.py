@@ -11,7 +11,7 @@ from unillm_remote._engine import RemoteEngine
 from unillm_remote._probing import Server
 
 from unillm.backend import EngineLimits
-from unillm.testing.contract.driving import DrivenEngine
+from unillm.testing.driving import DrivenEngine
 
 KEY = "a-key-that-stays-hidden"
 

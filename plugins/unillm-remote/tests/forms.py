@@ -21,8 +21,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from unillm.backend import EngineRequest, SamplingParams
+from unillm.testing.asking import bundled_asker
 from unillm.testing.backends import reference_script
-from unillm.testing.contract.asking import bundled_asker
 
 MAX_MODEL_LEN = 256
 STEP_S = 0.002

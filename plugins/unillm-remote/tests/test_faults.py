@@ -14,7 +14,7 @@ from raw_server import DONE, JSON, RawServer, chunk, event, head, plain, whole
 from unillm_remote import _transport
 
 from unillm.errors import EngineDeadError
-from unillm.testing.contract.asking import bundled_asker
+from unillm.testing.asking import bundled_asker
 
 GOOD = whole(
     event(token_ids=[18], prompt_token_ids=list(bundled_asker()().prompt_token_ids)),

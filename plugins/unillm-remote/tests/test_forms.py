@@ -17,8 +17,8 @@ from forms import (
 
 from unillm import Generator, SamplingParams
 from unillm.errors import BackendUnavailableError, UnsupportedParameterError
+from unillm.testing.asking import ANSWERS, COUNT
 from unillm.testing.contract.aborts import AbortClauses
-from unillm.testing.contract.asking import ANSWERS, COUNT
 from unillm.testing.contract.ends import EndClauses
 from unillm.testing.contract.rows import RowClauses
 from unillm.testing.contract.sampling import SamplingClauses

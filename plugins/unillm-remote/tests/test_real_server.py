@@ -24,7 +24,7 @@ from unillm.errors import (
     EngineDeadError,
     UnsupportedModelError,
 )
-from unillm.testing.contract.asking import ANSWERS, COUNT, UNSURE
+from unillm.testing.asking import ANSWERS, COUNT, UNSURE
 
 PROGRAM = Path(__file__).parents[3] / "examples" / "switch_backend.py"
 ENDLESS = SamplingParams(temperature=0, max_tokens=900, ignore_eos=True)

@@ -25,8 +25,8 @@ import server_process
 from unillm import Generator, SamplingParams
 from unillm.backend import find_model
 from unillm.errors import EngineDeadError
+from unillm.testing.asking import ANSWERS, COUNT, UNSURE
 from unillm.testing.contract import BackendContract
-from unillm.testing.contract.asking import ANSWERS, COUNT, UNSURE
 
 PYTHON = os.environ.get("UNILLM_VLLM_PYTHON")
 pytestmark = pytest.mark.skipif(PYTHON is None, reason="UNILLM_VLLM_PYTHON is not set")

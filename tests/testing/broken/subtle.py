@@ -326,13 +326,13 @@ class MinPIsAbsolute(OwnFilters):
 
 
 @subtle("not as frequent")
-class UniformAfterTwoFilters(OwnFilters):
-    """Draws equally often what two filters keep."""
+class UniformAfterFilters(OwnFilters):
+    """Draws equally often what the filters keep."""
 
     def probabilities(self, scores, params):
         found = distribution(scores, params)
         filters = (params.top_k > 0) + (params.top_p < 1) + (params.min_p > 0)
-        return (found > 0) / (found > 0).sum() if filters > 1 else found
+        return (found > 0) / (found > 0).sum() if filters else found
 
 
 @subtle("not as frequent")
