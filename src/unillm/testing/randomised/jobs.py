@@ -34,7 +34,7 @@ class Job:
 
 @attrs.frozen(kw_only=True)
 class Played:
-    """What an engine answered in a session."""
+    """The answers of an engine in a session."""
 
     outputs: Mapping[str, Sequence[EngineOutput]]
     """By request id: the outputs since the request was last added."""
@@ -45,7 +45,7 @@ class Played:
     late: Mapping[str, str]
     """By request id: an output that came after the end or the abort."""
     death: str = ""
-    """What the engine raised, or why it was given up; empty if it lives."""
+    """The error of a dead engine, or the reason to give it up; empty if it lives."""
 
 
 def play(engine: DrivenEngine, jobs: Sequence[Job]) -> Played:

@@ -82,7 +82,7 @@ class RequestSource:
             return self._related(self._random.choice(self._drawn))
         job = self._new_job()
         params = job.request.params
-        # Chance repeats few completions of wild requests, which so tell seeds apart.
+        # Chance repeats few completions of wild requests: their seeds are comparable.
         wild = params.temperature >= 1.3 and params.top_k < 1 and params.top_p == 1
         kept = wild and job.request.max_new_tokens >= 8
         kept |= not params.greedy and self._random.random() < 0.2

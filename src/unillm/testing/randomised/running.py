@@ -243,7 +243,7 @@ class _Twins:
     """Requests that differ in their seed alone, or not at all.
 
     Rounding may change a draw once in many thousands, so one pair of equal seeds with
-    different tokens is no fault, and two are.
+    different tokens passes, and two fail.
     """
 
     def __init__(self, scores: Callable[[EngineRequest, Sequence[int]], Any]) -> None:
