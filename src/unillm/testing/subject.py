@@ -20,8 +20,6 @@ from .driving import DrivenEngine
 
 if TYPE_CHECKING:
     from ..engines.base import Capabilities, Engine
-    from .contract.settings import ContractSettings
-    from .randomised.trying import Target
 
 STANDARD_OPTIONS: Mapping[str, Any] = {
     "dtype": "float32",
@@ -53,10 +51,10 @@ class Subject:
     """Creates engines and generators of one backend, one at a time.
 
     Args:
-        settings: Of the adopted contract, or of a random run.
+        settings: Settings of an adopted contract, or of a random run.
     """
 
-    def __init__(self, settings: ContractSettings | Target) -> None:
+    def __init__(self, settings: Any) -> None:
         self._plugged = contextlib.ExitStack()
         name = settings.backend
         if not isinstance(name, str):
