@@ -139,6 +139,17 @@ def jobs_long(session: nox.Session) -> None:
 
 
 @nox.session
+def random_requests(session: nox.Session) -> None:
+    """Ten thousand random requests on the embedded backend and on CTranslate2."""
+    plugin = ROOT / "plugins" / "unillm-ctranslate2"
+    core = ".[transformers,lora,testing]"
+    session.install(*CONSTRAINTS, core, str(plugin))
+    arguments = session.posargs or ["--random", "10000", "--seed", "1"]
+    for backend in ("transformers", "ctranslate2"):
+        session.run("unillm", "conformance", backend, *arguments)
+
+
+@nox.session
 def server(session: nox.Session) -> None:
     """A server of the bundled model, with the clients that people have."""
     _install_server(session)
