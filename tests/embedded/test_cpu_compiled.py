@@ -86,7 +86,7 @@ def test_without_a_compiler_steps_are_eager_and_one_warning_says_so(
     reference, monkeypatch, caplog
 ):
     def no_compiler(*args):
-        def step(ids, positions):
+        def step(fed):
             raise RuntimeError("No working C++ compiler found")
 
         return step
