@@ -133,7 +133,7 @@ class InAProcess(Unillm):
 
 KINDS = {"vllm": Vllm, "unillm": Unillm, "process": InAProcess}
 PAIRS = {"vllm": ("vllm", "unillm"), "process": ("unillm", "process")}
-"""By the name of the door: the base of the ratios, and what is measured."""
+"""By the value of ``--door``: the base of the ratios, and what is measured."""
 
 
 def serve(args: argparse.Namespace) -> None:

@@ -167,16 +167,8 @@ class Generator(TextMethods):
             backends=resolved.registry.loadable,
             compile_structures=not engine.compiles_structures,
         )
-        log.info(
-            "%s on %s (%s, chosen by %s): context %d, %d at a time, EOS tokens %s",
-            config.model,
-            self.backend,
-            resolved.distribution,
-            config.source_of("backend").value,
-            self.limits.max_model_len,
-            self.limits.max_num_seqs,
-            sorted(self.eos_token_ids),
-        )
+        eos = sorted(self.eos_token_ids)
+        log.info("%s: %s, EOS tokens %s", resolved, engine.limits, eos)
 
     # ---------------------------------------------------------------------- list calls
 

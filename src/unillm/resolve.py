@@ -42,6 +42,12 @@ class Resolved:
         """Name and version of the distribution that provides the backend."""
         return self.registry.distribution(self.backend.name)
 
+    def __str__(self) -> str:
+        """Return the model, the backend and who chose it, in words."""
+        who = self.config.source_of("backend").value
+        name, distribution = self.backend.name, self.distribution
+        return f"{self.config.model} on {name} ({distribution}, chosen by {who})"
+
     def create_engine(self) -> Engine:
         """Load the model and return the backend's engine.
 

@@ -74,8 +74,10 @@ The core alone honours the others: stop strings, special tokens in the text, tru
 """
 
 ALWAYS = frozenset({"max_tokens", "n"})
-"""Sampling fields that are native although no backend names them: every engine ends a
-request at its length, and the core makes *n* requests of one."""
+"""Sampling fields that are native although no backend names them.
+
+Every engine ends a request at its length, and the core makes *n* requests of one.
+"""
 
 FEATURES = frozenset({"cache_salt", "lora"})
 """Features that a backend may declare beside sampling fields. ``"cache_salt"``: a

@@ -29,8 +29,8 @@ class PromptChunk:
     start: int
     end: int
     prefix_slot: int | None = None
-    """In a first chunk with tokens before it: the slot, free or not, whose row holds
-    them in its first positions. It may be `slot` itself."""
+    """The slot, free or not, whose row begins with the tokens before a first chunk. It
+    may be `slot` itself. `None` where no tokens are before the chunk."""
 
     @property
     def is_first(self) -> bool:
