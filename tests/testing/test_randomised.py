@@ -8,7 +8,15 @@ import re
 
 import pytest
 from testing.broken.bases import SETTINGS
-from testing.broken.subtle import SUBTLE
+from testing.subtle import (  # noqa: F401 - they register
+    bans,
+    ends,
+    filters,
+    logprobs,
+    penalties,
+    prompts,
+)
+from testing.subtle.bases import SUBTLE
 
 from unillm.testing.backends import plugged, reference_backend
 from unillm.testing.randomised import replay, run_random

@@ -7,13 +7,13 @@ from __future__ import annotations
 import math
 
 import attrs
+from testing.subtle.bans import MatchesWordsOverTheBorder
 
 from unillm.engines.base import EngineOutput
 from unillm.errors import RequestFailedError
 from unillm.testing.backends import reference_script
 
 from .bases import Own, Slots, broken
-from .subtle import MatchesWordsOverTheBorder
 
 
 @broken("R1", "A3 A4 G10 G11 R2 R4 R5 R7 S3 S17 T1")
