@@ -70,7 +70,7 @@ def typing(session: nox.Session) -> None:
     """Types, strictly, against the pinned versions of everything."""
     session.install(
         *(*CONSTRAINTS, *GROUPS["typing"], "nox"),
-        ".[transformers,lora,server,batch,testing]",
+        ".[transformers,lora,server,batch,bench,testing]",
     )
     session.run("mypy")
     session.run("pyright", "typing_tests")  # a second checker of the public calls
