@@ -9,8 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytest.importorskip("msgspec")
-
 from unillm import SamplingParams
 from unillm.errors import InvalidParameterError, UnsupportedParameterError
 from unillm.protocol.bodies import ChatBody
