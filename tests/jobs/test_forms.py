@@ -46,6 +46,13 @@ def test_a_csv_file_gets_columns(scripted, given, tmp_path):
     ]
 
 
+def test_two_columns_of_one_name_are_refused(scripted, given, tmp_path):
+    path = given("prompt,id,id", "a,1,2", name="in.csv")
+
+    with pytest.raises(BatchInputError, match="two columns 'id'"):
+        run_batch(path, tmp_path / "out.csv", scripted())
+
+
 def test_a_parquet_file_keeps_the_types_of_its_columns(scripted, tmp_path):
     table = pa.table(
         {

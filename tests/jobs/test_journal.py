@@ -131,6 +131,20 @@ def test_a_full_disk_is_an_error_and_keeps_what_was_synced(folder, monkeypatch):
     assert [index for index, _ in read(folder)] == list(range(5))
 
 
+def test_any_error_that_ends_the_writing_is_raised(folder, monkeypatch):
+    folder.mkdir()
+    found = Journal(folder, NUM_LINES)
+
+    def fail(*_, **__):
+        raise MemoryError("there is no memory")
+
+    monkeypatch.setattr(journal, "pack", fail)
+    found.append(0, line_of(0), failed=False)
+
+    with pytest.raises(MemoryError, match="no memory"):
+        found.close()
+
+
 def test_a_slow_disk_holds_the_job_back(folder, monkeypatch):
     monkeypatch.setattr(journal, "MAX_PENDING_BYTES", 100)
     folder.mkdir()

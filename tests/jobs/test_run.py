@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import attrs
 import pytest
@@ -215,6 +216,38 @@ def test_the_file_of_failed_lines_can_be_an_input(
     second = run_batch(first.failed, tmp_path / "again.jsonl", scripted())
 
     assert (second.num_lines, second.num_failed) == (1, 1)
+
+
+def test_the_file_of_failed_lines_is_not_replaced_while_it_is_the_input(
+    scripted, batch_line, given, output
+):
+    path = given(batch_line("a", "fail"), batch_line("b", "p"))
+    failed = run_batch(path, output, scripted()).failed
+    before = failed.read_bytes()
+
+    with pytest.raises(ConfigError, match=r"out\.failed\.jsonl is the input"):
+        run_batch(failed, output, scripted(), restart=True)
+
+    assert failed.read_bytes() == before
+
+
+def test_seconds_leave_out_the_loading_of_the_model(
+    scripted, batch_line, given, output, monkeypatch
+):
+    now = 1000.0
+    clock = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr(progress, "time", clock)
+    worker = scripted()
+
+    def load():
+        nonlocal now
+        now += 60
+
+    worker.open = load
+
+    report = run_batch(given(batch_line("a", "p")), output, worker)
+
+    assert report.seconds == 0
 
 
 def test_one_id_on_several_lines_is_refused_before_the_engine_is_made(

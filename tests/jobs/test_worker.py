@@ -81,6 +81,25 @@ def test_a_line_has_the_same_random_answer_in_each_run(generator):
     assert found[0] != found[2]
 
 
+@pytest.mark.parametrize("changed", ["adapter", "tokenizer"])
+def test_a_job_depends_on_the_files_of_adapters_and_tokenizers(changed, tmp_path):
+    for name in ("adapter", "tokenizer"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.json").write_text("{}")
+
+    def identity():
+        adapters = {"a": str(tmp_path / "adapter")}
+        tokenizer = tmp_path / "tokenizer"
+        options = {"backend": "transformers", "tokenizer": tokenizer}
+        return LocalWorker("unillm/tiny", lora_modules=adapters, **options).identity
+
+    before = identity()
+    assert identity() == before
+    (tmp_path / changed / "a.json").write_text('{"another": 1}')
+
+    assert identity() != before
+
+
 def test_a_body_with_several_prompts_has_several_choices(
     generator, given, rows_of, tmp_path
 ):

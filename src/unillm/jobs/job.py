@@ -75,8 +75,12 @@ class Job:
             paths = [copy]
         else:
             paths = find_files(patterns)
-        if any(output.exists() and path.samefile(output) for path in paths):
-            raise ConfigError(f"{output} is the input. Give another output.")
+        for made in (output, self.folder.failed_lines):
+            if any(made.exists() and path.samefile(made) for path in paths):
+                raise ConfigError(
+                    f"{made} is the input, and this job would replace it. Give "
+                    "another output."
+                )
         form = self._form(paths)
         if suffix_of(output) not in form.suffixes:
             raise ConfigError(
@@ -203,6 +207,7 @@ class Job:
             runner = Runner(form, naming, journal, worker, progress)
             if not self._arguments.deduplicate:
                 worker.open()
+                progress.begin()
                 runner.run(left)
                 return 0
             path = self.folder.path
@@ -210,6 +215,7 @@ class Job:
                 followers = Followers(form, naming, path, record.num_lines)
             stack.callback(followers.close)
             worker.open()
+            progress.begin()
             runner.run(each for each in left if each.index not in followers.lines)
             with storage_errors(path):
                 return followers.write(journal, progress)

@@ -115,7 +115,7 @@ class Journal:
         self._appended_bytes = self._committed_bytes = 0
         self._committed = threading.Condition()
         self._ending = threading.Event()
-        self._error: OSError | None = None
+        self._error: Exception | None = None
         with storage_errors(folder):
             self._index = _append_to(folder / INDEX)
             self._lines = _append_to(folder / LINES)
@@ -172,9 +172,14 @@ class Journal:
         self.check()
 
     def check(self) -> None:
-        """Raise `BatchStorageError` if the disk is full or failed."""
-        if self._error is not None:
+        """Raise `BatchStorageError` if the disk is full or failed.
+
+        Another error that ended the writing is raised as it is.
+        """
+        if isinstance(self._error, OSError):
             raise storage_error(self._folder, self._error) from self._error
+        if self._error is not None:
+            raise self._error
 
     def close(self) -> None:
         """Write and sync what is pending, and close the files.
@@ -196,7 +201,7 @@ class Journal:
                 ending = self._ending.wait(COMMIT_INTERVAL_S)
                 while self._pending:
                     self._commit()
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - lines must not be lost unseen
             self._error = error
         finally:
             with self._committed:

@@ -48,8 +48,12 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Time since the job began."""
+        """Time since `begin`."""
         return time.monotonic() - self._begun
+
+    def begin(self) -> None:
+        """Count seconds from now: the model is loaded."""
+        self._begun = time.monotonic()
 
     def add(self, answer: Answer) -> None:
         """Count a line that has ended."""

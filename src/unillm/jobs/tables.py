@@ -58,6 +58,11 @@ class _Table(Form):
     def _check_columns(self) -> None:
         """Check the columns of all files before a row is read."""
         first = self._names(self.paths[0])
+        if twice := [name for name in first if first.count(name) > 1]:
+            raise BatchInputError(
+                f"{self.paths[0]} has two columns {twice[0]!r}, so a row would lose "
+                "one of them. Rename one."
+            )
         for path in self.paths[1:]:
             if (names := self._names(path)) != first:
                 raise BatchInputError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import msgspec
 
 import unillm
 
+from ..artifacts.digests import digest_file
 from ..artifacts.folder import MODEL_FILES, ArtifactFolder
 from ..errors import (
     EngineError,
@@ -62,7 +64,7 @@ _SPEED_ONLY = frozenset(
 )
 """Fields of `EngineConfig` that change no answer, or that `identity` has otherwise."""
 
-_MODEL_FILES = (*MODEL_FILES, "*.bin", "*.gguf")
+_MODEL_FILES = (*MODEL_FILES, "*.bin", "*.engine", "*.gguf")
 
 _MAX_KNOWN_PARAMS = 256
 
@@ -143,9 +145,8 @@ class LocalWorker:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """The content of the model's files, the backend and the options."""
+        """The content of all files of the model, the backend and the options."""
         config = self._engine_config
-        digests = ArtifactFolder().digest_model(config.path, _MODEL_FILES)
         changed = {
             field.name: getattr(config, field.name)
             for field in attrs.fields(type(config))
@@ -154,12 +155,13 @@ class LocalWorker:
         }
         return {
             "model": self._model,
-            "model files": digests,
+            "model files": _digests(config.path),
+            "tokenizer files": _digests(config.tokenizer),
             "backend": self._backend,
             "options": {name: _plain(value) for name, value in changed.items()},
             "backend options": _plain(dict(config.backend_options)),
             "answers": _plain(attrs.asdict(self._settings)),
-            "adapters": self._lora,
+            "adapters": {name: _digests(path) for name, path in self._lora.items()},
             "served names": [card.id for card in self._models.cards()],
         }
 
@@ -373,6 +375,16 @@ def _check_row(body: SamplingBody) -> None:
                 parameter=name,
                 value=value,
             )
+
+
+def _digests(source: Any) -> dict[str, str]:
+    """Return the digests of a model, an adapter or a tokenizer; none of an object."""
+    if not isinstance(source, (str, os.PathLike)):
+        return {}
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return ArtifactFolder().digest_model(path, _MODEL_FILES)
+    return {path.name: digest_file(path)} if path.is_file() else {}
 
 
 def _default(field: attrs.Attribute[Any]) -> Any:

@@ -17,6 +17,9 @@ from unillm.jobs import Answer, Line, LocalWorker
 
 from ._deaths import end_process
 
+RETRY_S = 0.1
+"""Time between two tries of a line for which the queue has no place."""
+
 
 class LineAnswerer:
     """Answers groups of lines.
@@ -45,7 +48,7 @@ class LineAnswerer:
         try:
             for line in lines:
                 while not _submitted(worker, line):
-                    found += worker.answers(None)
+                    found += worker.answers(RETRY_S)  # others may fill the queue
             while len(found) < len(lines):
                 found += worker.answers(None)
         except EngineError as error:
