@@ -18,8 +18,11 @@ from testing.subtle import (  # noqa: F401 - they register
 )
 from testing.subtle.bases import SUBTLE
 
+from unillm.engines.base import EngineLimits
+from unillm.testing.asking import bundled_asker
 from unillm.testing.backends import plugged, reference_backend
 from unillm.testing.randomised import replay, run_random
+from unillm.testing.randomised.requests import RequestSource
 
 OPTIONS = SETTINGS["options"]
 
@@ -39,6 +42,20 @@ def test_a_correct_engine_has_no_fault(kind):
     assert report.requests == 200
     assert report.draws > 1000
     assert report.error_rate == 1e-6
+
+
+def test_no_two_requests_draw_with_the_same_numbers_unless_one_says_that_it_repeats():
+    capabilities = reference_backend().capabilities
+    limits = EngineLimits(max_model_len=256, max_num_seqs=4, vocab_size=512)
+    source = RequestSource(bundled_asker(), capabilities, limits, seed=1)
+    jobs = [job for _ in range(40) for job in source.session(10)]
+
+    seeds = [job.request.seed for job in jobs if not job.repeats]
+    repeated = [job.request.seed for job in jobs if job.repeats]
+    assert len(set(seeds)) == len(seeds) > 200
+    assert repeated
+    assert set(repeated) <= set(seeds)
+    assert sum(seed < 2**16 for seed in seeds) > 50
 
 
 @pytest.mark.parametrize("defect", SUBTLE, ids=lambda each: each.name)

@@ -17,7 +17,7 @@ from .clauses import clause
 from .fixtures import Clauses
 
 _RANDOM_REQUESTS = 48
-"""Few enough for seconds. The frequencies of their draws are not tested."""
+"""Few enough for seconds. The frequencies of so few draws say little."""
 
 
 class RowClauses(Clauses):

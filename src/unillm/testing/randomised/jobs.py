@@ -30,6 +30,9 @@ class Job:
     """New tokens after which it is aborted; `None` for never."""
     again: bool = False
     """Whether it is added once more, under its id, after its abort."""
+    repeats: bool = False
+    """Whether an earlier request had the same fields and seed, so that the draws of
+    this one are no further ones."""
 
 
 @attrs.frozen(kw_only=True)

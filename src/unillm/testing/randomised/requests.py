@@ -93,7 +93,8 @@ class RequestSource:
     def _related(self, other: Job) -> Job:
         """Return an earlier request once more, or with one bit of its seed changed."""
         seed = other.request.seed
-        if self._random.random() < 0.5:
+        repeats = self._random.random() >= 0.5
+        if not repeats:
             bit = self._random.randrange(63)
             seed ^= 1 << bit
         params = attrs.evolve(other.request.params, seed=seed)
@@ -102,6 +103,7 @@ class RequestSource:
         return Job(
             request=attrs.evolve(other.request, **change),
             judged=attrs.evolve(other.judged, **change),
+            repeats=repeats,
         )
 
     def _new_job(self) -> Job:
@@ -258,9 +260,14 @@ class RequestSource:
         return self._random.random() < share and self._declares(name)
 
     def _seed(self) -> int:
+        """Return a small or large seed, which no other request has.
+
+        Requests of one seed may draw with the same random numbers, and the frequencies
+        of their tokens would count them twice.
+        """
         kind = self._random.random()
         if kind < 0.3:
-            return self._random.randrange(100)
+            return 100 * self._number + self._random.randrange(100)
         return self._random.getrandbits(63)
 
     def _likely(self, prompt: tuple[int, ...], count: int) -> list[int]:

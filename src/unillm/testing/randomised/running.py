@@ -44,7 +44,7 @@ class Report:
     tokens: int
     """New tokens that were judged."""
     draws: int
-    """Tokens of them that were drawn."""
+    """Tokens of them that were drawn, but for those of repeated requests."""
     groups: int
     """Groups of fields whose frequencies were compared."""
     error_rate: float

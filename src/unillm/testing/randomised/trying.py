@@ -49,6 +49,7 @@ class Tried:
 
     fault: Fault | None
     draws: Sequence[Draw]
+    """Those of requests that repeat no earlier one."""
     tokens: Mapping[str, tuple[int, ...]]
     """New ids of each request that ended, by its id."""
 
@@ -90,7 +91,8 @@ class Trial:
             outputs = played.outputs[name]
             unfinished = aborted or bool(played.death)
             verdict = self._judge.judge(job.judged, outputs, aborted=unfinished)
-            draws += verdict.draws
+            if not job.repeats:
+                draws += verdict.draws
             if verdict.fault:
                 faults.append(
                     Fault(message=verdict.fault, job=job, position=verdict.position)
