@@ -9,6 +9,7 @@ import json
 import attrs
 import pytest
 
+from unillm.bench.accounting import energy_between
 from unillm.bench.comparing import compare_reports
 from unillm.bench.costing import costs_of
 from unillm.bench.costs import Price
@@ -79,6 +80,23 @@ def test_goodput_counts_requests_that_keep_every_objective():
     )
 
 
+def test_a_request_without_times_keeps_no_objective():
+    rounds = [round_of(sample(), sample(first=None, last=None))]
+
+    assert by_name(rounds, slo=Slo(ttft_s=9.0))["goodput"].spread.median == 1
+
+
+def test_the_processor_time_of_a_client_is_not_its_servers():
+    assert "cpu" in by_name([round_of(sample(), cpu_s=1.0)])
+    assert "cpu" not in by_name([round_of(sample(), cpu_s=1.0, client_cpu_s=0.9)])
+
+
+def test_a_meter_that_began_anew_gives_no_energy():
+    assert energy_between(5.0, 7.0) == 2.0
+    assert energy_between(7.0, 5.0) is None
+    assert energy_between(None, 5.0) is None
+
+
 def test_slot_use_is_the_share_of_rows_in_use():
     rounds = [
         round_of(
@@ -114,16 +132,25 @@ def test_a_sweep_doubles_the_rate_until_a_side_does_not_follow():
 # ---------------------------------------------------------------------------- reports
 
 
-def report_of(*, side="a", seconds=1.0, reasons=(), price=None, workload="fixed"):
+def report_of(
+    *,
+    side="a",
+    seconds=1.0,
+    factor=0.5,
+    reasons=(),
+    price=None,
+    workload="fixed",
+    slo=None,
+):
     """A report of two sides, the second twice as fast."""
     ready = Ready(backend=side, distribution=f"{side} 1", versions={}, build_s=60.0)
     sides, results = [], []
-    for label, factor in ((side, 1.0), (f"{side} fast", 0.5)):
+    for label, share in ((side, 1.0), (f"{side} fast", factor)):
         rounds = [
             round_of(
-                sample(last=0.9 * seconds * factor),
-                sample(last=0.9 * seconds * factor),
-                seconds=seconds * factor * (1 + n / 1000),
+                sample(last=0.9 * seconds * share),
+                sample(last=0.9 * seconds * share),
+                seconds=seconds * share * (1 + n / 1000),
             )
             for n in range(10)
         ]
@@ -134,7 +161,7 @@ def report_of(*, side="a", seconds=1.0, reasons=(), price=None, workload="fixed"
             Result(
                 side=label,
                 case=CASE,
-                figures=figures_of(CASE, rounds, Counting(), None),
+                figures=figures_of(CASE, rounds, Counting(), slo),
                 reasons=reasons,
                 warmup_s=[2.0],
                 percentiles={"ttft": [0.1] * 101, "e2e": [0.9] * 101},
@@ -153,7 +180,10 @@ def report_of(*, side="a", seconds=1.0, reasons=(), price=None, workload="fixed"
     readies = {each.label: each.ready for each in sides}
     return Report(
         model="m <b>",
-        conditions={"workload": {"kind": workload}},
+        conditions={
+            "workload": {"kind": workload},
+            "slo": None if slo is None else attrs.asdict(slo),
+        },
         devices={},
         sides=sides,
         results=results,
@@ -190,6 +220,14 @@ def test_reports_of_other_work_are_not_compared():
         compare_reports(report_of(), report_of(workload="lognormal"))
     with pytest.raises(ConfigError, match="share no case of one side"):
         compare_reports(report_of(), report_of(side="b"))
+
+
+def test_goodput_is_compared_for_one_objective_only():
+    strict, loose = report_of(slo=Slo(e2e_s=0.5)), report_of(slo=Slo(e2e_s=5.0))
+
+    assert ("a", "goodput") in verdicts(loose, loose)
+    assert ("a", "goodput") not in verdicts(strict, loose)
+    assert ("a", "output") in verdicts(strict, loose)
 
 
 def test_a_report_is_the_same_after_a_file(tmp_path):
@@ -235,6 +273,25 @@ def test_costs_are_those_of_valid_cases_and_move_with_price_and_length():
     )
     reasons = [Reason(check="padding", text="it is")]
     assert report_of(reasons=reasons, price=costs.price).costs.sides == []
+
+
+def test_a_side_that_is_not_faster_has_no_break_even():
+    price = Price(per_hour=3.6, per_build=9, builds_per_month=1)
+    report = report_of(factor=0.999)
+    figures = report.results[1].figures
+    # The second is faster in half of the rounds, and its median is higher.
+    speeds = [20.0 + (1 if n % 2 else -1) for n in range(10)]
+    output = attrs.evolve(
+        figures[0], values=speeds, spread=attrs.evolve(figures[0].spread, median=21.0)
+    )
+    results = [
+        report.results[0],
+        attrs.evolve(report.results[1], figures=[output, *figures[1:]]),
+    ]
+    readies = {each.label: each.ready for each in report.sides}
+
+    assert costs_of(results, readies, price).moved == []
+    assert costs_of(report.results, readies, price).moved
 
 
 def test_the_csv_has_a_line_a_figure():

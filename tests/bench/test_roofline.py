@@ -9,7 +9,7 @@ import pytest
 
 from unillm import inspect_model
 from unillm.bench.device import Device
-from unillm.bench.roofline import Cost, floor_of
+from unillm.bench.roofline import Cost, floor_of, num_devices
 from unillm.bench.workloads import Ask, Case
 
 H100 = Device(
@@ -61,6 +61,12 @@ def test_two_devices_halve_the_floor():
     two = floor_of(case, asks, LLAMA_8B, H100, devices=2)
 
     assert two.run_s == pytest.approx(one.run_s / 2)
+
+
+def test_parallel_devices_work_together():
+    assert num_devices({"backend": "vllm"}) == 1
+    assert num_devices({"tensor_parallel_size": 2, "pipeline_parallel_size": 3}) == 6
+    assert num_devices({"data_parallel_size": 4}) == 4
 
 
 def test_operations_bound_a_long_prompt():

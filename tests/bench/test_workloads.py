@@ -19,6 +19,7 @@ from unillm.bench.workloads import (
     Prompts,
     arrivals,
     asks_of,
+    described,
     read_records,
 )
 from unillm.errors import ConfigError
@@ -28,6 +29,16 @@ IDS = range(10, 400)
 
 def rng():
     return random.Random(0)
+
+
+def test_files_of_one_kind_are_other_work_for_a_comparison():
+    one, other, again = (
+        described(Lengths(pairs=pairs)) for pairs in ([(5, 6)], [(5, 7)], [(5, 6)])
+    )
+
+    assert one != other
+    assert one == again
+    assert "pairs" not in one
 
 
 def test_the_article_is_128_in_and_100_out_in_batches_of_1_4_and_8():

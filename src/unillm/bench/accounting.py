@@ -125,6 +125,16 @@ class Meters:
         )
 
 
+def energy_between(before: float | None, after: float | None) -> float | None:
+    """Return the energy of a run; `None` where a meter is missing or began anew.
+
+    Those of RAPL begin anew at ``max_energy_range_uj``.
+    """
+    if before is None or after is None or after < before:
+        return None
+    return after - before
+
+
 def _nvml() -> tuple[Any, list[Any]]:
     try:
         import pynvml

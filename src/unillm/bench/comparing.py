@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -61,7 +61,13 @@ def compare_reports(before: Report, after: Report) -> list[Change]:
             "The reports share no case of one side: "
             f"{', '.join(_names(before))}; and {', '.join(_names(after))}."
         )
-    return [change for pair in pairs for change in _changes(*pair)]
+    names = [
+        name
+        for name in COMPARED
+        if name != "goodput"  # it counts what keeps the objective
+        or before.conditions.get("slo") == after.conditions.get("slo")
+    ]
+    return [change for pair in pairs for change in _changes(*pair, names)]
 
 
 def _shared(before: Report, after: Report) -> Iterator[tuple[Result, Result]]:
@@ -76,9 +82,9 @@ def _names(report: Report) -> list[str]:
     return [f"{result.side} {result.case.name}" for result in report.results]
 
 
-def _changes(one: Result, other: Result) -> Iterator[Change]:
+def _changes(one: Result, other: Result, names: Sequence[str]) -> Iterator[Change]:
     valid = one.is_valid and other.is_valid
-    for name in COMPARED:
+    for name in names:
         before, after = one.figure(name), other.figure(name)
         if before is None or after is None:
             continue

@@ -12,6 +12,7 @@ import attrs
 from .costs import BreakEven, Price, Rate, break_even
 from .lines import Ready
 from .results import Result
+from .statistics import decision, paired_ratio
 
 FACTORS = (0.5, 1.0, 2.0)
 """Prices and lengths beside the given ones."""
@@ -91,7 +92,11 @@ def costs_of(
             for case, sides in rates.items()
             for side, rate in sides.items()
         ],
-        moved=list(_moved(rates, price)),
+        moved=[
+            moved
+            for moved in _moved(rates, price)
+            if _differ(results, moved.case, moved.slower, moved.faster)
+        ],
     )
 
 
@@ -118,6 +123,19 @@ def _moved(rates: dict[str, dict[str, Rate]], price: Price) -> Iterator[Moved]:
                     length_factor=of_length,
                     break_even=break_even(first, second, dearer),
                 )
+
+
+def _differ(results: Sequence[Result], case: str, one: str, other: str) -> bool:
+    """Whether a case shows that one side is faster, and not chance."""
+    output = {
+        result.side: result.figure("output")
+        for result in results
+        if result.case.name == case
+    }
+    first, second = output[one], output[other]
+    assert first is not None
+    assert second is not None
+    return decision(paired_ratio(first.values, second.values)) != "tie"
 
 
 def _factors() -> Iterator[tuple[float, float]]:

@@ -31,12 +31,12 @@ LARGEST = {"cpu": 2**28, "cuda": 2**30}
 SMALLEST = 2**20
 
 DATASHEETS = {
-    "H100 PCIe": (2.0e12, "NVIDIA H100 datasheet, H100 PCIe: 2 TB/s"),
-    "H100 80GB HBM3": (3.35e12, "NVIDIA H100 datasheet, H100 SXM: 3.35 TB/s"),
-    "H100 NVL": (3.9e12, "NVIDIA H100 datasheet, H100 NVL: 3.9 TB/s"),
+    "H100 PCIe": "NVIDIA H100 datasheet, H100 PCIe: 2 TB/s",
+    "H100 80GB HBM3": "NVIDIA H100 datasheet, H100 SXM: 3.35 TB/s",
+    "H100 NVL": "NVIDIA H100 datasheet, H100 NVL: 3.9 TB/s",
 }
-"""Bandwidth in bytes a second, and its source, by a part of the device's name. They
-stand beside the measured one and are never a limit."""
+"""Bandwidth with its source, by a part of the device's name. It stands beside the
+measured one and is never a limit."""
 
 
 @attrs.frozen(kw_only=True)
@@ -130,7 +130,7 @@ def measure_torch(question: Question, torch: Any) -> Device:
         flops_by_type=flops,
         measured_bytes=own,
         library=f"torch {torch.__version__}",
-        datasheet=next((t for part, (_, t) in DATASHEETS.items() if part in name), ""),
+        datasheet=next((t for part, t in DATASHEETS.items() if part in name), ""),
     )
 
 

@@ -131,7 +131,9 @@ def figures_of(
 
 
 def _of_processes(rounds: Sequence[Round]) -> list[Figure]:
-    found = [_figure("cpu", "s", rounds, lambda r: r.run.cpu_s)]
+    found = []
+    if all(r.run.client_cpu_s is None for r in rounds):  # a server's are not seen
+        found.append(_figure("cpu", "s", rounds, lambda r: r.run.cpu_s))
     if all(r.run.energy_j is not None for r in rounds):
         found.append(_figure("energy", "J", rounds, lambda r: r.run.energy_j or 0.0))
     if all(s.slot is not None for r in rounds for s in r.run.samples):
@@ -231,7 +233,9 @@ def lateness(each: Round) -> float:
 
 
 def keeps(sample: Sample, slo: Slo) -> bool:
-    """Whether a request kept all latencies of an objective."""
+    """Whether a request kept all latencies of an objective; unknown ones are not."""
+    if sample.first_s is None or sample.last_s is None:
+        return False
     limits = (
         (slo.ttft_s, ttfts([sample])),
         (slo.tpot_s, tpots([sample])),

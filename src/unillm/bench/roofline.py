@@ -9,7 +9,9 @@ wrong clock.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import attrs
 
@@ -51,6 +53,15 @@ class Floor:
     """Bound of a decode step with one row, and with nothing in its cache."""
 
 
+PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+"""Options of `Generator` that make several devices work together."""
+
+
+def num_devices(options: Mapping[str, Any]) -> int:
+    """Return the devices of a side by its options."""
+    return math.prod(int(options.get(name, 1)) for name in PARALLEL)
+
+
 def floor_of(
     case: Case, asks: Sequence[Ask], cost: Cost, device: Device, *, devices: int = 1
 ) -> Floor:
@@ -61,7 +72,7 @@ def floor_of(
         asks: Requests of the round; a prompt of unknown length counts one token.
         cost: The model's.
         device: Measured limits.
-        devices: Devices that share each layer.
+        devices: Devices that work together, with the sum of their limits.
     """
     bandwidth, flops = device.bandwidth * devices, device.flops * devices
     prompts = [ask.num_prompt_tokens or 1 for ask in asks]

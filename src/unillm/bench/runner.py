@@ -30,13 +30,13 @@ from .plan import Plan, Side
 from .probing import Probe, answered, case_of, probes_of, tails_hold
 from .report import Pair, Report, SideRecord
 from .results import Bar, Result
-from .roofline import Cost, floor_of
+from .roofline import Cost, floor_of, num_devices
 from .samples import Run
 from .statistics import decision, paired_ratio, percentile
 from .sweeping import next_case
 from .tokens import Counting
 from .verdicts import Evidence, reasons
-from .workloads import Ask, Case, asks_of
+from .workloads import Ask, Case, asks_of, described
 
 Say = Callable[[str], None]
 
@@ -158,7 +158,7 @@ class _Live:
                 run,
                 outer_seconds=outer,
                 cpu_s=accounting.cpu_seconds(pid) - cpu,
-                energy_j=None if energy is None or after is None else after - energy,
+                energy_j=accounting.energy_between(energy, after),
                 clock_mhz=self._meters.clock_mhz(),
             )
 
@@ -185,7 +185,7 @@ class _Live:
         self.measured.record = attrs.evolve(
             self.measured.record,
             peak_bytes=0 if self.side.url else accounting.peak_bytes(pid),
-            device_bytes=self._meters.memory_bytes(pid),
+            device_bytes=None if self.side.url else self._meters.memory_bytes(pid),
         )
         return self.measured
 
@@ -302,7 +302,7 @@ def _result(
 ) -> Result:
     label, ready = measured.record.label, measured.record.ready
     cost, device = limits
-    shared = int(measured.record.options.get("tensor_parallel_size", 1))
+    shared = num_devices(measured.record.options)
     rounds = [
         Round(
             run=run,
@@ -421,12 +421,7 @@ def _conditions(plan: Plan, drift: float) -> dict[str, object]:
         "system": platform.platform(),
         "cores": os.cpu_count(),
         "load_average": list(os.getloadavg()),
-        "workload": {
-            "kind": type(plan.workload).__name__.lower(),
-            **attrs.asdict(
-                plan.workload, filter=attrs.filters.exclude("pairs", "asks")
-            ),
-        },
+        "workload": described(plan.workload),
         "warmups": plan.warmups,
         "rounds": plan.rounds,
         "seed": plan.seed,

@@ -8,6 +8,7 @@ the same work, and a seed repeats it.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -142,6 +143,16 @@ class Prompts:
 
 
 Workload = Fixed | Lognormal | Lengths | Prompts
+
+
+def described(workload: Workload) -> dict[str, Any]:
+    """Return the facts about a workload for a report: a digest stands for a file."""
+    digest = hashlib.blake2b(repr(workload).encode(), digest_size=8)
+    return {
+        "kind": type(workload).__name__.lower(),
+        "digest": digest.hexdigest(),
+        **attrs.asdict(workload, filter=attrs.filters.exclude("pairs", "asks")),
+    }
 
 
 def arrivals(rng: random.Random, rate: float, count: int) -> list[float]:
