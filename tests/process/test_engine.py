@@ -16,7 +16,13 @@ from gone import is_gone, wait_until
 from msgspec import msgpack
 
 from unillm import LoRARequest, SamplingParams, StructuredOutputs
-from unillm.engines.base import EngineOutput, EngineRequest, TokenLogprobs
+from unillm.engines.base import (
+    Capabilities,
+    EngineLimits,
+    EngineOutput,
+    EngineRequest,
+    TokenLogprobs,
+)
 from unillm.errors import (
     BackendNotFoundError,
     ConfigError,
@@ -26,7 +32,8 @@ from unillm.errors import (
 )
 from unillm.outputs import SlotMetrics
 from unillm.process import values
-from unillm.process.channel import ENCODER
+from unillm.process.channel import ENCODER, readable
+from unillm.process.compiling import StructureCompiler
 from unillm.process.engine import WINDOW
 from unillm.process.messages import Output
 from unillm.resolve import configure
@@ -198,6 +205,14 @@ def test_statistics_come_while_a_step_is_computed(open_pipe):
     handle.cancel()
 
 
+def test_statistics_that_are_not_plain_data_say_so_each_time(open_pipe):
+    generator = open_pipe(odd_stats=True)
+
+    found = [generator.stats()["engine"] for _ in range(2)]
+
+    assert found == [{"error": "TypeError: object is not plain data"}] * 2
+
+
 def test_the_engine_waits_for_a_program_that_does_not_read(open_pipe):
     engine = open_pipe()._driver.engine
     engine.add_request(request(params=LONG, max_new_tokens=400))
@@ -243,6 +258,22 @@ def test_structures_are_compiled_where_the_engine_is(open_pipe, monkeypatch):
     assert caught.value.parameter == "structured_outputs"
 
 
+def test_a_structure_that_fails_to_compile_fails_its_request_alone():
+    structure = StructuredOutputs(regex="a")
+    wanted = request(params=SamplingParams(structured_outputs=structure))
+    limits = EngineLimits(max_model_len=8, max_num_seqs=1, vocab_size=8)
+    compiler = StructureCompiler(None, limits, Capabilities())
+
+    found = []
+    for _ in range(2):
+        compiler.submit(wanted)
+        assert readable([compiler], 10)
+        found += [error for _, error in compiler.compiled()]
+
+    assert [type(each) for each in found] == [RequestFailedError] * 2
+    assert "could not be compiled in the engine's process" in str(found[0])
+
+
 def test_nothing_is_left_of_a_closed_engine(open_pipe):
     open_pipe().close()  # what is made once
     before = _held()
@@ -284,6 +315,14 @@ def test_an_environment_is_named_in_each_way(where, monkeypatch, tmp_path, inter
 
     with Generator("unillm/tiny", backend="pipe", **options) as generator:
         assert generator.generate([[1]], SHORT)[0].token_ids == [65, 66, 67, 68]
+
+
+def test_a_home_that_is_not_a_folder_has_no_environments(monkeypatch):
+    from unillm.process.environments import environments
+
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/dev/null")
+
+    assert environments() == {}
 
 
 def test_output_messages_are_short():

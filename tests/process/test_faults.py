@@ -122,6 +122,7 @@ def test_a_path_that_is_not_an_interpreter_is_refused(path):
         ("kill", "SIGKILL, as the kernel does when memory runs out"),
         ("crash", "SIGSEGV"),
         ("fail", "RuntimeError: CUDA error: an illegal memory access"),
+        ("refuse", "ConnectionRefusedError: a worker of the engine does not answer"),
         ("close_sockets", "ended with exit status 1|was ended by SIGKILL"),
     ],
 )

@@ -157,6 +157,16 @@ def test_a_first_start_that_fails_leaves_no_process(open_replicas):
         open_replicas(at="load", fault="exit_1")
 
 
+def test_a_first_start_that_fails_waits_for_no_other_one(open_replicas, tmp_path):
+    path = tmp_path / "pid"
+
+    with pytest.raises(EngineDeadError, match="exit status 1"):
+        open_replicas(first_hangs=str(path))
+
+    assert wait_until(path.read_text)  # it exists, and is written soon
+    assert wait_until(lambda: is_gone(int(path.read_text())))
+
+
 def test_closing_ends_all_processes(open_replicas):
     generator = open_replicas(3)
     pids = engine_of(generator).pids

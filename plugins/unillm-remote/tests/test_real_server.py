@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from server_process import running
 from unillm_remote import _transport
+from unillm_remote._address import find_address
 
 from unillm import Generator, SamplingParams
 from unillm.backend import find_model
@@ -221,6 +222,25 @@ def test_a_password_in_an_address_is_not_shown(monkeypatch):
 
     assert "UNILLM_REMOTE_API_KEY" in str(caught.value)
     assert "sesame" not in str(caught.value)
+
+
+@pytest.mark.parametrize("secret", ["sesame\nopen", "sesame-é"])
+def test_a_key_that_no_header_holds_is_refused_and_not_shown(monkeypatch, secret):
+    monkeypatch.setenv("UNILLM_REMOTE_API_KEY", secret)
+    options = {"url": "http://127.0.0.1:9"}
+
+    with pytest.raises(ConfigError, match="UNILLM_REMOTE_API_KEY must hold") as caught:
+        Generator("unillm/tiny", backend="remote", backend_options=options)
+
+    assert "sesame" not in str(caught.value)
+
+
+def test_the_newline_at_the_end_of_a_keys_file_is_not_of_the_key(monkeypatch):
+    monkeypatch.setenv("UNILLM_REMOTE_API_KEY", "sesame\n")
+
+    address = find_address({"url": "http://127.0.0.1:9"})
+
+    assert address.headers == {"authorization": "Bearer sesame"}
 
 
 def test_an_address_without_a_server_is_refused():

@@ -76,15 +76,15 @@ class Attendant:
                 while self._channel.poll():
                     message = self._channel.receive()
                     if isinstance(message, AskStats):
-                        self.send(Stats(self._stats()))
+                        self._send_stats()
         self.end()
 
-    def _stats(self) -> dict[str, Any]:
+    def _send_stats(self) -> None:
         engine = self.engine
         try:
-            return {} if engine is None else dict(engine.stats())
-        except Exception as error:  # noqa: BLE001 - an engine that ends
-            return {"error": f"{type(error).__name__}: {error}"}
+            self.send(Stats({} if engine is None else dict(engine.stats())))
+        except Exception as error:  # noqa: BLE001 - it ends, or they are not plain data
+            self.send(Stats({"error": f"{type(error).__name__}: {error}"}))
 
     def end(self) -> None:
         """End this process and its session: the program is gone."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from typing_extensions import override
@@ -94,13 +94,19 @@ class ProcessBackend(Backend):
             cores=sorted(os.sched_getaffinity(0)),
         )
         return ReplicatedEngine(
-            lambda number: self._start(config, parts[number]),
+            lambda number, begun: self._start(config, parts[number], begun),
             count,
             step_timeout_s=config.step_timeout_s,
         )
 
-    def _start(self, config: EngineConfig, share: Share) -> ProcessEngine:
+    def _start(
+        self,
+        config: EngineConfig,
+        share: Share,
+        begun: Callable[[Peer], None] = lambda _: None,
+    ) -> ProcessEngine:
         peer = Peer(self.python, self.name, environment=share.environment)
+        begun(peer)
         return ProcessEngine(peer, self.name, config, cores=share.cores)
 
     def _ask(self, method: str, config: EngineConfig) -> Any:

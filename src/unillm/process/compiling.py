@@ -18,7 +18,12 @@ from typing import TYPE_CHECKING
 import attrs
 
 from ..engines.base import Capabilities, EngineLimits, EngineRequest, Support
-from ..errors import RequestError, UnillmError, UnsupportedParameterError
+from ..errors import (
+    RequestError,
+    RequestFailedError,
+    UnillmError,
+    UnsupportedParameterError,
+)
 
 if TYPE_CHECKING:
     from ..config import EngineConfig
@@ -103,6 +108,11 @@ class StructureCompiler:
                 f"structured_outputs need the model's tokenizer in the engine's "
                 f"process, which cannot be read there: {error}",
                 parameter="structured_outputs",
+            )
+        except Exception as error:  # noqa: BLE001 - the thread must go on
+            return RequestFailedError(
+                "structured_outputs could not be compiled in the engine's process: "
+                f"{type(error).__name__}: {error}"
             )
         return attrs.evolve(request, grammar=grammar) if self._keeps else request
 

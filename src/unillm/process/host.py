@@ -25,7 +25,7 @@ from ..errors import RequestError, UnillmError
 from ..plugins import PluginRegistry
 from ..runtime.cores import watched_cores
 from .attendant import Attendant, LogSender
-from .channel import Channel, FrameTooLongError, readable
+from .channel import Channel, FrameTooLongError, ProtocolError, readable
 from .compiling import StructureCompiler
 from .failures import as_failure
 from .messages import (
@@ -81,9 +81,9 @@ def main(work: int, control: int) -> None:
     try:
         program.send(hello)
         _serve(program, attendant)
-    except (EOFError, ConnectionError):
-        attendant.end()  # the program is gone
     except Exception as error:  # noqa: BLE001 - the program raises it
+        if _is_gone(program):
+            attendant.end()
         traceback.print_exc()
         with contextlib.suppress(OSError):
             program.send(as_failure(error))
@@ -91,6 +91,16 @@ def main(work: int, control: int) -> None:
     sys.stderr.flush()
     # Threads of an engine cannot keep the process.
     os._exit(status)
+
+
+def _is_gone(program: Channel[ToHost]) -> bool:
+    try:
+        program.poll()
+    except EOFError:
+        return True
+    except ProtocolError:
+        pass
+    return False
 
 
 def _serve(program: Channel[ToHost], attendant: Attendant) -> None:

@@ -14,8 +14,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
-from typing import Any
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from typing_extensions import override
@@ -26,6 +26,9 @@ from ..scheduling.queue import WaitingQueue
 from .channel import readable
 from .engine import ProcessEngine
 from .routing import Prefixes, keys_of
+
+if TYPE_CHECKING:
+    from .peer import Peer
 
 log = logging.getLogger("unillm.process")
 
@@ -48,6 +51,8 @@ class _Replica:
     engine: ProcessEngine | None = None
     """`None` while it starts, and once it is given up."""
     starting: Future[ProcessEngine] | None = None
+    loading: Peer | None = None
+    """The process of the last start."""
     failures: int = 0
     """Starts that failed, since the last one that did not."""
     restarts: int = 0
@@ -66,19 +71,21 @@ class ReplicatedEngine(Engine):
     """Engines of one model in processes of their own.
 
     Args:
-        start: Starts the engine of a replica, by its number.
+        start: Starts the engine of a replica, by its number, and passes on the process
+            before that loads the model.
         count: Replicas.
         step_timeout_s: Seconds without news after which a replica counts as dead.
 
     Raises:
-        Exception: What the first replica raised that could not be started.
+        Exception: What the first replica raised that could not be started. The others
+            are killed, loaded or not.
     """
 
     compiles_structures = True
 
     def __init__(
         self,
-        start: Callable[[int], ProcessEngine],
+        start: Callable[[int, Callable[[Peer], None]], ProcessEngine],
         count: int,
         *,
         step_timeout_s: float,
@@ -91,13 +98,13 @@ class ReplicatedEngine(Engine):
         self._prefixes = Prefixes()
         self._closed = False
         self._replicas = [_Replica(number) for number in range(count)]
-        for replica in self._replicas:
-            self._begin_start(replica)
+        starts = [self._begin_start(replica) for replica in self._replicas]
         try:
-            for replica in self._replicas:
-                assert replica.starting is not None
-                replica.engine = replica.starting.result()
-                replica.starting = None
+            done, _ = wait(starts, return_when=FIRST_EXCEPTION)
+            for start_of_one in done:
+                start_of_one.result()  # raises before those that still load
+            for replica, start_of_one in zip(self._replicas, starts, strict=True):
+                replica.engine, replica.starting = start_of_one.result(), None
         except BaseException:
             self.close()
             raise
@@ -173,6 +180,9 @@ class ReplicatedEngine(Engine):
 
     @override
     def kill(self) -> None:
+        self._closed = True
+        for replica in self._replicas:
+            self._kill_loading(replica)
         for engine in self._engines():
             engine.kill()
 
@@ -311,7 +321,7 @@ class ReplicatedEngine(Engine):
 
     def _begin_start(
         self, replica: _Replica, *, after: ProcessEngine | None = None
-    ) -> None:
+    ) -> Future[ProcessEngine]:
         """Start a replica on a thread of its own.
 
         Args:
@@ -319,13 +329,19 @@ class ReplicatedEngine(Engine):
             after: The dead engine whose memory it needs.
         """
         replica.starting = started = Future[ProcessEngine]()
+        replica.loading = None
+
+        def begun(peer: Peer) -> None:
+            replica.loading = peer
+            if self._closed:
+                peer.kill()
 
         def start() -> None:
             try:
                 if after is not None:
                     after.kill()
                     after.close()
-                engine = self._start(replica.number)
+                engine = self._start(replica.number, begun)
             except BaseException as error:  # noqa: BLE001 - `_end_start` raises it
                 started.set_exception(error)
                 return
@@ -336,6 +352,7 @@ class ReplicatedEngine(Engine):
         threading.Thread(
             target=start, name=f"unillm-replica-{replica.number}", daemon=True
         ).start()
+        return started
 
     def _end_start(self, replica: _Replica) -> None:
         assert replica.starting is not None
@@ -357,7 +374,12 @@ class ReplicatedEngine(Engine):
     def _engines(self) -> list[ProcessEngine]:
         return [each.engine for each in self._replicas if each.engine is not None]
 
+    def _kill_loading(self, replica: _Replica) -> None:
+        if replica.starting is not None and replica.loading is not None:
+            replica.loading.kill()
+
     def _close_one(self, replica: _Replica) -> None:
+        self._kill_loading(replica)
         starting = replica.starting  # one that is not done closes itself
         if starting is not None and starting.done() and starting.exception() is None:
             starting.result().close()

@@ -188,6 +188,7 @@ class Driver:
 
     def stats(self) -> dict[str, Any]:
         """Return the counters of the requests and of the engine."""
+        engine = dict(self.engine.stats())  # another process may take its time
         with self._changed:
             return {
                 **self._counts,
@@ -195,7 +196,7 @@ class Driver:
                 "queued_tokens": self._queued_tokens,
                 "live": len(self._live),
                 "deadlines": len(self._deadlines),
-                "engine": dict(self.engine.stats()),
+                "engine": engine,
             }
 
     def check_health(self) -> None:

@@ -56,6 +56,10 @@ def fail():
     raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
+def refuse():
+    raise ConnectionRefusedError("a worker of the engine does not answer")
+
+
 def chatter():
     sys.stdout.write("engines print on standard output\n")
     sys.stdout.flush()
@@ -106,6 +110,8 @@ class PipeEngine(ScriptedEngine):
         ]
 
     def stats(self):
+        if self._options.get("odd_stats"):
+            return {"odd": object()}
         return {**super().stats(), "steps": self.num_steps, "pid": os.getpid()}
 
     def close(self):
@@ -134,6 +140,13 @@ class PipeBackend(Backend):
             sys.stderr.write(f"grandchild {child.pid}\n")
         if "flag" in options and Path(options["flag"]).exists():
             exit_1()
+        if "first_hangs" in options:
+            try:
+                with Path(options["first_hangs"]).open("x") as file:
+                    file.write(str(os.getpid()))
+            except FileExistsError:
+                exit_1()
+            hang()
         if options.get("at") == "load":
             globals()[options["fault"]]()
         if "max_frame" in options:

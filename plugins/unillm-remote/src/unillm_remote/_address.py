@@ -48,7 +48,8 @@ def find_address(options: Mapping[str, Any]) -> Address:
     """Return the address from the option ``url``, or from the environment.
 
     Raises:
-        ConfigError: There is none, or it is not an address of HTTP.
+        ConfigError: There is none, or it is not an address of HTTP, or no header can
+            hold the key.
     """
     url = options.get("url") or os.environ.get(URL_VARIABLE)
     if not url:
@@ -57,8 +58,15 @@ def find_address(options: Mapping[str, Any]) -> Address:
             'backend_options={"url": "http://HOST:PORT"} or set the environment '
             f"variable {URL_VARIABLE}."
         )
-    key = os.environ.get(KEY_VARIABLE) or None
-    return Address(_checked(url), key)
+    # A file's last line ends with a newline.
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        # Not shown, and HTTP's own error would show it.
+        raise ConfigError(
+            f"{KEY_VARIABLE} must hold printable characters of ASCII alone: the key is "
+            "sent in a header of HTTP."
+        )
+    return Address(_checked(url), key or None)
 
 
 def _checked(url: Any) -> str:
