@@ -446,6 +446,20 @@ def test_a_message_in_pieces_is_the_same_message(text, size):
         there.close()
 
 
+def test_an_end_that_another_thread_closes_is_readable():
+    ours, there = channel.pair()
+    there.close()
+    numbers = iter([ours.fileno(), -1])  # it is closed between the two
+
+    class Closing:
+        def fileno(self):
+            return next(numbers)
+
+    end = Closing()
+    assert channel.readable([end], 5) == [end]
+    ours.close()
+
+
 def test_an_error_is_not_lost_when_the_request_is_refused_late(open_pipe):
     generator = open_pipe()
 

@@ -216,15 +216,20 @@ def readable(
         sending: Wait no longer than until it can be written to.
     """
     poll = select.poll()
-    for each in ends:
-        number = each.fileno()
+    # Asked once: another thread may close an end meanwhile.
+    numbers = [each.fileno() for each in ends]
+    for each, number in zip(ends, numbers, strict=True):
         if number < 0:  # closed here
             return [each]
         poll.register(number, select.POLLIN)
     if sending is not None:
         poll.register(sending.fileno(), select.POLLIN | select.POLLOUT)
     found = dict(poll.poll(None if timeout_s is None else max(timeout_s, 0) * 1000))
-    return [each for each in ends if found.get(each.fileno(), 0) & ~select.POLLOUT]
+    return [
+        each
+        for each, number in zip(ends, numbers, strict=True)
+        if found.get(number, 0) & ~select.POLLOUT
+    ]
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
