@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from testing.broken.bases import SETTINGS
+from testing.broken.bases import SETTINGS, Own
 from testing.subtle import (  # noqa: F401 - they register
     bans,
     ends,
@@ -16,7 +16,7 @@ from testing.subtle import (  # noqa: F401 - they register
     penalties,
     prompts,
 )
-from testing.subtle.bases import SUBTLE
+from testing.subtle.bases import SUBTLE, Subtle
 
 from unillm.engines.base import EngineLimits
 from unillm.testing.asking import bundled_asker
@@ -65,12 +65,39 @@ def test_the_random_run_finds(defect):
     assert re.search(defect.found_by, report.fault), defect.breaks
 
 
-def test_the_program_of_a_fault_shows_it_again():
-    [defect] = [each for each in SUBTLE if each.name == "BiasesAfterPenalties"]
+class ForgetsTheSeed(Own):
+    """Draws with the number of the request, not its seed."""
+
+    count = 0
+
+    def add_request(self, request):
+        self.count += 1
+        super().add_request(self.changed(request, seed=self.count))
+
+
+FORGETFUL = Subtle(
+    name="ForgetsTheSeed",
+    breaks=ForgetsTheSeed.__doc__,
+    make_engine=ForgetsTheSeed,
+    found_by="The same request",
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("BiasesAfterPenalties", "score"),
+        ("SeedsOf32Bits", "does not use all 64 bits"),
+        ("ForgetsTheSeed", "The same request with the seed"),
+    ],
+)
+def test_the_program_of_a_fault_shows_it_again(name, message):
+    [defect] = [each for each in [*SUBTLE, FORGETFUL] if each.name == name]
     report = run(defect.backend())
 
+    assert re.search(defect.found_by, report.fault)
     assert len(report.program.splitlines()) < 40
-    with plugged(defect.backend()), pytest.raises(AssertionError, match="score"):
+    with plugged(defect.backend()), pytest.raises(AssertionError, match=message):
         exec(report.program, {})
 
 

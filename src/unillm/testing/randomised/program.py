@@ -20,6 +20,7 @@ from .frequencies import ERROR_RATE, FEWEST_IN_BINS, Frequencies
 from .jobs import Job
 from .requests import changed_fields
 from .trying import Target, Trial
+from .twins import Twins
 
 if TYPE_CHECKING:
     from ...engines.backend import Backend
@@ -59,8 +60,11 @@ def replay(
             uneven = uneven_draws(trial, made[0], draws)
             assert not uneven, uneven
             return
-        fault = trial.try_session(made).fault
-        assert fault is None, fault.message
+        tried = trial.try_session(made)
+        assert tried.fault is None, tried.fault.message
+        twins = Twins(bundled_asker().script.scores, spared=0)
+        found = twins.fault_of(made, tried)
+        assert found is None, found[0]
 
 
 class _Ending:

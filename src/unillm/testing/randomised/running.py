@@ -19,18 +19,14 @@ from .jobs import Job
 from .program import DRAWS, program_of, uneven_draws
 from .requests import RequestSource, changed_fields
 from .shrinking import Shrinker
-from .trying import Fault, Target, Trial, Tried
+from .trying import Fault, Target, Trial
+from .twins import Twins
 
 if TYPE_CHECKING:
     from ...engines.backend import Backend
-    from ...engines.base import EngineRequest
 
 PREFIX_CACHING = "enable_prefix_caching"
 """The engine option that promises to change no token."""
-
-SAME_BY_CHANCE = 1e-10
-"""Two seeds that draw the same tokens, although that is less probable than this, are
-one seed to the engine."""
 
 
 @attrs.frozen(kw_only=True)
@@ -132,7 +128,7 @@ class RandomRun:
         self._on_session = on_session
         self._trial = Trial(subject)
         self._frequencies = Frequencies()
-        self._twins = _Twins(bundled_asker().script.scores)
+        self._twins = Twins(bundled_asker().script.scores, spared=1)
         self._source: RequestSource | None = None
         self._requests = 0
         self._tokens = 0
@@ -237,69 +233,3 @@ def _named(fault: Fault) -> str:
     if fault.job is None:
         return f"In a session, {fault.message}."
     return f"In {fault.job.request.request_id}, {fault.message}."
-
-
-class _Twins:
-    """Requests that differ in their seed alone, or not at all.
-
-    Rounding may change a draw once in many thousands, so one pair of equal seeds with
-    different tokens passes, and two fail.
-    """
-
-    def __init__(self, scores: Callable[[EngineRequest, Sequence[int]], Any]) -> None:
-        self._scores = scores
-        self._seen: dict[str, list[tuple[Job, tuple[int, ...]]]] = {}
-        self._unequal = 0
-
-    def fault_of(
-        self, jobs: Sequence[Job], tried: Tried
-    ) -> tuple[str, Sequence[Job]] | None:
-        """Compare the requests of a session with earlier ones."""
-        for job in jobs:
-            ids = tried.tokens.get(job.request.request_id)
-            if ids is None or job.request.params.greedy:
-                continue
-            alike = self._seen.setdefault(_key(job.request), [])
-            for other, others in alike:
-                if found := self._compare(job, ids, other, others):
-                    return found, [other, job]
-            alike.append((job, ids))
-        return None
-
-    def _compare(
-        self,
-        job: Job,
-        ids: tuple[int, ...],
-        other: Job,
-        others: tuple[int, ...],
-    ) -> str:
-        one, two = job.request.seed, other.request.seed
-        if one == two:
-            self._unequal += ids != others
-            if self._unequal < 2:
-                return ""
-            return (
-                f"The same request with the seed {one} drew {list(others)} and then "
-                f"{list(ids)}; it is the second such pair."
-            )
-        if ids != others or self._chance(job.judged, ids) > SAME_BY_CHANCE:
-            return ""
-        return (
-            f"The seeds {two} and {one} drew the same tokens, {list(ids)}: the engine "
-            "does not use all 64 bits."
-        )
-
-    def _chance(self, request: EngineRequest, ids: Sequence[int]) -> float:
-        """Return the probability of drawing these tokens."""
-        from ..reference import distribution
-
-        chance = 1.0
-        for position, token_id in enumerate(ids):
-            scores = self._scores(request, ids[:position])
-            chance *= distribution(scores, request.params)[token_id]
-        return float(chance)
-
-
-def _key(request: EngineRequest) -> str:
-    params = attrs.evolve(request.params, seed=None)
-    return repr((request.prompt_token_ids, params, request.bad_words_token_ids))
