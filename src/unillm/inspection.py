@@ -90,6 +90,9 @@ class StepReport:
     """Read for each token in the cache; 0 where layers do not read all of it."""
     flops_per_token: int
     """Floating-point operations of one token, without attention."""
+    head_flops: int
+    """Operations of the output embedding among them. Only the last token of a prompt
+    needs these."""
 
 
 @attrs.frozen(kw_only=True)

@@ -139,6 +139,7 @@ def test_the_page_has_the_bounds_of_the_card():
             weight_bytes=15_010_000_000 * int(bits) // 16,
             kv_bytes_per_token=131_072,
             flops_per_token=2 * 7_504_924_672,
+            head_flops=2 * 128_256 * 4096,
         )
         for batch, bound in zip((1, 4, 8), shown, strict=True):
             case = Case(kind="batch", size=batch, requests=batch)

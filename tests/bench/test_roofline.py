@@ -27,6 +27,7 @@ LLAMA_8B = Cost(
     weight_bytes=15_010_000_000,
     kv_bytes_per_token=131_072,
     flops_per_token=2 * 7_504_924_672,
+    head_flops=2 * 128_256 * 4096,
 )
 
 
@@ -48,7 +49,8 @@ def test_a_batch_reads_the_weights_once_and_each_cache():
     case, asks = article(8)
     floor = floor_of(case, asks, LLAMA_8B, H100)
 
-    prompts = 8 * 128 * LLAMA_8B.flops_per_token / H100.flops
+    layers = LLAMA_8B.flops_per_token - LLAMA_8B.head_flops
+    prompts = 8 * (128 * layers + LLAMA_8B.head_flops) / H100.flops
     weights = 99 * LLAMA_8B.weight_bytes / H100.bandwidth
     caches = 8 * 99 * (128 + 50) * 131_072 / H100.bandwidth
     assert floor.run_s == pytest.approx(prompts + weights + caches)
@@ -73,7 +75,7 @@ def test_operations_bound_a_long_prompt():
     asks = [Ask(prompt=[5] * 100_000, max_tokens=1)]
     floor = floor_of(Case(kind="batch", size=1, requests=1), asks, LLAMA_8B, H100)
 
-    assert floor.first_token_s == pytest.approx(100_000 * 2 * 7.5e9 / 660e12, rel=0.01)
+    assert floor.first_token_s == pytest.approx(100_000 * 2 * 6.98e9 / 660e12, rel=0.01)
 
 
 def test_experts_that_no_token_is_certain_to_choose_are_left_out():
@@ -89,4 +91,5 @@ def test_the_bundled_model_reads_its_tied_embedding_and_all_else():
 
     assert report.step.weight_bytes == 4 * report.weights.num_parameters
     assert report.step.flops_per_token == 2 * report.weights.num_parameters
+    assert report.step.head_flops == 2 * 512 * 128
     assert report.step.kv_bytes_per_token == report.memory.kv_bytes_per_token

@@ -31,6 +31,9 @@ class Cost:
     experts_per_token: int = 0
     kv_bytes_per_token: int = 0
     flops_per_token: int = 0
+    head_flops: int = 0
+    """Operations of the output embedding among them. Only the last token of a prompt
+    needs these."""
 
     @property
     def step_bytes(self) -> float:
@@ -40,6 +43,10 @@ class Cost:
         # All rows may choose the same experts: no more than one token's are certain.
         share = self.experts_per_token / self.num_experts
         return self.weight_bytes + self.expert_bytes * share
+
+    def prompt_flops(self, num_tokens: int) -> int:
+        """Return the operations of a prompt."""
+        return num_tokens * (self.flops_per_token - self.head_flops) + self.head_flops
 
 
 @attrs.frozen(kw_only=True)
@@ -87,11 +94,12 @@ def floor_of(
         cached = steps_of * prompt + steps_of * ask.max_tokens / 2
         read += cached * cost.kv_bytes_per_token
     weights = cost.step_bytes
-    prefill = max(weights / bandwidth, sum(prompts) * cost.flops_per_token / flops)
-    computed = (sum(prompts) + row_steps) * cost.flops_per_token / flops
-    shortest = min(prompts) * cost.flops_per_token / flops
+    computed = sum(map(cost.prompt_flops, prompts))
+    prefill = max(weights / bandwidth, computed / flops)
+    computed += row_steps * cost.flops_per_token
+    shortest = cost.prompt_flops(min(prompts)) / flops
     return Floor(
-        run_s=max(prefill + read / bandwidth, computed),
+        run_s=max(prefill + read / bandwidth, computed / flops),
         first_token_s=max(weights / bandwidth, shortest),
         step_s=weights / bandwidth,
     )

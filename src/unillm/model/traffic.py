@@ -45,6 +45,9 @@ class Traffic:
     """Read for each token in the cache; 0 where layers do not read all of it."""
     flops_per_token: int
     """Two for each weight that a token is multiplied with."""
+    head_flops: int
+    """Operations of the output embedding among them. Only the last token of a prompt
+    needs these."""
 
 
 def traffic_of(path: Path, *, dtype: str = "auto") -> Traffic:
@@ -76,6 +79,8 @@ def traffic_of(path: Path, *, dtype: str = "auto") -> Traffic:
     if not (num_experts and per_token):
         num_experts = per_token = 0
     numbers = sum(math.prod(tensor.shape) for tensor in shared)
+    heads = _HEADS if has_head else _INPUT_EMBEDDINGS  # these are both where tied
+    head = [tensor for tensor in shared if tensor.name.endswith(heads)]
     if num_experts:
         routed = sum(math.prod(tensor.shape) for tensor in experts)
         numbers += routed * per_token // num_experts
@@ -86,6 +91,7 @@ def traffic_of(path: Path, *, dtype: str = "auto") -> Traffic:
         experts_per_token=per_token,
         kv_bytes_per_token=_kv_bytes(config, text, item_bytes),
         flops_per_token=2 * numbers,
+        head_flops=2 * sum(math.prod(tensor.shape) for tensor in head),
     )
 
 
