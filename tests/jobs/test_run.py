@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import attrs
@@ -73,6 +75,25 @@ def test_a_job_goes_on_where_its_engine_died(
     assert report.num_resumed == 7
     assert job_status(output).finished
     assert (first.closed, second.closed) == (1, 1)
+
+
+def test_the_folder_of_a_job_is_on_the_disk_before_its_lines(
+    scripted, batch_line, given, output, monkeypatch
+):
+    path = given(batch_line("a", "p"))
+    synced, sync = [], os.fsync
+
+    def note(descriptor):
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    worker = scripted()
+    worker.open = lambda: synced.append("the model is loaded")
+
+    run_batch(path, output, worker)
+
+    assert output.parent in synced[: synced.index("the model is loaded")]
 
 
 def test_an_interrupted_job_gives_the_bytes_of_an_undisturbed_one(

@@ -20,9 +20,15 @@ from typing import Any
 import attrs
 
 from ..artifacts.lock import FileLock, Owner
-from ..artifacts.records import from_json, read_sealed, to_json, write_sealed
+from ..artifacts.records import (
+    from_json,
+    read_sealed,
+    sync_folder,
+    to_json,
+    write_sealed,
+)
 from ..errors import BatchMismatchError, BatchRunningError, BatchStorageError
-from .journal import storage_error
+from .journal import storage_error, storage_errors
 
 FORMAT = 1
 """Version of the folder's files."""
@@ -194,6 +200,8 @@ class JobFolder:
             depends=depends, created=int(time.time()), num_lines=num_lines
         )
         self.write(record)
+        with storage_errors(self.path):  # the folder is an entry of its parent
+            sync_folder(self.path.parent)
         return record
 
     def has_output(self, record: JobRecord) -> bool:
