@@ -36,6 +36,7 @@ from unillm.process.channel import ENCODER, readable
 from unillm.process.compiling import StructureCompiler
 from unillm.process.engine import WINDOW
 from unillm.process.messages import Output
+from unillm.process.registry import BackendRegistry
 from unillm.resolve import configure
 from unillm.text.grammar import GrammarCompiler
 
@@ -159,6 +160,13 @@ def test_a_backend_that_this_environment_lacks_generates(open_pipe):
 
     assert output.token_ids == [65, 66, 67, 68]
     assert generator.backend == "pipe"
+
+
+def test_whether_a_backend_reads_weights_is_known_before_a_download():
+    registry = BackendRegistry(sys.executable)
+
+    assert registry.load("pipe").reads_weights is False
+    assert registry.load("transformers").reads_weights is True
 
 
 def test_a_backend_that_neither_environment_has_is_named(open_pipe):

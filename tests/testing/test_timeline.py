@@ -70,6 +70,9 @@ class Picky(ScriptedSlotEngine):
     splits_prompts = False
     max_loras = 1
 
+    def __init__(self, script):
+        super().__init__(script, shortest_prefix=16)
+
     def check_request(self, request):
         raise InvalidParameterError("refused", parameter="prompt", value=request)
 
@@ -78,5 +81,6 @@ def test_a_recorder_answers_for_its_engine():
     recorder = RecordingSlotEngine(Picky(script_of([])))
 
     assert (recorder.splits_prompts, recorder.max_loras) == (False, 1)
+    assert recorder.shortest_prefix == 16
     with pytest.raises(InvalidParameterError, match="refused"):
         recorder.check_request(Job(0).request)

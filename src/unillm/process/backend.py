@@ -48,6 +48,7 @@ class ProcessBackend(Backend):
         self.option_names = None if names is None else frozenset(names)
         self.engine_options = frozenset(facts.engine_options)
         self.option_reasons = facts.option_reasons
+        self.reads_weights = facts.reads_weights
         self.capabilities = as_capabilities(facts.capabilities)
 
     @property

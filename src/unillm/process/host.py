@@ -181,6 +181,7 @@ def _facts(registry: PluginRegistry, name: str) -> Facts:
         available=availability.available,
         reason=availability.reason,
         remedy=availability.remedy,
+        reads_weights=backend.reads_weights,
     )
 
 

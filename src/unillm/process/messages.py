@@ -79,6 +79,7 @@ class Facts(Message, kw_only=True):
     available: bool
     reason: str
     remedy: str | None
+    reads_weights: bool = True
 
 
 class Listing(Message):

@@ -78,6 +78,7 @@ class RecordingSlotEngine(SlotEngine):
         self.capabilities = engine.capabilities
         self.splits_prompts = engine.splits_prompts
         self.max_loras = engine.max_loras
+        self.shortest_prefix = engine.shortest_prefix
 
     def timeline(self) -> Timeline:
         """Return the recording so far; a running request ends at its last token."""

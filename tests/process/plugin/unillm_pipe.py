@@ -124,6 +124,7 @@ class PipeBackend(Backend):
     description = "for tests of processes"
     auto_rank = None
     option_names = None
+    reads_weights = False
 
     def availability(self):
         return Availability(available=True)
