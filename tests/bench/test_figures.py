@@ -163,6 +163,7 @@ def report_of(
                 case=CASE,
                 figures=figures_of(CASE, rounds, Counting(), slo),
                 reasons=reasons,
+                notes=["tokens are <counted>"],
                 warmup_s=[2.0],
                 percentiles={"ttft": [0.1] * 101, "e2e": [0.9] * 101},
                 timeline=[Bar(slot=0, sent_s=0.0, first_s=0.1, last_s=0.9)],
@@ -182,6 +183,7 @@ def report_of(
         model="m <b>",
         conditions={
             "workload": {"kind": workload},
+            "in_turn": False,
             "slo": None if slo is None else attrs.asdict(slo),
         },
         devices={},
@@ -313,5 +315,7 @@ def test_the_page_is_self_contained_and_escapes_names(tmp_path):
     assert "6 &lt; 7 tokens" in page
     assert page.count("<svg") == page.count("<figure>") == 8
     assert "INVALID" in page
+    assert "<li>batch 2, a: tokens are &lt;counted&gt;</li>" in page
+    assert "<li>the sides ran one after another" in page
     for outside in ("<script", "<link", "<img", 'href="http', "url(http", "@import"):
         assert outside not in page

@@ -52,6 +52,7 @@ def as_html(report: Report) -> str:
             *_verdict(report),
             "<h2>Figures</h2>",
             _table(_FIGURE_HEADS, _figure_rows(report), _classes(report.results)),
+            *_notes(report),
             *_pairs(report),
             *_costs(report),
             "<h2>Pictures</h2>",
@@ -81,6 +82,13 @@ def _verdict(report: Report) -> Iterable[str]:
             place = f"{result.side}, {result.case.name}: {reason.check}"
             yield f"<li><b>{escape(place)}</b>: {escape(reason.text)}</li>"
     yield "</ul>"
+
+
+def _notes(report: Report) -> Iterable[str]:
+    if report.notes:
+        yield "<ul>"
+        yield from (f"<li>{escape(note)}</li>" for note in report.notes)
+        yield "</ul>"
 
 
 _FIGURE_HEADS = (

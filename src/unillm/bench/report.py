@@ -73,6 +73,20 @@ class Report:
         """Whether all figures can be true."""
         return all(result.is_valid for result in self.results)
 
+    @property
+    def notes(self) -> list[str]:
+        """Remarks on the figures, each with its case and side."""
+        notes = [
+            f"{result.case.name}, {result.side}: {note}"
+            for result in self.results
+            for note in result.notes
+        ]
+        if self.pairs and not self.conditions["in_turn"]:
+            notes.append(
+                "the sides ran one after another, so rounds are no pairs in time"
+            )
+        return notes
+
     def of(self, side: str) -> list[Result]:
         """Return the results of a side."""
         return [result for result in self.results if result.side == side]

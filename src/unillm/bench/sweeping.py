@@ -17,12 +17,13 @@ FOLLOWS = 0.9
 """A side follows while it serves this share of the rate that arrives, and while this
 share of the requests keeps the objective."""
 
-MOST_DOUBLINGS = 12
+HIGHEST_RATE = 4096
+"""Requests a second at which a sweep ends in any case."""
 
 
 def next_case(case: Case, runs: Sequence[Run], slo: Slo | None) -> Case | None:
     """Return the case with twice the rate, or `None` if the side is saturated."""
-    if not follows(runs, slo) or case.size > 2**MOST_DOUBLINGS:
+    if not follows(runs, slo) or case.size > HIGHEST_RATE:
         return None
     return attrs.evolve(case, size=case.size * 2)
 

@@ -45,10 +45,6 @@ def write_report(report: Report) -> None:
     print_table(table)
     for pair in report.pairs:
         typer.echo(_pair(pair))
-    if report.pairs and not report.conditions["in_turn"]:
-        typer.echo(
-            "note  the sides ran one after another, so rounds are no pairs in time"
-        )
     if report.costs is not None:
         _write_costs(report.costs)
     for result in report.results:
@@ -57,8 +53,8 @@ def write_report(report: Report) -> None:
                 f"INVALID  {result.case.name}, {result.side}: {reason.check}: "
                 f"{reason.text}"
             )
-        for each in result.notes:
-            typer.echo(f"note  {result.case.name}, {result.side}: {each}")
+    for each in report.notes:
+        typer.echo(f"note  {each}")
 
 
 def write_changes(changes: Sequence[Change]) -> None:
