@@ -297,7 +297,7 @@ class SlotCache(Cache):
             elif others:
                 tensor[index, :, :length] = held
         for state in self.states:
-            state[list(targets)] = state[source]
+            state[list(targets)] = state[source].clone()
         self.clear(targets, start=length)
 
     def swap(self, ones: Sequence[int], others: Sequence[int]) -> None:
