@@ -63,11 +63,6 @@ SMALL = {
 SCRATCH = Path(tempfile.gettempdir())
 
 ENGINES = ("vllm", "unillm-vllm", "unillm", "unillm-eager", "generate")
-VLLM_OPTIONS: dict[str, dict[str, Any]] = {
-    "cuda": {"load_format": "dummy", "gpu_memory_utilization": 0.4},
-    "cpu": {"load_format": "dummy", "kv_cache_memory_bytes": 2**26},
-}
-"""Options of vLLM, alone and under unillm. Two engines of this size share a GPU."""
 SLOW = frozenset({"generate", "unillm-eager"})
 """Engines that are measured in every third round only."""
 
@@ -120,6 +115,17 @@ def make_model(directory: Path, shape: dict[str, int], device: str) -> None:
 # ---------------------------------------------------------- the engines, as processes
 
 
+def vllm_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of vLLM, alone and under unillm.
+
+    Two engines share a GPU, or two of vLLM and two others.
+    """
+    if args.device == "cpu":
+        return {"load_format": "dummy", "kv_cache_memory_bytes": 2**26}
+    share = 0.4 if len(args.engines) <= 2 else 0.27
+    return {"load_format": "dummy", "gpu_memory_utilization": share}
+
+
 def greedy(make: Any, lengths: list[int]) -> list[Any]:
     """Return the params of requests that have these numbers of new tokens."""
     return [make(temperature=0, max_tokens=n, ignore_eos=True) for n in lengths]
@@ -137,7 +143,7 @@ class Vllm:
             dtype="bfloat16",
             max_model_len=args.max_model_len,
             max_num_seqs=args.slots,
-            **VLLM_OPTIONS[args.device],
+            **vllm_options(args),
         )
 
     def run(self, prompts: list[list[int]], lengths: list[int]) -> list[Any]:
@@ -193,7 +199,7 @@ class UnillmVllm(Unillm):
 
     def options(self, args: argparse.Namespace) -> dict[str, Any]:
         """Return the options that only the backend knows."""
-        return VLLM_OPTIONS[args.device]
+        return vllm_options(args)
 
 
 class Generate:
