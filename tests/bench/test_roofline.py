@@ -9,7 +9,7 @@ import pytest
 
 from unillm import inspect_model
 from unillm.bench.device import Device
-from unillm.bench.roofline import Cost, floor_of, num_devices
+from unillm.bench.roofline import Cost, cost_of, floor_of, num_devices
 from unillm.bench.workloads import Ask, Case
 
 H100 = Device(
@@ -91,5 +91,7 @@ def test_the_bundled_model_reads_its_tied_embedding_and_all_else():
 
     assert report.step.weight_bytes == 4 * report.weights.num_parameters
     assert report.step.flops_per_token == 2 * report.weights.num_parameters
+    assert cost_of(report.step, ["F32"]).flops_per_token == report.step.flops_per_token
+    assert cost_of(report.step, ["F8_E4M3", "BF16"]).flops_per_token == 0
     assert report.step.head_flops == 2 * 512 * 128
     assert report.step.kv_bytes_per_token == report.memory.kv_bytes_per_token

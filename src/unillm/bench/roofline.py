@@ -10,11 +10,12 @@ wrong clock.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
+from .. import StepReport
 from .device import Device
 from .workloads import OPEN, Ask, Case
 
@@ -58,6 +59,23 @@ class Floor:
     """Bound of the request whose prompt is shortest."""
     step_s: float
     """Bound of a decode step with one row, and with nothing in its cache."""
+
+
+FLOATS = frozenset({"F64", "F32", "BF16", "F16"})
+"""Types of weights whose products are no faster than the measured ones."""
+
+
+def cost_of(step: StepReport, dtypes: Iterable[str]) -> Cost:
+    """Return the cost of a model; without operations where a device may do them faster.
+
+    Args:
+        step: The report on a decode step.
+        dtypes: Types of the stored weights, by the format's names.
+    """
+    cost = Cost(**attrs.asdict(step))
+    if FLOATS.issuperset(dtypes):
+        return cost
+    return attrs.evolve(cost, flops_per_token=0, head_flops=0)
 
 
 PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")

@@ -30,7 +30,7 @@ from .plan import Plan, Side
 from .probing import Probe, answered, case_of, probes_of, tails_hold
 from .report import Pair, Report, SideRecord
 from .results import Bar, Result
-from .roofline import Cost, floor_of, num_devices
+from .roofline import Cost, cost_of, floor_of, num_devices
 from .samples import Run
 from .statistics import decision, paired_ratio, percentile
 from .sweeping import next_case
@@ -256,10 +256,12 @@ def _cost(model: str, side: Side) -> Cost | None:
     if side.url or options.get("quantization") or options.get("speculative_config"):
         return None
     try:
-        step = inspect_model(model, dtype=options.get("dtype", "auto")).step
+        report = inspect_model(model, dtype=options.get("dtype", "auto"))
     except UnillmError:
         return None
-    return None if step is None else Cost(**attrs.asdict(step))
+    if report.step is None or report.weights is None:
+        return None
+    return cost_of(report.step, report.weights.parameters_by_dtype)
 
 
 def _devices(
