@@ -242,6 +242,28 @@ def test_an_aborted_request_leaves_the_engine_without_a_further_step(open_pipe):
     assert wait_until(lambda: engine.stats()["running"] == 0)
 
 
+def test_a_request_is_cancelled_between_steps_without_outputs(open_pipe):
+    generator = open_pipe(silent_after=1)
+    handle = generator.submit([1], LONG)
+    next(iter(handle))
+
+    handle.cancel()
+
+    assert wait_until(lambda: generator.stats()["engine"]["running"] == 0)
+
+
+def test_no_request_waits_for_the_structure_of_another(open_pipe):
+    generator = open_pipe(endless_compiling=True)
+    structure = StructuredOutputs(regex="a+")
+    held = generator.submit([1], SamplingParams(structured_outputs=structure))
+    assert wait_until(lambda: generator.stats()["live"] == 1)
+
+    assert generator.submit([1], SHORT).result(timeout=20).token_ids == [65, 66, 67, 68]
+
+    assert not held.done()
+    held.cancel()
+
+
 def test_outputs_that_are_too_long_together_are_sent_one_by_one(open_pipe):
     generator = open_pipe(max_frame=350, width=100)
 

@@ -132,6 +132,18 @@ def test_a_stopped_replica_counts_as_dead_and_the_others_go_on(open_replicas):
     assert wait_until(lambda: is_gone(victim))
 
 
+def test_a_replica_whose_steps_have_no_outputs_lives(open_replicas):
+    generator = open_replicas(silent_after=1, step_timeout_s=2.0)
+    handle = generator.submit([1], TOKENS_20)
+
+    # 60 steps take longer than one may.
+    assert wait_until(lambda: generator.stats()["engine"].get("steps", 0) > 60)
+
+    assert not handle.done()
+    assert [each["restarts"] for each in replicas(generator)] == [0, 0]
+    handle.cancel()
+
+
 def test_a_request_that_kills_every_replica_fails_in_the_end(open_replicas):
     generator = open_replicas(at=1, fault="kill")
 

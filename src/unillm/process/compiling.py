@@ -62,6 +62,10 @@ class StructureCompiler:
         """Return a descriptor that is readable when `compiled` has something."""
         return self._reader
 
+    def is_busy(self) -> bool:
+        """Return whether a request waits for its structure."""
+        return bool(self._waiting)
+
     def submit(self, request: EngineRequest) -> None:
         """Compile the structure of a request."""
         if self._thread is None:

@@ -106,6 +106,11 @@ class ProcessEngine(Engine):
         """Id of the process."""
         return self._peer.pid
 
+    @property
+    def num_steps(self) -> int:
+        """Steps that the engine has done, as far as this program knows."""
+        return self._received
+
     @override
     def add_request(self, request: EngineRequest) -> None:
         encoded = encode_request(request)

@@ -60,6 +60,10 @@ if TYPE_CHECKING:
     from ..engines.base import Engine, EngineRequest
 
 
+COMPILING_S = 0.1
+"""How long the program may wait for news while the engine only waits for structures."""
+
+
 def main(work: int, control: int) -> None:
     """Serve the program until it closes the engine or ends.
 
@@ -236,7 +240,9 @@ class _Hosting:
     def _turn_once(self) -> bool:
         """Take what the program sent, and step once; false after `Close`."""
         if not self._may_step() and not self._program.pending():
-            readable([self._program, self._compiler], None)
+            timeout_s = COMPILING_S if self._compiler.is_busy() else None
+            if not readable([self._program, self._compiler], timeout_s):
+                self._program.send(News(self._turn, self._sent, []))
         while self._program.poll():
             message = self._program.receive()
             if isinstance(message, Close):
@@ -245,8 +251,9 @@ class _Hosting:
             self._take(message)
         for request, found in self._compiler.compiled():
             self._add_compiled(request, found)
-        if self._may_step() and (outputs := self._engine.step()):
-            self._send(map(as_output, outputs))
+        if self._may_step():
+            # Also without outputs: the program has new requests, aborts and deadlines.
+            self._send(map(as_output, self._engine.step()))
         return True
 
     def _may_step(self) -> bool:

@@ -128,7 +128,7 @@ class Logprobs(Struct, array_like=True, gc=False):
 
 
 class News(Message):
-    """Outputs of the engine."""
+    """Outputs of the engine; none, so that the program goes on meanwhile."""
 
     turn: int
     """Number of the last `Turn` that came before the step."""

@@ -253,12 +253,14 @@ class ReplicatedEngine(Engine):
         function: Callable[[ProcessEngine], list[EngineOutput]],
     ) -> list[EngineOutput]:
         """Call a replica's engine; its death ends what it had begun."""
-        assert replica.engine is not None
+        engine = replica.engine
+        assert engine is not None
+        before = engine.num_steps
         try:
-            outputs = function(replica.engine)
+            outputs = function(engine)
         except Exception as error:  # noqa: BLE001 - an engine may raise anything
             return self._bury(replica, error)
-        if outputs:
+        if engine.num_steps > before:
             replica.news = time.monotonic()
         for output in outputs:
             running = replica.running.get(output.request_id)

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -43,7 +44,7 @@ def stop():
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def hang():
+def hang(*_):
     while True:
         time.sleep(60)
 
@@ -103,6 +104,9 @@ class PipeEngine(ScriptedEngine):
         self.num_steps += 1
         self._at(self.num_steps)
         self.calls.clear()
+        if self.num_steps > self._options.get("silent_after", math.inf):
+            slow()
+            return []
         width = self._options.get("width", 1)
         return [
             attrs.evolve(each, token_ids=list(each.token_ids) * width)
@@ -150,6 +154,10 @@ class PipeBackend(Backend):
             hang()
         if options.get("at") == "load":
             globals()[options["fault"]]()
+        if options.get("endless_compiling"):
+            from unillm.process.compiling import StructureCompiler
+
+            StructureCompiler._open = hang
         if "max_frame" in options:
             from unillm.process import channel
 
