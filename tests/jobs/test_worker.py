@@ -81,6 +81,15 @@ def test_a_line_has_the_same_random_answer_in_each_run(generator):
     assert found[0] != found[2]
 
 
+def test_a_job_does_not_depend_on_the_number_of_engines():
+    one, two = (
+        LocalWorker("unillm/tiny", backend="transformers", **options).identity
+        for options in ({}, {"data_parallel_size": 2})
+    )
+
+    assert one == two
+
+
 @pytest.mark.parametrize("changed", ["adapter", "tokenizer"])
 def test_a_job_depends_on_the_files_of_adapters_and_tokenizers(changed, tmp_path):
     for name in ("adapter", "tokenizer"):

@@ -56,6 +56,7 @@ _SPEED_ONLY = frozenset(
         "enforce_eager",
         "tensor_parallel_size",
         "pipeline_parallel_size",
+        "data_parallel_size",
         "gpu_memory_utilization",
         "enable_prefix_caching",
         "backend_options",
