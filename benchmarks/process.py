@@ -39,6 +39,7 @@ import unillm
 from unillm.backend import (
     Availability,
     Backend,
+    Capabilities,
     Engine,
     EngineConfig,
     EngineLimits,
@@ -103,6 +104,7 @@ class NullBackend(Backend):
     description = "computes nothing"
     auto_rank = None
     option_names = frozenset({"busy_s"})
+    capabilities = Capabilities.native("temperature", "ignore_eos")
 
     def availability(self) -> Availability:
         return Availability(available=True)

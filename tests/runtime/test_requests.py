@@ -6,11 +6,13 @@ from __future__ import annotations
 
 from functools import partial
 
+import attrs
 import pytest
 
 from unillm import LoRARequest, SamplingParams
 from unillm.engines.aspects import aspects_of
 from unillm.engines.base import (
+    ALWAYS,
     FEATURES,
     SAMPLING_FIELDS,
     Capabilities,
@@ -234,6 +236,44 @@ def test_a_field_that_no_backend_names_is_unsupported():
 
     assert supported == {"max_tokens", "n"}
     assert Capabilities().of("top_p").reason == "the backend does not declare it"
+
+
+NOT_DEFAULT = {
+    "presence_penalty": 1.0,
+    "frequency_penalty": 1.0,
+    "repetition_penalty": 1.1,
+    "temperature": 1.0,
+    "top_p": 0.5,
+    "top_k": 3,
+    "min_p": 0.5,
+    "seed": 7,
+    "stop_token_ids": [97],
+    "ignore_eos": True,
+    "min_tokens": 2,
+    "logprobs": 1,
+    "prompt_logprobs": 1,
+    "logit_bias": {97: 1.0},
+    "allowed_token_ids": [97],
+    "bad_words": ["b"],
+    "structured_outputs": {"choice": ["a"]},
+}
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLING_FIELDS - ALWAYS))
+def test_a_request_with_a_field_that_the_backend_does_not_name_is_refused(
+    maker_for, name
+):
+    draws = {"temperature"} if name in {"top_p", "top_k", "min_p", "seed"} else set()
+    maker = maker_for()
+    maker = attrs.evolve(maker, capabilities=Capabilities.native(*draws))
+    fields = dict.fromkeys(draws, 1.0) | {name: NOT_DEFAULT[name]}
+
+    with pytest.raises(
+        UnsupportedParameterError, match="the backend does not declare it"
+    ) as caught:
+        maker.make("a", SamplingParams(**{"temperature": 0.0, **fields}))
+    assert caught.value.parameter == name
+    assert maker.make("a", SamplingParams(temperature=0, max_tokens=5))
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,11 @@ class RequestMaker:
         self._numbers = itertools.count()  # next() on it is atomic
         self._owner = Owner()
         self._last_copy = SamplingParams()
+        self._unsupported = {
+            name: found
+            for name in sorted(SAMPLING_FIELDS)
+            if (found := self.capabilities.of(name)).support is Support.UNSUPPORTED
+        }
         self._adapters = KnownAdapters(max_rank=self.config.max_lora_rank)
         self._grammars = GrammarCompiler(
             self.text.tokenizer,
@@ -358,10 +363,8 @@ class RequestMaker:
                 )
 
     def _check_supported(self, params: SamplingParams) -> None:
-        for name, capability in self.capabilities.fields.items():
-            if capability.support is not Support.UNSUPPORTED:
-                continue
-            if name not in SAMPLING_FIELDS or (name in _OF_DRAWS and params.greedy):
+        for name, capability in self._unsupported.items():
+            if name in _OF_DRAWS and params.greedy:
                 continue
             # Every temperature but 0 draws, its default too.
             if name == "temperature" or not params.is_default(name):

@@ -18,7 +18,13 @@ from pathlib import Path
 
 import attrs
 
-from unillm.backend import Availability, Backend, hookimpl
+from unillm.backend import (
+    SAMPLING_FIELDS,
+    Availability,
+    Backend,
+    Capabilities,
+    hookimpl,
+)
 from unillm.errors import EngineOutOfMemoryError, InvalidParameterError
 from unillm.testing.backends import reference_backend
 from unillm.testing.scripted import ScriptedEngine
@@ -129,6 +135,7 @@ class PipeBackend(Backend):
     auto_rank = None
     option_names = None
     reads_weights = False
+    capabilities = Capabilities.native(*SAMPLING_FIELDS)
 
     def availability(self):
         return Availability(available=True)
