@@ -164,7 +164,7 @@ def batch(
             f"unillm batch needs {error.name}. Install it: pip install 'unillm[batch]'"
         ) from error
     given = {"params": sampling, **_texts(rows, results), **going}
-    loading = {**_answers(answers, AnswerSettings), **_engine(engine)}
+    loading = {**_answers(answers, AnswerSettings), **engine}
     if dry_run:
         arguments = Arguments(inputs=inputs, output=output, **given)
         found = count(arguments, LocalWorker(model, **loading))
@@ -203,14 +203,6 @@ def _answers(given: Mapping[str, Any], settings: Any) -> dict[str, Any]:
 
 
 _NAMES = ("served_model_name", "lora_modules")
-
-
-def _engine(given: Mapping[str, Any]) -> dict[str, Any]:
-    engine = dict(given)
-    if "chat_template" in engine:
-        text = options.read_text(engine["chat_template"], "--chat-template")
-        engine["chat_template"] = text
-    return engine
 
 
 def _on_ray(

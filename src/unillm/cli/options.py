@@ -160,11 +160,18 @@ class Building(Loading, total=False):
     ]
 
 
+def _read_template(texts: list[str]) -> str:
+    return read_text(texts[-1], "--chat-template")
+
+
 class Serving(Building, total=False):
     """Options for a generator that others use."""
 
     chat_template: Annotated[
-        str, _engine("Chat template to use: a file, or its text.", "PATH")
+        str,
+        _engine(
+            "Chat template to use: a file, or its text.", "PATH", read=_read_template
+        ),
     ]
     pipeline_parallel_size: Annotated[
         int, _engine("Groups of devices that share the layers.", "COUNT")

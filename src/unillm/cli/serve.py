@@ -172,9 +172,6 @@ def serve(
         raise ConfigError(
             f"unillm serve needs {error.name}. Install it: pip install 'unillm[server]'"
         ) from error
-    template = engine.get("chat_template")
-    if template is not None:
-        engine["chat_template"] = options.read_text(template, "--chat-template")
     given: dict[str, Any] = {**address, **security, **answers, **load}
     queue = {name: given.pop(name) for name in _QUEUE if name in given}
     keys = (*given.pop("api_keys", ()), *_keys_of_environment())
