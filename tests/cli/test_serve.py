@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from unillm.cli.serve import _generator
+from unillm.cli.serve import _generator, _keys_of_environment
 from unillm.testing import backends, scripted
 
 
@@ -38,3 +38,12 @@ def test_a_server_sets_what_its_backend_asks_for_unless_the_user_does(given, use
         _generator("unillm/tiny", backend="scripted", backend_options=given) as made,
     ):
         assert dict(made.config.backend_options) == used
+
+
+@pytest.mark.parametrize(("given", "keys"), [("secret\n", ["secret"]), ("\n", [])])
+def test_the_newline_at_the_end_of_a_keys_file_is_not_of_the_key(
+    monkeypatch, given, keys
+):
+    monkeypatch.setenv("UNILLM_API_KEY", given)
+
+    assert _keys_of_environment() == keys

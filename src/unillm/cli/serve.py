@@ -253,5 +253,6 @@ def _interpreter(given: str | None) -> str:
 
 
 def _keys_of_environment() -> list[str]:
-    key = os.environ.get(KEY_VARIABLE)
+    # A file's last line ends with a newline, which no header can send.
+    key = os.environ.get(KEY_VARIABLE, "").strip()
     return [key] if key else []
