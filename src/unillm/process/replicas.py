@@ -374,7 +374,9 @@ class ReplicatedEngine(Engine):
             raise error
 
     def _engines(self) -> list[ProcessEngine]:
-        return [each.engine for each in self._replicas if each.engine is not None]
+        # Read once: `stats` and `kill` are called on other threads than `step`.
+        found = [each.engine for each in self._replicas]
+        return [engine for engine in found if engine is not None]
 
     def _kill_loading(self, replica: _Replica) -> None:
         if replica.starting is not None and replica.loading is not None:
