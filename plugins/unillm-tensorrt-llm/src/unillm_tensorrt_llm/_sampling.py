@@ -31,6 +31,9 @@ BANNED = -1e9
 NO_END = -1
 """The ``end_id`` that the LLM API itself sends under ``ignore_eos``."""
 
+_ODD = 0x9E3779B97F4A7C15
+"""2**64 over the golden ratio, which spreads the bits of a seed."""
+
 
 def end_ids(request: EngineRequest) -> tuple[int, list[int]]:
     """Return ``end_id``, and the other ids that end a request."""
@@ -39,8 +42,13 @@ def end_ids(request: EngineRequest) -> tuple[int, list[int]]:
 
 
 def seed(request: EngineRequest) -> int:
-    """Return the seed as an unsigned number, as the C++ runtime takes it."""
-    return request.seed % 2**63
+    """Return the seed as a number of both types that TensorRT-LLM has for it.
+
+    They are int64 and uint64. Negative seeds become positive ones, all of them others,
+    and far from the small ones that people choose.
+    """
+    seed = request.seed
+    return seed if seed >= 0 else seed * _ODD % 2**63
 
 
 def choice(request: EngineRequest, *, vocab_size: int) -> dict[str, Any]:
