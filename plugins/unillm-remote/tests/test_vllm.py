@@ -180,7 +180,7 @@ def test_this_program_has_no_vllm():
 
 
 def test_the_death_of_vllm_reaches_every_call(key):
-    endless = SamplingParams(temperature=0, max_tokens=400, ignore_eos=True)
+    endless = SamplingParams(n=32, max_tokens=400, ignore_eos=True)
     server = VllmServer(key, SCALE_OUT)
     options = {"url": server.url}
     try:
