@@ -298,6 +298,28 @@ def test_a_sequence_that_ends_in_a_banned_id_is_not_an_aspect(maker_for):
     assert list(aspects_of(request, vocab_size=2000)) == []
 
 
+def test_a_sequence_without_its_word_is_an_aspect_of_its_own(maker_for):
+    handle = maker_for().make("a", SamplingParams(bad_words=["ab"]))
+    [request] = requests_of(handle)
+    bare = attrs.evolve(request, params=SamplingParams())
+
+    with_word, without = (
+        list(aspects_of(each, vocab_size=2000)) for each in (request, bare)
+    )
+
+    assert with_word == ["bad_words.sequences"]
+    assert without == ["bad_words.sequences", "bad_words.sequences.ids"]
+
+
+def test_an_aspect_of_an_aspect_is_honoured_as_that_one():
+    refused = Capability(support=Support.UNSUPPORTED, reason="one id")
+    able = Capabilities(
+        fields={"bad_words": Capability(), "bad_words.sequences": refused}
+    )
+
+    assert able.of("bad_words.sequences.ids") is refused
+
+
 def test_an_adapter_needs_enable_lora(maker_for, tmp_path):
     maker = maker_for(capabilities=Capabilities(fields={"lora": Capability()}))
 

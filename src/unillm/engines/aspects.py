@@ -2,8 +2,9 @@
 
 """Aspects: uses of a sampling field that an engine may lack although it has the field.
 
-An aspect is a name in `Capabilities`, made of the field's name and a word. An aspect
-that a backend does not name is honoured as its field is.
+An aspect is a name in `Capabilities`, made of the name of a field, or of another
+aspect, and a word. An aspect that a backend does not name is honoured as the one before
+its last dot.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ tokens in shared memory, as TensorRT-LLM's do, keep no more."""
 ASPECTS: Mapping[str, str] = MappingProxyType(
     {
         "bad_words.sequences": "a bad word of several tokens",
+        "bad_words.sequences.ids": "a bad word of several tokens without its text",
         "logprobs.changed": "logprobs beside a field that changes the logits",
         "min_tokens.ignored_eos": "min_tokens with stop_token_ids under ignore_eos",
         "min_p.top_p": "min_p beside top_p",
@@ -29,7 +31,7 @@ ASPECTS: Mapping[str, str] = MappingProxyType(
         "top_k.large": f"top_k above {LARGE_TOP_K} and below the vocabulary's size",
     }
 )
-"""Name to meaning. The part before the dot is the field."""
+"""Name to meaning. The part before the first dot is the field."""
 
 _CHANGES_LOGITS = (
     "presence_penalty",
@@ -51,6 +53,8 @@ def aspects_of(request: EngineRequest, *, vocab_size: int) -> Iterator[str]:
     alone = {ids[0] for ids in words if len(ids) == 1}
     if any(ids[-1] not in alone for ids in words):
         yield "bad_words.sequences"
+        if not params.bad_words:  # which the requests of a `Generator` have
+            yield "bad_words.sequences.ids"
     changes = bool(words) or not all(map(params.is_default, _CHANGES_LOGITS))
     if params.logprobs is not None and changes:
         yield "logprobs.changed"

@@ -100,7 +100,8 @@ class Capabilities:
 
     fields: Mapping[str, Capability] = attrs.field(factory=lambda: MappingProxyType({}))
     """By name. A sampling field or a feature that is absent is unsupported, but for
-    those of `ALWAYS`; an aspect that is absent is honoured as its field."""
+    those of `ALWAYS`; an aspect that is absent is honoured as the name before its last
+    dot."""
 
     @classmethod
     def native(cls, *names: str) -> Capabilities:
@@ -111,9 +112,9 @@ class Capabilities:
         """Return how the backend honours a field, a feature or an aspect."""
         if name in self.fields:
             return self.fields[name]
-        field, _, aspect = name.partition(".")
-        if aspect:
-            return self.of(field)
+        whole, _, _ = name.rpartition(".")
+        if whole:
+            return self.of(whole)
         return _NATIVE if name in ALWAYS else _UNDECLARED
 
     def refined(self, other: Capabilities) -> Capabilities:

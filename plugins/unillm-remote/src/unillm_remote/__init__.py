@@ -44,12 +44,6 @@ class RemoteBackend(Backend):
     reads_weights = False
     option_names = frozenset({"url", "served_model"})
     option_reasons = MappingProxyType(dict.fromkeys(ENGINE_OPTIONS, _OF_THE_SERVER))
-    waivers = MappingProxyType(
-        {
-            "S14": "unillm serve takes bad words as texts, which the core always has; "
-            "this clause gives their ids alone. T15 bans a word by its text"
-        }
-    )
     capabilities = Capabilities.native(*SAMPLING_FIELDS).refined(
         Capabilities(
             fields={

@@ -64,7 +64,7 @@ EXAMPLES: dict[str, Any] = {
 }
 """A value other than the default for each field that may depend on the engine, or the
 fields of an aspect. The vocabulary of the bundled model is too small for a large
-``top_k``."""
+``top_k``, and a `Generator` gives the text of each bad word."""
 
 
 class CallClauses(Clauses):
@@ -160,7 +160,8 @@ class CallClauses(Clauses):
         Troubleshooting: The core refuses by `Capabilities`. Don't declare a field that
             the engine cannot serve.
         """
-        assert set(EXAMPLES) == SAMPLING_FIELDS | ASPECTS.keys() - {"top_k.large"}
+        unseen = {"top_k.large", "bad_words.sequences.ids"}
+        assert set(EXAMPLES) == SAMPLING_FIELDS | ASPECTS.keys() - unseen
         greedy = not subject.declares("temperature")
         generator = subject.generator()
         for name, value in EXAMPLES.items():

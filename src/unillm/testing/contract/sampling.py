@@ -189,7 +189,7 @@ class SamplingClauses(Clauses):
         assert len(results[0].token_ids) == 6
         assert set(results[1].token_ids) <= {50, 60, 70}
 
-    @clause("bad_words", "bad_words.sequences")
+    @clause("bad_words", "bad_words.sequences", "bad_words.sequences.ids")
     def test_s14_bad_words(self, engine: DrivenEngine, ask: Asker) -> None:
         """The ids of a bad word never follow each other.
 

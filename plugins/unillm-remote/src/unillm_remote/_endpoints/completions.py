@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 TOKENISES = "the server makes its own token ids of a word, and not all of them"
 
+_WORDS_ALONE = "a body of unillm serve has words, not their ids"
+
 
 def sampling_fields(request: EngineRequest, served: Served) -> dict[str, Any]:
     """Return the fields that vLLM and unillm call alike.
@@ -148,6 +150,7 @@ class UnillmCompletions(Endpoint):
     path = "/v1/completions"
     capabilities = Capabilities(
         fields={
+            "bad_words.sequences.ids": refused(_WORDS_ALONE),
             "cache_salt": refused("a body of unillm serve has no such field"),
         }
     )
@@ -174,7 +177,7 @@ class UnillmCompletions(Endpoint):
             else:
                 body["allowed_token_ids"] = params.allowed_token_ids
         else:
-            refuse_sequences(request, "a body of unillm serve has words, not their ids")
+            refuse_sequences(request, _WORDS_ALONE)
         if params.logprobs is not None:
             every = params.logprobs == -1
             body["logprobs"] = served.vocab_size if every else params.logprobs
