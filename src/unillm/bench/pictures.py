@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from .report import Report
@@ -58,7 +58,7 @@ def pictures(report: Report) -> dict[str, str]:
 def _picture(report: Report, draw: Callable[[Axes, Report], None]) -> str:
     import matplotlib.pyplot as plt
 
-    style = {"svg.fonttype": "none", "svg.hashsalt": "unillm", "font.size": 9}
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": "unillm", "font.size": 9}
     with plt.rc_context(style):
         figure, axes = plt.subplots(figsize=_SIZE, layout="constrained")
         draw(axes, report)
