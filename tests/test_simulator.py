@@ -134,8 +134,8 @@ def test_a_wrong_end_is_found(monkeypatch):
 def test_swapped_tokens_are_found(monkeypatch):
     decode = SlotScheduler._decode
 
-    def swap(self):
-        outputs = decode(self)
+    def swap(self, live):
+        outputs = decode(self, live)
         if len(outputs) > 1:
             first, second, *rest = outputs
             outputs = [

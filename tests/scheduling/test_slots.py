@@ -263,14 +263,14 @@ def test_a_refill_takes_over_a_used_slot_while_others_run():
     later = [Job(2), Job(3), Job(4)]
     scheduler, _ = slot_scheduler(*jobs, later=later, slots=3)
     outputs = scheduler.step()
-    for job in later[:2]:  # one takes an unused slot, the other that of r0
+    for job in later[:2]:  # one takes the slot of r0, the other an unused one
         scheduler.add_request(job.request)
     outputs += outputs_of(scheduler)
     scheduler.add_request(later[2].request)  # all slots are used, and no request runs
     outputs += outputs_of(scheduler)
 
     refilled = {o.request_id: o.slots.refilled for o in outputs if o.finish_reason}
-    assert refilled == {"r0": False, "r1": False, "r2": False, "r3": True, "r4": False}
+    assert refilled == {"r0": False, "r1": False, "r2": True, "r3": False, "r4": False}
     assert scheduler.counters.refills == 1
 
 

@@ -5,7 +5,8 @@
 A row keeps its tokens when its request ends, until the slot has a new owner. A prompt
 that begins like the tokens of any row takes over that part, and the engine computes the
 rest alone. So no memory is needed besides the rows, and free slots are given away in
-the order in which they were last used.
+the order in which they were last used. Where rows share nothing, the slot that was
+freed last is given away first.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class RowContents:
         shortest: Tokens that a prefix must have to be taken over; `None` takes none.
 
     Attributes:
-        free: Slots without a request, the longest unused first.
+        free: Slots without a request, in the order in which they are given away.
     """
 
     def __init__(self, num_slots: int, *, shortest: int | None) -> None:
@@ -120,7 +121,10 @@ class RowContents:
             del row.ids[row.written :]
         else:
             self._rows[slot] = None
-        self.free.append(slot)
+        if self._shortest is None:
+            self.free.insert(0, slot)
+        else:
+            self.free.append(slot)
 
 
 def common_length(one: array[int], other: array[int], limit: int) -> int:

@@ -65,17 +65,17 @@ class ShowsTheLastOwner(Slots):
 
     def __init__(self, config):
         super().__init__(config)
-        self._left = {}
+        self._before = {}
 
     def token(self, request, position):
-        left = self._left.get(self.slot_of(request), ())
+        left = self._before.get(self.slot_of(request), ())
         if len(left) < len(request.prompt_token_ids) + 40:
             return super().token(request, position)
         seen = (*left[:40], *request.prompt_token_ids)
         return self.script(self.changed(request, prompt_token_ids=seen), position)
 
     def release(self, slot):
-        self._left[slot] = self._rows[slot].request.prompt_token_ids
+        self._before[slot] = self._rows[slot].request.prompt_token_ids
         super().release(slot)
 
 
