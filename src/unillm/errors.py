@@ -397,7 +397,7 @@ class BatchMismatchError(BatchError, ValueError):
     """The output of a job exists and belongs to another one.
 
     Attributes:
-        differences: What the two jobs differ in; empty if there is no other job.
+        differences: Parts that differ between the two jobs; empty without another job.
     """
 
     def __init__(self, message: str, *, differences: Sequence[str]) -> None:

@@ -134,7 +134,7 @@ class ModelReport:
     memory_refusal: str = ""
     """Why there is no estimate of the memory."""
     step: StepReport | None = None
-    """`None` where there is no estimate of the memory either."""
+    """`None` where `memory` is `None` too."""
 
 
 def inspect_model(

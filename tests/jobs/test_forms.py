@@ -166,7 +166,7 @@ def test_a_pattern_stands_for_its_files_in_order(
     run_batch(str(tmp_path / "?.jsonl"), tmp_path / "out.jsonl", scripted())
 
     assert [row["custom_id"] for row in rows_of(tmp_path / "out.jsonl")] == ["a", "b"]
-    with pytest.raises(BatchInputError, match="There is no file"):
+    with pytest.raises(BatchInputError, match="No file matches"):
         run_batch(str(tmp_path / "*.nothing"), tmp_path / "no.jsonl", scripted())
 
 

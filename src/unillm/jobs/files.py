@@ -46,7 +46,7 @@ def find_files(patterns: Sequence[str]) -> list[Path]:
         files = [Path(name) for name in names if Path(name).is_file()]
         if not files:
             raise BatchInputError(
-                f"There is no file {pattern!r}. Give a path, a pattern such as "
+                f"No file matches {pattern!r}. Give a path, a pattern such as "
                 "'data/*.jsonl', or - for standard input."
             )
         found += files

@@ -90,7 +90,7 @@ class Job:
         with storage_errors(work):
             scan = form.scan(work)
         if not scan.num_lines:
-            raise BatchInputError("There is no line in the input.")
+            raise BatchInputError("The input has no lines. A job needs one at least.")
         if scan.num_bad:
             log.warning(
                 "%d lines are not requests and will fail:\n  %s",

@@ -41,9 +41,7 @@ def job_status(output: Path) -> JobStatus:
     folder = JobFolder(output)
     record = folder.read()
     if record is None:
-        raise BatchInputError(
-            f"There is no job for {output}: {folder.path} has no record."
-        )
+        raise BatchInputError(f"{output} has no job: {folder.path} has no record.")
     done, failed = record.num_lines, record.num_failed
     if not record.finished:
         done = failed = 0

@@ -22,7 +22,7 @@ _VALUES = {each.__name__: each for each in (LoRARequest, StructuredOutputs)}
 """Classes of values that attributes have."""
 _PLAIN = (type(None), bool, int, float, bytes)
 _INTEGERS = range(-(2**63), 2**64)
-"""What MessagePack holds."""
+"""Types and integers that MessagePack holds."""
 
 
 def as_failure(error: BaseException) -> Failure:

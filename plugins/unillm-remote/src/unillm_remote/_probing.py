@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""What answers at an address: its kind, its model, its limits and its tokenizer.
+"""Probe of a server: its kind, its model, its limits and its tokenizer.
 
 Nothing is believed that can be tried: the last step computes one token, from ids to an
 id, by the very code that serves requests later.

@@ -62,7 +62,14 @@ class Call:
 
 
 class Reader(abc.ABC):
-    """Reads the answer to one request."""
+    """Reads the answer to one request.
+
+    Args:
+        request: That the server answers.
+    """
+
+    def __init__(self, request: EngineRequest) -> None:
+        self._request = request
 
     @abc.abstractmethod
     def read(self, event: Mapping[str, Any]) -> Part | None:

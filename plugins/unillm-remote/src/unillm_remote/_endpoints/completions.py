@@ -197,14 +197,7 @@ class UnillmCompletions(Endpoint):
 
 
 class CompletionsReader(Reader):
-    """Reads chunks, and whole bodies, which have the same fields.
-
-    Args:
-        request: That the server answers.
-    """
-
-    def __init__(self, request: EngineRequest) -> None:
-        self._request = request
+    """Reads chunks, and whole bodies, which have the same fields."""
 
     @override
     def read(self, event: Mapping[str, Any]) -> Part | None:

@@ -99,14 +99,7 @@ class VllmGenerate(Endpoint):
 
 
 class GenerateReader(Reader):
-    """Reads chunks, and whole bodies, which have the same fields.
-
-    Args:
-        request: That the server answers.
-    """
-
-    def __init__(self, request: EngineRequest) -> None:
-        self._request = request
+    """Reads chunks, and whole bodies, which have the same fields."""
 
     @override
     def read(self, event: Mapping[str, Any]) -> Part | None:

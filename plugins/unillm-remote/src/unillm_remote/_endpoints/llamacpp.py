@@ -106,14 +106,7 @@ class LlamaCppCompletion(Endpoint):
 
 
 class LlamaCppReader(Reader):
-    """Reads a whole answer.
-
-    Args:
-        request: That the server answers.
-    """
-
-    def __init__(self, request: EngineRequest) -> None:
-        self._request = request
+    """Reads a whole answer."""
 
     @override
     def read(self, event: Mapping[str, Any]) -> Part | None:

@@ -91,13 +91,14 @@ class SglangGenerate(Endpoint):
 
     @override
     def reader(self, request: EngineRequest) -> Reader:
-        return SglangReader()
+        return SglangReader(request)
 
 
 class SglangReader(Reader):
     """Reads events, whose ids are all so far, or with a flag of the server new ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, request: EngineRequest) -> None:
+        super().__init__(request)
         self._seen = 0
 
     @override
