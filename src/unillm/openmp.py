@@ -17,7 +17,8 @@ import os
 from pathlib import Path
 
 SPINS = "5000"
-"""Turns of the loop. Ten times as many were no faster for a model of 10M parameters."""
+"""Turns of the loop. Twenty times as many gave a model of 10M parameters 1.02 times the
+tokens a second, which is within the noise."""
 
 _POLICIES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
