@@ -26,7 +26,8 @@ def flags():
 
 
 def unillms_part(page, text):
-    """The text without the column of another server's flags."""
+    """The text without commands of benchmarks and the column of another server."""
+    text = re.sub(r"`python benchmarks/[^`]*`", "", text)
     if "from-vllm-serve" not in page:
         return text
     return "\n".join(line.split("|")[-2] for line in text.splitlines() if "|" in line)
