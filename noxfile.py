@@ -410,6 +410,6 @@ def build(session: nox.Session) -> None:
     session.run("python", "-m", "build", "--outdir", str(out), str(ROOT))
     (wheel,) = out.glob("*.whl")
     session.run("python", "scripts/check_wheel.py", str(wheel))
-    session.install(*CONSTRAINTS, f"unillm[transformers] @ {wheel.as_uri()}")
+    session.install(*CONSTRAINTS, f"unillm-sdk[transformers] @ {wheel.as_uri()}")
     with session.chdir(session.create_tmp()):
         session.run("unillm", "generate", "Count from 3 to 9:")

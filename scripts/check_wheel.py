@@ -2,7 +2,7 @@
 
 """Check what is in a built wheel: typed, with the bundled model, without tests.
 
-Usage: ``python scripts/check_wheel.py dist/unillm-0.1.0-py3-none-any.whl``
+Usage: ``python scripts/check_wheel.py dist/unillm_sdk-0.1.0-py3-none-any.whl``
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def problems(wheel: zipfile.ZipFile) -> list[str]:
     found += [
         f"{name} does not belong into a wheel"
         for name in sizes
-        if not name.startswith(("unillm/", "unillm-"))
+        if not name.startswith(("unillm/", "unillm_sdk-"))
     ]
     model = sum(size for name, size in sizes.items() if "/model/tiny/" in name)
     if model > MODEL_LIMIT_BYTES:

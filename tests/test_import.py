@@ -104,7 +104,7 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_the_version_is_that_of_the_distribution():
     from importlib.metadata import version
 
-    assert version("unillm") == unillm.__version__
+    assert version("unillm-sdk") == unillm.__version__
 
 
 def test_a_public_name_stays_itself_when_submodules_are_loaded():

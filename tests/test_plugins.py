@@ -19,6 +19,7 @@ import pluggy
 import pytest
 
 from unillm import backends, hookspecs, plugins
+from unillm.distributions import install_plugin
 from unillm.engines.backend import Availability, Backend
 from unillm.errors import BackendNotFoundError, PluginError
 from unillm.hookspecs import hookimpl
@@ -87,11 +88,13 @@ def test_the_error_of_an_unknown_name_lists_the_installed_backends(install):
 def test_the_error_of_a_backend_that_is_not_installed_names_the_command(install):
     install()
 
-    with pytest.raises(BackendNotFoundError, match="pip install unillm-vllm"):
+    with pytest.raises(
+        BackendNotFoundError, match=r"pip install .*plugins/unillm-vllm"
+    ):
         PluginRegistry().load("vllm")
 
     status = status_of("vllm")
-    assert (status.available, status.remedy) == (False, "pip install unillm-vllm")
+    assert (status.available, status.remedy) == (False, install_plugin("vllm"))
 
 
 def test_the_status_of_an_unavailable_backend_has_its_reason_and_remedy(install):

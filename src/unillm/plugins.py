@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pluggy
 
-from . import hookspecs
+from . import distributions, hookspecs
 from .engines.backend import CONTRACT_VERSION, Availability, Backend
 from .errors import BackendNotFoundError, PluginError, nearest_name
 from .plugin_checks import (
@@ -41,12 +41,7 @@ commas between. Unset, all may; empty, none. The embedded backend stays."""
 EMBEDDED = {"transformers": "unillm.embedded"}
 """Backends that come with the core: name to module."""
 
-KNOWN = {
-    "ctranslate2": "unillm-ctranslate2",
-    "remote": "unillm-remote",
-    "tensorrt-llm": "unillm-tensorrt-llm",
-    "vllm": "unillm-vllm",
-}
+KNOWN = {name: distributions.plugin(name) for name in distributions.BACKENDS}
 """Backends that are distributions of their own: name to distribution."""
 
 OLDEST_CONTRACT = 1
@@ -82,6 +77,7 @@ class PluginRegistry:
     """Lists the installed backends, and loads them by name."""
 
     def __init__(self) -> None:
+        distributions.warn_of_foreign()
         found = _entry_points()
         allowed = os.environ.get(PLUGINS_VARIABLE)
         names = None if allowed is None else _names(allowed)
@@ -212,7 +208,7 @@ class PluginRegistry:
                 available=False,
                 distribution=KNOWN[name],
                 reason="its plugin is not installed",
-                remedy=_install(name),
+                remedy=distributions.install_plugin(name),
             )
             for name in sorted(KNOWN.keys() - {*self.names(), *self.left_out})
         ]
@@ -225,7 +221,7 @@ class PluginRegistry:
         if name in self.left_out:
             advice = f" {_left_out(name)}."
         elif name in KNOWN:
-            advice = f" Install it with: {_install(name)}"
+            advice = f" Install it with: {distributions.install_plugin(name)}"
         else:
             close = nearest_name(name, {*installed, *KNOWN})
             advice = f"{close} `unillm backends` shows them all."
@@ -321,7 +317,3 @@ def _names(text: str) -> set[str]:
 def _left_out(name: str) -> str:
     value = os.environ.get(PLUGINS_VARIABLE)
     return f"{PLUGINS_VARIABLE}={value!r} does not name the installed plugin {name!r}"
-
-
-def _install(name: str) -> str:
-    return f"pip install {KNOWN[name]}"

@@ -115,5 +115,5 @@ def test_without_pytest_it_says_what_to_install(cli, monkeypatch):
     shown = doctor(cli)
 
     assert shown.exit_code == ExitCode.USAGE
-    assert "unillm[testing]" in shown.stderr
+    assert "[testing]" in shown.stderr
     assert shown.stdout == ""

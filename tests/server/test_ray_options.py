@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import unillm
 from unillm.cli.app import app
+from unillm.distributions import install_plugin
 from unillm.jobs import BatchReport
 
 
@@ -82,7 +83,7 @@ def test_the_plugin_is_named_where_it_is_missing(monkeypatch):
     result = serve("--ray", "auto")
 
     assert result.exit_code == 2
-    assert "pip install unillm-ray" in " ".join(result.output.split())
+    assert install_plugin("ray") in " ".join(result.output.split())
 
 
 def batch(*arguments):

@@ -18,4 +18,4 @@ def test_listing_the_backend_imports_no_engine():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
 
-    assert run.stdout.splitlines() == ["True unillm-ctranslate2 0.1.0", "set()"]
+    assert run.stdout.splitlines() == ["True unillm-sdk-ctranslate2 0.1.0", "set()"]

@@ -17,4 +17,4 @@ def test_listing_the_backend_imports_no_vllm():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
 
-    assert run.stdout == "True unillm-vllm 0.1.0 False\n"
+    assert run.stdout == "True unillm-sdk-vllm 0.1.0 False\n"

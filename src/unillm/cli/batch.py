@@ -17,6 +17,7 @@ import typer
 
 import unillm
 
+from ..distributions import install
 from ..errors import BatchError, ConfigError
 from . import options
 from .commands import command
@@ -161,7 +162,7 @@ def batch(
         from ..protocol.endpoints import AnswerSettings
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"unillm batch needs {error.name}. Install it: pip install 'unillm[batch]'"
+            f"unillm batch needs {error.name}. Install it: {install('batch')}"
         ) from error
     given = {"params": sampling, **_texts(rows, results), **going}
     loading = {**_answers(answers, AnswerSettings), **engine}

@@ -147,7 +147,7 @@ class Output(TypedDict, total=False):
         Path,
         _output(
             "Write report.json, report.csv and report.html into this folder; the page "
-            "needs unillm[bench].",
+            "needs the extra [bench].",
             "PATH",
         ),
     ]

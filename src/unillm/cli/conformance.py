@@ -79,7 +79,7 @@ def conformance(
 ) -> None:
     """Run every clause of the contract on a backend, with the bundled model.
 
-    Needs the extra unillm[testing].
+    Needs the extra [testing].
     """
     from tqdm import tqdm
 

@@ -33,7 +33,7 @@ def doctor(
     """Check the assumptions of a backend, and the contract on its engine.
 
     The assumptions are checked with MODEL. The clauses are checked with the bundled
-    model, whose answers are known. Needs the extra unillm[testing].
+    model, whose answers are known. Needs the extra [testing].
     """
     from ..resolve import resolve
     from ..testing.conformance import need_pytest, run_contract

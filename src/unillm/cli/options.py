@@ -21,6 +21,7 @@ import typer
 
 import unillm
 
+from ..distributions import install_plugin
 from ..errors import ConfigError
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")]
@@ -367,7 +368,7 @@ def import_ray(clustered: Clustered) -> Any:
         import unillm_ray
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"--ray needs {error.name}. Install it: pip install unillm-ray"
+            f"--ray needs {error.name}. Install it: {install_plugin('ray')}"
         ) from error
     return unillm_ray
 

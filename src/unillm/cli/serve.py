@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import unillm
 
+from ..distributions import install
 from ..errors import ConfigError
 from . import options
 from .commands import command
@@ -170,7 +171,7 @@ def serve(
         from ..server import run, settings
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"unillm serve needs {error.name}. Install it: pip install 'unillm[server]'"
+            f"unillm serve needs {error.name}. Install it: {install('server')}"
         ) from error
     given: dict[str, Any] = {**address, **security, **answers, **load}
     queue = {name: given.pop(name) for name in _QUEUE if name in given}

@@ -15,6 +15,7 @@ from typing import Any
 
 from typing_extensions import Self
 
+from ..distributions import install
 from ..errors import SideFailedError
 from ..process import child as process
 
@@ -104,8 +105,8 @@ class Child:
             yield line
         self._child.wait()
         missing = self._child.printed("No module named 'unillm")
-        install = f"\nInstall unillm there: {self._python} -m pip install unillm"
+        advice = f"\nInstall unillm there: {install(python=self._python)}"
         raise SideFailedError(
-            self._child.obituary("before it had answered") + install * missing,
+            self._child.obituary("before it had answered") + advice * missing,
             kind="EngineDeadError",
         )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
+from ..distributions import install
 from ..engines.backend import Availability, Backend
 from ..engines.base import (
     FEATURES,
@@ -65,7 +66,7 @@ class TransformersBackend(Backend):
             return Availability(
                 available=False,
                 reason="torch is not installed",
-                remedy='pip install "unillm[transformers]"',
+                remedy=install("transformers"),
             )
         return Availability(available=True)
 

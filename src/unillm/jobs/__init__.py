@@ -25,7 +25,7 @@ elsewhere, for instance on several machines::
 `LocalWorker` takes the same lines and returns the same answers. The job does everything
 else: it reads and checks the files, counts, orders, resumes and writes.
 
-Needs the extra ``unillm[batch]``.
+Needs the extra ``[batch]``.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
+from ..distributions import install
 from ..errors import BatchInputError, ConfigError
 
 STDIN = "-"
@@ -106,8 +107,8 @@ def _zstandard() -> Any:
         import zstandard
     except ModuleNotFoundError as error:
         raise ConfigError(
-            "Files compressed with zstd need the package zstandard. Install it: pip "
-            "install 'unillm[batch]'"
+            "Files compressed with zstd need the package zstandard. Install it: "
+            f"{install('batch')}"
         ) from error
     return zstandard
 

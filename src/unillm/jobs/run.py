@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..distributions import install
 from ..errors import ConfigError
 from .report import BatchReport
 
@@ -74,7 +75,7 @@ def run_batch(
         from .job import Job, as_worker
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"Batch jobs need {error.name}. Install it: pip install 'unillm[batch]'"
+            f"Batch jobs need {error.name}. Install it: {install('batch')}"
         ) from error
     job = Job(
         Arguments(

@@ -13,11 +13,12 @@ in their order.
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
 from typing import Any, Literal
 
 from msgspec import Raw, Struct
 
+from .. import distributions
 from ..outputs import FinishReason
 
 PROTOCOL = 1
@@ -31,7 +32,7 @@ SupportName = Literal["native", "emulated", "unsupported"]
 def unillm_version() -> str:
     """Return the version of unillm in this environment."""
     try:
-        return version("unillm")
+        return distributions.version()
     except PackageNotFoundError:  # a source tree
         return "without a version"
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from ..distributions import install
 from ..errors import BackendUnavailableError, EngineDeadError
 from .channel import Channel, ProtocolError, pair
 from .child import Child
@@ -225,7 +226,7 @@ class Peer:
         except EOFError:
             self._child.wait(_REAP_S)
             missing = self._child.printed("No module named")
-            remedy = f"{self._python} -m pip install unillm" if missing else None
+            remedy = install(python=self._python) if missing else None
             raise self._unavailable(
                 f"{self._child.obituary()}", remedy=remedy
             ) from None
@@ -243,7 +244,7 @@ class Peer:
             raise self._unavailable(
                 f"{self._python} has unillm {hello.unillm} (protocol {hello.protocol}),"
                 f" and this program has unillm {own} (protocol {PROTOCOL})",
-                remedy=f"{self._python} -m pip install unillm=={own}",
+                remedy=install(python=self._python),
             )
 
     def _unavailable(

@@ -2,5 +2,5 @@
 
 """OpenAI's bodies to prompts and params, and outputs to OpenAI's bodies and events.
 
-Pure: no socket, no engine, no clock. Needs the extra ``unillm[server]``.
+Pure: no socket, no engine, no clock. Needs the extra ``[server]``.
 """

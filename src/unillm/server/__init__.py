@@ -2,5 +2,5 @@
 
 """An HTTP server over one `Generator`, compatible with OpenAI's API.
 
-Stands on public names and `protocol`. Needs the extra ``unillm[server]``.
+Stands on public names and `protocol`. Needs the extra ``[server]``.
 """

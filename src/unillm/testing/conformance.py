@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from ..distributions import install
 from ..errors import ConfigError, PluginError
 from ..resolve import resolve
 
@@ -155,7 +156,7 @@ def need_pytest() -> None:
     if find_spec("pytest") is None:
         raise ConfigError(
             "The contract needs pytest, which is not installed. Run: "
-            'pip install "unillm[testing]"'
+            f"{install('testing')}"
         )
 
 

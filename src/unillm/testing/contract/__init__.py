@@ -10,7 +10,7 @@ In the tests of a backend::
         backend = "mybackend"
 
 Each test is one clause of the page "The contract for plugin authors". Its docstring is
-the clause, followed by advice for a failure. Needs the extra ``unillm[testing]``.
+the clause, followed by advice for a failure. Needs the extra ``[testing]``.
 """
 
 from __future__ import annotations
