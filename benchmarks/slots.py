@@ -32,6 +32,8 @@ import attrs
 from typing_extensions import Self
 from workload import MAX_MODEL_LEN, MODELS, Workload, draw, make_model
 
+import unillm
+
 WORKERS = Path(__file__).with_name("slot_engines.py")
 ENGINES = ("unillm", "floor", "static", "generate_batch")
 VLLM = ("vllm", "vllm-eager")
@@ -229,7 +231,7 @@ def describe(options: argparse.Namespace, workload: Workload) -> dict[str, Any]:
         "torch": version("torch"),
         "transformers": version("transformers"),
         "vllm": vllm_version(options),
-        "unillm": version("unillm-sdk"),
+        "unillm": unillm.__version__,
     }
 
 

@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version as installed_version
+from unillm import __version__
 
 project = "unillm"
 author = "The unillm developers"
 project_copyright = "2026, The unillm developers"
-release = installed_version("unillm-sdk")
+release = __version__
 version = release
 
 extensions = [

@@ -60,6 +60,7 @@ def recorded(tmp_path, monkeypatch):
             f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\n"
             "Summary: One interface to chat APIs\n"
         )
+        (folder / "RECORD").write_text("unillm/__init__.py,,\n")
         if url is not None:
             (folder / "direct_url.json").write_text(json.dumps({"url": url}))
         monkeypatch.syspath_prepend(tmp_path / "site")

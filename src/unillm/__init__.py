@@ -89,9 +89,9 @@ if not TYPE_CHECKING:  # a type checker would accept every name
 
     def __getattr__(name: str) -> object:
         if name == "__version__":
-            from .distributions import version
+            from .distributions import VERSION
 
-            return version()
+            return VERSION
         if name == "errors":
             return import_module(".errors", __name__)
         if name not in _WHERE:

@@ -15,6 +15,9 @@ import warnings
 from functools import cache
 from pathlib import Path
 
+VERSION = "0.1.0"
+"""The version of this package, which ``pyproject.toml`` reads here."""
+
 CORE = "unillm-sdk"
 """The distribution of this package."""
 
@@ -28,17 +31,6 @@ FOREIGN = "unillm"
 def plugin(name: str) -> str:
     """Return the name of a plugin's distribution."""
     return f"{CORE}-{name}"
-
-
-def version() -> str:
-    """Return the version of this package.
-
-    Raises:
-        PackageNotFoundError: The package is a source tree that is not installed.
-    """
-    from importlib.metadata import version as installed  # 30 ms
-
-    return installed(CORE)
 
 
 def install(extra: str = "", *, python: str = "") -> str:
@@ -69,20 +61,19 @@ def install_plugin(name: str) -> str:
 
 @cache
 def warn_of_foreign() -> None:
-    """Warn once if the other project's distribution is installed.
-
-    Both install the folder ``unillm``, so each overwrites files of the other.
-    """
-    from importlib.metadata import PackageNotFoundError, metadata
+    """Warn once if the other project's distribution has files in our package."""
+    from importlib.metadata import PackageNotFoundError, distribution
 
     try:
-        found = metadata(FOREIGN)
+        found = distribution(FOREIGN)
     except PackageNotFoundError:
         return
+    if not any(file.parts[0] == FOREIGN for file in found.files or ()):
+        return
     warnings.warn(
-        f"The distribution {FOREIGN} {found['Version']} is installed here "
-        f"({found['Summary']!r}). This package is the distribution {CORE}, and both "
-        "install the folder 'unillm', so they overwrite each other's files. Run: "
+        f"The distribution {FOREIGN} {found.version} is installed here "
+        f"({found.metadata['Summary']!r}). This package is the distribution {CORE}. "
+        "Both install the folder 'unillm', so they overwrite each other's files. Run: "
         f"pip uninstall -y {FOREIGN} {CORE}. Then install this one again: {install()}",
         stacklevel=2,
     )

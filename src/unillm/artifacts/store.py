@@ -25,7 +25,7 @@ from typing import Any
 import attrs
 from typing_extensions import Self
 
-from ..distributions import version
+from ..distributions import VERSION
 from ..errors import ConfigError, EngineBuildError, UnillmError
 from .folder import CACHE_VARIABLE, ArtifactFolder
 from .key import BuildSpec
@@ -319,7 +319,7 @@ class ArtifactStore:
             built_at=dt.datetime.now(dt.timezone.utc),
             build_seconds=round(seconds, 3),
             versions={
-                "unillm": version(),
+                "unillm": VERSION,
                 "python": platform.python_version(),
             },
         ).write(temporary)

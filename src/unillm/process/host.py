@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from ..distributions import VERSION
 from ..errors import RequestError, UnillmError
 from ..plugins import PluginRegistry
 from ..runtime.cores import watched_cores
@@ -44,7 +45,6 @@ from .messages import (
     Output,
     ToHost,
     Turn,
-    unillm_version,
 )
 from .values import (
     as_output,
@@ -78,9 +78,7 @@ def main(work: int, control: int) -> None:
     program = Channel.to_program(socket.socket(fileno=work))
     attendant = Attendant(Channel.to_program(socket.socket(fileno=control)))
     attendant.start()
-    hello = Hello(
-        protocol=PROTOCOL, unillm=unillm_version(), python=platform.python_version()
-    )
+    hello = Hello(protocol=PROTOCOL, unillm=VERSION, python=platform.python_version())
     status = 0
     try:
         program.send(hello)

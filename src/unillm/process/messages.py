@@ -13,12 +13,10 @@ in their order.
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError
 from typing import Any, Literal
 
 from msgspec import Raw, Struct
 
-from .. import distributions
 from ..outputs import FinishReason
 
 PROTOCOL = 1
@@ -27,14 +25,6 @@ PROTOCOL = 1
 
 SupportName = Literal["native", "emulated", "unsupported"]
 """A `Support`."""
-
-
-def unillm_version() -> str:
-    """Return the version of unillm in this environment."""
-    try:
-        return distributions.version()
-    except PackageNotFoundError:  # a source tree
-        return "without a version"
 
 
 class Message(Struct, array_like=True, tag=True, gc=False):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from ..distributions import install
+from ..distributions import VERSION, install
 from ..errors import BackendUnavailableError, EngineDeadError
 from .channel import Channel, ProtocolError, pair
 from .child import Child
@@ -30,7 +30,6 @@ from .messages import (
     News,
     Ready,
     Stats,
-    unillm_version,
 )
 
 HELLO_TIMEOUT_S = 60.0
@@ -240,10 +239,9 @@ class Peer:
                 "of Hello"
             )
         if hello.protocol != PROTOCOL:
-            own = unillm_version()
             raise self._unavailable(
                 f"{self._python} has unillm {hello.unillm} (protocol {hello.protocol}),"
-                f" and this program has unillm {own} (protocol {PROTOCOL})",
+                f" and this program has unillm {VERSION} (protocol {PROTOCOL})",
                 remedy=install(python=self._python),
             )
 
