@@ -13,7 +13,8 @@ with an entry in the changelog, and in a way that breaks a backend only together
 it creates an engine.
 
 Importing this module loads no engine, no torch and no transformers. The names of
-`_LAZY`, which need torch or the store of artifacts, are imported when first used.
+`_LAZY`, which need torch, numpy or the store of artifacts, are imported when they are
+first used.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from .engines.backend import Backend as Backend
 from .engines.backend import Finding as Finding
 from .engines.base import ALWAYS as ALWAYS
 from .engines.base import FEATURES as FEATURES
+from .engines.base import SAMPLED as SAMPLED
 from .engines.base import SAMPLING_FIELDS as SAMPLING_FIELDS
 from .engines.base import Capabilities as Capabilities
 from .engines.base import Capability as Capability
@@ -102,6 +104,8 @@ if TYPE_CHECKING:
     from .artifacts.store import ArtifactStore as ArtifactStore
     from .embedded.loading import check_tensors as check_tensors
     from .embedded.loading import load_model as load_model
+    from .sampling.request_sampler import RequestSampler as RequestSampler
+    from .sampling.request_sampler import token_logprobs as token_logprobs
     from .sampling.sampler import Sampler as Sampler
 
 _LAZY = {
@@ -110,9 +114,11 @@ _LAZY = {
     "ArtifactStore": ".artifacts.store",
     "BuildSpec": ".artifacts.key",
     "Progress": ".artifacts.progress",
+    "RequestSampler": ".sampling.request_sampler",
     "Sampler": ".sampling.sampler",
     "check_tensors": ".embedded.loading",
     "load_model": ".embedded.loading",
+    "token_logprobs": ".sampling.request_sampler",
 }
 """Name to the module that has it."""
 

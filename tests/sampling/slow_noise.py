@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 
-from unillm.sampling.noise import _mix, keys_of
+from unillm.sampling.seeds import keys_of, mix
 
 WORD = 2**32 - 1
 
@@ -14,7 +14,7 @@ WORD = 2**32 - 1
 def ring_time(seed: int, step: int, token_id: int) -> float:
     """Return the time of a token's clock in the draw of a seed and a step."""
     first, second = (key & WORD for key in keys_of(seed, step))
-    bits = ((_mix(token_id) >> 32) ^ first ^ 2**31) * 0x7FEB352D & WORD
+    bits = ((mix(token_id) >> 32) ^ first ^ 2**31) * 0x7FEB352D & WORD
     bits = ((bits ^ (bits >> 16)) + second) & WORD
     bits = (bits * 0x846CA68B) & 0x7FFFFFFF
     bits ^= bits >> 15

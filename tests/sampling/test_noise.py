@@ -10,14 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sampling.slow_noise import ring_time
 
-from unillm.sampling.noise import (
-    _GOLDEN_GAMMA,
-    _WORD,
-    _mix,
-    exponential_clocks,
-    keys_of,
-    spread,
-)
+from unillm.sampling.noise import exponential_clocks, spread
+from unillm.sampling.seeds import _GOLDEN_GAMMA, _WORD, keys_of, mix
 
 CPU = torch.device("cpu")
 
@@ -33,7 +27,7 @@ def chi_square(counts, expected):
 
 def test_words_are_those_of_splitmix64():
     """The sequence of seed 1234567, as it is published on Rosetta Code."""
-    words = [_mix((1234567 + (i + 1) * _GOLDEN_GAMMA) & _WORD) for i in range(5)]
+    words = [mix((1234567 + (i + 1) * _GOLDEN_GAMMA) & _WORD) for i in range(5)]
 
     assert words == [
         6457827717110365317,

@@ -17,7 +17,7 @@ from sampling.slow_noise import ring_time
 
 from unillm import SamplingParams
 from unillm.engines.base import EngineRequest
-from unillm.sampling import Sampler
+from unillm.sampling.sampler import Sampler
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 VOCAB = 23

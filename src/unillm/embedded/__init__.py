@@ -17,13 +17,7 @@ from typing_extensions import override
 
 from ..distributions import install
 from ..engines.backend import Availability, Backend
-from ..engines.base import (
-    FEATURES,
-    SAMPLING_FIELDS,
-    Capabilities,
-    Capability,
-    Support,
-)
+from ..engines.base import FEATURES, SAMPLED, Capabilities
 from ..hookspecs import hookimpl
 from ..model.checkpoint import read_config
 
@@ -49,16 +43,7 @@ class TransformersBackend(Backend):
         }
     )
 
-    capabilities = Capabilities.native(*SAMPLING_FIELDS, *FEATURES).refined(
-        Capabilities(
-            fields={
-                "structured_outputs": Capability(
-                    support=Support.EMULATED,
-                    reason="the core masks the tokens that a grammar forbids",
-                )
-            }
-        )
-    )
+    capabilities = SAMPLED.refined(Capabilities.native("prompt_logprobs", *FEATURES))
 
     @override
     def availability(self) -> Availability:

@@ -35,7 +35,8 @@ from ..engines.slots import (
 from ..errors import ConfigError, InvalidParameterError
 from ..model.memory import Limits, MemoryNeeds, needs_of
 from ..model.sizes import KvShape
-from ..sampling import PromptLogprobs, Sampler
+from ..sampling.logprobs import PromptLogprobs
+from ..sampling.sampler import Sampler
 from . import attention
 from .cache import ChunksStep, ChunkStep, PromptStep, SlotCache, Step
 from .dynamic_rope import LengthsOfRows

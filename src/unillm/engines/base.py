@@ -122,6 +122,20 @@ class Capabilities:
         return Capabilities(fields={**self.fields, **other.fields})
 
 
+SAMPLED = Capabilities.native(*SAMPLING_FIELDS - {"prompt_logprobs"}).refined(
+    Capabilities(
+        fields={
+            "structured_outputs": Capability(
+                support=Support.EMULATED,
+                reason="the core masks the tokens that a grammar forbids",
+            )
+        }
+    )
+)
+"""Capabilities of an engine that returns logits and samples with `Sampler` or
+`RequestSampler`. It declares ``"prompt_logprobs"`` where it computes them too."""
+
+
 @attrs.frozen(kw_only=True)
 class EngineLimits:
     """The numbers that an engine was created or built with."""

@@ -6,12 +6,6 @@ Names, meanings and order are those of vLLM 0.32. A token depends on the request
 its number of new tokens and its logits alone: not on the slot, the other rows or the
 batch size.
 
-Private to the core; `unillm.backend` exports `Sampler`.
+Private to the core; `unillm.backend` exports `Sampler`, for tensors of torch, and
+`RequestSampler`, for arrays of numpy.
 """
-
-from __future__ import annotations
-
-from .logprobs import PromptLogprobs
-from .sampler import Sampler
-
-__all__ = ["PromptLogprobs", "Sampler"]

@@ -7,8 +7,6 @@ because they follow from its number of new tokens and not from earlier draws. Th
 integers up to the last operation, so that they are the same on every device.
 
 References:
-    SplitMix64: G. Steele, D. Lea, C. Flood, "Fast Splittable Pseudorandom Number
-    Generators", OOPSLA 2014; constants of ``java.util.SplittableRandom``.
     The 32-bit mix: C. Wellons, "Prospecting for Hash Functions", 2018, ``lowbias32``.
 """
 
@@ -17,8 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_WORD = 2**64 - 1
-_GOLDEN_GAMMA = 0x9E3779B97F4A7C15
+from .seeds import number_of
 
 # Factors of `lowbias32`, the second as a signed integer of 32 bits.
 _FACTOR_1 = 0x7FEB352D
@@ -28,22 +25,9 @@ _SCALE = 2.0**-31 * (1 - 2.0**-23)
 """Takes 31 bits into [0, 1), also where they are rounded to float32."""
 
 
-def keys_of(seed: int, step: int) -> tuple[int, int]:
-    """Return the two keys of a draw, signed integers of 32 bits.
-
-    Args:
-        seed: Any integer; its lowest 64 bits count.
-        step: From 0.
-    """
-    # Seeds are often neighbours (`seed + i` with n > 1); their streams must not be.
-    start = _mix(seed & _WORD)
-    word = _mix((start + (step + 1) * _GOLDEN_GAMMA) & _WORD)
-    return (word >> 32) - 2**31, (word & 0xFFFFFFFF) - 2**31
-
-
 def spread(vocab_size: int, device: torch.device) -> Tensor:
     """Return ``[vocab]``, int32: a random number for each token id."""
-    numbers = [(_mix(token_id) >> 32) - 2**31 for token_id in range(vocab_size)]
+    numbers = [number_of(token_id) for token_id in range(vocab_size)]
     return torch.tensor(numbers, dtype=torch.int32, device=device)
 
 
@@ -53,7 +37,7 @@ def exponential_clocks(keys: Tensor, numbers: Tensor) -> Tensor:
     The times are independent and exponentially distributed.
 
     Args:
-        keys: ``[rows, 2]``, int32: those of `keys_of`.
+        keys: ``[rows, 2]``, int32: those of `seeds.keys_of`.
         numbers: ``[vocab]``: those of `spread`.
     """
     bits = numbers ^ keys[:, :1]
@@ -67,9 +51,3 @@ def exponential_clocks(keys: Tensor, numbers: Tensor) -> Tensor:
     # Minus a uniform number in (0, 1), which is fine near 0: the smallest ones decide.
     offset = torch.full((), -_SCALE / 2, device=keys.device)
     return torch.add(offset, bits, alpha=-_SCALE).log1p_()
-
-
-def _mix(word: int) -> int:
-    word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
-    word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & _WORD
-    return word ^ (word >> 31)

@@ -15,86 +15,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import attrs
 import torch
 from torch import Tensor
 
-from ..engines.base import EngineRequest, TokenGrammarState, TokenLogprobs
+from ..engines.base import EngineRequest
 from ..engines.slots import SlotToken
 from ..params import SamplingParams
 from . import filters, noise
 from .fetch import Fetch
 from .logprobs import LogprobsFetch
 from .penalties import PenaltyCounts
+from .row import Row, checked, token_of
+from .seeds import keys_of
 
 _BYTE = torch.uint8
 
 _CACHED = 2**17
 """Numbers that a draw on the CPU makes at a time, so that they stay in its cache."""
-
-
-@attrs.define(eq=False)
-class _Row:
-    """The request of a slot, and its state."""
-
-    slot: int
-    request: EngineRequest
-    generated: int = 0
-    banned: Tensor | None = None
-    """``[vocab]``: true for the ids that `allowed_token_ids` leaves out."""
-    recent: list[int] = attrs.field(factory=list)
-    """The last new tokens, as many as `bad_words` need."""
-    grammar: TokenGrammarState | None = None
-    plain: bool = attrs.field(init=False)
-    """Whether the row takes its highest logit, except before `min_tokens`."""
-
-    @plain.default
-    def _is_plain(self) -> bool:
-        return (
-            self.params.greedy
-            and self.params.logprobs is None
-            and self.banned is None
-            and self.grammar is None
-            and not self.request.bad_words_token_ids
-            and not self.params.logit_bias
-            and not self.penalised
-        )
-
-    @property
-    def params(self) -> SamplingParams:
-        return self.request.params
-
-    @property
-    def penalised(self) -> bool:
-        params = self.params
-        return bool(
-            params.repetition_penalty != 1.0
-            or params.frequency_penalty
-            or params.presence_penalty
-        )
-
-    @property
-    def masks_stops(self) -> bool:
-        return self.generated < self.params.min_tokens
-
-    def masked_ids(self) -> set[int]:
-        """Return the ids that would complete a bad word or end the request too soon."""
-        completing = {
-            last
-            for *before, last in self.request.bad_words_token_ids
-            if not before or self.recent[-len(before) :] == before
-        }
-        stops = self.request.stop_token_ids if self.masks_stops else ()
-        return completing.union(stops)
-
-    def accept(self, token_id: int) -> None:
-        """Record a new token."""
-        self.generated += 1
-        if self.request.bad_words_token_ids:
-            longest = max(map(len, self.request.bad_words_token_ids))
-            self.recent = [*self.recent, token_id][-longest:]
-        if self.grammar is not None:
-            self.grammar.accept(token_id)
 
 
 class Sampler:
@@ -113,7 +50,7 @@ class Sampler:
     ) -> None:
         self._vocab_size = vocab_size
         self._device = device
-        self._rows: dict[int, _Row] = {}  # by slot
+        self._rows: dict[int, Row] = {}  # by slot
         self._numbers = noise.spread(vocab_size, device)
         self._penalties = PenaltyCounts(
             num_slots=num_slots, vocab_size=vocab_size, device=device
@@ -131,7 +68,7 @@ class Sampler:
                 slot. They are not part of its prompt.
         """
         assert slot not in self._rows, "a held slot was given away"
-        row = _Row(
+        row = Row(
             slot,
             request,
             banned=self._banned(request.params),
@@ -179,13 +116,13 @@ class Sampler:
         for row, token in zip(rows, tokens, strict=True):
             if token.error is None:
                 row.accept(token.token_id)
-        return [_checked(row, token) for row, token in zip(rows, tokens, strict=True)]
+        return [checked(row, token) for row, token in zip(rows, tokens, strict=True)]
 
-    def _take_best(self, best: Tensor, rows: Sequence[_Row]) -> list[SlotToken]:
+    def _take_best(self, best: Tensor, rows: Sequence[Row]) -> list[SlotToken]:
         # NaN wins a maximum, so the best score shows whether all scores are finite.
         scores, ids = best.tolist()
         tokens = [
-            _token(row, int(token_id), score, score, None)
+            token_of(row, int(token_id), score, score, None)
             for row, token_id, score in zip(rows, ids, scores, strict=True)
         ]
         for row, token in zip(rows, tokens, strict=True):
@@ -193,7 +130,7 @@ class Sampler:
                 row.generated += 1  # all that `accept` does for a plain row
         return tokens
 
-    def _choose(self, logits: Tensor, rows: Sequence[_Row]) -> list[SlotToken]:
+    def _choose(self, logits: Tensor, rows: Sequence[Row]) -> list[SlotToken]:
         scores = self._mask_grammar(logits, rows)
         scores = self._mask_banned(scores, rows)
         scores = self._mask_ids(scores, rows)
@@ -210,7 +147,7 @@ class Sampler:
         fetched = fetch.run()
         by_row = logprobs.read(fetched)
         return [
-            _token(row, int(token_id), highest, score, by_row.get(index))
+            token_of(row, int(token_id), highest, score, by_row.get(index))
             for index, (row, (token_id, highest, score)) in enumerate(
                 zip(rows, fetched[0], strict=True)
             )
@@ -218,7 +155,7 @@ class Sampler:
 
     # ---------------------------------------------------------- each rule, in its order
 
-    def _mask_grammar(self, scores: Tensor, rows: Sequence[_Row]) -> Tensor:
+    def _mask_grammar(self, scores: Tensor, rows: Sequence[Row]) -> Tensor:
         """Mask what the grammars forbid, for all rows at once."""
         # The device may still compute the logits meanwhile.
         masks = {
@@ -245,7 +182,7 @@ class Sampler:
                 0, self._tensor(params.allowed_token_ids), value=False
             )
 
-    def _mask_banned(self, scores: Tensor, rows: Sequence[_Row]) -> Tensor:
+    def _mask_banned(self, scores: Tensor, rows: Sequence[Row]) -> Tensor:
         """Mask all but the `allowed_token_ids`."""
         masks = {
             index: row.banned
@@ -259,7 +196,7 @@ class Sampler:
             scores, list(masks), lambda part: part.masked_fill_(banned, -torch.inf)
         )
 
-    def _mask_ids(self, scores: Tensor, rows: Sequence[_Row]) -> Tensor:
+    def _mask_ids(self, scores: Tensor, rows: Sequence[Row]) -> Tensor:
         """Mask the ids that complete a bad word, and EOS tokens before `min_tokens`."""
         masked = [
             (index, token_id)
@@ -272,7 +209,7 @@ class Sampler:
         where = self._tensor(masked).unbind(1)
         return scores.index_put(where, torch.full((), -torch.inf, device=self._device))
 
-    def _add_bias(self, scores: Tensor, rows: Sequence[_Row]) -> Tensor:
+    def _add_bias(self, scores: Tensor, rows: Sequence[Row]) -> Tensor:
         biases = [
             (index, token_id, bias)
             for index, row in enumerate(rows)
@@ -284,7 +221,7 @@ class Sampler:
         numbers = self._tensor([bias for *_, bias in biases], torch.float32)
         return scores.index_put(where.unbind(1), numbers, accumulate=True)
 
-    def _penalise(self, scores: Tensor, rows: Sequence[_Row]) -> Tensor:
+    def _penalise(self, scores: Tensor, rows: Sequence[Row]) -> Tensor:
         penalised = [index for index, row in enumerate(rows) if row.penalised]
         if not penalised:
             return scores
@@ -311,7 +248,7 @@ class Sampler:
         )
 
     def _draw(
-        self, scores: Tensor, best: Tensor, chosen: Tensor, rows: Sequence[_Row]
+        self, scores: Tensor, best: Tensor, chosen: Tensor, rows: Sequence[Row]
     ) -> Tensor:
         """Replace the best token by a drawn one in the rows that are not greedy."""
         drawing = [index for index, row in enumerate(rows) if not row.params.greedy]
@@ -320,8 +257,7 @@ class Sampler:
         index = self._tensor(drawing)
         params = [rows[each].params for each in drawing]
         keys = [
-            noise.keys_of(rows[each].request.seed, rows[each].generated)
-            for each in drawing
+            keys_of(rows[each].request.seed, rows[each].generated) for each in drawing
         ]
         temperature = self._tensor([p.temperature for p in params], torch.float32)
         scores = scores.index_select(0, index)
@@ -341,7 +277,7 @@ class Sampler:
         ]
         return chosen.index_copy(0, index, torch.cat(drawn))
 
-    def _count(self, chosen: Tensor, rows: Sequence[_Row]) -> None:
+    def _count(self, chosen: Tensor, rows: Sequence[Row]) -> None:
         penalised = [index for index, row in enumerate(rows) if row.penalised]
         if penalised:
             slots = self._tensor([rows[index].slot for index in penalised])
@@ -393,40 +329,3 @@ def best_of(logits: Tensor) -> Tensor:
     """Return ``[2, rows]``, float64: each row's highest logit and its id."""
     best, chosen = logits.max(dim=-1)
     return torch.stack([best.double(), chosen.double()])
-
-
-def _checked(row: _Row, token: SlotToken) -> SlotToken:
-    """Return the token, or an error if the row's grammar has failed."""
-    if row.grammar is None or not row.grammar.error:
-        return token
-    return _failed(
-        f"structured_outputs failed at new token {row.generated}: "
-        f"{row.grammar.error}. Simplify the grammar or the schema."
-    )
-
-
-def _token(
-    row: _Row,
-    token_id: int,
-    highest: float,
-    score: float,
-    logprobs: TokenLogprobs | None,
-) -> SlotToken:
-    """Return the chosen token, or an error if a score is not finite."""
-    number = row.generated + 1
-    if -torch.inf < highest < torch.inf and score == -torch.inf:
-        return _failed(
-            f"The request's fields forbid every token as new token {number}, so its "
-            "logits are not finite."
-        )
-    for value, name in ((highest, "logits"), (score, "penalised logits")):
-        if not -torch.inf < value < torch.inf:  # NaN too
-            return _failed(
-                f"The model's {name} for new token {number} are not finite: the "
-                f"highest is {value}. No token can be chosen."
-            )
-    return SlotToken(token_id, logprobs)
-
-
-def _failed(error: str) -> SlotToken:
-    return SlotToken(-1, error=error)
