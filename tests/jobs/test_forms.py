@@ -43,6 +43,7 @@ def test_a_csv_file_gets_columns(scripted, given, tmp_path):
     assert report.failed.read_text().splitlines() == [
         "id,prompt,max_tokens,seed,stop",
         "2,fail,,,",
+        "3,too,many,fields,are,here",
     ]
 
 

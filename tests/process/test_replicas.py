@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 
 import pytest
@@ -20,6 +21,7 @@ from unillm.errors import (
     InvalidParameterError,
     RequestFailedError,
 )
+from unillm.process import channel, engine, peer
 from unillm.process.devices import gpus, shares
 from unillm.process.routing import BLOCK, MAX_BLOCKS, Prefixes, keys_of
 from unillm.testing.contract import BackendContract
@@ -130,6 +132,47 @@ def test_a_stopped_replica_counts_as_dead_and_the_others_go_on(open_replicas):
     assert (whole, len(messages)) == (4, 4)
     assert all("has not answered for 2 s" in each for each in messages)
     assert wait_until(lambda: is_gone(victim))
+
+
+def test_a_stopped_replica_with_a_full_socket_holds_up_no_other_one(
+    open_replicas, monkeypatch
+):
+    def narrow():
+        ends = pair()
+        for end in ends:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        return ends
+
+    pair = channel.pair
+    monkeypatch.setattr(peer, "pair", narrow)
+    generator = open_replicas(max_num_seqs=64)
+    [stopped, _] = engine_of(generator).pids
+    os.kill(stopped, signal.SIGSTOP)
+    prompts = [[number] * 400 for number in range(1, 101)]
+    handles = [generator.submit(prompt, TOKENS_20) for prompt in prompts]
+
+    assert wait_until(lambda: sum(each.done() for each in handles) >= 36)
+
+    [running, restarts] = [replicas(generator)[0][n] for n in ("running", "restarts")]
+    assert (running >= 36, restarts) == (True, 0)
+    assert engine_of(generator)._replicas[0].engine.has_unsent()
+    os.kill(stopped, signal.SIGCONT)
+    assert outcomes(handles) == (100, [])
+
+
+def test_statistics_of_a_stopped_process_do_not_fill_its_socket(
+    open_replicas, monkeypatch
+):
+    monkeypatch.setattr(engine, "STATS_TIMEOUT_S", 0.001)
+    generator = open_replicas()
+    [stopped, _] = engine_of(generator).pids
+    os.kill(stopped, signal.SIGSTOP)
+
+    for _ in range(1000):  # a socket pair takes some hundreds
+        generator.stats()
+
+    os.kill(stopped, signal.SIGCONT)
+    assert wait_until(lambda: generator.stats()["engine"]["steps"] == 0)
 
 
 def test_a_replica_whose_steps_have_no_outputs_lives(open_replicas):

@@ -36,7 +36,8 @@ class Record(msgspec.Struct, frozen=True):
     index: int
     """Number among all lines, from 0."""
     content: Any
-    """Bytes of a JSON line, a row by columns, or `None` for what cannot be read."""
+    """Bytes of a JSON line, a row by columns, the fields of a row that does not fit the
+    columns, or `None` for a line that is too long."""
     path: Path
     number: int
     """Number of its line or row in its file, from 1."""

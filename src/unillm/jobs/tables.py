@@ -79,7 +79,7 @@ class _Table(Form):
 
     @override
     def line(self, record: Record, naming: Naming) -> Line:
-        if record.content is None:
+        if isinstance(record.content, list):
             raise BadLineError("The row has another number of fields than the header.")
         row = self._values(chosen(record.content, self.columns))
         try:
@@ -129,7 +129,7 @@ class CsvRows(_Table):
         scan = Scan()
         for record in self.records():
             scan.num_lines += 1
-            if record.content is None:
+            if isinstance(record.content, list):
                 scan.add_bad(record, "another number of fields than the header")
         return scan
 
@@ -156,7 +156,7 @@ class CsvRows(_Table):
                 if not row:
                     continue  # an empty line
                 fits = len(row) == len(names)
-                content = dict(zip(names, row, strict=True)) if fits else None
+                content = dict(zip(names, row, strict=True)) if fits else row
                 yield Record(index, content, path, number)
                 index += 1
 
@@ -175,7 +175,8 @@ class CsvRows(_Table):
             writer = csv.writer(text)
             writer.writerow([*names, *GENERATED])
             for record, answer in zip(self.records(), finished, strict=True):
-                row = chosen(record.content or {}, names)
+                fits = isinstance(record.content, dict)
+                row = chosen(record.content, names) if fits else {}
                 columns = _decode(answer)
                 writer.writerow(
                     [row.get(each, "") for each in names]
@@ -189,8 +190,9 @@ class CsvRows(_Table):
             writer = csv.writer(text)
             writer.writerow(names)
             for record in self.records():
-                if record.index in which and record.content is not None:
-                    writer.writerow(record.content.values())
+                if record.index in which:
+                    row = record.content
+                    writer.writerow(row.values() if isinstance(row, dict) else row)
 
 
 def _from_text(text: str) -> Any:

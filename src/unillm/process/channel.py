@@ -12,6 +12,7 @@ import contextlib
 import os
 import select
 import socket
+import time
 import weakref
 from collections import deque
 from collections.abc import Sequence
@@ -73,6 +74,13 @@ def _close_copies() -> None:
 os.register_at_fork(after_in_child=_close_copies)
 
 
+def _frame(message: Any) -> bytes:
+    body = ENCODER.encode(message)
+    if len(body) > MAX_FRAME:
+        raise FrameTooLongError(f"{len(body)} bytes, and {MAX_FRAME} are allowed")
+    return len(body).to_bytes(_HEADER, "big") + body
+
+
 class Channel(Generic[M]):
     """One end. A thread may send while another one receives.
 
@@ -85,6 +93,7 @@ class Channel(Generic[M]):
         self._end = end
         self._decoder = decoder
         self._received = bytearray()
+        self._unsent = bytearray()
         self._messages: deque[M] = deque()
         end.setblocking(False)
         _OPEN.add(self)
@@ -110,31 +119,59 @@ class Channel(Generic[M]):
             FrameTooLongError: The message is too long; nothing was sent.
             OSError: The other side is gone.
         """
-        body = ENCODER.encode(message)
-        if len(body) > MAX_FRAME:
-            raise FrameTooLongError(f"{len(body)} bytes, and {MAX_FRAME} are allowed")
-        rest = memoryview(len(body).to_bytes(_HEADER, "big") + body)
+        rest = memoryview(_frame(message))
         while rest:
             with contextlib.suppress(BlockingIOError):
                 rest = rest[self._end.send(rest) :]
                 continue
             # Both sides may be sending: one of them has to receive.
-            if readable([self], None, sending=self) and not self._fill():
+            if readable([self], None, sending=[self]) and not self._fill():
                 raise ConnectionResetError("the other side is gone")
 
+    def post(self, message: Any) -> None:
+        """Send a message without waiting; `flush` and `receive` send the rest of it.
+
+        One thread alone posts and receives, and no other one sends.
+
+        Raises:
+            FrameTooLongError: The message is too long; nothing was sent.
+            OSError: The other side is gone.
+        """
+        self._unsent += _frame(message)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send as much of the posted messages as the other side takes now.
+
+        Raises:
+            OSError: The other side is gone.
+        """
+        with contextlib.suppress(BlockingIOError):
+            while self._unsent:
+                del self._unsent[: self._end.send(self._unsent)]
+
+    def has_unsent(self) -> bool:
+        """Whether a part of the posted messages is not sent."""
+        return bool(self._unsent)
+
     def receive(self, timeout_s: float | None = None) -> M:
-        """Wait for the next message.
+        """Wait for the next message, and meanwhile send what was posted.
 
         Raises:
             EOFError: The other side is gone.
             ProtocolError: It sent what is not a message.
-            TimeoutError: Nothing came.
+            TimeoutError: No message was whole in time.
         """
+        until = None if timeout_s is None else time.monotonic() + timeout_s
         while not self.pending():
-            if not readable([self], timeout_s):
+            left = None if until is None else until - time.monotonic()
+            if left is not None and left <= 0:
                 raise TimeoutError(f"no message within {timeout_s:g} s")
-            if not self._fill():
+            sending = [self] if self._unsent else []
+            if readable([self], left, sending=sending) and not self._fill():
                 raise EOFError("the other side is gone")
+            with contextlib.suppress(OSError):  # its last messages come first
+                self.flush()
         return self._messages.popleft()
 
     def pending(self) -> bool:
@@ -206,14 +243,18 @@ class Channel(Generic[M]):
 
 
 def readable(
-    ends: Sequence[HasFileno], timeout_s: float | None, *, sending: Any = None
+    ends: Sequence[HasFileno],
+    timeout_s: float | None,
+    *,
+    sending: Sequence[HasFileno] = (),
 ) -> list[HasFileno]:
     """Wait until something can be read, and return where.
 
     Args:
         ends: Where to look. Descriptors may be above those that `select.select` takes.
         timeout_s: Seconds to wait; `None` for as long as it takes.
-        sending: Wait no longer than until it can be written to.
+        sending: Those of *ends* for which to wait no longer than until they can be
+            written to.
     """
     poll = select.poll()
     # Asked once: another thread may close an end meanwhile.
@@ -221,9 +262,8 @@ def readable(
     for each, number in zip(ends, numbers, strict=True):
         if number < 0:  # closed here
             return [each]
-        poll.register(number, select.POLLIN)
-    if sending is not None:
-        poll.register(sending.fileno(), select.POLLIN | select.POLLOUT)
+        written = select.POLLOUT if each in sending else 0
+        poll.register(number, select.POLLIN | written)
     found = dict(poll.poll(None if timeout_s is None else max(timeout_s, 0) * 1000))
     return [
         each

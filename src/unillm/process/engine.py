@@ -138,6 +138,12 @@ class ProcessEngine(Engine):
         """Let the engine have the requests so far and compute, without waiting."""
         if self._requests or self._received + WINDOW // 2 >= self._granted:
             self._send_turn()
+        else:
+            self._peer.flush()
+
+    def has_unsent(self) -> bool:
+        """Whether the process has not taken all that it was sent."""
+        return self._peer.has_unsent()
 
     def take(self) -> list[EngineOutput]:
         """Return the outputs that are there, without waiting; raises as `step`."""

@@ -71,6 +71,7 @@ class Peer:
         self._work = Channel.to_host(work)
         self._control = Channel.to_host(control)
         self._stats: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._is_asked = False
         self._sign = time.monotonic()
         self._is_over = False
         self._closing = False
@@ -136,15 +137,30 @@ class Peer:
                 return self._expect(Ready, min(left, 10.0))
 
     def send(self, message: Any) -> None:
-        """Send a message.
+        """Send a message without waiting; `receive` and `flush` send the rest of it.
 
         Raises:
             EngineDeadError: The process has ended.
         """
         try:
-            self._work.send(message)
+            self._work.post(message)
         except OSError:
             raise self._dead() from None
+
+    def flush(self) -> None:
+        """Send as much of what was sent before as the process takes now.
+
+        Raises:
+            EngineDeadError: The process has ended.
+        """
+        try:
+            self._work.flush()
+        except OSError:
+            raise self._dead() from None
+
+    def has_unsent(self) -> bool:
+        """Whether the process has not taken all that was sent."""
+        return self._work.has_unsent()
 
     def receive(self) -> News:
         """Wait for the next news of the engine.
@@ -174,14 +190,20 @@ class Peer:
 
     def stats(self, timeout_s: float) -> dict[str, Any]:
         """Return the statistics of the engine; empty if there is no answer in time."""
+        if self._child.wait(0.0):
+            return {}
         with contextlib.suppress(queue.Empty):
-            while True:  # answers that came too late
-                self._stats.get_nowait()
+            self._stats.get_nowait()  # an answer that came too late
+            self._is_asked = False
         try:
-            self._control.send(AskStats())
-            return self._stats.get(timeout=timeout_s)
+            if not self._is_asked:  # a stopped process would not read many
+                self._control.send(AskStats())
+                self._is_asked = True
+            found = self._stats.get(timeout=timeout_s)
         except (OSError, queue.Empty):
             return {}
+        self._is_asked = False
+        return found
 
     def death(self) -> EngineDeadError | None:
         """Return why the process has ended, if it has, without waiting for it."""
@@ -203,7 +225,7 @@ class Peer:
         self._closing = True
         until = time.monotonic() + timeout_s
         with contextlib.suppress(OSError, EOFError, ProtocolError, TimeoutError):
-            self._work.send(Close())
+            self._work.post(Close())
             while not isinstance(
                 self._work.receive(until - time.monotonic()), (Bye, Failure)
             ):

@@ -131,8 +131,10 @@ class ReplicatedEngine(Engine):
         for replica in busy:
             outputs += self._guarded(replica, _go_on)
         alive = [each.engine for each in busy if each.engine]
+        # One that takes nothing, as it is stopped, holds up no other one.
+        sending = [each for each in alive if each.has_unsent()]
         timeout_s = 0.0 if outputs or not self.has_unfinished() else LOOK_S
-        ready = set(map(id, readable(alive, timeout_s)))
+        ready = set(map(id, readable(alive, timeout_s, sending=sending)))
         for replica in busy:
             if replica.engine is not None and id(replica.engine) in ready:
                 outputs += self._guarded(replica, ProcessEngine.take)
