@@ -32,7 +32,7 @@ from typing import Any
 
 from h100 import SMALL, make_model
 
-from unillm.bench.statistics import Spread
+from unillm.bench.statistics import CONFIDENCE, Spread
 
 SHAPE = {**SMALL, "vocab_size": 16384}
 PROMPT, NEW, BATCH, REQUESTS = 128, 100, 8, 32
@@ -233,15 +233,24 @@ def measure(args: argparse.Namespace, folder: Path, scratch: Path) -> dict[str, 
                 print(f"pair {number + 1}, {name}: {pair[0]:.4g}, ours {pair[1]:.4g}")
     spreads = {name: Spread.of(each) for name, each in ratios.items()}
     for name, spread in spreads.items():
-        agrees = "agrees" if abs(spread.median - 1) <= AGREES else "differs"
         print(
-            f"{name}: ours / theirs {spread.median:.3f} "
-            f"({spread.low:.3f} to {spread.high:.3f}): {agrees}"
+            f"{name}: ours / theirs {spread.median:.3f} ({spread.low:.3f} to "
+            f"{spread.high:.3f}, {spread.confidence:.0%}): {verdict(spread)}"
         )
     return {
         "ratios": {name: spread.median for name, spread in spreads.items()},
+        "verdicts": {name: verdict(spread) for name, spread in spreads.items()},
         "values": values,
     }
+
+
+def verdict(ratio: Spread) -> str:
+    """Return whether two tools agree, by the whole interval of their ratio."""
+    if ratio.low > 1 + AGREES or ratio.high < 1 - AGREES:
+        return "differs"
+    within = 1 - AGREES <= ratio.low and ratio.high <= 1 + AGREES
+    known = ratio.confidence >= CONFIDENCE
+    return "agrees" if within and known else "undecided, give more --pairs"
 
 
 def main() -> None:

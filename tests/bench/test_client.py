@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import attrs
 import pytest
 
-from unillm.bench.client import opened
+from unillm.bench.client import ServerLoad, opened
 from unillm.bench.figures import Round, figures_of
 from unillm.bench.tokens import Counting
 from unillm.bench.verdicts import Evidence, reasons
@@ -31,15 +31,26 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     lie = None
+    key = None
 
     def log_message(self, *_):
         pass
 
     def do_GET(self):
-        self._send(json.dumps(MODELS).encode(), "application/json")
+        if not self._refuses():
+            self._send(json.dumps(MODELS).encode(), "application/json")
+
+    def _refuses(self):
+        given = self.headers["Authorization"]
+        if self.key is None or given == f"Bearer {self.key}":
+            return False
+        self.send_error(401, f"not {given}")
+        return True
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self._refuses():
+            return
         if self.lie == "refuses" and body["max_tokens"] > 1:
             self.send_error(503, "busy")
             return
@@ -86,8 +97,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serving(lie):
-    handler = type("Lying", (Handler,), {"lie": lie})
+def serving(lie, **fields):
+    handler = type("Lying", (Handler,), {"lie": lie, **fields})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -167,27 +178,43 @@ def test_only_so_many_requests_are_in_flight():
     assert all(one[1] <= other[0] for one, other in itertools.pairwise(spans))
 
 
-def test_another_model_is_refused_by_the_names_of_the_served():
-    two = {"data": [{"id": "a"}, {"id": "b"}]}
-    handler = type(
-        "Two",
-        (Handler,),
-        {
-            "do_GET": lambda self: self._send(
-                json.dumps(two).encode(), "application/json"
-            )
-        },
-    )
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/v1"
+@pytest.mark.parametrize("names", [["a"], ["a", "b"]])
+def test_another_model_is_refused_by_the_names_of_the_served(names):
+    models = json.dumps({"data": [{"id": name} for name in names]}).encode()
+    get = {"do_GET": lambda self: self._send(models, "application/json")}
+    refusal = f"does not serve 'm'. It serves: {', '.join(names)}. Give one"
+
     with (
-        pytest.raises(ConfigError, match=r"does not serve 'm'. It serves: a, b"),
+        serving(None, **get) as url,
+        pytest.raises(ConfigError, match=refusal),
+        opened(f"{url}/v1", "m"),
+    ):
+        pass
+
+
+def test_a_server_gets_the_key_of_the_environment(monkeypatch):
+    monkeypatch.setenv("UNILLM_REMOTE_API_KEY", "secret\n")
+
+    with serving(None, key="secret") as url, opened(url, "m") as (load, _):
+        run = load.run(CASE, ASKS)
+
+    assert [sample.error for sample in run.samples] == [None] * 4
+
+
+def test_a_wrong_key_is_an_error_that_does_not_show_it(monkeypatch):
+    monkeypatch.setenv("UNILLM_REMOTE_API_KEY", "wrong")
+
+    with (
+        serving(None, key="secret") as url,
+        pytest.raises(ConfigError, match=r"401.*UNILLM_REMOTE_API_KEY") as caught,
         opened(url, "m"),
     ):
         pass
-    server.shutdown()
-    server.server_close()
+    assert "wrong" not in str(caught.value)
+    with serving(None, key="secret") as url:
+        [sample] = ServerLoad(url, "m", "wrong").run(CASE, ASKS[:1]).samples
+    assert "401" in sample.error
+    assert "wrong" not in sample.error
 
 
 def test_an_address_without_a_server_is_an_error():

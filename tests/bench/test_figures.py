@@ -16,6 +16,7 @@ from unillm.bench.costs import Price
 from unillm.bench.figures import Round, Slo, figures_of
 from unillm.bench.files import COLUMNS, as_csv, save
 from unillm.bench.lines import Ready
+from unillm.bench.plan import Plan, Side
 from unillm.bench.report import Pair, Report, SideRecord, read_report
 from unillm.bench.results import Bar, Result
 from unillm.bench.roofline import Floor
@@ -24,7 +25,7 @@ from unillm.bench.statistics import decision, paired_ratio
 from unillm.bench.sweeping import next_case
 from unillm.bench.tokens import Counting
 from unillm.bench.verdicts import Reason
-from unillm.bench.workloads import Ask, Case
+from unillm.bench.workloads import Ask, Case, Fixed
 from unillm.errors import ConfigError
 
 CASE = Case(kind="batch", size=2, requests=2)
@@ -275,6 +276,23 @@ def test_costs_are_those_of_valid_cases_and_move_with_price_and_length():
     )
     reasons = [Reason(check="padding", text="it is")]
     assert report_of(reasons=reasons, price=costs.price).costs.sides == []
+
+
+def test_a_case_with_arrivals_at_a_rate_has_no_costs():
+    report = report_of()
+    results = [attrs.evolve(each, case=OPEN_CASE) for each in report.results]
+    readies = {each.label: each.ready for each in report.sides}
+    price = Price(per_hour=1.0)
+
+    assert costs_of(results, readies, price).sides == []
+    with pytest.raises(ConfigError, match="Add a case in full use: --batch"):
+        Plan(
+            model="m",
+            sides=[Side(label="a")],
+            workload=Fixed(prompt_tokens=1, output_tokens=1),
+            cases=[OPEN_CASE],
+            price=price,
+        )
 
 
 def test_a_side_that_is_not_faster_has_no_break_even():

@@ -22,7 +22,7 @@ from unillm.bench.probing import answered, case_of, probes_of, tails_hold
 from unillm.bench.roofline import Cost, floor_of
 from unillm.bench.tokens import Counting
 from unillm.bench.verdicts import Evidence, reasons
-from unillm.bench.workloads import BATCH, Case, Fixed
+from unillm.bench.workloads import BATCH, Case, Fixed, Lognormal
 from unillm.testing.backends import ScriptedBackend, plugged
 from unillm.testing.scripted import ScriptedEngine
 
@@ -69,22 +69,22 @@ class Engine(ScriptedEngine):
     def __init__(self, lie, clock):
         super().__init__(self._token, max_num_seqs=4, vocab_size=VOCAB)
         self._clock = clock
-        self._lie = lie
+        self.lie = lie
         self._first = None
         self._steps = 0
         self._contexts = {}
 
     def _token(self, request, position):
-        if self._lie == "one answer to all":
+        if self.lie == "one answer to all":
             self._first = self._first or request
             request = self._first
-        if self._lie == "pads with EOS" and position >= 6:
+        if self.lie == "pads with EOS" and position >= 6:
             return EOS
-        if self._lie == "an EOS model":
+        if self.lie == "an EOS model":
             return EOS if EOS in request.prompt_token_ids or position > 3 else 10
-        if self._lie == "pads outside the vocabulary" and position >= 6:
+        if self.lie == "pads outside the vocabulary" and position >= 6:
             return VOCAB + 7
-        if self._lie == "guesses" and position >= 4:
+        if self.lie == "guesses" and position >= 4:
             return 10 + (request.arrival * 53 + position * 7) % 400
         context = self._contexts.setdefault(
             (request.request_id, position), list(request.prompt_token_ids)
@@ -95,15 +95,15 @@ class Engine(ScriptedEngine):
 
     def step(self):
         self._steps += 1
-        if self._lie == "all tokens at once":
+        if self.lie == "all tokens at once":
             return self._whole()
         skipped = {
             "does not compute": True,
             "a first token before the prompt is read": self._steps % 16 == 1,
             "computes every second token": self._steps % 2 == 0,
         }
-        seconds = SKIPPED_S if skipped.get(self._lie, False) else STEP_S
-        self._clock.go_on(seconds, speed=1 / 3 if self._lie == "a slow clock" else 1)
+        seconds = SKIPPED_S if skipped.get(self.lie, False) else STEP_S
+        self._clock.go_on(seconds, speed=1 / 3 if self.lie == "a slow clock" else 1)
         return list(map(self._altered, super().step()))
 
     def _whole(self):
@@ -123,13 +123,13 @@ class Engine(ScriptedEngine):
 
     def _altered(self, output):
         row = self._running.get(output.request_id)
-        reason = {"ends early": "length", "ends at an EOS token": "stop"}.get(self._lie)
+        reason = {"ends early": "length", "ends at an EOS token": "stop"}.get(self.lie)
         if reason and row and row.generated == 8:
             del self._running[output.request_id]
             return attrs.evolve(output, finish_reason=reason)
-        if self._lie == "takes prompts from a cache":
+        if self.lie == "takes prompts from a cache":
             return attrs.evolve(output, num_cached_tokens=8)
-        if self._lie == "drops a request" and row and row.request.arrival % 4 == 3:
+        if self.lie == "drops a request" and row and row.request.arrival % 4 == 3:
             del self._running[output.request_id]
             return attrs.evolve(
                 output, token_ids=(), finish_reason="error", error="it is dropped"
@@ -137,19 +137,21 @@ class Engine(ScriptedEngine):
         return output
 
 
-def judged(lie, monkeypatch):
-    """The checks that the engine fails."""
+def judged(lie, monkeypatch, *, work=WORK, lying=range(3)):
+    """The checks that the engine fails, which lies in some of its three rounds."""
     rounds = []
     clock = Clock()
+    engine = Engine(None, clock)
     monkeypatch.setattr(time, "monotonic", lambda: clock.read)
     with (
-        plugged(ScriptedBackend(lambda _: Engine(lie, clock))),
+        plugged(ScriptedBackend(lambda _: engine)),
         Generator("unillm/tiny", backend="scripted") as generator,
     ):
         load = EngineLoad(generator)
         rng = random.Random(0)
-        for _ in range(3):
-            asks = WORK.draw(rng, CASE.requests, range(10, 400))
+        for number in range(3):
+            asks = work.draw(rng, CASE.requests, range(10, 400))
+            engine.lie = lie if number in lying else None
             begun = clock.true
             read = clock.read
             run = load.run(CASE, asks)
@@ -162,6 +164,7 @@ def judged(lie, monkeypatch):
             rounds.append(Round(run=run, asks=asks, floor=floor))
         counting = Counting(vocab_size=VOCAB, filling=generator.eos_token_ids | {EOS})
         probes = probes_of([(each.run, each.asks) for each in rounds], counting)
+        engine.lie = lie if len(lying) == 3 else None
         if probes:
             run = load.run(case_of(probes), [probe.ask for probe in probes])
             probes = answered(probes, run)
@@ -209,3 +212,22 @@ def test_a_model_that_goes_on_with_eos_by_itself_is_not_padded(monkeypatch):
 )
 def test_a_lie_is_marked_invalid(lie, check, monkeypatch):
     assert check in judged(lie, monkeypatch)
+
+
+@pytest.mark.parametrize("round_", range(3))
+@pytest.mark.parametrize(
+    ("lie", "check"),
+    [
+        ("guesses", "other continuation"),
+        ("one answer to all", "repeated answer"),
+        ("does not compute", "beyond the bound"),
+        ("all tokens at once", "no time between tokens"),
+    ],
+)
+def test_a_lie_in_one_round_of_many_lengths_is_marked_invalid(
+    lie, check, round_, monkeypatch
+):
+    work = Lognormal(prompt_tokens=16, output_tokens=32, sigma=0.4, longest=60)
+
+    assert judged(None, monkeypatch, work=work) == []
+    assert check in judged(lie, monkeypatch, work=work, lying=[round_])

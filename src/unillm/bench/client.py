@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -28,15 +29,25 @@ if TYPE_CHECKING:
     import httpx
 
 TIMEOUT_S = 600.0
+KEY_VARIABLE = "UNILLM_REMOTE_API_KEY"
+"""Environment variable with the key that a server wants, as for remote engines."""
+
 _DONE = "[DONE]"
 
 
 class ServerLoad:
-    """Loads for one model of one server."""
+    """Loads for one model of one server.
 
-    def __init__(self, url: str, model: str) -> None:
+    Args:
+        url: Base address, without ``/v1``.
+        model: Name of the model there.
+        key: Sent with each request; `None` for a server that wants none.
+    """
+
+    def __init__(self, url: str, model: str, key: str | None = None) -> None:
         self._url = url
         self._model = model
+        self._key = key
 
     def run(self, case: Case, asks: Sequence[Ask]) -> Run:
         """Serve the asks of one round, and return what was observed."""
@@ -52,7 +63,11 @@ class ServerLoad:
         most = len(asks) if case.kind == OPEN else int(case.size)
         limits = httpx.Limits(max_connections=most, max_keepalive_connections=most)
         async with httpx.AsyncClient(
-            base_url=self._url, timeout=TIMEOUT_S, limits=limits, trust_env=False
+            base_url=self._url,
+            headers=_headers(self._key),
+            timeout=TIMEOUT_S,
+            limits=limits,
+            trust_env=False,
         ) as client:
             # Connections are made before the clock starts, as a service has them.
             await asyncio.gather(*(client.get("/v1/models") for _ in range(most)))
@@ -69,6 +84,7 @@ class ServerLoad:
             async with client.stream("POST", path, json=body) as response:
                 if response.status_code != 200:
                     text = (await response.aread()).decode("utf-8", "replace")
+                    text = _without_key(text, self._key)
                     return Sample(error=f"HTTP {response.status_code}: {text[:200]}")
                 async for event in _events(response):
                     stream.note(event)
@@ -176,28 +192,33 @@ def opened(url: str, model: str) -> Iterator[tuple[ServerLoad, Ready]]:
     """Find a model of a server, by its name or its root, and yield a load for it.
 
     Raises:
-        ConfigError: The server does not answer, or does not have the model.
+        ConfigError: The server does not answer, or does not have the model; or no
+            header can hold the key.
     """
     import httpx
 
     base = url.rstrip("/").removesuffix("/v1")
+    key = _key()
     try:
-        answer = httpx.get(f"{base}/v1/models", timeout=30, trust_env=False)
+        answer = httpx.get(
+            f"{base}/v1/models", headers=_headers(key), timeout=30, trust_env=False
+        )
         models = answer.raise_for_status().json()["data"]
     except (httpx.HTTPError, ValueError, KeyError) as error:
+        said = _without_key(str(error), key)
         raise ConfigError(
-            f"{base}/v1/models does not answer as OpenAI's API does: {error}."
-        ) from error
+            f"{base}/v1/models does not answer as OpenAI's API does: {said}. A key "
+            f"that it wants is taken from {KEY_VARIABLE}."
+        ) from None
     names = [each["id"] for each in models]
-    served = next(
-        (e for e in models if model in (e["id"], e.get("root"))),
-        models[0] if len(models) == 1 else None,
-    )
+    served = next((e for e in models if model in (e["id"], e.get("root"))), None)
     if served is None:
         raise ConfigError(
-            f"{base} does not serve {model!r}. It serves: {', '.join(names)}."
+            f"{base} does not serve {model!r}. It serves: {', '.join(names)}. Give one "
+            "of these names as the model, or start the server with "
+            f"--served-model-name {model}."
         )
-    load = ServerLoad(base, served["id"])
+    load = ServerLoad(base, served["id"], key)
     begun = time.perf_counter()
     load.run(
         Case(kind=BATCH, size=1, requests=1),
@@ -213,3 +234,23 @@ def opened(url: str, model: str) -> Iterator[tuple[ServerLoad, Ready]]:
             first_token_s=time.perf_counter() - begun,
         ),
     )
+
+
+def _key() -> str | None:
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        # Not shown, and HTTP's own error would show it.
+        raise ConfigError(
+            f"{KEY_VARIABLE} must hold printable characters of ASCII alone: the key is "
+            "sent in a header of HTTP."
+        )
+    return key or None
+
+
+def _without_key(text: str, key: str | None) -> str:
+    """Return a text of the server without the key, which some servers repeat."""
+    return text.replace(key, "***") if key else text
+
+
+def _headers(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"authorization": f"Bearer {key}"}

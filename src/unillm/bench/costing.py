@@ -13,6 +13,7 @@ from .costs import BreakEven, Price, Rate, break_even
 from .lines import Ready
 from .results import Result
 from .statistics import decision, paired_ratio
+from .workloads import OPEN
 
 FACTORS = (0.5, 1.0, 2.0)
 """Prices and lengths beside the given ones."""
@@ -45,7 +46,7 @@ class Moved:
 
 @attrs.frozen(kw_only=True)
 class Costs:
-    """Costs of the valid cases of a report."""
+    """Costs of the valid cases of a report in which the machine is in full use."""
 
     price: Price
     sides: Sequence[SideCost]
@@ -68,7 +69,10 @@ def rate_of(result: Result, ready: Ready) -> Rate:
 def costs_of(
     results: Sequence[Result], readies: dict[str, Ready], price: Price
 ) -> Costs:
-    """Return the costs of the valid cases.
+    """Return the costs of the valid cases on machines in full use.
+
+    Requests that arrive at a rate leave a machine idle, or queue up: the tokens a
+    second of such a case are those of the arrivals, and it has no costs.
 
     Args:
         results: Cases of all sides.
@@ -77,7 +81,7 @@ def costs_of(
     """
     rates: dict[str, dict[str, Rate]] = {}
     for result in results:
-        if result.is_valid:
+        if result.is_valid and result.case.kind != OPEN:
             rate = rate_of(result, readies[result.side])
             rates.setdefault(result.case.name, {})[result.side] = rate
     return Costs(

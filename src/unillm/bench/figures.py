@@ -42,16 +42,34 @@ class Figure:
     more_is_better: bool
     bound: float | None = None
     """The largest value that the device allows, or the smallest if less is better;
-    `None` where no bound is known."""
+    `None` where no bound is known. Of rounds with other lengths, the most generous."""
+    bounds: Sequence[float] = ()
+    """One a round; empty where no bound is known."""
 
     @property
     def share(self) -> float | None:
-        """The median as a share of its bound, at most 1 for a true figure."""
-        if self.bound is None or not self.bound or not self.spread.median:
+        """The median of the rounds as shares of their bounds.
+
+        Reports of older versions have one bound for all rounds.
+        """
+        shares = self.shares
+        if shares:
+            return percentile(shares, 50)
+        if not self.bound or not self.spread.median:
             return None
-        if self.more_is_better:
-            return self.spread.median / self.bound
-        return self.bound / self.spread.median
+        return self._share(self.spread.median, self.bound)
+
+    @property
+    def shares(self) -> list[float]:
+        """Each round as a share of its own bound, at most 1 for a true figure."""
+        return [
+            self._share(value, bound)
+            for value, bound in zip(self.values, self.bounds, strict=False)
+            if value and bound
+        ]
+
+    def _share(self, value: float, bound: float) -> float:
+        return value / bound if self.more_is_better else bound / value
 
 
 @attrs.frozen(kw_only=True)
@@ -164,6 +182,7 @@ def _figure(
         for each in rounds
         if bound is not None and each.floor is not None
     ]
+    # The floors of a side are known for all rounds, or for none.
     extreme = max if more_is_better else min
     return Figure(
         name=name,
@@ -172,6 +191,7 @@ def _figure(
         values=values,
         more_is_better=more_is_better,
         bound=extreme(bounds) if bounds else None,
+        bounds=bounds,
     )
 
 

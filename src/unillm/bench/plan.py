@@ -13,7 +13,7 @@ import attrs
 from ..errors import ConfigError
 from .costs import Price
 from .figures import Slo
-from .workloads import BATCH, Case, Fixed, Workload
+from .workloads import BATCH, OPEN, Case, Fixed, Workload
 
 
 @attrs.frozen(kw_only=True)
@@ -61,11 +61,17 @@ class Plan:
     price: Price | None = None
 
     def __attrs_post_init__(self) -> None:
-        """Refuse a plan that measures nothing."""
+        """Refuse a plan that measures nothing, or nothing that costs follow from."""
         if not self.sides or not self.cases or self.rounds < 1:
             raise ConfigError(
                 f"The plan has {len(self.sides)} sides, {len(self.cases)} cases and "
                 f"{self.rounds} rounds. Each must be 1 or more."
+            )
+        if self.price is not None and all(case.kind == OPEN for case in self.cases):
+            raise ConfigError(
+                "The plan has a price, and only cases in which requests arrive at a "
+                "rate. Their tokens a second are those of the arrivals, so no cost "
+                "follows from them. Add a case in full use: --batch or --concurrency."
             )
         labels = [side.label for side in self.sides]
         if len(set(labels)) < len(labels):

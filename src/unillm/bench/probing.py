@@ -9,7 +9,7 @@ not continue so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import attrs
 
@@ -17,8 +17,8 @@ from .samples import Run
 from .tokens import SHORTEST_TAIL, Counting
 from .workloads import BATCH, Ask, Case
 
-MOST_PROBES = 8
-"""Probes of each kind: of tails that may be padding, and of middles."""
+PER_ROUND = 4
+"""Most probes of a round of each kind: of tails that may be padding, and of middles."""
 
 
 @attrs.frozen(kw_only=True)
@@ -27,6 +27,7 @@ class Probe:
 
     ask: Ask
     expected: int
+    round: int
     is_tail: bool
     """Whether the token is one of a tail that may be padding."""
     found: int | None = None
@@ -41,27 +42,53 @@ class Probe:
 def probes_of(
     rounds: Sequence[tuple[Run, Sequence[Ask]]], counting: Counting
 ) -> list[Probe]:
-    """Return the probes of some rounds; none where prompts or completions lack ids."""
-    tails, middles = [], []
-    for run, asks in rounds:
-        for sample, ask in zip(run.samples, asks, strict=True):
-            ids = sample.token_ids
-            if not ids or len(ids) < 2 or not isinstance(ask.prompt, list):
-                continue
-            if not all(map(counting.is_in_vocabulary, ids)):
-                continue  # the engine would refuse them as a prompt
-            tail = counting.tail(ids)
-            if tail >= SHORTEST_TAIL:
-                # The first tokens of a tail may be the model's own.
-                tails.append(_probe(ask, ids, len(ids) - tail // 2, is_tail=True))
-            else:
-                middles.append(_probe(ask, ids, len(ids) // 2, is_tail=False))
-    return tails[-MOST_PROBES:] + middles[-MOST_PROBES:]
+    """Return the probes of each round; none where prompts or completions lack ids."""
+    return [
+        probe
+        for number, (run, asks) in enumerate(rounds)
+        for probe in _of_round(number, run, asks, counting)
+    ]
 
 
-def _probe(ask: Ask, ids: Sequence[int], at: int, *, is_tail: bool) -> Probe:
+def _of_round(
+    number: int, run: Run, asks: Sequence[Ask], counting: Counting
+) -> Iterator[Probe]:
+    tails, whole = [], []
+    for sample, ask in zip(run.samples, asks, strict=True):
+        ids = sample.token_ids
+        if not ids or len(ids) < 2 or not isinstance(ask.prompt, list):
+            continue
+        if not all(map(counting.is_in_vocabulary, ids)):
+            continue  # the engine would refuse them as a prompt
+        tail = counting.tail(ids)
+        if tail >= SHORTEST_TAIL:
+            # The first tokens of a tail may be the model's own.
+            tails.append((ask, ids, len(ids) - tail // 2))
+        else:
+            whole.append((ask, ids))
+    for ask, ids, at in tails[:PER_ROUND]:
+        yield _probe(number, ask, ids, at, is_tail=True)
+    # A round of few completions has several probes of each.
+    count = min(PER_ROUND, len(whole))
+    turns = -(-PER_ROUND // count) if count else 0
+    places = {
+        (len(whole) * which // count, turn)
+        for turn in range(turns)
+        for which in range(count)
+    }
+    middles = {
+        (which, max(1, len(whole[which][1]) * (turn + 1) // (turns + 1)))
+        for which, turn in places
+    }
+    for which, at in sorted(middles)[:PER_ROUND]:
+        yield _probe(number, *whole[which], at, is_tail=False)
+
+
+def _probe(
+    number: int, ask: Ask, ids: Sequence[int], at: int, *, is_tail: bool
+) -> Probe:
     asked = Ask(prompt=[*ask.prompt, *ids[:at]], max_tokens=1)
-    return Probe(ask=asked, expected=ids[at], is_tail=is_tail)
+    return Probe(ask=asked, expected=ids[at], round=number, is_tail=is_tail)
 
 
 def case_of(probes: Sequence[Probe]) -> Case:

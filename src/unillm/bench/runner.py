@@ -64,6 +64,7 @@ def measure(plan: Plan, say: Say = lambda _: None, *, show_log: bool = False) ->
     devices = _devices(plan, costs, show_log)
     groups = [[s] for s in plan.sides] if plan.one_after_another else [plan.sides]
     measured: dict[str, _Measured] = {}
+    ids: list[int] = []
     for group in groups:
         with contextlib.ExitStack() as stack:
             live = []
@@ -72,7 +73,9 @@ def measure(plan: Plan, say: Say = lambda _: None, *, show_log: bool = False) ->
                 live.append(stack.enter_context(_live(plan, side, show_log)))
                 if len(group) > 1:
                     live[-1].rest()
-            _run_rounds(plan, live, say)
+            # The same prompts for all sides, measured together or not.
+            ids = ids or _plain_ids(live)
+            _run_rounds(plan, live, ids, say)
             for each in live:
                 measured[each.side.label] = each.finish()
     for label, device in _devices(plan, costs, show_log).items():
@@ -204,23 +207,25 @@ def _live(plan: Plan, side: Side, show_log: bool) -> Iterator[_Live]:
             accounting.signal_session(child.pid, accounting.CONTINUE)
 
 
-def _run_rounds(plan: Plan, live: Sequence[_Live], say: Say) -> None:
+def _run_rounds(
+    plan: Plan, live: Sequence[_Live], ids: Sequence[int], say: Say
+) -> None:
     """Run all cases, warm-ups first, each round on one side after the other."""
     for case in plan.cases:
-        _run_case(plan, case, live, say)
+        _run_case(plan, case, live, ids, say)
     if not plan.sweep:
         return
     for side in live:  # each saturates at a rate of its own
         last = plan.cases[-1]
         while following := next_case(last, side.runs(last), plan.slo):
-            _run_case(plan, following, [side], say)
+            _run_case(plan, following, [side], ids, say)
             last = following
 
 
-def _run_case(plan: Plan, case: Case, live: Sequence[_Live], say: Say) -> None:
-    # The same asks on all sides, whether they are measured together or not.
+def _run_case(
+    plan: Plan, case: Case, live: Sequence[_Live], ids: Sequence[int], say: Say
+) -> None:
     rng = random.Random(f"{plan.seed} {case.name}")
-    ids = _plain_ids(live)
     for side in live:
         side.measured.cases[case.name] = case
     for number in range(-plan.warmups, plan.rounds):

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import attrs
 
 from .figures import Figure, Round, lateness, ttfts
-from .probing import Probe
+from .probing import PER_ROUND, Probe
 from .samples import Sample
 from .statistics import percentile
 from .tokens import SHORTEST_TAIL, Counting
@@ -180,31 +180,53 @@ def _prompts_from_a_cache(evidence: Evidence) -> str | None:
 
 def _repeated_answer(evidence: Evidence) -> str | None:
     """One answer to many prompts: the engine did not read them."""
-    answers: Counter[tuple[int, ...]] = Counter()
-    prompts: dict[str, tuple[int, ...]] = {}
-    for sample, ask in _answered(evidence):
-        if sample.token_ids and len(sample.token_ids) >= SHORTEST_TAIL:
-            prompts[repr(ask.prompt)] = tuple(sample.token_ids)
-    answers.update(prompts.values())
-    if len(prompts) < 4:
-        return None
-    [(_, count)] = answers.most_common(1)
-    if count <= len(prompts) / 2:
-        return None
-    return (
-        f"{count} of {len(prompts)} different prompts have one answer, token by token"
-    )
+    needed = "most"
+    for group in _groups(evidence):
+        answers = {
+            repr(ask.prompt): tuple(sample.token_ids)
+            for sample, ask in group
+            if sample.token_ids and len(sample.token_ids) >= SHORTEST_TAIL
+        }
+        count = _alike(answers.values())
+        least = len(answers) // 2 + 1 if needed == "most" else len(answers)
+        if len(answers) >= 4 and count >= least:
+            return (
+                f"{count} of {len(answers)} different prompts have one answer, token "
+                "by token"
+            )
+        # Of one round, most may be alike by chance.
+        needed = "all"
+    return None
+
+
+def _alike(answers: Iterable[tuple[int, ...]]) -> int:
+    """Return how many answers are one answer, cut at their own lengths."""
+    most, beginnings = 0, list[tuple[int, ...]]()
+    for answer in sorted(answers):  # a beginning stands before what goes on from it
+        while beginnings and answer[: len(beginnings[-1])] != beginnings[-1]:
+            beginnings.pop()
+        beginnings.append(answer)
+        most = max(most, len(beginnings))
+    return most
 
 
 def _other_continuation(evidence: Evidence) -> str | None:
     """The engine did not compute what it handed out; rounding decides few tokens."""
     middles = [probe for probe in evidence.probes if not probe.is_tail]
     wrong = [probe for probe in middles if not probe.holds]
-    if len(middles) < 2 or len(wrong) <= len(middles) / 2:
+    asked = Counter(probe.round for probe in middles)
+    failed = Counter(probe.round for probe in wrong)
+    if len(middles) >= 2 and len(wrong) > len(middles) / 2:
+        return (
+            f"{len(wrong)} of {len(middles)} completions go on with another token when "
+            "they are continued from their middle"
+        )
+    lost = [n for n, count in asked.items() if count >= PER_ROUND == failed[n]]
+    if not lost:
         return None
     return (
-        f"{len(wrong)} of {len(middles)} completions go on with another token when "
-        "they are continued from their middle"
+        f"all {PER_ROUND} completions of round {lost[0] + 1} go on with another token "
+        "when they are continued from their middle"
     )
 
 
@@ -212,11 +234,21 @@ def _other_continuation(evidence: Evidence) -> str | None:
 
 
 def _beyond_the_bound(evidence: Evidence) -> str | None:
-    beyond = [
-        f"{each.name} {each.spread.median:.4g} {each.unit} (bound {each.bound:.4g})"
-        for each in evidence.figures
-        if each.share is not None and each.share > 1
-    ]
+    beyond = []
+    for each in evidence.figures:
+        passed = [
+            (share, value, bound)
+            for share, value, bound in zip(
+                each.shares, each.values, each.bounds, strict=False
+            )
+            if share > 1
+        ]
+        if passed:
+            _, value, bound = max(passed)
+            beyond.append(
+                f"{each.name} {value:.4g} {each.unit} (bound {bound:.4g}; "
+                f"{len(passed)} of {len(each.values)} rounds)"
+            )
     if not beyond:
         return None
     return f"no engine on this device can reach {', '.join(beyond)}"
@@ -252,11 +284,15 @@ def _impossible_times(evidence: Evidence) -> str | None:
 
 def _no_time_between_tokens(evidence: Evidence) -> str | None:
     """All tokens at once: the latencies are those of a delivery, not of the engine."""
-    several = [s for s, _ in _answered(evidence) if s.reported_tokens > 1]
-    at_once = [sample for sample in several if sample.first_s == sample.last_s]
-    if len(at_once) <= len(several) / 2:
-        return None
-    return f"{_of(at_once, evidence)} have all their tokens at one moment"
+    shortest = 2
+    for group in _groups(evidence):
+        several = [s for s, _ in group if s.reported_tokens >= shortest]
+        at_once = [sample for sample in several if sample.first_s == sample.last_s]
+        if len(at_once) > len(several) / 2:
+            return f"{_of(at_once, evidence)} have all their tokens at one moment"
+        # Of one round, a few tokens may have come together by chance.
+        shortest = SHORTEST_TAIL
+    return None
 
 
 def _clock_of_the_side(evidence: Evidence) -> str | None:
@@ -346,6 +382,13 @@ def _answered(evidence: Evidence) -> Iterator[tuple[Sample, Ask]]:
     for sample, ask in evidence.samples():
         if sample.error is None:
             yield sample, ask
+
+
+def _groups(evidence: Evidence) -> Iterator[list[tuple[Sample, Ask]]]:
+    """Yield the answered requests of all rounds, and then of each: one may lie."""
+    yield list(_answered(evidence))
+    for each in evidence.rounds:
+        yield list(_answered(attrs.evolve(evidence, rounds=[each])))
 
 
 def _length(sample: Sample) -> int:
