@@ -248,7 +248,7 @@ def verdict(ratio: Spread) -> str:
     """Return whether two tools agree, by the whole interval of their ratio."""
     if ratio.low > 1 + AGREES or ratio.high < 1 - AGREES:
         return "differs"
-    within = 1 - AGREES <= ratio.low and ratio.high <= 1 + AGREES
+    within = ratio.low >= 1 - AGREES and ratio.high <= 1 + AGREES
     known = ratio.confidence >= CONFIDENCE
     return "agrees" if within and known else "undecided, give more --pairs"
 

@@ -57,6 +57,15 @@ def test_a_batch_reads_the_weights_once_and_each_cache():
     assert 800 / floor.run_s < 1591  # the weights alone
 
 
+def test_a_prefix_of_a_cache_is_not_computed():
+    case, asks = article(8)
+    short = [Ask(prompt=[5] * 28, max_tokens=100) for _ in range(8)]
+
+    assert floor_of(case, asks, LLAMA_8B, H100, in_cache=[100] * 8) == floor_of(
+        case, short, LLAMA_8B, H100
+    )
+
+
 def test_two_devices_halve_the_floor():
     case, asks = article(4)
     one = floor_of(case, asks, LLAMA_8B, H100)

@@ -42,7 +42,7 @@ class Figure:
     more_is_better: bool
     bound: float | None = None
     """The largest value that the device allows, or the smallest if less is better;
-    `None` where no bound is known. Of rounds with other lengths, the most generous."""
+    `None` where no bound is known. If rounds have other lengths, the most generous."""
     bounds: Sequence[float] = ()
     """One a round; empty where no bound is known."""
 

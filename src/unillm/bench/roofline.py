@@ -88,7 +88,13 @@ def num_devices(options: Mapping[str, Any]) -> int:
 
 
 def floor_of(
-    case: Case, asks: Sequence[Ask], cost: Cost, device: Device, *, devices: int = 1
+    case: Case,
+    asks: Sequence[Ask],
+    cost: Cost,
+    device: Device,
+    *,
+    devices: int = 1,
+    in_cache: Sequence[int] = (),
 ) -> Floor:
     """Return the floor of one round.
 
@@ -98,9 +104,15 @@ def floor_of(
         cost: The model's.
         device: Measured limits.
         devices: Devices that work together, with the sum of their limits.
+        in_cache: Tokens of each prompt that a cache had, where prompts may repeat. An
+            engine computes none of them, and may read them once for several rows.
     """
     bandwidth, flops = device.bandwidth * devices, device.flops * devices
-    prompts = [ask.num_prompt_tokens or 1 for ask in asks]
+    known = in_cache or [0] * len(asks)
+    prompts = [
+        max(1, (ask.num_prompt_tokens or 1) - of_cache)
+        for ask, of_cache in zip(asks, known, strict=True)
+    ]
     rows = len(asks) if case.kind == OPEN else min(len(asks), int(case.size))
     new = sum(ask.max_tokens for ask in asks)
     # The first token of each request comes from prefill.

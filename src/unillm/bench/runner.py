@@ -316,7 +316,16 @@ def _result(
             asks=asks,
             floor=None
             if cost is None or device is None
-            else floor_of(case, asks, cost, device, devices=shared),
+            else floor_of(
+                case,
+                asks,
+                cost,
+                device,
+                devices=shared,
+                in_cache=[]
+                if plan.workload.fresh
+                else [sample.num_cached_tokens for sample in run.samples],
+            ),
         )
         for run, asks in measured.rounds[case.name]
     ]

@@ -194,7 +194,7 @@ def _repeated_answer(evidence: Evidence) -> str | None:
                 f"{count} of {len(answers)} different prompts have one answer, token "
                 "by token"
             )
-        # Of one round, most may be alike by chance.
+        # Most requests of one round may be alike by chance.
         needed = "all"
     return None
 
@@ -290,7 +290,7 @@ def _no_time_between_tokens(evidence: Evidence) -> str | None:
         at_once = [sample for sample in several if sample.first_s == sample.last_s]
         if len(at_once) > len(several) / 2:
             return f"{_of(at_once, evidence)} have all their tokens at one moment"
-        # Of one round, a few tokens may have come together by chance.
+        # A few tokens of one round may have come together by chance.
         shortest = SHORTEST_TAIL
     return None
 
