@@ -12,7 +12,7 @@ import hashlib
 import math
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 
@@ -142,7 +142,15 @@ class Prompts:
         return drawn[:count]
 
 
-Workload = Fixed | Lognormal | Lengths | Prompts
+class Workload(attrs.AttrsInstance, Protocol):
+    """**Protocol:** draws the asks of a round. An attrs class, for the report."""
+
+    @property
+    def fresh(self) -> bool:
+        """Whether each prompt is new, so that no cache can have its tokens."""
+
+    def draw(self, rng: random.Random, count: int, ids: Sequence[int]) -> list[Ask]:
+        """Return *count* asks; random prompts are made of *ids*."""
 
 
 def described(workload: Workload) -> dict[str, Any]:
