@@ -57,7 +57,8 @@ class CTranslate2Backend(Backend):
         {
             "R3": "CTranslate2 computes the tokens of a stopped request again, one a "
             "step, so a stop costs more than a short wait; a waiting request starts "
-            "after scheduling.policy.PATIENCE"
+            "after scheduling.policy.PATIENCE, which the clock measures, so a paused "
+            "process may pass"
         }
     )
     capabilities = Capabilities(
