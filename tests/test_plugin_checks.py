@@ -182,8 +182,8 @@ BROKEN = {
         r"return Availability\(available=True\)",
     ),
     "a version that is a text": (
-        backend_with(contract_version="one"),
-        "contract_version",
+        backend_with(api_version="1.0"),
+        r"api_version is '1.0'; write two numbers: \(1, 0\)",
     ),
 }
 

@@ -142,21 +142,22 @@ def test_a_plugin_that_breaks_the_contract_is_refused(install, module, message):
 @pytest.mark.parametrize(
     ("version", "message"),
     [
-        (4, "for version 4 .* serves versions 2 to 3. Upgrade unillm"),
-        (1, "for version 1 .* serves versions 2 to 3. Upgrade the plugin"),
-        (3, None),
-        (2, None),
+        ((4, 0), r"for version 4.0 .* serves versions 2.1 to 3.2. Upgrade unillm"),
+        ((3, 3), r"for version 3.3 .* serves versions 2.1 to 3.2. Upgrade unillm"),
+        ((2, 0), r"for version 2.0 .* serves versions 2.1 to 3.2. Upgrade the plugin"),
+        ((3, 2), None),
+        ((2, 7), None),
     ],
-    ids=["newer", "too old", "current", "still served"],
+    ids=["newer", "newer addition", "too old", "current", "still served"],
 )
-def test_a_backend_of_another_contract_version_is_refused(
+def test_a_backend_of_another_version_of_the_face_is_refused(
     install, monkeypatch, version, message
 ):
     backend = FakeBackend()
-    backend.contract_version = version
+    backend.api_version = version
     install(fake=module_for(backend))
-    monkeypatch.setattr(plugins, "OLDEST_CONTRACT", 2)
-    monkeypatch.setattr(plugins, "CONTRACT_VERSION", 3)
+    monkeypatch.setattr(plugins, "OLDEST_API", (2, 1))
+    monkeypatch.setattr(plugins, "API_VERSION", (3, 2))
 
     if message is None:
         assert PluginRegistry().load("fake") is backend
@@ -165,8 +166,8 @@ def test_a_backend_of_another_contract_version_is_refused(
             PluginRegistry().load("fake")
 
 
-def test_a_backend_that_states_no_contract_version_was_written_for_the_first():
-    assert FakeBackend().contract_version == 1
+def test_a_backend_that_states_no_version_was_written_for_the_first():
+    assert FakeBackend().api_version == (1, 0)
 
 
 def test_two_plugins_of_one_name_are_refused(monkeypatch):

@@ -6,11 +6,8 @@ A plugin imports from `unillm`, `unillm.backend`, `unillm.errors`, `unillm.hooks
 and `unillm.testing`, and from no other module of the package: all others are private
 and move without notice.
 
-The names here follow the version of the distribution: they are removed or changed only
-with an entry in the changelog, and in a way that breaks a backend only together with
-`CONTRACT_VERSION`. A backend states the version that it was written for in
-`Backend.contract_version`; the core refuses a version that it does not support before
-it creates an engine.
+`API_VERSION` is the version of this face, and the page "The face for authors of
+backends" has every name and the policy of changes.
 
 Importing this module loads no engine, no torch and no transformers. The names of
 `_LAZY`, which need torch, numpy or the store of artifacts, are imported when they are
@@ -29,7 +26,7 @@ from .embedded.memory import check_model_len as check_model_len
 from .embedded.memory import free_bytes as free_bytes
 from .embedded.memory import plan_limits as plan_limits
 from .engines.aspects import ASPECTS as ASPECTS
-from .engines.backend import CONTRACT_VERSION as CONTRACT_VERSION
+from .engines.backend import API_VERSION as API_VERSION
 from .engines.backend import Availability as Availability
 from .engines.backend import Backend as Backend
 from .engines.backend import Finding as Finding
@@ -97,6 +94,7 @@ from .text.notation import StructureNotation as StructureNotation
 from .text.notation import structure_notation as structure_notation
 
 if TYPE_CHECKING:
+    from .artifacts.converter import run_converter as run_converter
     from .artifacts.folder import ArtifactFolder as ArtifactFolder
     from .artifacts.key import BuildSpec as BuildSpec
     from .artifacts.progress import Progress as Progress
@@ -118,6 +116,7 @@ _LAZY = {
     "Sampler": ".sampling.sampler",
     "check_tensors": ".embedded.loading",
     "load_model": ".embedded.loading",
+    "run_converter": ".artifacts.converter",
     "token_logprobs": ".sampling.request_sampler",
 }
 """Name to the module that has it."""

@@ -184,8 +184,10 @@ def _wrong_attributes(backend: Any) -> Iterator[str]:
             yield f"{name} is {_shown(value)}; write frozenset({{...}})"
     if not isinstance(backend.option_reasons, Mapping):
         yield f"option_reasons is {_shown(backend.option_reasons)}; write {{...}}"
-    if not isinstance(backend.contract_version, int):
-        yield f"contract_version is {_shown(backend.contract_version)}; write a number"
+    version = backend.api_version
+    numbers = version if isinstance(version, tuple) else ()
+    if [type(number) for number in numbers] != [int, int]:
+        yield f"api_version is {_shown(version)}; write two numbers: (1, 0)"
     if not isinstance(backend.capabilities, Capabilities):
         yield (
             f"capabilities is {_shown(backend.capabilities)}; write "

@@ -19,7 +19,7 @@ import attrs
 import pluggy
 
 from . import distributions, hookspecs
-from .engines.backend import CONTRACT_VERSION, Availability, Backend
+from .engines.backend import API_VERSION, Availability, Backend
 from .errors import BackendNotFoundError, PluginError, nearest_name
 from .plugin_checks import (
     blaming,
@@ -44,8 +44,8 @@ EMBEDDED = {"transformers": "unillm.embedded"}
 KNOWN = {name: distributions.plugin(name) for name in distributions.BACKENDS}
 """Backends that are distributions of their own: name to distribution."""
 
-OLDEST_CONTRACT = 1
-"""The oldest version of the contract whose backends are still served."""
+OLDEST_API = (1, 0)
+"""The oldest `API_VERSION` whose backends are still served."""
 
 PLUGGED: dict[str, object] = {}
 """Plugins without a distribution, while `unillm.testing.backends.plugged` is open: name
@@ -114,7 +114,7 @@ class PluginRegistry:
         with blaming(plugin, f"creating the backend {name!r}"):
             created: Any = create(name=name)
         backend = check_backend(plugin, name, created)
-        self._check_contract(name, backend.contract_version)
+        self._check_api(name, backend.api_version)
         return backend
 
     def availability(self, backend: Backend) -> Availability:
@@ -260,20 +260,21 @@ class PluginRegistry:
             )
         return manager
 
-    def _check_contract(self, name: str, version: int) -> None:
-        if OLDEST_CONTRACT <= version <= CONTRACT_VERSION:
+    def _check_api(self, name: str, version: tuple[int, int]) -> None:
+        if OLDEST_API <= version <= API_VERSION:
             return
-        serves = f"version {CONTRACT_VERSION}"
-        if OLDEST_CONTRACT < CONTRACT_VERSION:
-            serves = f"versions {OLDEST_CONTRACT} to {CONTRACT_VERSION}"
+        serves = f"version {_dotted(API_VERSION)}"
+        if OLDEST_API < API_VERSION:
+            serves = f"versions {_dotted(OLDEST_API)} to {_dotted(API_VERSION)}"
         remedy = (
             "Upgrade unillm, or install an older release of the plugin"
-            if version > CONTRACT_VERSION
+            if version > API_VERSION
             else "Upgrade the plugin, or install an older release of unillm"
         )
         raise PluginError(
-            f"The plugin {self.distribution(name)} was written for version {version} "
-            f"of the contract of backends, and this unillm serves {serves}. {remedy}."
+            f"The plugin {self.distribution(name)} was written for version "
+            f"{_dotted(version)} of unillm.backend, and this unillm serves {serves}. "
+            f"{remedy}."
         )
 
 
@@ -312,6 +313,10 @@ def _distribution(entry: EntryPoint) -> str:
 
 def _names(text: str) -> set[str]:
     return {name.strip().lower() for name in text.split(",")}
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
 
 
 def _left_out(name: str) -> str:

@@ -24,7 +24,7 @@ from .records import to_json
 FlagValue = str | int | float | bool | None
 
 
-_LABELS = ("model", "model_path")
+_LABELS = ("model", "model_path", "python", "remedy")
 _LIMITS = ("max_batch_size", "max_input_len", "max_seq_len", "max_num_tokens")
 
 
@@ -125,6 +125,13 @@ class BuildSpec:
 
     max_num_tokens: int | None = _limit()
     """Most tokens in one step, over all requests."""
+
+    python: str | None = None
+    """Interpreter of the environment that converts, for `run_converter`; `None` for
+    this one. The result does not depend on it."""
+
+    remedy: str = ""
+    """What makes the unknown fields known, as a sentence or a command."""
 
     @property
     def key(self) -> str:

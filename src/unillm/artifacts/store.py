@@ -54,6 +54,10 @@ log = logging.getLogger("unillm.artifacts")
 Build = Callable[[BuildSpec, Path, Progress], None]
 """Type of `Backend.build`, which writes an engine for a spec into an empty folder."""
 
+_ELSEWHERE = (
+    "Build the engine where its library is installed and the device is present."
+)
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -129,8 +133,8 @@ class ArtifactStore:
         if spec.unknown:
             raise ConfigError(
                 f"The backend {spec.backend!r} cannot prepare {spec.model!r} on this "
-                f"machine (unknown: {' and '.join(spec.unknown)}). Build the engine "
-                "where its library is installed and the device is present."
+                f"machine (unknown: {' and '.join(spec.unknown)}). "
+                + (spec.remedy or _ELSEWHERE)
             )
         listener = listener or report_changes(log.info)
         with _explained(spec, self.folder):

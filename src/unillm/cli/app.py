@@ -25,6 +25,7 @@ from .doctor import doctor
 from .exit_codes import ExitCode
 from .generate import generate
 from .inspect import inspect
+from .new_backend import new_backend
 from .plan import plan
 from .serve import serve
 
@@ -45,6 +46,7 @@ app.command()(serve)
 app.command()(backends)
 app.command()(inspect)
 app.command()(conformance)
+app.command("new-backend")(new_backend)
 app.command()(plan)
 app.command()(build)
 app.command()(compare)

@@ -21,12 +21,13 @@ if TYPE_CHECKING:  # values of other packages, for annotations alone
     from ..model.memory import MemoryNeeds
 
 
-CONTRACT_VERSION = 1
-"""Version of the contract between the core and backends.
+API_VERSION = (1, 0)
+"""Version of `unillm.backend`, the face for authors.
 
-It grows when a correct backend has to change: when a method becomes abstract, when an
-argument, a field or a method goes or changes its meaning, or when a clause demands
-more. New fields with defaults, optional methods and helpers leave it as it is.
+The first number grows when a correct backend has to change: a method becomes abstract,
+a name, an argument or a field goes or changes its meaning, or a clause of the contract
+demands more. The second grows with each addition: names, optional methods, fields with
+defaults.
 """
 
 
@@ -59,10 +60,12 @@ class Finding:
 class Backend(abc.ABC):
     """Creates engines of one kind. Its constructor imports no engine."""
 
-    contract_version: int = 1
-    """The `CONTRACT_VERSION` that the backend was written for, as a literal number.
+    api_version: tuple[int, int] = (1, 0)
+    """The `API_VERSION` that the backend was written for, as literal numbers.
 
-    The default stays 1: a class without this attribute was written for version 1."""
+    The core refuses a backend of a later version, or of one that it serves no more,
+    before it creates an engine. The default stays as it is: a class without this
+    attribute was written for the first version."""
 
     name: str
     """The name that users write, in lower case; also the name of the entry point."""

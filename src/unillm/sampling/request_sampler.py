@@ -162,7 +162,7 @@ def _draw(weights: _Floats, keys: tuple[int, int]) -> int:
     bits &= 0x7FFFFFFF
     bits ^= bits >> 15
     clocks = np.log1p(-_SCALE / 2 - _SCALE * bits.astype(np.float32))
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         return int((clocks / weights).argmax())
 
 
