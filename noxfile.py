@@ -268,14 +268,21 @@ def mutation(session: nox.Session) -> None:
 
 @nox.session
 def ctranslate2(session: nox.Session) -> None:
-    """The CTranslate2 plugin against real CTranslate2 on the CPU."""
+    """The CTranslate2 plugin, and the tutorial's backend, on the real engines."""
     plugin = ROOT / "plugins" / "unillm-ctranslate2"
     # The fake has adapters, and TensorRT-LLM's configurations are pydantic classes.
     core = ".[transformers,lora,testing]"
     session.install(*CONSTRAINTS, core, "pydantic", str(plugin))
     session.run(*SWAP)
-    session.chdir(plugin)
-    session.run("pytest", *session.posargs)
+    with session.chdir(plugin):
+        session.run("pytest", *session.posargs)
+    # Here, because the environment has torch, which exports the tutorial's model.
+    example = ROOT / "examples" / "unillm-onnxruntime"
+    builder = ("onnxruntime", "onnxruntime-genai", "onnx-ir")
+    session.install(*CONSTRAINTS, *builder, str(example))
+    with session.chdir(example):
+        cache = {"UNILLM_CACHE": session.create_tmp(), "HF_HUB_OFFLINE": "1"}
+        session.run("pytest", env=cache)
 
 
 @nox.session

@@ -30,6 +30,7 @@ from .engines.backend import API_VERSION as API_VERSION
 from .engines.backend import Availability as Availability
 from .engines.backend import Backend as Backend
 from .engines.backend import Finding as Finding
+from .engines.backend import Sometimes as Sometimes
 from .engines.base import ALWAYS as ALWAYS
 from .engines.base import FEATURES as FEATURES
 from .engines.base import SAMPLED as SAMPLED

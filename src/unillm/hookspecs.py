@@ -27,6 +27,7 @@ PROJECT = "unillm"
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+"""Marks a function as the implementation of a hook."""
 
 
 @hookspec(firstresult=True)

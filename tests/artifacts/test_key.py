@@ -29,7 +29,12 @@ OTHER = {
 }
 """Another value for every field that is not a label."""
 
-LABELS = {"model": "other/name", "model_path": "/elsewhere"}
+LABELS = {
+    "model": "other/name",
+    "model_path": "/elsewhere",
+    "python": "/opt/converter/bin/python",
+    "remedy": "pip install an-engine",
+}
 
 
 LIMITS = ["max_batch_size", "max_input_len", "max_num_tokens", "max_seq_len"]

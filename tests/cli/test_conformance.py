@@ -44,6 +44,35 @@ def test_a_backend_that_fails_a_clause_has_an_exit_code_of_its_own(cli, contract
     assert "E3 failed: E3 holds.\n  assert 506 == 511" in shown.stdout
 
 
+def test_one_cause_of_many_failures_is_printed_once(cli, contract):
+    alike = [result(f"E{n}", Outcome.FAILED, "TypeError: no tokens") for n in range(9)]
+    contract(*GOOD, *alike, result("E9", Outcome.FAILED, "assert 1 == 2"))
+
+    shown = cli("conformance", "some").stdout
+
+    assert shown.count("TypeError: no tokens") == 1
+    assert "9 clauses failed alike: E0, E1, E2, E3, E4, E5, E6, E7, E8\n" in shown
+    assert "E9 failed: E9 holds.\n  assert 1 == 2" in shown
+
+
+def test_a_badge_has_the_counts(cli, contract, tmp_path):
+    file = tmp_path / "badge.json"
+    contract(*GOOD)
+    cli("conformance", "some", "--badge", str(file))
+    good = json.loads(file.read_text())
+    contract(result("E3", Outcome.FAILED, "assert 506 == 511"))
+    cli("conformance", "some", "--badge", str(file))
+
+    assert good == {
+        "schemaVersion": 1,
+        "label": "unillm contract: some",
+        "message": "1 passed, 1 waived",
+        "color": "brightgreen",
+    }
+    assert json.loads(file.read_text())["message"] == "1 failed"
+    assert json.loads(file.read_text())["color"] == "red"
+
+
 def test_json_has_every_clause(cli, contract):
     contract(*GOOD)
 

@@ -30,7 +30,7 @@ def all_commands(command):
 
 
 def test_every_command_has_a_section_and_no_other(page):
-    documented = re.findall(r"^## `unillm (\w+)`$", page, re.MULTILINE)
+    documented = re.findall(r"^## `unillm ([\w-]+)`$", page, re.MULTILINE)
 
     assert set(documented) == set(typer.main.get_command(app).commands)
     assert len(documented) == len(set(documented))

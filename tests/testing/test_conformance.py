@@ -10,6 +10,7 @@ import sys
 import pytest
 from testing.broken.bases import SETTINGS, Own
 
+from unillm.engines.backend import Sometimes
 from unillm.engines.base import Capabilities, Capability, Support
 from unillm.errors import BackendNotFoundError, PluginError
 from unillm.testing.backends import ScriptedBackend, plugged
@@ -83,7 +84,7 @@ def test_waivers_and_undeclared_fields_have_their_reasons(found):
 
 def test_a_waived_clause_that_passes_is_a_failure():
     waivers = {"C1": "it closes once", "C3": "so too", "L8": "sets", "E1": "no idea"}
-    with plugged(flawed(**waivers, R3="the clock decides")):
+    with plugged(flawed(**waivers, R3=Sometimes("the clock decides"))):
         found = run_contract("flawed", options=SETTINGS["options"])
 
     [failed] = found.of(Outcome.FAILED)
@@ -91,6 +92,15 @@ def test_a_waived_clause_that_passes_is_a_failure():
     assert "XPASS" in failed.detail
     waived = {result.number: result.detail for result in found.of(Outcome.WAIVED)}
     assert waived["R3"] == "the clock decides"  # it passes, or not
+
+
+def test_a_waiver_of_a_clause_that_fails_sometimes_stands_either_way():
+    waivers = {name: Sometimes("it depends") for name in ("C1", "C3", "L8", "E1")}
+    with plugged(flawed(**waivers)):
+        found = run_contract("flawed", options=SETTINGS["options"], only=waivers)
+
+    outcomes = {result.number: result.outcome.value for result in found.results}
+    assert set(outcomes.values()) == {"waived"}
 
 
 def test_the_core_clauses_run_in_order():

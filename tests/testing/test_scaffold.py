@@ -40,13 +40,14 @@ def installed(request, tmp_path, monkeypatch):
 
 
 def test_a_new_backend_passes_the_contract_and_random_requests(installed):
-    found = run_contract(installed)
-    report = run_random(installed, requests=60, seed=1)
+    # Clauses about calls and text are the core's, which one kind shows.
+    found = run_contract(installed, core="slots" not in installed)
+    report = run_random(installed, requests=40, seed=1)
 
     assert [each.number for each in found.of(Outcome.FAILED)] == []
     # It has no prefix cache, and nothing can kill its engine.
     assert {each.number for each in found.of(Outcome.NOT_DECLARED)} <= {"R12"}
-    assert {each.number for each in found.of(Outcome.NOT_SHOWN)} == {"C7"}
+    assert {each.number for each in found.of(Outcome.NOT_SHOWN)} <= {"C7"}
     assert (report.fault, report.program) == ("", "")
 
 

@@ -131,7 +131,7 @@ class BuildSpec:
     this one. The result does not depend on it."""
 
     remedy: str = ""
-    """What makes the unknown fields known, as a sentence or a command."""
+    """A sentence or a command that makes the unknown fields known."""
 
     @property
     def key(self) -> str:

@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
@@ -15,7 +18,7 @@ from .exit_codes import ExitCode
 from .writing import write_json
 
 if TYPE_CHECKING:
-    from ..testing.conformance import Conformance
+    from ..testing.conformance import ClauseResult, Conformance
 
 _SHOWN_LINES = 12
 """Lines of a failure's detail; ``--json`` has all."""
@@ -75,15 +78,23 @@ def conformance(
         int,
         typer.Option("--seed", help="Seed of --random: the same makes the same run."),
     ] = 0,
+    badge: Annotated[
+        Path | None,
+        typer.Option(
+            "--badge",
+            metavar="FILE",
+            help="Write the counts for a badge, in the JSON that shields.io reads.",
+        ),
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Run every clause of the contract on a backend, with the bundled model.
 
-    Needs the extra [testing].
+    Needs the extra [testing]; --random needs numpy and safetensors alone.
     """
     from tqdm import tqdm
 
-    from ..testing.conformance import ClauseResult, run_contract
+    from ..testing.conformance import run_contract
 
     given = {**engine, **options.parse_key_values(engine_options or [])}
     if random is not None:
@@ -100,6 +111,8 @@ def conformance(
         found = run_contract(
             backend.lower(), model=model, options=given, only=numbers, on_result=count
         )
+    if badge is not None:
+        badge.write_text(json.dumps(as_badge(found)) + "\n", encoding="utf-8")
     if as_json:
         write_json(as_data(found))
     else:
@@ -162,6 +175,18 @@ def as_data(found: Conformance) -> dict[str, Any]:
     }
 
 
+def as_badge(found: Conformance) -> dict[str, Any]:
+    """Return the counts as an endpoint of shields.io: a label, a text and a colour."""
+    counts = found.counts()
+    shown = [f"{counts[name]} {name}" for name in ("passed", "failed", "waived")]
+    return {
+        "schemaVersion": 1,
+        "label": f"unillm contract: {found.backend}",
+        "message": ", ".join(each for each in shown if each[0] != "0"),
+        "color": "brightgreen" if found.conforms else "red",
+    }
+
+
 def _write_table(found: Conformance) -> None:
     """Write the counts, then every clause that did not pass."""
     from rich.text import Text
@@ -180,12 +205,31 @@ def _write_table(found: Conformance) -> None:
         ),
     )
     print_table(counts)
-    for result in found.results:
-        if result.outcome is Outcome.PASSED:
-            continue
-        typer.echo(f"\n{result.number} {result.outcome.value}: {result.statement}")
-        for line in result.detail.splitlines()[:_SHOWN_LINES]:
-            typer.echo(f"  {line}")
-        if result.advice:
-            typer.echo(f"  Troubleshooting: {result.advice}")
-            typer.echo(f"  {result.file}")
+    others = [each for each in found.results if each.outcome is not Outcome.PASSED]
+    for same in _by_cause(others):
+        _write_clauses(same)
+
+
+def _by_cause(results: Sequence[ClauseResult]) -> list[list[ClauseResult]]:
+    """Return the results in their order, those of one outcome and detail together."""
+    found: dict[tuple[str, str], list[ClauseResult]] = {}
+    for result in results:
+        key = (result.outcome.value, result.detail or result.number)
+        found.setdefault(key, []).append(result)
+    return list(found.values())
+
+
+def _write_clauses(same: Sequence[ClauseResult]) -> None:
+    """Write clauses of one outcome and one detail, which is written once."""
+    first = same[0]
+    numbers = ", ".join(each.number for each in same)
+    if len(same) == 1:
+        typer.echo(f"\n{numbers} {first.outcome.value}: {first.statement}")
+    else:
+        typer.echo(f"\n{len(same)} clauses {first.outcome.value} alike: {numbers}")
+    for line in first.detail.splitlines()[:_SHOWN_LINES]:
+        typer.echo(f"  {line}")
+    if first.advice and len(same) == 1:
+        typer.echo(f"  Troubleshooting: {first.advice}")
+    if first.advice:
+        typer.echo(f"  {first.file}")

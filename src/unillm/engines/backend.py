@@ -57,6 +57,12 @@ class Finding:
     """The values that the check saw."""
 
 
+class Sometimes(str):
+    """The reason of a waiver whose clause fails at times and passes at others."""
+
+    __slots__ = ()
+
+
 class Backend(abc.ABC):
     """Creates engines of one kind. Its constructor imports no engine."""
 
@@ -105,8 +111,8 @@ class Backend(abc.ABC):
     def waivers(self) -> Mapping[str, str]:
         """Numbers of the clauses that the engines break, each with the reason.
 
-        `unillm conformance` expects these clauses to fail, and prints the reasons. The
-        property may import the engine.
+        `unillm conformance` expects these clauses to fail, and prints the reasons; one
+        that is `Sometimes` may also pass. The property may import the engine.
         """
         return MappingProxyType({})
 

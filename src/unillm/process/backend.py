@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from typing_extensions import override
 
-from ..engines.backend import Availability, Backend, Finding
+from ..engines.backend import Availability, Backend, Finding, Sometimes
 from ..errors import ConfigError
 from .devices import Share, gpus, shares
 from .engine import ProcessEngine
@@ -54,7 +54,10 @@ class ProcessBackend(Backend):
     @property
     @override
     def waivers(self) -> Mapping[str, str]:
-        return self.facts.waivers
+        return {
+            number: Sometimes(reason) if number in self.facts.sometimes else reason
+            for number, reason in self.facts.waivers.items()
+        }
 
     @override
     def availability(self) -> Availability:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from ..distributions import VERSION
+from ..engines.backend import Sometimes
 from ..errors import RequestError, UnillmError
 from ..plugins import PluginRegistry
 from ..runtime.cores import watched_cores
@@ -159,6 +160,7 @@ def _listed(registry: PluginRegistry, name: str) -> Facts:
             engine_options=[],
             option_reasons={},
             waivers={},
+            sometimes=[],
             capabilities={},
             available=False,
             reason=str(error),
@@ -170,6 +172,7 @@ def _facts(registry: PluginRegistry, name: str) -> Facts:
     backend = registry.load(name)
     availability = registry.availability(backend)
     names = backend.option_names
+    waivers = dict(backend.waivers) if availability.available else {}
     return Facts(
         name=backend.name,
         description=backend.description,
@@ -178,7 +181,8 @@ def _facts(registry: PluginRegistry, name: str) -> Facts:
         option_names=None if names is None else sorted(names),
         engine_options=sorted(backend.engine_options),
         option_reasons=dict(backend.option_reasons),
-        waivers=dict(backend.waivers) if availability.available else {},
+        waivers=waivers,
+        sometimes=[n for n, reason in waivers.items() if isinstance(reason, Sometimes)],
         capabilities=capabilities_as_message(backend.capabilities),
         available=availability.available,
         reason=availability.reason,

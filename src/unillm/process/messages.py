@@ -65,6 +65,8 @@ class Facts(Message, kw_only=True):
     engine_options: list[str]
     option_reasons: dict[str, str]
     waivers: dict[str, str]
+    sometimes: list[str]
+    """Clauses of `waivers` that also pass at times."""
     capabilities: dict[str, tuple[SupportName, str]]
     """Name to the support and its reason."""
     available: bool

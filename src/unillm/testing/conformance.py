@@ -247,7 +247,7 @@ def _judge(report: pytest.TestReport) -> tuple[Outcome, str] | None:
     if report.failed:
         crash = getattr(report.longrepr, "reprcrash", None)
         return Outcome.FAILED, str(report.longrepr if crash is None else crash.message)
-    # A clause that depends on the clock may pass, and its waiver stands.
+    # A clause that fails sometimes may pass, and its waiver stands.
     if hasattr(report, "wasxfail") and (report.skipped or report.when == "call"):
         return Outcome.WAIVED, report.wasxfail.removeprefix("reason: ")
     if report.skipped:

@@ -7,6 +7,7 @@ keys are written behind as many as its attention mask counts.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -28,7 +29,6 @@ from unillm.backend import (
     TokenLogprobs,
     check_model_len,
     model_positions,
-    read_json,
     token_logprobs,
 )
 
@@ -52,7 +52,8 @@ class OnnxEngine(SlotEngine):
         self.vocab_size = logits.shape[-1]
         pasts = [i for i in self._session.get_inputs() if i.name.startswith("past_")]
         self._layers = [each.name.removeprefix("past_key_values.") for each in pasts]
-        decoder = read_json(path, "genai_config.json")["model"]["decoder"]
+        genai = json.loads((path / "genai_config.json").read_text())
+        decoder = genai["model"]["decoder"]
         heads, size = decoder["num_key_value_heads"], decoder["head_size"]
         shape = (num_slots, heads, max_model_len, size)
         self._cache = [np.zeros(shape, np.float32) for _ in pasts]

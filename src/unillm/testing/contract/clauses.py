@@ -33,9 +33,6 @@ class Clause:
     needs: tuple[str, ...] = ()
     """Sampling fields and aspects that the backend has to declare. Without one, the
     clause is skipped, and G6 shows that it is refused."""
-    by_time: bool = False
-    """Whether an engine that acts by the clock may pass it or fail it. A waiver of such
-    a clause stands either way."""
 
     @property
     def is_core(self) -> bool:
@@ -48,14 +45,13 @@ class Clause:
         return self.number[0], int(self.number[1:])
 
 
-def clause(*needs: str, by_time: bool = False) -> Callable[[Test], Test]:
+def clause(*needs: str) -> Callable[[Test], Test]:
     """Make a test method a clause of the contract; its name begins with the number.
 
     After a failure the next clause gets a new engine.
 
     Args:
         needs: Sampling fields and aspects that the backend has to declare.
-        by_time: Whether an engine that acts by the clock may pass it or fail it.
     """
 
     def decorate(test: Test) -> Test:
@@ -73,7 +69,6 @@ def clause(*needs: str, by_time: bool = False) -> Callable[[Test], Test]:
             advice=_advice(test),
             file=f"{inspect.getfile(test)}:{test.__code__.co_firstlineno}",
             needs=needs,
-            by_time=by_time,
         )
         return run
 

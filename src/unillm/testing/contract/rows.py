@@ -48,7 +48,7 @@ class RowClauses(Clauses):
 
         assert engine.ids(requests) == ask.answers(requests)
 
-    @clause(by_time=True)
+    @clause()
     def test_r3_refill(self, engine: DrivenEngine, ask: Asker) -> None:
         """A waiting request takes a freed slot while other requests run.
 

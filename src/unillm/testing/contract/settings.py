@@ -23,7 +23,7 @@ class ContractSettings:
     """Numbers of clauses that fail under these options alone, each with the reason.
 
     `Backend.waivers` has those that always fail. A waived clause that passes is an
-    error, so that the list shrinks."""
+    error, so that the list shrinks, but for `unillm.backend.Sometimes`."""
 
     model: str = "unillm/tiny"
     """The bundled model, or the directory of the same model in another form."""
