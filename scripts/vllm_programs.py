@@ -7,7 +7,8 @@ that ``UNILLM_BACKEND`` names, and records the outcomes. With ``examples`` and `
 it runs those of vLLM 0.32, whose unpacked sources ``--sources`` names: the examples
 that use the offline classes, and the tests of the offline API with the imports changed.
 ``page`` writes the tables of ``docs/reference/vllm-api.md`` from the record. Nothing of
-the sources is kept.
+the sources is kept. ``--only`` runs the rows alone whose path ends with one of its
+words, and leaves the others of the record as they are.
 
 A stand-in takes the place of every model (`scripts/vllm_stand_ins.py`). The tests need
 an installed vLLM, whose internals they import besides the names that unillm has.
@@ -35,7 +36,8 @@ from xml.etree import ElementTree as ET
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "tests" / "programs" / "vllm_programs.json"
 PAGE = ROOT / "docs" / "reference" / "vllm-api.md"
-TIMEOUT_S = 300
+TIMEOUT_S = 900
+"""Of an example or of one test: a start of real vLLM takes a minute on two cores."""
 
 EXAMPLES = (
     *("basic/offline_inference/*.py", "deployment/*.py", "features/*/*.py"),
@@ -88,6 +90,7 @@ def main() -> None:
     kinds = ("programs", "examples", "tests", "page")
     parser.add_argument("kinds", nargs="+", choices=kinds)
     parser.add_argument("--sources", type=Path)
+    parser.add_argument("--only", nargs="+", default=[""], metavar="PATH")
     given = parser.parse_args()
     for kind in given.kinds:
         if kind == "page":
@@ -100,7 +103,7 @@ def main() -> None:
             parser.error(f"{kind} needs --sources, the unpacked sources of vLLM 0.32")
         else:
             run = run_examples if kind == "examples" else run_tests
-            outcomes = run(given.sources)
+            outcomes = run(given.sources, tuple(given.only))
         for name, outcome in outcomes:
             record = read_record()  # again: another backend may have written it
             of_backend = record[kind].setdefault(os.environ["UNILLM_BACKEND"], {})
@@ -146,13 +149,20 @@ def run_programs() -> Iterator[tuple[str, str]]:
         yield key, "fails" if problems else passed
 
 
-def run_examples(sources: Path) -> Iterator[tuple[str, str]]:
-    """Yield each example, by its path, with the outcome: "" where it passes."""
+def run_examples(
+    sources: Path, only: tuple[str, ...] = ("",)
+) -> Iterator[tuple[str, str]]:
+    """Yield each example, by its path, with the outcome: "" where it passes.
+
+    Args:
+        sources: The unpacked sources of vLLM.
+        only: The ends of the paths to run.
+    """
     folder = sources / "examples"
     paths = sorted(path for pattern in EXAMPLES for path in folder.glob(pattern))
     offline = re.compile(r"\bLLM\(|EngineArgs|LLMEngine")
     for path in paths:
-        if offline.search(path.read_text("utf-8")):
+        if str(path).endswith(only) and offline.search(path.read_text("utf-8")):
             yield path.relative_to(folder).as_posix(), _run_example(path)
 
 
@@ -177,15 +187,17 @@ def _run_example(path: Path) -> str:
     return _shortened(error[-1] if error else f"exit code {done.returncode}")
 
 
-def run_tests(sources: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each file of tests with its counts and reasons."""
+def run_tests(
+    sources: Path, only: tuple[str, ...] = ("",)
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each file of tests with its counts and reasons; args as `run_examples`."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copytree(sources / "tests", folder / "tests")
         for path in (folder / "tests").rglob("*.py"):
             changed = with_imports_changed(path.read_text("utf-8"))
             path.write_text(_closing(changed), "utf-8")
-        for path in TESTS.split():
+        for path in filter(lambda path: path.endswith(only), TESTS.split()):
             yield path, _run_file(folder, f"tests/{path}")
 
 

@@ -23,17 +23,18 @@ processes raise them in their parent::
     │   ├── BackendUnavailableError (RuntimeError)  known, but cannot run here
     │   └── PluginError (RuntimeError)              a plugin broke a rule
     ├── RequestError                        one request, refused or failed
-    │   ├── InvalidPromptError (ValueError)
-    │   │   ├── PromptTypeError (TypeError)     not a form that a prompt may have
-    │   │   └── PromptTooLongError
-    │   ├── InvalidParameterError (ValueError)
-    │   │   └── UnsupportedParameterError
+    │   ├── RequestRefusedError (ValueError)    for its prompt or its params
+    │   │   ├── InvalidPromptError
+    │   │   │   ├── PromptTypeError (TypeError)     not a form that a prompt may have
+    │   │   │   └── PromptTooLongError
+    │   │   └── InvalidParameterError
+    │   │       └── UnsupportedParameterError
     │   ├── QueueFullError (RuntimeError)
     │   ├── RequestTimeoutError (TimeoutError)
     │   ├── RequestCancelledError
     │   ├── RequestFailedError (RuntimeError)   the engine failed on this request alone
     │   └── RequestsFailedError                 some of the requests of one call
-    │       └── RequestsRefusedError (ValueError)   each for its prompt or params
+    │       └── RequestsRefusedError            a RequestRefusedError too
     ├── EngineError
     │   ├── EngineBuildError (RuntimeError)     no engine could be prepared
     │   ├── EngineDeadError (RuntimeError)      the engine stopped answering
@@ -215,7 +216,11 @@ class RequestError(UnillmError):
     prompt_index: int | None = None
 
 
-class InvalidPromptError(RequestError, ValueError):
+class RequestRefusedError(RequestError, ValueError):
+    """The prompt or the params cannot be served, here or at all."""
+
+
+class InvalidPromptError(RequestRefusedError):
     """The prompt is empty, has the wrong type or holds ids outside the vocabulary."""
 
 
@@ -253,7 +258,7 @@ class PromptTooLongError(InvalidPromptError):
         self.max_model_len = max_model_len
 
 
-class InvalidParameterError(RequestError, ValueError):
+class InvalidParameterError(RequestRefusedError):
     """A field of `SamplingParams` has an impossible value, alone or with another.
 
     Attributes:
@@ -333,7 +338,7 @@ class RequestsFailedError(RequestError):
         self.results = list(results)
 
 
-class RequestsRefusedError(RequestsFailedError, ValueError):
+class RequestsRefusedError(RequestsFailedError, RequestRefusedError):
     """Each request that failed was refused for its prompt or its params."""
 
 

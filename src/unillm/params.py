@@ -363,7 +363,8 @@ class SamplingParams:
     """New tokens at most; `None` for as many as the context holds."""
 
     min_tokens: int = int_field(0, 0)
-    """New tokens at least: neither EOS nor a stop string ends the completion sooner."""
+    """New tokens at least: neither EOS nor a stop string ends the completion sooner,
+    only the end of `structured_outputs` that allow nothing else."""
 
     logprobs: int | None = field(None, _as_count, *_COUNT, optional=True)
     """Log-probabilities of the chosen token and of this many most probable ones;

@@ -156,8 +156,9 @@ def test_refusing_a_family_loads_no_torch(llama):
         ({"max_model_len": 257}, r"max_model_len=257 .* 256 positions"),
         ({"dtype": "int8"}, "dtype must be one of"),
         ({"device": "tpu"}, "device must be one of"),
+        ({"logprobs_mode": "logits"}, "logprobs_mode must be one of raw_logprobs,"),
     ],
-    ids=["too long", "dtype", "device"],
+    ids=["too long", "dtype", "device", "logprobs mode"],
 )
 def test_impossible_options_are_refused(llama, options, message):
     with pytest.raises(ConfigError, match=message):

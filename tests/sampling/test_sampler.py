@@ -17,6 +17,7 @@ from sampling.slow_noise import ring_time
 
 from unillm import SamplingParams
 from unillm.engines.base import EngineRequest
+from unillm.sampling.logprobs import LOGPROBS_MODES
 from unillm.sampling.sampler import Sampler
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -26,8 +27,10 @@ VOCAB = 23
 class DeviceSampler(Sampler):
     """A sampler on the device that an engine would use."""
 
-    def __init__(self, *, num_slots: int, vocab_size: int = VOCAB) -> None:
-        super().__init__(num_slots=num_slots, vocab_size=vocab_size, device=DEVICE)
+    def __init__(self, *, num_slots: int, vocab_size: int = VOCAB, **options) -> None:
+        super().__init__(
+            num_slots=num_slots, vocab_size=vocab_size, device=DEVICE, **options
+        )
 
     def sample(self, logits, slots, **known):
         return super().sample(logits.to(DEVICE), slots, **known)
@@ -47,8 +50,8 @@ def request(
     )
 
 
-def sampler_for(*requests: EngineRequest, vocab_size: int = VOCAB) -> Sampler:
-    sampler = DeviceSampler(num_slots=len(requests), vocab_size=vocab_size)
+def sampler_for(*requests: EngineRequest, **options) -> Sampler:
+    sampler = DeviceSampler(num_slots=len(requests), **options)
     for slot, each in enumerate(requests):
         sampler.assign(slot, each)
     return sampler
@@ -62,6 +65,7 @@ class Reference:
     """One request, token by token in float64, from the definitions of the fields."""
 
     request: EngineRequest
+    mode: str = "raw_logprobs"
     generated: list[int] = attrs.field(factory=list)
 
     def step(self, logits: np.ndarray) -> tuple[int, tuple | None]:
@@ -69,8 +73,11 @@ class Reference:
         scores = self.penalised(self.masked(raw))
         token = int(np.argmax(scores))
         if not self.request.params.greedy:
-            token = self.drawn(scores)
-        logprobs = self.logprobs(raw, token)
+            weights = self.filtered(scores)
+            token = self.drawn(weights)
+            scores = scores / self.request.params.temperature
+            scores[weights == 0] = -math.inf
+        logprobs = self.logprobs(raw if self.mode.startswith("raw") else scores, token)
         self.generated.append(token)
         return token, logprobs
 
@@ -102,7 +109,7 @@ class Reference:
             scores[token] -= params.presence_penalty * (count > 0)
         return scores
 
-    def drawn(self, scores):
+    def filtered(self, scores):
         params = self.request.params
         weights = np.exp((scores - scores.max()) / params.temperature)
         weights[weights < params.min_p * weights.max()] = 0
@@ -115,21 +122,26 @@ class Reference:
                     break
                 betters, cutoff = betters + weight, weight
             weights[weights < cutoff] = 0
+        return weights
+
+    def drawn(self, weights):
         draw = self.request.seed, len(self.generated)
         times = [ring_time(*draw, token) for token in range(len(weights))]
         with np.errstate(divide="ignore"):
             return int(np.argmin(np.array(times) / weights))
 
-    def logprobs(self, raw, token):
+    def logprobs(self, scores, token):
         count = self.request.params.logprobs
         if count is None:
             return None
-        probabilities = np.exp(raw - raw.max())
-        logprobs = np.log(probabilities / probabilities.sum())
-        best = sorted(range(len(raw)), key=lambda i: -logprobs[i])
+        values = scores
+        if self.mode.endswith("logprobs"):
+            values = scores - scores.max()
+            values = values - np.log(np.exp(values).sum())
+        best = sorted(range(len(scores)), key=lambda i: -values[i])
         best = best if count == -1 else best[:count]
-        rank = int((raw >= raw[token]).sum())
-        return logprobs[token], rank, best, [logprobs[i] for i in best]
+        rank = int((scores >= scores[token]).sum())
+        return values[token], rank, best, [values[i] for i in best]
 
 
 def mixed_requests(count: int, seed: int) -> list[EngineRequest]:
@@ -170,8 +182,9 @@ def mixed_requests(count: int, seed: int) -> list[EngineRequest]:
 @pytest.mark.parametrize("seed", range(12))
 def test_all_fields_in_one_batch_match_the_slow_reference(seed):
     requests = mixed_requests(12, seed)
-    sampler = sampler_for(*requests)
-    references = [Reference(each) for each in requests]
+    mode = LOGPROBS_MODES[seed % 4]
+    sampler = sampler_for(*requests, logprobs_mode=mode)
+    references = [Reference(each, mode) for each in requests]
     generator = torch.Generator().manual_seed(seed)
 
     for _ in range(15):
@@ -191,7 +204,8 @@ def assert_same_logprobs(got, expected):
     logprob, rank, top_ids, top_logprobs = expected
     assert got.logprob == pytest.approx(logprob, abs=1e-5)
     assert got.rank == rank
-    assert list(got.top_ids) == top_ids
+    finite = sum(each > -math.inf for each in top_logprobs)  # the rest has no order
+    assert list(got.top_ids)[:finite] == top_ids[:finite]
     assert list(got.top_logprobs) == pytest.approx(top_logprobs, abs=1e-5)
 
 
@@ -254,6 +268,36 @@ def test_a_bad_word_is_masked_only_where_it_would_be_completed():
         steps.append(sampler.sample(logits, [0])[0].token_id)
 
     assert steps == [5, 6, 2, 7]
+
+
+@attrs.define
+class Ended:
+    """A grammar after its last token: only id 5 may follow."""
+
+    error: str = ""
+
+    def allowed(self) -> bytes:
+        return (1 << 5).to_bytes(4, "little")
+
+    def accept(self, token_id) -> None:
+        assert token_id == 5
+
+
+@attrs.define
+class Grammar:
+    start = Ended
+
+
+def test_a_complete_structure_ends_before_min_tokens():
+    """vLLM lets it end too."""
+    ended = attrs.evolve(
+        request(temperature=0, stop=[3, 5], min_tokens=8), grammar=Grammar()
+    )
+    sampler = sampler_for(ended, request(temperature=0, stop=[0], min_tokens=8))
+
+    first, second = sampler.sample(torch.arange(VOCAB, 0, -1.0).repeat(2, 1), [0, 1])
+
+    assert (first.token_id, second.token_id) == (5, 1)
 
 
 def test_a_request_that_forbids_every_token_fails_alone():
@@ -412,6 +456,17 @@ def test_a_rank_counts_equally_probable_tokens():
     (token,) = sampler.sample(torch.tensor([[1.0, 1.0, 0.0, 1.0]]), [0])
 
     assert (token.token_id, token.logprobs.rank) == (0, 3)
+
+
+def test_without_filters_a_token_of_no_weight_has_its_score():
+    """float32 has no such probability, and nothing dropped the token."""
+    sampler = sampler_for(
+        request(logprobs=-1), vocab_size=3, logprobs_mode="processed_logits"
+    )
+
+    [token] = sampler.sample(torch.tensor([[500.0, 0.0, -500.0]]), [0])
+
+    assert token.logprobs.top_logprobs == (500.0, 0.0, -500.0)
 
 
 # ---------------------------------------------------------------------------- faults

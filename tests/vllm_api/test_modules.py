@@ -256,3 +256,21 @@ def test_the_tokenizer_of_a_model_is_found_by_its_name():
 def test_a_tokenizer_in_another_way_is_refused(options):
     with pytest.raises(ValueError, match="get_tokenizer takes"):
         get_tokenizer("unillm/tiny", **options)
+
+
+# --------------------------------------------------------------------------- exceptions
+
+
+def test_a_refusal_is_a_validation_error_of_vllms_name(tiny):
+    from unillm.vllm_api.exceptions import VLLMClientError, VLLMValidationError
+
+    too_long = "Hello " * 500
+    with pytest.raises(VLLMValidationError, match="temperature"):
+        SamplingParams(temperature=-1)
+    with pytest.raises(VLLMValidationError, match="decoder prompt cannot be empty"):
+        tiny.generate("", use_tqdm=False)
+    for prompts in (too_long, [COUNT, too_long]):
+        with pytest.raises(VLLMValidationError, match="maximum context length is"):
+            tiny.generate(prompts, use_tqdm=False)
+    with pytest.raises(VLLMClientError, match="3 prompts and 2 priority"):
+        tiny.generate([COUNT] * 3, priority=[0, 1], use_tqdm=False)

@@ -32,7 +32,7 @@ class TransformersBackend(Backend):
     name = "transformers"
     description = "transformers models on torch (CPU, CUDA); slots scheduled by unillm"
     auto_rank = 100
-    option_names = frozenset({"device", "compile_after"})
+    option_names = frozenset({"device", "compile_after", "logprobs_mode"})
     engine_options = frozenset(
         {
             "enable_lora",
@@ -88,6 +88,7 @@ class TransformersBackend(Backend):
             enable_lora=config.enable_lora,
             max_loras=config.max_loras,
             enable_prefix_caching=config.enable_prefix_caching,
+            logprobs_mode=config.backend_options.get("logprobs_mode", "raw_logprobs"),
         )
         return SlotScheduler(engine, max_num_batched_tokens=budget)
 

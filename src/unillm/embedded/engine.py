@@ -35,7 +35,7 @@ from ..engines.slots import (
 from ..errors import ConfigError, InvalidParameterError
 from ..model.memory import Limits, MemoryNeeds, needs_of
 from ..model.sizes import KvShape
-from ..sampling.logprobs import PromptLogprobs
+from ..sampling.logprobs import LogprobsMode, PromptLogprobs
 from ..sampling.sampler import Sampler
 from . import attention
 from .cache import ChunksStep, ChunkStep, PromptStep, SlotCache, Step
@@ -81,6 +81,7 @@ class TransformersSlotEngine(SlotEngine):
             steps are eager.
         enable_prefix_caching: Take over prefixes from other rows; `None` where the
             model allows it.
+        logprobs_mode: What is returned as log-probabilities.
 
     Raises:
         ConfigError: More than one slot of a family that is served one at a time.
@@ -99,6 +100,7 @@ class TransformersSlotEngine(SlotEngine):
         compile_after: int | None = None,
         max_loras: int | None = None,
         enable_prefix_caching: bool | None = None,
+        logprobs_mode: LogprobsMode = "raw_logprobs",
     ) -> None:
         _check_slots(model, num_slots)
         attention.use(model)
@@ -137,8 +139,12 @@ class TransformersSlotEngine(SlotEngine):
                 compile_after=compile_after,
             )
         self.joins_steps = self._runner.continues
+        self._logprobs_mode = logprobs_mode
         self._sampler = Sampler(
-            num_slots=num_slots, vocab_size=self.vocab_size, device=self._device
+            num_slots=num_slots,
+            vocab_size=self.vocab_size,
+            device=self._device,
+            logprobs_mode=logprobs_mode,
         )
         keeps = self.shortest_prefix is not None
         self._rows = Rows(self._cache, num_slots, keeps=keeps)
@@ -319,7 +325,9 @@ class TransformersSlotEngine(SlotEngine):
             written = chunk.end if chunk.start else width
             self._cache.note_written(row, written)
             owner.length = chunk.end
-        notes.prompt_logprobs |= asked.read(logits[len(ends) :])
+        notes.prompt_logprobs |= asked.read(
+            logits[len(ends) :], mode=self._logprobs_mode
+        )
         return logits[: len(ends)]
 
     def _inputs(

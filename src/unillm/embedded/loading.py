@@ -31,6 +31,7 @@ from ..model.checkpoint import (
 )
 from ..model.memory import Limits, memory_needs, needs_of
 from ..model.positions import positions_of
+from ..sampling.logprobs import LOGPROBS_MODES, LogprobsMode
 from . import families
 from .dynamic_rope import is_dynamic
 from .engine import TransformersSlotEngine
@@ -78,6 +79,7 @@ def load_engine(
     enable_lora: bool = False,
     max_loras: int | None = None,
     enable_prefix_caching: bool | None = None,
+    logprobs_mode: LogprobsMode = "raw_logprobs",
 ) -> TransformersSlotEngine:
     """Load a model and make its slots.
 
@@ -101,6 +103,7 @@ def load_engine(
         max_loras: Adapters at a time; `None` for as many as slots.
         enable_prefix_caching: Take over prefixes from other rows; `None` where the
             model allows it.
+        logprobs_mode: What is returned as log-probabilities, by vLLM's names.
 
     Raises:
         ConfigError: An option has no such value, or exceeds the model's limits.
@@ -118,6 +121,11 @@ def load_engine(
     ):
         raise ConfigError(
             f"compile_after must be a number of steps ≥ 0, got {compile_after!r}."
+        )
+    if logprobs_mode not in LOGPROBS_MODES:
+        raise ConfigError(
+            f"logprobs_mode must be one of {', '.join(LOGPROBS_MODES)}, got "
+            f"{logprobs_mode!r}."
         )
     if enable_lora:
         require_peft()
@@ -191,6 +199,7 @@ def load_engine(
         compile_after=compile_after,
         max_loras=(max_loras or limits.max_num_seqs) if enable_lora else None,
         enable_prefix_caching=enable_prefix_caching,
+        logprobs_mode=logprobs_mode,
     )
 
 

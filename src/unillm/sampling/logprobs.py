@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Log-probabilities of raw logits: of new tokens and of prompt tokens."""
+"""Log-probabilities, of new tokens and of prompt tokens, or the scores themselves."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import attrs
 import torch
@@ -13,6 +14,15 @@ from torch import Tensor
 from ..engines.base import TokenLogprobs
 from ..engines.slots import PromptChunk
 from .fetch import Fetch
+
+LogprobsMode = Literal[
+    "raw_logprobs", "raw_logits", "processed_logprobs", "processed_logits"
+]
+"""What an engine returns as log-probabilities, by vLLM's names: of the model's logits
+or of the scores that a token is drawn from, normalised or not. The tokens of a prompt
+are not drawn: there the model's logits are the scores."""
+
+LOGPROBS_MODES: tuple[str, ...] = get_args(LogprobsMode)
 
 
 @attrs.frozen
@@ -30,20 +40,23 @@ class LogprobsFetch:
 
     Args:
         fetch: Transfers the numbers.
-        logits: ``[rows, vocab]``, float32, from the model.
+        scores: ``[rows, vocab]``, float32.
         chosen: ``[rows]``, int64: the chosen tokens.
         counts: `SamplingParams.logprobs` of each row: `None` for none, 0 for the
             chosen token alone, -1 for the whole vocabulary.
+        mode: Whether the scores are normalised.
     """
 
     def __init__(
         self,
         fetch: Fetch,
-        logits: Tensor,
+        scores: Tensor,
         chosen: Tensor,
         counts: Sequence[int | None],
+        *,
+        mode: LogprobsMode = "raw_logprobs",
     ) -> None:
-        vocab_size = logits.shape[-1]
+        vocab_size = scores.shape[-1]
         by_count: dict[int, list[int]] = {}
         for row, count in enumerate(counts):
             if count is not None:
@@ -52,7 +65,8 @@ class LogprobsFetch:
         # One pass for each count, so that a row which asks for the whole vocabulary
         # does not enlarge the fetch of the others.
         self._asked = [
-            _ask(fetch, logits, chosen, rows, top) for top, rows in by_count.items()
+            _ask(fetch, scores, chosen, rows, top, normalised=mode.endswith("logprobs"))
+            for top, rows in by_count.items()
         ]
 
     def read(self, fetched: list[list[list[float]]]) -> dict[int, TokenLogprobs]:
@@ -108,11 +122,14 @@ class PromptLogprobs:
             tokens += [(chunk.slot, token_id, count) for token_id in following]
         return cls(places, tokens, slots)
 
-    def read(self, logits: Tensor) -> dict[int, list[TokenLogprobs]]:
+    def read(
+        self, logits: Tensor, *, mode: LogprobsMode = "raw_logprobs"
+    ) -> dict[int, list[TokenLogprobs]]:
         """Return the log-probabilities by slot, for the slots that ask for them.
 
         Args:
             logits: ``[places, vocab]``. The host waits for them, if there are any.
+            mode: Whether the logits are normalised.
         """
         by_slot: dict[int, list[TokenLogprobs]] = {slot: [] for slot in self._slots}
         if not self.places:
@@ -122,7 +139,9 @@ class PromptLogprobs:
             part = slice(start, start + _BLOCK)
             _, ids, counts = zip(*self._tokens[part], strict=True)
             chosen = torch.tensor(ids).to(logits.device, non_blocking=True)
-            blocks.append(LogprobsFetch(fetch, logits[part].float(), chosen, counts))
+            blocks.append(
+                LogprobsFetch(fetch, logits[part].float(), chosen, counts, mode=mode)
+            )
         fetched = fetch.run()
         for number, block in enumerate(blocks):
             for row, logprobs in sorted(block.read(fetched).items()):
@@ -132,14 +151,22 @@ class PromptLogprobs:
 
 
 def _ask(
-    fetch: Fetch, logits: Tensor, chosen: Tensor, rows: Sequence[int], top: int
+    fetch: Fetch,
+    scores: Tensor,
+    chosen: Tensor,
+    rows: Sequence[int],
+    top: int,
+    *,
+    normalised: bool,
 ) -> _Asked:
-    index = torch.tensor(rows).to(logits.device, non_blocking=True)
-    logprobs = logits.index_select(0, index).log_softmax(-1)
-    own = logprobs.gather(1, chosen.index_select(0, index)[:, None])
+    index = torch.tensor(rows).to(scores.device, non_blocking=True)
+    values = scores.index_select(0, index)
+    if normalised:
+        values = values.log_softmax(-1)
+    own = values.gather(1, chosen.index_select(0, index)[:, None])
     # vLLM counts the tokens that are at least as probable, including the token itself.
-    rank = (logprobs >= own).sum(-1, keepdim=True)
-    best = logprobs.topk(top, dim=-1)
+    rank = (values >= own).sum(-1, keepdim=True)
+    best = values.topk(top, dim=-1)
     return _Asked(
         rows=rows,
         chosen=fetch.add(torch.cat([own.double(), rank.double()], dim=1)),

@@ -95,7 +95,11 @@ class RequestSampler:
             only = np.full_like(scores, -np.inf)
             only[kept] = scores[kept]
             scores = only
-        scores[[each for each in row.masked_ids() if each < len(scores)]] = -np.inf
+        scores[[each for each in row.completing_ids() if each < len(scores)]] = -np.inf
+        going_on = scores.copy()
+        going_on[[each for each in row.early_ids() if each < len(scores)]] = -np.inf
+        if row.grammar is None or going_on.max() > -np.inf:  # else it is complete
+            scores = going_on
         for token_id, bias in row.params.logit_bias.items():
             scores[token_id] += np.float32(bias)
         return scores

@@ -61,15 +61,17 @@ class Row:
         """Whether it may not end yet."""
         return self.generated < self.params.min_tokens
 
-    def masked_ids(self) -> set[int]:
-        """Return the ids that would complete a bad word or end the request too soon."""
-        completing = {
+    def completing_ids(self) -> set[int]:
+        """Return the ids that would complete a bad word."""
+        return {
             last
             for *before, last in self.request.bad_words_token_ids
             if not before or self.recent[-len(before) :] == before
         }
-        stops = self.request.stop_token_ids if self.masks_stops else ()
-        return completing.union(stops)
+
+    def early_ids(self) -> frozenset[int]:
+        """Return the ids that would end the request too soon."""
+        return self.request.stop_token_ids if self.masks_stops else frozenset()
 
     def accept(self, token_id: int) -> None:
         """Record a new token."""

@@ -5,7 +5,7 @@
 The order is vLLM's: log-probabilities of the raw logits; masks (grammar,
 `allowed_token_ids`, `bad_words`, EOS tokens before `min_tokens`); `logit_bias`;
 penalties; temperature; min_p; top_k; top_p; the draw. A greedy row takes the best token
-after the penalties.
+after the penalties. An engine may ask for the log-probabilities after the filters.
 
 A step computes only what one of its rows asks for, and the host waits for the device
 once a step. All state belongs to a slot and goes with its release.
@@ -13,7 +13,7 @@ once a step. All state belongs to a slot and goes with its release.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from ..engines.slots import SlotToken
 from ..params import SamplingParams
 from . import filters, noise
 from .fetch import Fetch
-from .logprobs import LogprobsFetch
+from .logprobs import LogprobsFetch, LogprobsMode
 from .penalties import PenaltyCounts
 from .row import Row, checked, token_of
 from .seeds import keys_of
@@ -43,12 +43,19 @@ class Sampler:
         num_slots: Number of slots.
         vocab_size: Columns of the logits.
         device: Device of the logits.
+        logprobs_mode: What `SamplingParams.logprobs` returns.
     """
 
     def __init__(
-        self, *, num_slots: int, vocab_size: int, device: torch.device
+        self,
+        *,
+        num_slots: int,
+        vocab_size: int,
+        device: torch.device,
+        logprobs_mode: LogprobsMode = "raw_logprobs",
     ) -> None:
         self._vocab_size = vocab_size
+        self._logprobs_mode = logprobs_mode
         self._device = device
         self._rows: dict[int, Row] = {}  # by slot
         self._numbers = noise.spread(vocab_size, device)
@@ -133,17 +140,22 @@ class Sampler:
     def _choose(self, logits: Tensor, rows: Sequence[Row]) -> list[SlotToken]:
         scores = self._mask_grammar(logits, rows)
         scores = self._mask_banned(scores, rows)
-        scores = self._mask_ids(scores, rows)
+        scores = self._mask_ids(scores, [row.completing_ids() for row in rows])
+        scores = self._mask_stops(scores, rows)
         scores = self._add_bias(scores, rows)
         scores = self._penalise(scores, rows)
         best, chosen = scores.max(dim=-1)
-        chosen = self._draw(scores, best, chosen, rows)
+        drawing = [index for index, row in enumerate(rows) if not row.params.greedy]
+        weights = self._weigh(scores, best, rows, drawing)
+        chosen = self._draw(weights, chosen, rows, drawing)
         self._count(chosen, rows)
         fetch = Fetch()
         fetch.add(torch.stack([chosen.double(), logits.amax(-1).double(), best], 1))
-        logprobs = LogprobsFetch(
-            fetch, logits, chosen, [row.params.logprobs for row in rows]
-        )
+        counts = [row.params.logprobs for row in rows]
+        mode = self._logprobs_mode
+        if mode.startswith("processed") and any(each is not None for each in counts):
+            logits = self._processed(scores, weights, rows, drawing)
+        logprobs = LogprobsFetch(fetch, logits, chosen, counts, mode=mode)
         fetched = fetch.run()
         by_row = logprobs.read(fetched)
         return [
@@ -196,12 +208,24 @@ class Sampler:
             scores, list(masks), lambda part: part.masked_fill_(banned, -torch.inf)
         )
 
-    def _mask_ids(self, scores: Tensor, rows: Sequence[Row]) -> Tensor:
-        """Mask the ids that complete a bad word, and EOS tokens before `min_tokens`."""
+    def _mask_stops(self, scores: Tensor, rows: Sequence[Row]) -> Tensor:
+        """Mask EOS tokens before `min_tokens`, but where a grammar allows no others."""
+        masked = self._mask_ids(scores, [row.early_ids() for row in rows])
+        bound = [i for i, row in enumerate(rows) if row.grammar and row.masks_stops]
+        if not bound:
+            return masked
+        index = self._tensor(bound)
+        left = masked.index_select(0, index)
+        complete = (left == -torch.inf).all(-1, keepdim=True)
+        left = left.where(~complete, scores.index_select(0, index))
+        return masked.index_copy(0, index, left)
+
+    def _mask_ids(self, scores: Tensor, ids: Sequence[Iterable[int]]) -> Tensor:
+        """Mask token ids, those of each row."""
         masked = [
             (index, token_id)
-            for index, row in enumerate(rows)
-            for token_id in row.masked_ids()
+            for index, of_row in enumerate(ids)
+            for token_id in of_row
             if token_id < self._vocab_size
         ]
         if not masked:
@@ -247,23 +271,40 @@ class Sampler:
             ),
         )
 
+    def _weigh(
+        self,
+        scores: Tensor,
+        best: Tensor,
+        rows: Sequence[Row],
+        drawing: Sequence[int],
+    ) -> Tensor:
+        """Return the weights ``[drawing, vocab]``: 0 where a filter drops a token."""
+        if not drawing:
+            return scores[:0]
+        index = self._tensor(drawing)
+        scores = scores.index_select(0, index)
+        params = [rows[each].params for each in drawing]
+        weights = filters.weigh(
+            scores, best.index_select(0, index), self._temperatures(params)
+        )
+        return self._filter(weights, scores, params)
+
+    def _temperatures(self, params: Sequence[SamplingParams]) -> Tensor:
+        return self._tensor([each.temperature for each in params], torch.float32)
+
     def _draw(
-        self, scores: Tensor, best: Tensor, chosen: Tensor, rows: Sequence[Row]
+        self,
+        weights: Tensor,
+        chosen: Tensor,
+        rows: Sequence[Row],
+        drawing: Sequence[int],
     ) -> Tensor:
         """Replace the best token by a drawn one in the rows that are not greedy."""
-        drawing = [index for index, row in enumerate(rows) if not row.params.greedy]
         if not drawing:
             return chosen
-        index = self._tensor(drawing)
-        params = [rows[each].params for each in drawing]
         keys = [
             keys_of(rows[each].request.seed, rows[each].generated) for each in drawing
         ]
-        temperature = self._tensor([p.temperature for p in params], torch.float32)
-        scores = scores.index_select(0, index)
-        best = best.index_select(0, index)
-        weights = filters.weigh(scores, best, temperature)
-        weights = self._filter(weights, scores, params)
         rows_at_once = len(keys)
         if self._device.type == "cpu":
             rows_at_once = max(1, _CACHED // self._vocab_size)
@@ -275,7 +316,28 @@ class Sampler:
                 strict=True,
             )
         ]
-        return chosen.index_copy(0, index, torch.cat(drawn))
+        return chosen.index_copy(0, self._tensor(drawing), torch.cat(drawn))
+
+    def _processed(
+        self,
+        scores: Tensor,
+        weights: Tensor,
+        rows: Sequence[Row],
+        drawing: Sequence[int],
+    ) -> Tensor:
+        """Return the scores after temperature and filters, of rows that draw."""
+        if not drawing:
+            return scores
+        params = [rows[each].params for each in drawing]
+        temperatures = self._temperatures(params)[:, None]
+        filtered = [p.min_p > 0 or p.top_k > 0 or p.top_p < 1 for p in params]
+        # Without a filter, a weight of 0 is a probability that float32 cannot hold.
+        dropped = (weights == 0) & self._tensor(filtered, torch.bool)[:, None]
+        return self._change(
+            scores,
+            drawing,
+            lambda part: (part / temperatures).masked_fill(dropped, -torch.inf),
+        )
 
     def _count(self, chosen: Tensor, rows: Sequence[Row]) -> None:
         penalised = [index for index, row in enumerate(rows) if row.penalised]

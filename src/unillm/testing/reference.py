@@ -217,7 +217,10 @@ def scores_after_rules(
         if list(generated[len(generated) - len(before) :]) == before:
             scores[last] = -np.inf
     if len(generated) < params.min_tokens:
-        scores[list(request.stop_token_ids)] = -np.inf
+        unstopped = scores.copy()
+        unstopped[list(request.stop_token_ids)] = -np.inf
+        if grammar is None or np.isfinite(unstopped).any():  # else it is complete
+            scores = unstopped
     for token_id, bias in params.logit_bias.items():
         scores[token_id] += bias
     for token_id in {*request.prompt_token_ids, *generated}:

@@ -314,8 +314,9 @@ def prepare(
     # An empty text may still become a BOS token, which a caller must pass as an id.
     if not ids or prompt.text == "":
         raise InvalidPromptError(
-            "The prompt is empty. Pass a text or at least one token id; to begin with "
-            "nothing, pass the id of the begin-of-text token."
+            "The prompt is empty, and a decoder prompt cannot be empty. Pass a text or "
+            "at least one token id; to begin with nothing, pass the id of the "
+            "begin-of-text token."
         )
     kept = _truncate(ids, params.truncate_prompt_tokens, limits.longest_prompt)
     if len(kept) > limits.longest_prompt:
