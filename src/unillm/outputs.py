@@ -16,7 +16,10 @@ FinishReason = Literal["stop", "length", "abort", "error"]
 
 @dataclass
 class Logprob:
-    """Log-probability of one token, before temperature, penalties and filters."""
+    """Log-probability of one token, before temperature, penalties and filters.
+
+    An engine with another ``logprobs_mode`` gives those after them, or scores.
+    """
 
     __module__ = "unillm"
 

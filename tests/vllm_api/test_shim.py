@@ -87,7 +87,7 @@ def test_a_name_that_unillm_lacks_is_an_import_error_with_the_reason():
         "for line in ('from vllm import AsyncLLMEngine',\n"
         "    'from vllm.sampling_params import GuidedDecodingParams',\n"
         "    'import vllm.platforms', 'import vllm.engine_args',\n"
-        "    'from vllm import Nothing'):\n"
+        "    'from vllm import Nothing', 'import vllm.v1.sample.logits_processor'):\n"
         "    try: exec(line)\n"
         "    except ImportError as error: print(type(error).__name__, error)"
     )
@@ -96,8 +96,11 @@ def test_a_name_that_unillm_lacks_is_an_import_error_with_the_reason():
     assert lines[0].startswith("ImportError unillm.vllm_api has no AsyncLLMEngine: use")
     assert "vLLM renamed it; use StructuredOutputsParams" in lines[1]
     assert lines[2].startswith("ModuleNotFoundError unillm has no module 'vllm.plat")
+    assert lines[2].endswith("each backend uses those that are there.")
     assert lines[3].startswith("ModuleNotFoundError unillm has no module 'vllm.engi")
+    assert "lists the modules that it has" in lines[3]
     assert lines[4].startswith("ImportError cannot import name 'Nothing' from 'vllm'")
+    assert "would run between the engine's steps; use logit_bias" in lines[5]
 
 
 def test_installing_is_quick_and_twice_is_once():

@@ -25,7 +25,11 @@ from unillm.vllm_api.engine_args import (
     TUNING,
     recorded_defaults,
 )
-from unillm.vllm_api.names import UNAVAILABLE_IMPORTS, UNAVAILABLE_MEMBERS
+from unillm.vllm_api.names import (
+    UNAVAILABLE_IMPORTS,
+    UNAVAILABLE_MEMBERS,
+    UNAVAILABLE_MODULES,
+)
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "vllm-api.md"
 
@@ -67,6 +71,7 @@ def modules():
 LISTS = {
     "modules": modules(),
     "imports": table(UNAVAILABLE_IMPORTS),
+    "absent": table(UNAVAILABLE_MODULES),
     "members": table(UNAVAILABLE_MEMBERS),
     "shared": names(SHARED),
     "tuning": names(TUNING - SHARED),

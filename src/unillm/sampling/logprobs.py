@@ -18,9 +18,9 @@ from .fetch import Fetch
 LogprobsMode = Literal[
     "raw_logprobs", "raw_logits", "processed_logprobs", "processed_logits"
 ]
-"""What an engine returns as log-probabilities, by vLLM's names: of the model's logits
-or of the scores that a token is drawn from, normalised or not. The tokens of a prompt
-are not drawn: there the model's logits are the scores."""
+"""The numbers that an engine returns as log-probabilities, by vLLM's names: of the
+model's logits or of the scores that a token is drawn from, normalised or not. The
+tokens of a prompt are not drawn: there the model's logits are the scores."""
 
 LOGPROBS_MODES: tuple[str, ...] = get_args(LogprobsMode)
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 _NO_VECTORS = "unillm generates text; it does not embed, classify or score"
+_ASYNC = "use Generator: agenerate() and astream() serve any number of event loops"
 
 VLLM_VERSION = "0.32.0"
 """Version of vLLM whose API this package has."""
 
 UNAVAILABLE_IMPORTS: Mapping[str, str] = {
     "AsyncEngineArgs": "pass its fields to Generator under the same names",
-    "AsyncLLMEngine": "use Generator: agenerate() and astream() serve any number of "
-    "event loops",
+    "AsyncLLMEngine": _ASYNC,
     "ClassificationOutput": _NO_VECTORS,
     "ClassificationRequestOutput": _NO_VECTORS,
     "EmbeddingOutput": _NO_VECTORS,
@@ -32,6 +32,35 @@ UNAVAILABLE_IMPORTS: Mapping[str, str] = {
     "initialize_ray_cluster": "on vLLM, distributed_executor_backend='ray' does it",
 }
 """Names that ``from unillm import …`` refuses."""
+
+_INTERNAL = "it is a part of vLLM's own engine; see llm.generator for what all have"
+_NO_MEDIA = "prompts are text and token ids, on every backend"
+
+UNAVAILABLE_MODULES: Mapping[str, str] = {
+    "assets": _NO_MEDIA,
+    "benchmarks": "use unillm bench",
+    "config": "pass each option by its own name to LLM; llm.model_config has the facts",
+    "distributed.device_communicators": _INTERNAL,
+    "distributed.kv_transfer": _INTERNAL,
+    "distributed.weight_transfer": "weights do not change while an engine runs",
+    "engine.async_llm_engine": _ASYNC,
+    "entrypoints.openai": "use unillm serve",
+    "model_executor": "each backend has its own models; a new engine is a plugin",
+    "multimodal": _NO_MEDIA,
+    "platforms": "torch names the devices; each backend uses those that are there",
+    "pooling_params": _NO_VECTORS,
+    "utils.gpu_sync_debug": _INTERNAL,
+    "utils.network_utils": "the parts of an engine find each other themselves",
+    "utils.print_utils": _NO_VECTORS,
+    "utils.torch_utils": _INTERNAL,
+    "v1.core": _INTERNAL,
+    "v1.engine": _ASYNC,
+    "v1.executor": _INTERNAL,
+    "v1.sample": "the caller's code would run between the engine's steps; use "
+    "logit_bias, allowed_token_ids, bad_words or structured_outputs",
+    "v1.worker": _INTERNAL,
+}
+"""Modules of vLLM that `install` refuses, with all below them."""
 
 _NO_RPC = "calls do not reach into the engine; llm.generator has what every engine has"
 _NO_WEIGHTS = "weights do not change while an engine runs; create a new LLM"

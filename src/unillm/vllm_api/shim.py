@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .names import UNAVAILABLE_IMPORTS, VLLM_VERSION
+from .names import UNAVAILABLE_IMPORTS, UNAVAILABLE_MODULES, VLLM_VERSION
 
 _REAL = "vllm"
 _FACE_OF = __package__
@@ -90,16 +90,22 @@ class _Finder(_Distributions):
         if (rest[:1] and rest[0] not in _PRIVATE) or not rest:
             found = importlib.util.find_spec(name)
         if found is None:
-            raise ModuleNotFoundError(
-                f"unillm has no module {fullname!r} of vLLM: docs/reference/"
-                "vllm-api.md lists the modules that it has.",
-                name=fullname,
-            )
+            why = _reason(rest)
+            text = f"unillm has no module {fullname!r} of vLLM: {why}."
+            raise ModuleNotFoundError(text, name=fullname)
         return ModuleSpec(
             fullname,
             _FaceLoader(name),
             is_package=found.submodule_search_locations is not None,
         )
+
+
+def _reason(path: Sequence[str]) -> str:
+    """Return why there is no module of vLLM at a path."""
+    parents = (".".join(path[:count]) for count in range(1, len(path) + 1))
+    reasons = (UNAVAILABLE_MODULES.get(parent) for parent in parents)
+    known = "docs/reference/vllm-api.md lists the modules that it has"
+    return next(filter(None, reasons), known)
 
 
 class _FaceLoader(Loader):
