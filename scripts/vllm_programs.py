@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "tests" / "programs" / "vllm_programs.json"
 PAGE = ROOT / "docs" / "reference" / "vllm-api.md"
 TIMEOUT_S = 900
-"""Limit of an example or of one test; real vLLM takes a minute to start on two cores."""
+"""Limit of an example or of one test; real vLLM takes a minute to start."""
 
 EXAMPLES = (
     *("basic/offline_inference/*.py", "deployment/*.py", "features/*/*.py"),

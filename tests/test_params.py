@@ -38,6 +38,7 @@ DEFAULTS = {
     "min_tokens": 0,
     "logprobs": None,
     "prompt_logprobs": None,
+    "flat_logprobs": False,
     "logit_bias": {},
     "allowed_token_ids": None,
     "bad_words": [],
@@ -94,6 +95,7 @@ def test_defaults_are_those_of_vllm():
         ("min_tokens", -1),
         ("logprobs", -2),
         ("prompt_logprobs", -2),
+        ("flat_logprobs", 1),
         ("logit_bias", {-1: 1.0}),
         ("logit_bias", {"a": 1.0}),
         ("logit_bias", {1: "a"}),
@@ -230,7 +232,6 @@ def test_the_names_of_the_fields_are_where_a_msgspec_struct_has_them():
     [
         ("best_of", 1, 3),
         ("extra_args", {}, {"a": 1}),
-        ("flat_logprobs", False, True),
         ("logits_processors", [], [print]),
         ("output_kind", 2, 7),
         ("prompt_logprob_token_ids", None, np.ones((1, 1))),

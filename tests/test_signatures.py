@@ -154,6 +154,7 @@ def test_every_public_call_is_in_the_table():
     }
     data |= {
         "BeamSearchParams",
+        "FlatLogprobs",
         "LLMEngine",
         "Logprob",
         "TextPrompt",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .lora import LoRARequest as LoRARequest
     from .outputs import CompletionDelta as CompletionDelta
     from .outputs import CompletionOutput as CompletionOutput
+    from .outputs import FlatLogprobs as FlatLogprobs
     from .outputs import Logprob as Logprob
     from .outputs import RequestMetrics as RequestMetrics
     from .outputs import RequestOutput as RequestOutput
@@ -64,6 +65,7 @@ _NAMES = {
     ".outputs": (
         "CompletionDelta",
         "CompletionOutput",
+        "FlatLogprobs",
         "Logprob",
         "RequestMetrics",
         "RequestOutput",

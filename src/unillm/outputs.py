@@ -7,8 +7,9 @@ They are plain dataclasses that a program may change: nothing here reads them ag
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, overload
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 """Why a completion ended: an EOS token or stop string, length, cancelled, failed."""
@@ -29,6 +30,63 @@ class Logprob:
     decoded_token: str | None = None
     """Text of the token on its own; U+FFFD where it is a part of a character. In the
     outputs of `LLM`, as in vLLM: the character that the token completes, or ``""``."""
+
+
+@dataclass
+class FlatLogprobs(Sequence[dict[int, Logprob]]):
+    """Log-probabilities of many positions in six lists, and to read a list of dicts.
+
+    The garbage collector has a constant number of objects to look at, however many
+    positions and tokens there are. Names are vLLM's.
+    """
+
+    __module__ = "unillm"
+
+    start_indices: list[int] = field(default_factory=list)
+    """Of each position: where its entries begin in the four lists of entries."""
+    end_indices: list[int] = field(default_factory=list)
+    """Of each position: the index after its last entry."""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    ranks: list[int | None] = field(default_factory=list)
+    decoded_tokens: list[str | None] = field(default_factory=list)
+
+    def append(self, entries: dict[int, Logprob] | None) -> None:
+        """Add a position; `None` for one without entries, which reads as ``{}``."""
+        self.start_indices.append(len(self.token_ids))
+        for token_id, entry in (entries or {}).items():
+            self.token_ids.append(token_id)
+            self.logprobs.append(entry.logprob)
+            self.ranks.append(entry.rank)
+            self.decoded_tokens.append(entry.decoded_token)
+        self.end_indices.append(len(self.token_ids))
+
+    def extend(self, positions: Iterable[dict[int, Logprob] | None]) -> None:
+        """Add several positions."""
+        for entries in positions:
+            self.append(entries)
+
+    def __len__(self) -> int:
+        return len(self.start_indices)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[int, Logprob]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> FlatLogprobs: ...
+
+    def __getitem__(self, index: int | slice) -> dict[int, Logprob] | FlatLogprobs:
+        if isinstance(index, slice):
+            found = FlatLogprobs()
+            found.extend(self[each] for each in range(*index.indices(len(self))))
+            return found
+        entries = range(self.start_indices[index], self.end_indices[index])
+        return {
+            self.token_ids[each]: Logprob(
+                self.logprobs[each], self.ranks[each], self.decoded_tokens[each]
+            )
+            for each in entries
+        }
 
 
 @dataclass(kw_only=True)
@@ -92,7 +150,7 @@ class CompletionOutput:
     """All new ids, including the one that ended the completion."""
     cumulative_logprob: float | None = None
     """Sum over the new tokens; `None` without `SamplingParams.logprobs`."""
-    logprobs: list[dict[int, Logprob]] | None = None
+    logprobs: list[dict[int, Logprob]] | FlatLogprobs | None = None
     """For each new token: its own entry first, then the most probable ones."""
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
@@ -118,7 +176,7 @@ class CompletionDelta:
     index: int
     text: str
     token_ids: list[int]
-    logprobs: list[dict[int, Logprob]] | None = None
+    logprobs: list[dict[int, Logprob]] | FlatLogprobs | None = None
     finish_reason: FinishReason | None = None
     """Set in the last delta of this index."""
     stop_reason: int | str | None = None
@@ -141,9 +199,10 @@ class RequestOutput:
     outputs: list[CompletionOutput]
     """In index order."""
     finished: bool
-    prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+    prompt_logprobs: list[dict[int, Logprob] | None] | FlatLogprobs | None = None
     """With `SamplingParams.prompt_logprobs`, an entry for each prompt token: `None` for
-    the first, then each token's own entry followed by the most probable ones."""
+    the first (``{}`` in `FlatLogprobs`), then each token's own entry followed by the
+    most probable ones."""
     metrics: RequestMetrics | None = None
     lora_request: Any = None
     """The caller's `LoRARequest`, if one was used."""

@@ -51,7 +51,6 @@ UNAVAILABLE_FIELDS: Mapping[str, str] = {
     "early_stopping": _BEAM,
     "end_id": "the model names its EOS tokens; stop_token_ids adds others",
     "extra_args": "no backend takes arguments that unillm does not know",
-    "flat_logprobs": "logprobs have one form, a list of dicts",
     "guided_decoding": "vLLM renamed it; pass structured_outputs=StructuredOutputs(…)",
     "length_penalty": _BEAM,
     "logits_processors": "the caller's code would run between the engine's steps; use "
@@ -77,7 +76,6 @@ _HARMLESS_FIELDS: Mapping[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
     "early_stopping": (None, False),
     "extra_args": (None, {}),
-    "flat_logprobs": (None, False),
     "guided_decoding": (None,),
     "length_penalty": (None, 1.0),
     "logits_processors": (None, []),
@@ -373,6 +371,10 @@ class SamplingParams:
 
     prompt_logprobs: int | None = field(None, _as_count, *_COUNT, optional=True)
     """The same for the tokens of the prompt, in `RequestOutput.prompt_logprobs`."""
+
+    flat_logprobs: bool = bool_field(False)
+    """Return both as `FlatLogprobs`, which reads like a list of dicts and holds a few
+    lists of numbers, so that many of them cost the garbage collector nothing."""
 
     logit_bias: dict[int, float] = attrs.field(default=None, converter=_as_logit_bias)
     """Added to the logits of token ids before penalties and temperature: a number for

@@ -13,6 +13,7 @@ from ..outputs import (
     CompletionDelta,
     CompletionOutput,
     FinishReason,
+    FlatLogprobs,
     Logprob,
     SlotMetrics,
 )
@@ -45,9 +46,9 @@ class Completion:
     """The adapter as the caller named it."""
     text: str = ""
     token_ids: list[int] = attrs.field(factory=list)
-    logprobs: list[dict[int, Logprob]] | None = None
+    logprobs: list[dict[int, Logprob]] | FlatLogprobs | None = None
     cumulative_logprob: float | None = None
-    prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+    prompt_logprobs: list[dict[int, Logprob] | None] | FlatLogprobs | None = None
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
     num_cached_tokens: int = 0
@@ -64,7 +65,7 @@ class Completion:
             text=self.text,
             token_ids=list(self.token_ids),
             cumulative_logprob=self.cumulative_logprob,
-            logprobs=None if self.logprobs is None else list(self.logprobs),
+            logprobs=None if self.logprobs is None else self.logprobs[:],
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
             lora_request=self.lora_request,
@@ -141,16 +142,20 @@ class Completion:
 
     def _write_logprobs(self, token_id: int, at: TokenLogprobs) -> None:
         if self.logprobs is None:
-            self.logprobs = []
+            flat = self.request.params.flat_logprobs
+            self.logprobs = FlatLogprobs() if flat else []
         self.cumulative_logprob = (self.cumulative_logprob or 0.0) + at.logprob
         self.logprobs.append(self._entries(token_id, at))
 
     def _write_prompt_logprobs(self, logprobs: Sequence[TokenLogprobs]) -> None:
         ids = self.request.prompt_token_ids[1:]
-        self.prompt_logprobs = [
-            None,  # nothing predicts the first token
-            *(self._entries(*each) for each in zip(ids, logprobs, strict=True)),
-        ]
+        self.prompt_logprobs = (
+            FlatLogprobs() if self.request.params.flat_logprobs else []
+        )
+        self.prompt_logprobs.append(None)  # nothing predicts the first token
+        self.prompt_logprobs.extend(
+            self._entries(*each) for each in zip(ids, logprobs, strict=True)
+        )
 
     def _entries(self, token_id: int, at: TokenLogprobs) -> dict[int, Logprob]:
         """Return the token's own entry and then those of the most probable tokens."""

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
-from ..outputs import Logprob
+from typing import TypeAlias
 
-__all__ = ["Logprob", "PromptLogprobs", "SampleLogprobs"]
+from ..outputs import FlatLogprobs, Logprob
 
-PromptLogprobs = list[dict[int, Logprob] | None]
+__all__ = ["FlatLogprobs", "Logprob", "PromptLogprobs", "SampleLogprobs"]
+
+PromptLogprobs: TypeAlias = list[dict[int, Logprob] | None] | FlatLogprobs
 """An entry for each token of a prompt; `None` for the first."""
 
-SampleLogprobs = list[dict[int, Logprob]]
+SampleLogprobs: TypeAlias = list[dict[int, Logprob]] | FlatLogprobs
 """An entry for each new token."""

@@ -15,7 +15,7 @@ import os.path
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..outputs import Logprob, RequestOutput
+from ..outputs import FlatLogprobs, Logprob, RequestOutput
 from ..text.loading import load_tokenizer
 from ..text.pieces import REPLACEMENT
 from ..text.tokenizer import Tokenizer
@@ -58,13 +58,17 @@ class TokenTexts:
     def _write(self, positions: Sequence[dict[int, Logprob] | None]) -> None:
         """Replace the texts of a prompt or of a completion."""
         own: list[int] = []
+        texts: list[str | None] = []
         for entries in positions:
             if not entries:
                 continue
             for token_id, entry in entries.items():
                 if entry.decoded_token is not None:
                     entry.decoded_token = self._text(token_id, own[-_CONTEXT:])
+                texts.append(entry.decoded_token)
             own.append(next(iter(entries)))  # the token's own entry is the first
+        if isinstance(positions, FlatLogprobs):  # which made its entries to be read
+            positions.decoded_tokens[:] = texts
 
     def _text(self, token_id: int, before: list[int]) -> str:
         alone = self._alone.get(token_id)
