@@ -83,7 +83,7 @@ class LLM(unillm.LLM):
             options.pop(name, None)
         options.setdefault("kv_cache_memory_bytes", CACHE_BYTES)
         if os.environ.get("UNILLM_BACKEND") == "vllm":  # it compiles for a minute
-            options.setdefault("enforce_eager", True)
+            options["enforce_eager"] = True
         options["max_model_len"] = min(
             options.get("max_model_len") or POSITIONS, POSITIONS
         )

@@ -43,9 +43,9 @@ class FlatLogprobs(Sequence[dict[int, Logprob]]):
     __module__ = "unillm"
 
     start_indices: list[int] = field(default_factory=list)
-    """Of each position: where its entries begin in the four lists of entries."""
+    """Start of each position in the four lists of entries."""
     end_indices: list[int] = field(default_factory=list)
-    """Of each position: the index after its last entry."""
+    """End of each position there, exclusive."""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     ranks: list[int | None] = field(default_factory=list)
