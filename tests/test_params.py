@@ -38,6 +38,7 @@ DEFAULTS = {
     "min_tokens": 0,
     "logprobs": None,
     "prompt_logprobs": None,
+    "logprob_token_ids": None,
     "flat_logprobs": False,
     "logit_bias": {},
     "allowed_token_ids": None,
@@ -95,6 +96,8 @@ def test_defaults_are_those_of_vllm():
         ("min_tokens", -1),
         ("logprobs", -2),
         ("prompt_logprobs", -2),
+        ("logprob_token_ids", []),
+        ("logprob_token_ids", ["5"]),
         ("flat_logprobs", 1),
         ("logit_bias", {-1: 1.0}),
         ("logit_bias", {"a": 1.0}),
@@ -130,6 +133,7 @@ def test_an_impossible_value_is_refused_with_field_and_value(field, value):
     [
         ({"n": 2, "temperature": 0}, "temperature=0"),
         ({"min_tokens": 5, "max_tokens": 4}, "max_tokens=4"),
+        ({"logprobs": 3, "logprob_token_ids": [5, 7]}, "2 logprob_token_ids"),
         ({"stop": "x", "detokenize": False}, "detokenize=False"),
     ],
 )

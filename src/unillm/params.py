@@ -55,7 +55,6 @@ UNAVAILABLE_FIELDS: Mapping[str, str] = {
     "length_penalty": _BEAM,
     "logits_processors": "the caller's code would run between the engine's steps; use "
     "logit_bias, allowed_token_ids, bad_words or structured_outputs",
-    "logprob_token_ids": "logprobs=k returns the k most probable tokens, -1 all",
     "output_kind": "generate() returns finished outputs, stream() yields new text",
     "prompt_logprob_start": "prompt_logprobs covers the whole prompt",
     "prompt_logprob_token_ids": "prompt_logprobs=k returns the k most probable tokens",
@@ -73,24 +72,18 @@ UNAVAILABLE_FIELDS: Mapping[str, str] = {
 """Sampling fields of other libraries, past or present, that `SamplingParams` lacks."""
 
 _HARMLESS_FIELDS: Mapping[str, tuple[Any, ...]] = {
+    **dict.fromkeys(UNAVAILABLE_FIELDS, (None,)),
     "best_of": (None, 1),
     "early_stopping": (None, False),
     "extra_args": (None, {}),
-    "guided_decoding": (None,),
     "length_penalty": (None, 1.0),
     "logits_processors": (None, []),
     "output_kind": (None, 0, 1, 2),
-    "prompt_logprob_start": (None,),
-    "prompt_logprob_token_ids": (None,),
-    "repetition_detection": (None,),
     "routed_experts_prompt_start": (None, 0),
     "skip_clone": (None, False, True),
     "skip_reading_prefix_cache": (None, False),
-    "stream_interval": (None,),
     "thinking_token_budget": (None, -1),
-    "trace_decode_token_ids": (None,),
     "use_beam_search": (None, False),
-    "watermarking": (None,),
 }
 """Their values that request what `SamplingParams` does anyway."""
 
@@ -170,9 +163,16 @@ def _as_logit_bias(
 
 
 def _as_allowed_token_ids(value: Iterable[int] | None) -> list[int] | None:
+    return sorted(_some_ids("allowed_token_ids", value)) or None
+
+
+def _as_logprob_token_ids(value: Iterable[int] | None) -> list[int] | None:
+    return list(_some_ids("logprob_token_ids", value)) or None
+
+
+def _some_ids(name: str, value: Iterable[int] | None) -> tuple[int, ...]:
     expected = "None or a list of at least one token id (integers ≥ 0)"
-    ids = as_items("allowed_token_ids", value, _token_id, expected, at_least=1)
-    return sorted(ids) or None
+    return as_items(name, value, _token_id, expected, at_least=1)
 
 
 def _as_bad_words(value: Iterable[str] | None) -> list[str]:
@@ -286,6 +286,8 @@ _KINDS = ("json", "regex", "choice", "grammar", "json_object")
 
 _COUNT = "an integer ≥ -1", lambda n: n >= -1
 
+_KEPT = "-1, an integer ≥ 1", lambda n: n >= 1 or n == -1
+
 
 def _as_structured_outputs(value: Any) -> StructuredOutputs | None:
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
@@ -372,6 +374,12 @@ class SamplingParams:
     prompt_logprobs: int | None = field(None, _as_count, *_COUNT, optional=True)
     """The same for the tokens of the prompt, in `RequestOutput.prompt_logprobs`."""
 
+    logprob_token_ids: list[int] | None = attrs.field(
+        default=None, converter=_as_logprob_token_ids
+    )
+    """Log-probabilities of the chosen token and of exactly these, such as labels.
+    `logprobs` is `None` or their number. Tokens that are not chosen have no rank."""
+
     flat_logprobs: bool = bool_field(False)
     """Return both as `FlatLogprobs`, which reads like a list of dicts and holds a few
     lists of numbers, so that many of them cost the garbage collector nothing."""
@@ -388,10 +396,8 @@ class SamplingParams:
 
     bad_words: list[str] = attrs.field(default=None, converter=_as_bad_words)
     """Texts that are never completed among the new tokens, with and without a space
-    before them. vLLM itself drops the form with a space where its number of tokens
-    differs; here both are banned on every backend. As in vLLM, only the usual tokens
-    of a text are banned, another spelling in tokens stays possible, and a word may
-    begin in the prompt."""
+    before them. As in vLLM, only the usual tokens of a text are banned, another
+    spelling in tokens stays possible, and a word may begin in the prompt."""
 
     structured_outputs: StructuredOutputs | None = attrs.field(
         default=None, converter=_as_structured_outputs
@@ -415,13 +421,7 @@ class SamplingParams:
     include_stop_str_in_output: bool = bool_field(False)
     """Keep the stop string, or the text of the stop token, at the end of the text."""
 
-    truncate_prompt_tokens: int | None = field(
-        None,
-        as_integer,
-        "-1, an integer ≥ 1",
-        lambda k: k >= 1 or k == -1,
-        optional=True,
-    )
+    truncate_prompt_tokens: int | None = field(None, as_integer, *_KEPT, optional=True)
     """Keep only the last tokens of a longer prompt: this many, or with -1 as many as
     the context takes. The output reports how many were cut."""
 
@@ -447,6 +447,10 @@ class SamplingParams:
                 parameter="stop",
                 value=self.stop,
             )
+        labels = self.logprob_token_ids
+        if labels is not None and self.logprobs not in (None, len(labels)):
+            expected = f"None beside {len(labels)} logprob_token_ids"
+            raise refuse("logprobs", expected, self.logprobs)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise InvalidParameterError(
                 f"min_tokens={self.min_tokens} is more than max_tokens="
@@ -468,11 +472,10 @@ class SamplingParams:
         }
         biases = given.get("logit_bias")
         if isinstance(biases, Mapping):
-            expected = "a dict of token ids (integers ≥ 0) to numbers"
-            try:
-                given["logit_bias"] = {int(key): bias for key, bias in biases.items()}
-            except (TypeError, ValueError):
-                raise refuse("logit_bias", expected, biases) from None
+            given["logit_bias"] = {
+                int(key) if str(key).isdecimal() else key: bias
+                for key, bias in biases.items()
+            }
         return cls(**given)
 
     def clone(self) -> SamplingParams:

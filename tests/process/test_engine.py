@@ -69,6 +69,7 @@ def request(**fields):
         {},
         {"priority": -5, "arrival": 9, "cache_salt": "salt"},
         {"bad_words_token_ids": ((1,), (2, 3)), "seed": 0},
+        {"logprob_token_ids": (7, 5)},
         {"lora_request": LoRARequest("name", 3, "/a/päth")},
         {"params": SamplingParams(logit_bias={5: 1.5, 7: -100.0}, logprobs=3)},
         {"params": SamplingParams(allowed_token_ids=[1, 2], temperature=0.5)},

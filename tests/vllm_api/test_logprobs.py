@@ -13,6 +13,7 @@ import pickle
 import pytest
 
 from unillm import LLM, FlatLogprobs, Logprob, SamplingParams
+from unillm.testing.backends import plugged, reference_backend
 
 COUNT = "Count from 3 to 9:"
 MODES = ("raw_logprobs", "raw_logits", "processed_logprobs", "processed_logits")
@@ -122,3 +123,56 @@ def test_flat_logprobs_are_six_lists_however_many_they_are():
     assert pickle.loads(pickle.dumps(flat)) == copy.deepcopy(flat) == flat
     assert len(dataclasses.asdict(flat)["logprobs"]) == 18
     assert not any(map(gc.is_tracked, flat.logprobs))
+
+
+# ------------------------------------------------------------------------- of some tokens
+
+
+def test_the_logprobs_of_named_tokens_are_those_of_the_whole_vocabulary(tiny):
+    [yes, no] = (tiny.get_tokenizer().encode(text)[-1] for text in ("yes", "no"))
+    asked = {"temperature": 1.5, "seed": 1, "max_tokens": 6}
+
+    outputs = tiny.generate(
+        [COUNT] * 3,
+        [
+            SamplingParams(**asked, logprob_token_ids=[yes, no]),
+            SamplingParams(**asked, logprobs=2),
+            SamplingParams(**asked, logprobs=1, logprob_token_ids=[7]),
+        ],
+        use_tqdm=False,
+    )
+    with LLM("unillm/tiny", backend="transformers", max_logprobs=-1) as llm:
+        [whole] = llm.generate(COUNT, SamplingParams(**asked, logprobs=-1))
+
+    labels, best, seven = (each.outputs[0] for each in outputs)
+    for step, everything in enumerate(whole.outputs[0].logprobs):
+        chosen = whole.outputs[0].token_ids[step]
+        entries = labels.logprobs[step]
+        assert list(entries) == list(dict.fromkeys([chosen, yes, no]))
+        assert entries[chosen] == everything[chosen]
+        for each in {yes, no} - {chosen}:
+            assert entries[each].rank is None
+            assert entries[each].logprob == pytest.approx(everything[each].logprob)
+        assert set(seven.logprobs[step]) == {chosen, 7}
+        assert len(best.logprobs[step]) in (2, 3)
+    assert labels.cumulative_logprob == pytest.approx(best.cumulative_logprob)
+
+
+def test_tokens_that_the_vocabulary_lacks_are_refused(tiny):
+    with pytest.raises(
+        ValueError, match="logprob_token_ids has 512, out of vocabulary"
+    ):
+        tiny.generate(COUNT, SamplingParams(logprob_token_ids=[5, 512]))
+
+
+def test_an_engine_that_returns_the_whole_vocabulary_is_asked_for_it():
+    params = SamplingParams(temperature=0, max_tokens=2, logprob_token_ids=[7, 5])
+    with (
+        plugged(reference_backend(name="numbers")),
+        LLM("unillm/tiny", backend="numbers") as llm,
+    ):
+        [output] = llm.generate(COUNT, params, use_tqdm=False)
+
+    chosen = output.outputs[0].token_ids
+    entries = [list(each) for each in output.outputs[0].logprobs]
+    assert entries == [[chosen[0], 7, 5], [chosen[1], 7, 5]]

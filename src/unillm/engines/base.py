@@ -203,6 +203,9 @@ class EngineRequest:
     bad_words_token_ids: tuple[tuple[int, ...], ...] = ()
     """`SamplingParams.bad_words` as token ids. The last id of a sequence is forbidden
     while the new tokens end with the ids before it."""
+    logprob_token_ids: tuple[int, ...] | None = None
+    """`SamplingParams.logprob_token_ids`: beside these, `params.logprobs` is -1, and an
+    engine may return these alone."""
     grammar: TokenGrammar | None = None
     """The compiled `SamplingParams.structured_outputs`, for an engine that declares the
     field as emulated; `None` for all others. It is the one value here that cannot leave
@@ -224,7 +227,8 @@ class TokenLogprobs:
     rank: int
     """Rank of the chosen token; 1 is the most probable."""
     top_ids: Sequence[int]
-    """The most probable token ids, best first, as many as the request asks for."""
+    """The most probable token ids, best first, as many as the request asks for; or
+    `EngineRequest.logprob_token_ids`."""
     top_logprobs: Sequence[float]
     """One for each of `top_ids`."""
 

@@ -210,6 +210,7 @@ class Request(Struct, array_like=True, gc=False):
     priority: int
     arrival: int
     bad_words_token_ids: tuple[tuple[int, ...], ...]
+    logprob_token_ids: tuple[int, ...] | None
     cache_salt: bytes | None
     lora: tuple[str, int, bytes] | None
 

@@ -64,6 +64,7 @@ def encode_request(request: EngineRequest) -> Raw:
         priority=max(-_LARGEST, min(request.priority, _LARGEST)),
         arrival=request.arrival,
         bad_words_token_ids=request.bad_words_token_ids,
+        logprob_token_ids=request.logprob_token_ids,
         cache_salt=None if salt is None else salt.encode("utf-8", "surrogatepass"),
         lora=None
         if lora is None
@@ -110,6 +111,7 @@ def decode_request(raw: Raw) -> EngineRequest:
         priority=message.priority,
         arrival=message.arrival,
         bad_words_token_ids=message.bad_words_token_ids,
+        logprob_token_ids=message.logprob_token_ids,
         cache_salt=None if salt is None else salt.decode("utf-8", "surrogatepass"),
         lora_request=lora and LoRARequest(lora[0], lora[1], os.fsdecode(lora[2])),
     )

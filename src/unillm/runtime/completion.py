@@ -145,7 +145,9 @@ class Completion:
             flat = self.request.params.flat_logprobs
             self.logprobs = FlatLogprobs() if flat else []
         self.cumulative_logprob = (self.cumulative_logprob or 0.0) + at.logprob
-        self.logprobs.append(self._entries(token_id, at))
+        labels = self.request.logprob_token_ids is not None
+        make = self._labels if labels else self._entries
+        self.logprobs.append(make(token_id, at))
 
     def _write_prompt_logprobs(self, logprobs: Sequence[TokenLogprobs]) -> None:
         ids = self.request.prompt_token_ids[1:]
@@ -157,6 +159,15 @@ class Completion:
             self._entries(*each) for each in zip(ids, logprobs, strict=True)
         )
 
+    def _labels(self, token_id: int, at: TokenLogprobs) -> dict[int, Logprob]:
+        """Return the token's own entry and those of `logprob_token_ids`."""
+        entries = {token_id: self._logprob(token_id, at.logprob, at.rank)}
+        known = dict(zip(at.top_ids, at.top_logprobs, strict=True))
+        for label in self.request.logprob_token_ids or ():
+            if label != token_id:
+                entries[label] = self._logprob(label, known[label], None)
+        return entries
+
     def _entries(self, token_id: int, at: TokenLogprobs) -> dict[int, Logprob]:
         """Return the token's own entry and then those of the most probable tokens."""
         entries = {token_id: self._logprob(token_id, at.logprob, at.rank)}
@@ -167,7 +178,7 @@ class Completion:
             entries[top_id] = self._logprob(top_id, value, rank)
         return entries
 
-    def _logprob(self, token_id: int, logprob: float, rank: int) -> Logprob:
+    def _logprob(self, token_id: int, logprob: float, rank: int | None) -> Logprob:
         as_text = self.request.params.detokenize
         text = decode_token(self.tokenizer, token_id) if as_text else None
         return Logprob(logprob, rank, text)

@@ -242,7 +242,11 @@ class RequestMaker:
         timeout_s: float | None,
     ) -> RequestHandle:
         self._check_logprobs(params)
-        self._check_supported(params)
+        labels = params.logprob_token_ids
+        computed = params  # by the engine
+        if labels is not None:
+            computed = attrs.evolve(params, logprobs=-1, logprob_token_ids=None)
+        self._check_supported(computed)
         adapter = lora_request and self._check_adapter(lora_request)
         priority = _as_priority(priority)
         deadline = self._deadline(timeout_s)
@@ -255,6 +259,7 @@ class RequestMaker:
         )
         if params is self.text.defaults.params:  # the caller's are copies
             prepared, params = self.text.defaults.fit(prepared, params)
+        params = params if labels is None else computed
         if params.min_tokens > prepared.max_new_tokens:  # fitted with `max_tokens`
             params = attrs.evolve(params, min_tokens=prepared.max_new_tokens)
         stop_token_ids = frozenset() if params.ignore_eos else self.text.eos.ids
@@ -275,6 +280,7 @@ class RequestMaker:
             priority=priority,
             arrival=number,
             bad_words_token_ids=bad_words,
+            logprob_token_ids=None if labels is None else tuple(labels),
             grammar=grammar,
             cache_salt=self._check_salt(prompt.cache_salt),
             lora_request=adapter,

@@ -44,6 +44,7 @@ class LogprobsFetch:
         chosen: ``[rows]``, int64: the chosen tokens.
         counts: `SamplingParams.logprobs` of each row: `None` for none, 0 for the
             chosen token alone, -1 for the whole vocabulary.
+        labels: Token ids of each row that are returned instead, or `None`.
         mode: Whether the scores are normalised.
     """
 
@@ -54,12 +55,16 @@ class LogprobsFetch:
         chosen: Tensor,
         counts: Sequence[int | None],
         *,
+        labels: Sequence[tuple[int, ...] | None] | None = None,
         mode: LogprobsMode = "raw_logprobs",
     ) -> None:
         vocab_size = scores.shape[-1]
-        by_count: dict[int, list[int]] = {}
+        by_count: dict[int | tuple[int, ...], list[int]] = {}
         for row, count in enumerate(counts):
-            if count is not None:
+            of_row = None if labels is None else labels[row]
+            if of_row is not None:
+                by_count.setdefault(of_row, []).append(row)
+            elif count is not None:
                 top = vocab_size if count < 0 else min(count, vocab_size)
                 by_count.setdefault(top, []).append(row)
         # One pass for each count, so that a row which asks for the whole vocabulary
@@ -155,7 +160,7 @@ def _ask(
     scores: Tensor,
     chosen: Tensor,
     rows: Sequence[int],
-    top: int,
+    top: int | tuple[int, ...],
     *,
     normalised: bool,
 ) -> _Asked:
@@ -166,10 +171,14 @@ def _ask(
     own = values.gather(1, chosen.index_select(0, index)[:, None])
     # vLLM counts the tokens that are at least as probable, including the token itself.
     rank = (values >= own).sum(-1, keepdim=True)
-    best = values.topk(top, dim=-1)
+    if isinstance(top, int):
+        best, ids = values.topk(top, dim=-1)
+    else:
+        labels = torch.tensor(top).to(scores.device, non_blocking=True)
+        best, ids = values.index_select(1, labels), labels.expand(len(rows), -1)
     return _Asked(
         rows=rows,
         chosen=fetch.add(torch.cat([own.double(), rank.double()], dim=1)),
-        top_ids=fetch.add(best.indices),
-        top_logprobs=fetch.add(best.values),
+        top_ids=fetch.add(ids),
+        top_logprobs=fetch.add(best),
     )

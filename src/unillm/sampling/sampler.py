@@ -155,7 +155,10 @@ class Sampler:
         mode = self._logprobs_mode
         if mode.startswith("processed") and any(each is not None for each in counts):
             logits = self._processed(scores, weights, rows, drawing)
-        logprobs = LogprobsFetch(fetch, logits, chosen, counts, mode=mode)
+        labels = [row.request.logprob_token_ids for row in rows]
+        logprobs = LogprobsFetch(
+            fetch, logits, chosen, counts, labels=labels, mode=mode
+        )
         fetched = fetch.run()
         by_row = logprobs.read(fetched)
         return [

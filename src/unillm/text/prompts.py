@@ -421,6 +421,7 @@ def _check_token_ids(params: SamplingParams, vocab_size: int) -> None:
         ("stop_token_ids", params.stop_token_ids),
         ("logit_bias", params.logit_bias),
         ("allowed_token_ids", params.allowed_token_ids or ()),
+        ("logprob_token_ids", params.logprob_token_ids or ()),
     ):
         if outside := _outside(token_ids, vocab_size):
             named = ", ".join(map(str, outside[:_NAMED]))

@@ -38,6 +38,10 @@ class CoreSamplingParams(SamplingParams):  # type: ignore[misc]  # vLLM has no t
         """Add no EOS tokens."""
 
     @override
+    def _validate_logprobs(self, model_config: Any) -> None:
+        """Check nothing; the core asks for more than the user may."""
+
+    @override
     def update_from_tokenizer(self, *args: Any, **kwargs: Any) -> None:
         """Tokenise nothing."""
 
