@@ -91,6 +91,16 @@ GENERATED = {
         COUNT,
         {"temperature": 0, "max_tokens": 2, "prompt_logprobs": 2},
     ),
+    "flat logprobs": (
+        COUNT,
+        {
+            "temperature": 0,
+            "max_tokens": 3,
+            "logprobs": 2,
+            "prompt_logprobs": 1,
+            "flat_logprobs": True,
+        },
+    ),
     "no text": (
         COUNT,
         {"temperature": 0, "max_tokens": 6, "detokenize": False, "logprobs": 1},

@@ -86,6 +86,7 @@ def test_an_argument_that_no_backend_honours_is_refused_with_the_reason(name):
         ("structured_outputs_config", {"backend": "auto"}),
         ("structured_outputs_config", {"disable_any_whitespace": False}),
         ("structured_outputs_config", {"backend": "xgrammar"}),
+        ("speculative_config", {"method": "ngram", "num_speculative_tokens": 2}),
     ],
 )
 def test_a_value_that_changes_nothing_is_taken_with_a_local_model(name, value):
@@ -105,6 +106,8 @@ def test_a_value_that_changes_nothing_is_taken_with_a_local_model(name, value):
         ("structured_outputs_config", {"backend": "outlines"}),
         ("structured_outputs_config", {"disable_additional_properties": True}),
         ("structured_outputs_config", "xgrammar"),
+        ("speculative_config", {"method": "extract_hidden_states"}),
+        ("speculative_config", {"method": "ngram", "synthetic_acceptance_length": 2}),
     ],
 )
 def test_a_value_that_matters_stays_refused(name, value):

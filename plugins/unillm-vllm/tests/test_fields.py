@@ -136,6 +136,53 @@ def test_logprobs_have_the_same_entries_and_nearly_the_same_values(
             assert entry.decoded_token == other[token_id].decoded_token
 
 
+def test_the_logprobs_of_named_tokens_are_those_of_the_embedded_backend(
+    generator, reference
+):
+    asked = [
+        params(max_tokens=4, logprob_token_ids=[70, 5, 65]),
+        params(max_tokens=4, logprobs=2),
+    ]
+
+    ours = generator.generate([COUNT, UNSURE], asked)
+    theirs = reference.generate([COUNT, UNSURE], asked)
+
+    for mine, other in zip(ours, theirs, strict=True):
+        for at, same in zip(
+            mine.outputs[0].logprobs, other.outputs[0].logprobs, strict=True
+        ):
+            assert list(at) == list(same)
+            for token_id, entry in at.items():
+                assert entry.rank == same[token_id].rank
+                assert entry.logprob == pytest.approx(same[token_id].logprob, abs=2e-3)
+
+
+@pytest.mark.parametrize("mode", ["raw_logits", "processed_logits"])
+def test_scores_are_those_of_the_embedded_backend(tiny_options, mode):
+    fields = {"max_tokens": 1, "logprobs": -1, "prompt_logprobs": 2}
+    asked = [
+        params(**fields, logit_bias={65: 3.0}, repetition_penalty=1.4),
+        params(**fields, temperature=0.6, top_k=3, seed=1),
+        params(**fields, temperature=1.4, min_p=0.2, presence_penalty=0.5, seed=2),
+        params(**fields, temperature=0.9, top_p=0.6, seed=3),
+    ]
+    scores = {}
+    for name in ("vllm", "transformers"):
+        options = {**tiny_options, "backend": name}
+        own = options["backend_options"] if name == "vllm" else {}
+        options["backend_options"] = {**own, "logprobs_mode": mode}
+        with Generator("unillm/tiny", **options) as generator:
+            outputs = generator.generate([UNSURE] * len(asked), asked)
+        scores[name] = [
+            {token_id: entry.logprob for token_id, entry in at.items()}
+            for each in outputs
+            for at in (*each.outputs[0].logprobs, *each.prompt_logprobs[1:])
+        ]
+
+    for mine, other in zip(scores["vllm"], scores["transformers"], strict=True):
+        assert mine == pytest.approx(other, abs=5e-3)
+
+
 def test_prompt_logprobs_are_of_the_first_completion_alone(generator):
     asked = params(temperature=1, n=2, seed=1, prompt_logprobs=1, max_tokens=3)
 

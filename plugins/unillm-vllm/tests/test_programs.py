@@ -75,6 +75,7 @@ def test_a_program_for_vllm_runs_as_it_stands(tmp_path):
         {"temperature": 0, "stop": "x", "max_tokens": None, "logprobs": True},
         {"stop_token_ids": [3], "bad_words": ["a"], "logit_bias": {3: 1.5}, "seed": 5},
         {"prompt_logprobs": 1, "max_tokens": 1},
+        {"logprob_token_ids": [7, 5], "flat_logprobs": True},
     ],
 )
 def test_params_of_vllm_are_taken(fields):
@@ -93,8 +94,8 @@ def test_params_of_vllm_with_a_structure_are_taken():
 
 
 def test_a_field_of_vllm_that_matters_stays_refused():
-    with pytest.raises(TypeError, match="no argument 'flat_logprobs'"):
-        taken_params(VllmParams(flat_logprobs=True))
+    with pytest.raises(TypeError, match="no argument 'thinking_token_budget'"):
+        taken_params(VllmParams(thinking_token_budget=5))
     with pytest.raises(TypeError, match="no argument 'load_inplace'"):
         taken_adapters(VllmLoRARequest("a", 1, "/a", load_inplace=True))
 

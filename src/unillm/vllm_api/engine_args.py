@@ -69,7 +69,7 @@ _TUNING = """
     safetensors_load_strategy safetensors_prefetch_block_size
     safetensors_prefetch_num_threads scheduler_reserve_full_isl scheduling_policy
     served_model_name show_hidden_metrics_for_version shutdown_timeout
-    specialize_active_lora stream_interval use_tqdm_on_load watermark
+    specialize_active_lora speculative_config stream_interval use_tqdm_on_load watermark
 """
 TUNING = frozenset(_TUNING.split())
 """How an engine computes, caches, schedules, loads and logs. A backend without such an
@@ -231,7 +231,7 @@ def taken_arguments(stated: Mapping[str, Any], backend: Backend) -> dict[str, An
         )
     }
     for name, value in stated.items():
-        if name not in takes | TUNING:
+        if name not in takes and not _is_tuning(name, value):
             raise ConfigError(
                 f"LLM cannot honour {name}={value!r} on the backend {backend.name!r}: "
                 "it is an option of vLLM alone. Leave it out, or run the program with "
@@ -245,6 +245,15 @@ def taken_arguments(stated: Mapping[str, Any], backend: Backend) -> dict[str, An
             ", ".join(sorted(left_out)),
         )
     return {name: value for name, value in stated.items() if name in takes}
+
+
+def _is_tuning(name: str, value: Any) -> bool:
+    """Whether no result depends on an argument."""
+    if name == "speculative_config" and isinstance(value, Mapping):
+        return value.get("method") != "extract_hidden_states" and not any(
+            str(key).startswith(("rejection_", "synthetic_")) for key in value
+        )
+    return name in TUNING
 
 
 def _is_default(name: str, value: Any, default: Any) -> bool:
