@@ -88,13 +88,11 @@ _HARMLESS_FIELDS: Mapping[str, tuple[Any, ...]] = {
 """Their values that request what `SamplingParams` does anyway."""
 
 UNAVAILABLE_CONSTRAINTS: Mapping[str, str] = {
-    "disable_additional_properties": 'set "additionalProperties": false in the schema',
     "structural_tag": "no backend has it; a grammar may hold JSON between other text",
 }
 """Fields of vLLM's ``StructuredOutputsParams`` that are not in `StructuredOutputs`."""
 
 _HARMLESS_CONSTRAINTS: Mapping[str, tuple[Any, ...]] = {
-    "disable_additional_properties": (None, False),
     "json_object": (None,),
     "structural_tag": (None,),
 }
@@ -251,6 +249,8 @@ class StructuredOutputs:
 
     disable_any_whitespace: bool = bool_field(False)
     """JSON without spaces and line breaks between its parts."""
+    disable_additional_properties: bool = bool_field(False)
+    """Objects have no other properties than a schema names, where it says nothing."""
     whitespace_pattern: str | None = text_field()
     """A regular expression for the text on each side of a comma or colon in JSON; there
     is none inside of the brackets."""

@@ -104,7 +104,7 @@ def test_a_value_that_changes_nothing_is_taken_with_a_local_model(name, value):
         ("limit_mm_per_prompt", {"image": 1}),
         ("model_impl", "vllm"),
         ("structured_outputs_config", {"backend": "outlines"}),
-        ("structured_outputs_config", {"disable_additional_properties": True}),
+        ("structured_outputs_config", {"reasoning_parser": "deepseek_r1"}),
         ("structured_outputs_config", "xgrammar"),
         ("speculative_config", {"method": "extract_hidden_states"}),
         ("speculative_config", {"method": "ngram", "synthetic_acceptance_length": 2}),

@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from unillm import LLM, SamplingParams
+from unillm import LLM, SamplingParams, StructuredOutputs
+from unillm.text.notation import structure_notation
 
 SCHEMA = {
     "type": "object",
@@ -61,6 +64,40 @@ def test_other_structures_stay_as_they_are():
 
     assert chosen.outputs[0].text == "yes or no"
     assert made.outputs[0].text.startswith("{")
+
+
+def test_objects_have_no_other_properties_if_the_engine_or_the_request_says_so():
+    schema = {
+        "type": "object",
+        "properties": {"b": {"type": "object", "properties": {"properties": {}}}},
+        "required": ["b"],
+    }
+    config = {"disable_additional_properties": True}
+    asked = {"temperature": 0, "max_tokens": 48}
+    text = '{"b": {"properties": 1, "c": 1}}'
+
+    def fits(**options):
+        wanted = StructuredOutputs(json=schema, **options)
+        compiled = json.loads(structure_notation(wanted).text)
+        inner = compiled["properties"]["b"]
+        return [each.get("additionalProperties") for each in (compiled, inner)]
+
+    assert fits() == [None, None]
+    assert fits(disable_additional_properties=True) == [False, False]
+    with LLM(
+        "unillm/tiny", backend="transformers", structured_outputs_config=config
+    ) as llm:
+        quote = llm.get_tokenizer().encode('"', add_special_tokens=False)[-1]
+        params = SamplingParams(
+            **asked,
+            logit_bias={quote: 50},  # as many properties as may be
+            structured_outputs={"json": schema, "disable_any_whitespace": True},
+        )
+        [output] = llm.generate(text, params, use_tqdm=False)
+
+    found = json.loads(output.outputs[0].text)
+    assert found.keys() == {"b"}
+    assert found["b"].keys() <= {"properties"}
 
 
 def test_the_view_of_the_engine_has_the_argument_of_prefix_caching():

@@ -77,7 +77,8 @@ def test_the_params_of_a_row_replace_fields_of_the_others():
 
 
 @pytest.mark.parametrize(
-    "given", [{"n": 2}, {"logprobs": 1}, {"prompt_logprobs": 0}, {"logprobs": -1}]
+    "given",
+    [{"n": 2}, {"logprobs": 1}, {"logprob_token_ids": [1]}, {"prompt_logprobs": 0}],
 )
 def test_params_whose_results_have_no_column_are_refused(given):
     with pytest.raises(InvalidParameterError, match="a row has one text"):

@@ -27,6 +27,11 @@ _ANNOTATIONS = frozenset(
 _LITERAL = frozenset({"const", "default", "enum", "examples"})
 """Keywords whose value is JSON and not a schema."""
 
+_NAMES = frozenset(
+    {"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"}
+)
+"""Keywords whose value is an object of schemas by name."""
+
 
 @attrs.frozen
 class StructureNotation:
@@ -76,6 +81,8 @@ def structure_notation(wanted: StructuredOutputs) -> StructureNotation:
 
 def _schema(wanted: StructuredOutputs) -> str:
     schema: dict[str, Any] = json.loads(wanted.source)
+    if wanted.disable_additional_properties:
+        schema = _closed(schema)
     options: dict[str, Any] = {}
     if wanted.disable_any_whitespace:
         options = {
@@ -94,6 +101,25 @@ def _schema(wanted: StructuredOutputs) -> str:
     if options:
         schema["x-guidance"] = {**schema.get("x-guidance", {}), **options}
     return json.dumps(_with_values(schema))
+
+
+def _closed(schema: Any) -> Any:
+    """Return a schema whose objects have the properties alone that it names."""
+    if isinstance(schema, list):
+        return [_closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {
+        key: value
+        if key in _LITERAL
+        else {name: _closed(each) for name, each in value.items()}
+        if key in _NAMES and isinstance(value, dict)
+        else _closed(value)
+        for key, value in schema.items()
+    }
+    if closed.keys() & {"patternProperties", "properties"}:
+        closed.setdefault("additionalProperties", False)
+    return closed
 
 
 def _with_values(schema: Any) -> Any:

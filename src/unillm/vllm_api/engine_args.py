@@ -227,7 +227,8 @@ def taken_arguments(stated: Mapping[str, Any], backend: Backend) -> dict[str, An
         for name, value in stated.items()
         if value not in _ELSEWHERE.get(name, ())
         and not (
-            name == structures.ARGUMENT and structures.compact_json(value) is not None
+            name == structures.ARGUMENT
+            and structures.options_of_json(value) is not None
         )
     }
     for name, value in stated.items():

@@ -132,8 +132,9 @@ class LLM:
             **_pop(stated, GENERATOR_OPTIONS - TUNING),
         )
         config = stated.get(structures.ARGUMENT, {})
-        # vLLM does it itself.
-        self._compact = found.backend.name != VLLM and structures.compact_json(config)
+        own_json = found.backend.name == VLLM  # vLLM does it itself
+        json_options = {} if own_json else structures.options_of_json(config)
+        self._json_options = json_options or {}
         taken = taken_arguments(stated, found.backend)
         found = found.with_options(
             **_pop(taken, GENERATOR_OPTIONS),
@@ -142,7 +143,7 @@ class LLM:
         self._generator = open_generator(found)
         self._token_texts = TokenTexts(self._generator.get_tokenizer())
         self._llm_engine = SteppedEngine(
-            self._generator, compact_json=bool(self._compact)
+            self._generator, json_options=self._json_options
         )
         # Programs for vLLM do not close.
         weakref.finalize(self, self._generator.__exit__)
@@ -366,8 +367,7 @@ class LLM:
                 value=processing,
             )
         params: Any = self._default_params if given is None else taken_params(given)
-        if self._compact:
-            params = structures.compacted(params)
+        params = structures.with_options(params, self._json_options)
         if self._only_ids:
             changes["detokenize"] = False
         if not changes:

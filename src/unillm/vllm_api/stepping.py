@@ -9,7 +9,7 @@ news.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Self
@@ -22,7 +22,7 @@ from ..params import SamplingParams
 from ..text.prompts import PromptType
 from .engine_view import CacheConfig, ModelConfig, no_attribute
 from .foreign import taken_adapters, taken_params
-from .structures import compacted
+from .structures import with_options
 from .token_texts import TokenTexts
 
 if TYPE_CHECKING:
@@ -39,12 +39,14 @@ class SteppedEngine:
 
     Args:
         generator: Has the engine.
-        compact_json: JSON has no spaces between its parts.
+        json_options: Fields of `StructuredOutputs` for the JSON of every request.
     """
 
-    def __init__(self, generator: Generator, *, compact_json: bool = False) -> None:
+    def __init__(
+        self, generator: Generator, *, json_options: Mapping[str, bool] | None = None
+    ) -> None:
         self._generator = generator
-        self._compact_json = compact_json
+        self._json_options = json_options or {}
         self._texts = TokenTexts(generator.get_tokenizer())
         self._live: dict[str, RequestHandle] = {}
         self._seen: dict[str, int] = {}
@@ -118,7 +120,7 @@ class SteppedEngine:
         params = taken_params(params)
         self._live[request_id] = self._generator.submit(
             prompt,
-            compacted(params) if self._compact_json else params,
+            with_options(params, self._json_options),
             lora_request=taken_adapters(lora_request),
             priority=priority,
         )

@@ -30,14 +30,17 @@ HARMLESS: Mapping[str, tuple[Any, ...]] = {
 
 _ELSEWHERE: Mapping[str, tuple[Any, ...]] = {
     "backend": ("guidance", "xgrammar"),
+    "disable_additional_properties": (True,),
     "disable_any_whitespace": (True,),
 }
 """Values that other engines honour besides: a compiler of the same structures, whose
-work the core's compiler does, and JSON without spaces."""
+work the core's compiler does, and options of JSON."""
+
+_OF_JSON = ("disable_additional_properties", "disable_any_whitespace")
 
 
-def compact_json(config: Any) -> bool | None:
-    """Return whether a configuration asks for JSON without spaces between its parts.
+def options_of_json(config: Any) -> dict[str, bool] | None:
+    """Return the fields of `StructuredOutputs` that a configuration sets.
 
     Args:
         config: A dict or vLLM's own object.
@@ -51,15 +54,17 @@ def compact_json(config: Any) -> bool | None:
     for name, value in values.items():
         if value not in HARMLESS.get(name, ()) + _ELSEWHERE.get(name, ()):
             return None
-    return bool(values.get("disable_any_whitespace"))
+    return {name: True for name in _OF_JSON if values.get(name)}
 
 
-def compacted(params: Any) -> Any:
-    """Return params whose JSON has no spaces, also in a list; others unchanged."""
+def with_options(params: Any, options: Mapping[str, bool]) -> Any:
+    """Return params whose JSON has these options, also in a list; others unchanged."""
+    if not options:
+        return params
     if isinstance(params, (list, tuple)):
-        return [compacted(each) for each in params]
+        return [with_options(each, options) for each in params]
     wanted = params.structured_outputs if isinstance(params, SamplingParams) else None
     if wanted is None or wanted.kind not in ("json", "json_object"):
         return params
-    compact = attrs.evolve(wanted, disable_any_whitespace=True)
-    return attrs.evolve(params, structured_outputs=compact)
+    changed = attrs.evolve(wanted, **options)
+    return attrs.evolve(params, structured_outputs=changed)

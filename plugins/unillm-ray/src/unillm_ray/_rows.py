@@ -34,7 +34,12 @@ WRITTEN = pa.schema(
 )
 """Columns that are added to a row. A row that failed has an error and no text."""
 
-_UNWRITTEN = {"n": (1,), "logprobs": (None,), "prompt_logprobs": (None,)}
+_UNWRITTEN = {
+    "n": (1,),
+    "logprobs": (None,),
+    "logprob_token_ids": (None,),
+    "prompt_logprobs": (None,),
+}
 """Fields of `SamplingParams` whose results have no column, and their allowed values."""
 
 
