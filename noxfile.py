@@ -320,8 +320,9 @@ def programs_vllm(session: nox.Session) -> None:
     _install_vllm(session)
     session.install(*GROUPS["programs"], "pytest-timeout", "tblib")
     session.install("--no-deps", "evalplus==0.3.1")
-    session.run(*PROGRAMS, env={"UNILLM_BACKEND": "vllm"})
-    for sources in session.posargs:
+    if not session.posargs:
+        session.run(*PROGRAMS, env={"UNILLM_BACKEND": "vllm"})
+    for sources in session.posargs:  # the programs are among its kinds
         for backend in ("transformers", "vllm"):
             kinds = ("programs", "examples", "tests", "page", "--sources", sources)
             run = ("python", "scripts/vllm_programs.py", *kinds)
