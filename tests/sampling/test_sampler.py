@@ -18,6 +18,7 @@ from sampling.slow_noise import ring_time
 from unillm import SamplingParams
 from unillm.engines.base import EngineRequest
 from unillm.sampling.logprobs import LOGPROBS_MODES
+from unillm.sampling.request_sampler import RequestSampler
 from unillm.sampling.sampler import Sampler
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -295,9 +296,12 @@ def test_a_complete_structure_ends_before_min_tokens():
     )
     sampler = sampler_for(ended, request(temperature=0, stop=[0], min_tokens=8))
 
-    first, second = sampler.sample(torch.arange(VOCAB, 0, -1.0).repeat(2, 1), [0, 1])
+    logits = torch.arange(VOCAB, 0, -1.0)
+
+    first, second = sampler.sample(logits.repeat(2, 1), [0, 1])
 
     assert (first.token_id, second.token_id) == (5, 1)
+    assert RequestSampler(ended).next(logits.numpy()).token_id == 5
 
 
 def test_a_request_that_forbids_every_token_fails_alone():
