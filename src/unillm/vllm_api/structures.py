@@ -57,7 +57,7 @@ def options_of_json(config: Any) -> dict[str, bool] | None:
     return {name: True for name in _OF_JSON if values.get(name)}
 
 
-def with_options(params: Any, options: Mapping[str, bool]) -> Any:
+def with_options(params: Any, options: Mapping[str, Any]) -> Any:
     """Return params whose JSON has these options, also in a list; others unchanged."""
     if not options:
         return params
