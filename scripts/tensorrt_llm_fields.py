@@ -122,6 +122,10 @@ def tables() -> Iterator[str]:
         yield f"| field | {' | '.join(heads)} |"
         yield f"|---{'|---' * len(heads)}|"
         for index, field in enumerate(ROWS):
+            # An aspect without a row has that of its field.
+            whole = field.rpartition(".")[0]
+            if whole and all(c[index] == c[ROWS.index(whole)] for _, c in found):
+                continue
             marks = [_mark(cells[index], reasons) for _, cells in found]
             yield f"| `{field}` | {' | '.join(marks)} |"
         yield ""

@@ -290,6 +290,37 @@ def test_a_large_top_k_is_one_that_leaves_tokens_out(
     assert list(aspects_of(request, vocab_size=vocab_size)) == found
 
 
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({"logprobs": 0}, []),
+        ({"logprobs": 2}, ["logprobs.top"]),
+        ({"logprobs": -1}, ["logprobs.top"]),
+        ({"structured_outputs": {"json": {}}}, ["structured_outputs.json"]),
+        ({"structured_outputs": {"choice": ["a"]}}, ["structured_outputs.choice"]),
+    ],
+)
+def test_kinds_of_logprobs_and_of_structures_are_aspects(maker_for, fields, found):
+    [request] = requests_of(maker_for().make("a", SamplingParams()))
+    asked = attrs.evolve(request, params=SamplingParams(**fields))
+
+    assert list(aspects_of(asked, vocab_size=2000)) == found
+
+
+@pytest.mark.parametrize("name", ["logprobs", "prompt_logprobs"])
+def test_an_engine_may_return_fewer_log_probabilities(maker_for, name):
+    maker = maker_for()
+    maker = attrs.evolve(maker, limits=attrs.evolve(maker.limits, max_logprobs=2))
+
+    assert maker.make("a", SamplingParams(**{name: 2}))
+    for count in (3, -1):
+        with pytest.raises(
+            UnsupportedParameterError, match="its engine returns at most 2"
+        ) as caught:
+            maker.make("a", SamplingParams(**{name: count}))
+        assert (caught.value.parameter, caught.value.value) == (name, count)
+
+
 def test_a_sequence_that_ends_in_a_banned_id_is_not_an_aspect(maker_for):
     handle = maker_for().make("a", SamplingParams(bad_words=["b", "ab"]))
     [request] = requests_of(handle)

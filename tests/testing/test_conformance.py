@@ -7,14 +7,16 @@ from __future__ import annotations
 import json
 import sys
 
+import attrs
 import pytest
-from testing.broken.bases import SETTINGS, Own
+from testing.broken.bases import CAPABILITIES, SETTINGS, Own
 
 from unillm.engines.backend import Sometimes
 from unillm.engines.base import Capabilities, Capability, Support
 from unillm.errors import BackendNotFoundError, PluginError
 from unillm.testing.backends import ScriptedBackend, plugged
 from unillm.testing.conformance import Outcome, run_contract
+from unillm.testing.randomised import run_random
 
 NO_BIAS = Capability(support=Support.UNSUPPORTED, reason="it takes no bias")
 
@@ -28,6 +30,53 @@ class Flawed(Own):
     def close(self):
         assert ("close",) not in self.calls, "it is closed"
         super().close()
+
+
+class ChosenAlone(Own):
+    """Knows the log-probability of the chosen token, and nothing of its rank."""
+
+    def step(self):
+        return [
+            attrs.evolve(output, logprobs=[self.bare(at) for at in output.logprobs])
+            if output.logprobs
+            else output
+            for output in super().step()
+        ]
+
+    def bare(self, at):
+        return attrs.evolve(at, rank=None)
+
+
+class TwoBeside(Own):
+    """Returns at most two log-probabilities beside the chosen token's."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.limits = attrs.evolve(self.limits, max_logprobs=2)
+
+
+DETAILS = {
+    ChosenAlone: {"P2": "passed", "P4": "not declared", "P6": "not declared"},
+    TwoBeside: {"P2": "passed", "P4": "passed", "P6": "not declared"},
+}
+
+
+@pytest.mark.parametrize("kind", DETAILS, ids=lambda kind: kind.__name__)
+def test_an_engine_may_know_less_of_log_probabilities(kind):
+    own = {"prompt_logprobs": NO_BIAS}
+    if kind is ChosenAlone:
+        own["logprobs.top"] = NO_BIAS
+    capabilities = CAPABILITIES.refined(Capabilities(fields=own))
+    backend = ScriptedBackend(kind, name="less", capabilities=capabilities)
+    with plugged(backend):
+        found = run_contract(
+            "less", options=SETTINGS["options"], only=[*DETAILS[kind], "G6", "L7"]
+        )
+        report = run_random("less", requests=60, options=SETTINGS["options"])
+
+    outcomes = {result.number: result.outcome.value for result in found.results}
+    assert outcomes == {**DETAILS[kind], "G6": "passed", "L7": "passed"}
+    assert (report.fault, report.program) == ("", "")
 
 
 def flawed(**waivers) -> ScriptedBackend:

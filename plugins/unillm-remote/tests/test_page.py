@@ -38,6 +38,7 @@ def table():
     reasons = []
     kinds = [f"{each.kind} `{each.path}`" for each in ENDPOINTS]
     lines = [f"| field | {' | '.join(kinds)} |", "|---" * (len(kinds) + 1) + "|"]
+    rows = {}
     for name in sorted(SAMPLING_FIELDS | FEATURES | ASPECTS.keys()):
         cells = []
         for each in ENDPOINTS:
@@ -48,7 +49,9 @@ def table():
                     reasons.append(capability.reason)
                 word += f" ({reasons.index(capability.reason) + 1})"
             cells.append(word)
-        if set(cells) != {"yes"}:
+        rows[name] = cells
+        # An aspect without a row has that of its field.
+        if set(cells) != {"yes"} and cells != rows.get(name.rpartition(".")[0]):
             lines.append(f"| `{name}` | {' | '.join(cells)} |")
     numbered = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
     return "\n".join([*lines, "", *numbered])

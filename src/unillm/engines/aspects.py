@@ -25,9 +25,15 @@ ASPECTS: Mapping[str, str] = MappingProxyType(
         "bad_words.sequences": "a bad word of several tokens",
         "bad_words.sequences.ids": "a bad word of several tokens without its text",
         "logprobs.changed": "logprobs beside a field that changes the logits",
+        "logprobs.top": "the log-probabilities of other tokens than the chosen one",
         "min_tokens.ignored_eos": "min_tokens with stop_token_ids under ignore_eos",
         "min_p.top_p": "min_p beside top_p",
         "min_tokens.stop_ids": "min_tokens with several token ids that end",
+        "structured_outputs.choice": "a choice of texts",
+        "structured_outputs.grammar": "a grammar",
+        "structured_outputs.json": "a JSON schema",
+        "structured_outputs.json_object": "a JSON object of any kind",
+        "structured_outputs.regex": "a regular expression",
         "top_k.large": f"top_k above {LARGE_TOP_K} and below the vocabulary's size",
     }
 )
@@ -58,11 +64,15 @@ def aspects_of(request: EngineRequest, *, vocab_size: int) -> Iterator[str]:
     changes = bool(words) or not all(map(params.is_default, _CHANGES_LOGITS))
     if params.logprobs is not None and changes:
         yield "logprobs.changed"
+    if params.logprobs:
+        yield "logprobs.top"
     if not params.greedy and params.min_p > 0 and params.top_p < 1:
         yield "min_p.top_p"
     if params.min_tokens and params.ignore_eos and request.stop_token_ids:
         yield "min_tokens.ignored_eos"
     if params.min_tokens and len(request.stop_token_ids) > 1:
         yield "min_tokens.stop_ids"
+    if params.structured_outputs is not None:
+        yield f"structured_outputs.{params.structured_outputs.kind}"
     if not params.greedy and LARGE_TOP_K < params.top_k < vocab_size:
         yield "top_k.large"

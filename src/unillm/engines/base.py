@@ -146,6 +146,9 @@ class EngineLimits:
     """Requests that the engine computes at the same time."""
     max_prompt_len: int | None = None
     """Tokens of the longest prompt; `None` for ``max_model_len - 1``."""
+    max_logprobs: int | None = None
+    """Most log-probabilities of a position beside the chosen token's; `None` for the
+    whole vocabulary."""
     vocab_size: int
     """Every token id is below it."""
 
@@ -224,8 +227,9 @@ class TokenLogprobs:
 
     logprob: float
     """Log-probability of the chosen token."""
-    rank: int
-    """Rank of the chosen token; 1 is the most probable."""
+    rank: int | None
+    """Rank of the chosen token; 1 is the most probable. `None` if the engine does not
+    know it, which only a request for the chosen token alone may meet."""
     top_ids: Sequence[int]
     """The most probable token ids, best first, as many as the request asks for; or
     `EngineRequest.logprob_token_ids`."""

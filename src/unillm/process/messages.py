@@ -90,8 +90,9 @@ class Answer(Message):
 class Ready(Message, kw_only=True):
     """The engine is loaded."""
 
-    limits: tuple[int, int, int | None, int]
-    """`EngineLimits.max_model_len`, `max_num_seqs`, `max_prompt_len`, `vocab_size`."""
+    limits: tuple[int, int, int | None, int, int | None]
+    """`EngineLimits.max_model_len`, `max_num_seqs`, `max_prompt_len`, `vocab_size`,
+    `max_logprobs`."""
     capabilities: dict[str, tuple[SupportName, str]]
 
 
@@ -115,7 +116,7 @@ class Logprobs(Struct, array_like=True, gc=False):
     """One `TokenLogprobs`."""
 
     logprob: float
-    rank: int
+    rank: int | None
     top_ids: list[int]
     top_logprobs: list[float]
 

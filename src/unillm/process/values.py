@@ -242,6 +242,7 @@ def as_ready(limits: EngineLimits, capabilities: Capabilities) -> Ready:
             limits.max_num_seqs,
             limits.max_prompt_len,
             limits.vocab_size,
+            limits.max_logprobs,
         ),
         capabilities=capabilities_as_message(capabilities),
     )
@@ -249,12 +250,13 @@ def as_ready(limits: EngineLimits, capabilities: Capabilities) -> Ready:
 
 def as_limits(ready: Ready) -> EngineLimits:
     """Return the limits of a loaded engine."""
-    max_model_len, max_num_seqs, max_prompt_len, vocab_size = ready.limits
+    max_model_len, max_num_seqs, max_prompt_len, vocab_size, most = ready.limits
     return EngineLimits(
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
         max_prompt_len=max_prompt_len,
         vocab_size=vocab_size,
+        max_logprobs=most,
     )
 
 

@@ -356,9 +356,16 @@ class RequestMaker:
         )
 
     def _check_logprobs(self, params: SamplingParams) -> None:
-        limit = self.config.max_logprobs
+        limit, own = self.config.max_logprobs, self.limits.max_logprobs
         for name in ("logprobs", "prompt_logprobs"):
             asked = getattr(params, name) or 0
+            if own is not None and (asked == -1 or asked > own):
+                raise UnsupportedParameterError(
+                    f"The backend {self.backend!r} cannot honour {name}={asked}: its "
+                    f"engine returns at most {own}. {self._others_with(name)}",
+                    parameter=name,
+                    value=asked,
+                )
             if limit != -1 and (asked == -1 or asked > limit):
                 raise InvalidParameterError(
                     f"{name}={asked} is more than this generator's max_logprobs="

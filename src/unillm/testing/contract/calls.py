@@ -46,14 +46,15 @@ EXAMPLES: dict[str, Any] = {
     "ignore_eos": True,
     "max_tokens": 3,
     "min_tokens": 2,
-    "logprobs": 1,
+    "logprobs": 0,
     "prompt_logprobs": 1,
     "logit_bias": {65: 2.0},
     "allowed_token_ids": list(range(512)),
     "bad_words": ["~"],
     "structured_outputs": {"regex": "[0-9 ]+"},
     "bad_words.sequences": {"bad_words": ["zebra"]},
-    "logprobs.changed": {"logprobs": 1, "logit_bias": {65: 2.0}},
+    "logprobs.changed": {"logprobs": 0, "logit_bias": {65: 2.0}},
+    "logprobs.top": {"logprobs": 1},
     "min_tokens.ignored_eos": {
         "min_tokens": 2,
         "ignore_eos": True,
@@ -61,6 +62,16 @@ EXAMPLES: dict[str, Any] = {
     },
     "min_p.top_p": {"min_p": 0.1, "top_p": 0.9},
     "min_tokens.stop_ids": {"min_tokens": 2},
+    **{
+        f"structured_outputs.{kind}": {"structured_outputs": {kind: value}}
+        for kind, value in (
+            ("choice", ["4", "5"]),
+            ("grammar", 'start: "4" | "5"'),
+            ("json", {"type": "integer"}),
+            ("json_object", True),
+            ("regex", "[0-9 ]+"),
+        )
+    },
 }
 """A value other than the default for each field that may depend on the engine, or the
 fields of an aspect. The vocabulary of the bundled model is too small for a large

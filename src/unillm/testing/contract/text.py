@@ -148,7 +148,7 @@ class TextClauses(Clauses):
         assert "".join(delta.text for delta in deltas) == "blue cat über 🙂"
         assert not any("\ufffd" in delta.text for delta in deltas)
 
-    @clause("logprobs")
+    @clause("logprobs", "logprobs.top")
     def test_t10_logprobs(self, generator: Generator, ask: Asker) -> None:
         """Log-probabilities have ranks and texts, and add up to `cumulative_logprob`.
 
@@ -226,7 +226,9 @@ class TextClauses(Clauses):
 
         assert (output.text, output.finish_reason) == (ANSWERS[COUNT], "stop")
 
-    @clause("structured_outputs")
+    @clause(
+        *("structured_outputs", "structured_outputs.choice", "structured_outputs.regex")
+    )
     def test_t14_structured_outputs(self, generator: Generator) -> None:
         """Structured outputs have the requested form and end by themselves.
 

@@ -249,7 +249,9 @@ class Judge:
         better = int((logprobs > own + near).sum())
         as_good = int((logprobs >= own - near).sum())
         _check(
-            better < at.rank <= max(as_good, better + 1),
+            better < at.rank <= max(as_good, better + 1)
+            if at.rank is not None
+            else count == 0,
             f"the rank of {where} is {at.rank}, not {better + 1}",
         )
         size = len(logprobs)

@@ -126,6 +126,11 @@ class RequestSource:
             again=self._random.random() < 0.5,
         )
 
+    def _fitting(self, *counts: int) -> tuple[int, ...]:
+        """Return the counts of log-probabilities that the engine returns."""
+        most = self._limits.max_logprobs
+        return tuple(n for n in counts if most is None or 0 <= n <= most)
+
     def _declares(self, name: str) -> bool:
         return self._capabilities.of(name).support is not Support.UNSUPPORTED
 
@@ -196,8 +201,8 @@ class RequestSource:
         self._maybe(fields, "frequency_penalty", 0.15, (-1.0, 0.3, 0.8, 2.0))
         self._maybe(fields, "repetition_penalty", 0.25, (0.6, 1.1, 1.3, 1.8, 3.0))
         self._maybe(fields, "ignore_eos", 0.3, (True,))
-        self._maybe(fields, "logprobs", 0.15, (0, 1, 3, 20, -1))
-        self._maybe(fields, "prompt_logprobs", 0.04, (0, 2))
+        self._maybe(fields, "logprobs", 0.15, self._fitting(0, 1, 3, 20, -1))
+        self._maybe(fields, "prompt_logprobs", 0.04, self._fitting(0, 2))
         if self._wants("min_tokens", 0.25):
             fields["min_tokens"] = draw.randint(1, most)
         if self._wants("stop_token_ids", 0.3):
