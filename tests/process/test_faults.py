@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from gone import is_gone, wait_until
+from gone import is_gone, living, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,7 +27,7 @@ from unillm.errors import (
     RequestError,
     UnillmError,
 )
-from unillm.process import channel, peer
+from unillm.process import channel, host, peer
 from unillm.process import engine as engines
 from unillm.process.channel import Channel, ProtocolError
 from unillm.runtime import driver
@@ -288,7 +288,8 @@ def test_the_program_ends_at_many_random_moments(seed):
     program.stdout.close()
 
     # One that is still importing sees the end of the program when it has done so.
-    assert wait_until(lambda: all(map(is_gone, children)), seconds=60)
+    wait_until(lambda: not living(children), seconds=60)
+    assert living(children) == {}
 
 
 def _children(pid):
@@ -444,6 +445,22 @@ def test_a_message_in_pieces_is_the_same_message(text, size):
     finally:
         ours.close()
         there.close()
+
+
+def test_the_end_of_the_program_is_seen_behind_its_last_messages():
+    from unillm.process.messages import Close
+
+    here, there = channel.pair()
+    program = Channel.to_program(there)
+    assert not host._is_gone(program)
+    ours = Channel.to_host(here)
+    ours.send(Close())
+    ours.send(Close())
+
+    ours.close()
+
+    assert host._is_gone(program)
+    program.close()
 
 
 def test_an_end_that_another_thread_closes_is_readable():

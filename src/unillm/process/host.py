@@ -87,18 +87,21 @@ def main(work: int, control: int) -> None:
     except Exception as error:  # noqa: BLE001 - the program raises it
         if _is_gone(program):
             attendant.end()
-        traceback.print_exc()
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
         with contextlib.suppress(OSError):
             program.send(as_failure(error))
         status = 1
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
     # Threads of an engine cannot keep the process.
     os._exit(status)
 
 
 def _is_gone(program: Channel[ToHost]) -> bool:
     try:
-        program.poll()
+        while program.poll():
+            program.receive()  # its last messages come before its end
     except EOFError:
         return True
     except ProtocolError:
