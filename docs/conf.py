@@ -16,9 +16,14 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinx_design",
 ]
 html_theme = "furo"
 html_title = f"unillm {release}"
+# The copy button takes the commands of a transcript, without "$ " and their output.
+copybutton_prompt_text = "$ "
+copybutton_line_continuation_character = "\\"
 exclude_patterns = ["_build", "conftest.py"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]

@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Draw the timeline of rows of a real run of the bundled model on CTranslate2.
+"""Draw timelines of rows of real runs of the bundled model on CTranslate2.
 
-    python scripts/draw_runs.py docs/explanation/runs.svg
+    python scripts/draw_runs.py docs/explanation
 
-Five requests of 160 tokens begin in eight rows, and three more arrive a moment later.
-The scheduler's clock counts its steps, so every drawing is the same.
+writes two drawings. In ``runs-lengths.svg`` sixteen requests of two lengths wait for
+four rows. In ``runs.svg`` five requests of 160 tokens begin in eight rows, and three
+more arrive a moment later. The scheduler's clock counts its steps, so every drawing is
+the same.
 """
 
 from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import attrs
 from timeline_svg import draw
 from unillm_ctranslate2._loading import load_engine
 
@@ -26,18 +30,34 @@ from unillm.scheduling.runs import RunScheduler
 from unillm.testing.timeline import RecordingBatchEngine, Timeline
 
 MODEL = "unillm/tiny"
-FIRST = [f"Count from 1 to {n}:" for n in (30, 29, 28, 27, 26)]
-LATER = ["Count from 3 to 9:", "Spell the word apple:", "Add 17 and 25:"]
 
 
-def record(*, later_after: int | None) -> Timeline:
-    """Record the prompts.
+@attrs.frozen
+class Asked:
+    """A prompt, its `max_tokens`, and whether an EOS token may end it sooner."""
+
+    prompt: str
+    max_tokens: int
+    ends: bool = False
+
+
+FIRST = [Asked(f"Count from 1 to {n}:", 160) for n in (30, 29, 28, 27, 26)]
+LATER = [
+    Asked(prompt, 160, ends=True)
+    for prompt in ("Count from 3 to 9:", "Spell the word apple:", "Add 17 and 25:")
+]
+LENGTHS = [Asked(f"Count from 1 to {n}:", 20 if n % 4 else 120) for n in range(10, 26)]
+
+
+def record(waves: Sequence[Sequence[Asked]], *, rows: int, after: int = 0) -> Timeline:
+    """Record requests that arrive in waves.
 
     Args:
-        later_after: Steps after which the later requests arrive; `None` when the
-            first ones have ended.
+        waves: The requests, in the order of their arrival.
+        rows: Rows of a batch.
+        after: Steps after which the second wave arrives; 0 if each waits until the last
+            one has ended, as in static batches.
     """
-    params = SamplingParams(temperature=0, max_tokens=160, ignore_eos=True)
     with Generator(MODEL) as generator:
         stop_token_ids = generator.eos_token_ids
         tokenizer = generator.get_tokenizer()
@@ -46,45 +66,62 @@ def record(*, later_after: int | None) -> Timeline:
         path=find_model(MODEL),
         backend="ctranslate2",
         dtype="float32",
-        max_num_seqs=8,
+        max_num_seqs=rows,
     )
     build = PluginRegistry().load("ctranslate2").build
     engine = RecordingBatchEngine(load_engine(config, build=build))
     ticks = itertools.count()
     scheduler = RunScheduler(engine, clock=lambda: float(next(ticks)))
-    requests = [
-        EngineRequest(
-            request_id=str(number),
-            prompt_token_ids=tuple(tokenizer(prompt)["input_ids"]),
-            params=params,
-            stop_token_ids=frozenset() if number < len(FIRST) else stop_token_ids,
-            max_new_tokens=160,
-            seed=0,
-            arrival=number,
-        )
-        for number, prompt in enumerate(FIRST + LATER)
+    number = itertools.count()
+    waiting = [
+        [
+            EngineRequest(
+                request_id=str(arrival := next(number)),
+                prompt_token_ids=tuple(tokenizer(each.prompt)["input_ids"]),
+                params=SamplingParams(
+                    temperature=0, max_tokens=each.max_tokens, ignore_eos=True
+                ),
+                stop_token_ids=stop_token_ids if each.ends else frozenset(),
+                max_new_tokens=each.max_tokens,
+                seed=0,
+                arrival=arrival,
+            )
+            for each in wave
+        ]
+        for wave in waves
     ]
-    for request in requests[: len(FIRST)]:
-        scheduler.add_request(request)
     steps = 0
-    waiting = requests[len(FIRST) :]
-    while scheduler.has_unfinished() or waiting:
-        if waiting and (
-            steps == later_after if later_after else not scheduler.has_unfinished()
-        ):
-            for request in waiting:
+    while waiting or scheduler.has_unfinished():
+        is_time = steps in (0, after) if after else not scheduler.has_unfinished()
+        if waiting and is_time:
+            for request in waiting.pop(0):
                 scheduler.add_request(request)
-            waiting = []
         scheduler.step()
         steps += 1
     scheduler.close()
     return engine.timeline()
 
 
-def drawing() -> str:
-    """Return the SVG."""
-    static = record(later_after=None)
-    runs = record(later_after=3)
+def lengths() -> str:
+    """Draw requests of two lengths, whose `max_tokens` the scheduler knows."""
+    batches = [LENGTHS[first : first + 4] for first in range(0, len(LENGTHS), 4)]
+    static = record(batches, rows=4)
+    runs = record([LENGTHS], rows=4)
+    return draw(
+        [("Static batches (recorded)", static), ("Runs (recorded)", runs)],
+        title="Sixteen requests of two lengths in four rows",
+        description=(
+            f"Static batches in the order of arrival take {static.num_steps} steps, "
+            "because each waits for its one long request. Runs of requests that end "
+            f"together take {runs.num_steps} steps."
+        ),
+    )
+
+
+def later() -> str:
+    """Draw requests that arrive while a batch runs."""
+    static = record([FIRST, LATER], rows=8)
+    runs = record([FIRST, LATER], rows=8, after=3)
     return draw(
         [("Static batches (recorded)", static), ("Runs (recorded)", runs)],
         title="Three requests that come later, in a batch of eight",
@@ -96,6 +133,13 @@ def drawing() -> str:
     )
 
 
+DRAWINGS: dict[str, Callable[[], str]] = {
+    "runs-lengths.svg": lengths,
+    "runs.svg": later,
+}
+
+
 if __name__ == "__main__":
-    [path] = sys.argv[1:]
-    Path(path).write_text(drawing(), encoding="utf-8")
+    [folder] = sys.argv[1:]
+    for name, drawing in DRAWINGS.items():
+        Path(folder, name).write_text(drawing(), encoding="utf-8")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Drawings of timelines: the SVG itself, and the one on the page of slots."""
+"""Drawings of timelines and terminals: the SVG itself, and those on the pages."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import draw_slots
+import draw_terminal
 import pytest
 from timeline_svg import draw, static_batches
 
 from unillm.testing.timeline import Hold, Timeline
 
-PAGE = Path(__file__).parents[1] / "docs/explanation/slots.svg"
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs/explanation/slots.svg"
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -81,3 +83,27 @@ def test_the_drawing_on_the_page_equals_a_new_recording():
 def test_refilled_slots_take_fewer_steps_than_static_batches(slots):
     assert slots.num_steps < 0.8 * static_batches(slots).num_steps
     assert len(slots.holds) == len(draw_slots.PROMPTS)
+
+
+def terminal_text(svg):
+    return [each.text or "" for each in ET.fromstring(svg).iter(f"{SVG}text")]
+
+
+def test_a_terminal_shows_the_command_and_its_whole_output():
+    shown = draw_terminal.record(r"printf '1 < 2\n\nagree\n'")
+
+    svg = draw_terminal.draw([shown], title="A & B", description="as said")
+
+    assert terminal_text(svg) == ["$", shown.command, "1 < 2", "", "agree"]
+    style = ET.fromstring(svg).find(f"{SVG}style").text
+    assert "prefers-reduced-motion: reduce" in style
+
+
+def test_the_terminal_of_the_readme_has_the_text_that_screen_readers_read():
+    """To renew it: scripts/draw_terminal.py names the command."""
+    svg = (ROOT / "docs/compare.svg").read_text("utf-8")
+
+    described = ET.fromstring(svg).find(f"{SVG}desc").text
+
+    assert described.replace("$ ", "$\n").split("\n") == terminal_text(svg)
+    assert "agree: 12 equal" in described

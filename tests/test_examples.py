@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -39,6 +40,34 @@ assistant: 42
 user: Count from 3 to 9:
 assistant: 3 4 5 6 7 8 9
 continued: 3 4 5 … 6 7 8 9
+""",
+    "cookbook/evaluate.py": """\
+writes:  100%
+prefers: 100%
+of 5 questions
+""",
+    "cookbook/extract.py": """\
+r0 sentiment, stars
+r1 error
+r2 sentiment, stars
+3 records, 1 with an error
+""",
+    "cookbook/guard.py": """\
+kept the tokens of 4 prompts
+Count from 3 to 9: equal
+Add 17 and 25: equal
+Spell the word apple: equal
+Repeat: a b: equal
+""",
+    "cookbook/long_document.py": """\
+6290 characters in 5 parts
+318 characters in 1 parts
+the summary has a text: True
+""",
+    "cookbook/vote.py": """\
+Add 17 and 25: 42 (9 of 9, sure)
+Add 40 and 2: 42 (9 of 9, sure)
+Add 8 and 9: 17 (9 of 9, sure)
 """,
     "from_vllm.py": """\
 Count from 3 to 9: 3 4 5 6 7 8 9
@@ -113,7 +142,9 @@ def run(name, *args, **environment):
 
 
 def test_every_example_is_known_here():
-    assert {path.name for path in EXAMPLES.glob("*.py")} == set(PRINTED)
+    found = {path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.py")}
+
+    assert found == set(PRINTED)
 
 
 @pytest.mark.parametrize("name", sorted(PRINTED))
@@ -123,6 +154,17 @@ def test_an_example_prints_what_it_should(name):
     assert result.stdout == PRINTED[name]
     assert result.stderr == ""
     assert result.returncode == 0
+
+
+def test_the_guard_exits_with_1_where_tokens_differ(tmp_path):
+    golden = tmp_path / "golden.json"
+    _, *lines = PRINTED["cookbook/guard.py"].splitlines()
+    golden.write_text(json.dumps({line.removesuffix(" equal"): [1] for line in lines}))
+
+    result = run("cookbook/guard.py", golden)
+
+    assert "Add 17 and 25: differs at token 0\n" in result.stdout
+    assert result.returncode == 1
 
 
 def test_the_batch_takes_files(tmp_path):
