@@ -12,7 +12,7 @@ from .figures import Slo
 from .plan import Plan, Side, article
 from .report import Report, read_report
 from .runner import measure
-from .workloads import Case, Fixed, Lengths, Lognormal, Prompts
+from .workloads import Case, Fixed, Lengths, Lognormal, Prompts, Workload
 
 __all__ = [
     "BreakEven",
@@ -27,6 +27,7 @@ __all__ = [
     "Report",
     "Side",
     "Slo",
+    "Workload",
     "article",
     "break_even",
     "compare_reports",
