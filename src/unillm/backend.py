@@ -84,6 +84,7 @@ from .outputs import FinishReason as FinishReason
 from .outputs import SlotMetrics as SlotMetrics
 from .params import SamplingParams as SamplingParams
 from .params import StructuredOutputs as StructuredOutputs
+from .phases import phase as phase
 from .runtime.allocator import give_back as give_back
 from .runtime.allocator import keep_freed as keep_freed
 from .scheduling.queue import WaitingQueue as WaitingQueue

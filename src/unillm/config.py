@@ -140,6 +140,9 @@ class EngineConfig:
     path: Path
     """Directory of the model."""
 
+    revision: str | None = _text()
+    """Branch, tag or commit of a hub id; `None` for its main branch."""
+
     backend: str = "auto"
     """Name of the backend; "auto" takes the best that can run here."""
 

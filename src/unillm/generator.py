@@ -22,6 +22,8 @@ from .keywords import suggest_names
 from .lora import LoRALike, LoRARequest
 from .outputs import CompletionDelta, RequestOutput
 from .params import SamplingParams
+from .phase_bars import shown_phases
+from .phases import phase
 from .resolve import Resolved, resolve
 from .runtime.arguments import (
     ChatOptions,
@@ -55,6 +57,7 @@ class Generator(TextMethods):
             or else the best backend that can run here and serve the model.
         python: Interpreter that has the backend, which then runs in a process of it: a
             path, or the name of an environment that ``unillm env add`` has added.
+        revision: Branch, tag or commit of a hub id; `None` for its main branch.
         tokenizer: Path or object; `None` for the model's own. It is not changed.
         dtype: "auto" (the checkpoint's), "float32", "bfloat16" or "float16".
         max_model_len: Prompt and new tokens; `None` for what model and memory allow.
@@ -106,6 +109,7 @@ class Generator(TextMethods):
         *,
         backend: str = "auto",
         python: str | os.PathLike[str] | None = None,
+        revision: str | None = None,
         tokenizer: Any = None,
         dtype: str = "auto",
         max_model_len: int | None = None,
@@ -141,12 +145,20 @@ class Generator(TextMethods):
     def _open(self, resolved: Resolved) -> None:
         """Read the model's text files, then load the engine."""
         self._driver: Driver | None = None
-        self.config = config = resolved.config
+        self.config = resolved.config
         self.backend = resolved.backend.name
-        trust = config.trust_remote_code
-        self._text = text = read_model_text(
-            config.path, config.tokenizer, config.chat_template, trust_remote_code=trust
-        )
+        with shown_phases():
+            self._load(resolved)
+
+    def _load(self, resolved: Resolved) -> None:
+        config = self.config
+        with phase("reading the tokenizer"):
+            self._text = text = read_model_text(
+                config.path,
+                config.tokenizer,
+                config.chat_template,
+                trust_remote_code=config.trust_remote_code,
+            )
         text.defaults.report(model=config.model, strict=config.strict_generation_config)
         self.eos = text.eos
         self.eos_token_ids = text.eos.ids

@@ -27,6 +27,7 @@ from .model.traffic import traffic_of
 from .params import SamplingParams
 from .process.registry import BackendRegistry
 from .resolve import choose_backend, configure
+from .text.described import describe_tokenizer
 from .text.eos import EosIds
 from .text.loading import read_model_text
 from .text.tokenizer import Tokenizer
@@ -140,6 +141,7 @@ class ModelReport:
 def inspect_model(
     model: str | os.PathLike[str],
     *,
+    revision: str | None = None,
     tokenizer: Any = None,
     slots: int | None = None,
     length: int | None = None,
@@ -153,6 +155,7 @@ def inspect_model(
     Args:
         model: Directory, hub id, or the bundled ``"unillm/tiny"``. A hub id that is
             not cached is downloaded, weights included.
+        revision: Branch, tag or commit of a hub id; `None` for its main branch.
         tokenizer: Path or object, if it is not the model's own.
         slots: Requests at a time, for the memory; `None` for one.
         length: Tokens of a slot, for the memory; `None` for the whole context.
@@ -173,12 +176,15 @@ def inspect_model(
         model,
         backend,
         python=python,
+        revision=revision,
         tokenizer=tokenizer,
         dtype=dtype,
         trust_remote_code=trust_remote_code,
     )
     path = config.path
-    text = read_model_text(path, tokenizer, trust_remote_code=trust_remote_code)
+    text = read_model_text(
+        path, tokenizer, trust_remote_code=trust_remote_code, load=describe_tokenizer
+    )
     weights = _read_weights(path)
     context_length = _context_length(config)
     if length is not None and context_length is not None and length > context_length:

@@ -139,7 +139,7 @@ def _reads_weights(registry: PluginRegistry, config: EngineConfig) -> bool:
 
 
 def _located(config: EngineConfig, *, weights: bool = True) -> EngineConfig:
-    path = find_model(config.model, weights=weights)
+    path = find_model(config.model, revision=config.revision, weights=weights)
     check_directory(path)
     check_adapter_files(path)
     return attrs.evolve(config, path=path)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 
 import pytest
+
+from unillm.model.find import find_model
 
 HEAVY = {
     "huggingface_hub",
@@ -47,6 +51,22 @@ def imported(process_environment, tmp_path):
     return run
 
 
+@pytest.fixture
+def checkpoint(tmp_path):
+    """Return a directory as Qwen2 checkpoints of the hub have it, with old names."""
+    path = tmp_path / "checkpoint"
+    shutil.copytree(find_model("unillm/tiny"), path)
+    config = json.loads((path / "config.json").read_text())
+    del config["rope_parameters"], config["head_dim"]
+    config |= {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
+    config |= {"torch_dtype": config.pop("dtype"), "rope_theta": 10000.0}
+    (path / "config.json").write_text(json.dumps(config))
+    tokenizer = json.loads((path / "tokenizer_config.json").read_text())
+    tokenizer |= {"tokenizer_class": "Qwen2Tokenizer", "unk_token": None}
+    (path / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    return path
+
+
 @pytest.mark.parametrize(
     "args",
     [
@@ -64,6 +84,24 @@ def imported(process_environment, tmp_path):
 )
 def test_a_command_without_engine_imports_nothing_heavy(args, imported):
     assert HEAVY & imported(*args) == set()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["inspect", "unillm/tiny"],
+        ["inspect", "{checkpoint}", "--json"],
+        ["plan", "unillm/tiny", "--backend", "transformers"],
+        ["plan", "{checkpoint}", "--gpu-memory", "24GiB"],
+    ],
+    ids=" ".join,
+)
+def test_facts_of_a_model_are_read_without_torch_and_transformers(
+    args, imported, checkpoint
+):
+    args = [arg.format(checkpoint=checkpoint) for arg in args]
+
+    assert {"torch", "transformers"} & imported(*args) == set()
 
 
 def test_listing_backends_imports_no_engine(imported):

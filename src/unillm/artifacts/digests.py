@@ -25,6 +25,7 @@ from pathlib import Path
 
 import attrs
 
+from ..phases import phase
 from .records import from_json, read_sealed, to_json, write_sealed
 
 log = logging.getLogger("unillm.artifacts")
@@ -133,7 +134,11 @@ class Digests:
             if name in known and known[name].state == state
         }
         new = [name for name in states if name not in digests]
-        with ThreadPoolExecutor(_THREADS) as threads:
+        num_bytes = sum(states[name].size for name in new)
+        with (
+            phase("hashing files", total_bytes=num_bytes),
+            ThreadPoolExecutor(_THREADS) as threads,
+        ):
             found = threads.map(digest_file, (directory / name for name in new))
             hashed = dict(zip(new, found, strict=True))
         if lasting := {

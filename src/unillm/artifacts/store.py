@@ -27,6 +27,7 @@ from typing_extensions import Self
 
 from ..distributions import VERSION
 from ..errors import ConfigError, EngineBuildError, UnillmError
+from ..phases import Report, phase
 from .folder import CACHE_VARIABLE, ArtifactFolder
 from .key import BuildSpec
 from .lock import FileLock, Owner
@@ -224,13 +225,16 @@ class ArtifactStore:
         report = self._reporter(spec, listener)
         waited_for: Owner | None = None
 
-        def wait(owner: Owner | None) -> None:
-            nonlocal waited_for
-            waited_for = owner or waited_for
-            report("waiting", owner=owner)
-
         lock = self.folder.build_lock(spec.key)
-        with _explained(spec, self.folder):
+        with _explained(spec, self.folder), contextlib.ExitStack() as waiting:
+
+            def wait(owner: Owner | None) -> None:
+                nonlocal waited_for
+                if waited_for is None:
+                    waiting.enter_context(phase("waiting for a build elsewhere"))
+                waited_for = owner or waited_for
+                report("waiting", owner=owner)
+
             lock.acquire(on_wait=wait)
         try:
             last = lock.owner()
@@ -268,11 +272,17 @@ class ArtifactStore:
 
     def _make(self, spec: BuildSpec, build: Build, listener: Listener) -> None:
         """Build an entry and publish it. The caller holds its build lock."""
+        with phase(f"building the {spec.backend} engine") as tell:
+            self._make_entry(spec, build, self._reporter(spec, listener), tell)
+
+    def _make_entry(
+        self, spec: BuildSpec, build: Build, report: Callable[..., None], tell: Report
+    ) -> None:
         started = time.monotonic()
-        report = self._reporter(spec, listener)
 
         def progress(message: str, *, fraction: float | None = None) -> None:
             report("building", message=message, fraction=fraction)
+            tell(message, fraction=fraction)
 
         for path in self.folder.unfinished(spec.key):
             log.info("%s of a killed build is deleted.", path)
@@ -287,6 +297,7 @@ class ArtifactStore:
             seconds = time.monotonic() - started
             self._check_model(spec)
             report("sealing")
+            tell("hashing it and writing it out")
             self._seal(spec, temporary, seconds)
             self._publish(temporary, spec.key)
         finally:

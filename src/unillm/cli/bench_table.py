@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..bench.statistics import rounded
-from .sizes import size
+from ..byte_text import size
 from .tables import column_table, pairs_table, print_table
 
 if TYPE_CHECKING:

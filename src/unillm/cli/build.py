@@ -4,21 +4,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..byte_text import size
+from ..phase_bars import shown_phases
 from . import options
 from .commands import command
 from .reporting import is_terminal, note
-from .sizes import size
 from .writing import write_json
 
 if TYPE_CHECKING:
-    from ..artifacts.progress import BuildStatus, Listener
+    from ..artifacts.progress import BuildStatus
 
 
 @command
@@ -29,17 +28,19 @@ def build(
     engine: Annotated[options.Building, options.Without("tokenizer", "python")],
 ) -> None:
     """Convert or compile a model for a backend, if needed, and print the folder."""
-    from ..artifacts.progress import duration
+    from ..artifacts.progress import duration, report_changes
     from ..preparation import prepare_engine
 
     built = False
-    with _shown() as show:
+    show = None if is_terminal(sys.stderr) else report_changes(note)
 
-        def listen(status: BuildStatus) -> None:
-            nonlocal built
-            built |= status.stage == "building"
+    def listen(status: BuildStatus) -> None:
+        nonlocal built
+        built |= status.stage == "building"
+        if show is not None:  # a terminal shows bars
             show(status)
 
+    with shown_phases():
         artifact = prepare_engine(model, listener=listen, **engine)
     if artifact is None:
         note("This backend loads the model as it is: there is nothing to build.")
@@ -63,35 +64,3 @@ def build(
         took = f"{duration(manifest.build_seconds)}, {size(manifest.total_bytes)}"
         note(f"Built in {took}." if built else f"It was there ({took} to build).")
         typer.echo(str(artifact.path))
-
-
-@contextlib.contextmanager
-def _shown() -> Iterator[Listener]:
-    """Return a listener that draws a bar on a terminal and writes lines elsewhere."""
-    if not is_terminal(sys.stderr):
-        from ..artifacts.progress import report_changes
-
-        yield report_changes(note)
-        return
-    from rich import progress
-    from rich.console import Console
-
-    with progress.Progress(
-        progress.SpinnerColumn(),
-        progress.TextColumn("{task.description}", markup=False),
-        progress.BarColumn(),
-        progress.TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    ) as bar:
-        task = bar.add_task("Looking for an engine", total=None)
-
-        def draw(status: BuildStatus) -> None:
-            bar.update(
-                task,
-                description=str(status),
-                total=None if status.fraction is None else 1,
-                completed=status.fraction or 0,
-            )
-
-        yield draw

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import attrs
 import typer
 
+from ..byte_text import size
 from ..errors import ConfigError
 from . import options
 from .commands import command
 from .exit_codes import ExitCode
 from .reporting import note, say_error
-from .sizes import parse_size, size
+from .sizes import parse_size
 from .writing import write_json
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ import typer
 
 import unillm
 
+from ..byte_text import size
 from . import options
 from .commands import command
-from .sizes import size
 from .writing import write_json
 
 if TYPE_CHECKING:
@@ -117,11 +117,11 @@ def _chat_template(report: ModelReport) -> str:
 
 def _default_sampling(report: ModelReport) -> str:
     """Return the params in which the model differs from `SamplingParams()`."""
-    params = report.default_sampling_params
+    params, plain = report.default_sampling_params, unillm.SamplingParams()
     changed = [
         f"{field.name}={value}"
         for field in attrs.fields(type(params))
-        if (value := getattr(params, field.name)) != field.default
+        if (value := getattr(params, field.name)) != getattr(plain, field.name)
     ]
     return ", ".join(changed) or "unillm's (generation_config has none)"
 

@@ -120,6 +120,9 @@ class Reading(TypedDict, total=False):
         ),
     ]
     python: Annotated[str, _engine(PYTHON, "PATH")]
+    revision: Annotated[
+        str, _engine("Branch, tag or commit of a model of the hub.", "NAME")
+    ]
     dtype: Annotated[str, _engine(DTYPE, "NAME", default="auto")]
     tokenizer: Annotated[
         str, _engine("Directory or hub id of another tokenizer.", "PATH")

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import attrs
 import typer
 
+from ..byte_text import size
 from . import options
 from .commands import command
 from .exit_codes import ExitCode
-from .sizes import parse_size, size
+from .sizes import parse_size
 from .writing import write_json
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Numbers of bytes as text with units."""
+"""Numbers of bytes that an option takes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,6 @@ from ..errors import ConfigError
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[KMGT]?)(i?B)?", re.IGNORECASE)
-
-
-def size(num_bytes: int) -> str:
-    """Return a number of bytes as text; exact below a KiB."""
-    number = float(num_bytes)
-    for unit in ("bytes", "KiB", "MiB"):
-        if number < 1024:
-            return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
-        number /= 1024
-    return f"{number:.2f} GiB"
 
 
 def parse_size(text: str | None, *, option: str) -> int | None:

@@ -19,7 +19,9 @@ from ..distributions import install
 from ..engines.backend import Availability, Backend
 from ..engines.base import FEATURES, SAMPLED, Capabilities
 from ..hookspecs import hookimpl
+from ..imports import collector_paused
 from ..model.checkpoint import read_config
+from ..phases import phase
 
 if TYPE_CHECKING:
     from ..config import EngineConfig
@@ -71,7 +73,9 @@ class TransformersBackend(Backend):
     def create_engine(self, config: EngineConfig) -> Engine:
         from ..engines.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
         from ..scheduling.slots import SlotScheduler
-        from .loading import load_engine
+
+        with phase("importing torch and transformers"), collector_paused():
+            from .loading import load_engine
 
         budget = config.max_num_batched_tokens or DEFAULT_MAX_NUM_BATCHED_TOKENS
         engine = load_engine(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from ..engines.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
@@ -31,6 +32,7 @@ from ..model.checkpoint import (
 )
 from ..model.memory import Limits, memory_needs, needs_of
 from ..model.positions import positions_of
+from ..phases import phase
 from ..sampling.logprobs import LOGPROBS_MODES, LogprobsMode
 from . import families
 from .dynamic_rope import is_dynamic
@@ -154,20 +156,22 @@ def load_engine(
         raise too_large()
     eager = enforce_eager or enable_lora or method is not None
     try:
-        model = load_model(
-            path,
-            config,
-            dtype,
-            # A quantised model cannot be moved after loading.
-            device_map={"": target} if method else None,
-            trust_remote_code=trust_remote_code,
-        )
-        if not method:
-            model.to(target)
+        with phase("loading the weights", total_bytes=needs.weight_bytes):
+            model = load_model(
+                path,
+                config,
+                dtype,
+                # A quantised model cannot be moved after loading.
+                device_map={"": target} if method else None,
+                trust_remote_code=trust_remote_code,
+            )
+            if not method:
+                model.to(target)
         # The frequencies of a step depend on its lengths, which no graph can.
         eager = eager or is_dynamic(model)
         if not eager:
-            _rearrange_weights(model)
+            with phase("fusing and packing the weights"):
+                _rearrange_weights(model)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -271,8 +275,6 @@ def load_model(
         ModelLoadError: transformers cannot load it, or a tensor is missing, has another
             shape or has no place.
     """
-    from transformers import AutoModelForCausalLM, GenerationConfig
-
     unset: Any = GenerationConfig
     tensors = list(stored_tensors(path))
     if not trust_remote_code:

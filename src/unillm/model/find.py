@@ -8,32 +8,38 @@ import os
 import re
 from pathlib import Path
 
-from ..errors import ModelNotFoundError, nearest_name
+from ..errors import ConfigError, ModelLoadError, ModelNotFoundError, nearest_name
+from .hub import GGUF_ADVICE, download
 
 BUNDLED = {"unillm/tiny": Path(__file__).parent / "tiny"}
 """Models that ship inside the package, by name."""
 
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
-_WEIGHTS = "*.safetensors"
-_FILES = ("*.json", _WEIGHTS, "*.model", "*.jinja", "*.txt")
-"""Files to download: no pickled weights, no code."""
 
-
-def find_model(model: str | os.PathLike[str], *, weights: bool = True) -> Path:
+def find_model(
+    model: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    weights: bool = True,
+) -> Path:
     """Return the directory of a model.
 
     Args:
         model: A bundled name (``unillm/tiny``), a directory, or a Hugging Face hub id,
             which is taken from the local cache or downloaded (``HF_HUB_OFFLINE=1``
             forbids the download).
+        revision: Branch, tag or commit of a hub id; `None` for its main branch.
         weights: Whether the weights are wanted too.
 
     Raises:
         ModelNotFoundError: The directory does not exist, or the hub has no such model.
+        ModelError: `download` refuses it, or the directory holds GGUF alone.
+        ConfigError: A directory is given with a revision.
     """
     name = os.fspath(model)
     if name in BUNDLED:
+        _refuse_revision(name, revision)
         return BUNDLED[name]
     path = Path(name).expanduser()
     try:
@@ -43,7 +49,11 @@ def find_model(model: str | os.PathLike[str], *, weights: bool = True) -> Path:
     except (OSError, ValueError) as error:
         raise ModelNotFoundError(f"{name!r} cannot be read: {error}.") from error
     if path.is_dir():
+        _refuse_revision(name, revision)
+        _refuse_gguf(path)
         return path
+    if path.suffix == ".gguf" and path.exists():
+        raise ModelLoadError(f"{name!r} is a GGUF file. {GGUF_ADVICE}")
     if path.exists():
         raise ModelNotFoundError(
             f"{name!r} is a file; a model is a directory with config.json, weights "
@@ -55,27 +65,20 @@ def find_model(model: str | os.PathLike[str], *, weights: bool = True) -> Path:
             f"'organisation/name'.{nearest_name(name, BUNDLED)} Check the path; the "
             f"bundled model is {next(iter(BUNDLED))!r}."
         )
-    return download(name, weights=weights)
+    return download(name, revision=revision, weights=weights)
 
 
-def download(name: str, *, weights: bool = True) -> Path:
-    """Return the directory of a hub id, from the local cache or downloaded.
+def _refuse_revision(name: str, revision: str | None) -> None:
+    if revision is not None:
+        raise ConfigError(
+            f"revision={revision!r} is for models of a hub, and {name!r} is a "
+            "directory. Leave revision out."
+        )
 
-    Args:
-        name: The hub id.
-        weights: Whether the weights are wanted too.
 
-    Raises:
-        ModelNotFoundError: The hub has no such model, or cannot be reached.
-    """
-    from huggingface_hub import snapshot_download
-
-    files = [each for each in _FILES if weights or each != _WEIGHTS]
-    try:
-        return Path(snapshot_download(name, allow_patterns=files))
-    except Exception as error:
-        raise ModelNotFoundError(
-            f"There is no directory {name!r}, and the hub gave no model of that name: "
-            f"{type(error).__name__}: {error}. Check the name, the network and, for a "
-            "gated model, the token (`hf auth login`)."
-        ) from error
+def _refuse_gguf(path: Path) -> None:
+    ggufs = sorted(file.name for file in path.glob("*.gguf"))
+    if ggufs and not (path / "config.json").exists():
+        raise ModelLoadError(
+            f"{path} holds GGUF alone ({', '.join(ggufs[:3])}). {GGUF_ADVICE}"
+        )

@@ -16,7 +16,8 @@ from typing import Any
 import attrs
 
 from ..errors import ModelLoadError
-from .checkpoint import ITEM_BYTES, StoredTensor, load_config, stored_tensors
+from .checkpoint import ITEM_BYTES, StoredTensor, stored_tensors
+from .known_configs import describe_config
 from .sizes import ALIGNMENT, LOGIT_COPIES, ActivationShape, KvShape, StateShape
 
 GIB = 2**30
@@ -132,7 +133,7 @@ def memory_needs(path: Path, *, dtype: str = "auto") -> MemoryNeeds:
         ModelLoadError: A file is missing or cannot be read.
         UnsupportedModelError: The cache of the model is not one of keys and values.
     """
-    config = load_config(path)
+    config = describe_config(path)
     tensors = list(stored_tensors(path))
     item_bytes = item_bytes_of(dtype, config, tensors)
     return needs_of(

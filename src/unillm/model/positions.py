@@ -13,8 +13,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..errors import ModelLoadError
-from .checkpoint import load_config, read_config
+from .checkpoint import read_config
 from .declared import POSITION_NAMES, text_part
+from .known_configs import describe_config
 from .sizes import first_of
 
 UNBOUNDED = 2048
@@ -29,7 +30,7 @@ def model_positions(path: Path, *, extended: bool = False) -> int:
             that names no context.
     """
     try:
-        return positions_of(load_config(path), extended=extended)
+        return positions_of(describe_config(path), extended=extended)
     except ModelLoadError as error:
         declared = read_config(path)
         config = SimpleNamespace(**text_part(declared))

@@ -14,7 +14,8 @@ from typing import Any
 
 import attrs
 
-from .checkpoint import load_config, stored_tensors
+from .checkpoint import stored_tensors
+from .known_configs import describe_config
 from .memory import item_bytes_of
 from .sizes import KvShape, first_of
 
@@ -61,7 +62,7 @@ def traffic_of(path: Path, *, dtype: str = "auto") -> Traffic:
         ModelLoadError: A file is missing or cannot be read.
         UnsupportedModelError: The cache of the model is not one of keys and values.
     """
-    config = load_config(path)
+    config = describe_config(path)
     tensors = [t for t in stored_tensors(path) if not _is_elsewhere(t.name)]
     item_bytes = item_bytes_of(dtype, config, tensors)
     has_head = any(tensor.name.endswith(_HEADS) for tensor in tensors)

@@ -11,11 +11,13 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import attrs
 from typing_extensions import override
 
+from ..phases import PhaseStatus
 from .channel import Channel, ProtocolError, readable
 from .child import kill_session
-from .messages import AskStats, Beat, Log, Stats, ToHost
+from .messages import AskStats, Beat, Log, Phase, Stats, ToHost
 
 if TYPE_CHECKING:
     from ..engines.base import Engine
@@ -56,6 +58,10 @@ class Attendant:
         """Send a message on the second socket, from any thread."""
         with self._sending, contextlib.suppress(OSError):  # the program is gone
             self._channel.send(message)
+
+    def pass_on(self, status: PhaseStatus) -> None:
+        """Send the status of a phase."""
+        self.send(Phase(*attrs.astuple(status)))
 
     @contextlib.contextmanager
     def beating(self) -> Iterator[None]:

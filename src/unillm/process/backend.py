@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from ..engines.backend import Availability, Backend, Finding, Sometimes
 from ..errors import ConfigError
+from ..phases import phase
 from .devices import Share, gpus, shares
 from .engine import ProcessEngine
 from .messages import Answer, Ask, Describe, Facts, List, Listing
@@ -109,7 +110,8 @@ class ProcessBackend(Backend):
         share: Share,
         begun: Callable[[Peer], None] = lambda _: None,
     ) -> ProcessEngine:
-        peer = Peer(self.python, self.name, environment=share.environment)
+        with phase(f"starting {self.python}"):
+            peer = Peer(self.python, self.name, environment=share.environment)
         begun(peer)
         return ProcessEngine(peer, self.name, config, cores=share.cores)
 

@@ -24,6 +24,7 @@ import attrs
 from ..distributions import VERSION
 from ..engines.backend import Sometimes
 from ..errors import RequestError, UnillmError
+from ..phases import listening
 from ..plugins import PluginRegistry
 from ..runtime.cores import watched_cores
 from .attendant import Attendant, LogSender
@@ -209,7 +210,7 @@ def _host(
     unillm_log.propagate = False
     config = decode_config(message.config)
     backend = registry.load(message.backend)
-    with attendant.beating():
+    with attendant.beating(), listening(attendant.pass_on):
         engine = backend.create_engine(config)
     attendant.engine = engine
     try:

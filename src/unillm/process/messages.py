@@ -19,7 +19,7 @@ from msgspec import Raw, Struct
 
 from ..outputs import FinishReason
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Changes when one version would misread a message of another."""
 
 
@@ -147,6 +147,16 @@ class Log(Message):
     text: str
 
 
+class Phase(Message):
+    """A `PhaseStatus` while the engine loads, on the second socket."""
+
+    name: str
+    message: str
+    fraction: float | None
+    total_bytes: int | None
+    is_over: bool
+
+
 class Stats(Message):
     """`Engine.stats`, on the second socket."""
 
@@ -237,6 +247,17 @@ class AskStats(Message):
 
 
 FromHost = (
-    Hello | Facts | Listing | Answer | Ready | News | Bye | Beat | Log | Stats | Failure
+    Hello
+    | Facts
+    | Listing
+    | Answer
+    | Ready
+    | News
+    | Bye
+    | Beat
+    | Log
+    | Phase
+    | Stats
+    | Failure
 )
 ToHost = List | Describe | Ask | Load | Turn | Close | AskStats

@@ -12,8 +12,11 @@ import time
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from msgspec.structs import astuple
+
 from ..distributions import VERSION, install
 from ..errors import BackendUnavailableError, EngineDeadError
+from ..phases import Listener, PhaseStatus, current_listener
 from .channel import Channel, ProtocolError, pair
 from .child import Child
 from .failures import as_exception
@@ -28,6 +31,7 @@ from .messages import (
     Load,
     Log,
     News,
+    Phase,
     Ready,
     Stats,
 )
@@ -75,6 +79,7 @@ class Peer:
         self._sign = time.monotonic()
         self._is_over = False
         self._closing = False
+        self._listener: Listener | None = None
         try:
             self._child = Child(
                 python,
@@ -122,6 +127,7 @@ class Peer:
             load: The question.
             silence_s: Seconds without a sign after which it counts as dead.
         """
+        self._listener = current_listener()
         self.send(load)
         self._sign = time.monotonic()
         while True:
@@ -318,11 +324,26 @@ class Peer:
                 self._sign = time.monotonic()
                 if isinstance(message, Log):
                     logging.getLogger(message.logger).log(message.level, message.text)
+                elif isinstance(message, Phase):
+                    self._hear(message)
                 elif isinstance(message, Stats):
                     self._stats.put(message.values)
                 elif not isinstance(message, Beat):
                     break
             self.kill()  # it broke the protocol
+
+    def _hear(self, message: Phase) -> None:
+        if self._listener is not None:
+            name, text, fraction, total_bytes, is_over = astuple(message)
+            self._listener(
+                PhaseStatus(
+                    name=name,
+                    message=text,
+                    fraction=fraction,
+                    total_bytes=total_bytes,
+                    is_over=is_over,
+                )
+            )
 
     def _shut_down(self) -> None:
         self._work.shut_down()

@@ -22,6 +22,7 @@ from typing_extensions import override
 
 from ..engines.base import Engine, EngineLimits, EngineOutput, EngineRequest
 from ..errors import EngineDeadError, RequestError
+from ..phases import phase
 from ..scheduling.queue import WaitingQueue
 from .channel import readable
 from .engine import ProcessEngine
@@ -100,7 +101,8 @@ class ReplicatedEngine(Engine):
         self._replicas = [_Replica(number) for number in range(count)]
         starts = [self._begin_start(replica) for replica in self._replicas]
         try:
-            done, _ = wait(starts, return_when=FIRST_EXCEPTION)
+            with phase(f"starting {count} replicas"):
+                done, _ = wait(starts, return_when=FIRST_EXCEPTION)
             for start_of_one in done:
                 start_of_one.result()  # raises before those that still load
             for replica, start_of_one in zip(self._replicas, starts, strict=True):

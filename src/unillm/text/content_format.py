@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .chat import ContentFormat, Conversation
+from .sandbox import environment
 
 if TYPE_CHECKING:
     from jinja2 import nodes
@@ -54,10 +55,9 @@ def _loops_over_content(template: str) -> bool:
         same loops count.
     """
     from jinja2 import TemplateError, nodes
-    from transformers.utils.chat_template_utils import _compile_jinja_template
 
     try:
-        tree = _compile_jinja_template(template).environment.parse(template)
+        tree = environment().parse(template)
     except TemplateError:
         return False  # rendering it raises the error
     lists = _names_of(tree, "messages")

@@ -18,6 +18,7 @@ import attrs
 
 from ..errors import EosNotFoundError, ModelLoadError, UnillmError
 from .chat import as_conversation
+from .sandbox import environment
 from .tokenizer import Tokenizer
 
 log = logging.getLogger("unillm")
@@ -152,7 +153,7 @@ def _ends_of_turn(tokenizer: Tokenizer) -> Iterator[int]:
         ]
     )
     if tokenizer.chat_templates:  # importing it does not count
-        import transformers.utils.chat_template_utils  # noqa: F401
+        environment()
     until = time.monotonic() + TEMPLATES_TIMEOUT_S
     for template in tokenizer.chat_templates.values():
         left = until - time.monotonic()

@@ -24,7 +24,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,10 @@ from ..errors import (
     UnsafeModelError,
 )
 from ..files import check_file, is_there, read_json, read_text
+from ..imports import collector_paused
 from ..model.checkpoint import find_config, load_config
 from ..model.directory import check_text_files
-from ..model.find import download
+from ..model.hub import download
 from . import templates
 from .bounded import panics_as_errors
 from .eos import EosIds, resolve_eos
@@ -101,6 +102,7 @@ def read_model_text(
     chat_template: str | None = None,
     *,
     trust_remote_code: bool = False,
+    load: Callable[..., Tokenizer] | None = None,
 ) -> ModelText:
     """Read the files of a model that concern text.
 
@@ -112,6 +114,7 @@ def read_model_text(
         chat_template: What the caller has in place of the tokenizer's template: a text,
             or the name of one of the tokenizer's, which is checked.
         trust_remote_code: Run tokenizer code that the checkpoint brings.
+        load: What reads the tokenizer; `None` for `load_tokenizer`.
 
     Raises:
         ChatTemplateError: *chat_template* is neither.
@@ -129,7 +132,7 @@ def read_model_text(
     model_config = find_config(path)
     if model_config is not None and _BUILT_ENGINE in model_config:
         model_config = None if beside is None else find_config(beside)
-    loaded = load_tokenizer(
+    loaded = (load or load_tokenizer)(
         path if tokenizer is None else tokenizer, trust_remote_code=trust_remote_code
     )
     if chat_template is not None:
@@ -230,7 +233,7 @@ def _load_directory(path: Path, *, trust_remote_code: bool) -> Tokenizer:
 
 def _load_file(path: Path) -> Tokenizer:
     check_tokenizer_config(path.parent)
-    chat_templates = _template_files(path.parent)
+    chat_templates = template_files(path.parent)
     special = _special_tokens(path.parent)
     listed = [path, *chat_templates.values()]
     if special:
@@ -276,7 +279,7 @@ def _try_out(tokenizer: Tokenizer) -> None:
         tokenizer.decode(ids, skip_special_tokens=True)
 
 
-def _template_files(directory: Path) -> dict[str, Path]:
+def template_files(directory: Path) -> dict[str, Path]:
     """Return the files of chat templates by the names of the templates."""
     default = directory / CHAT_TEMPLATE_FILE
     found = {templates.DEFAULT: default} if default.is_file() else {}
@@ -376,13 +379,14 @@ def _auto_tokenizer(name: str | Path, trust_remote_code: bool, **options: Any) -
         UnsafeModelError: transformers has no class of its own for it.
         Exception: Whatever transformers raises.
     """
-    from transformers import AutoTokenizer
-
     try:
-        # False, not None, with which transformers asks a question on the terminal.
-        return AutoTokenizer.from_pretrained(
-            name, trust_remote_code=trust_remote_code, **options
-        )
+        with collector_paused():
+            from transformers import AutoTokenizer
+
+            # False, not None, with which transformers asks a question on the terminal.
+            return AutoTokenizer.from_pretrained(
+                name, trust_remote_code=trust_remote_code, **options
+            )
     except ValueError as error:
         if trust_remote_code or "trust_remote_code" not in str(error):
             raise

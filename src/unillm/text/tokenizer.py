@@ -22,6 +22,7 @@ from .bounded import call_within
 from .chat import ContentFormat, Conversation, as_conversation, as_tools, for_template
 from .content_format import detect_content_format
 from .pieces import Pieces, rust_pieces, sentencepiece_pieces, tekken_pieces
+from .sandbox import compile_template
 from .spelling import Spelling
 from .templates import choose_template, templates_by_name
 
@@ -194,19 +195,23 @@ class Tokenizer(abc.ABC):
     def _render(
         self, conversation: Conversation, *, chat_template: str, **options: Any
     ) -> str:
-        from transformers.utils.chat_template_utils import render_jinja_template
-
         ids = {"bos_token": self.bos_token_id, "eos_token": self.eos_token_id}
         special = {
             name: self.id_to_token(token_id)
             for name, token_id in ids.items()
             if token_id is not None
         }
+        variables = {**self.special_tokens, **special, **options}
+        if not options.get("tools") and not options.get("continue_final_message"):
+            variables = {"tools": None, "documents": None, **variables}
+            variables.pop("continue_final_message", None)
+            template = compile_template(chat_template)
+            return template.render(messages=conversation, **variables)
+        from transformers.utils.chat_template_utils import render_jinja_template
+
         # Annotated upstream as a str; it is the texts and, on request, their spans.
         texts_and_spans: Any = render_jinja_template(
-            [conversation],
-            chat_template=chat_template,
-            **{**self.special_tokens, **special, **options},
+            [conversation], chat_template=chat_template, **variables
         )
         return str(texts_and_spans[0][0])
 

@@ -22,7 +22,7 @@ _TOKENS = (
     *("bos_token", "eos_token", "pad_token", "unk_token"),
     *("cls_token", "sep_token", "mask_token"),
 )
-_FLAGS = ("lstrip", "rstrip", "normalized", "single_word", "special")
+TOKEN_FLAGS = ("lstrip", "rstrip", "normalized", "single_word", "special")
 _TEXTS = ("tokenizer_class", "processor_class", "name_or_path")
 _SIDES = ("padding_side", "truncation_side")
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -123,7 +123,7 @@ def _token_faults(name: str, token: Any) -> Iterator[tuple[str, str, Any]]:
         return
     if not _is_text(token.get("content")):
         yield f"{name}.content", "a text", token.get("content")
-    for flag in _FLAGS:
+    for flag in TOKEN_FLAGS:
         if not isinstance(token.get(flag, False), bool):
             yield f"{name}.{flag}", "true or false", token[flag]
 

@@ -28,6 +28,7 @@ from unillm.backend import (
     free_bytes,
     keep_freed,
     load_config,
+    phase,
     plan_limits,
     positions_of,
 )
@@ -244,14 +245,16 @@ def _load(artifact: Artifact, plan: Plan, config: EngineConfig) -> Generator:
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 0:
         raise ConfigError(f"intra_threads must be an integer ≥ 0, got {threads!r}.")
     keep_freed()
+    size = artifact.manifest.total_bytes
     try:
-        return ctranslate2.Generator(
-            str(artifact.path),
-            device=plan.device,
-            compute_type=plan.stored_as,
-            inter_threads=1,  # there is one run at a time
-            intra_threads=threads,
-        )
+        with phase("loading the converted model", total_bytes=size):
+            return ctranslate2.Generator(
+                str(artifact.path),
+                device=plan.device,
+                compute_type=plan.stored_as,
+                inter_threads=1,  # there is one run at a time
+                intra_threads=threads,
+            )
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError) or "out of memory" in str(error):
             raise EngineOutOfMemoryError(

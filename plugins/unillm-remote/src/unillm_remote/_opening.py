@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from unillm.backend import EngineLimits, read_model_text
+from unillm.backend import EngineLimits, phase, read_model_text
 from unillm.errors import ConfigError
 
 from ._address import find_address
@@ -41,7 +41,8 @@ def open_engine(config: EngineConfig) -> RemoteEngine:
         config.path, config.tokenizer, trust_remote_code=config.trust_remote_code
     )
     vocab_size = _vocab_size(text)
-    server = Probe(address, text, vocab_size=vocab_size).run(served_model)
+    with phase(f"asking the server {address.url}"):
+        server = Probe(address, text, vocab_size=vocab_size).run(served_model)
     limits = EngineLimits(
         max_model_len=_max_model_len(config, server),
         max_num_seqs=config.max_num_seqs or DEFAULT_MAX_NUM_SEQS,

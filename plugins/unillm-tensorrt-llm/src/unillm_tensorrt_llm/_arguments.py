@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unillm.backend import without_adapter
+from unillm.backend import phase, without_adapter
 from unillm.errors import ConfigError
 
 from . import _errors
@@ -129,5 +129,6 @@ def make_llm(
 ) -> Any:
     """Load an LLM, without a tokenizer unless *arguments* have one."""
     arguments = {"skip_tokenizer_init": "tokenizer" not in arguments, **arguments}
-    with _errors.translating(WHILE_STARTING, facts=facts):
+    doing = phase("TensorRT-LLM loads the model")
+    with doing, _errors.translating(WHILE_STARTING, facts=facts):
         return llm_class(str(without_adapter(path)), **arguments)

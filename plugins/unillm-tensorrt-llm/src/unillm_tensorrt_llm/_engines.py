@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from unillm.backend import EngineLimits
+from unillm.backend import EngineLimits, phase
 from unillm.errors import ConfigError, ModelLoadError
 
 from . import _building, _capabilities, _device, _errors
@@ -182,7 +182,8 @@ def open_runner(
         _refuse_cache_options(config)
     arguments = merged(EntryPath.RUNNER, arguments, options)
     _refuse_unknown(runner_class, arguments)
-    with _errors.translating("while it loaded an engine", facts=_facts(engine)):
+    doing = phase("TensorRT-LLM loads the engine")
+    with doing, _errors.translating("while it loaded an engine", facts=_facts(engine)):
         runner = runner_class.from_dir(str(engine.path), **arguments)
     return RunnerEngine(
         runner,

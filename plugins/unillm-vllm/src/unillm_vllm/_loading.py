@@ -24,6 +24,7 @@ from unillm.backend import (
     Support,
     check_tensors,
     keep_freed,
+    phase,
     refuse_pickles,
     without_adapter,
 )
@@ -102,9 +103,10 @@ def _start(
     asked: bool | None,
     processes: EngineProcesses,
 ) -> VllmEngine:
-    from vllm import LLMEngine
-    from vllm.platforms import current_platform
-    from vllm.v1.executor import Executor
+    with phase("importing vLLM"):
+        from vllm import LLMEngine
+        from vllm.platforms import current_platform
+        from vllm.v1.executor import Executor
 
     on_cpu = current_platform.is_cpu()
     multiprocessing = _use_processes(asked, on_cpu=on_cpu)
@@ -123,12 +125,13 @@ def _start(
                 _add_lora_slot(vllm_config.lora_config)
             guidance = _read_tokenizer(vllm_config)
             try:
-                engine = LLMEngine(
-                    vllm_config=vllm_config,
-                    executor_class=Executor.get_class(vllm_config),
-                    log_stats=not options.get("disable_log_stats", True),
-                    multiprocess_mode=multiprocessing,
-                )
+                with phase("vLLM loads the weights, measures memory and compiles"):
+                    engine = LLMEngine(
+                        vllm_config=vllm_config,
+                        executor_class=Executor.get_class(vllm_config),
+                        log_stats=not options.get("disable_log_stats", True),
+                        multiprocess_mode=multiprocessing,
+                    )
             except Exception as error:
                 raise start_failed(error, config, processes.report()) from error
     except BaseException:

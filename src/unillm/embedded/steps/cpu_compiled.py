@@ -26,6 +26,7 @@ from torch._inductor.compile_fx import compile_fx
 from torch.fx import GraphModule
 from typing_extensions import override
 
+from ...phases import phase
 from ..cache import DecodeStep, SlotCache
 from ..families import family_of
 from ..masks import Masks
@@ -102,7 +103,8 @@ class CompilingRunner(StepRunner):
         start = time.perf_counter()
         step = compile_step(self._model, self._cache, self._masks)
         try:
-            logits = step(fed)
+            with phase(f"compiling the decode step of {rows} rows"):
+                logits = step(fed)
         except Exception as error:  # a compiler may raise anything; eager steps remain
             if is_out_of_memory(error):
                 raise

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from ...phases import phase
 from ...sampling.sampler import best_of
 from ..cache import RaggedStep, SlotCache
 from ..masks import Mask, Masks
@@ -267,12 +268,13 @@ class GraphRunner(StepRunner):
         begun = time.perf_counter()
         jobs = self._jobs()
         recorded = 0
-        with torch.inference_mode():
+        with torch.inference_mode(), phase("recording CUDA graphs") as report:
             for job in jobs:
                 if time.perf_counter() - begun > WARM_UP_S:
                     break
                 job()
                 recorded += 1
+                report(f"{recorded} of {len(jobs)}", fraction=recorded / len(jobs))
         log.info(
             "recorded %d of %d CUDA graphs in %.1f s",
             recorded,

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""The wait for an engine, on a terminal and into a pipe."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pexpect
+
+ARGS = ["-m", "unillm", "generate", "Count from 3 to 9:"]
+
+
+def test_a_terminal_shows_the_phases_and_then_the_text_alone(process_environment):
+    child = pexpect.spawn(
+        sys.executable,
+        ARGS,
+        env={**process_environment, "TERM": "xterm-256color"},
+        dimensions=(24, 100),
+        encoding="utf-8",
+        timeout=120,
+    )
+
+    child.expect("importing torch and transformers")
+    child.expect(r"\d:\d\d:\d\d")
+    child.expect_exact("3 4 5 6 7 8 9")
+    between = child.before
+    child.expect(pexpect.EOF)
+    child.close()
+
+    assert child.exitstatus == 0
+    assert between.endswith("\r\x1b[2K\x1b[?25h\r")  # erased, and the cursor is back
+    assert child.before.strip() == ""
+
+
+def test_a_pipe_gets_no_phases(process_environment):
+    done = subprocess.run(
+        [sys.executable, *ARGS],
+        env=process_environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+
+    assert done.stdout == "3 4 5 6 7 8 9\n"
+    assert done.stderr == ""
