@@ -61,7 +61,7 @@ def test_threads_do_not_hear_each_other():
     assert heard == []
 
 
-def test_a_generator_tells_the_phases_of_its_engine():
+def test_a_generator_reports_the_phases_of_its_engine():
     heard = []
 
     with listening(heard.append), Generator("unillm/tiny", backend="transformers"):

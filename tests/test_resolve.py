@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-import huggingface_hub
 import pytest
 from typer.testing import CliRunner
 
@@ -15,6 +14,7 @@ from unillm.cli.app import app
 from unillm.comparison import worker
 from unillm.engines.backend import Availability, Backend
 from unillm.errors import BackendUnavailableError, ConfigError
+from unillm.model import find
 from unillm.model.find import BUNDLED
 from unillm.plugins import PluginRegistry
 from unillm.preparation import plan_engine, prepare_engine
@@ -130,7 +130,7 @@ def test_an_option_that_the_backend_does_not_honour_is_refused(options, message)
 
 def test_an_invalid_option_is_refused_before_the_model_is_downloaded(monkeypatch):
     downloads = []
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", downloads.append)
+    monkeypatch.setattr(find, "download", lambda name, **_: downloads.append(name))
 
     with pytest.raises(ConfigError, match="max_num_seqs must be"):
         resolve(HUB_ID, max_num_seqs=0)
@@ -237,7 +237,7 @@ def test_an_entrance_downloads_a_model_once_and_looks_for_plugins_once(
     def reach_clauses(*_, **__):
         raise ClausesReachedError
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(find, "download", download)
     monkeypatch.setattr("pytest.main", reach_clauses)
     if enter is doctor:
         conforming = Conformance(backend="scripted", distribution="", results=())
@@ -254,11 +254,12 @@ def test_an_entrance_downloads_a_model_once_and_looks_for_plugins_once(
 def test_weights_are_downloaded_for_backends_that_read_them(monkeypatch, reads_weights):
     wanted = []
 
-    def download(_name, *, allow_patterns):
-        wanted.append("*.safetensors" in allow_patterns)
+    def download(_name, *, revision, weights):
+        assert revision is None
+        wanted.append(weights)
         return BUNDLED["unillm/tiny"]
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(find, "download", download)
     backend = reference_backend()
     backend.reads_weights = reads_weights
 

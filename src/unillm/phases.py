@@ -2,8 +2,7 @@
 
 """Phases of the wait for an engine: imports, weights, graphs, builds.
 
-An engine reports its phases with `phase`, and the caller who waits hears them with
-`listening`. Without a listener a phase costs nothing. The listener belongs to the
+An engine reports its phases with `phase`, and `listening` passes them to a caller. Without a listener a phase costs nothing. The listener belongs to the
 context of the caller, so that threads which load at the same time do not hear each
 other; `Driver` takes the context along to its thread.
 """

@@ -8,6 +8,9 @@ import subprocess
 import sys
 
 import pexpect
+from scripted_hub import Hub, running
+
+from unillm.model.find import BUNDLED
 
 ARGS = ["-m", "unillm", "generate", "Count from 3 to 9:"]
 
@@ -46,3 +49,29 @@ def test_a_pipe_gets_no_phases(process_environment):
 
     assert done.stdout == "3 4 5 6 7 8 9\n"
     assert done.stderr == ""
+
+
+def test_a_terminal_shows_the_progress_of_a_download(process_environment, tmp_path):
+    files = {file.name: file.read_bytes() for file in BUNDLED["unillm/tiny"].iterdir()}
+    with running(Hub({"some/model": files})) as hub:
+        child = pexpect.spawn(
+            sys.executable,
+            ["-m", "unillm", "inspect", "some/model"],
+            env={
+                **process_environment,
+                "HF_ENDPOINT": hub.url,
+                "HF_HOME": str(tmp_path),
+                "HF_HUB_OFFLINE": "0",
+                "NO_PROXY": "127.0.0.1",
+                "TERM": "xterm-256color",
+            },
+            dimensions=(40, 120),
+            encoding="utf-8",
+            timeout=60,
+        )
+        child.expect("Fetching 6 files: 100%")
+        child.expect("LlamaForCausalLM")
+        child.expect(pexpect.EOF)
+        child.close()
+
+    assert child.exitstatus == 0

@@ -86,7 +86,7 @@ def test_older_names_of_rope_settings_are_read(rope, positions):
     "change",
     [
         {"model_type": "mamba2"},
-        {"model_type": "nobody's"},
+        {"model_type": "unknown"},
         {"auto_map": {"AutoConfig": "configuration.Own"}},
         {"text_config": {}},
         {"model_type": "gemma2", "layer_types": None},

@@ -23,7 +23,7 @@ TEMPLATES = {
     "generation": "{% set a = 1 %}{% for m in messages %}{% generation %}"
     "{% set a = 2 %}{{ m.role }}{{ a }}{{ loop.index }}{% endgeneration %}{{ a }}"
     "{% endfor %}",
-    "missing": "{{ nobody }}{{ tools is none }}{{ documents is none }}",
+    "missing": "{{ missing }}{{ tools is none }}{{ documents is none }}",
     "time": "{{ strftime_now('%Y-%m') }}",
 }
 

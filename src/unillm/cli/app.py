@@ -25,6 +25,7 @@ from .doctor import doctor
 from .exit_codes import ExitCode
 from .generate import generate
 from .inspect import inspect
+from .models import models
 from .new_backend import new_backend
 from .plan import plan
 from .serve import serve
@@ -44,6 +45,7 @@ app.command()(chat)
 app.command()(batch)
 app.command()(serve)
 app.command()(backends)
+app.command()(models)
 app.command()(inspect)
 app.command()(conformance)
 app.command("new-backend")(new_backend)

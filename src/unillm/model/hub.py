@@ -62,6 +62,10 @@ def download(name: str, *, revision: str | None = None, weights: bool = True) ->
         return _cached(name, revision, weights=weights)
     try:
         found = HfApi().model_info(name, revision=revision, files_metadata=True)
+    except errors.HFValidationError as error:
+        raise ModelNotFoundError(
+            f"There is no directory {name!r}, and it is not a hub id either: {error}"
+        ) from error
     except errors.HfHubHTTPError as error:
         if refusal := _refusal(name, revision, error):
             raise refusal from error
@@ -127,6 +131,7 @@ def _download(
     name: str, revision: str | None, files: Mapping[str, int], commit: str | None
 ) -> Path:
     from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
 
     missing = {
         file: num_bytes
@@ -139,10 +144,29 @@ def _download(
         _check_disk(name, total, Path(constants.HF_HUB_CACHE))
     try:
         return Path(
-            snapshot_download(name, revision=revision, allow_patterns=list(files))
+            snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=list(files),
+                tqdm_class=_bars(shown=bool(missing)),
+            )
         )
     except Exception as error:
-        raise _broken_off(name, error) from error
+        refusal = None
+        if isinstance(error, HfHubHTTPError):  # a gate is in front of the files alone
+            refusal = _refusal(name, revision, error)
+        raise (refusal or _broken_off(name, error)) from error
+
+
+def _bars(*, shown: bool) -> type:
+    """Return the class of huggingface_hub's bars, which draws on a terminal alone."""
+    from huggingface_hub.utils import tqdm
+
+    class Bars(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **{"disable": None if shown else True, **options})
+
+    return Bars
 
 
 def _check_disk(name: str, num_bytes: int, cache: Path) -> None:

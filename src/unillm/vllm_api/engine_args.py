@@ -92,7 +92,7 @@ _REFUSED = {
         mm_processor_kwargs mm_shm_cache_max_object_size_mb mm_tensor_ipc
         skip_mm_profiling video_pruning_method video_pruning_rate
     """,
-    _FILES: "code_revision download_dir hf_config_path revision tokenizer_revision",
+    _FILES: "code_revision download_dir hf_config_path tokenizer_revision",
     f"{_FILES}, or log in with `hf auth login`": "hf_token",
     "unillm generates text; it does not embed, classify or score": """
         convert pooler_config runner
