@@ -125,7 +125,7 @@ def _refusals(
             yield backend.name, str(error)
 
 
-def _memory(path: Path) -> dict[str, int]:
+def _memory(path: Path) -> dict[str, Any]:
     """Return the fields about memory; none if the sizes are unknown."""
     try:
         needs: MemoryNeeds = memory_needs(path)

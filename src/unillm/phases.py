@@ -2,9 +2,10 @@
 
 """Phases of the wait for an engine: imports, weights, graphs, builds.
 
-An engine reports its phases with `phase`, and `listening` passes them to a caller. Without a listener a phase costs nothing. The listener belongs to the
-context of the caller, so that threads which load at the same time do not hear each
-other; `Driver` takes the context along to its thread.
+An engine reports its phases with `phase`, and `listening` passes them to a caller.
+Without a listener a phase costs nothing. The listener belongs to the context of the
+caller, so that threads which load at the same time do not hear each other; `Driver`
+takes the context along to its thread.
 """
 
 from __future__ import annotations

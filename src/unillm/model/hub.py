@@ -160,11 +160,12 @@ def _download(
 
 def _bars(*, shown: bool) -> type:
     """Return the class of huggingface_hub's bars, which draws on a terminal alone."""
-    from huggingface_hub.utils import tqdm
+    from huggingface_hub.utils.tqdm import tqdm
 
-    class Bars(tqdm):  # type: ignore[misc]
+    class Bars(tqdm):
         def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **{"disable": None if shown else True, **options})
+            options.setdefault("disable", None if shown else True)
+            super().__init__(*args, **options)  # type: ignore[no-untyped-call]
 
     return Bars
 
