@@ -26,7 +26,7 @@ BEGIN = "<!-- names: scripts/draw_plugin_api.py writes what follows -->\n"
 END = "<!-- end of names -->\n"
 
 GROUPS: Mapping[str, str] = {
-    "A plugin": "API_VERSION hookimpl Backend Availability Finding Sometimes",
+    "A plugin": "API_VERSION hookimpl Backend Availability Finding Sometimes phase",
     "Declarations of an engine": """
         Capabilities Capability Support SAMPLED SAMPLING_FIELDS ALWAYS FEATURES ASPECTS
     """,
