@@ -43,7 +43,7 @@ def own_environment(monkeypatch, tmp_path_factory):
 
 @pytest.fixture
 def liar(tmp_path, monkeypatch):
-    """Make the backend ``liar`` an installed plugin, for processes started from here."""
+    """Make the backend ``liar`` an installed plugin, here and in new processes."""
     info = tmp_path / "site" / "liar-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: liar\nVersion: 1.0\n")
@@ -52,3 +52,5 @@ def liar(tmp_path, monkeypatch):
     source = Path(unillm.__file__).parents[1]
     path = os.pathsep.join(map(str, (source, info.parent, plugin)))
     monkeypatch.setenv("PYTHONPATH", path)
+    monkeypatch.syspath_prepend(plugin)
+    monkeypatch.syspath_prepend(info.parent)

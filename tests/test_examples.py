@@ -86,7 +86,6 @@ activations: 14.8 MiB in a step
 64 slots take 159,191,552 bytes
 in 64 MiB, with the others as they are: max_num_seqs=20
 in 64 MiB, with the others as they are: max_model_len=320
-in 64 MiB, with the others as they are: max_num_batched_tokens=0
 """,
     "quickstart.py": f"""\
 Count from 3 to 9: 3 4 5 6 7 8 9 (stop)

@@ -235,10 +235,16 @@ class PromptTooLongError(InvalidPromptError):
         prompt_tokens: Length of the prompt.
         max_prompt_tokens: The longest prompt that this generator takes.
         max_model_len: Context length: prompt and new tokens together.
+        model_positions: Context that the model was made for; `None` if unknown.
     """
 
     def __init__(
-        self, *, prompt_tokens: int, max_prompt_tokens: int, max_model_len: int
+        self,
+        *,
+        prompt_tokens: int,
+        max_prompt_tokens: int,
+        max_model_len: int,
+        model_positions: int | None = None,
     ) -> None:
         reason = (
             "one must be left to generate"
@@ -251,11 +257,24 @@ class PromptTooLongError(InvalidPromptError):
             f"prompt has {prompt_tokens} tokens; at most {max_prompt_tokens} fit, "
             f"because {reason}. Shorten the prompt, pass "
             f"SamplingParams(truncate_prompt_tokens={max_prompt_tokens}) to keep its "
-            "end, or create the Generator with a larger max_model_len."
+            f"end, or {self.longer_context(max_model_len, model_positions)}."
         )
         self.prompt_tokens = prompt_tokens
         self.max_prompt_tokens = max_prompt_tokens
         self.max_model_len = max_model_len
+        self.model_positions = model_positions
+
+    @staticmethod
+    def longer_context(max_model_len: int, model_positions: int | None) -> str:
+        """Return what gives a request more context: an option, or another model."""
+        if model_positions is None:
+            return "create the Generator with a larger max_model_len"
+        if model_positions > max_model_len:
+            return (
+                "create the Generator with a larger max_model_len, which may be "
+                f"{model_positions} for this model"
+            )
+        return "choose a model with a longer context: this one was made for no more"
 
 
 class InvalidParameterError(RequestRefusedError):

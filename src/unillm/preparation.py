@@ -9,23 +9,29 @@ on the way into production, or state its price.
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, NoReturn
 
 import attrs
+from typing_extensions import override
 
 from .artifacts.folder import ArtifactFolder
 from .artifacts.key import BuildSpec
 from .artifacts.plan import EnginePlan, MemoryPlan, Outcome, make_plan
 from .artifacts.progress import Listener
 from .artifacts.store import Artifact, ArtifactStore
+from .config import EngineConfig
+from .embedded.memory import MEMORY_SHARE, plan_limits
+from .engines.backend import Availability, Backend
 from .engines.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
-from .errors import ModelError
+from .errors import BackendNotFoundError, ModelError
 from .model.memory import Limits
 from .model.positions import model_positions
-from .resolve import Resolved, resolve
+from .plugins import KNOWN
+from .process.devices import gpus
+from .resolve import configure, resolve
 
 DEFAULT_NUM_SEQS = 8
-"""Requests at a time in a plan, if neither the engine nor the caller sets a number."""
+"""Requests at a time in a plan where neither caller nor backend sets a number."""
 
 
 def plan_engine(
@@ -51,7 +57,12 @@ def plan_engine(
         ModelError: The model cannot be found or read.
         BackendError: No backend has the name, or for `None`, none can run here.
     """
-    found = resolve(model, backend, runnable=False, **options)
+    try:
+        found = resolve(model, backend, runnable=False, **options)
+    except BackendNotFoundError as error:
+        if error.name not in KNOWN:
+            raise
+        return _plan_without_plugin(model, error.name, memory_bytes, **options)
     spec = found.backend.build_spec(found.config)
     if spec is None:
         plan = EnginePlan(
@@ -63,10 +74,41 @@ def plan_engine(
     else:
         plan = make_plan(spec, ArtifactFolder())
     try:
-        memory = _plan_memory(found, spec, memory_bytes)
+        memory = _plan_memory(found.backend, found.config, spec, memory_bytes)
     except ModelError as error:
         return attrs.evolve(plan, memory_refusal=str(error))
     return attrs.evolve(plan, memory=memory)
+
+
+def _plan_without_plugin(
+    model: str | os.PathLike[str],
+    backend: str,
+    memory_bytes: int | None,
+    **options: Any,
+) -> EnginePlan:
+    """Plan the memory of a model by its files alone."""
+    config = configure(model, **options)
+    plan = EnginePlan(
+        backend=backend, model=config.model, spec=None, outcome=Outcome.NOT_INSTALLED
+    )
+    try:
+        return attrs.evolve(
+            plan, memory=_plan_memory(_Absent(), config, None, memory_bytes)
+        )
+    except ModelError as error:
+        return attrs.evolve(plan, memory_refusal=str(error))
+
+
+class _Absent(Backend):
+    """A backend whose plugin is not installed: the model's files alone are known."""
+
+    @override
+    def availability(self) -> Availability:
+        return Availability(available=False, reason="its plugin is not installed")
+
+    @override
+    def create_engine(self, config: EngineConfig) -> NoReturn:
+        raise NotImplementedError("a plan creates no engine")
 
 
 def prepare_engine(
@@ -101,24 +143,45 @@ def prepare_engine(
 
 
 def _plan_memory(
-    found: Resolved, spec: BuildSpec | None, memory_bytes: int | None
+    backend: Backend,
+    config: EngineConfig,
+    spec: BuildSpec | None,
+    memory_bytes: int | None,
 ) -> MemoryPlan:
-    config = found.config
-    if memory_bytes is not None and config.gpu_memory_utilization is not None:
-        memory_bytes = int(memory_bytes * config.gpu_memory_utilization)
+    share = config.gpu_memory_utilization
+    if memory_bytes is not None and share is not None:
+        memory_bytes = int(memory_bytes * share)
+    needs = backend.memory_needs(config)
     built = {} if spec is None else spec.limits
-    return MemoryPlan(
-        limits=Limits(
-            max_num_seqs=built.get("max_batch_size")
-            or config.max_num_seqs
-            or DEFAULT_NUM_SEQS,
-            max_model_len=built.get("max_seq_len")
-            or config.max_model_len
-            or model_positions(config.path),
-            max_num_batched_tokens=built.get("max_num_tokens")
-            or config.max_num_batched_tokens
-            or DEFAULT_MAX_NUM_BATCHED_TOKENS,
-        ),
-        needs=found.backend.memory_needs(config),
-        available_bytes=memory_bytes,
+    device = config.backend_options.get("device", "auto")
+    if device not in MEMORY_SHARE:
+        device = "cuda" if memory_bytes is not None or gpus() else "cpu"
+    default = backend.default_num_seqs(config, device=device) or DEFAULT_NUM_SEQS
+    positions = model_positions(config.path)
+    max_num_seqs = built.get("max_batch_size") or config.max_num_seqs
+    max_model_len = built.get("max_seq_len") or config.max_model_len
+    in_step = (
+        built.get("max_num_tokens")
+        or config.max_num_batched_tokens
+        or DEFAULT_MAX_NUM_BATCHED_TOKENS
     )
+    if memory_bytes is None:
+        limits = Limits(
+            max_num_seqs=max_num_seqs or default,
+            max_model_len=max_model_len or positions,
+            max_num_batched_tokens=in_step,
+        )
+    else:  # as an engine fits the limits that are left open
+        rest = max(0, memory_bytes - needs.weight_bytes)
+        if share is None:
+            rest = int(rest * MEMORY_SHARE[device])
+        limits = plan_limits(
+            needs,
+            positions=positions,
+            max_model_len=max_model_len,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=in_step,
+            default_slots=default,
+            memory_bytes=needs.weight_bytes + rest,
+        )
+    return MemoryPlan(limits=limits, needs=needs, available_bytes=memory_bytes)

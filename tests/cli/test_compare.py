@@ -9,6 +9,8 @@ import re
 
 import pytest
 
+from unillm.comparison import sides
+
 
 @pytest.fixture
 def compare(cli, liar):
@@ -76,6 +78,17 @@ def test_an_error_of_a_side_is_the_commands(compare):
     assert result.exit_code == 3
     assert "error: The weights are not what they seem." in result.stderr
     assert result.stdout == ""
+
+
+def test_a_side_that_does_not_exist_is_named_before_the_other_is_loaded(
+    compare, monkeypatch
+):
+    monkeypatch.setattr(sides, "ask", lambda *_, **__: pytest.fail("it was loaded"))
+
+    result = compare("--backend", "liar", "--backend", "transfomers")
+
+    assert result.exit_code == 4
+    assert "Did you mean 'transformers'" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -151,7 +152,7 @@ def parts(found):
 
 
 def test_a_plan_that_does_not_fit_shows_limits_that_would(run, found, parts):
-    two_fewer = parts["total_bytes"] - parts["cache_bytes"] // 2
+    two_fewer = f"{parts['total_bytes'] - parts['cache_bytes'] // 2}B"
 
     facts = table(run("plan", "--gpu-memory", two_fewer, code=5))
 
@@ -165,7 +166,7 @@ def test_a_plan_that_does_not_fit_shows_limits_that_would(run, found, parts):
 
 
 def test_limits_that_fit_only_together_are_shown_together(run, parts):
-    room = parts["weight_bytes"] + parts["workspace_bytes"] + 2**20
+    room = f"{parts['weight_bytes'] + parts['workspace_bytes'] + 2**20}B"
 
     facts = table(run("plan", "--gpu-memory", room, code=5))
 
@@ -194,7 +195,29 @@ def test_a_backend_that_builds_nothing_has_a_plan_of_memory(cli):
     facts = table(result)
     assert result.exit_code == 0
     assert facts["engine"].startswith("nothing to build")
-    assert facts["cache"] == "16.0 MiB for 8 requests of 1,024 tokens"
+    # As many as on a CUDA device, whose memory was given.
+    assert facts["cache"] == "128.0 MiB for 64 requests of 1,024 tokens"
+
+
+def test_limits_that_are_left_open_are_those_that_an_engine_would_fit(cli):
+    facts = table(cli("plan", TINY, "--backend", "transformers"))
+    small = cli(*("plan", TINY, "--backend", "transformers", "--gpu-memory", "64MiB"))
+
+    assert facts["cache"].endswith("for 8 requests of 1,024 tokens")
+    fitted = re.fullmatch(r".* for (\d+) requests .*", table(small)["cache"])
+    assert 1 < int(fitted[1]) < 64
+    assert small.exit_code == 0
+
+
+def test_a_backend_whose_plugin_is_missing_has_a_plan_of_memory(cli, monkeypatch):
+    monkeypatch.setattr(plugins, "_entry_points", dict)
+
+    result = cli("plan", TINY, "--backend", "vllm", "--gpu-memory", "24GiB")
+
+    facts = table(result)
+    assert facts["engine"].startswith("not known: the plugin of this backend")
+    assert facts["memory"].endswith("of 24.00 GiB: fits")
+    assert cli("plan", TINY, "--backend", "vlm").exit_code == 4
 
 
 def test_a_plan_as_json_has_every_number(found):
@@ -224,7 +247,7 @@ def test_a_plan_as_json_has_every_number(found):
         ("24 gb", 24 * 2**30),
         ("24G", 24 * 2**30),
         ("1.5MiB", 3 * 2**19),
-        ("1000", 1000),
+        ("1000 bytes", 1000),
         ("80B", 80),
     ],
 )
@@ -236,6 +259,11 @@ def test_sizes_are_read_as_people_write_them(text, expected):
 def test_a_text_that_is_not_a_size_is_refused(text):
     with pytest.raises(ConfigError, match="--x takes a size such as 24GiB"):
         parse_size(text, option="--x")
+
+
+def test_a_size_without_a_unit_is_refused_with_what_was_meant():
+    with pytest.raises(ConfigError, match=r"--x 24 has no unit. Write 24GiB, or 24B"):
+        parse_size("24", option="--x")
 
 
 def test_a_wrong_size_is_a_usage_error(run):

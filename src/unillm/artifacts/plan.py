@@ -30,6 +30,8 @@ class Outcome(enum.Enum):
     """The cache has an engine with larger limits, which serves."""
     BUILD = "build"
     """The backend builds the engine."""
+    NOT_INSTALLED = "not installed"
+    """The plugin of the backend is missing, and with it what it would build."""
 
 
 @attrs.frozen(kw_only=True)
@@ -57,7 +59,7 @@ class MemoryPlan:
     def largest(self) -> Mapping[str, int]:
         """The largest value of each limit that fits while the others stay.
 
-        0 for a limit without a fitting value; empty if the memory is unknown.
+        Without the limits of which no value fits; empty if the memory is unknown.
         """
         if self.available_bytes is None:
             return {}

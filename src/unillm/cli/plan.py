@@ -79,7 +79,11 @@ def _facts(found: EnginePlan) -> Iterator[tuple[str, str]]:
 
 
 def _engine(found: EnginePlan) -> str:
+    from ..artifacts.plan import Outcome
+
     changed = ", ".join(str(difference) for difference in found.differences)
+    if found.outcome is Outcome.NOT_INSTALLED:
+        return "not known: the plugin of this backend is not installed"
     if found.spec is None:
         return "nothing to build: this backend loads the model as it is"
     if found.used is not None:
@@ -118,7 +122,7 @@ def _total(memory: MemoryPlan) -> str:
 
 
 def _fitting(memory: MemoryPlan) -> str:
-    alone = [f"{name}={value}" for name, value in memory.largest.items() if value]
+    alone = [f"{name}={value}" for name, value in memory.largest.items()]
     if alone:
         return f"{', or '.join(alone)}, with the others as they are"
     if together := memory.largest_together:

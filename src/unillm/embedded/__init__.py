@@ -70,6 +70,14 @@ class TransformersBackend(Backend):
         return remark_of(read_config(config.path))
 
     @override
+    def default_num_seqs(self, config: EngineConfig, *, device: str) -> int:
+        from .families import remark_of
+        from .memory import DEFAULT_SLOTS
+
+        one_slot = remark_of(read_config(config.path)) is not None
+        return 1 if one_slot else DEFAULT_SLOTS[device]
+
+    @override
     def create_engine(self, config: EngineConfig) -> Engine:
         from ..engines.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
         from ..scheduling.slots import SlotScheduler

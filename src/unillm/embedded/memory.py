@@ -75,14 +75,18 @@ def plan_limits(
         max_num_batched_tokens=max_num_batched_tokens,
     )
     if max_model_len is None and needs.kv_bytes_per_token:
-        fits = fitting.largest_limits(needs, limits, memory_bytes)["max_model_len"]
+        fits = fitting.largest_limits(needs, limits, memory_bytes).get(
+            "max_model_len", 0
+        )
         shortest = min(positions, SHORTEST_DEFAULT)
         if fits < positions:
             fits = max(fits // ALIGNMENT * ALIGNMENT, shortest)
         limits = attrs.evolve(limits, max_model_len=fits)
     if max_num_seqs is None:
-        fits = fitting.largest_limits(needs, limits, memory_bytes)["max_num_seqs"]
-        limits = attrs.evolve(limits, max_num_seqs=max(1, fits))
+        fits = fitting.largest_limits(needs, limits, memory_bytes).get(
+            "max_num_seqs", 1
+        )
+        limits = attrs.evolve(limits, max_num_seqs=fits)
     return limits
 
 

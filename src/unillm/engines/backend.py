@@ -149,6 +149,19 @@ class Backend(abc.ABC):
         num_devices = config.tensor_parallel_size * config.pipeline_parallel_size
         return memory_needs(config.path, dtype=config.dtype).sharded(num_devices)
 
+    def default_num_seqs(self, config: EngineConfig, *, device: str) -> int | None:
+        """Return `max_num_seqs` where the caller leaves it open and the memory allows.
+
+        `unillm plan` shows it. Works without the engine. `None` if only the engine or
+        `build_spec` knows.
+
+        Args:
+            config: The configuration.
+            device: "cpu" or "cuda".
+        """
+        del config, device
+        return None
+
     def examine(self, config: EngineConfig) -> Iterator[Finding]:
         """Load the model and check the backend's assumptions on the real engine.
 

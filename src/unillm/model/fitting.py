@@ -20,6 +20,9 @@ HEADROOM = 0.95
 """Part of the memory that a plan may use: the estimate of activations is within a
 quarter, and an allocator does not use every byte."""
 
+SMALLEST = Limits(max_num_seqs=1, max_model_len=2, max_num_batched_tokens=1)
+"""The smallest limits of a request: one token of a prompt and a new one."""
+
 
 def largest_limits(
     needs: MemoryNeeds, limits: Limits, memory_bytes: int
@@ -32,28 +35,31 @@ def largest_limits(
         memory_bytes: Memory for the engine, weights included.
 
     Returns:
-        Values by the names of `Limits`; 0 where none fits.
+        Values by the names of `Limits`, without those of which no value fits.
     """
+    smallest = attrs.asdict(SMALLEST)
 
     def fits(value: int, *, name: str) -> bool:
         changed = attrs.evolve(limits, **{name: value})
         return needs.estimate(changed).total_bytes <= memory_bytes
 
-    return {
+    found = {
         name: _search(partial(fits, name=name), wanted)
         for name, wanted in attrs.asdict(limits).items()
     }
+    return {name: value for name, value in found.items() if value >= smallest[name]}
 
 
 def largest_together(
     needs: MemoryNeeds, limits: Limits, memory_bytes: int
 ) -> Limits | None:
     """Return the limits, lowered by one common share, that fit; `None` if none do."""
+    smallest = attrs.asdict(SMALLEST)
 
     def lowered(thousandths: int) -> Limits:
         return Limits(
             **{
-                name: max(1, wanted * thousandths // 1000)
+                name: max(smallest[name], wanted * thousandths // 1000)
                 for name, wanted in attrs.asdict(limits).items()
             }
         )
@@ -105,7 +111,6 @@ def out_of_memory(
     fitting = [
         f"{name}={value}"
         for name, value in largest_limits(needs, limits, memory_bytes).items()
-        if value
     ]
     advice = (
         f"By this estimate, {' or '.join(fitting)} fits, each with the other limits "

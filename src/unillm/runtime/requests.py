@@ -7,6 +7,7 @@ Everything that can be wrong with a request is found here, before an engine sees
 
 from __future__ import annotations
 
+import functools
 import itertools
 import operator
 import random
@@ -22,11 +23,13 @@ from ..engines.aspects import ASPECTS, aspects_of
 from ..engines.base import SAMPLING_FIELDS, Capabilities, EngineRequest, Support
 from ..errors import (
     InvalidParameterError,
+    ModelError,
     PromptTypeError,
     UnsupportedParameterError,
 )
 from ..fields import as_seconds, refuse
 from ..lora import KnownAdapters, LoRALike, LoRARequest, as_adapter
+from ..model.positions import model_positions
 from ..params import SamplingParams
 from ..text.chat import CONTENT_FORMATS
 from ..text.grammar import GrammarCompiler
@@ -169,6 +172,14 @@ class RequestMaker:
             eos_ids=self.text.eos.ids,
         )
 
+    @functools.cached_property
+    def _positions(self) -> int | None:
+        """Return the context that the model was made for; `None` if it names none."""
+        try:
+            return model_positions(self.config.path)
+        except ModelError:  # an engine elsewhere, which may lack the model's files
+            return None
+
     def makers(
         self,
         prompts: Sequence[Any],
@@ -256,6 +267,7 @@ class RequestMaker:
             self.limits,
             params,
             strict_length=self.config.strict_length,
+            positions=lambda: self._positions,
         )
         if params is self.text.defaults.params:  # the caller's are copies
             prepared, params = self.text.defaults.fit(prepared, params)

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 import attrs
@@ -287,6 +287,7 @@ def prepare(
     params: SamplingParams,
     *,
     strict_length: bool = False,
+    positions: Callable[[], int | None] = lambda: None,
 ) -> PreparedPrompt:
     """Tokenise a prompt, check it, and fit its length into the context.
 
@@ -296,6 +297,7 @@ def prepare(
         limits: Limits of the engine.
         params: Parameters of this prompt.
         strict_length: Refuse a `max_tokens` that does not fit, instead of lowering it.
+        positions: Returns the context that the model was made for, for messages.
 
     Raises:
         InvalidPromptError: The prompt is empty, not valid Unicode, or has ids outside
@@ -324,14 +326,15 @@ def prepare(
             prompt_tokens=len(kept),
             max_prompt_tokens=limits.longest_prompt,
             max_model_len=limits.max_model_len,
+            model_positions=positions(),
         )
     room = limits.max_model_len - len(kept)
     asked = room if params.max_tokens is None else params.max_tokens
     if asked > room and strict_length:
-        raise _no_room("max_tokens", asked, len(kept), limits)
+        raise _no_room("max_tokens", asked, len(kept), limits, positions())
     # As in vLLM, a `max_tokens` that is fitted takes `min_tokens` with it.
     if params.min_tokens > asked:
-        raise _no_room("min_tokens", params.min_tokens, len(kept), limits)
+        raise _no_room("min_tokens", params.min_tokens, len(kept), limits, positions())
     return PreparedPrompt(
         text=prompt.text,
         token_ids=tuple(kept),
@@ -342,15 +345,19 @@ def prepare(
 
 
 def _no_room(
-    parameter: str, value: int, prompt_tokens: int, limits: EngineLimits
+    parameter: str,
+    value: int,
+    prompt_tokens: int,
+    limits: EngineLimits,
+    positions: int | None,
 ) -> InvalidParameterError:
     context = limits.max_model_len
-    fitting = " or strict_length=False" if parameter == "max_tokens" else ""
+    fit = "pass strict_length=False, " if parameter == "max_tokens" else ""
     return InvalidParameterError(
         f"{parameter}={value} does not fit: this model's maximum context length is "
         f"{context} tokens and the prompt has {prompt_tokens}, which leaves "
-        f"{context - prompt_tokens}. Lower {parameter}, shorten the prompt, or create "
-        f"the Generator with a larger max_model_len{fitting}.",
+        f"{context - prompt_tokens}. Lower {parameter}, shorten the prompt, {fit}or "
+        f"{PromptTooLongError.longer_context(context, positions)}.",
         parameter=parameter,
         value=value,
     )

@@ -143,6 +143,12 @@ class CTranslate2Backend(Backend):
         return memory_needs(config)
 
     @override
+    def default_num_seqs(self, config: EngineConfig, *, device: str) -> int:
+        from ._loading import DEFAULT_ROWS
+
+        return DEFAULT_ROWS[device]
+
+    @override
     def build_spec(self, config: EngineConfig) -> BuildSpec:
         from ._loading import build_spec
 

@@ -61,6 +61,11 @@ class VllmBackend(Backend):
         return {} if PROCESSES_VARIABLE in os.environ else {OWN_OPTION: True}
 
     @override
+    def default_num_seqs(self, config: EngineConfig, *, device: str) -> int:
+        # ``SchedulerConfig.DEFAULT_MAX_NUM_SEQS``, vLLM 0.32.
+        return 128
+
+    @override
     def create_engine(self, config: EngineConfig) -> Engine:
         from ._loading import open_engine
 

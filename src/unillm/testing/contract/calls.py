@@ -97,6 +97,7 @@ class CallClauses(Clauses):
             prompt_tokens=len(prompt),
             max_prompt_tokens=limits.longest_prompt,
             max_model_len=limits.max_model_len,
+            model_positions=caught.value.model_positions,
         )
         assert str(caught.value) == str(expected)
 
