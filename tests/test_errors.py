@@ -47,6 +47,7 @@ ARGUMENTS = {
     "prompt_tokens": 65,
     "max_prompt_tokens": 63,
     "max_model_len": 64,
+    "model_positions": 128,
     "parameter": "seed",
     "value": {"any": [1, 2.5]},
     "output": OUTPUT,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import ClassVar
 
@@ -59,7 +60,8 @@ class FakeGenerator:
 
     def __init__(self, model, **options):
         self.model, self.options = model, options
-        self.asked = []
+        self.asked, self.adapters = [], []
+        self.config = types.SimpleNamespace(model=model)
         self.closed = False
         self.created.append(self)
 
@@ -72,8 +74,11 @@ class FakeGenerator:
     def get_default_sampling_params(self):
         return self.default_params
 
-    def submit(self, prompt, params):
+    def submit(self, prompt, params, *, lora_request=None, **further):
         self.asked.append((prompt, params))
+        self.adapters.append(lora_request)
+        if not isinstance(prompt, dict):  # of a JSON line
+            prompt = {"prompt": prompt if isinstance(prompt, str) else "ids"}
         messages = prompt.get("messages")
         text = prompt.get("prompt") or (messages[-1]["content"] if messages else "ids")
         if text == "long":

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from unillm import EngineConfig, SamplingParams
 from unillm.cli.commands import command
 from unillm.cli.generate import Sampling
-from unillm.cli.options import Building, Option, Without, parse_key_values
+from unillm.cli.options import Engine, Option, Without, parse_key_values
 
 
 class Group(TypedDict, total=False):
@@ -73,7 +73,7 @@ def test_a_command_may_lack_options_and_have_other_defaults():
 
 
 @pytest.mark.parametrize(
-    ("group", "target"), [(Building, EngineConfig), (Sampling, SamplingParams)]
+    ("group", "target"), [(Engine, EngineConfig), (Sampling, SamplingParams)]
 )
 def test_each_key_of_a_group_is_a_field(group, target):
     assert group.__annotations__.keys() <= attrs.fields_dict(target).keys()

@@ -80,6 +80,13 @@ def test_an_error_of_a_side_is_the_commands(compare):
     assert result.stdout == ""
 
 
+def test_an_interpreter_that_does_not_exist_is_named(compare):
+    result = compare("--backend", "a", "--backend", "b", "--python", "/no")
+
+    assert result.exit_code == 4
+    assert "/no cannot be run" in result.stderr
+
+
 def test_a_side_that_does_not_exist_is_named_before_the_other_is_loaded(
     compare, monkeypatch
 ):
@@ -97,11 +104,10 @@ def test_a_side_that_does_not_exist_is_named_before_the_other_is_loaded(
         (["--backend", "liar"], "Both sides are the same"),
         ([], "Both sides are the same"),
         (["--backend", "a", "--backend", "b", "--backend", "c"], "given 3 times"),
-        (["--backend", "a", "--backend", "b", "--python", "/no"], "cannot be run"),
         (["--backend", "liar", "--option", "2:lie"], "--option takes KEY=VALUE"),
         (["--backend", "a", "--backend", "b", "--file", "/no"], "cannot be read"),
     ],
-    ids=["one backend", "none", "three", "no python", "no value", "no file"],
+    ids=["one backend", "none", "three", "no value", "no file"],
 )
 def test_wrong_use_is_refused(compare, args, message):
     result = compare(*args)

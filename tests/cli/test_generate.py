@@ -89,6 +89,77 @@ def test_json_has_all_completions(fake, cli):
     assert line["index"] == 0
 
 
+def test_a_json_line_keeps_its_id_and_its_own_params(fake, cli, tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text(
+        '{"prompt": "a", "id": 7, "temperature": 0, "max_tokens": 5}\n'
+        '{"custom_id": "x", "method": "POST", "url": "/v1/chat/completions", "body": '
+        '{"messages": [{"role": "user", "content": "b"}], "top_k": 3}}\n'
+        '{"prompt": "c", "temprature": 1, "id": 9}\n'
+    )
+
+    result = cli("generate", "-f", path, "--json", "--max-tokens", 30)
+
+    first, second, bad = json_lines(result)
+    assert (first["id"], first["text"]) == (7, "A")
+    assert (second["custom_id"], second["text"]) == ("x", "B")
+    assert "Did you mean 'temperature'" in bad["error"]["message"]
+    one, other = (params for _, params in fake.created[0].asked)
+    assert (one.temperature, one.max_tokens, one.top_k) == (0, 5, 0)
+    assert (other.temperature, other.max_tokens, other.top_k) == (0.5, 30, 3)
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"prompt": "a", "stream": true}', "stream has no place"),
+        ('{"prompt": "a", "model": "gpt-4o"}', "'unillm/tiny' is loaded"),
+        ('{"prompt": "a", "top_p": 7}', "top_p"),
+    ],
+    ids=["stream", "another model", "impossible value"],
+)
+def test_a_line_that_cannot_be_answered_fails_alone(line, says, fake, cli, tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text(f'{line}\n{{"prompt": "b", "model": "unillm/tiny"}}\n')
+
+    result = cli("generate", "-f", path)
+
+    assert result.stdout == "B\n"
+    assert says in result.stderr
+    assert result.exit_code == 1
+
+
+def test_an_output_file_takes_the_results_and_the_terminal_the_totals(
+    fake, cli, tmp_path
+):
+    path = tmp_path / "out.jsonl"
+
+    result = cli("generate", "a", "long", "-o", path)
+
+    assert result.stdout == ""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["text"] for line in lines] == ["A", None]
+    assert (
+        "2 prompts, 1 of them failed; 3 prompt tokens and 2 new ones" in result.stderr
+    )
+    assert cli("generate", "a", "-o", "/no/such/file").exit_code == 2
+
+
+def test_a_schema_and_an_adapter_are_for_every_prompt(fake, cli, tmp_path):
+    schema = '{"type": "object"}'
+    lines = tmp_path / "p.jsonl"
+    lines.write_text('{"prompt": "a"}\n"b"\n')
+
+    cli("generate", "-f", lines, "--schema", schema, "--lora", tmp_path)
+
+    [generator] = fake.created
+    assert generator.options["enable_lora"] is True
+    assert {each.lora_path for each in generator.adapters} == {str(tmp_path)}
+    for _, params in generator.asked:
+        assert json.loads(params.structured_outputs.json) == {"type": "object"}
+
+
 # ---------------------------------------------------------------------------- failures
 
 
@@ -140,7 +211,7 @@ def test_a_dead_engine_ends_the_command_after_the_results_until_then(fake, cli):
 
 
 def test_a_parameter_that_the_backend_lacks_is_one_error(fake, cli, monkeypatch):
-    def submit(self, prompt, params):
+    def submit(self, prompt, params, **_):
         raise UnsupportedParameterError("min_p is not for it", parameter="min_p")
 
     monkeypatch.setattr(fake, "submit", submit)
@@ -175,7 +246,7 @@ def test_a_full_queue_waits_for_the_oldest(fake, cli, monkeypatch):
     waiting = []
     submit = fake.submit
 
-    def submit_two(self, prompt, params):
+    def submit_two(self, prompt, params, **_):
         if sum(not handle.done() for handle in waiting) == 2:
             raise QueueFullError("two wait")
         handle = submit(self, prompt, params)
@@ -194,7 +265,7 @@ def test_a_full_queue_waits_for_the_oldest(fake, cli, monkeypatch):
 def test_a_prompt_larger_than_the_queue_fails_alone(fake, cli, monkeypatch):
     submit = fake.submit
 
-    def refuse_b(self, prompt, params):
+    def refuse_b(self, prompt, params, **_):
         if prompt["prompt"] == "b":
             raise QueueFullError("too large")
         return submit(self, prompt, params)
@@ -214,7 +285,7 @@ def test_the_number_of_requests_under_way_is_bounded(fake, cli, monkeypatch):
     most = 0
     submit = fake.submit
 
-    def submit_slow(self, prompt, params):
+    def submit_slow(self, prompt, params, **_):
         nonlocal most
         handle = submit(self, prompt, params)
         handle.is_done = False

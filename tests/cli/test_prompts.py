@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
@@ -48,17 +49,20 @@ def test_json_lines_take_all_forms(lines):
         json.dumps({"prompt_token_ids": [1, 2]}),
         json.dumps({"messages": chat}),
         json.dumps("bare"),
-        json.dumps({"prompt": "echoed", "prompt_token_ids": [3]}),
+        json.dumps(
+            {"custom_id": "a", "url": "/v1/completions", "body": {"prompt": "b"}}
+        ),
         name="prompts.jsonl",
     )
 
-    text, ids, messages, bare, both = read(path)
+    text, ids, messages, bare, batch = found = read(path)
 
-    assert text.text == "one"
-    assert ids.token_ids == [1, 2]
-    assert messages.messages == chat
+    assert [each.error for each in found] == [None] * 5
+    assert (text.text, text.ids) == ("one", {"id": 7})
+    assert ids.as_input() == {"prompt_token_ids": [1, 2]}
+    assert messages.as_input() == {"messages": chat}
     assert bare.text == "bare"
-    assert (both.text, both.token_ids) == ("echoed", [3])
+    assert (batch.text, batch.ids) == ("b", {"custom_id": "a"})
 
 
 @pytest.mark.parametrize(
@@ -67,13 +71,23 @@ def test_json_lines_take_all_forms(lines):
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ("{}", "has none of them"),
-        ("[1, 2]", "has none of them"),
+        ("[1, 2]", "with a prompt or messages, or a text, got list"),
         ('{"prompt": "a", "messages": []}', "has prompt and messages"),
-        ('{"prompt_token_ids": [1], "prompt": [2]}', "prompt must be a text"),
+        ('{"prompt_token_ids": [1], "prompt": "a"}', "has prompt and prompt_token_ids"),
+        ('{"prompt": "a", "temprature": 1}', "Did you mean 'temperature'"),
+        (
+            '{"prompt": "a", "temperature": "hot"}',
+            "temperature: Expected `float | null`",
+        ),
+        ('{"custom_id": "a", "body": {}}', "has no url"),
+        ('{"custom_id": "a", "url": "/v1/x", "body": {}}', "may name /v1/completions"),
         ('{"prompt": 3}', "prompt must be a text, got 3"),
         ('{"prompt_token_ids": "1 2"}', "must be a list"),
     ],
-    ids=["cut", "deep", "empty", "list", "two", "ids-as-text", "number", "text-ids"],
+    ids=[
+        *("cut", "deep", "empty", "list", "two", "text and ids", "unknown field"),
+        *("wrong value", "no url", "other url", "number", "text-ids"),
+    ],
 )
 def test_a_bad_line_is_a_failed_prompt_among_good_ones(line, says, lines):
     bad, good = read(lines(line, '{"prompt": "good"}', name="p.jsonl"))
@@ -90,6 +104,21 @@ def test_a_line_that_is_not_utf8_fails_alone(tmp_path):
 
     assert "not UTF-8" in str(bad.error)
     assert (first.text, last.text) == ("good", "better")
+
+
+def test_a_compressed_file_is_read_as_what_it_holds(tmp_path):
+    path = tmp_path / "p.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"prompt": "a"}\n'))
+
+    assert [prompt.text for prompt in read(path)] == ["a"]
+
+
+def test_a_document_is_one_prompt(lines):
+    path = lines("first", "", "second")
+
+    [whole] = read(path, InputFormat.TEXT)
+
+    assert whole.text == "first\n\nsecond"
 
 
 def test_the_format_can_be_said(lines):

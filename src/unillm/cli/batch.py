@@ -19,7 +19,7 @@ import unillm
 
 from ..distributions import install
 from ..errors import BatchError, ConfigError
-from . import options
+from . import options, serving_options
 from .commands import command
 from .exit_codes import ExitCode
 from .options import Option, Without
@@ -137,9 +137,9 @@ def batch(
     results: Output,
     going: Going,
     sampling: options.Sampling,
-    answers: Annotated[options.Answers, Without("enable_force_include_usage")],
-    clustered: options.Clustered,
-    engine: Annotated[options.Serving, Without("seed")],
+    answers: Annotated[serving_options.Answers, Without("enable_force_include_usage")],
+    clustered: serving_options.Clustered,
+    engine: Annotated[options.Engine, Without("seed")],
 ) -> None:
     """Answer every line of files of requests, in a file of the same form.
 
@@ -207,14 +207,14 @@ _NAMES = ("served_model_name", "lora_modules")
 
 
 def _on_ray(
-    model: str, clustered: options.Clustered, given: Mapping[str, Any]
+    model: str, clustered: serving_options.Clustered, given: Mapping[str, Any]
 ) -> Worker:
     least, most = clustered.get("replicas", (1, 1))
     if least != most:
         raise ConfigError(
             f"A batch job has a fixed number of replicas, got {least}:{most}."
         )
-    worker: Worker = options.import_ray(clustered).RayWorker(
+    worker: Worker = serving_options.import_ray(clustered).RayWorker(
         model,
         address=clustered["ray"],
         num_replicas=least,

@@ -162,7 +162,7 @@ def run(
     work: Work,
     output: Output,
     engine: Annotated[
-        options.Serving,
+        options.Engine,
         options.Without("backend", "python", "dtype", "backend_options", "seed"),
     ],
     as_json: options.AsJson = False,

@@ -25,7 +25,7 @@ def build(
     model: options.ModelArgument,
     *,
     as_json: options.AsJson = False,
-    engine: Annotated[options.Building, options.Without("tokenizer", "python")],
+    engine: Annotated[options.Engine, options.Without("tokenizer", "python")],
 ) -> None:
     """Convert or compile a model for a backend, if needed, and print the folder."""
     from ..artifacts.progress import duration, report_changes

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
 import typer
@@ -31,8 +32,9 @@ def chat(
         str | None,
         typer.Option(metavar="TEXT", help="System message of the chat."),
     ] = None,
+    constraint: options.Constraint,
     sampling: options.Sampling,
-    engine: options.Loading,
+    engine: Annotated[options.Engine, options.Without("seed")],
 ) -> None:
     """Talk with a model: each line is a message, /help lists the commands.
 
@@ -42,18 +44,23 @@ def chat(
     Without a sampling option the model's own defaults (generation_config)
     apply. Each given option overrides one of them.
     """
-    options.check_sampling(sampling)
+    given = {**sampling, **options.structure_of(constraint)}
+    options.check_sampling(given)
+    adapter = options.adapter_of(constraint, engine)
     with unillm.Generator(model, **engine) as generator:
-        params = _params(generator, sampling)
-        failures = _talk(
-            Conversation(generator=generator, params=params, system=system)
+        conversation = Conversation(
+            generator=generator,
+            params=_params(generator, given),
+            system=system,
+            adapter=adapter,
         )
+        failures = _talk(conversation)
     # At a terminal the user has seen each error; a script sees the exit code alone.
     if failures and not is_terminal(sys.stdin):
         raise typer.Exit(ExitCode.REQUESTS_FAILED)
 
 
-def _params(generator: Generator, given: options.Sampling) -> SamplingParams:
+def _params(generator: Generator, given: Mapping[str, Any]) -> SamplingParams:
     """Return the model's default params with the given ones.
 
     Where neither limits an answer, the context does: the API's default of 16 tokens

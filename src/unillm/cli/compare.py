@@ -97,7 +97,7 @@ def compare(
         ),
     ] = 0.0,
     engine: Annotated[
-        options.Loading,
+        options.Engine,
         options.Without(
             "backend",
             "python",
@@ -221,4 +221,9 @@ def _read_prompts(
     for prompt in prompts:
         if prompt.error is not None:
             raise ConfigError(f"{prompt.place}: {prompt.error}")
+        if prompt.own:
+            raise ConfigError(
+                f"{prompt.place} has {', '.join(prompt.own)}, and the sides answer "
+                "greedily, with the options of the command. Leave them out."
+            )
     return prompts

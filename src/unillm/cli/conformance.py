@@ -39,25 +39,17 @@ def conformance(
         ),
     ] = "unillm/tiny",
     engine: Annotated[
-        options.Loading,
+        options.Engine,
         options.Without(
             "backend",
             "tokenizer",
             "trust_remote_code",
             "max_model_len",
             "max_num_batched_tokens",
+            "seed",
             dtype="float32",
         ),
     ],
-    engine_options: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--engine-option",
-            metavar="KEY=VALUE",
-            help="Option of Generator, such as enable_prefix_caching=true; may be "
-            "repeated.",
-        ),
-    ] = None,
     only: Annotated[
         str | None,
         typer.Option(
@@ -96,7 +88,7 @@ def conformance(
 
     from ..testing.conformance import run_contract
 
-    given = {**engine, **options.parse_key_values(engine_options or [])}
+    given = dict(engine)
     if random is not None:
         _run_random(backend.lower(), random, seed, model, given, as_json=as_json)
         return

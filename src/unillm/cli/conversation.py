@@ -29,7 +29,13 @@ from .reporting import note, say_error
 from .turns import QUOTES
 
 if TYPE_CHECKING:
-    from .. import Generator, RequestHandle, RequestOutput, SamplingParams
+    from .. import (
+        Generator,
+        LoRARequest,
+        RequestHandle,
+        RequestOutput,
+        SamplingParams,
+    )
     from .turns import Turn
 
 _FATAL = (EngineError, GeneratorClosedError)
@@ -44,6 +50,8 @@ class Conversation:
     params: SamplingParams
     system: str | None = None
     """System message before the history."""
+    adapter: LoRARequest | None = None
+    """Adapter that computes the answers."""
     history: list[dict[str, str]] = attrs.field(factory=list)
     """Messages of user and assistant, in turns."""
     failures: int = 0
@@ -100,7 +108,9 @@ class Conversation:
     def _submit(
         self, messages: list[dict[str, str]], params: SamplingParams | None = None
     ) -> RequestHandle:
-        return self.generator.submit({"messages": messages}, params or self.params)
+        return self.generator.submit(
+            {"messages": messages}, params or self.params, lora_request=self.adapter
+        )
 
     def _too_long(self, error: PromptTooLongError) -> UnillmError:
         what = "The message" if self._is_empty() else "The conversation with it"

@@ -27,7 +27,7 @@ def doctor(
     *,
     as_json: options.AsJson = False,
     engine: Annotated[
-        options.Loading, options.Without("tokenizer", "max_num_batched_tokens")
+        options.Engine, options.Without("tokenizer", "max_num_batched_tokens")
     ],
 ) -> None:
     """Check the assumptions of a backend, and the contract on its engine.
@@ -59,7 +59,7 @@ def doctor(
         raise typer.Exit(ExitCode.NONCONFORMING)
 
 
-def _for_the_contract(given: options.Loading) -> dict[str, Any]:
+def _for_the_contract(given: options.Engine) -> dict[str, Any]:
     """Return the given options that concern the engine, whatever its model."""
     names = ("python", "dtype", "max_num_seqs", "backend_options")
     return {

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterator
-from typing import Annotated
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
 import typer
@@ -18,11 +19,22 @@ from ..errors import ConfigError
 from . import options, writing
 from .commands import command
 from .exit_codes import ExitCode, exit_code_of
-from .prompts import CliPrompt, InputFormat, file_option, format_option, open_prompts
+from .prompts import (
+    CliPrompt,
+    InputFormat,
+    count_prompts,
+    file_option,
+    format_option,
+    open_prompts,
+)
 from .reporting import is_terminal, note
 from .requests import Requests, Result
+from .totals import Totals
 
-_INPUT = "Prompts"
+if TYPE_CHECKING:
+    from ..jobs.body import Bodies
+
+_INPUT, _OUTPUT = "Prompts", "Output"
 
 
 class Sampling(options.Sampling, total=False):
@@ -45,8 +57,8 @@ def generate(
     prompts: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Texts to continue. Without any, and without --file, standard input "
-            "has one prompt a line.",
+            help="Texts to continue. Without any, and without --file, each line of "
+            "standard input is one.",
             show_default=False,
         ),
     ] = None,
@@ -66,48 +78,84 @@ def generate(
         str | None,
         typer.Option(
             metavar="TEXT",
-            help="With --chat: system message before each prompt.",
+            help="With --chat: put this system message before each prompt.",
             rich_help_panel=_INPUT,
         ),
     ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write to this file: JSON if it ends in .jsonl, or else the texts.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Write one JSON object for each prompt.")
+        bool,
+        typer.Option(
+            "--json",
+            help="Write one JSON object for each prompt.",
+            rich_help_panel=_OUTPUT,
+        ),
     ] = False,
+    constraint: options.Constraint,
     sampling: Sampling,
-    engine: options.Loading,
+    engine: Annotated[options.Engine, options.Without("seed")],
 ) -> None:
     """Generate text for prompts from the arguments, a file or standard input.
 
     The text of a single prompt is streamed; several texts are written in prompt order.
 
     Without a sampling option the model's own defaults (generation_config) apply. Each
-    given option overrides one of them.
+    given option overrides one of them, and a field of a JSON line overrides both.
     """
     if system is not None and not chat:
         raise ConfigError("--system is for chats. Add --chat.")
+    as_json = as_json or (output is not None and output.suffix in (".jsonl", ".ndjson"))
     if "logprobs" in sampling and not as_json:
         raise ConfigError("--logprobs are written as JSON only. Add --json.")
-    options.check_sampling(sampling)
+    given = {**sampling, **options.structure_of(constraint)}
+    options.check_sampling(given)
+    adapter = options.adapter_of(constraint, engine)
     texts = prompts or ()
-    with open_prompts(texts, file, input_format) as found:
+    bodies = _bodies(sampling, chat=chat, system=system)
+    with (
+        open_prompts(texts, file, input_format, bodies) as found,
+        writing.to_file(output),
+    ):
         head = list(itertools.islice(found, 2))
         with unillm.Generator(model, **engine) as generator:
             requests = Requests(
                 generator=generator,
-                params=attrs.evolve(
-                    generator.get_default_sampling_params(), **sampling
-                ),
+                params=attrs.evolve(generator.get_default_sampling_params(), **given),
                 chat=chat,
                 system=system,
+                adapter=adapter,
             )
             if len(head) == 1 and not as_json and sampling.get("n", 1) == 1:
                 _write_one(requests, head[0])
                 return
             results = requests.results(itertools.chain(head, found))
+            totals = Totals()
             if len(head) > 1 and is_terminal(sys.stderr):
-                results = _with_progress(results, len(texts) or None)
-            code = _write_all(results, as_json=as_json)
+                results = _with_progress(results, count_prompts(texts, file), totals)
+            code = _write_all(totals.counted(results), as_json=as_json)
+    if len(head) > 1 and (output is not None or is_terminal(sys.stderr)):
+        note(str(totals))
     raise typer.Exit(code)
+
+
+def _bodies(
+    sampling: Mapping[str, Any], *, chat: bool, system: str | None
+) -> Bodies | None:
+    """Return the maker of the requests of JSON lines."""
+    from ..jobs.body import Bodies
+
+    # A body without max_tokens asks for OpenAI's 16 tokens.
+    fields = {"max_tokens": sampling.get("max_tokens")}
+    return Bodies(fields=fields, chat=chat, system=system)
 
 
 def _write_one(requests: Requests, prompt: CliPrompt) -> None:
@@ -119,7 +167,7 @@ def _write_one(requests: Requests, prompt: CliPrompt) -> None:
         note(f"it ended after {count} tokens; --max-tokens allows more.")
 
 
-def _write_all(results: Iterator[Result], *, as_json: bool) -> ExitCode:
+def _write_all(results: Iterable[Result], *, as_json: bool) -> ExitCode:
     """Write every result; return the code of an error that all prompts share."""
     codes = set()
     for result in results:
@@ -131,11 +179,14 @@ def _write_all(results: Iterator[Result], *, as_json: bool) -> ExitCode:
     return codes.pop() if len(codes) == 1 else ExitCode.REQUESTS_FAILED
 
 
-def _with_progress(results: Iterator[Result], total: int | None) -> Iterator[Result]:
+def _with_progress(
+    results: Iterable[Result], total: int | None, totals: Totals
+) -> Iterator[Result]:
     """Show a progress bar on standard error that moves aside for the results."""
     from tqdm import tqdm
 
     with tqdm(results, total=total, unit=" prompts", dynamic_ncols=True) as bar:
         for result in bar:
+            bar.set_postfix_str(totals.rate, refresh=False)
             with tqdm.external_write_mode(file=sys.stdout):
                 yield result

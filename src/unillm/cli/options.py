@@ -21,7 +21,6 @@ import typer
 
 import unillm
 
-from ..distributions import install_plugin
 from ..errors import ConfigError
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON instead of text.")]
@@ -132,248 +131,101 @@ class Reading(TypedDict, total=False):
     ]
 
 
-class Loading(Reading, total=False):
-    """Options for loading a model."""
+def _read_template(texts: list[str]) -> str:
+    return read_text(texts[-1], "--chat-template")
+
+
+_more = functools.partial(Option, panel="Engine, needed less often")
+
+
+class Engine(Reading, total=False):
+    """Options for loading a model, the same on every command that loads one."""
 
     max_model_len: Annotated[
-        int, _engine("Prompt and new tokens of a request together.", "TOKENS")
+        int,
+        _engine("Limit prompt and new tokens of a request together.", "TOKENS"),
     ]
-    max_num_seqs: Annotated[int, _engine("Requests in one step.", "COUNT")]
-    max_num_batched_tokens: Annotated[
-        int, _engine("Prompt tokens in one step.", "TOKENS")
+    max_num_seqs: Annotated[
+        int, _engine("Compute at most this many requests in one step.", "COUNT")
+    ]
+    quantization: Annotated[
+        str,
+        _engine("Load weights in this format. Default: the checkpoint's.", "NAME"),
+    ]
+    gpu_memory_utilization: Annotated[
+        float, _engine("Let the engine take this share of a device's memory.", "SHARE")
+    ]
+    tensor_parallel_size: Annotated[
+        int, _engine("Share each layer between this many devices.", "COUNT")
     ]
     backend_options: Annotated[
         Mapping[str, Any],
         _engine(
-            "Option that only this backend has; may be repeated.",
+            "Set an option that only this backend has; may be repeated.",
             "KEY=VALUE",
             flag="--option",
             read=parse_key_values,
         ),
     ]
-
-
-class Building(Loading, total=False):
-    """Options for preparing an engine."""
-
-    quantization: Annotated[
-        str, _engine("Format of the weights. Default: the checkpoint's.", "NAME")
-    ]
-    tensor_parallel_size: Annotated[
-        int, _engine("Devices that share each layer.", "COUNT")
-    ]
-
-
-def _read_template(texts: list[str]) -> str:
-    return read_text(texts[-1], "--chat-template")
-
-
-class Serving(Building, total=False):
-    """Options for a generator that others use."""
-
     chat_template: Annotated[
         str,
-        _engine(
-            "Chat template to use: a file, or its text.", "PATH", read=_read_template
+        _more(
+            "Use this chat template instead of the model's: a file, or its text.",
+            "PATH",
+            read=_read_template,
         ),
     ]
+    max_num_batched_tokens: Annotated[
+        int, _more("Compute at most this many prompt tokens in one step.", "TOKENS")
+    ]
     pipeline_parallel_size: Annotated[
-        int, _engine("Groups of devices that share the layers.", "COUNT")
+        int, _more("Spread the layers over this many groups of devices.", "COUNT")
     ]
     data_parallel_size: Annotated[
         int,
-        _engine("Replicas of the engine, each with GPUs or cores of its own.", "COUNT"),
+        _more("Run this many replicas, each with GPUs or cores of its own.", "COUNT"),
     ]
-    gpu_memory_utilization: Annotated[
-        float, _engine("Share of a device's memory that the engine may take.", "SHARE")
+    kv_cache_dtype: Annotated[
+        str, _more("Store keys and values of the cache in this type.", "NAME")
     ]
-    kv_cache_dtype: Annotated[str, _engine("Type of keys and values.", "NAME")]
     max_logprobs: Annotated[
-        int, _engine("Most log-probabilities of a token; -1 for no limit.", "COUNT")
+        int,
+        _more(
+            "Let a request ask for at most this many log-probabilities of a token; "
+            "-1 for no limit.",
+            "COUNT",
+        ),
     ]
-    seed: Annotated[int, _engine("Draws the seeds of requests without one.", "SEED")]
+    seed: Annotated[
+        int, _more("Draw the seeds of requests without one from this.", "SEED")
+    ]
     step_timeout_s: Annotated[
         float,
-        _engine("Seconds after which an engine without an answer is dead.", "SECONDS"),
+        _more("Count an engine that does not answer for so long as dead.", "SECONDS"),
     ]
     strict_length: Annotated[
-        bool, _engine("Refuse max_tokens over the context instead of fitting it.")
+        bool, _more("Refuse max_tokens over the context instead of fitting it.")
     ]
     strict_generation_config: Annotated[
-        bool, _engine("Refuse a model with generation settings of no effect here.")
+        bool, _more("Refuse a model with generation settings of no effect here.")
     ]
-    enforce_eager: Annotated[
-        bool, _engine("Compile nothing and record no CUDA graphs.")
-    ]
+    enforce_eager: Annotated[bool, _more("Compile nothing and record no CUDA graphs.")]
     enable_prefix_caching: Annotated[
-        bool, _engine("Reuse the cache of prompts that begin alike.")
+        bool, _more("Reuse the cache of prompts that begin alike.")
     ]
     speculative_config: Annotated[
         Mapping[str, Any],
-        _engine("Speculative decoding as a JSON object.", "JSON", read=parse_object),
-    ]
-    enable_lora: Annotated[bool, _engine("Allow LoRA adapters.")]
-    max_loras: Annotated[int, _engine("Adapters in one step.", "COUNT")]
-    max_lora_rank: Annotated[int, _engine("Largest rank of an adapter.", "RANK")]
-
-
-# ------------------------------------------------------------------ options of answers
-
-_answers = functools.partial(Option, panel="Models and answers")
-
-
-def _read_modules(texts: list[str]) -> dict[str, str]:
-    """Read ``NAME=PATH``, or vLLM's JSON with ``name`` and ``path``."""
-    modules: dict[str, str] = {}
-    for text in texts:
-        if text.startswith("{"):
-            found = as_value(text)
-            name, path = (
-                (found.get("name"), found.get("path"))
-                if isinstance(found, dict)
-                else (None, None)
-            )
-        else:
-            name, _, path = text.partition("=")
-        if not (isinstance(name, str) and name and isinstance(path, str) and path):
-            raise ConfigError(f"--lora-modules takes NAME=PATH, got {text!r}.")
-        if name in modules:
-            raise ConfigError(f"--lora-modules names {name!r} twice. Name it once.")
-        modules[name] = path
-    return modules
-
-
-class Answers(TypedDict, total=False):
-    """Options for the models that requests name, and for what answers hold."""
-
-    served_model_name: Annotated[
-        list[str],
-        _answers(
-            "Name of the model for clients; may be repeated, the first is in answers.",
-            "NAME",
+        _more(
+            "Decode speculatively, as this JSON object says.", "JSON", read=parse_object
         ),
     ]
-    lora_modules: Annotated[
-        Mapping[str, str],
-        _answers(
-            "LoRA adapter that is served as a model of this name; may be repeated.",
-            "NAME=PATH",
-            read=_read_modules,
-        ),
+    enable_lora: Annotated[bool, _more("Let requests name LoRA adapters.")]
+    max_loras: Annotated[
+        int, _more("Compute at most this many adapters in one step.", "COUNT")
     ]
-    override_generation_config: Annotated[
-        Mapping[str, Any],
-        _answers(
-            "Sampling defaults that replace the model's, as a JSON object.",
-            "JSON",
-            read=parse_object,
-        ),
+    max_lora_rank: Annotated[
+        int, _more("Refuse adapters of a higher rank than this.", "RANK")
     ]
-    response_role: Annotated[
-        str, _answers("Role of a chat's answers.", "ROLE", default="assistant")
-    ]
-    tool_call_parser: Annotated[
-        str, _answers("Form of the model's tool calls.", "NAME")
-    ]
-    reasoning_parser: Annotated[str, _answers("Form of the model's reasoning.", "NAME")]
-    enable_prompt_tokens_details: Annotated[
-        bool, _answers("Count the prompt tokens that came from a cache.")
-    ]
-    enable_force_include_usage: Annotated[
-        bool, _answers("End every stream with its usage.")
-    ]
-    return_tokens_as_token_ids: Annotated[
-        bool, _answers('Show tokens of log-probabilities as "token_id:123".')
-    ]
-    sse_keep_alive_interval: Annotated[
-        float,
-        _answers(
-            "Quiet seconds after which a stream sends a comment; 0 for never. "
-            "Default: 30.",
-            "SECONDS",
-        ),
-    ]
-
-
-# ---------------------------------------------------------------- options of a cluster
-
-_ray = functools.partial(Option, panel="More than one machine")
-
-
-def _read_replicas(texts: list[str]) -> tuple[int, int]:
-    """Read ``COUNT`` or ``LEAST:MOST``."""
-    least, _, most = texts[-1].partition(":")
-    try:
-        counts = int(least), int(most or least)
-    except ValueError:
-        counts = 0, 0
-    if not 1 <= counts[0] <= counts[1]:
-        raise ConfigError(
-            "--replicas takes a count from 1 on, or two such as 1:4, got "
-            f"{texts[-1]!r}."
-        )
-    return counts
-
-
-def _read_resources(texts: list[str]) -> Any:
-    """Read amounts by name, or a list of such objects."""
-    value = as_value(texts[-1])
-    for each in value if isinstance(value, list) else [value]:
-        if not isinstance(each, dict) or not all(
-            isinstance(amount, (int, float)) for amount in each.values()
-        ):
-            raise ConfigError(
-                '--resources takes a JSON object of amounts such as {"GPU": 1}, or a '
-                f"list of them, got {texts[-1]!r}."
-            )
-    return value
-
-
-class Clustered(TypedDict, total=False):
-    """Options of a command that may run on a Ray cluster."""
-
-    ray: Annotated[
-        str,
-        _ray(
-            "Run on the Ray cluster at this address; auto for the cluster of this "
-            "machine, local for one that lives as long as the command.",
-            "ADDRESS",
-        ),
-    ]
-    replicas: Annotated[
-        tuple[int, int],
-        _ray(
-            "Engines, or the least and the most of them. Default: 1.",
-            "COUNT[:MOST]",
-            read=_read_replicas,
-        ),
-    ]
-    resources: Annotated[
-        Any,
-        _ray(
-            'Resources of one engine as JSON, such as {"CPU": 2, "GPU": 1}; a list '
-            "has one object for each process of an engine that spans machines.",
-            "JSON",
-            read=_read_resources,
-        ),
-    ]
-
-
-def import_ray(clustered: Clustered) -> Any:
-    """Return the plugin for Ray.
-
-    Raises:
-        ConfigError: It is not installed, or the cluster has no address.
-    """
-    if "ray" not in clustered:
-        raise ConfigError("--replicas and --resources need --ray ADDRESS.")
-    try:
-        import unillm_ray
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"--ray needs {error.name}. Install it: {install_plugin('ray')}"
-        ) from error
-    return unillm_ray
 
 
 # ----------------------------------------------------------------- options of sampling
@@ -386,16 +238,23 @@ sampling = functools.partial(
 class Sampling(TypedDict, total=False):
     """Options for generating; fields of `SamplingParams`."""
 
-    temperature: Annotated[float, sampling("0 is greedy; at most 2.")]
+    temperature: Annotated[
+        float,
+        sampling(
+            "Divide the logits by this before a token is drawn: 0 takes the most "
+            "probable one, higher values up to 2 draw more evenly."
+        ),
+    ]
     top_p: Annotated[
-        float, sampling("Keep the fewest tokens that have this probability together.")
+        float,
+        sampling("Draw from the fewest tokens with this probability together."),
     ]
-    top_k: Annotated[int, sampling("Keep the k most probable tokens; 0 keeps all.")]
+    top_k: Annotated[int, sampling("Draw from the k most probable tokens; 0 for all.")]
     min_p: Annotated[
-        float, sampling("Drop tokens below this share of the most probable one.")
+        float, sampling("Draw no token below this share of the most probable one.")
     ]
-    seed: Annotated[int, sampling("Make the completion of each prompt reproducible.")]
-    max_tokens: Annotated[int, sampling("Generate at most this many tokens.")]
+    seed: Annotated[int, sampling("Draw the same completion for the same seed.")]
+    max_tokens: Annotated[int, sampling("Generate at most this many new tokens.")]
     min_tokens: Annotated[
         int,
         sampling(
@@ -406,19 +265,61 @@ class Sampling(TypedDict, total=False):
     stop: Annotated[
         list[str], sampling("End a completion at this text; may be repeated.", "TEXT")
     ]
-    ignore_eos: Annotated[bool, sampling("Continue after an EOS token.")]
+    ignore_eos: Annotated[bool, sampling("Do not end a completion at an EOS token.")]
     repetition_penalty: Annotated[
-        float, sampling("Above 1: make tokens that occurred less probable.")
+        float,
+        sampling("Above 1: make tokens that occurred less probable."),
     ]
     presence_penalty: Annotated[
-        float, sampling("Subtract this from the logit of generated tokens.")
+        float,
+        sampling("Subtract this from the logits of generated tokens."),
     ]
     frequency_penalty: Annotated[
-        float, sampling("Subtract this once for each occurrence of the token.")
+        float,
+        sampling("Subtract this once for each time a token was generated."),
     ]
     truncate_prompt_tokens: Annotated[
-        int, sampling("Keep the last k tokens of a prompt; -1 keeps what fits.")
+        int, sampling("Cut a prompt to its last k tokens; -1 cuts it to what fits.")
     ]
+
+
+_answer = functools.partial(Option, panel="Form of the answer")
+
+
+class Constraint(TypedDict, total=False):
+    """Options for the form of the answers, and for the adapter that gives them."""
+
+    schema: Annotated[
+        str,
+        _answer(
+            "Force each answer to be JSON of this schema: a file, or its text.", "JSON"
+        ),
+    ]
+    lora: Annotated[
+        str,
+        _answer("Compute every answer with this LoRA adapter, a directory.", "PATH"),
+    ]
+
+
+def structure_of(given: Constraint) -> dict[str, Any]:
+    """Return the field of `SamplingParams` that a schema sets; none without one.
+
+    Raises:
+        ConfigError: The schema is not a JSON object, or cannot be read.
+    """
+    if "schema" not in given:
+        return {}
+    schema = parse_object([read_text(given["schema"], "--schema")])
+    return {"structured_outputs": unillm.StructuredOutputs(json=schema)}
+
+
+def adapter_of(given: Constraint, engine: Engine) -> unillm.LoRARequest | None:
+    """Return the adapter of ``--lora``, for which the engine is set up."""
+    if "lora" not in given:
+        return None
+    engine.setdefault("enable_lora", True)
+    path = Path(given["lora"]).expanduser()
+    return unillm.LoRARequest(path.name or "adapter", 1, str(path.absolute()))
 
 
 def check_sampling(given: Mapping[str, Any]) -> None:

@@ -34,7 +34,7 @@ def plan(
         ),
     ] = None,
     as_json: options.AsJson = False,
-    engine: Annotated[options.Building, options.Without("tokenizer", "python")],
+    engine: Annotated[options.Engine, options.Without("tokenizer", "python")],
 ) -> None:
     """Show what would be built and why, how long it takes, and its memory by part."""
     from ..preparation import plan_engine

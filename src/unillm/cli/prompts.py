@@ -3,7 +3,8 @@
 """Prompts of the command line: from its arguments, a file or standard input.
 
 A file is read while its prompts are submitted, so it may be larger than memory. A line
-without a valid prompt is one failed prompt; the others continue.
+without a valid prompt is one failed prompt; the others continue. JSON lines are those
+of `unillm batch`.
 """
 
 from __future__ import annotations
@@ -11,30 +12,33 @@ from __future__ import annotations
 import contextlib
 import enum
 import itertools
-import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import typer
 
-from ..errors import ConfigError, InvalidPromptError
+from ..errors import BatchInputError, ConfigError, InvalidPromptError, RequestError
 from .reporting import is_terminal
 
+if TYPE_CHECKING:
+    from ..jobs.body import Bodies
+    from ..protocol.endpoints import Endpoint
+
 STDIN = "-"
-_FIELDS = {"prompt": "text", "prompt_token_ids": "token_ids", "messages": "messages"}
-"""Key of a JSON line to field of `CliPrompt`. Other keys are ignored."""
+_STDIN = "standard input"
+_JSON_SUFFIXES = (".jsonl", ".ndjson")
 
 
 class InputFormat(str, enum.Enum):
-    """Format of the lines of a file."""
+    """How a file is split into prompts."""
 
     AUTO = "auto"
     LINES = "lines"
     JSONL = "jsonl"
+    TEXT = "text"
 
 
 def file_option(panel: str | None = None) -> Any:
@@ -43,8 +47,8 @@ def file_option(panel: str | None = None) -> Any:
         "--file",
         "-f",
         metavar="FILE",
-        help="Read one prompt from each line of a file, or of standard input for -. "
-        "Empty lines are skipped. JSON has prompt, prompt_token_ids or messages.",
+        help="Read prompts from a file, or from standard input for -: one a line, "
+        "unless --input-format says otherwise. Empty lines are skipped.",
         rich_help_panel=panel,
     )
 
@@ -52,47 +56,58 @@ def file_option(panel: str | None = None) -> Any:
 def format_option(panel: str | None = None) -> Any:
     """Return the option ``--input-format``."""
     return typer.Option(
-        help="Format of the file. auto reads .jsonl and .ndjson as JSON lines.",
+        help="Take each line as a prompt (lines) or as JSON (jsonl), or the whole file "
+        "as one prompt (text). auto: JSON for .jsonl and .ndjson, else lines.",
         rich_help_panel=panel,
     )
 
 
 @attrs.frozen(kw_only=True)
 class CliPrompt:
-    """One prompt as the user gave it: text, token ids, messages, or an error."""
+    """One prompt, or the reason why there is none."""
 
     place: str
-    """Where it stands, for messages: ``prompt 3`` or ``prompts.jsonl, line 4``."""
+    """Where it comes from, such as ``prompts.jsonl, line 4``."""
     text: str | None = None
-    token_ids: list[Any] | None = None
-    """A text beside them appears in the output and is not tokenised."""
-    messages: list[Any] | None = None
-    error: InvalidPromptError | None = None
+    """The prompt, if it is a text."""
+    endpoint: Endpoint | None = None
+    """The request of a JSON line."""
+    own: tuple[str, ...] = ()
+    """Names of the fields that a JSON line has besides its prompt."""
+    ids: Mapping[str, Any] = attrs.field(factory=dict)
+    """``id`` or ``custom_id`` of a JSON line."""
+    error: RequestError | None = None
     """Why the line has no valid prompt."""
 
     def as_input(self) -> dict[str, Any]:
-        """Return the prompt as `Generator.submit` takes it."""
-        if self.messages is not None:
-            return {"messages": self.messages}
-        if self.token_ids is not None:
-            return {"prompt": self.text, "prompt_token_ids": self.token_ids}
-        return {"prompt": self.text}
+        """Return the prompt as `Generator.submit` takes it, without other fields."""
+        body = None if self.endpoint is None else self.endpoint.body
+        if messages := getattr(body, "messages", None):
+            return {"messages": messages}
+        prompt = getattr(body, "prompt", self.text)
+        if isinstance(prompt, list):
+            return {"prompt_token_ids": prompt}
+        return {"prompt": prompt}
 
 
 @contextlib.contextmanager
 def open_prompts(
-    arguments: Sequence[str], file: str | None, input_format: InputFormat
+    arguments: Sequence[str],
+    file: str | None,
+    input_format: InputFormat,
+    bodies: Bodies | None = None,
 ) -> Iterator[Iterator[CliPrompt]]:
     """Open the source of the prompts for a ``with`` block, and iterate over them.
 
     Args:
         arguments: The texts of the command line.
         file: Path; `STDIN` or `None` for standard input, if there are no arguments.
-        input_format: Format of the file.
+        input_format: How the file is split.
+        bodies: Makes the requests of JSON lines; `None` for those without options.
 
     Raises:
         ConfigError: There is no prompt; there are arguments and a file; the file cannot
-            be opened; or standard input would be a terminal.
+            be read; or standard input would be a terminal.
     """
     if arguments and file is not None:
         raise ConfigError("Give prompts as arguments or with --file, not both.")
@@ -107,73 +122,116 @@ def open_prompts(
             "There is no prompt. Give one as an argument, a file with --file, or pipe "
             'text in: unillm generate "Count from 3 to 9:"'
         )
-    name = "standard input" if file in (STDIN, None) else str(file)
-    is_json = input_format is InputFormat.JSONL or (
-        input_format is InputFormat.AUTO and name.endswith((".jsonl", ".ndjson"))
-    )
-    with _opened(STDIN if file is None else file) as lines:
-        prompts = _read(lines, name, parse=_parsed if is_json else _as_text)
-        first = next(prompts, None)
-        if first is None:
-            raise ConfigError(f"There is no prompt in {name}.")
-        yield itertools.chain([first], prompts)
+    path = None if file in (STDIN, None) else Path(str(file)).expanduser()
+    prompts = _prompts(path, input_format, bodies)
+    first = next(prompts, None)
+    if first is None:
+        raise ConfigError(f"There is no prompt in {path or _STDIN}.")
+    yield itertools.chain([first], prompts)
 
 
-def _opened(file: str) -> AbstractContextManager[BinaryIO]:
-    if file == STDIN:
-        return contextlib.nullcontext(sys.stdin.buffer)
-    try:
-        return Path(file).expanduser().open("rb")
-    except OSError as error:
-        raise ConfigError(
-            f"--file {file} cannot be read: {error.strerror or error}."
-        ) from error
+def count_prompts(arguments: Sequence[str], file: str | None) -> int | None:
+    """Return how many prompts there are at most; `None` for standard input."""
+    if arguments:
+        return len(arguments)
+    if file in (STDIN, None):
+        return None
+    from ..jobs.files import read_lines
+
+    return sum(1 for _ in read_lines(Path(str(file)).expanduser()))
 
 
-def _read(
-    lines: Iterable[bytes], name: str, parse: Callable[[str], dict[str, Any]]
+def _prompts(
+    path: Path | None, input_format: InputFormat, bodies: Bodies | None
 ) -> Iterator[CliPrompt]:
-    for number, line in enumerate(lines, 1):
+    """Yield the prompts of a file, or of standard input for `None`."""
+    from ..jobs.files import lines_of, read_lines, suffix_of
+
+    name = str(path or _STDIN)
+    try:
+        if input_format is InputFormat.TEXT:
+            yield from _whole(path, name)
+            return
+        is_json = input_format is InputFormat.JSONL or (
+            input_format is InputFormat.AUTO
+            and path is not None
+            and suffix_of(path) in _JSON_SUFFIXES
+        )
+        lines = lines_of(sys.stdin.buffer) if path is None else read_lines(path)
+        yield from _each(lines, name, _json_parser(bodies) if is_json else _as_text)
+    except BatchInputError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _whole(path: Path | None, name: str) -> Iterator[CliPrompt]:
+    """Yield the whole file as one prompt, without its last line's end."""
+    from ..jobs.files import open_for_reading, unreadable
+
+    try:
+        with (
+            contextlib.nullcontext(sys.stdin.buffer)
+            if path is None
+            else open_for_reading(path)
+        ) as stream:
+            content = stream.read()
+    except (OSError, EOFError) as error:
+        raise unreadable(Path(name), error) from error
+    text = _decoded(content, "utf-8-sig").removesuffix("\n").removesuffix("\r")
+    if text.strip():
+        yield CliPrompt(place=name, text=text)
+
+
+def _each(
+    lines: Iterable[tuple[int, bytes | None]],
+    name: str,
+    parse: Callable[[bytes | None], dict[str, Any]],
+) -> Iterator[CliPrompt]:
+    for number, line in lines:
         place = f"{name}, line {number}"
         try:
-            text = _decoded(line, "utf-8-sig" if number == 1 else "utf-8")
-            if text.strip():
-                yield CliPrompt(place=place, **parse(text))
-        except InvalidPromptError as error:
+            yield CliPrompt(place=place, **parse(line))
+        except RequestError as error:
             yield CliPrompt(place=place, error=error)
 
 
-def _decoded(line: bytes, encoding: str) -> str:
+def _decoded(line: bytes, encoding: str = "utf-8") -> str:
     try:
-        return line.decode(encoding).rstrip("\r\n")
+        return line.decode(encoding)
     except UnicodeDecodeError as error:
-        raise InvalidPromptError(f"The line is not UTF-8: {error}.") from error
+        raise InvalidPromptError(f"The text is not UTF-8: {error}.") from error
 
 
-def _as_text(line: str) -> dict[str, Any]:
-    return {"text": line}
+def _as_text(line: bytes | None) -> dict[str, Any]:
+    if line is None:
+        raise InvalidPromptError("The line is too long to be read.")
+    return {"text": _decoded(line)}
 
 
-def _parsed(line: str) -> dict[str, Any]:
-    """Return the fields of `CliPrompt` that a JSON line gives."""
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InvalidPromptError(f"The line is not JSON: {error}.") from error
-    if isinstance(entry, str):
-        return {"text": entry}
-    given = [key for key in _FIELDS if isinstance(entry, dict) and key in entry]
-    if not given or ("messages" in given and len(given) > 1):
-        found = f"has {' and '.join(given)}" if given else "has none of them"
-        raise InvalidPromptError(
-            f"A line is a JSON object with one of {', '.join(_FIELDS)}; this one "
-            f"{found}."
-        )
-    for key in given:
-        wanted = str if key == "prompt" else list
-        if not isinstance(entry[key], wanted):
+def _json_parser(
+    bodies: Bodies | None,
+) -> Callable[[bytes | None], dict[str, Any]]:
+    """Return a function that makes the fields of `CliPrompt` of a JSON line."""
+    from ..jobs.body import Bodies
+    from ..jobs.reading import read_request
+    from ..protocol.endpoints import ENDPOINTS, AnswerSettings, Responses
+
+    bodies, settings = bodies or Bodies(), AnswerSettings()
+    known = [path for path in ENDPOINTS if path != Responses.path]
+
+    def parse(line: bytes | None) -> dict[str, Any]:
+        found = read_request(line, bodies)
+        if found.url not in known:
             raise InvalidPromptError(
-                f"{key} must be a {'text' if wanted is str else 'list'}, got "
-                f"{json.dumps(entry[key])[:80]}."
+                f"A line may name {' or '.join(known)}, got {found.url[:80]!r}. unillm "
+                "batch answers other endpoints."
             )
-    return {_FIELDS[key]: entry[key] for key in given}
+        endpoint = ENDPOINTS[found.url](found.body, settings)
+        prompt = getattr(endpoint.body, "prompt", None)
+        return {
+            "endpoint": endpoint,
+            "text": prompt if isinstance(prompt, str) else None,
+            "own": found.own,
+            "ids": found.ids,
+        }
+
+    return parse

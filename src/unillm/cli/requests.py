@@ -17,6 +17,7 @@ import attrs
 from ..errors import (
     EngineError,
     GeneratorClosedError,
+    InvalidParameterError,
     InvalidPromptError,
     QueueFullError,
     UnillmError,
@@ -24,12 +25,26 @@ from ..errors import (
 )
 
 if TYPE_CHECKING:
-    from .. import Generator, RequestHandle, RequestOutput, SamplingParams
+    from .. import (
+        Generator,
+        LoRARequest,
+        RequestHandle,
+        RequestOutput,
+        SamplingParams,
+    )
+    from ..protocol.endpoints import Endpoint
     from .prompts import CliPrompt
 
 MAX_UNDER_WAY = 2048
 """Requests that are submitted and not yet written. Many more than an engine has slots:
 a slow request at the head does not stop the others."""
+
+_NOT_HERE = {
+    "echo": "it has the prompt in a key of its own",
+    "prompt_logprobs": "unillm batch writes them",
+    "stream": "leave it out",
+}
+"""Fields of lines that change how an answer is written, and what to do without."""
 
 _FOR_ALL = (EngineError, GeneratorClosedError, UnsupportedParameterError)
 """Errors that hold for every prompt of a run and end it."""
@@ -51,10 +66,13 @@ class Requests:
 
     generator: Generator
     params: SamplingParams
+    """Params of texts, and of JSON lines for the fields that they lack."""
     chat: bool = False
     """Whether each text becomes a user message."""
     system: str | None = None
     """System message before it."""
+    adapter: LoRARequest | None = None
+    """Adapter for all prompts."""
 
     def start(self, prompt: CliPrompt) -> RequestHandle:
         """Submit one prompt.
@@ -66,19 +84,49 @@ class Requests:
         """
         if prompt.error is not None:
             raise prompt.error
-        return self.generator.submit(self._input(prompt), self.params)
+        if prompt.endpoint is not None:
+            return self._start_line(prompt.endpoint)
+        return self.generator.submit(
+            self._input(prompt), self.params, lora_request=self.adapter
+        )
 
     def _input(self, prompt: CliPrompt) -> Any:  # the generator checks it
-        if not self.chat or prompt.messages is not None:
+        if not self.chat:
             return prompt.as_input()
-        if prompt.token_ids is not None:
-            raise InvalidPromptError(
-                "--chat needs text or messages, and this prompt is token ids."
-            )
         messages = [{"role": "user", "content": prompt.text}]
         if self.system is not None:
             messages.insert(0, {"role": "system", "content": self.system})
         return {"messages": messages}
+
+    def _start_line(self, endpoint: Endpoint) -> RequestHandle:
+        body = endpoint.body
+        for name, remedy in _NOT_HERE.items():
+            if getattr(body, name, None):
+                raise InvalidParameterError(
+                    f"{name} has no place in the output of unillm generate: {remedy}.",
+                    parameter=name,
+                    value=getattr(body, name),
+                )
+        model = self.generator.config.model
+        if body.model not in (None, model):
+            raise InvalidParameterError(
+                f"The line asks for the model {body.model[:80]!r}, and {model!r} is "
+                "loaded. Leave the field out, or pass that model with --model.",
+                parameter="model",
+                value=body.model,
+            )
+        prompts = endpoint.prompts(self.generator)()
+        if len(prompts) != 1:
+            raise InvalidPromptError(
+                f"A line has one prompt, got {len(prompts)}. Write a line for each."
+            )
+        return self.generator.submit(
+            prompts[0],
+            endpoint.params(self.params),
+            lora_request=self.adapter,
+            priority=body.priority or 0,
+            timeout_s=body.timeout_s,
+        )
 
     def results(self, prompts: Iterable[CliPrompt]) -> Iterator[Result]:
         """Submit all prompts and yield their results in order.
@@ -105,7 +153,9 @@ class Requests:
         """Return the handle, or an error of this prompt alone."""
         try:
             return self.start(prompt)
-        except _FOR_ALL:
+        except _FOR_ALL as error:
+            if prompt.own and isinstance(error, UnsupportedParameterError):
+                return error  # of a field that this line alone may have
             raise
         except UnillmError as error:
             return error

@@ -14,7 +14,7 @@ import unillm
 
 from ..distributions import install
 from ..errors import ConfigError
-from . import options
+from . import options, serving_options
 from .commands import command
 from .options import Option
 
@@ -157,11 +157,11 @@ def serve(
     *,
     address: Address,
     security: Security,
-    answers: options.Answers,
+    answers: serving_options.Answers,
     load: Load,
     shadowing: Shadowing,
-    clustered: options.Clustered,
-    engine: options.Serving,
+    clustered: serving_options.Clustered,
+    engine: options.Engine,
 ) -> None:
     """Serve a model over HTTP, compatible with OpenAI's API.
 
@@ -212,13 +212,13 @@ def _serve_on_ray(
     model: str,
     settings: ServerSettings,
     engine: Mapping[str, Any],
-    clustered: options.Clustered,
+    clustered: serving_options.Clustered,
 ) -> None:
     if settings.uds is not None:
         raise ConfigError(
             "Ray Serve does not listen on a Unix socket. Leave out --uds."
         )
-    options.import_ray(clustered).serve_until_signal(
+    serving_options.import_ray(clustered).serve_until_signal(
         model,
         settings,
         address=clustered["ray"],

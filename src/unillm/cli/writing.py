@@ -8,6 +8,7 @@ is noticed at the next write.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import enum
@@ -15,12 +16,14 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import typer
 
+from ..errors import ConfigError
 from .reporting import is_terminal, note, say_error
 
 if TYPE_CHECKING:
@@ -43,6 +46,26 @@ _COMPLETION_KEYS = (
     "cumulative_logprob",
     "logprobs",
 )
+
+
+@contextlib.contextmanager
+def to_file(path: Path | None) -> Iterator[None]:
+    """Send standard output to a file during a ``with`` block; `None` changes nothing.
+
+    Raises:
+        ConfigError: The file cannot be written.
+    """
+    if path is None:
+        yield
+        return
+    try:
+        stream = path.expanduser().open("w", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"--output {path} cannot be written: {error.strerror or error}."
+        ) from error
+    with stream, contextlib.redirect_stdout(stream):
+        yield
 
 
 def write(text: str) -> None:
@@ -133,12 +156,16 @@ def _plain(value: Any) -> Any:
 
 
 def as_json(result: Result) -> dict[str, Any]:
-    """Return one result as JSON values. Every key is always there, but ``outputs``."""
+    """Return one result as JSON values.
+
+    Every key is always there, but ``outputs`` and the ids that a line of the input has.
+    """
     output, error = result.output, result.error
     completions = [_completion(each) for each in output.outputs] if output else []
     first = completions[0] if completions else dict.fromkeys(_COMPLETION_KEYS)
     line = {
         "index": result.index,
+        **result.prompt.ids,
         "prompt": output.prompt if output else result.prompt.text,
         **{key: first[key] for key in _COMPLETION_KEYS},
         "num_prompt_tokens": output and len(output.prompt_token_ids),

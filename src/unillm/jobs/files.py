@@ -115,33 +115,41 @@ def _zstandard() -> Any:
 
 def unreadable(path: Path, error: Exception) -> BatchInputError:
     """Return the error of an input that cannot be read."""
-    return BatchInputError(f"{path} cannot be read: {error}.")
+    reason = getattr(error, "strerror", None) or error
+    return BatchInputError(f"{path} cannot be read: {reason}.")
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
-    """Yield the lines of a file that are not blank, each with its number from 1.
-
-    A line that is too long is `None`.
+    """Yield the lines of a file as `lines_of` does.
 
     Raises:
         BatchInputError: The file cannot be read or decompressed.
     """
     try:
         with open_for_reading(path) as stream:
-            number = 0
-            while line := stream.readline(MAX_LINE_BYTES):
-                number += 1
-                if number == 1:
-                    line = line.removeprefix(_BOM)
-                if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
-                    while line and not line.endswith(b"\n"):
-                        line = stream.readline(MAX_LINE_BYTES)
-                    yield number, None
-                elif stripped := line.strip():
-                    yield number, stripped
+            yield from lines_of(stream)
     except (OSError, EOFError, ValueError) as error:
         raise unreadable(path, error) from error
     except Exception as error:
         if type(error).__module__.partition(".")[0] == "zstandard":
             raise unreadable(path, error) from error
         raise
+
+
+def lines_of(stream: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
+    """Yield the lines of a stream that are not blank, each with its number from 1.
+
+    A line has lost its end, and the first one a byte order mark. A line that is too
+    long is `None`.
+    """
+    number = 0
+    while line := stream.readline(MAX_LINE_BYTES):
+        number += 1
+        if number == 1:
+            line = line.removeprefix(_BOM)
+        if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+            while line and not line.endswith(b"\n"):
+                line = stream.readline(MAX_LINE_BYTES)
+            yield number, None
+        elif line.strip():
+            yield number, line.rstrip(b"\r\n")

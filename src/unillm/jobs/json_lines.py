@@ -31,31 +31,10 @@ from .forms import (
 from .ids import EqualLines
 from .journal import Bits
 from .line import Answer, Line
+from .reading import INVALID, as_envelope, is_envelope, read_envelope, read_row
 
 _SHOWN = 5
-_NOTHING = msgspec.Raw(b"null")
-_TOO_LONG = "The line is too long to be read"
-
-
-class _Envelope(msgspec.Struct):
-    """A line of OpenAI's batch format."""
-
-    custom_id: str | None = None
-    method: str | None = None
-    url: str | None = None
-    body: msgspec.Raw = _NOTHING
-
-
-class _Probe(msgspec.Struct):
-    """Tells the two kinds of lines apart."""
-
-    body: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-
-
-_envelope = msgspec.json.Decoder(_Envelope).decode
-_probe = msgspec.json.Decoder(_Probe).decode
 _value = msgspec.json.Decoder().decode
-_INVALID = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class _JsonLines(Form):
@@ -69,7 +48,7 @@ class _JsonLines(Form):
         index = 0
         for path in self.paths:
             for number, raw in read_lines(path):
-                yield Record(index, raw, path, number)
+                yield Record(index, raw and raw.strip(), path, number)
                 index += 1
 
     @override
@@ -96,7 +75,7 @@ class BatchLines(_JsonLines):
             for record in self.records():
                 scan.num_lines += 1
                 try:
-                    custom_id = _read(record).custom_id
+                    custom_id = read_envelope(record.content).custom_id
                 except BadLineError as error:
                     scan.add_bad(record, error)
                 else:
@@ -110,11 +89,12 @@ class BatchLines(_JsonLines):
     def _doubled(self, same: list[tuple[int, int]]) -> BatchInputError:
         wanted = {index for pair in same for index in pair}
         places = {each.index: each for each in self.records() if each.index in wanted}
-        shown = [
-            f"  {places[later].place} has {_read(places[later]).custom_id!r} of "
-            f"{places[first].place}"
-            for first, later in same
-        ]
+        shown = []
+        for first, later in same:
+            custom_id = read_envelope(places[later].content).custom_id
+            shown.append(
+                f"  {places[later].place} has {custom_id!r} of {places[first].place}"
+            )
         return BatchInputError(
             "Several lines have one custom_id, so nothing would distinguish their "
             "answers:\n" + "\n".join(shown) + "\nGive each line its own."
@@ -122,7 +102,7 @@ class BatchLines(_JsonLines):
 
     @override
     def line(self, record: Record, naming: Naming) -> Line:
-        found = _read(record)
+        found = read_envelope(record.content)
         request_id, seed = naming.of(str(found.custom_id))
         url = str(found.url)
         body = self.bodies.complete(url, bytes(found.body))
@@ -130,7 +110,7 @@ class BatchLines(_JsonLines):
 
     @override
     def finished(self, record: Record, line: Line, answer: Answer) -> bytes:
-        custom_id = encode(_envelope(record.content).custom_id)
+        custom_id = encode(as_envelope(record.content).custom_id)
         return (
             b'{"id":"batch_req_%b","custom_id":%b,"response":{"status_code":%d,'
             b'"request_id":"%b","body":%b},"error":null}'
@@ -157,8 +137,8 @@ class BatchLines(_JsonLines):
     def bad(self, record: Record, error: BadLineError, naming: Naming) -> bytes:
         request_id, _ = naming.of(f"line {record.index}")
         custom_id = None
-        with contextlib.suppress(*_INVALID):
-            custom_id = _envelope(record.content or b"").custom_id
+        with contextlib.suppress(*INVALID):
+            custom_id = as_envelope(record.content or b"").custom_id
         return encode(
             {
                 "id": f"batch_req_{request_id}",
@@ -170,25 +150,6 @@ class BatchLines(_JsonLines):
                 },
             }
         )
-
-
-def _read(record: Record) -> _Envelope:
-    if record.content is None:
-        raise BadLineError(f"{_TOO_LONG}.")
-    try:
-        found = _envelope(record.content)
-    except msgspec.ValidationError as error:
-        raise BadLineError(f"The line is not a request of a batch: {error}.") from error
-    except _INVALID as error:
-        raise BadLineError(
-            f"The line is not JSON: {error}.", "invalid_json_line"
-        ) from error
-    for name in ("custom_id", "url"):
-        if getattr(found, name) is None:
-            raise BadLineError(f"The line has no {name}, which is a text.")
-    if found.method not in (None, "POST"):
-        raise BadLineError(f"The method must be POST, got {found.method!r}.")
-    return found
 
 
 class JsonRows(_JsonLines):
@@ -205,28 +166,13 @@ class JsonRows(_JsonLines):
                 if record.content is None or record.content[:1] not in b'{"':
                     self._row(record)
                 elif record.content[:1] == b"{":
-                    _probe(record.content)
-            except (BadLineError, *_INVALID) as error:
+                    is_envelope(record.content)
+            except (BadLineError, *INVALID) as error:
                 scan.add_bad(record, error)
         return scan
 
     def _row(self, record: Record) -> dict[str, Any]:
-        if record.content is None:
-            raise BadLineError(f"{_TOO_LONG}.")
-        try:
-            value = _value(record.content)
-        except _INVALID as error:
-            raise BadLineError(
-                f"The line is not JSON: {error}.", "invalid_json_line"
-            ) from error
-        if isinstance(value, str):
-            return {"prompt": value}
-        if not isinstance(value, dict):
-            raise BadLineError(
-                "A line is a JSON object with a prompt or messages, or a text, got "
-                f"{type(value).__name__}."
-            )
-        return chosen(value, self.columns)
+        return chosen(read_row(record.content), self.columns)
 
     @override
     def line(self, record: Record, naming: Naming) -> Line:
@@ -268,9 +214,9 @@ def is_batch(paths: Iterable[Path]) -> bool:
             if raw is None:
                 continue
             try:
-                return _probe(raw).body is not msgspec.UNSET
+                return is_envelope(raw)
             except msgspec.ValidationError:
                 return False  # a text
-            except _INVALID:
+            except INVALID:
                 continue
     return False
