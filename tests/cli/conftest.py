@@ -62,6 +62,8 @@ class FakeGenerator:
         self.model, self.options = model, options
         self.asked, self.adapters = [], []
         self.config = types.SimpleNamespace(model=model)
+        self.backend = "fake"
+        self.limits = types.SimpleNamespace(max_model_len=8)
         self.closed = False
         self.created.append(self)
 
@@ -69,6 +71,9 @@ class FakeGenerator:
         return self
 
     def __exit__(self, *_):
+        self.close()
+
+    def close(self):
         self.closed = True
 
     def get_default_sampling_params(self):

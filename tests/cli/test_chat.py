@@ -4,10 +4,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from unillm import SamplingParams
+from unillm.cli.chat_commands import COMMANDS, LEAVING
 from unillm.errors import ChatTemplateError, EngineDeadError, RequestFailedError
+from unillm.model.find import find_model
 
 Q = '"""'
 
@@ -148,8 +152,9 @@ def test_system_changes_the_first_message(talk, fake):
     assert second == [user("one"), assistant("ONE "), user("two")]
 
 
-def test_quit_leaves(talk):
-    result = talk("one", "/quit", "two")
+@pytest.mark.parametrize("name", LEAVING)
+def test_quit_and_exit_leave(name, talk):
+    result = talk("one", name, "two")
 
     assert (result.stdout, result.exit_code) == ("ONE \n", 0)
 
@@ -157,9 +162,105 @@ def test_quit_leaves(talk):
 def test_help_names_every_command(talk):
     result = talk("/help")
 
-    for name in ("/reset", "/params", "/system", "/help", "/quit", Q, "Ctrl-C"):
+    for name in (*COMMANDS, *LEAVING, Q, "Ctrl-C"):
         assert name in result.stderr
     assert result.stdout == ""
+
+
+def test_regenerate_asks_again_and_replaces_the_answer(talk, fake):
+    talk("one", "/regenerate", "two")
+
+    first, again, after = asked(fake)
+    assert first == again == [user("one")]
+    assert after == [user("one"), assistant("ONE "), user("two")]
+
+
+def test_an_answer_stays_if_another_one_fails(talk, fake):
+    answers = iter([None, RequestFailedError("no")])
+    fake.faults = _Changing({"one": answers})
+
+    result = talk("one", "/regenerate", "two")
+
+    assert result.stderr == "error: no\n"
+    assert asked(fake)[-1] == [user("one"), assistant("ONE "), user("two")]
+
+
+class _Changing(dict):
+    """Gives the next fault of a text at each look."""
+
+    def get(self, text):
+        return next(self[text], None) if text in self else None
+
+
+def test_there_must_be_an_answer_to_regenerate(talk):
+    assert "no answer yet" in talk("/regenerate").stderr
+
+
+def test_a_saved_conversation_is_loaded_and_is_a_line_of_generate(talk, fake, tmp_path):
+    file = tmp_path / "talk.jsonl"
+
+    saved = talk("one", f"/save {file}", "two", "/save", args=("--system", "S"))
+    loaded = talk(f"/load {file}", "three")
+
+    assert (saved.exit_code, loaded.exit_code) == (0, 0)
+    messages = [{"role": "system", "content": "S"}]
+    messages += [user("one"), assistant("ONE "), user("two"), assistant("TWO ")]
+    line = json.loads(file.read_text())
+    assert line == {"model": "unillm/tiny", "messages": messages}
+    assert asked(fake)[-1] == [*messages, user("three")]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "No such file"),
+        ("{", "cannot be loaded"),
+        ('{"messages": [1]}', "cannot be loaded"),
+        (
+            '{"messages": [{"role": "user", "content": "a"}]}',
+            "must take turns, got user",
+        ),
+    ],
+    ids=["no file", "no JSON", "no messages", "no answer"],
+)
+def test_what_cannot_be_loaded_changes_nothing(content, says, talk, fake, tmp_path):
+    file = tmp_path / "talk.jsonl"
+    if content is not None:
+        file.write_text(content)
+
+    result = talk("one", f"/load {file}", "two")
+
+    assert says in result.stderr
+    assert asked(fake)[-1] == [user("one"), assistant("ONE "), user("two")]
+
+
+def test_a_file_of_others_is_not_overwritten(talk, tmp_path):
+    file = tmp_path / "mine.txt"
+    file.write_text("mine")
+
+    result = talk("one", f"/save {file}", "/save")
+
+    assert "exists already" in result.stderr
+    assert "/save takes a file" in result.stderr
+    assert file.read_text() == "mine"
+
+
+def test_another_model_goes_on_with_the_history(talk, fake, tmp_path):
+    talk("one", f"/model {find_model('unillm/tiny')}", "two", args=("--top-k", 3))
+
+    before, after = fake.created
+    assert before.closed
+    [(prompt, params)] = after.asked
+    assert prompt["messages"] == [user("one"), assistant("ONE "), user("two")]
+    assert params.top_k == 3
+
+
+def test_a_model_that_does_not_exist_leaves_the_one_that_answers(talk, fake):
+    result = talk("one", "/model no/such/model/here", "two")
+
+    [generator] = fake.created
+    assert "no/such/model/here" in result.stderr
+    assert len(generator.asked) == 2
 
 
 def test_params_are_shown_in_the_form_in_which_they_are_given(talk, fake):

@@ -4,97 +4,27 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import re
-import select
-import subprocess
-import sys
-import time
+import json
+import stat
 
 import pytest
+from cli.screen import CTRL_C, CTRL_D, ENTER, UP, Screen
 
 import unillm
 
 COUNT = "Count from 3 to 9:"
 ANSWER = "3 4 5 6 7 8 9"
-ENDLESS = ("--ignore-eos", "--max-tokens", "900")
-CTRL_C, CTRL_D = "\x03", "\x04"
-
-# The child takes the terminal as its own, so that Ctrl-C there is a signal to it. Tests
-# in the background of a shell may have inherited that the signal is ignored.
-_IN_TERMINAL = """
-import fcntl, runpy, signal, termios
-signal.signal(signal.SIGINT, signal.default_int_handler)
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-runpy.run_module("unillm", run_name="__main__")
-"""
-
-
-class Terminal:
-    """A process at a terminal: `type` into it, and `wait_for` its output."""
-
-    def __init__(self, args, environment):
-        self._screen, child_side = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _IN_TERMINAL, *args],
-            env={**environment, "TERM": "dumb"},
-            stdin=child_side,
-            stdout=child_side,
-            stderr=child_side,
-            start_new_session=True,
-        )
-        os.close(child_side)
-        self.shown = ""
-
-    def type(self, text):
-        if text == CTRL_C:
-            # readline shows its prompt a moment before it waits for input. Python
-            # handles a signal in between with the next key only.
-            time.sleep(0.5)
-        os.write(self._screen, text.encode())
-
-    def wait_for(self, pattern, timeout=30):
-        """Return the output until the end of *pattern*, and drop it from `shown`."""
-        until = time.monotonic() + timeout
-        while (found := re.search(pattern, self.shown)) is None:
-            assert time.monotonic() < until, f"no {pattern!r} in {self.shown!r}"
-            assert self._read(), f"it ended without {pattern!r}: {self.shown!r}"
-        before, self.shown = self.shown[: found.end()], self.shown[found.end() :]
-        return before
-
-    def _read(self):
-        if not select.select([self._screen], [], [], 1)[0]:
-            return True
-        try:
-            new = os.read(self._screen, 4096)
-        except OSError:  # on Linux: the other side is closed
-            return False
-        self.shown += new.decode(errors="replace")
-        return bool(new)
-
-    def end(self):
-        """Wait for the end; return the exit code and the rest of the output."""
-        until = time.monotonic() + 30
-        while self._read():
-            assert time.monotonic() < until, f"it goes on after {self.shown!r}"
-        return self.process.wait(30), self.shown
-
-    def close(self):
-        self.process.kill()
-        self.process.wait()
-        os.close(self._screen)
 
 
 @pytest.fixture
-def terminal(process_environment):
+def chat(process_environment, tmp_path):
     """Start a chat at a terminal and wait for its prompt; it is ended afterwards."""
     started = []
+    environment = {**process_environment, "XDG_STATE_HOME": str(tmp_path)}
 
-    def start(*args):
-        started.append(Terminal(["chat", *args], process_environment))
-        started[-1].wait_for("Ctrl-D leaves")
-        started[-1].wait_for("> ")
+    def start(*args, **size):
+        started.append(Screen(["chat", *args], environment, **size))
+        started[-1].wait_for(lambda text: text.endswith("\n>"))
         return started[-1]
 
     yield start
@@ -102,70 +32,82 @@ def terminal(process_environment):
         each.close()
 
 
+def last_lines(text, count):
+    return text.splitlines()[-count:]
+
+
 # ------------------------------------------------------------------------- a terminal
 
 
-def test_a_chat_at_a_terminal(terminal):
-    chat = terminal("--max-model-len", "96")
+def test_a_chat_at_a_terminal(chat, tmp_path):
+    """One process, because each takes seconds: keys, pastes, commands, the end."""
+    screen = chat("--max-model-len", "96")
+    banner = screen.text
+    assert "unillm/tiny on transformers" in banner
+    assert "  Spell the word apple:" in banner
+    assert "unillm chat --model Qwen/" in banner
 
-    chat.type(f"{COUNT}\n")
-    chat.wait_for(f"\n{ANSWER}\r\n> ")
-    chat.type('"""Count from 3\n')
-    chat.wait_for(r"\| ")
-    chat.type('to 9:"""\n')
-    chat.wait_for(r"\r\n\S.*\r\n> ")
-    chat.type("/reset\n/params max_tokens=5\n")
-    chat.wait_for("> .*\n> ")
-    chat.type(f"{COUNT}\n")
-    chat.wait_for("\n3 4 5\r\n")
-    chat.wait_for("ended after 5 tokens; /params max_tokens=… allows more")
-    chat.type("Repeat: " + "word " * 100 + "\n")
-    chat.wait_for("at most 95 fit")
-    chat.wait_for("> ")
-    chat.type(CTRL_D)
-    code, rest = chat.end()
+    screen.type(COUNT, ENTER)
+    shown = screen.wait_for(lambda text: text.endswith(f"{ANSWER}\n>"))
+    assert last_lines(shown, 3) == [f"> {COUNT}", ANSWER, ">"]
 
-    assert code == 0  # the user has seen the error
-    assert rest.strip() == ""
+    screen.type("half a mess")
+    screen.wait_for("> half a mess")
+    screen.type(CTRL_C)  # clears the line
+    screen.wait_for(lambda text: text.endswith(f"{ANSWER}\n>"))
+    screen.type(CTRL_C)  # there is nothing to clear
+    screen.wait_for("Ctrl-D or /exit leaves the chat.\n>")
 
+    screen.type("\x1b[200~Repeat: one\ntwo:\x1b[201~")
+    screen.wait_for("> Repeat: one\n| two:")
+    screen.type(ENTER)
+    screen.wait_for(lambda text: text.endswith("\n>") and "| two:" in text)
+    screen.type('"""Add 1', ENTER)
+    screen.wait_for(lambda text: text.endswith('> """Add 1\n|'))
+    screen.type(CTRL_C, "/regenerate", ENTER)
+    screen.wait_for("temperature=0 gives the same answer each time; /params changes")
+    file = tmp_path / "talk.jsonl"
+    screen.type(f"/save {file}", ENTER)
+    screen.wait_for("saved to")
+    messages = json.loads(file.read_text())["messages"]
+    assert [each["content"] for each in messages[:3]] == [
+        *(COUNT, ANSWER, "Repeat: one\ntwo:"),
+    ]
 
-def test_ctrl_c_stops_the_answer_and_not_the_program(terminal):
-    """The answer is shown as it comes: its beginning is there, its end is not."""
-    chat = terminal(*ENDLESS)
+    screen.type("/reset", ENTER, "/params max_tokens=5", ENTER, COUNT, ENTER)
+    screen.wait_for("ended after 5 tokens; /params max_tokens=… allows more")
+    screen.type("Repeat: " + "word " * 100, ENTER)
+    screen.wait_for("at most 95 fit")
+    screen.type(CTRL_D)
 
-    chat.type(f"{COUNT}\n")
-    chat.wait_for(r":\r\n\S")
-    chat.type(CTRL_C)
-    stopped = chat.wait_for("stopped; the answer until then is remembered")
-    chat.wait_for("> ")
-    chat.type("/params ignore_eos=false max_tokens=4\n")
-    chat.wait_for("> ")
-    chat.type(f"{COUNT}\n")
-    chat.wait_for(r":\r\n\S.*\r\n")
-    chat.wait_for("> ")
-    chat.type("/quit\n")
-    code, rest = chat.end()
-
-    assert len(stopped) < 900
-    assert "Traceback" not in rest
-    assert code == 0
+    assert screen.end() == 0  # the user has seen the error
 
 
-def test_ctrl_c_drops_a_block_and_at_the_prompt_ends_the_chat(terminal):
-    chat = terminal()
+def test_ctrl_c_stops_the_answer_and_the_next_chat_has_the_messages(chat, tmp_path):
+    screen = chat("--ignore-eos", "--max-tokens", "900", columns=44)
 
-    chat.type('"""first\n')
-    chat.wait_for(r"\| ")
-    chat.type(CTRL_C)
-    chat.wait_for("the block is dropped")
-    chat.wait_for("> ")
-    chat.type("half a mess")
-    chat.wait_for("half a mess")
-    chat.type(CTRL_C)
-    code, rest = chat.end()
+    screen.type(COUNT, ENTER)
+    screen.wait_for(f"> {COUNT}\n3 4 5 6")
+    screen.type(CTRL_C)
+    stopped = screen.wait_for("stopped; the answer until then is")
+    screen.type("/params ignore_eos=false max_tokens=4", ENTER)
+    screen.type(COUNT, ENTER)
+    screen.wait_for("ended after 4 tokens")
+    screen.type("/exit", ENTER)
+    assert screen.end() == 0
+    again = chat()
+    again.type(UP, UP)
+    again.wait_for(f"\n> {COUNT}")
+    again.type(CTRL_C, CTRL_D)
 
-    assert code == 130
-    assert "Traceback" not in rest
+    answer = stopped.split(f"> {COUNT}\n")[1].split("\nnote:")[0].rstrip()
+    assert answer.startswith("3 4 5 6")
+    assert len(answer) < 900
+    drawn = answer.splitlines()
+    assert drawn.count(drawn[0]) == 1
+    assert again.end() == 0
+    history = tmp_path / "unillm" / "chat-history"
+    assert stat.S_IMODE(history.stat().st_mode) == 0o600
 
 
 # ---------------------------------------------------------------------------- a pipe

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from unillm.process.child import interpreter
-from unillm.process.environments import environments, file
+from unillm.process.environments import environments
+from unillm.settings import settings_file
 
 
 @pytest.fixture(autouse=True)
@@ -53,12 +54,14 @@ def test_a_mistake_is_an_error_that_keeps_the_file(cli, args, message):
 
     assert result.exit_code != 0
     assert message in result.stderr
-    assert not file().exists()
+    assert not settings_file().exists()
 
 
 def test_an_environment_that_is_gone_is_reported_by_check(cli):
-    file().parent.mkdir(parents=True)
-    file().write_text('{"old": {"python": "/gone/python", "backends": ["vllm"]}}')
+    settings_file().parent.mkdir(parents=True)
+    settings_file().write_text(
+        '{"environments": {"old": {"python": "/gone/python", "backends": ["vllm"]}}}'
+    )
 
     result = cli("env", "check", "--json")
 
@@ -68,10 +71,10 @@ def test_an_environment_that_is_gone_is_reported_by_check(cli):
 
 
 def test_a_file_that_is_not_a_table_is_named(cli):
-    file().parent.mkdir(parents=True)
-    file().write_text("[1]")
+    settings_file().parent.mkdir(parents=True)
+    settings_file().write_text("[1]")
 
     result = cli("env", "list")
 
     assert result.exit_code != 0
-    assert str(file()) in result.stderr.replace("\n", "")
+    assert str(settings_file()) in result.stderr.replace("\n", "")

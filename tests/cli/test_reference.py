@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from unillm.cli.app import app
-from unillm.cli.conversation import COMMANDS
+from unillm.cli.chat_commands import COMMANDS, LEAVING
 from unillm.cli.exit_codes import ExitCode
 
 PAGE = Path(__file__).parents[2] / "docs/reference/command-line.md"
@@ -56,7 +56,7 @@ def test_the_commands_of_a_chat_are_those_of_the_program(page):
     first_cells = re.findall(r"^\| (.+?) \|", section, re.MULTILINE)
     documented = set(re.findall(r"`(/\w+)", " ".join(first_cells)))
 
-    assert documented == {*COMMANDS, "/quit"}
+    assert documented == {*COMMANDS, *LEAVING}
 
 
 def test_every_option_on_the_page_exists(page):

@@ -177,7 +177,7 @@ def test_json_lines_of_all_forms(cli, tmp_path):
     result = cli("generate", "-f", path)
 
     assert result.stdout == f"{ANSWER}\n" * 3
-    assert "line 4: Message 1 must be a dict" in result.stderr
+    assert "line 4: messages[1]: Expected `object`, got `int`" in result.stderr
     assert result.exit_code == 1
 
 

@@ -13,6 +13,7 @@ import attrs
 import typer
 
 from .options import Debug, Option, Without
+from .profiles import Profile
 from .reporting import reported
 
 _CONTEXT = inspect.Parameter(
@@ -20,6 +21,9 @@ _CONTEXT = inspect.Parameter(
 )
 _DEBUG = inspect.Parameter(
     "debug", inspect.Parameter.KEYWORD_ONLY, annotation=Debug, default=False
+)
+_PROFILE = inspect.Parameter(
+    "profile", inspect.Parameter.KEYWORD_ONLY, annotation=Profile, default=None
 )
 _Group = Mapping[str, tuple[Any, Option]]
 """Type and `Option` of each key."""
@@ -30,7 +34,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     Each parameter that is a group of options becomes one option for each key, and
     *function* receives a dict of the options that were given. ``--debug`` is added, and
-    every exception becomes a message and an exit code.
+    ``--profile`` to a command with groups; every exception becomes a message and an
+    exit code.
     """
     own = inspect.signature(function, eval_str=True).parameters
     groups: dict[str, _Group] = {}
@@ -41,11 +46,14 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             parameters += [_parameter(key, *each) for key, each in group.items()]
         else:
             parameters.append(parameter)
+    if groups:
+        parameters.append(_PROFILE)
     if "debug" not in own:
         parameters.append(_DEBUG)
 
     @functools.wraps(function)
     def run(context: typer.Context, *, debug: bool, **values: Any) -> None:
+        values.pop("profile", None)  # `use_settings` has read it
         with reported(context, debug=debug):
             for name, group in groups.items():
                 values[name] = _given(group, values)

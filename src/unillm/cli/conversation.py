@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""A conversation at the terminal: its history, its answers and its commands.
+"""A conversation: its history, its answers, and the model that gives them.
 
 A turn becomes part of the history as a whole, with as much of the answer as was shown,
 or not at all: after an error the history is unchanged.
@@ -9,24 +9,14 @@ or not at all: after an error the history is unchanged.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import typer
 
-from ..errors import (
-    ChatTemplateError,
-    ConfigError,
-    EngineError,
-    GeneratorClosedError,
-    PromptTooLongError,
-    UnillmError,
-)
-from . import options, writing
-from .reporting import note, say_error
-from .turns import QUOTES
+from ..errors import ConfigError, PromptTooLongError, UnillmError
+from .reporting import note
 
 if TYPE_CHECKING:
     from .. import (
@@ -36,90 +26,126 @@ if TYPE_CHECKING:
         RequestOutput,
         SamplingParams,
     )
-    from .turns import Turn
 
-_FATAL = (EngineError, GeneratorClosedError)
-_NEXT_PARAMETER = re.compile(r"\s+(?=\w+\s*=)")
+Show = Callable[["RequestHandle"], "tuple[RequestOutput | None, str]"]
+"""Shows an answer as it comes. Returns its output, or `None` if Ctrl-C stopped it, and
+the text that was shown."""
 
 
 @attrs.define(eq=False, kw_only=True)
 class Conversation:
-    """One conversation with a generator."""
+    """One conversation with a generator, which `close` closes."""
 
+    open_model: Callable[[str], Generator]
+    """Loads a model, with the options of the command."""
     generator: Generator
-    params: SamplingParams
+    show: Show
+    given: Mapping[str, Any] = attrs.field(factory=dict)
+    """Sampling params that replace the model's own defaults."""
     system: str | None = None
     """System message before the history."""
     adapter: LoRARequest | None = None
     """Adapter that computes the answers."""
     history: list[dict[str, str]] = attrs.field(factory=list)
     """Messages of user and assistant, in turns."""
+    file: Path | None = None
+    """File that the conversation was saved to or loaded from."""
     failures: int = 0
     """Turns that ended in an error."""
 
-    def take(self, turn: Turn) -> bool:
-        """Answer a message or run a command; return whether the chat goes on.
+    def close(self) -> None:
+        """Close the generator."""
+        self.generator.close()
 
-        Raises:
-            EngineError: The engine died.
-            ChatTemplateError: The model cannot chat.
-        """
-        name, _, rest = turn.text.strip().partition(" ")
-        try:
-            if turn.is_block or not name.startswith("/"):
-                self._answer(turn.text)
-            elif name == "/quit":
-                return False
-            else:
-                _command(name)(self, rest.strip())
-        except _FATAL:
-            raise
-        except UnillmError as error:
-            if isinstance(error, ChatTemplateError) and self._is_empty():
-                raise
-            self.failures += 1
-            say_error(str(error))
-        return True
-
-    def _is_empty(self) -> bool:
+    @property
+    def is_empty(self) -> bool:
+        """Whether the model would get the next message alone."""
         return not self.history and self.system is None
+
+    @property
+    def params(self) -> SamplingParams:
+        """Params of the next answer: the model's defaults, with those that were given.
+
+        Where neither limits an answer, the context does: the API's default of 16
+        tokens would end an answer in the middle.
+        """
+        from .. import SamplingParams
+
+        params = self.generator.get_default_sampling_params()
+        if params.max_tokens == SamplingParams().max_tokens:
+            params = attrs.evolve(params, max_tokens=None)
+        return attrs.evolve(params, **self.given)
 
     # ------------------------------------------------------------------------ answers
 
-    def _answer(self, text: str) -> None:
+    def answer(self, text: str) -> bool:
+        """Answer a message; return whether the turn became part of the history."""
         question = {"role": "user", "content": text}
-        messages = [*self.history, question]
-        if self.system is not None:
-            messages.insert(0, {"role": "system", "content": self.system})
         try:
-            handle = self._submit(messages)
+            handle = self._submit([*self.history, question], self.params)
         except PromptTooLongError as error:
             raise self._too_long(error) from error
-        output, answer = _show(handle)
-        if output is None and not answer:
+        output, shown = self.show(handle)
+        if output is None and not shown:
             note("stopped before the first word; the message is taken back.")
-            return
-        self.history += [question, {"role": "assistant", "content": answer}]
+            return False
+        self.history += [question, {"role": "assistant", "content": shown}]
         if output is None:
             note("stopped; the answer until then is remembered.")
         else:
             self._write_notes(output)
+        return True
+
+    def regenerate(self) -> None:
+        """Answer the last message again; the earlier answer stays if that fails.
+
+        Raises:
+            ConfigError: There is no answer yet.
+        """
+        if not self.history:
+            raise ConfigError("There is no answer yet that could be regenerated.")
+        before = self.history
+        self.history = before[:-2]
+        replaced = False
+        try:
+            replaced = self.answer(before[-2]["content"])
+        finally:
+            if not replaced:
+                self.history = before
+        params = self.params
+        if params.greedy or params.seed is not None:
+            name = "temperature=0" if params.greedy else f"seed={params.seed}"
+            note(f"{name} gives the same answer each time; /params changes it.")
+
+    def messages(self) -> list[dict[str, str]]:
+        """Return the system message and the history."""
+        if self.system is None:
+            return list(self.history)
+        return [{"role": "system", "content": self.system}, *self.history]
 
     def _submit(
-        self, messages: list[dict[str, str]], params: SamplingParams | None = None
+        self, history: list[dict[str, str]], params: SamplingParams
     ) -> RequestHandle:
+        if self.system is not None:
+            history = [{"role": "system", "content": self.system}, *history]
         return self.generator.submit(
-            {"messages": messages}, params or self.params, lora_request=self.adapter
+            {"messages": history}, params, lora_request=self.adapter
         )
 
     def _too_long(self, error: PromptTooLongError) -> UnillmError:
-        what = "The message" if self._is_empty() else "The conversation with it"
-        reset = "" if self._is_empty() else "/reset for a new conversation, "
+        what = "The message" if self.is_empty else "The conversation with it"
+        remedies = ["a shorter message"]
+        if not self.is_empty:
+            remedies.insert(0, "/reset for a new conversation")
+        if error.model_positions is None or error.model_positions > error.max_model_len:
+            remedies.append("a new start with a larger --max-model-len")
+        else:
+            remedies.append("/model with one of a longer context")
         return ConfigError(
             f"{what} has {error.prompt_tokens} tokens; at most "
             f"{error.max_prompt_tokens} fit, because the context (max_model_len) holds "
-            f"{error.max_model_len} with the answer. It was not sent. Use {reset}"
-            "a shorter message, or start again with a larger --max-model-len."
+            f"{error.max_model_len} with the answer. It was not sent. Use "
+            f"{', '.join(remedies[:-1])} or {remedies[-1]}."
         )
 
     def _write_notes(self, output: RequestOutput) -> None:
@@ -140,105 +166,85 @@ class Conversation:
         else:
             note(f"it ended after {new} tokens; /params max_tokens=… allows more.")
 
-    # ----------------------------------------------------------------------- commands
+    # ------------------------------------------------------------------------ changes
 
-    def reset(self, rest: str) -> None:
-        """Begin a new conversation; the system message and the params stay."""
-        _refuse_text("/reset", rest)
-        self.history.clear()
-        note("a new conversation.")
+    def change_params(self, changes: Mapping[str, Any]) -> None:
+        """Change params for the turns after, if a request can have them.
 
-    def show_or_change_params(self, rest: str) -> None:
-        """Show the sampling params, or change some."""
-        if rest:
-            self.params = self._changed(rest)
-            return
-        for name, value in attrs.asdict(self.params, recurse=False).items():
-            text = json.dumps(value, ensure_ascii=False, default=str)
-            typer.echo(f"{name}={text}", err=True)
+        Raises:
+            InvalidParameterError: A value is impossible; nothing is changed.
+        """
+        before, self.given = self.given, {**self.given, **changes}
+        try:
+            # The engine may refuse params too: now, and not at the next message.
+            question = {"role": "user", "content": "?"}
+            self._submit([question], self.params).cancel()
+        except BaseException:
+            self.given = before
+            raise
 
-    def _changed(self, rest: str) -> SamplingParams:
-        """Return the params with the changes of *rest*, if a request can have them."""
-        changes: dict[str, Any] = {}
-        for pair in _NEXT_PARAMETER.split(rest):
-            name, equals, value = map(str.strip, pair.partition("="))
-            if not equals:
-                raise ConfigError(f"/params takes name=value, got {pair!r}.")
-            changes[name] = options.as_value(value)
-        refused = changes.keys() & {"n", "logprobs"}
-        if refused:
+    def change_model(self, name: str) -> None:
+        """Load another model in the place of this one; the history stays.
+
+        Raises:
+            UnillmError: The model cannot be loaded; the earlier one answers again.
+        """
+        from ..resolve import configure
+
+        configure(name)  # a wrong name is refused before anything is closed
+        before = self.generator.config.model
+        self.generator.close()  # two models may not fit into the memory
+        try:
+            self.generator = self.open_model(name)
+        except BaseException:
+            self.generator = self.open_model(before)
+            raise
+
+    def save(self, path: Path) -> None:
+        """Write the conversation as one line that `unillm generate` takes.
+
+        Raises:
+            ConfigError: The file exists and is not this conversation's, or cannot be
+                written.
+        """
+        line = {"model": self.generator.config.model, "messages": self.messages()}
+        text = json.dumps(line, ensure_ascii=False) + "\n"
+        try:
+            with path.open("w" if path == self.file else "x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError as error:
             raise ConfigError(
-                f"A chat shows one answer and its text, so {' and '.join(refused)} "
-                "cannot be changed in it."
+                f"{path} exists already. Save to another file, or delete that one."
+            ) from error
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} cannot be written: {error}.") from error
+        self.file = path
+
+    def load(self, path: Path) -> None:
+        """Read a conversation in the place of this one.
+
+        Raises:
+            ConfigError: The file cannot be read, or has no conversation in turns.
+        """
+        try:
+            found = json.loads(path.read_text("utf-8"))
+            messages = found["messages"] if isinstance(found, dict) else found
+            turns = [(each["role"], each["content"]) for each in messages]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise ConfigError(
+                f"{path} cannot be loaded: {error}. /save writes such a file, a JSON "
+                'object with "messages".'
+            ) from error
+        system = None
+        if turns and turns[0][0] == "system":
+            (_, system), *turns = turns
+        roles = [str(role) for role, _ in turns]
+        in_turns = ["user", "assistant"] * (len(turns) // 2)
+        if roles != in_turns or not all(isinstance(text, str) for _, text in turns):
+            raise ConfigError(
+                f"{path} cannot be loaded: after a system message, texts of user and "
+                f"assistant must take turns, got {', '.join(roles)}."
             )
-        params = attrs.evolve(self.params, **changes)
-        # The engine may refuse params too: now, and not at the next message.
-        self._submit([{"role": "user", "content": "?"}], params).cancel()
-        return params
-
-    def change_system(self, rest: str) -> None:
-        """Change the system message, or remove it."""
-        self.system = rest or None
-        note(f"the system message is {'changed' if rest else 'removed'}.")
-
-    def show_help(self, rest: str) -> None:
-        """Show the commands."""
-        _refuse_text("/help", rest)
-        rows = {
-            f"{name} {takes}": run.__doc__ for name, (run, takes) in COMMANDS.items()
-        }
-        rows |= {
-            "/quit": "Leave, as Ctrl-D does.",
-            QUOTES: f"Begin a message of several lines; {QUOTES} ends it.",
-            "Ctrl-C": "Stop the answer; at the prompt: leave.",
-        }
-        for name, text in rows.items():
-            typer.echo(f"{name:<24}{text}", err=True)
-
-
-COMMANDS: dict[str, tuple[Callable[[Conversation, str], None], str]] = {
-    "/reset": (Conversation.reset, ""),
-    "/params": (Conversation.show_or_change_params, "[name=value …]"),
-    "/system": (Conversation.change_system, "[TEXT]"),
-    "/help": (Conversation.show_help, ""),
-}
-"""Method of each command, whose docstring is its help, and the text that it takes.
-`Conversation.take` itself handles ``/quit``."""
-
-
-def _command(name: str) -> Callable[[Conversation, str], None]:
-    if name not in COMMANDS:
-        raise ConfigError(
-            f"There is no command {name}. /help shows them; to send a message that "
-            f"begins with a slash, put it between {QUOTES} and {QUOTES}."
-        )
-    return COMMANDS[name][0]
-
-
-def _refuse_text(name: str, rest: str) -> None:
-    if rest:
-        raise ConfigError(f"{name} takes nothing, got {rest!r}.")
-
-
-def _show(handle: RequestHandle) -> tuple[RequestOutput | None, str]:
-    """Write an answer as it comes; return its output and the text that was shown.
-
-    Ctrl-C stops the answer: the output is then `None`.
-
-    Raises:
-        RequestError: The request failed.
-    """
-    shown: list[str] = []
-    output = None
-    try:
-        for delta in handle:
-            shown.append(delta.text)
-            writing.write(delta.text)
-        output = handle.result()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        handle.cancel()
-        if not (shown and shown[-1].endswith("\n")):
-            writing.write("\n")
-    return output, "".join(shown)
+        self.system = system
+        self.history = [{"role": role, "content": text} for role, text in turns]
+        self.file = path

@@ -18,7 +18,7 @@ from .reporting import note, say_error
 from .writing import write_json
 
 if TYPE_CHECKING:
-    from ..process.environments import Environment
+    from ..settings import Environment
 
 app = typer.Typer(
     name="env",
@@ -123,7 +123,7 @@ def _checked(python: str) -> Environment:
         BackendUnavailableError: The interpreter cannot be run or has no unillm.
     """
     from ..process.backend import list_backends
-    from ..process.environments import Environment
+    from ..settings import Environment
 
     found = tuple(each.name for each in list_backends(python) if each.available)
     return Environment(python=python, backends=found)

@@ -12,7 +12,9 @@ import contextlib
 import functools
 import logging
 import os
+import shutil
 import sys
+import textwrap
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -23,6 +25,9 @@ import typer
 from .. import errors
 from .exit_codes import ExitCode, exit_code_of
 
+SAID = "unillm.said"
+"""Key of a context's `meta`: a warning that the command line has shown already."""
+
 
 def _say(kind: str, colour: str, message: str) -> None:
     """Write ``kind: message`` to standard error, if that is open."""
@@ -31,7 +36,19 @@ def _say(kind: str, colour: str, message: str) -> None:
         typer.echo(f"{head} {message}", err=True)
 
 
-note = functools.partial(_say, "note", "cyan")
+def note(message: str) -> None:
+    """Write a note to standard error; on a terminal, wrapped at words."""
+    if is_terminal(sys.stderr):
+        head = len("note: ")
+        width = max(head + 1, shutil.get_terminal_size().columns)
+        # Not the words of `say_error`: its commands are copied as one line.
+        wrapped = textwrap.wrap(
+            message, width - head, break_long_words=False, break_on_hyphens=False
+        )
+        message = f"\n{' ' * head}".join(wrapped)
+    _say("note", "cyan", message)
+
+
 say_warning = functools.partial(_say, "warning", "yellow")
 say_error = functools.partial(_say, "error", "red")
 
@@ -56,7 +73,7 @@ def reported(context: typer.Context, *, debug: bool) -> Iterator[None]:
         typer.Exit: The body raised an exception.
     """
     debug = debug or bool(context.find_root().params.get("debug"))
-    with _shown_log(debug=debug):
+    with _shown_log(debug=debug, said=context.meta.get(SAID)):
         try:
             yield
             sys.stdout.flush()
@@ -82,8 +99,18 @@ def _message(error: Exception, *, debug: bool) -> str:
 
 
 @contextlib.contextmanager
-def _shown_log(*, debug: bool) -> Iterator[None]:
-    """Show the whole log for *debug*; else short warnings and the log of builds."""
+def _shown_log(*, debug: bool, said: str | None) -> Iterator[None]:
+    """Show the whole log for *debug*; else short warnings and the log of builds.
+
+    Args:
+        debug: Whether everything is shown.
+        said: A warning that is not shown again.
+    """
+
+    def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+        if str(message) != said:
+            say_warning(str(message))  # without its place in the code
+
     log = logging.getLogger("unillm" if debug else "unillm.artifacts")
     handler = logging.StreamHandler(sys.stderr) if debug else _Notes()
     handler.setFormatter(logging.Formatter("%(name)s %(levelname)s: %(message)s"))
@@ -93,7 +120,7 @@ def _shown_log(*, debug: bool) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             if not debug:
-                warnings.showwarning = _show_warning
+                warnings.showwarning = show_warning
             yield
     finally:
         log.removeHandler(handler)
@@ -106,10 +133,6 @@ class _Notes(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         show = say_warning if record.levelno >= logging.WARNING else note
         show(record.getMessage())
-
-
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    say_warning(str(message))  # without its place in the code
 
 
 def _discard_output() -> None:

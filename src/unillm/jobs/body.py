@@ -117,8 +117,8 @@ class Bodies:
         [name] = given
         wanted = str if name == "prompt" else list
         if not isinstance(row[name], wanted):
-            given = _encode(row[name]).decode()[:80]
+            shown = _encode(row[name]).decode()[:80]
             raise InvalidPromptError(
-                f"{name} must be a {'text' if wanted is str else 'list'}, got {given}."
+                f"{name} must be a {'text' if wanted is str else 'list'}, got {shown}."
             )
         return row[name]

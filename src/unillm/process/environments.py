@@ -2,43 +2,25 @@
 
 """Environments: interpreters with engines that this one does not have, by name.
 
-A file of the user's lists them::
-
-    $XDG_CONFIG_HOME/unillm/environments.json
-    {"trt": {"python": "/opt/trt/bin/python", "backends": ["tensorrt-llm"]}}
-
-A variable such as ``UNILLM_PYTHON_TENSORRT_LLM`` names the interpreter of one backend
-and goes before the file.
+The user's settings file lists them. A variable such as ``UNILLM_PYTHON_TENSORRT_LLM``
+names the interpreter of one backend and goes before the file.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
-
-import attrs
-import msgspec
 
 from ..config import as_python
 from ..errors import ConfigError, nearest_name
+from ..settings import Environment, read_settings, write_settings
 from .child import interpreter
 
 VARIABLE = "UNILLM_PYTHON_"
 """Begins the name of the variable with the interpreter of a backend."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-
-
-@attrs.frozen(kw_only=True)
-class Environment:
-    """An interpreter, and the backends that it had when it was last checked."""
-
-    python: str
-    backends: tuple[str, ...] = ()
 
 
 def variable_of(backend: str) -> str:
@@ -52,43 +34,13 @@ def python_of_variable(backend: str) -> str | None:
     return interpreter(found) if found else None
 
 
-def file() -> Path:
-    """Return the path of the user's file.
-
-    Raises:
-        ConfigError: The user has no home.
-    """
-    base = Path(os.environ.get("XDG_CONFIG_HOME", ""))
-    try:
-        folder = base if base.is_absolute() else Path.home() / ".config"
-    except RuntimeError as error:
-        raise ConfigError(
-            f"The folder of the user's settings cannot be found: {error} Set "
-            "XDG_CONFIG_HOME to the path of a folder."
-        ) from error
-    return folder / "unillm" / "environments.json"
-
-
 def environments() -> Mapping[str, Environment]:
     """Return the environments of the user's file, by name.
 
     Raises:
         ConfigError: The file cannot be read.
     """
-    path = file()
-    try:
-        text = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):  # a home such as /dev/null
-        return {}
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
-    try:
-        return msgspec.json.decode(text, type=dict[str, Environment])
-    except msgspec.MsgspecError as error:
-        raise ConfigError(
-            f"{path} is not a table of environments: {error}. Mend it, or remove it "
-            "and add the environments again with `unillm env add`."
-        ) from error
+    return read_settings().environments
 
 
 def find_python(value: str | os.PathLike[str]) -> str:
@@ -120,7 +72,9 @@ def save(name: str, environment: Environment) -> None:
         raise ConfigError(
             f"{name!r} cannot name an environment: use letters, digits, and . _ -"
         )
-    _write({**environments(), name: environment})
+    settings = read_settings()
+    settings.environments[name] = environment
+    write_settings(settings)
 
 
 def remove(name: str) -> None:
@@ -129,27 +83,10 @@ def remove(name: str) -> None:
     Raises:
         ConfigError: No environment has the name.
     """
-    known = dict(environments())
+    settings = read_settings()
+    known = settings.environments
     if known.pop(name, None) is None:
         raise ConfigError(
             f"No environment is called {name!r}.{nearest_name(name, known)}"
         )
-    _write(known)
-
-
-def _write(known: Mapping[str, Environment]) -> None:
-    path = file()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = msgspec.json.format(msgspec.json.encode(known), indent=2) + b"\n"
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as new:
-            try:
-                new.write(text)
-                new.close()
-                Path(new.name).replace(path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    Path(new.name).unlink()
-                raise
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
+    write_settings(settings)

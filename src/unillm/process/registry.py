@@ -19,8 +19,9 @@ from typing_extensions import override
 from ..engines.backend import Backend
 from ..errors import UnillmError
 from ..plugins import KNOWN, BackendStatus, PluginRegistry
+from ..settings import settings_or_warning
 from .backend import ProcessBackend, describe, list_backends
-from .environments import environments, find_python, python_of_variable
+from .environments import find_python, python_of_variable
 
 
 class BackendRegistry(PluginRegistry):
@@ -31,7 +32,8 @@ class BackendRegistry(PluginRegistry):
             environment. `None` for this one and those that it knows.
 
     Raises:
-        ConfigError: There is no such environment, or the user's file cannot be read.
+        ConfigError: There is no such environment, or the user's file cannot be read to
+            look for it.
     """
 
     def __init__(self, python: str | os.PathLike[str] | None = None) -> None:
@@ -39,7 +41,7 @@ class BackendRegistry(PluginRegistry):
         self._python = None if python is None else find_python(python)
         self._found: dict[tuple[str, str], ProcessBackend] = {}
         self._listed = False
-        self._known = {} if python is not None else environments()
+        self._known = {} if python is not None else settings_or_warning().environments
 
     @override
     def names(self) -> list[str]:
