@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
+import torch
 
 from unillm.backend import Finding
+from unillm.cli import machine
 from unillm.cli.exit_codes import ExitCode
 from unillm.testing import conformance
 from unillm.testing.backends import ScriptedBackend, plugged
@@ -43,7 +46,44 @@ def run(contract):
 
 
 def doctor(cli, *arguments):
-    return cli("doctor", "--backend", "assuming", *arguments)
+    return cli("doctor", "--contract", "--backend", "assuming", *arguments)
+
+
+def test_the_environment_is_reported_without_secrets_and_without_an_engine(
+    cli, monkeypatch
+):
+    monkeypatch.setenv("HF_TOKEN", "hf_abc")
+    monkeypatch.setenv("UNILLM_API_KEY", "sk-abc")
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:abc@proxy:80")
+    monkeypatch.setenv("UNILLM_BACKEND", "assuming")
+
+    shown = cli("doctor")
+    report = json.loads(cli("doctor", "--json").stdout)
+
+    assert shown.exit_code == ExitCode.OK
+    assert "abc" not in shown.stdout + json.dumps(report)
+    assert report["variables"]["HF_TOKEN"] == "set, not shown"
+    assert report["variables"]["HTTPS_PROXY"] == "http://…@proxy:80"
+    assert report["variables"]["UNILLM_BACKEND"] == "assuming"
+    assert report["packages"]["torch"] == torch.__version__
+    assert report["backends"]["assuming"].startswith("available")
+    assert "settings.json" in report["folders"]["settings"]
+    for section in report:
+        assert f"{section}\n" in shown.stdout
+
+
+def test_devices_are_those_of_nvidias_program(monkeypatch, tmp_path):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        "#!/bin/sh\necho '0, NVIDIA H100, 81559 MiB, 80000 MiB, 550, 9.0'"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+    assert machine.facts()["devices"] == {
+        "GPU 0": "NVIDIA H100, memory 81559 MiB, free 80000 MiB, driver 550, "
+        "compute capability 9.0"
+    }
 
 
 def test_assumptions_and_clauses_are_shown_one_by_one(cli, run):
@@ -52,7 +92,7 @@ def test_assumptions_and_clauses_are_shown_one_by_one(cli, run):
     shown = doctor(cli)
 
     assert shown.exit_code == ExitCode.OK
-    assert [line.strip() for line in shown.stdout.splitlines()] == [
+    assert [line.strip() for line in shown.stdout.splitlines()][-3:] == [
         "held  The sky is blue",
         "it was looked at  [a window]",
         "held  E1: All end.",

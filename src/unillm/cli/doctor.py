@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""``unillm doctor``: assumptions and contract of a backend, checked where it runs."""
+"""``unillm doctor``: this environment, and on request a backend's contract in it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .writing import write_json
 
 if TYPE_CHECKING:
     from ..backend import Finding
-    from ..testing.conformance import ClauseResult
+    from ..testing.conformance import ClauseResult, Conformance
 
 _HELD = {True: "held", False: "FAILED", None: "new"}
 
@@ -25,38 +25,73 @@ _HELD = {True: "held", False: "FAILED", None: "new"}
 def doctor(
     model: options.ModelArgument = "unillm/tiny",
     *,
+    contract: Annotated[
+        bool,
+        typer.Option(
+            "--contract",
+            help="Also check the backend's assumptions about its engine, with MODEL, "
+            "and the clauses of the contract, with the bundled model, whose answers are "
+            "known. Needs the extra [testing].",
+        ),
+    ] = False,
     as_json: options.AsJson = False,
-    engine: Annotated[
-        options.Engine, options.Without("tokenizer", "max_num_batched_tokens")
-    ],
+    engine: options.Engine,
 ) -> None:
-    """Check the assumptions of a backend, and the contract on its engine.
+    """Report this environment for a bug report: versions, devices, backends, disk.
 
-    The assumptions are checked with MODEL. The clauses are checked with the bundled
-    model, whose answers are known. Needs the extra [testing].
+    Values of variables that sound like a secret are not shown.
     """
-    from ..resolve import resolve
-    from ..testing.conformance import need_pytest, run_contract
+    from .machine import facts
 
-    need_pytest()
+    if contract:
+        from ..testing.conformance import need_pytest
+
+        need_pytest()
+    report: dict[str, Any] = dict(facts())
+    if not as_json:
+        _write(report)
+    if not contract:
+        if as_json:
+            write_json(report)
+        return
+    findings, result = _check(model, engine, show=not as_json)
+    if as_json:
+        write_json({**report, "findings": findings, "contract": as_data(result)})
+    if any(finding.held is False for finding in findings):
+        raise typer.Exit(ExitCode.REQUESTS_FAILED)
+    if not result.conforms:
+        raise typer.Exit(ExitCode.NONCONFORMING)
+
+
+def _write(report: dict[str, dict[str, str]]) -> None:
+    from .tables import pairs_table, print_table
+
+    for title, rows in report.items():
+        typer.echo(typer.style(title, bold=True))
+        print_table(pairs_table(*((f"  {each}", rows[each]) for each in rows)))
+        typer.echo()
+
+
+def _check(
+    model: str, engine: options.Engine, *, show: bool
+) -> tuple[list[Finding], Conformance]:
+    """Check the assumptions of a backend, and the core of the contract."""
+    from ..resolve import resolve
+    from ..testing.conformance import run_contract
+
     resolved = resolve(model, **engine)
     findings = []
     for finding in resolved.backend.examine(resolved.config):
         findings.append(finding)
-        if not as_json:
+        if show:
             _show_finding(finding)
-    contract = run_contract(
+    result = run_contract(
         resolved.backend.name,
         options=_for_the_contract(engine),
         core=True,
-        on_result=None if as_json else _show_clause,
+        on_result=_show_clause if show else None,
     )
-    if as_json:
-        write_json({"findings": findings, "contract": as_data(contract)})
-    if any(finding.held is False for finding in findings):
-        raise typer.Exit(ExitCode.REQUESTS_FAILED)
-    if not contract.conforms:
-        raise typer.Exit(ExitCode.NONCONFORMING)
+    return findings, result
 
 
 def _for_the_contract(given: options.Engine) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Availability:
 
 @attrs.frozen(kw_only=True)
 class Finding:
-    """The result of one check of `Backend.examine`, which `unillm doctor` prints."""
+    """One check of `Backend.examine`, which `unillm doctor --contract` prints."""
 
     assumption: str
     """A fact about the engine, as a sentence in the present tense."""

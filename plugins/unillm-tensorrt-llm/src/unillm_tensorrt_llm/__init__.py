@@ -3,8 +3,8 @@
 """TensorRT-LLM as a backend of unillm: a hook and a `Backend`. Imports no TensorRT-LLM.
 
 Built from published sources, documentation and issue threads, and tested against a
-fake made of them; never run on a GPU. On a machine with one, ``unillm doctor`` checks
-the assumptions of the fake.
+fake made of them; never run on a GPU. On a machine with one, ``unillm doctor
+--contract`` checks the assumptions of the fake.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""Checks of assumptions about TensorRT-LLM, as findings of ``unillm doctor``."""
+"""Checks of assumptions about TensorRT-LLM, for ``unillm doctor --contract``."""
 
 from __future__ import annotations
 
