@@ -4,17 +4,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import pty
+import re
 import signal
-import struct
 import subprocess
 import sys
-import termios
 
 import pytest
+from cli.screen import Screen
 
 import unillm
 
@@ -93,27 +90,17 @@ def test_ctrl_c_ends_a_stream_with_130_and_no_traceback(background):
     assert process.returncode == 130
 
 
-def test_a_terminal_gets_headers_and_a_bar(process_environment):
-    terminal, child_side = pty.openpty()
-    size = struct.pack("HHHH", 25, 100, 0, 0)
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, size)
-    done = subprocess.run(
-        [sys.executable, "-m", "unillm", "generate", COUNT, "Add 2 and 3:"],
-        env={**process_environment, "TERM": "xterm"},
-        stdin=subprocess.DEVNULL,
-        stdout=child_side,
-        stderr=child_side,
-        check=True,
-        timeout=60,
-    )
-    os.close(child_side)
-    shown = os.read(terminal, 100_000).decode()
-    os.close(terminal)
+def test_a_terminal_gets_headers_a_bar_and_the_totals(process_environment):
+    screen = Screen(["generate", COUNT, "Add 2 and 3:"], process_environment)
 
-    assert done.returncode == 0
-    assert f"── prompt 1  {COUNT}" in shown
-    assert ANSWER in shown
-    assert "2/2" in shown
+    code = screen.end()
+    screen.close()
+
+    assert code == 0
+    assert f"── prompt 1  {COUNT}\n{ANSWER}\n" in screen.text
+    assert "── prompt 2  Add 2 and 3:\n5\n" in screen.text
+    assert "2/2" in screen.text
+    assert re.search(r"note: 2 prompts; \d+ prompt tokens and 10 new ones", screen.text)
 
 
 # ----------------------------------------------------------------------- this process

@@ -30,7 +30,7 @@ def doctor(
         typer.Option(
             "--contract",
             help="Also check the backend's assumptions about its engine, with MODEL, "
-            "and the clauses of the contract, with the bundled model, whose answers are "
+            "and the contract's clauses, with the bundled model, whose answers are "
             "known. Needs the extra [testing].",
         ),
     ] = False,
