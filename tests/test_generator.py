@@ -226,7 +226,8 @@ def test_tools_reach_a_template_that_offers_them(generator):
     schema = {"type": "function", "function": {"name": "spell", "parameters": {}}}
     template = "{% for tool in tools %}[{{ tool.function.name }}]{% endfor %}x"
 
-    outputs = generator.chat([CHAT] * 2, tools=[add, schema], chat_template=template)
+    asked = {"tools": [add, schema], "chat_template": template}
+    outputs = generator.chat([CHAT] * 2, SamplingParams(max_tokens=1), **asked)
     [ignored] = generator.chat(CHAT, tools=[schema])
 
     assert [output.prompt for output in outputs] == ["[add][spell]x"] * 2
@@ -298,9 +299,9 @@ def test_a_content_format_that_does_not_exist_is_refused(generator):
 def test_the_generators_template_is_the_default_of_every_conversation():
     with Generator("unillm/tiny", chat_template="{{ 'own' }}") as generator:
         outputs = [
-            *generator.chat(CHAT),
-            *generator.generate({"messages": CHAT}),
-            *generator.chat(CHAT, chat_template="{{ 'other' }}"),
+            *generator.chat(CHAT, GREEDY),
+            *generator.generate({"messages": CHAT}, GREEDY),
+            *generator.chat(CHAT, GREEDY, chat_template="{{ 'other' }}"),
         ]
 
     assert [output.prompt for output in outputs] == ["own", "own", "other"]
@@ -453,7 +454,7 @@ def test_the_models_defaults_are_given_as_a_copy(generator):
 
 
 def test_params_that_came_to_contradict_each_other_fail_alone(generator):
-    changed = SamplingParams(temperature=0)
+    changed = SamplingParams(temperature=0, max_tokens=20)
     changed.min_tokens = 50
 
     with pytest.raises(RequestsRefusedError, match="min_tokens=50 is more") as caught:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
 import re
@@ -14,13 +15,10 @@ from hypothesis import strategies as st
 
 from unillm import SamplingParams, StructuredOutputs
 from unillm.errors import InvalidParameterError, UnillmError, UnknownArgumentError
-from unillm.params import (
-    UNAVAILABLE_CONSTRAINTS,
-    UNAVAILABLE_FIELDS,
-    SamplingParamsWarning,
-)
+from unillm.params import UNAVAILABLE_FIELDS, SamplingParamsWarning
+from unillm.structured_outputs import UNAVAILABLE_CONSTRAINTS
 
-# Defaults of vLLM 0.32, which are the same on every backend.
+# Defaults of vLLM 0.32, but for `max_tokens`; they are the same on every backend.
 DEFAULTS = {
     "n": 1,
     "presence_penalty": 0.0,
@@ -34,7 +32,7 @@ DEFAULTS = {
     "stop": [],
     "stop_token_ids": [],
     "ignore_eos": False,
-    "max_tokens": 16,
+    "max_tokens": None,
     "min_tokens": 0,
     "logprobs": None,
     "prompt_logprobs": None,
@@ -52,8 +50,38 @@ DEFAULTS = {
 }
 
 
-def test_defaults_are_those_of_vllm():
-    assert attrs.asdict(SamplingParams()) == DEFAULTS
+def test_defaults_are_those_of_vllm_but_for_the_length():
+    params = SamplingParams()
+
+    assert {name: getattr(params, name) for name in DEFAULTS} == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    "copied", [attrs.evolve, copy.copy, copy.deepcopy, SamplingParams.clone]
+)
+def test_copies_know_whether_a_length_was_given(copied):
+    without, with_none = SamplingParams(), SamplingParams(max_tokens=None)
+
+    assert not copied(without).sets_max_tokens
+    assert copied(with_none).sets_max_tokens
+    assert not pickle.loads(pickle.dumps(without)).sets_max_tokens
+    assert without != with_none
+
+
+def test_a_length_may_be_assigned():
+    params = SamplingParams()
+
+    params.max_tokens = None
+    assert params.sets_max_tokens
+    params.max_tokens = np.int64(5)
+    assert (params.max_tokens, type(params.max_tokens)) == (5, int)
+
+
+def test_the_representation_has_what_was_given():
+    shown = repr(SamplingParams(temperature=0, max_tokens=None, stop="a"))
+
+    assert shown == "SamplingParams(temperature=0.0, stop=['a'], max_tokens=None)"
+    assert repr(SamplingParams()) == "SamplingParams()"
 
 
 @pytest.mark.parametrize(

@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from .outputs import RequestOutput as RequestOutput
     from .outputs import SlotMetrics as SlotMetrics
     from .params import SamplingParams as SamplingParams
-    from .params import StructuredOutputs as StructuredOutputs
-    from .params import StructuredOutputsParams as StructuredOutputsParams
     from .plugins import BackendStatus as BackendStatus
     from .process.registry import backends as backends
     from .runtime.handle import RequestHandle as RequestHandle
+    from .structured_outputs import StructuredOutputs as StructuredOutputs
+    from .structured_outputs import StructuredOutputsParams as StructuredOutputsParams
     from .text.prompts import PromptType as PromptType
     from .text.prompts import TextPrompt as TextPrompt
     from .text.prompts import TokensPrompt as TokensPrompt
@@ -71,10 +71,11 @@ _NAMES = {
         "RequestOutput",
         "SlotMetrics",
     ),
-    ".params": ("SamplingParams", "StructuredOutputs", "StructuredOutputsParams"),
+    ".params": ("SamplingParams",),
     ".plugins": ("BackendStatus",),
     ".process.registry": ("backends",),
     ".runtime.handle": ("RequestHandle",),
+    ".structured_outputs": ("StructuredOutputs", "StructuredOutputsParams"),
     ".text.prompts": ("PromptType", "TextPrompt", "TokensPrompt"),
     ".vllm_api.beam_search": ("BeamSearchParams",),
     ".vllm_api.engine.arg_utils": ("EngineArgs",),

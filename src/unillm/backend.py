@@ -83,13 +83,13 @@ from .model.positions import positions_of as positions_of
 from .outputs import FinishReason as FinishReason
 from .outputs import SlotMetrics as SlotMetrics
 from .params import SamplingParams as SamplingParams
-from .params import StructuredOutputs as StructuredOutputs
 from .phases import phase as phase
 from .runtime.allocator import give_back as give_back
 from .runtime.allocator import keep_freed as keep_freed
 from .scheduling.queue import WaitingQueue as WaitingQueue
 from .scheduling.runs import RunScheduler as RunScheduler
 from .scheduling.slots import SlotScheduler as SlotScheduler
+from .structured_outputs import StructuredOutputs as StructuredOutputs
 from .text.loading import ModelText as ModelText
 from .text.loading import read_model_text as read_model_text
 from .text.notation import StructureNotation as StructureNotation

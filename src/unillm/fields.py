@@ -88,6 +88,20 @@ def as_integer(value: Any) -> int:
     return operator.index(value)
 
 
+def as_positive(name: str, value: Any, expected: str = "an integer ≥ 1") -> int:
+    """Return an integer from 1 on.
+
+    Raises:
+        InvalidParameterError: *value* is not one.
+    """
+    try:
+        if (number := as_integer(value)) >= 1:
+            return number
+    except TypeError:
+        pass
+    raise refuse(name, expected, value)
+
+
 def as_number(value: Any) -> float:
     """Return a real number of any library; a bool is not one."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):

@@ -11,42 +11,45 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, overload
 
 from typing_extensions import Self, Unpack
 
-from .errors import GeneratorClosedError
 from .keywords import suggest_names
-from .lora import LoRALike, LoRARequest
-from .outputs import CompletionDelta, RequestOutput
-from .params import SamplingParams
+from .lora import LoRALike
+from .outputs import RequestOutput
 from .phase_bars import shown_phases
 from .phases import phase
 from .resolve import Resolved, resolve
 from .runtime.arguments import (
+    AsyncChatOptions,
     ChatOptions,
     GenerateOptions,
+    GeneratorOptions,
     ListOptions,
     OnError,
     ParamsLike,
     PriorityLike,
+    TemplateOptions,
     UseTqdm,
 )
 from .runtime.calls import ListCall
-from .runtime.driver import CLOSED, Driver
-from .runtime.handle import RequestHandle, read_and_cancel
-from .runtime.requests import ChatPrompt, RequestMaker, chat_prompts
-from .runtime.text_methods import TextMethods
+from .runtime.chat_prompts import ChatPrompt, chat_prompts
+from .runtime.creating import create_in_thread
+from .runtime.cut_notice import CutNotice
+from .runtime.driver import Driver
+from .runtime.request_methods import RequestMethods
+from .runtime.requests import RequestMaker
 from .text.loading import read_model_text
-from .text.prompts import Conversation, Prompts, PromptType, as_prompts
+from .text.prompts import Conversation, Prompts, as_prompts
 
 log = logging.getLogger("unillm")
 
 
 @suggest_names()
-class Generator(TextMethods):
+class Generator(RequestMethods):
     """One way to generate text, on any engine. Safe to use from several threads.
 
     Use it in a ``with`` block, or call `close`. A forked child cannot use it.
@@ -142,15 +145,26 @@ class Generator(TextMethods):
         del arguments["self"]
         self._open(resolve(**arguments))
 
-    def _open(self, resolved: Resolved) -> None:
+    @classmethod
+    async def acreate(
+        cls, model: str | os.PathLike[str], **options: Unpack[GeneratorOptions]
+    ) -> Self:
+        """Create a generator without blocking the event loop.
+
+        Arguments and errors are those of the class. A task that is cancelled meanwhile
+        closes the generator as soon as it is loaded.
+        """
+        return await create_in_thread(partial(cls, model, **options))
+
+    def _open(self, resolved: Resolved, *, max_tokens: int | None = None) -> None:
         """Read the model's text files, then load the engine."""
         self._driver: Driver | None = None
         self.config = resolved.config
         self.backend = resolved.backend.name
         with shown_phases():
-            self._load(resolved)
+            self._load(resolved, max_tokens)
 
-    def _load(self, resolved: Resolved) -> None:
+    def _load(self, resolved: Resolved, max_tokens: int | None) -> None:
         config = self.config
         with phase("reading the tokenizer"):
             self._text = text = read_model_text(
@@ -178,7 +192,9 @@ class Generator(TextMethods):
             backend=self.backend,
             backends=resolved.registry.loadable,
             compile_structures=not engine.compiles_structures,
+            max_tokens=max_tokens,
         )
+        self._notice = CutNotice(engine.limits.max_model_len, max_tokens)
         eos = sorted(self.eos_token_ids)
         log.info("%s: %s, EOS tokens %s", resolved, engine.limits, eos)
 
@@ -211,7 +227,7 @@ class Generator(TextMethods):
         *,
         lora_request: LoRALike = None,
         on_error: OnError = "raise",
-        use_tqdm: UseTqdm = False,
+        use_tqdm: UseTqdm = None,
         priority: PriorityLike = 0,
         timeout_s: float | None = None,
     ) -> Any:
@@ -222,12 +238,16 @@ class Generator(TextMethods):
                 ``{"prompt_token_ids": ids}``; ``{"messages": [...]}``, a conversation
                 that the chat template renders; or a list, array or column of these.
             params: One `SamplingParams` for all prompts, a list with one for each, or
-                `None` for the model's own defaults.
+                `None` for the model's own defaults. Where neither they nor the model
+                set `max_tokens`, an answer goes on to its own end or that of the
+                context; a warning says so once if that, or the model's default, cut
+                one.
             lora_request: One adapter for all prompts, a list with one or `None` for
                 each, or `None` for the model alone.
             on_error: "raise", or "return" to put each error at the index of its prompt.
             use_tqdm: Show a progress bar; or a callable that makes one, such as
-                ``functools.partial(tqdm, leave=False)``.
+                ``functools.partial(tqdm, leave=False)``. `None` shows one for several
+                prompts if standard error is a terminal.
             priority: Lower is sooner; a list has one for each prompt.
             timeout_s: Seconds that each request has from now.
 
@@ -277,7 +297,7 @@ class Generator(TextMethods):
         tools: Sequence[Any] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         on_error: OnError = "raise",
-        use_tqdm: UseTqdm = False,
+        use_tqdm: UseTqdm = None,
         priority: PriorityLike = 0,
         timeout_s: float | None = None,
     ) -> Any:
@@ -295,7 +315,7 @@ class Generator(TextMethods):
             tools: Functions or their JSON schemas, for templates that offer tools.
             chat_template_kwargs: Further variables for the template.
             on_error: "raise" or "return".
-            use_tqdm: Show a progress bar; or a callable that makes one.
+            use_tqdm: Show a progress bar, as for `generate`.
             priority: Lower is sooner; a list has one for each conversation.
             timeout_s: Seconds that each request has from now.
 
@@ -317,6 +337,46 @@ class Generator(TextMethods):
         prompts = chat_prompts(messages, options)
         call = self._call(prompts, params, lora_request, priority, timeout_s)
         return call.run(on_error, use_tqdm=use_tqdm)
+
+    @overload
+    async def achat(
+        self,
+        messages: Conversation | Sequence[Conversation],
+        params: ParamsLike = None,
+        *,
+        on_error: Literal["raise"] = "raise",
+        **options: Unpack[AsyncChatOptions],
+    ) -> list[RequestOutput]: ...
+
+    @overload
+    async def achat(
+        self,
+        messages: Conversation | Sequence[Conversation],
+        params: ParamsLike = None,
+        *,
+        on_error: Literal["return"],
+        **options: Unpack[AsyncChatOptions],
+    ) -> list[RequestOutput | Exception]: ...
+
+    async def achat(
+        self,
+        messages: Conversation | Sequence[Conversation],
+        params: ParamsLike = None,
+        *,
+        lora_request: LoRALike = None,
+        on_error: OnError = "raise",
+        priority: PriorityLike = 0,
+        timeout_s: float | None = None,
+        **template: Unpack[TemplateOptions],
+    ) -> Any:
+        """Answer conversations without blocking the event loop.
+
+        Arguments, result and errors are those of `chat`, but for `use_tqdm`;
+        *template* are its arguments for the template, such as ``tools``.
+        """
+        prompts = chat_prompts(messages, template)
+        call = self._call(prompts, params, lora_request, priority, timeout_s)
+        return await call.arun(on_error)
 
     @overload
     async def agenerate(
@@ -367,93 +427,8 @@ class Generator(TextMethods):
         driver = self._open_driver()
         prompts = as_prompts(prompts)
         make = self._requests.makers(prompts, params, lora_request, priority, timeout_s)
-        return ListCall(make, submit=partial(driver.submit, block=True))
-
-    # --------------------------------------------------------------------- one request
-
-    def submit(
-        self,
-        prompt: PromptType,
-        params: SamplingParams | None = None,
-        *,
-        lora_request: LoRARequest | None = None,
-        priority: int = 0,
-        timeout_s: float | None = None,
-    ) -> RequestHandle:
-        """Start one request and return at once.
-
-        Args:
-            prompt: One prompt in any form that `generate` takes.
-            params: `None` for the model's own defaults.
-            lora_request: An adapter, or `None` for the model alone.
-            priority: Lower is sooner.
-            timeout_s: Seconds that the request has.
-
-        Raises:
-            RequestError: The request is refused.
-            QueueFullError: Too many requests wait.
-            EngineDeadError: The engine died.
-            GeneratorClosedError: The generator is closed.
-        """
-        driver = self._open_driver()
-        handle = self._requests.make(prompt, params, lora_request, priority, timeout_s)
-        driver.submit(handle, block=False)
-        return handle
-
-    def stream(
-        self,
-        prompt: PromptType,
-        params: SamplingParams | None = None,
-        *,
-        lora_request: LoRARequest | None = None,
-        priority: int = 0,
-        timeout_s: float | None = None,
-    ) -> Iterator[CompletionDelta]:
-        """Generate for one prompt and yield new text as soon as it is final.
-
-        The arguments are those of `submit`. Leaving the loop cancels the request.
-
-        Raises:
-            RequestError: At the call if the request is refused, else while iterating.
-        """
-        handle = self.submit(
-            prompt,
-            params,
-            lora_request=lora_request,
-            priority=priority,
-            timeout_s=timeout_s,
-        )
-        return read_and_cancel(handle)
-
-    async def astream(
-        self,
-        prompt: PromptType,
-        params: SamplingParams | None = None,
-        *,
-        lora_request: LoRARequest | None = None,
-        priority: int = 0,
-        timeout_s: float | None = None,
-    ) -> AsyncGenerator[CompletionDelta, None]:
-        """Yield new text in an event loop; a slow reader never slows the engine.
-
-        The arguments are those of `submit`. Leaving the loop cancels the request as
-        soon as the generator object is closed; `contextlib.aclosing` closes it at once.
-
-        Raises:
-            RequestError: While iterating.
-        """
-        handle = self.submit(
-            prompt,
-            params,
-            lora_request=lora_request,
-            priority=priority,
-            timeout_s=timeout_s,
-        )
-        try:
-            async for delta in handle:
-                yield delta
-        finally:
-            handle.leave()
+        submit = partial(driver.submit, block=True)
+        return ListCall(make, submit=submit, notice=self._notice)
 
     # ------------------------------------------------------------------------- closing
 
@@ -473,6 +448,16 @@ class Generator(TextMethods):
         if self._driver is not None:
             self._driver.owner.check()
         self.__exit__()
+
+    def __repr__(self) -> str:
+        if not hasattr(self, "limits"):
+            return "<Generator that is not loaded>"
+        state = "closed" if self._driver is None else "open"
+        return (
+            f"<Generator {self.config.model!r} on {self.backend}, {state}: context of "
+            f"{self.limits.max_model_len} tokens, {self.limits.max_num_seqs} requests "
+            "at a time>"
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -495,15 +480,15 @@ class Generator(TextMethods):
             )
             driver.abandon()
 
-    def _open_driver(self) -> Driver:
-        if self._driver is None:
-            raise GeneratorClosedError(CLOSED)
-        self._driver.owner.check()
-        return self._driver
 
+def open_generator(resolved: Resolved, *, max_tokens: int | None = None) -> Generator:
+    """Return a generator for a model and a backend that are resolved already.
 
-def open_generator(resolved: Resolved) -> Generator:
-    """Return a generator for a model and a backend that are resolved already."""
+    Args:
+        resolved: The model and the backend.
+        max_tokens: New tokens of params that set none; `None` for what the context
+            holds.
+    """
     generator = Generator.__new__(Generator)
-    generator._open(resolved)  # noqa: SLF001
+    generator._open(resolved, max_tokens=max_tokens)  # noqa: SLF001
     return generator

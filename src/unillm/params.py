@@ -2,18 +2,19 @@
 
 """`SamplingParams`: how the next token is chosen and when a completion ends.
 
-Names, meanings and defaults are vLLM's (0.32), on every backend. A field checks its
-value when an object is made and when the field is assigned. A request copies the
+Names, meanings and defaults are vLLM's (0.32), on every backend, but for `max_tokens`:
+a completion without it goes on to its own end or that of the context. A field checks
+its value when an object is made and when the field is assigned. A request copies the
 object, which checks all fields again: lists and dicts may have been changed since.
 """
 
 from __future__ import annotations
 
-import json as _json
+import enum
 import math
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import attrs
 
@@ -22,15 +23,16 @@ from .fields import (
     as_integer,
     as_items,
     as_number,
+    as_positive,
     as_text,
     bool_field,
     field,
     int_field,
     number_field,
     refuse,
-    text_field,
 )
 from .keywords import suggest_names
+from .structured_outputs import StructuredOutputs
 
 MAX_N = 16_384
 """Largest `n`: vLLM's default of ``VLLM_MAX_N_SEQUENCES``."""
@@ -87,20 +89,22 @@ _HARMLESS_FIELDS: Mapping[str, tuple[Any, ...]] = {
 }
 """Their values that request what `SamplingParams` does anyway."""
 
-UNAVAILABLE_CONSTRAINTS: Mapping[str, str] = {
-    "structural_tag": "no backend has it; a grammar may hold JSON between other text",
-}
-"""Fields of vLLM's ``StructuredOutputsParams`` that are not in `StructuredOutputs`."""
-
-_HARMLESS_CONSTRAINTS: Mapping[str, tuple[Any, ...]] = {
-    "json_object": (None,),
-    "structural_tag": (None,),
-}
-"""Their values that request what `StructuredOutputs` does anyway."""
-
 
 class SamplingParamsWarning(UserWarning):
-    """A sampling parameter was changed to the nearest value that works."""
+    """A parameter was changed to the nearest value, or a default cut an answer."""
+
+
+class Unset(enum.Enum):
+    """The stored value of a field that was not given, where `None` is a value too."""
+
+    UNSET = None
+
+
+class HasDefaults(Protocol):
+    """**Protocol:** a `Generator` or an `LLM`, whose model has sampling defaults."""
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """Return a copy of the model's own defaults."""
 
 
 def _token_id(value: Any) -> int:
@@ -136,6 +140,12 @@ def _temperature(value: Any) -> float:
 
 
 # Type checkers read from these converters what a field accepts.
+
+
+def _as_max_tokens(value: int | Unset | None) -> int | Unset | None:
+    if value is None or value is Unset.UNSET:
+        return value
+    return as_positive("max_tokens", value, "an integer ≥ 1 or None")
 
 
 def _as_stop(value: str | Iterable[str] | None) -> list[str]:
@@ -191,97 +201,6 @@ def _is_word(text: str) -> bool:
 
 def _as_count(value: Any) -> int:
     return 1 if value is True else as_integer(value)
-
-
-def _as_choice(value: Iterable[str] | None) -> tuple[str, ...] | None:
-    expected = "a list of at least one non-empty text"
-    return as_items("choice", value, as_text, expected, at_least=1) or None
-
-
-def _as_schema(value: Any) -> str | None:
-    """Return a JSON schema as text, which the caller cannot change afterwards."""
-    expected = "a JSON schema (dict or text) or a pydantic model class"
-    if value is None:
-        return None
-    make = getattr(value, "model_json_schema", None)
-    try:
-        if isinstance(value, type) and callable(make):
-            value = make()
-        if isinstance(value, (str, bytes)):
-            value = _json.loads(value)
-        if isinstance(value, Mapping):
-            return _json.dumps(dict(value), allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidParameterError(
-            f"json must be {expected}: {type(error).__name__}: {error}.",
-            parameter="json",
-        ) from error
-    raise refuse("json", expected, value)
-
-
-@suggest_names(reasons=UNAVAILABLE_CONSTRAINTS, harmless=_HARMLESS_CONSTRAINTS)
-@attrs.frozen(kw_only=True)
-class StructuredOutputs:
-    """A constraint on the text of a completion: exactly one of the first five fields.
-
-    Names are those of vLLM's ``StructuredOutputsParams``.
-
-    Raises:
-        InvalidParameterError: None or several are given, or one is impossible. Errors
-            that only the compiler finds are raised when a request is submitted.
-        UnknownArgumentError: The keyword does not exist; names the nearest.
-    """
-
-    __module__ = "unillm"
-
-    json: str | None = attrs.field(default=None, converter=_as_schema)
-    """A JSON schema as dict or text, or a pydantic model class; kept as text."""
-    regex: str | None = text_field()
-    """A regular expression that the whole text matches, without look-around and
-    back-references."""
-    choice: tuple[str, ...] | None = attrs.field(default=None, converter=_as_choice)
-    """Texts, one of which is the whole text."""
-    grammar: str | None = text_field()
-    """A context-free grammar: in Lark's notation from the rule ``start``, or in GBNF
-    from the rule ``root``."""
-    json_object: bool = bool_field(False)
-    """Whether the text is a JSON object of any kind."""
-
-    disable_any_whitespace: bool = bool_field(False)
-    """JSON without spaces and line breaks between its parts."""
-    disable_additional_properties: bool = bool_field(False)
-    """Objects have no other properties than a schema names, where it says nothing."""
-    whitespace_pattern: str | None = text_field()
-    """A regular expression for the text on each side of a comma or colon in JSON; there
-    is none inside of the brackets."""
-
-    def __attrs_post_init__(self) -> None:
-        given = [kind for kind in _KINDS if getattr(self, kind)]
-        if len(given) != 1:
-            raise InvalidParameterError(
-                f"structured_outputs needs exactly one of {', '.join(_KINDS)}; got "
-                f"{' and '.join(given) or 'none'}.",
-                parameter="structured_outputs",
-                value=given,
-            )
-
-    @property
-    def kind(self) -> str:
-        """Name of the field that is given."""
-        return next(kind for kind in _KINDS if getattr(self, kind))
-
-    @property
-    def source(self) -> str:
-        """The constraint as one text, for the grammar compiler."""
-        choices = "\n".join(self.choice or ())
-        text = self.json or self.regex or self.grammar or choices
-        return text or '{"type": "object"}'
-
-
-StructuredOutputsParams = StructuredOutputs
-"""The same under vLLM's name."""
-
-_KINDS = ("json", "regex", "choice", "grammar", "json_object")
 
 
 _COUNT = "an integer ≥ -1", lambda n: n >= -1
@@ -359,8 +278,9 @@ class SamplingParams:
     ignore_eos: bool = bool_field(False)
     """Continue after the model's EOS tokens; `stop_token_ids` still stop."""
 
-    max_tokens: int | None = int_field(16, 1, optional=True)
-    """New tokens at most; `None` for as many as the context holds."""
+    _max_tokens: int | Unset | None = attrs.field(
+        default=Unset.UNSET, converter=_as_max_tokens, alias="max_tokens"
+    )
 
     min_tokens: int = int_field(0, 0)
     """New tokens at least: neither EOS nor a stop string ends the completion sooner,
@@ -459,6 +379,44 @@ class SamplingParams:
                 value=self.min_tokens,
             )
 
+    @property
+    def max_tokens(self) -> int | None:
+        """New tokens at most; `None` for as many as the context holds.
+
+        Without it, a completion goes on to its own end or to that of the context, on
+        every backend; `LLM` alone has vLLM's 16 tokens then.
+        """
+        found = self._max_tokens
+        return None if found is Unset.UNSET else found
+
+    @max_tokens.setter
+    def max_tokens(self, value: int | None) -> None:
+        self._max_tokens = value
+
+    @property
+    def sets_max_tokens(self) -> bool:
+        """Whether `max_tokens` was given, if only as `None`."""
+        return self._max_tokens is not Unset.UNSET
+
+    @classmethod
+    def from_model(cls, generator: HasDefaults, **fields: Any) -> SamplingParams:
+        """Return the model's own defaults with some fields changed.
+
+        ``SamplingParams(max_tokens=64)`` leaves the model's ``generation_config.json``
+        aside, as in vLLM; ``SamplingParams.from_model(generator, max_tokens=64)`` keeps
+        its temperature, its filters and its penalties. `max_length` and `min_length` of
+        the file, which count the prompt, hold for calls without params alone.
+
+        Args:
+            generator: A `Generator`, or an `LLM`.
+            fields: Fields that replace those of the model.
+
+        Raises:
+            InvalidParameterError: A value is impossible, also one of the file.
+            UnknownArgumentError: A field does not exist.
+        """
+        return attrs.evolve(generator.get_default_sampling_params(), **fields)
+
     @classmethod
     def from_optional(cls, **fields: Any) -> SamplingParams:
         """Return params in which `None` means "not given", as in vLLM.
@@ -487,6 +445,16 @@ class SamplingParams:
         """Whether each token is the most probable one."""
         return self.temperature < GREEDY_BELOW
 
+    def __repr__(self) -> str:
+        """The fields that were given another value than the default."""
+        given = [
+            f"{name}={getattr(self, name)!r}"
+            for name in self.__struct_fields__
+            if not self.is_default(name)
+            or (name == "max_tokens" and self.sets_max_tokens)
+        ]
+        return f"SamplingParams({', '.join(given)})"
+
     def is_default(self, name: str) -> bool:
         """Whether a field has its default value."""
         return bool(getattr(self, name) == getattr(_DEFAULTS, name))
@@ -495,5 +463,5 @@ class SamplingParams:
 _DEFAULTS = SamplingParams()
 
 SamplingParams.__struct_fields__ = tuple(
-    attribute.name for attribute in attrs.fields(SamplingParams)
+    attribute.alias for attribute in attrs.fields(SamplingParams)
 )

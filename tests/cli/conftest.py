@@ -57,6 +57,7 @@ class FakeGenerator:
     faults: ClassVar[dict[str, BaseException]] = {}
     default_params = SamplingParams(temperature=0.5, max_tokens=99)
     created: ClassVar[list[FakeGenerator]] = []
+    limits = types.SimpleNamespace(max_model_len=9)
 
     def __init__(self, model, **options):
         self.model, self.options = model, options
@@ -96,7 +97,7 @@ class FakeGenerator:
                 index=index,
                 text=f"{text.upper()}{index or ''}~".rstrip("~"),
                 token_ids=[1, 2],
-                finish_reason="stop",
+                finish_reason="length" if text.startswith("cut") else "stop",
             )
             for index in range(count)
         ]

@@ -11,6 +11,7 @@ import pytest
 
 from unillm import SamplingParams
 from unillm.runtime.calls import ListCall
+from unillm.runtime.cut_notice import CutNotice
 from unillm.scheduling.runs import RunScheduler
 from unillm.scheduling.slots import SlotScheduler
 from unillm.testing.batches import ScriptedBatchEngine
@@ -130,7 +131,9 @@ def test_a_list_call_frees_each_request_once_its_outcome_is_read(driver, maker_f
             driver.turn(block=False)
 
     call = ListCall(
-        maker_for().makers([PROMPT] * 3, PARAMS, None, 0, None), submit=submit
+        maker_for().makers([PROMPT] * 3, PARAMS, None, 0, None),
+        submit=submit,
+        notice=CutNotice(256, None),
     )
 
     assert len(call.run("raise", use_tqdm=Bar)) == 3

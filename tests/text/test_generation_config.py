@@ -80,6 +80,7 @@ def plain():
     return generated(GREEDY)
 
 
+@pytest.mark.filterwarnings("ignore:An answer was cut")
 @pytest.mark.parametrize(
     "settings",
     [

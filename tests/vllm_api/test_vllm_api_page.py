@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from unillm import CompletionOutput, RequestOutput, vllm_api
-from unillm.params import UNAVAILABLE_CONSTRAINTS, UNAVAILABLE_FIELDS
+from unillm.params import UNAVAILABLE_FIELDS
+from unillm.structured_outputs import UNAVAILABLE_CONSTRAINTS
 from unillm.vllm_api import shim
 from unillm.vllm_api.engine_args import (
     GENERATOR_OPTIONS,

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import typer
 
 from ..errors import (
@@ -132,7 +131,8 @@ def show_or_change_params(conversation: Conversation, rest: str) -> None:
     if rest:
         conversation.change_params(_changes(rest))
         return
-    for name, value in attrs.asdict(conversation.params, recurse=False).items():
+    for name in conversation.params.__struct_fields__:
+        value = getattr(conversation.params, name)
         text = json.dumps(value, ensure_ascii=False, default=str)
         typer.echo(f"{name}={text}", err=True)
 

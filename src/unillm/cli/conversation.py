@@ -64,16 +64,8 @@ class Conversation:
 
     @property
     def params(self) -> SamplingParams:
-        """Params of the next answer: the model's defaults, with those that were given.
-
-        Where neither limits an answer, the context does: the API's default of 16
-        tokens would end an answer in the middle.
-        """
-        from .. import SamplingParams
-
+        """Params of the next answer: the model's defaults, with those that were given."""
         params = self.generator.get_default_sampling_params()
-        if params.max_tokens == SamplingParams().max_tokens:
-            params = attrs.evolve(params, max_tokens=None)
         return attrs.evolve(params, **self.given)
 
     # ------------------------------------------------------------------------ answers

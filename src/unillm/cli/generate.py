@@ -163,8 +163,13 @@ def _write_one(requests: Requests, prompt: CliPrompt) -> None:
     output = writing.write_stream(requests.start(prompt))
     writing.write_notes(output)
     if output.finish_reason == "length" and is_terminal(sys.stderr):
-        count = len(output.token_ids)
-        note(f"it ended after {count} tokens; --max-tokens allows more.")
+        new, context = len(output.token_ids), requests.generator.limits.max_model_len
+        full = len(output.prompt_token_ids) + new >= context
+        note(
+            f"it ended after {new} tokens, because the context of {context} is full."
+            if full
+            else f"it ended after {new} tokens; --max-tokens allows more."
+        )
 
 
 def _write_all(results: Iterable[Result], *, as_json: bool) -> ExitCode:

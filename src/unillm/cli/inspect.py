@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
-import attrs
 import typer
 
 import unillm
@@ -117,11 +116,11 @@ def _chat_template(report: ModelReport) -> str:
 
 def _default_sampling(report: ModelReport) -> str:
     """Return the params in which the model differs from `SamplingParams()`."""
-    params, plain = report.default_sampling_params, unillm.SamplingParams()
+    params = report.default_sampling_params
     changed = [
-        f"{field.name}={value}"
-        for field in attrs.fields(type(params))
-        if (value := getattr(params, field.name)) != getattr(plain, field.name)
+        f"{name}={getattr(params, name)}"
+        for name in params.__struct_fields__
+        if not params.is_default(name)
     ]
     return ", ".join(changed) or "unillm's (generation_config has none)"
 

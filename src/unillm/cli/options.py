@@ -323,13 +323,10 @@ def adapter_of(given: Constraint, engine: Engine) -> unillm.LoRARequest | None:
 
 
 def check_sampling(given: Mapping[str, Any]) -> None:
-    """Refuse impossible params before a model is loaded.
-
-    The model's defaults are not known yet, so `max_tokens` stays open.
-    """
+    """Refuse impossible params before a model is loaded."""
     with warnings.catch_warnings():  # the request's params repeat them
         warnings.simplefilter("ignore")
-        unillm.SamplingParams(**{"max_tokens": None, **given})
+        unillm.SamplingParams(**given)
 
 
 def read_text(given: str, option: str) -> str:

@@ -20,6 +20,8 @@ class Totals:
 
     num_prompts: int = 0
     num_failed: int = 0
+    num_cut: int = 0
+    """Prompts with an answer that ended by length."""
     num_prompt_tokens: int = 0
     num_new_tokens: int = 0
     _begun: float = attrs.field(factory=time.monotonic)
@@ -31,6 +33,8 @@ class Totals:
             if result.output is None:
                 self.num_failed += 1
             else:
+                ends = [each.finish_reason for each in result.output.outputs]
+                self.num_cut += "length" in ends
                 self.num_prompt_tokens += len(result.output.prompt_token_ids)
                 self.num_new_tokens += sum(
                     len(each.token_ids) for each in result.output.outputs
@@ -48,8 +52,9 @@ class Totals:
 
     def __str__(self) -> str:
         failed = f", {self.num_failed} of them failed" if self.num_failed else ""
+        cut = f", {self.num_cut} cut by their length" if self.num_cut else ""
         return (
-            f"{self.num_prompts} prompts{failed}; {self.num_prompt_tokens} prompt "
+            f"{self.num_prompts} prompts{failed}{cut}; {self.num_prompt_tokens} prompt "
             f"tokens and {self.num_new_tokens} new ones in {self._seconds:.1f} s, "
             f"{self.rate}."
         )

@@ -136,7 +136,7 @@ def json_params(params: SamplingParams) -> dict[str, Any]:
 
     Left out are the log-probabilities, which the follower asks for itself.
     """
-    names = {field.name for field in attrs.fields(type(params))}
+    names = set(params.__struct_fields__)
     names -= {"logprobs", "prompt_logprobs", "truncate_prompt_tokens"}
     given = {
         name: getattr(params, name) for name in names if not params.is_default(name)

@@ -14,7 +14,7 @@ import attrs
 from .. import errors
 from ..errors import UnillmError
 from ..lora import LoRARequest
-from ..params import StructuredOutputs
+from ..structured_outputs import StructuredOutputs
 from .messages import Failure
 
 _TUPLE = "()"

@@ -36,9 +36,9 @@ from .messages import Config, Logprobs, Output, Params, Ready, Request, SupportN
 _LARGEST = 2**63 - 1
 
 _PARAMS = tuple(
-    field.name
-    for field in attrs.fields(SamplingParams)
-    if field.name != "stop"  # texts that the core alone searches for
+    name
+    for name in SamplingParams.__struct_fields__
+    if name != "stop"  # texts that the core alone searches for
 )
 _DECODE_PARAMS = Decoder(Params)
 _DECODE_REQUEST = Decoder(Request)

@@ -9,7 +9,8 @@ from typing import Any
 import attrs
 
 from ..errors import ConfigError, InvalidParameterError, UnsupportedParameterError
-from ..params import SamplingParams, StructuredOutputs
+from ..params import SamplingParams
+from ..structured_outputs import StructuredOutputs
 from .bodies import (
     ChatBody,
     CompletionBody,
@@ -100,7 +101,7 @@ def _params(
     given: dict[str, Any], max_tokens: int | None, defaults: SamplingParams
 ) -> SamplingParams:
     """Return the params; without any limit, the context is the limit."""
-    if max_tokens is None and defaults.max_tokens != SamplingParams().max_tokens:
+    if max_tokens is None:
         max_tokens = defaults.max_tokens
     return attrs.evolve(defaults, **given, max_tokens=max_tokens)
 

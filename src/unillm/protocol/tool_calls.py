@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import InvalidParameterError, UnsupportedParameterError
-from ..params import StructuredOutputs
+from ..structured_outputs import StructuredOutputs
 from .bodies import ChatBody, NamedTool, Tool
 from .call_readers import (
     ArrayReader,

@@ -9,9 +9,10 @@ task included, cancels the requests of the call and no others.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TextIO
 
 from ..errors import (
     ConfigError,
@@ -24,6 +25,7 @@ from ..errors import (
 )
 from ..outputs import RequestOutput
 from .arguments import OnError, UseTqdm
+from .cut_notice import CutNotice
 from .handle import RequestHandle
 
 
@@ -33,6 +35,7 @@ class ListCall:
     Args:
         makers: One function for each prompt, which checks it and makes its handle.
         submit: Starts a request; may block while the queue is full.
+        notice: Looks at each ended request.
     """
 
     def __init__(
@@ -40,9 +43,11 @@ class ListCall:
         makers: Iterable[Callable[[], RequestHandle]],
         *,
         submit: Callable[[RequestHandle], None],
+        notice: CutNotice,
     ) -> None:
         self._makers = makers
         self._submit = submit
+        self._notice = notice
         # Those whose outcome is not read yet: a read request frees its memory.
         self._started: deque[RequestHandle | Exception] = deque()
         self._cancelled = False
@@ -53,9 +58,10 @@ class ListCall:
         Args:
             on_error: "raise" one error for all failed requests, or "return" each error
                 at the index of its prompt.
-            use_tqdm: Show a progress bar, or a callable that makes one.
+            use_tqdm: Show a progress bar, or a callable that makes one; `None` shows
+                one for several prompts if standard error is a terminal.
         """
-        _check(on_error)
+        check_on_error(on_error)
         try:
             self._start()
             return _sort_out(list(self._shown(use_tqdm)), on_error)
@@ -67,12 +73,12 @@ class ListCall:
         """Do the same in an event loop; the prompts are tokenised in a thread."""
         import asyncio
 
-        _check(on_error)
+        check_on_error(on_error)
         try:
             await asyncio.to_thread(self._start)
             for each in self._started:
                 if isinstance(each, RequestHandle):
-                    with contextlib.suppress(UnillmError):  # `_outcome` returns it
+                    with contextlib.suppress(UnillmError):  # `outcome_of` returns it
                         await each
             return _sort_out(list(self._outcomes()), on_error)
         except BaseException:
@@ -100,11 +106,16 @@ class ListCall:
 
     def _outcomes(self) -> Iterator[RequestOutput | Exception]:
         while self._started:
-            yield _outcome(self._started[0])
+            entry = self._started[0]
+            yield outcome_of(entry)
             self._started.popleft()
+            if isinstance(entry, RequestHandle):
+                self._notice.look(entry)
 
     def _shown(self, use_tqdm: UseTqdm) -> Iterator[RequestOutput | Exception]:
         """Yield the outcomes, and move a progress bar with them."""
+        if use_tqdm is None:
+            use_tqdm = len(self._started) > 1 and _is_terminal(sys.stderr)
         if not use_tqdm:
             yield from self._outcomes()
             return
@@ -120,7 +131,13 @@ class ListCall:
                 bar.update(1)
 
 
-def _check(on_error: OnError) -> None:
+def _is_terminal(stream: TextIO | None) -> bool:
+    # A program without a console has no standard error.
+    return stream is not None and stream.isatty()
+
+
+def check_on_error(on_error: OnError) -> None:
+    """Raise `ConfigError` for a value that does not exist."""
     if not isinstance(on_error, str) or on_error not in ("raise", "return"):
         raise ConfigError(f'on_error must be "raise" or "return", got {on_error!r}.')
 
@@ -146,7 +163,8 @@ def _sort_out(
     raise kind(errors, [None if isinstance(o, Exception) else o for o in outcomes])
 
 
-def _outcome(entry: RequestHandle | Exception) -> RequestOutput | Exception:
+def outcome_of(entry: RequestHandle | Exception) -> RequestOutput | Exception:
+    """Wait for the end of a request; return its output, or the error that ended it."""
     if isinstance(entry, Exception):
         return entry
     try:

@@ -52,6 +52,7 @@ class RequestHandle:
         "_error",
         "_first_token_ts",
         "_last_token_ts",
+        "_limited_by_default",
         "_lock",
         "_num_reading",
         "_on_cancel",
@@ -73,6 +74,7 @@ class RequestHandle:
         completions: list[Completion],
         deadline: float | None,
         owner: Owner,
+        limited_by_default: bool = False,
     ) -> None:
         self.request_id = request_id
         self.completions = completions
@@ -83,6 +85,7 @@ class RequestHandle:
         self._on_cancel: Callable[[RequestHandle], None] | None = None
         self._on_done: tuple[Callable[[RequestHandle], None], ...] = ()
         self._prepared = prepared
+        self._limited_by_default = limited_by_default
         # Reentrant: the collector may end a forgotten request anywhere.
         self._lock = threading.RLock()
         self._changed: threading.Condition | None = None  # once a thread waits
@@ -159,6 +162,12 @@ class RequestHandle:
             if self._error is not None:
                 raise self._error
             return self._output()
+
+    def cut_by_default(self) -> bool:
+        """Whether an answer ended by length, and the caller had set no `max_tokens`."""
+        return self._limited_by_default and any(
+            completion.finish_reason == "length" for completion in self.completions
+        )
 
     def output(self) -> RequestOutput:
         """Return the output so far, without waiting; also of a request that failed."""
@@ -363,11 +372,3 @@ class RequestHandle:
         ]
         seen[:] = now
         return deltas
-
-
-def read_and_cancel(handle: RequestHandle) -> Iterator[CompletionDelta]:
-    """Yield the deltas; cancel the request when the caller leaves its loop."""
-    try:
-        yield from handle
-    finally:
-        handle.leave()

@@ -14,7 +14,6 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from types import MappingProxyType, NoneType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
@@ -31,13 +30,11 @@ from ..fields import as_seconds, refuse
 from ..lora import KnownAdapters, LoRALike, LoRARequest, as_adapter
 from ..model.positions import model_positions
 from ..params import SamplingParams
-from ..text.chat import CONTENT_FORMATS
 from ..text.grammar import GrammarCompiler
 from ..text.prompts import (
     PlainText,
     RenderedText,
     TokenIds,
-    as_conversations,
     checked_ids,
     normalise,
     prepare,
@@ -45,6 +42,7 @@ from ..text.prompts import (
     tokenise_bad_words,
 )
 from .arguments import ParamsLike, PriorityLike
+from .chat_prompts import CHAT_OPTIONS, ChatPrompt
 from .completion import Completion
 from .handle import RequestHandle
 from .owner import Owner
@@ -60,79 +58,6 @@ T = TypeVar("T")
 
 _OF_DRAWS = frozenset({"temperature", "top_p", "top_k", "min_p", "seed"})
 """Fields that do nothing in a greedy request."""
-
-
-@attrs.frozen
-class ChatPrompt:
-    """A conversation, and the arguments of the chat template that renders it."""
-
-    messages: Any
-    arguments: Mapping[str, Any] = MappingProxyType({})
-
-    @classmethod
-    def of(cls, messages: Any, options: Mapping[str, Any]) -> ChatPrompt:
-        """Return a prompt with the chat options that `Generator.chat` has by default.
-
-        Args:
-            messages: A conversation, unchecked.
-            options: Those that the caller gives; ``chat_template_kwargs`` holds further
-                variables of the template.
-
-        Raises:
-            InvalidParameterError: An option has the wrong type, two exclude each other,
-                or there is no such content format.
-        """
-        arguments = {**_CHAT_OPTIONS, **options}
-        for name, (kind, expected) in _CHAT_TYPES.items():
-            if not isinstance(arguments[name], kind):
-                raise refuse(name, expected, arguments[name])
-        variables = arguments.pop("chat_template_kwargs") or {}
-        if not all(isinstance(name, str) for name in variables) or (
-            variables.keys() & {"messages", "self"}
-        ):
-            expected = 'a dict of names other than "messages" and "self"'
-            raise refuse("chat_template_kwargs", expected, variables)
-        if arguments["continue_final_message"] and arguments["add_generation_prompt"]:
-            raise InvalidParameterError(
-                "continue_final_message=True continues the last message, "
-                "add_generation_prompt=True begins a new one. To continue, pass "
-                "add_generation_prompt=False too.",
-                parameter="continue_final_message",
-                value=True,
-            )
-        form = arguments["chat_template_content_format"]
-        if not isinstance(form, str) or form not in CONTENT_FORMATS:
-            raise InvalidParameterError(
-                "chat_template_content_format must be one of "
-                f"{', '.join(map(repr, CONTENT_FORMATS))}, got {form!r}.",
-                parameter="chat_template_content_format",
-                value=form,
-            )
-        return cls(messages, {**arguments, **variables})
-
-
-_CHAT_OPTIONS: Mapping[str, Any] = {
-    "add_generation_prompt": True,
-    "continue_final_message": False,
-    "chat_template": None,
-    "chat_template_content_format": "auto",
-    "tools": None,
-    "chat_template_kwargs": None,
-}
-
-
-_CHAT_TYPES: Mapping[str, tuple[Any, str]] = {
-    "add_generation_prompt": (bool, "True or False"),
-    "continue_final_message": (bool, "True or False"),
-    "chat_template": ((str, NoneType), "a text or None"),
-    "chat_template_kwargs": ((Mapping, NoneType), "a dict or None"),
-}
-"""Types of chat options, and their names in messages."""
-
-
-def chat_prompts(messages: Any, options: Mapping[str, Any]) -> list[ChatPrompt]:
-    """Return a prompt for each conversation."""
-    return [ChatPrompt.of(each, options) for each in as_conversations(messages)]
 
 
 @attrs.define(eq=False, slots=False)
@@ -154,6 +79,8 @@ class RequestMaker:
     clock: Callable[[], float] = attrs.field(default=time.monotonic, kw_only=True)
     timeout_s: float | None = attrs.field(default=None, kw_only=True)
     """Timeout of requests that set none; `None` gives them no deadline."""
+    max_tokens: int | None = attrs.field(default=None, kw_only=True)
+    """`max_tokens` of params that set none; `None` for what the context holds."""
 
     def __attrs_post_init__(self) -> None:
         self._seeds = random.Random(self.config.seed)
@@ -268,8 +195,11 @@ class RequestMaker:
             params,
             strict_length=self.config.strict_length,
             positions=lambda: self._positions,
+            max_tokens=self.max_tokens,
         )
+        by_default = not (params.sets_max_tokens or params.ignore_eos)
         if params is self.text.defaults.params:  # the caller's are copies
+            by_default = True
             prepared, params = self.text.defaults.fit(prepared, params)
         params = params if labels is None else computed
         if params.min_tokens > prepared.max_new_tokens:  # fitted with `max_tokens`
@@ -313,6 +243,7 @@ class RequestMaker:
             ],
             deadline=deadline,
             owner=self._owner,
+            limited_by_default=by_default,
         )
 
     def token_ids(
@@ -353,10 +284,10 @@ class RequestMaker:
     def _as_prompt(self, prompt: Any) -> Prompt:
         if isinstance(prompt, Mapping) and "messages" in prompt:
             options = {key: prompt[key] for key in prompt if key != "messages"}
-            if unknown := sorted(map(str, options.keys() - _CHAT_OPTIONS.keys())):
+            if unknown := sorted(map(str, options.keys() - CHAT_OPTIONS.keys())):
                 raise PromptTypeError(
                     f"A prompt of messages has the unknown keys {', '.join(unknown)}; "
-                    f'beside "messages" it takes {", ".join(_CHAT_OPTIONS)}.'
+                    f'beside "messages" it takes {", ".join(CHAT_OPTIONS)}.'
                 )
             prompt = ChatPrompt.of(prompt["messages"], options)
         if not isinstance(prompt, ChatPrompt):

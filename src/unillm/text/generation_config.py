@@ -153,8 +153,6 @@ def read_defaults(
     params = SamplingParams() if base is None else base
     if "max_new_tokens" in given:
         given.pop("max_length", None)  # as in transformers
-    elif "max_length" in given:
-        params = attrs.evolve(params, max_tokens=None)
     lengths: dict[str, int] = {}
     refused: dict[str, str] = {}
     for name in given.keys() & _LENGTHS:
@@ -226,7 +224,7 @@ def _field(name: str) -> _Reading:
 
 
 def _min_new_tokens(params: SamplingParams, value: Any) -> dict[str, Any]:
-    # The class's own maximum gives way; one of the file comes later and does not.
+    # The maximum of *base* gives way; one of the file comes later and does not.
     longest = params.max_tokens and max(params.max_tokens, as_integer(value))
     return {"min_tokens": value, "max_tokens": longest}
 

@@ -26,7 +26,7 @@ from .gbnf import is_gbnf
 from .notation import StructureNotation, structure_notation
 
 if TYPE_CHECKING:
-    from ..params import StructuredOutputs
+    from ..structured_outputs import StructuredOutputs
     from .spelling import Spelling
     from .tokenizer import Tokenizer
 

@@ -17,7 +17,7 @@ import attrs
 from .gbnf import is_gbnf, lark_of_gbnf
 
 if TYPE_CHECKING:
-    from ..params import StructuredOutputs
+    from ..structured_outputs import StructuredOutputs
 
 _ANNOTATIONS = frozenset(
     {"$comment", "default", "deprecated", "description", "examples", "title"}

@@ -71,6 +71,7 @@ class MessagesPrompt(TypedDict, total=False):
 
     messages: Required[Conversation]
     chat_template: str | None
+    chat_template_content_format: str
     add_generation_prompt: bool
     continue_final_message: bool
     tools: Sequence[Any] | None
@@ -288,6 +289,7 @@ def prepare(
     *,
     strict_length: bool = False,
     positions: Callable[[], int | None] = lambda: None,
+    max_tokens: int | None = None,
 ) -> PreparedPrompt:
     """Tokenise a prompt, check it, and fit its length into the context.
 
@@ -298,6 +300,8 @@ def prepare(
         params: Parameters of this prompt.
         strict_length: Refuse a `max_tokens` that does not fit, instead of lowering it.
         positions: Returns the context that the model was made for, for messages.
+        max_tokens: New tokens of *params* that set no `max_tokens`, or their
+            `min_tokens` if that is more; `None` for what the context holds.
 
     Raises:
         InvalidPromptError: The prompt is empty, not valid Unicode, or has ids outside
@@ -329,7 +333,10 @@ def prepare(
             model_positions=positions(),
         )
     room = limits.max_model_len - len(kept)
-    asked = room if params.max_tokens is None else params.max_tokens
+    if not params.sets_max_tokens and max_tokens is not None:
+        asked = max(max_tokens, params.min_tokens)
+    else:
+        asked = room if params.max_tokens is None else params.max_tokens
     if asked > room and strict_length:
         raise _no_room("max_tokens", asked, len(kept), limits, positions())
     # As in vLLM, a `max_tokens` that is fitted takes `min_tokens` with it.

@@ -58,6 +58,9 @@ from .token_texts import TokenTexts
 from .tokenization import as_changes, with_special_tokens
 from .v1.metrics.reader import Metric
 
+MAX_TOKENS = 16
+"""`max_tokens` of vLLM's params that set none."""
+
 
 class LLM:
     """vLLM's offline class over a `Generator`: the same calls, on any backend.
@@ -140,7 +143,7 @@ class LLM:
             **_pop(taken, GENERATOR_OPTIONS),
             backend_options={**taken, **own},
         )
-        self._generator = open_generator(found)
+        self._generator = open_generator(found, max_tokens=MAX_TOKENS)
         self._token_texts = TokenTexts(self._generator.get_tokenizer())
         self._llm_engine = SteppedEngine(
             self._generator, json_options=self._json_options
@@ -148,8 +151,6 @@ class LLM:
         # Programs for vLLM do not close.
         weakref.finalize(self, self._generator.__exit__)
         base = base or self._generator.get_default_sampling_params()
-        if base.max_tokens is None:
-            base.max_tokens = SamplingParams().max_tokens  # vLLM reads no max_length
         self._default_params = read_defaults(overrides, base=base).check()
 
     @classmethod
@@ -186,7 +187,10 @@ class LLM:
 
     def get_default_sampling_params(self) -> SamplingParams:
         """Return a copy of the params of a call that passes none."""
-        return attrs.evolve(self._default_params)
+        params = attrs.evolve(self._default_params)
+        if not params.sets_max_tokens:
+            params.max_tokens = max(MAX_TOKENS, params.min_tokens)
+        return params
 
     # --------------------------------------------------------------------- generating
 
@@ -207,7 +211,8 @@ class LLM:
             prompts: A text; a list of token ids; a `TextPrompt` or `TokensPrompt`; or a
                 list of any of these.
             sampling_params: One for all prompts, a list with one for each, or `None`
-                for the model's own defaults.
+                for the model's own defaults. Without `max_tokens`, an answer has vLLM's
+                16 tokens at most; a warning says so once if that cut one.
             use_tqdm: Show a progress bar; or a callable that makes one.
             lora_request: One adapter for all, a list with one or `None` for each.
             priority: Lower is sooner; one for all or a list with one for each.

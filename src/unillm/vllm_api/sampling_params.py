@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import enum
 
-from ..params import SamplingParams, StructuredOutputsParams
+from ..params import SamplingParams
+from ..structured_outputs import StructuredOutputsParams
 from .beam_search import BeamSearchParams
 
 __all__ = [

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from ...engines.base import Support
-from ...params import StructuredOutputs
+from ...structured_outputs import StructuredOutputs
 from ...text.grammar import GrammarCompiler
 from ..asking import bundled_asker
 from ..subject import Subject
