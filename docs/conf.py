@@ -45,7 +45,7 @@ nitpick_ignore_regex = [
     ),
     # Aliases of argument types, which the pages explain in words.
     (r"py:.*", r"(ParamsLike|UseTqdm|LoRALike|PriorityLike|PathLike)"),
-    (r"py:.*", r"unillm\.runtime\.arguments\.(Chat|Generate|List)Options"),
+    (r"py:.*", r"unillm\.runtime\.arguments\.\w+Options"),
     (r"py:.*", r"unillm\.text\.prompts\.TokenArray"),
     (r"py:.*", r"(Any|Path|Self|Literal|Mapping|Sequence|Iterable|Iterator|Callable)"),
     (r"py:.*", r"(Worker|AnswerSettings)"),

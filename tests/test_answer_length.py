@@ -12,9 +12,8 @@ import warnings
 import attrs
 import pytest
 
-from unillm import LLM, Generator, SamplingParams
+from unillm import LLM, Generator, SamplingParams, SamplingParamsWarning
 from unillm.model.find import find_model
-from unillm.params import SamplingParamsWarning
 from unillm.testing.backends import ScriptedBackend, plugged
 from unillm.testing.scripted import ScriptedEngine
 

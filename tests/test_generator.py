@@ -512,6 +512,34 @@ def test_a_progress_bar_of_the_callers_own_counts_the_prompts(generator):
     assert "3/3" in shown.getvalue()
 
 
+class Screen(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "prompts", "use_tqdm", "shows"),
+    [
+        (Screen, [COUNT] * 3, None, True),
+        (Screen, [COUNT], None, False),
+        (Screen, [COUNT] * 3, False, False),
+        (io.StringIO, [COUNT] * 3, None, False),
+        (io.StringIO, [COUNT], True, True),
+        (lambda: None, [COUNT] * 3, None, False),
+    ],
+)
+def test_several_prompts_at_a_terminal_have_a_progress_bar(
+    generator, monkeypatch, stream, prompts, use_tqdm, shows
+):
+    screen = stream()
+    monkeypatch.setattr(sys, "stderr", screen)
+
+    generator.generate(prompts, GREEDY, use_tqdm=use_tqdm)
+
+    shown = "" if screen is None else screen.getvalue()
+    assert ("Processed prompts" in shown) is shows
+
+
 def test_an_adapter_is_refused_without_enable_lora(generator, tmp_path):
     adapter = LoRARequest("one", 1, tmp_path)
 
@@ -520,7 +548,7 @@ def test_an_adapter_is_refused_without_enable_lora(generator, tmp_path):
             use(COUNT, GREEDY, lora_request=adapter)
 
 
-@pytest.mark.parametrize("name", ["generate", "chat", "agenerate"])
+@pytest.mark.parametrize("name", ["generate", "chat", "agenerate", "achat"])
 def test_help_shows_each_keyword_of_a_list_call(name):
     keywords = inspect.signature(getattr(Generator, name)).parameters
 
@@ -559,6 +587,17 @@ def test_an_impossible_option_is_refused(options):
 
 
 # ---------------------------------------------------------------------------- closing
+
+
+def test_the_representation_says_model_backend_and_state():
+    with Generator("unillm/tiny", max_num_seqs=2, max_model_len=64) as generator:
+        found = repr(generator)
+    unloaded = repr(Generator.__new__(Generator))
+
+    facts = "context of 64 tokens, 2 requests at a time"
+    assert found == f"<Generator 'unillm/tiny' on transformers, open: {facts}>"
+    assert repr(generator) == found.replace("open", "closed")
+    assert unloaded == "<Generator that is not loaded>"
 
 
 def test_every_call_of_a_closed_generator_raises():

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unillm import SamplingParams, StructuredOutputs
+from unillm import SamplingParams, SamplingParamsWarning, StructuredOutputs
 from unillm.errors import InvalidParameterError, UnillmError, UnknownArgumentError
-from unillm.params import UNAVAILABLE_FIELDS, SamplingParamsWarning
+from unillm.params import UNAVAILABLE_FIELDS
 from unillm.structured_outputs import UNAVAILABLE_CONSTRAINTS
 
 # Defaults of vLLM 0.32, but for `max_tokens`; they are the same on every backend.
@@ -361,7 +361,7 @@ def test_params_survive_pickling_and_are_equal_by_value():
         max_size=4,
     )
 )
-@pytest.mark.filterwarnings("ignore::unillm.params.SamplingParamsWarning")
+@pytest.mark.filterwarnings("ignore::unillm.SamplingParamsWarning")
 def test_any_values_make_params_or_a_named_error(fields):
     try:
         params = SamplingParams(**fields)

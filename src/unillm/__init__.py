@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .outputs import RequestOutput as RequestOutput
     from .outputs import SlotMetrics as SlotMetrics
     from .params import SamplingParams as SamplingParams
+    from .params import SamplingParamsWarning as SamplingParamsWarning
     from .plugins import BackendStatus as BackendStatus
     from .process.registry import backends as backends
     from .runtime.handle import RequestHandle as RequestHandle
@@ -71,7 +72,7 @@ _NAMES = {
         "RequestOutput",
         "SlotMetrics",
     ),
-    ".params": ("SamplingParams",),
+    ".params": ("SamplingParams", "SamplingParamsWarning"),
     ".plugins": ("BackendStatus",),
     ".process.registry": ("backends",),
     ".runtime.handle": ("RequestHandle",),

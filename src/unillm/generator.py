@@ -32,11 +32,10 @@ from .runtime.arguments import (
     OnError,
     ParamsLike,
     PriorityLike,
-    TemplateOptions,
     UseTqdm,
 )
 from .runtime.calls import ListCall
-from .runtime.chat_prompts import ChatPrompt, chat_prompts
+from .runtime.chat_prompts import ChatPrompt, chat_prompts, template_of
 from .runtime.creating import create_in_thread
 from .runtime.cut_notice import CutNotice
 from .runtime.driver import Driver
@@ -326,15 +325,7 @@ class Generator(RequestMethods):
             ChatTemplateError: There is no template, or it refused the messages.
             RequestError: A request failed, as for `generate`.
         """
-        options = {
-            "add_generation_prompt": add_generation_prompt,
-            "continue_final_message": continue_final_message,
-            "chat_template": chat_template,
-            "chat_template_content_format": chat_template_content_format,
-            "tools": tools,
-            "chat_template_kwargs": chat_template_kwargs,
-        }
-        prompts = chat_prompts(messages, options)
+        prompts = chat_prompts(messages, template_of(locals()))
         call = self._call(prompts, params, lora_request, priority, timeout_s)
         return call.run(on_error, use_tqdm=use_tqdm)
 
@@ -364,17 +355,21 @@ class Generator(RequestMethods):
         params: ParamsLike = None,
         *,
         lora_request: LoRALike = None,
+        chat_template: str | None = None,
+        chat_template_content_format: str = "auto",
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Any] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         on_error: OnError = "raise",
         priority: PriorityLike = 0,
         timeout_s: float | None = None,
-        **template: Unpack[TemplateOptions],
     ) -> Any:
         """Answer conversations without blocking the event loop.
 
-        Arguments, result and errors are those of `chat`, but for `use_tqdm`;
-        *template* are its arguments for the template, such as ``tools``.
+        Arguments, result and errors are those of `chat`, but for `use_tqdm`.
         """
-        prompts = chat_prompts(messages, template)
+        prompts = chat_prompts(messages, template_of(locals()))
         call = self._call(prompts, params, lora_request, priority, timeout_s)
         return await call.arun(on_error)
 

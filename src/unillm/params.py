@@ -93,6 +93,8 @@ _HARMLESS_FIELDS: Mapping[str, tuple[Any, ...]] = {
 class SamplingParamsWarning(UserWarning):
     """A parameter was changed to the nearest value, or a default cut an answer."""
 
+    __module__ = "unillm"
+
 
 class Unset(enum.Enum):
     """The stored value of a field that was not given, where `None` is a value too."""

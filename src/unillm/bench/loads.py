@@ -39,7 +39,9 @@ class EngineLoad:
         prompts = [ask.prompt for ask in asks]
         params = [params_of(ask) for ask in asks]
         begun = time.monotonic()
-        outcomes = self._generator.generate(prompts, params, on_error="return")
+        outcomes = self._generator.generate(
+            prompts, params, on_error="return", use_tqdm=False
+        )
         seconds = time.monotonic() - begun
         samples = [
             sample_of(outcome, ask, begun)

@@ -145,7 +145,7 @@ def _answer_all(task: Task, prompts: Sequence[Any], send: Any) -> None:
         for answer in answers:
             send(answer=answer)
         start = time.perf_counter()
-        again = generator.generate(prompts, greedy, on_error="return")
+        again = generator.generate(prompts, greedy, on_error="return", use_tqdm=False)
         seconds = time.perf_counter() - start
     repeated = [answer_of(each).token_ids for each in again]
     done = Done(
@@ -161,12 +161,12 @@ def outcomes(
 ) -> list[RequestOutput | Exception]:
     """Answer with log-probabilities if the engine has them, else without."""
     params = attrs.evolve(greedy, logprobs=LOGPROBS)
-    found = generator.generate(prompts, params, on_error="return")
+    found = generator.generate(prompts, params, on_error="return", use_tqdm=False)
     if any(
         isinstance(each, UnsupportedParameterError) and each.parameter == "logprobs"
         for each in found
     ):
-        return generator.generate(prompts, greedy, on_error="return")
+        return generator.generate(prompts, greedy, on_error="return", use_tqdm=False)
     return found
 
 

@@ -88,6 +88,11 @@ _CHAT_TYPES: Mapping[str, tuple[Any, str]] = {
 """Types of chat options, and their names in messages."""
 
 
+def template_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those arguments of a call that are for the template."""
+    return {name: arguments[name] for name in CHAT_OPTIONS}
+
+
 def chat_prompts(messages: Any, options: Mapping[str, Any]) -> list[ChatPrompt]:
     """Return a prompt for each conversation."""
     return [ChatPrompt.of(each, options) for each in as_conversations(messages)]

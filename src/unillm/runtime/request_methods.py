@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from typing_extensions import Unpack
 
@@ -16,9 +16,9 @@ from ..lora import LoRARequest
 from ..outputs import RequestOutput
 from ..params import SamplingParams
 from ..text.prompts import Conversation, PromptType, as_prompts
-from .arguments import LazyOptions, OnError, RequestOptions, TemplateOptions
+from .arguments import LazyOptions, OnError
 from .calls import check_on_error
-from .chat_prompts import ChatPrompt
+from .chat_prompts import ChatPrompt, template_of
 from .driver import CLOSED, Driver
 from .handle import RequestHandle
 from .lazy_calls import LazyCall, params_of_each
@@ -71,7 +71,10 @@ class RequestMethods(TextMethods):
         self,
         prompt: PromptType,
         params: SamplingParams | None = None,
-        **options: Unpack[RequestOptions],
+        *,
+        lora_request: LoRARequest | None = None,
+        priority: int = 0,
+        timeout_s: float | None = None,
     ) -> DeltaStream:
         """Generate for one prompt and yield new text as soon as it is final.
 
@@ -79,13 +82,23 @@ class RequestMethods(TextMethods):
         the call, one that fails later while iterating. Leaving the loop cancels the
         request.
         """
-        return DeltaStream(self.submit(prompt, params, **options), self._notice)
+        handle = self.submit(
+            prompt,
+            params,
+            lora_request=lora_request,
+            priority=priority,
+            timeout_s=timeout_s,
+        )
+        return DeltaStream(handle, self._notice)
 
     def astream(
         self,
         prompt: PromptType,
         params: SamplingParams | None = None,
-        **options: Unpack[RequestOptions],
+        *,
+        lora_request: LoRARequest | None = None,
+        priority: int = 0,
+        timeout_s: float | None = None,
     ) -> AsyncDeltaStream:
         """Yield new text in an event loop; a slow reader never slows the engine.
 
@@ -94,7 +107,14 @@ class RequestMethods(TextMethods):
         Leaving the loop cancels the request as soon as Python collects the stream;
         `contextlib.aclosing` closes it at once.
         """
-        return AsyncDeltaStream(self.submit(prompt, params, **options), self._notice)
+        handle = self.submit(
+            prompt,
+            params,
+            lora_request=lora_request,
+            priority=priority,
+            timeout_s=timeout_s,
+        )
+        return AsyncDeltaStream(handle, self._notice)
 
     def chat_stream(
         self,
@@ -102,9 +122,14 @@ class RequestMethods(TextMethods):
         params: SamplingParams | None = None,
         *,
         lora_request: LoRARequest | None = None,
+        chat_template: str | None = None,
+        chat_template_content_format: str = "auto",
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Any] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         priority: int = 0,
         timeout_s: float | None = None,
-        **template: Unpack[TemplateOptions],
     ) -> DeltaStream:
         """Answer one conversation and yield new text as soon as it is final.
 
@@ -112,17 +137,22 @@ class RequestMethods(TextMethods):
             messages: A list of ``{"role": …, "content": …}``.
             params: `None` for the model's own defaults.
             lora_request: An adapter, or `None` for the model alone.
+            chat_template: As for `chat`, like the five arguments that follow.
+            chat_template_content_format: "auto", "string" or "openai", as in vLLM.
+            add_generation_prompt: End the prompt where the assistant begins.
+            continue_final_message: Continue the last message.
+            tools: Functions or their JSON schemas, for templates that offer tools.
+            chat_template_kwargs: Further variables for the template.
             priority: Lower is sooner.
             timeout_s: Seconds that the request has.
-            template: ``tools``, ``chat_template_kwargs`` and the other arguments of
-                `chat` for the template.
 
         Raises:
             ChatTemplateError: There is no template, or it refused the messages.
             RequestError: At the call if the request is refused, else while iterating.
         """
+        prompt = ChatPrompt.of(messages, template_of(locals()))
         handle = self.submit(
-            ChatPrompt.of(messages, template),  # type: ignore[arg-type]
+            prompt,  # type: ignore[arg-type]
             params,
             lora_request=lora_request,
             priority=priority,
@@ -136,17 +166,23 @@ class RequestMethods(TextMethods):
         params: SamplingParams | None = None,
         *,
         lora_request: LoRARequest | None = None,
+        chat_template: str | None = None,
+        chat_template_content_format: str = "auto",
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Any] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         priority: int = 0,
         timeout_s: float | None = None,
-        **template: Unpack[TemplateOptions],
     ) -> AsyncDeltaStream:
         """Answer one conversation in an event loop, and yield new text.
 
         Arguments and errors are those of `chat_stream`; the call submits the request,
         and closing the stream cancels it, as for `astream`.
         """
+        prompt = ChatPrompt.of(messages, template_of(locals()))
         handle = self.submit(
-            ChatPrompt.of(messages, template),  # type: ignore[arg-type]
+            prompt,  # type: ignore[arg-type]
             params,
             lora_request=lora_request,
             priority=priority,

@@ -22,7 +22,7 @@ class DeltaStream(Iterator[CompletionDelta]):
     """The deltas of a request. `close`, or Python's collector, cancels the request."""
 
     def __init__(self, handle: RequestHandle, notice: CutNotice) -> None:
-        self._handle = handle
+        self.handle = handle
         self._notice = notice
         self._deltas = iter(handle)
 
@@ -30,15 +30,15 @@ class DeltaStream(Iterator[CompletionDelta]):
         try:
             return next(self._deltas)
         except StopIteration:
-            self._notice.look(self._handle)
+            self._notice.look(self.handle)
             raise
         except BaseException:
-            self._handle.leave()
+            self.handle.leave()
             raise
 
     def close(self) -> None:
         """Cancel the request, unless it has ended."""
-        self._handle.leave()
+        self.handle.leave()
         self._deltas = iter(())
 
     def __enter__(self) -> Self:
@@ -48,7 +48,7 @@ class DeltaStream(Iterator[CompletionDelta]):
         self.close()
 
     def __del__(self) -> None:
-        self._handle.leave()
+        self.handle.leave()
 
 
 class AsyncDeltaStream(AsyncGenerator[CompletionDelta, None]):
@@ -58,7 +58,7 @@ class AsyncDeltaStream(AsyncGenerator[CompletionDelta, None]):
     """
 
     def __init__(self, handle: RequestHandle, notice: CutNotice) -> None:
-        self._handle = handle
+        self.handle = handle
         self._notice = notice
         self._deltas: Any = handle.__aiter__()
 
@@ -70,21 +70,21 @@ class AsyncDeltaStream(AsyncGenerator[CompletionDelta, None]):
         try:
             return await self._deltas.asend(value)  # type: ignore[no-any-return]
         except StopAsyncIteration:
-            self._notice.look(self._handle)
+            self._notice.look(self.handle)
             raise
         except BaseException:
-            self._handle.leave()
+            self.handle.leave()
             raise
 
     async def athrow(self, *error: Any) -> CompletionDelta:
         """Cancel the request, and raise the error at the place that was reached."""
-        self._handle.leave()
+        self.handle.leave()
         return await self._deltas.athrow(*error)  # type: ignore[no-any-return]
 
     async def aclose(self) -> None:
         """Cancel the request, unless it has ended."""
-        self._handle.leave()
+        self.handle.leave()
         await self._deltas.aclose()
 
     def __del__(self) -> None:
-        self._handle.leave()
+        self.handle.leave()

@@ -174,7 +174,10 @@ class BeamSearcher:
         self, prompts: Sequence[Any], adapters: Sequence[LoRARequest | None]
     ) -> list[RequestOutput]:
         return self._generator.generate(
-            list(prompts), self._one_token, lora_request=list(adapters)
+            list(prompts),
+            self._one_token,
+            lora_request=list(adapters),
+            use_tqdm=False,
         )
 
     def _extend(

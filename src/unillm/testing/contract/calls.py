@@ -111,7 +111,7 @@ class CallClauses(Clauses):
         prompts: list[PromptType] = [COUNT, long, [999_999], COUNT]
 
         with pytest.raises(errors.RequestsFailedError) as caught:
-            generator.generate(prompts, GREEDY)
+            generator.generate(prompts, GREEDY, use_tqdm=False)
 
         kinds = {index: type(e) for index, e in caught.value.errors.items()}
         assert kinds == {1: errors.PromptTooLongError, 2: errors.InvalidPromptError}
@@ -126,7 +126,9 @@ class CallClauses(Clauses):
         """
         prompts: list[PromptType] = [COUNT, [-1, 5], "Add 17 and 25:"]
 
-        good, bad, other = generator.generate(prompts, GREEDY, on_error="return")
+        good, bad, other = generator.generate(
+            prompts, GREEDY, on_error="return", use_tqdm=False
+        )
 
         assert isinstance(bad, errors.InvalidPromptError)
         assert [good.text, other.text] == [ANSWERS[COUNT], "42"]  # type: ignore[union-attr]
@@ -261,7 +263,8 @@ class CallClauses(Clauses):
         texts: list[str] = []
 
         def work() -> None:
-            texts.extend(o.text for o in generator.generate(list(ANSWERS), GREEDY))
+            outputs = generator.generate(list(ANSWERS), GREEDY, use_tqdm=False)
+            texts.extend(output.text for output in outputs)
 
         threads = [threading.Thread(target=work) for _ in range(4)]
         for thread in threads:
@@ -322,7 +325,7 @@ class CallClauses(Clauses):
         prompts: list[Any] = [{"prompt_token_ids": ids}, COUNT]
         before = copy.deepcopy((ids, attrs.asdict(params), prompts))
 
-        generator.generate(prompts, params)
+        generator.generate(prompts, params, use_tqdm=False)
 
         assert (ids, attrs.asdict(params), prompts) == before
 

@@ -30,7 +30,7 @@ class TextClauses(Clauses):
         Troubleshooting: A space or an EOS token in the text means that an id is missing
             or extra: see E2 and E3.
         """
-        outputs = generator.generate(list(ANSWERS), GREEDY)
+        outputs = generator.generate(list(ANSWERS), GREEDY, use_tqdm=False)
 
         assert [output.text for output in outputs] == list(ANSWERS.values())
         assert [output.prompt for output in outputs] == list(ANSWERS)
@@ -242,7 +242,9 @@ class TextClauses(Clauses):
         ]
         params = [_greedy(max_tokens=40, structured_outputs=form) for form in forms]
 
-        one, other = generator.generate(["Add 17 and 25:", COUNT], params)
+        one, other = generator.generate(
+            ["Add 17 and 25:", COUNT], params, use_tqdm=False
+        )
 
         assert (one.text, one.finish_reason) == ("42", "stop")
         assert re.fullmatch("[4-6]{3}", other.text)
