@@ -131,7 +131,7 @@ def test_each_call_warns_its_caller_once_of_a_cut(bare, name):
     ],
     ids=repr,
 )
-def test_a_length_that_the_caller_chose_is_no_cut(bare, params):
+def test_a_length_that_the_caller_chose_is_not_called_a_cut(bare, params):
     with Generator(bare, backend="endless") as generator:
         handle = generator.submit(PROMPT, params)
         [output] = generator.generate(PROMPT, params)
