@@ -11,6 +11,7 @@ checkers report one that is not needed, so a wrong call that passes is an error.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, closing
 
 from typing_extensions import assert_type
 
@@ -27,12 +28,14 @@ from unillm import (
     RequestHandle,
     RequestOutput,
     SamplingParams,
+    StructuredOutputs,
     TokensPrompt,
     backends,
 )
 
 PARAMS = SamplingParams(temperature=0, stop=["a"], max_tokens=None)
 CHAT = [{"role": "user", "content": "a"}]
+CHAT_PROMPT: PromptType = {"messages": CHAT, "tools": []}
 ADAPTER = LoRARequest("one", 1, "/adapters/one")
 
 
@@ -82,15 +85,50 @@ async def calls_of_an_event_loop(generator: Generator) -> None:
         await generator.agenerate(["a"], priority=[1], on_error="return"),
         list[RequestOutput | Exception],
     )
-    assert_type(generator.astream("a"), AsyncGenerator[CompletionDelta, None])
+    assert_type(await generator.achat(CHAT, PARAMS), list[RequestOutput])
+    assert_type(
+        await generator.achat([CHAT, CHAT], tools=[], on_error="return"),
+        list[RequestOutput | Exception],
+    )
+    deltas: AsyncGenerator[CompletionDelta, None] = generator.astream("a")
+    assert_type(await anext(deltas), CompletionDelta)
+    async with aclosing(generator.achat_stream(CHAT, PARAMS, tools=[])) as stream:
+        assert_type([delta async for delta in stream], list[CompletionDelta])
+    assert_type(await Generator.acreate("unillm/tiny", max_num_seqs=4), Generator)
     assert_type(await generator.submit("a"), RequestOutput)
 
 
 def single_requests(generator: Generator) -> None:
     """A stream yields deltas, a handle returns the output."""
-    assert_type(generator.stream("a", lora_request=ADAPTER), Iterator[CompletionDelta])
+    deltas: Iterator[CompletionDelta] = generator.stream("a", lora_request=ADAPTER)
+    assert_type(next(deltas), CompletionDelta)
+    with closing(generator.chat_stream(CHAT, chat_template_kwargs={})) as stream:
+        assert_type(list(stream), list[CompletionDelta])
     assert_type(generator.submit([1, 2], timeout_s=1.0), RequestHandle)
     assert_type(generator.submit("a").result(timeout=1.0), RequestOutput)
+
+
+def lazy_prompts(generator: Generator, prompts: Iterator[str]) -> None:
+    """Prompts of any iterable; `on_error` decides as in list calls."""
+    assert_type(generator.generate_iter(prompts, PARAMS), Iterator[RequestOutput])
+    assert_type(
+        generator.generate_iter([CHAT_PROMPT], on_error="return", max_pending=2),
+        Iterator[RequestOutput | Exception],
+    )
+    assert_type(
+        generator.as_completed([[1, 2], "a"], iter([PARAMS, PARAMS])),
+        Iterator[tuple[int, RequestOutput]],
+    )
+
+
+def params_of_a_model(generator: Generator, llm: LLM) -> None:
+    """The model's defaults with changes, and a length that may be assigned."""
+    params = SamplingParams.from_model(generator, max_tokens=64)
+    assert_type(params, SamplingParams)
+    assert_type(SamplingParams.from_model(llm), SamplingParams)
+    assert_type(params.max_tokens, int | None)
+    params.max_tokens = None
+    params.max_tokens = 5
 
 
 def attributes() -> None:
@@ -136,6 +174,15 @@ def refused_options(generator: Generator) -> None:
     generator.generate("a", on_error="ignore")  # type: ignore[call-overload]
     generator.generate("a", priority="high")  # type: ignore[arg-type]
     generator.chat(CHAT, add_generation_promt=True)  # type: ignore[call-overload]
+    SamplingParams(temperature="hot")  # type: ignore[arg-type]
+    SamplingParams(max_tokens="5")  # type: ignore[arg-type]
+    SamplingParams(top_p=None)  # type: ignore[arg-type]
+    SamplingParams(structured_outputs=5)  # type: ignore[arg-type]
+    StructuredOutputs(json=5)  # type: ignore[arg-type]
+    PARAMS.max_tokens = "5"  # type: ignore[assignment]
+    SamplingParams.from_model("unillm/tiny")  # type: ignore[arg-type]
+    generator.generate_iter(5)  # type: ignore[call-overload]
+    generator.chat_stream(CHAT, tols=[])  # type: ignore[call-arg]
     generator.stream("a", [PARAMS])  # type: ignore[arg-type]
     generator.submit("a", use_tqdm=True)  # type: ignore[call-arg]
 
@@ -149,6 +196,8 @@ def refused_calls_of_vllm(llm: LLM) -> None:
 
 async def refused_async_options(generator: Generator) -> None:
     """A progress bar belongs to the calls that block."""
+    await Generator.acreate("unillm/tiny", max_num_seq=4)  # type: ignore[call-arg]
+    await generator.achat(CHAT, use_tqdm=True)  # type: ignore[call-overload]
     await generator.agenerate("a", use_tqdm=True)  # type: ignore[call-overload]
 
 

@@ -144,9 +144,10 @@ def _temperature(value: Any) -> float:
 # Type checkers read from these converters what a field accepts.
 
 
-def _as_max_tokens(value: int | Unset | None) -> int | Unset | None:
-    if value is None or value is Unset.UNSET:
-        return value
+def _as_max_tokens(value: int | None) -> int | Unset | None:
+    given: Any = value  # the default is not for callers
+    if given is None or given is Unset.UNSET:
+        return given
     return as_positive("max_tokens", value, "an integer ≥ 1 or None")
 
 
@@ -210,7 +211,9 @@ _COUNT = "an integer ≥ -1", lambda n: n >= -1
 _KEPT = "-1, an integer ≥ 1", lambda n: n >= 1 or n == -1
 
 
-def _as_structured_outputs(value: Any) -> StructuredOutputs | None:
+def _as_structured_outputs(
+    value: StructuredOutputs | Mapping[str, Any] | None,
+) -> StructuredOutputs | None:
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return StructuredOutputs(**value)
     if value is None or isinstance(value, StructuredOutputs):
@@ -465,5 +468,5 @@ class SamplingParams:
 _DEFAULTS = SamplingParams()
 
 SamplingParams.__struct_fields__ = tuple(
-    attribute.alias for attribute in attrs.fields(SamplingParams)
+    attribute.alias or attribute.name for attribute in attrs.fields(SamplingParams)
 )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json as _json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 
@@ -31,7 +31,17 @@ def _as_choice(value: Iterable[str] | None) -> tuple[str, ...] | None:
     return as_items("choice", value, as_text, expected, at_least=1) or None
 
 
-def _as_schema(value: Any) -> str | None:
+class HasSchema(Protocol):
+    """**Protocol:** a model class of pydantic."""
+
+    @classmethod
+    def model_json_schema(cls) -> Mapping[str, Any]:
+        """Return the JSON schema of the class."""
+
+
+def _as_schema(
+    value: str | bytes | Mapping[str, Any] | type[HasSchema] | None,
+) -> str | None:
     """Return a JSON schema as text, which the caller cannot change afterwards."""
     expected = "a JSON schema (dict or text) or a pydantic model class"
     if value is None:

@@ -131,4 +131,4 @@ def test_a_child_of_a_side_is_killed(script, tmp_path):
         text=True,
         check=False,
     ).stdout
-    assert state.strip() in ("", "Z")
+    assert state.strip()[:1] in ("", "Z")

@@ -120,7 +120,7 @@ def test_the_models_sampling_defaults_may_be_changed_by_assignment(tiny):
 
 def test_generation_config_vllm_gives_neutral_defaults():
     with LLM("unillm/tiny", backend="transformers", generation_config="vllm") as tiny:
-        assert tiny.get_default_sampling_params() == SamplingParams()
+        assert tiny.get_default_sampling_params() == SamplingParams(max_tokens=16)
 
 
 def test_generation_config_names_another_directory(tmp_path):
@@ -131,7 +131,7 @@ def test_generation_config_names_another_directory(tmp_path):
         "unillm/tiny", backend="transformers", generation_config=str(tmp_path)
     ) as tiny:
         defaults = tiny.get_default_sampling_params()
-    assert defaults == SamplingParams(temperature=0.5, top_k=7)
+    assert defaults == SamplingParams(temperature=0.5, top_k=7, max_tokens=16)
     with pytest.raises(ConfigError, match=r"has a generation_config\.json"):
         LLM("unillm/tiny", generation_config=str(tmp_path / "none"))
 

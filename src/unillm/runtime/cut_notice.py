@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from types import FrameType
 
 from ..params import SamplingParamsWarning
 from .handle import RequestHandle
@@ -62,7 +63,8 @@ class CutNotice:
 def _callers_level() -> int:
     """Return the `stacklevel` of the first frame that is not of this package."""
     package = __name__.partition(".")[0]
-    frame, level = sys._getframe(1), 1  # noqa: SLF001 - as `warnings` counts
+    level = 1
+    frame: FrameType | None = sys._getframe(level)  # noqa: SLF001 - as `warnings` does
     while frame is not None:
         if frame.f_globals.get("__name__", "").partition(".")[0] != package:
             return level
