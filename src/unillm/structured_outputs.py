@@ -26,6 +26,38 @@ _HARMLESS_CONSTRAINTS: Mapping[str, tuple[Any, ...]] = {
 """Their values that request what `StructuredOutputs` does anyway."""
 
 
+LITERAL = frozenset({"const", "default", "enum", "examples"})
+"""Keywords of a JSON schema whose value is JSON and not a schema."""
+
+_NAMES = frozenset(
+    {"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"}
+)
+"""Keywords whose value is an object of schemas by name."""
+
+
+def closed(schema: Any) -> Any:
+    """Return a schema whose objects have the properties alone that it names.
+
+    An object that says itself which others it has keeps that, and so do the parts of an
+    ``allOf``: each would forbid the properties of the others.
+    """
+    if isinstance(schema, list):
+        return [closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {
+        key: value
+        if key in LITERAL or key == "allOf"
+        else {name: closed(each) for name, each in value.items()}
+        if key in _NAMES and isinstance(value, dict)
+        else closed(value)
+        for key, value in schema.items()
+    }
+    if found.keys() & {"patternProperties", "properties"}:
+        found.setdefault("additionalProperties", False)
+    return found
+
+
 def _as_choice(value: Iterable[str] | None) -> tuple[str, ...] | None:
     expected = "a list of at least one non-empty text"
     return as_items("choice", value, as_text, expected, at_least=1) or None
@@ -49,7 +81,7 @@ def _as_schema(
     make = getattr(value, "model_json_schema", None)
     try:
         if isinstance(value, type) and callable(make):
-            value = _closed(make())
+            value = closed(make())
         if isinstance(value, (str, bytes)):
             value = _json.loads(value)
         if isinstance(value, Mapping):
@@ -60,38 +92,6 @@ def _as_schema(
             parameter="json",
         ) from error
     raise refuse("json", expected, value)
-
-
-_MAPS = frozenset({"$defs", "definitions", "properties", "patternProperties"})
-"""Keywords that hold a schema for each name."""
-
-_LISTS = frozenset({"anyOf", "oneOf", "prefixItems"})
-"""Keywords that hold a list of schemas. ``allOf`` is not among them: a part of it that
-forbids other keys forbids those of the other parts."""
-
-_ONE = frozenset({"additionalProperties", "contains", "items"})
-"""Keywords that hold a schema."""
-
-
-def _closed(schema: Any) -> Any:
-    """Return a schema whose objects take no other keys than those that they name.
-
-    An object that says itself what other keys it takes keeps that: pydantic writes it
-    for ``extra="allow"`` and for dicts.
-    """
-    if not isinstance(schema, Mapping):
-        return schema
-    closed = dict(schema)
-    for name, value in schema.items():
-        if name in _MAPS:
-            closed[name] = {key: _closed(each) for key, each in value.items()}
-        elif name in _LISTS:
-            closed[name] = [_closed(each) for each in value]
-        elif name in _ONE:
-            closed[name] = _closed(value)
-    if "properties" in schema:
-        closed.setdefault("additionalProperties", False)
-    return closed
 
 
 @suggest_names(reasons=UNAVAILABLE_CONSTRAINTS, harmless=_HARMLESS_CONSTRAINTS)

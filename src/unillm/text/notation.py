@@ -10,27 +10,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import attrs
 
+from ..structured_outputs import LITERAL, StructuredOutputs, closed
 from .gbnf import is_gbnf, lark_of_gbnf
-
-if TYPE_CHECKING:
-    from ..structured_outputs import StructuredOutputs
 
 _ANNOTATIONS = frozenset(
     {"$comment", "default", "deprecated", "description", "examples", "title"}
 )
 """Keywords of JSON Schema that allow everything."""
-
-_LITERAL = frozenset({"const", "default", "enum", "examples"})
-"""Keywords whose value is JSON and not a schema."""
-
-_NAMES = frozenset(
-    {"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"}
-)
-"""Keywords whose value is an object of schemas by name."""
 
 
 @attrs.frozen
@@ -82,7 +72,7 @@ def structure_notation(wanted: StructuredOutputs) -> StructureNotation:
 def _schema(wanted: StructuredOutputs) -> str:
     schema: dict[str, Any] = json.loads(wanted.source)
     if wanted.disable_additional_properties:
-        schema = _closed(schema)
+        schema = closed(schema)
     options: dict[str, Any] = {}
     if wanted.disable_any_whitespace:
         options = {
@@ -103,25 +93,6 @@ def _schema(wanted: StructuredOutputs) -> str:
     return json.dumps(_with_values(schema))
 
 
-def _closed(schema: Any) -> Any:
-    """Return a schema whose objects have the properties alone that it names."""
-    if isinstance(schema, list):
-        return [_closed(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    closed = {
-        key: value
-        if key in _LITERAL
-        else {name: _closed(each) for name, each in value.items()}
-        if key in _NAMES and isinstance(value, dict)
-        else _closed(value)
-        for key, value in schema.items()
-    }
-    if closed.keys() & {"patternProperties", "properties"}:
-        closed.setdefault("additionalProperties", False)
-    return closed
-
-
 def _with_values(schema: Any) -> Any:
     """Return a schema whose ``oneOf`` of single values are an ``enum``.
 
@@ -133,7 +104,7 @@ def _with_values(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     changed = {
-        key: value if key in _LITERAL else _with_values(value)
+        key: value if key in LITERAL else _with_values(value)
         for key, value in schema.items()
     }
     branches = changed.get("oneOf")
