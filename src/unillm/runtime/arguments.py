@@ -79,6 +79,7 @@ class GeneratorOptions(TypedDict, total=False):
 
     backend: str
     python: str | os.PathLike[str] | None
+    revision: str | None
     tokenizer: Any
     dtype: str
     max_model_len: int | None
