@@ -57,14 +57,13 @@ class FakeGenerator:
     faults: ClassVar[dict[str, BaseException]] = {}
     default_params = SamplingParams(temperature=0.5, max_tokens=99)
     created: ClassVar[list[FakeGenerator]] = []
-    limits = types.SimpleNamespace(max_model_len=9)
+    limits = types.SimpleNamespace(max_model_len=8)
 
     def __init__(self, model, **options):
         self.model, self.options = model, options
         self.asked, self.adapters = [], []
         self.config = types.SimpleNamespace(model=model)
         self.backend = "fake"
-        self.limits = types.SimpleNamespace(max_model_len=8)
         self.closed = False
         self.created.append(self)
 

@@ -64,7 +64,7 @@ class Conversation:
 
     @property
     def params(self) -> SamplingParams:
-        """Params of the next answer: the model's defaults, with those that were given."""
+        """Params of the next answer: the model's defaults, and what was given."""
         params = self.generator.get_default_sampling_params()
         return attrs.evolve(params, **self.given)
 

@@ -278,9 +278,6 @@ def _is_integer(item: Any) -> bool:
     return hasattr(item, "__index__") and getattr(item, "ndim", 0) == 0
 
 
-# -------------------------------------------------------------------------- one prompt
-
-
 def prepare(
     prompt: Prompt,
     tokenizer: Tokenizer,
@@ -300,8 +297,7 @@ def prepare(
         params: Parameters of this prompt.
         strict_length: Refuse a `max_tokens` that does not fit, instead of lowering it.
         positions: Returns the context that the model was made for, for messages.
-        max_tokens: New tokens of *params* that set no `max_tokens`, or their
-            `min_tokens` if that is more; `None` for what the context holds.
+        max_tokens: Limit of params that set none; `None` for what the context holds.
 
     Raises:
         InvalidPromptError: The prompt is empty, not valid Unicode, or has ids outside
@@ -333,10 +329,9 @@ def prepare(
             model_positions=positions(),
         )
     room = limits.max_model_len - len(kept)
-    if not params.sets_max_tokens and max_tokens is not None:
+    asked = params.max_tokens or room
+    if max_tokens is not None and not params.sets_max_tokens:
         asked = max(max_tokens, params.min_tokens)
-    else:
-        asked = room if params.max_tokens is None else params.max_tokens
     if asked > room and strict_length:
         raise _no_room("max_tokens", asked, len(kept), limits, positions())
     # As in vLLM, a `max_tokens` that is fitted takes `min_tokens` with it.
