@@ -86,6 +86,7 @@ def test_an_argument_that_no_backend_honours_is_refused_with_the_reason(name):
         ("structured_outputs_config", {"backend": "auto"}),
         ("structured_outputs_config", {"disable_any_whitespace": False}),
         ("structured_outputs_config", {"backend": "xgrammar"}),
+        ("structured_outputs_config", {"backend": "outlines"}),
         ("speculative_config", {"method": "ngram", "num_speculative_tokens": 2}),
     ],
 )
@@ -103,7 +104,7 @@ def test_a_value_that_changes_nothing_is_taken_with_a_local_model(name, value):
     [
         ("limit_mm_per_prompt", {"image": 1}),
         ("model_impl", "vllm"),
-        ("structured_outputs_config", {"backend": "outlines"}),
+        ("structured_outputs_config", {"backend": "another"}),
         ("structured_outputs_config", {"reasoning_parser": "deepseek_r1"}),
         ("structured_outputs_config", "xgrammar"),
         ("speculative_config", {"method": "extract_hidden_states"}),

@@ -29,7 +29,7 @@ HARMLESS: Mapping[str, tuple[Any, ...]] = {
 """Values of its keys that request what every backend does."""
 
 _ELSEWHERE: Mapping[str, tuple[Any, ...]] = {
-    "backend": ("guidance", "xgrammar"),
+    "backend": ("guidance", "lm-format-enforcer", "outlines", "xgrammar"),
     "disable_additional_properties": (True,),
     "disable_any_whitespace": (True,),
 }
