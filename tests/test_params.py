@@ -46,6 +46,7 @@ DEFAULTS = {
     "spaces_between_special_tokens": True,
     "skip_special_tokens": True,
     "include_stop_str_in_output": False,
+    "extra_args": None,
     "truncate_prompt_tokens": None,
 }
 
@@ -144,6 +145,8 @@ def test_the_representation_has_what_was_given():
         ("spaces_between_special_tokens", None),
         ("skip_special_tokens", None),
         ("include_stop_str_in_output", "yes"),
+        ("extra_args", [5]),
+        ("extra_args", {5: 1}),
         ("truncate_prompt_tokens", 0),
         ("truncate_prompt_tokens", -2),
     ],
@@ -263,7 +266,6 @@ def test_the_names_of_the_fields_are_where_a_msgspec_struct_has_them():
     ("name", "harmless", "harmful"),
     [
         ("best_of", 1, 3),
-        ("extra_args", {}, {"a": 1}),
         ("logits_processors", [], [print]),
         ("output_kind", 2, 7),
         ("prompt_logprob_token_ids", None, np.ones((1, 1))),

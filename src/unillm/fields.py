@@ -12,7 +12,7 @@ import math
 import numbers
 import operator
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import attrs
@@ -132,6 +132,18 @@ def as_text(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError
     return value
+
+
+def dict_field(name: str) -> Any:
+    """Return a field for a dict of names, which is copied; an empty one is `None`."""
+
+    def copied(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        given = {} if value is None else value
+        if isinstance(given, Mapping) and all(isinstance(key, str) for key in given):
+            return dict(given) or None
+        raise refuse(name, "a dict of names or None", value)
+
+    return attrs.field(default=None, converter=copied)
 
 
 def as_items(

@@ -26,6 +26,7 @@ from .fields import (
     as_positive,
     as_text,
     bool_field,
+    dict_field,
     field,
     int_field,
     number_field,
@@ -52,7 +53,6 @@ UNAVAILABLE_FIELDS: Mapping[str, str] = {
     "best_of": "vLLM removed it; ask for n completions and take the one you want",
     "early_stopping": _BEAM,
     "end_id": "the model names its EOS tokens; stop_token_ids adds others",
-    "extra_args": "no backend takes arguments that unillm does not know",
     "guided_decoding": "vLLM renamed it; pass structured_outputs=StructuredOutputs(…)",
     "length_penalty": _BEAM,
     "logits_processors": "the caller's code would run between the engine's steps; use "
@@ -63,8 +63,7 @@ UNAVAILABLE_FIELDS: Mapping[str, str] = {
     "repetition_detection": "no backend detects repetition; use repetition_penalty",
     "routed_experts_prompt_start": "outputs do not show the routing inside the model",
     "skip_clone": "a request always keeps a copy of its params",
-    "skip_reading_prefix_cache": "a prefix cache is on or off for the whole engine; "
-    "see enable_prefix_caching",
+    "skip_reading_prefix_cache": "a prefix cache is on or off for the whole engine",
     "stream_interval": "a stream yields the text that is new since the last read",
     "thinking_token_budget": "unillm does not separate reasoning from answers",
     "trace_decode_token_ids": "it is a tool for vLLM's own developers",
@@ -77,7 +76,6 @@ _HARMLESS_FIELDS: Mapping[str, tuple[Any, ...]] = {
     **dict.fromkeys(UNAVAILABLE_FIELDS, (None,)),
     "best_of": (None, 1),
     "early_stopping": (None, False),
-    "extra_args": (None, {}),
     "length_penalty": (None, 1.0),
     "logits_processors": (None, []),
     "output_kind": (None, 0, 1, 2),
@@ -345,6 +343,9 @@ class SamplingParams:
 
     include_stop_str_in_output: bool = bool_field(False)
     """Keep the stop string, or the text of the stop token, at the end of the text."""
+
+    extra_args: dict[str, Any] | None = dict_field("extra_args")  # noqa: RUF009
+    """Arguments by name for the logits processors of an engine that has its own."""
 
     truncate_prompt_tokens: int | None = field(None, as_integer, *_KEPT, optional=True)
     """Keep only the last tokens of a longer prompt: this many, or with -1 as many as

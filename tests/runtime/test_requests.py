@@ -259,6 +259,31 @@ NOT_DEFAULT = {
 }
 
 
+def test_extra_arguments_reach_an_engine_that_declares_them(maker_for):
+    given = SamplingParams(extra_args={"target": 5})
+    able = Capabilities.native("extra_args", "temperature")
+
+    with pytest.raises(UnsupportedParameterError, match=r"extra_args=\{'target': 5\}"):
+        maker_for().make("a", given)
+    [request] = requests_of(
+        attrs.evolve(maker_for(), capabilities=able).make("a", given)
+    )
+
+    assert request.params.extra_args == {"target": 5}
+
+
+def test_labels_are_refused_by_an_engine_that_returns_only_the_best(maker_for):
+    maker = maker_for()
+    limited = attrs.evolve(maker, limits=attrs.evolve(maker.limits, max_logprobs=5))
+    labels = SamplingParams(logprob_token_ids=[5, 7])
+
+    [request] = requests_of(maker.make("a", labels))
+    assert request.logprob_token_ids == (5, 7)
+    assert (request.params.logprobs, request.params.logprob_token_ids) == (-1, None)
+    with pytest.raises(UnsupportedParameterError, match="most probable tokens alone"):
+        limited.make("a", labels)
+
+
 @pytest.mark.parametrize("name", sorted(SAMPLING_FIELDS - ALWAYS))
 def test_a_request_with_a_field_that_the_backend_does_not_name_is_refused(
     maker_for, name

@@ -76,6 +76,7 @@ def test_a_program_for_vllm_runs_as_it_stands(tmp_path):
         {"stop_token_ids": [3], "bad_words": ["a"], "logit_bias": {3: 1.5}, "seed": 5},
         {"prompt_logprobs": 1, "max_tokens": 1},
         {"logprob_token_ids": [7, 5], "flat_logprobs": True},
+        {"extra_args": {"target": 5}},
     ],
 )
 def test_params_of_vllm_are_taken(fields):

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from ..distributions import install
 from ..engines.backend import Availability, Backend
-from ..engines.base import FEATURES, SAMPLED, Capabilities
+from ..engines.base import FEATURES, SAMPLED, Capabilities, Capability, Support
 from ..hookspecs import hookimpl
 from ..imports import collector_paused
 from ..model.checkpoint import read_config
@@ -45,7 +45,17 @@ class TransformersBackend(Backend):
         }
     )
 
-    capabilities = SAMPLED.refined(Capabilities.native("prompt_logprobs", *FEATURES))
+    capabilities = SAMPLED.refined(
+        Capabilities(
+            fields={
+                **dict.fromkeys((*FEATURES, "prompt_logprobs"), Capability()),
+                "extra_args": Capability(
+                    support=Support.UNSUPPORTED,
+                    reason="it runs no logits processors of the caller",
+                ),
+            }
+        )
+    )
 
     @override
     def availability(self) -> Availability:

@@ -79,10 +79,11 @@ ALWAYS = frozenset({"max_tokens", "n"})
 Every engine ends a request at its length, and the core makes *n* requests of one.
 """
 
-FEATURES = frozenset({"cache_salt", "lora"})
+FEATURES = frozenset({"cache_salt", "extra_args", "lora"})
 """Features that a backend may declare beside sampling fields. ``"cache_salt"``: a
-request uses the cached prompts of requests of its own salt alone. ``"lora"``: requests
-that name an adapter."""
+request uses the cached prompts of requests of its own salt alone. ``"extra_args"``: the
+engine's own processors read `SamplingParams.extra_args`. ``"lora"``: requests that name
+an adapter."""
 
 
 _NATIVE = Capability()

@@ -77,7 +77,7 @@ REFUSED: Mapping[str, Refused] = {
     "use_beam_search": _BEAM,
     "verbosity": Refused("no template has it; say it in a message", ("medium",)),
     "vllm_xargs": Refused(
-        "no backend takes arguments that unillm does not know", ({},)
+        "a body holds no arguments for an engine's own processors", ({},)
     ),
     "web_search_options": Refused("the server does not search the web"),
 }

@@ -185,6 +185,8 @@ class RequestMaker:
         if labels is not None:
             computed = attrs.evolve(params, logprobs=-1, logprob_token_ids=None)
         self._check_supported(computed)
+        self._check_feature("extra_args", params.extra_args)
+        self._check_feature("cache_salt", prompt.cache_salt)
         adapter = lora_request and self._check_adapter(lora_request)
         priority = _as_priority(priority)
         deadline = self._deadline(timeout_s)
@@ -224,7 +226,7 @@ class RequestMaker:
             bad_words_token_ids=bad_words,
             logprob_token_ids=None if labels is None else tuple(labels),
             grammar=grammar,
-            cache_salt=self._check_salt(prompt.cache_salt),
+            cache_salt=prompt.cache_salt,
             lora_request=adapter,
         )
         self._check_aspects(first)
@@ -300,15 +302,14 @@ class RequestMaker:
 
     def _check_logprobs(self, params: SamplingParams) -> None:
         limit, own = self.config.max_logprobs, self.limits.max_logprobs
+        labels = params.logprob_token_ids
+        if labels is not None and own is not None:
+            reason = ": its engine returns those of the most probable tokens alone"
+            raise self._cannot("logprob_token_ids", labels, reason)
         for name in ("logprobs", "prompt_logprobs"):
             asked = getattr(params, name) or 0
             if own is not None and (asked == -1 or asked > own):
-                raise UnsupportedParameterError(
-                    f"The backend {self.backend!r} cannot honour {name}={asked}: its "
-                    f"engine returns at most {own}. {self._others_with(name)}",
-                    parameter=name,
-                    value=asked,
-                )
+                raise self._cannot(name, asked, f": its engine returns at most {own}")
             if limit != -1 and (asked == -1 or asked > limit):
                 raise InvalidParameterError(
                     f"{name}={asked} is more than this generator's max_logprobs="
@@ -325,12 +326,7 @@ class RequestMaker:
             # Every temperature but 0 draws, its default too.
             if name == "temperature" or not params.is_default(name):
                 value = getattr(params, name)
-                raise UnsupportedParameterError(
-                    f"The backend {self.backend!r} cannot honour {name}={value!r}: "
-                    f"{capability.reason}. {self._others_with(name)}",
-                    parameter=name,
-                    value=value,
-                )
+                raise self._cannot(name, value, f": {capability.reason}")
 
     def _check_aspects(self, request: EngineRequest) -> None:
         for aspect in aspects_of(request, vocab_size=self.limits.vocab_size):
@@ -338,13 +334,8 @@ class RequestMaker:
             if capability.support is not Support.UNSUPPORTED:
                 continue
             name = aspect.partition(".")[0]
-            value = getattr(request.params, name)
-            raise UnsupportedParameterError(
-                f"The backend {self.backend!r} cannot honour {name}={value!r} here, "
-                f"{ASPECTS[aspect]}: {capability.reason}. {self._others_with(aspect)}",
-                parameter=name,
-                value=value,
-            )
+            reason = f" here, {ASPECTS[aspect]}: {capability.reason}"
+            raise self._cannot(name, getattr(request.params, name), reason, aspect)
 
     def _check_adapter(self, lora_request: LoRARequest) -> LoRARequest:
         """Return the adapter as an engine takes it."""
@@ -363,16 +354,21 @@ class RequestMaker:
             )
         return self._adapters.check(lora_request)
 
-    def _check_salt(self, salt: str | None) -> str | None:
-        capability = self.capabilities.of("cache_salt")
-        if salt is not None and capability.support is Support.UNSUPPORTED:
-            raise UnsupportedParameterError(
-                f"The backend {self.backend!r} cannot honour cache_salt={salt!r}: "
-                f"{capability.reason}. {self._others_with('cache_salt')}",
-                parameter="cache_salt",
-                value=salt,
-            )
-        return salt
+    def _check_feature(self, name: str, value: Any) -> None:
+        capability = self.capabilities.of(name)
+        if value is not None and capability.support is Support.UNSUPPORTED:
+            raise self._cannot(name, value, f": {capability.reason}")
+
+    def _cannot(
+        self, name: str, value: Any, reason: str, capability: str = ""
+    ) -> UnsupportedParameterError:
+        """Return the error for a value; it names the backends that honour it."""
+        return UnsupportedParameterError(
+            f"The backend {self.backend!r} cannot honour {name}={value!r}{reason}. "
+            f"{self._others_with(capability or name)}",
+            parameter=name,
+            value=value,
+        )
 
     def _others_with(self, field: str) -> str:
         names = [

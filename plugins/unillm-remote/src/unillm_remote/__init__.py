@@ -47,11 +47,15 @@ class RemoteBackend(Backend):
     capabilities = Capabilities.native(*SAMPLING_FIELDS).refined(
         Capabilities(
             fields={
+                "extra_args": Capability(
+                    support=Support.UNSUPPORTED,
+                    reason="no body holds arguments for a server's own processors",
+                ),
                 "lora": Capability(
                     support=Support.UNSUPPORTED,
                     reason="a server names its adapters as models of their own: choose "
                     'one by backend_options={"served_model": NAME}',
-                )
+                ),
             }
         )
     )

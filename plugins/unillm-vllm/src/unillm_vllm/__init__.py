@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from unillm.backend import (
     ENGINE_OPTIONS,
+    FEATURES,
     SAMPLING_FIELDS,
     Availability,
     Backend,
@@ -42,7 +43,7 @@ class VllmBackend(Backend):
     auto_rank = 10
     option_names = None  # every field of EngineArgs, which vLLM checks
     engine_options = ENGINE_OPTIONS
-    capabilities = Capabilities.native(*SAMPLING_FIELDS, "cache_salt", "lora")
+    capabilities = Capabilities.native(*SAMPLING_FIELDS, *FEATURES)
 
     @override
     def availability(self) -> Availability:

@@ -87,6 +87,7 @@ def sampling_params(
                 params.structured_outputs, spells_exactly=spells_exactly
             )
         ),
+        extra_args=params.extra_args,
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
         skip_clone=True,  # no other request uses this object
