@@ -61,6 +61,8 @@ class _Bars:
                 task = self._tasks.pop(status.name, None)
                 if self._progress is not None and task is not None:
                     self._progress.remove_task(task)
+                if not self._tasks:
+                    self._stop()
                 return
             if self._progress is None:
                 self._progress = _drawing()
@@ -79,8 +81,13 @@ class _Bars:
         """Remove the bars; later phases are not shown."""
         with self._changing:
             self._closed = True
-            if self._progress is not None:
-                self._progress.stop()
+            self._stop()
+
+    def _stop(self) -> None:
+        """Leave the terminal, and the cores of what is measured there, alone."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
 
 
 def _drawing() -> Progress:

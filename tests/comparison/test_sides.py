@@ -16,6 +16,7 @@ import pytest
 from unillm.comparison.sides import Side, ask
 from unillm.comparison.worker import Task
 from unillm.errors import SideFailedError
+from unillm.phases import listening
 
 TASK = Task(model="unillm/tiny", options={"backend": "liar"}, max_tokens=8)
 PROMPTS = [{"prompt": "ab"}, {"prompt": "abc"}]
@@ -50,6 +51,18 @@ def test_a_side_runs_in_the_python_that_it_was_given(script):
     assert [len(answer.token_ids) for answer in report.answers] == [8, 8]
     assert all(len(top) == 2 for each in report.answers for top in each.candidates)
     assert (report.done.num_tokens, report.done.repeats) == (16, True)
+
+
+def test_the_phases_of_a_side_are_heard_here():
+    heard = []
+
+    with listening(heard.append):
+        ask(lying("no lie"), TASK, PROMPTS)
+
+    assert [(each.name, each.is_over) for each in heard] == [
+        ("reading the tokenizer", False),
+        ("reading the tokenizer", True),
+    ]
 
 
 def test_a_side_without_logprobs_sends_its_tokens():
@@ -95,7 +108,7 @@ def test_a_python_without_unillm_is_an_error_with_the_command(script):
 
 
 def test_another_protocol_is_refused():
-    with pytest.raises(SideFailedError, match=r"protocol 0 and 1"):
+    with pytest.raises(SideFailedError, match="protocol 0 and 2"):
         ask(Side(), attrs.evolve(TASK, protocol=0), PROMPTS)
 
 

@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import sys
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -33,6 +35,7 @@ from unillm.errors import (
     RequestFailedError,
 )
 from unillm.outputs import SlotMetrics
+from unillm.phases import listening
 from unillm.process import values
 from unillm.process.channel import ENCODER, readable
 from unillm.process.compiling import StructureCompiler
@@ -195,6 +198,25 @@ def test_a_refusal_of_the_engine_arrives_as_it_is(open_pipe):
 
     assert (caught.value.parameter, caught.value.value) == ("prompt", (13, "ids"))
     assert generator.generate([[1]], SHORT)[0].finish_reason == "length"
+
+
+def test_phases_of_loading_are_heard_here(open_pipe):
+    heard = []
+
+    with listening(heard.append):
+        open_pipe()
+
+    assert any(each.name == f"starting {sys.executable}" for each in heard)
+    script = functools.partial(filter, lambda each: each.name == "reading the script")
+    until = time.monotonic() + 5  # they come on a socket of their own
+    while len([*script(heard)]) < 3 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert [(each.message, each.fraction, each.is_over) for each in script(heard)] == [
+        ("", None, False),
+        ("line 1", 0.5, False),
+        ("", None, True),
+    ]
+    assert {each.total_bytes for each in script(heard)} == {7}
 
 
 def test_an_error_while_loading_arrives_as_it_is(open_pipe):

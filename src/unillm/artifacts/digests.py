@@ -134,6 +134,8 @@ class Digests:
             if name in known and known[name].state == state
         }
         new = [name for name in states if name not in digests]
+        if not new:
+            return digests
         num_bytes = sum(states[name].size for name in new)
         with (
             phase("hashing files", total_bytes=num_bytes),

@@ -16,11 +16,12 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
-from ..comparison.worker import CONVERTER, take_stdout
+from ..comparison.worker import CONVERTER, sender, take_stdout
+from ..phases import listening
 from .lines import Ready, Task, versions
 from .samples import Run
 from .workloads import Ask, Case
@@ -38,15 +39,13 @@ class Load(Protocol):
 
 def main() -> None:
     """Load a side and serve its runs until standard input ends."""
-    output = take_stdout()
-
-    def send(**line: Any) -> None:
-        output.write(CONVERTER.dumps(line) + "\n")
-        output.flush()
-
+    send = sender(take_stdout())
     try:
         task = CONVERTER.loads(sys.stdin.readline(), Task)
-        with _opened(task) as (load, ready):
+        with (
+            listening(lambda status: send(phase=status)),
+            _opened(task) as (load, ready),
+        ):
             send(ready=ready)
             for text in sys.stdin:
                 line = json.loads(text)

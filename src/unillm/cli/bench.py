@@ -15,6 +15,7 @@ import typer
 import typer.core
 
 from ..errors import ConfigError
+from ..phase_bars import shown_phases
 from . import options
 from .commands import command
 from .exit_codes import ExitCode
@@ -178,7 +179,8 @@ def run(
     from .bench_table import write_report
 
     plan = _plan(model, sides, work, output, engine)
-    report = measure(plan, note, show_log=debug)
+    with shown_phases():
+        report = measure(plan, note, show_log=debug)
     if folder := output.get("save"):
         save(report, folder)
     if as_json:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 import typer
 
 from ..errors import BackendUnavailableError, ConfigError
+from ..phase_bars import shown_phases
 from . import options
 from .commands import command
 from .exit_codes import ExitCode
@@ -129,7 +130,8 @@ def compare(
         if is_terminal(sys.stderr):
             note(f"side {number}: {label(side.options)} …")
         questions = [each.as_input() for each in asked]
-        reports.append(ask(side, task, questions, show_log=debug))
+        with shown_phases():
+            reports.append(ask(side, task, questions, show_log=debug))
     answers = zip(*(report.answers for report in reports), strict=True)
     found = SideBySide(
         task=task,

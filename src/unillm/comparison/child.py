@@ -17,6 +17,7 @@ from typing_extensions import Self
 
 from ..distributions import install
 from ..errors import SideFailedError
+from ..phases import PhaseStatus, current_listener
 from ..process import child as process
 
 GRACE_S = 10.0
@@ -102,6 +103,10 @@ class Child:
             if "error" in line:
                 error = line["error"]
                 raise SideFailedError(error["message"], kind=error["kind"])
+            if "phase" in line:
+                if (listener := current_listener()) is not None:
+                    listener(PhaseStatus(**line["phase"]))
+                continue
             yield line
         self._child.wait()
         missing = self._child.printed("No module named 'unillm")

@@ -17,19 +17,20 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 import attrs
 from cattrs.preconf.json import make_converter
 
 from ..errors import EngineError, UnillmError, UnsupportedParameterError
+from ..phases import listening
 from .verdict import Answer, Candidate
 
 if TYPE_CHECKING:
     from .. import Generator, RequestOutput, SamplingParams
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Changes when one version would misread the lines of another."""
 
 CONVERTER = make_converter()
@@ -77,16 +78,12 @@ class Done:
 
 def main() -> None:
     """Answer one task and exit."""
-    output = take_stdout()
-
-    def send(**line: Any) -> None:
-        output.write(CONVERTER.dumps(line) + "\n")
-        output.flush()
-
+    send = sender(take_stdout())
     try:
         task, prompts = _read_task(sys.stdin)
         threading.Thread(target=_end_with_caller, daemon=True).start()
-        _answer_all(task, prompts, send)
+        with listening(lambda status: send(phase=status)):
+            _answer_all(task, prompts, send)
     except Exception as error:  # noqa: BLE001 - the caller reports it
         traceback.print_exc()
         send(error={"kind": type(error).__name__, "message": str(error)})
@@ -98,6 +95,18 @@ def take_stdout() -> TextIO:
     stream = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     return stream
+
+
+def sender(output: TextIO) -> Callable[..., None]:
+    """Return a function that writes lines to the caller, from any thread."""
+    lock = threading.Lock()
+
+    def send(**line: Any) -> None:
+        with lock:
+            output.write(CONVERTER.dumps(line) + "\n")
+            output.flush()
+
+    return send
 
 
 def _read_task(lines: TextIO) -> tuple[Task, list[Any]]:

@@ -24,6 +24,7 @@ from unillm.backend import (
     Backend,
     Capabilities,
     hookimpl,
+    phase,
 )
 from unillm.errors import EngineOutOfMemoryError, InvalidParameterError
 from unillm.testing.backends import reference_backend
@@ -142,6 +143,8 @@ class PipeBackend(Backend):
 
     def create_engine(self, config):
         options = config.backend_options
+        with phase("reading the script", total_bytes=7) as report:
+            report("line 1", fraction=0.5)
         if options.get("grandchild"):
             # It has a group of its own and does not hear of SIGTERM.
             code = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"
