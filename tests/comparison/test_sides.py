@@ -124,7 +124,7 @@ def test_a_side_ends_with_its_caller():
         for line in (task, *PROMPTS, {"end": True}):
             worker.stdin.write(json.dumps(line) + "\n")
         worker.stdin.flush()
-        assert "ready" in json.loads(worker.stdout.readline())
+        assert any("ready" in json.loads(line) for line in worker.stdout)
 
         worker.stdin.close()
 
