@@ -304,16 +304,21 @@ def vllm_ported(session: nox.Session) -> None:
 
 @nox.session
 def programs(session: nox.Session) -> None:
-    """Programs that import ``vllm``, as they stand: lm-eval, LangChain and others."""
+    """Programs that import ``vllm``, as they stand: lm-eval, LangChain and others.
+
+    Pass the folder of vLLM's unpacked sources to run its examples too.
+    """
     session.install(*CONSTRAINTS, *GROUPS["programs"], ".[transformers,testing]")
     # Its other requirements are clients of services.
     session.install("--no-deps", "evalplus==0.3.1")
     session.run(*PROGRAMS)
+    for sources in session.posargs:
+        _run_of_vllm(session, "transformers", "examples", sources=sources)
 
 
 @nox.session
 def programs_vllm(session: nox.Session) -> None:
-    """The same programs on real vLLM, and vLLM's own examples and tests on both.
+    """The same programs on real vLLM, and vLLM's own tests on both.
 
     Pass the folder of vLLM's unpacked sources; without it, the programs alone run.
     """
@@ -322,11 +327,17 @@ def programs_vllm(session: nox.Session) -> None:
     session.install("--no-deps", "evalplus==0.3.1")
     if not session.posargs:
         session.run(*PROGRAMS, env={"UNILLM_BACKEND": "vllm"})
-    for sources in session.posargs:  # the programs are among its kinds
-        for backend in ("transformers", "vllm"):
-            kinds = ("programs", "examples", "tests", "page", "--sources", sources)
-            run = ("python", "scripts/vllm_programs.py", *kinds)
-            session.run(*run, env={"UNILLM_BACKEND": backend})
+    for sources in session.posargs:
+        # The tests import vLLM's internals, so it is installed for the other one too.
+        _run_of_vllm(session, "transformers", "tests", sources=sources)
+        kinds = ("programs", "examples", "tests")
+        _run_of_vllm(session, "vllm", *kinds, sources=sources)
+
+
+def _run_of_vllm(session: nox.Session, backend: str, *kinds: str, sources: str) -> None:
+    """Run kinds of vLLM's programs on a backend, and write the tables of their page."""
+    run = ("python", "scripts/vllm_programs.py", *kinds, "page", "--sources", sources)
+    session.run(*run, env={"UNILLM_BACKEND": backend})
 
 
 def _install_vllm(session: nox.Session) -> None:

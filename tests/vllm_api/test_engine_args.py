@@ -83,6 +83,7 @@ def test_an_argument_that_no_backend_honours_is_refused_with_the_reason(name):
         ("hf_token", True),
         ("limit_mm_per_prompt", {"image": 0, "video": 0}),
         ("model_impl", "transformers"),
+        ("reasoning_parser_plugin", ""),  # the default of vLLM's command line alone
         ("structured_outputs_config", {"backend": "auto"}),
         ("structured_outputs_config", {"disable_any_whitespace": False}),
         ("structured_outputs_config", {"backend": "xgrammar"}),

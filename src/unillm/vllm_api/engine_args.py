@@ -136,6 +136,8 @@ _HARMLESS: Mapping[str, tuple[str, ...]] = {
     "config_format": ("hf",),
     "convert": ("none",),
     "load_format": ("hf", "safetensors"),
+    "reasoning_parser": ("",),
+    "reasoning_parser_plugin": ("",),
     "revision": ("main",),
     "runner": ("generate",),
     "tokenizer_mode": ("hf",),
