@@ -75,14 +75,14 @@ def follow(folder: Path, model: Path) -> float:
                 rows = [{"id": n, "text": f"Review number {n}."} for n in range(500)]
                 lines = "".join(json.dumps(row) + "\n" for row in rows)
                 (checkout / "texts.jsonl").write_text(lines)
-            took = run(shell, step)
+            took = run(shell, step, home=str(folder))
             total += took
         assert shell.stdin is not None
         shell.stdin.close()
     return total
 
 
-def run(shell: subprocess.Popen[str], step: str) -> float:
+def run(shell: subprocess.Popen[str], step: str, *, home: str) -> float:
     """Run a command in the shell, and print it with its seconds and its output."""
     assert shell.stdin is not None
     assert shell.stdout is not None
@@ -94,7 +94,7 @@ def run(shell: subprocess.Popen[str], step: str) -> float:
     for line in shell.stdout:
         if line.startswith("end of command"):
             break
-        lines.append(line.rstrip())
+        lines.append(line.rstrip().replace(home, "~"))
     took = time.monotonic() - started
     print(f"$ {step}    # {took:.1f} s")
     for text in lines[:SHOWN_LINES]:
