@@ -47,6 +47,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(ParamsLike|UseTqdm|LoRALike|PriorityLike|PathLike)"),
     (r"py:.*", r"unillm\.runtime\.arguments\.\w+Options"),
     (r"py:.*", r"unillm\.text\.prompts\.TokenArray"),
+    (r"py:.*", r"unillm\.params\.HasDefaults"),
     (r"py:.*", r"(Any|Path|Self|Literal|Mapping|Sequence|Iterable|Iterator|Callable)"),
     (r"py:.*", r"(Worker|AnswerSettings)"),
 ]
