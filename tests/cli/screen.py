@@ -72,6 +72,7 @@ class Screen:
     def end(self):
         """Wait for the end of the program, and return its exit code."""
         self.process.expect(pexpect.EOF)
+        self.process.wait()
         self.process.close()
         return self.process.exitstatus
 

@@ -32,10 +32,6 @@ def chat(process_environment, tmp_path):
         each.close()
 
 
-def last_lines(text, count):
-    return text.splitlines()[-count:]
-
-
 # ------------------------------------------------------------------------- a terminal
 
 
@@ -48,15 +44,15 @@ def test_a_chat_at_a_terminal(chat, tmp_path):
     assert "unillm chat --model Qwen/" in banner
 
     screen.type(COUNT, ENTER)
-    shown = screen.wait_for(lambda text: text.endswith(f"{ANSWER}\n>"))
-    assert last_lines(shown, 3) == [f"> {COUNT}", ANSWER, ">"]
+    shown = screen.wait_for(lambda text: text.endswith(f"{ANSWER}\n\n>"))
+    assert shown.splitlines()[-4:] == [f"> {COUNT}", ANSWER, "", ">"]
 
     screen.type("half a mess")
     screen.wait_for("> half a mess")
     screen.type(CTRL_C)  # clears the line
-    screen.wait_for(lambda text: text.endswith(f"{ANSWER}\n>"))
+    screen.wait_for(lambda text: text.endswith(f"{ANSWER}\n\n>"))
     screen.type(CTRL_C)  # there is nothing to clear
-    screen.wait_for("Ctrl-D or /exit leaves the chat.\n>")
+    screen.wait_for("Ctrl-D or /exit leaves the chat.\n\n>")
 
     screen.type("\x1b[200~Repeat: one\ntwo:\x1b[201~")
     screen.wait_for("> Repeat: one\n| two:")

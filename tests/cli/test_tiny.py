@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -100,7 +99,7 @@ def test_a_terminal_gets_headers_a_bar_and_the_totals(process_environment):
     assert f"── prompt 1  {COUNT}\n{ANSWER}\n" in screen.text
     assert "── prompt 2  Add 2 and 3:\n5\n" in screen.text
     assert "2/2" in screen.text
-    assert re.search(r"note: 2 prompts; \d+ prompt tokens and 10 new ones", screen.text)
+    assert "note: 2 prompts; 20 prompt tokens and 16 new ones in " in screen.text
 
 
 # ----------------------------------------------------------------------- this process

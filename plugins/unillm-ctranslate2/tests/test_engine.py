@@ -13,6 +13,7 @@ import pytest
 from unillm import Generator, SamplingParams
 from unillm.backend import EngineRequest, PromptWork, RunScheduler
 from unillm.errors import ConfigError, PromptTooLongError
+from unillm.preparation import plan_engine
 from unillm.testing.timeline import RecordingBatchEngine
 
 HELD_OUT = Path(__file__).parents[3] / "tests" / "data" / "tiny_heldout.jsonl"
@@ -248,3 +249,12 @@ def test_a_text_ends_with_its_last_whole_character_wherever_the_length_ends_it(
     assert ["".join(delta.text for delta in each) for each in deltas] == [
         output.text for output in outputs
     ]
+
+
+def test_a_plan_has_the_limits_that_an_engine_has(load):
+    planned = plan_engine("unillm/tiny", backend="ctranslate2").memory.limits
+
+    engine = load(max_num_seqs=None)
+
+    assert planned.max_num_seqs == engine.limits.max_num_seqs
+    assert planned.max_model_len == engine.limits.max_model_len

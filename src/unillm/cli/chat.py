@@ -164,4 +164,4 @@ def _write_banner(generator: Generator) -> None:
         )
         console.print(Columns([f"  {task}" for task in _TASKS], padding=(0, 2)))
         console.print(f"For a conversation, load a real model:\n  {_A_REAL_ONE}")
-    console.print("/help shows the commands, Ctrl-D leaves.\n", style="dim")
+    console.print("/help shows the commands, Ctrl-D leaves.", style="dim")

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.markdown import Markdown
 from rich.segment import Segment
+from rich.theme import Theme
 from typing_extensions import Self
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ _parser.enable("table")
 
 def as_markdown(text: str) -> Markdown:
     """Return a text to be rendered. HTML stays text, and a line's end stays one."""
-    markdown = Markdown("")
+    # The terminal's own colours, on its own background, light or dark.
+    markdown = Markdown("", code_theme="ansi_dark")
     markdown.markup, markdown.parsed = text, _parser.parse(text)
     for token in markdown.parsed:
         for child in token.children or ():
@@ -188,7 +190,8 @@ def show_markdown(handle: RequestHandle) -> tuple[RequestOutput | None, str]:
     shown: list[str] = []
     output = None
     try:
-        with _without_echo(), MarkdownScreen(Console()) as screen:
+        console = Console(theme=Theme({"markdown.code": "bold cyan"}))
+        with _without_echo(), MarkdownScreen(console) as screen:
             for delta in handle:
                 shown.append(delta.text)
                 screen.add(delta.text)

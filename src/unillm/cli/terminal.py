@@ -47,7 +47,7 @@ class TerminalInput:
 
     def __init__(self) -> None:
         self._session: PromptSession[str] = PromptSession(
-            message=[("bold", _PROMPT)],
+            message=[("", "\n"), ("bold", _PROMPT)],
             history=_history(),
             key_bindings=_keys(),
             multiline=True,
