@@ -150,6 +150,16 @@ def random_requests(session: nox.Session) -> None:
 
 
 @nox.session
+def contract_repeats(session: nox.Session) -> None:
+    """Each clause fifty times on a busy machine, without a change of its verdict."""
+    plugin = ROOT / "plugins" / "unillm-ctranslate2"
+    session.install(*CONSTRAINTS, ".[transformers,lora,testing]", str(plugin))
+    for backend in ("transformers", "ctranslate2"):
+        arguments = session.posargs or ["--times", "50", "--load", "2"]
+        session.run("python", "scripts/repeat_contract.py", backend, *arguments)
+
+
+@nox.session
 def server(session: nox.Session) -> None:
     """A server of the bundled model, with the clients that people have."""
     _install_server(session)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import draw_backends
 import draw_plugin_api
 import pytest
 
@@ -69,3 +70,26 @@ def test_the_page_has_every_name_as_it_is():
     assert sorted(names) == sorted(backend.__all__)
     assert draw_plugin_api.text() in page, "run scripts/draw_plugin_api.py"
     assert f"`API_VERSION` is {backend.API_VERSION}." in page
+
+
+def test_the_page_of_known_backends_has_their_runs():
+    assert draw_backends.main(["--check"]) == 0, "run scripts/draw_backends.py"
+
+
+def test_a_run_replaces_the_last_one_of_its_backend(tmp_path, monkeypatch):
+    monkeypatch.setattr(draw_backends, "RECORDS", tmp_path / "backends.json")
+    counts = dict.fromkeys(draw_backends.COUNTS, 0)
+    clauses = [{"number": "R3", "outcome": "waived"}]
+    run = {"backend": "mine", "distribution": "mine 1", "clauses": clauses}
+    random = {"backend": "mine", "requests": 10, "tokens": 1200, "draws": 7}
+    for passed in (1, 2):
+        run["counts"] = counts | {"passed": passed, "waived": 1}
+        draw_backends.add(run, "on a CPU")
+        draw_backends.add(
+            random | {"seed": passed, "conforms": passed == 1}, "on a CPU"
+        )
+
+    assert [line for line in draw_backends.text().splitlines() if "mine" in line] == [
+        "| `mine` | 2 | 0 | 1 (R3) | 0 | 0 | on a CPU |",
+        "| `mine` | 20 (seed 1, 2) | 2,400 | 14 | 1 | on a CPU |",
+    ]

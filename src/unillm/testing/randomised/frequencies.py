@@ -46,10 +46,14 @@ FEWEST_IN_BINS = 10 * BINS
 KEPT_REQUESTS = 4
 """Requests of a group that are kept, to show a fault with one of them."""
 
-CONSECUTIVE = ("differences of consecutive draws",)
-"""The group of differences between the places of neighbours in a completion."""
+NARROW = 0.25
+"""The place of a more probable token says too little of the random number to be
+compared with another place."""
 
-_TESTS = 3 * 40 * 20
+LAGS = (1, 2, 4, 8, 16)
+"""Distances of draws in a completion whose places are compared."""
+
+_TESTS = 3 * 45 * 20
 """More tests than a run makes: three in each of its groups, whenever its draws have
 doubled."""
 
@@ -125,7 +129,8 @@ class Frequencies:
     def __init__(self) -> None:
         self.groups: dict[tuple[str, ...], Group] = {}
         self.draws = 0
-        self._last: tuple[str, int, float] | None = None
+        self._places: dict[tuple[int, int], float] = {}
+        """By seed and position."""
 
     def add(self, draw: Draw) -> None:
         """Count a draw in each of its groups."""
@@ -133,7 +138,6 @@ class Frequencies:
         probabilities = draw.probabilities
         best = int(probabilities.argmax())
         if probabilities[best] > CERTAIN:
-            self._last = None
             return
         place = _place(draw)
         last = int(np.where(probabilities > 0, probabilities, np.inf).argmin())
@@ -141,11 +145,14 @@ class Frequencies:
             group = self._count(key, place, draw)
             group.best.add(draw.token_id == best, float(probabilities[best]))
             group.last.add(draw.token_id == last, float(probabilities[last]))
+        if probabilities[draw.token_id] > NARROW:
+            return
+        seed, position = draw.request.seed, draw.position
+        self._places[seed, position] = place
         # Two independent places differ, modulo 1, by a place that is uniform too.
-        name = draw.request.request_id
-        if self._last is not None and self._last[:2] == (name, draw.position - 1):
-            self._count(CONSECUTIVE, (place - self._last[2]) % 1.0, draw)
-        self._last = (name, draw.position, place)
+        for kind, near in _near(seed, position):
+            if near in self._places:
+                self._count((kind,), (place - self._places[near]) % 1.0, draw)
 
     def _count(self, key: tuple[str, ...], place: float, draw: Draw) -> Group:
         group = self.groups.setdefault(key, Group())
@@ -181,6 +188,16 @@ def _place(draw: Draw) -> float:
     return float(min(before + own * share, 1.0))
 
 
+def _near(seed: int, position: int) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield the draws with which one is compared, by seed and position.
+
+    Several completions of a prompt have neighbouring seeds.
+    """
+    for lag in LAGS:
+        yield f"draws {lag} apart", (seed, position - lag)
+    yield "neighbouring seeds", (seed - 1, position)
+
+
 def _keys(draw: Draw) -> Iterator[tuple[str, ...]]:
     """Yield the groups of a draw: all, each field, each pair of filters."""
     params = draw.request.params
@@ -192,6 +209,7 @@ def _keys(draw: Draw) -> Iterator[tuple[str, ...]]:
     for name in used:
         yield (name,)
     filters = [name for name in used if name in ("top_k", "top_p", "min_p")]
+    yield (f"temperature={params.temperature:g}",)
     if not filters:
         yield (f"temperature={params.temperature:g} and no filter",)
     yield from itertools.combinations(filters, 2)

@@ -63,6 +63,7 @@ class RequestSource:
         self._prompts: list[tuple[int, ...]] = []
         self._said: dict[tuple[int, ...], list[int]] = {}
         self._drawn: list[Job] = []
+        self._seeds: set[int] = set()
 
     def session(self, most: int) -> list[Job]:
         """Return the jobs of the next session, at most as many as asked for."""
@@ -78,7 +79,7 @@ class RequestSource:
 
     def _job(self) -> Job:
         chance = self._random.random()
-        if self._drawn and chance < 0.1 and self._declares("seed"):
+        if self._drawn and chance < 0.15 and self._declares("seed"):
             return self._related(self._random.choice(self._drawn))
         job = self._new_job()
         params = job.request.params
@@ -91,12 +92,23 @@ class RequestSource:
         return job
 
     def _related(self, other: Job) -> Job:
-        """Return an earlier request once more, or with one bit of its seed changed."""
+        """Return an earlier request once more, or with another seed.
+
+        The seed differs by its sign, by one bit, by a modulus, or by one, as those of
+        several completions do.
+        """
         seed = other.request.seed
-        repeats = self._random.random() >= 0.5
-        if not repeats:
-            bit = self._random.randrange(63)
-            seed ^= 1 << bit
+        chance = self._random.random()
+        if chance < 0.4:
+            seed += 1
+        elif chance < 0.5:
+            seed = (seed + self._random.choice((2**16, 2**31, 2**32)) - 1) % 2**63
+        elif chance < 0.55:
+            seed = -seed
+        elif chance < 0.75:
+            seed ^= 1 << self._random.randrange(63)
+        repeats = seed in self._seeds
+        self._seeds.add(seed)
         params = attrs.evolve(other.request.params, seed=seed)
         name = self._name()
         change: dict[str, Any] = {"request_id": name, "seed": seed, "params": params}
@@ -206,19 +218,21 @@ class RequestSource:
         if self._wants("min_tokens", 0.25):
             fields["min_tokens"] = draw.randint(1, most)
         if self._wants("stop_token_ids", 0.3):
-            fields["stop_token_ids"] = self._likely(prompt, draw.randint(1, 3))
+            fields["stop_token_ids"] = self._likely(
+                prompt, draw.choice((1, 1, 2, 3, 6))
+            )
         if self._wants("logit_bias", 0.15):
-            ids = self._likely(prompt, draw.randint(1, 4))
+            ids = self._likely(prompt, draw.choice((1, 1, 2, 3, 4, 8)))
             values = (-100.0, -4.0, -1.0, 1.0, 4.0, 9.0)
             fields["logit_bias"] = {each: draw.choice(values) for each in ids}
         words = []
         if self._wants("bad_words", 0.25):
-            words = [self._bad_word(prompt) for _ in range(draw.randint(1, 3))]
+            words = [self._bad_word(prompt) for _ in range(draw.choice((1, 2, 3, 5)))]
         if self._wants("allowed_token_ids", 0.15):
             banned = {*(word[-1] for word in words), *self._ask.eos_ids}
             banned |= {*fields.get("stop_token_ids", ())}
             free = sorted(set(range(self._limits.vocab_size)) - banned)
-            count = draw.choice((6, 20, 100))
+            count = draw.choice((6, 20, 100, 300))  # many are about equally likely
             fields["allowed_token_ids"] = draw.sample(free, count) + draw.choice(
                 ([], sorted(self._ask.eos_ids))
             )
@@ -247,12 +261,12 @@ class RequestSource:
         return judged, judged
 
     def _filters(self) -> dict[str, Any]:
-        fields: dict[str, Any] = {
-            "temperature": self._random.choice((0.5, 0.8, 1.0, 1.3, 1.7, 2.0, 2.0))
-        }
-        self._maybe(fields, "top_k", 0.35, (1, 2, 3, 5, 10, 40, 511, 600, -1))
-        self._maybe(fields, "top_p", 0.4, (0.1, 0.3, 0.5, 0.7, 0.9, 0.95))
-        self._maybe(fields, "min_p", 0.25, (0.01, 0.05, 0.1, 0.3, 0.8))
+        temperatures = (0.1, 0.3, 0.3, 0.5, 0.8, 1.0, 1.3, 1.7, 2.0, 2.0, 2.0)
+        fields: dict[str, Any] = {"temperature": self._random.choice(temperatures)}
+        top_k = (1, 2, 3, 5, 10, 40, 64, 128, 300, 511, 600, -1)
+        self._maybe(fields, "top_k", 0.35, top_k)
+        self._maybe(fields, "top_p", 0.4, (0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 0.99))
+        self._maybe(fields, "min_p", 0.25, (0.002, 0.01, 0.05, 0.1, 0.3, 0.8))
         return fields
 
     def _maybe(
@@ -270,10 +284,11 @@ class RequestSource:
         Requests of one seed may draw with the same random numbers, and the frequencies
         of their tokens would count them twice.
         """
-        kind = self._random.random()
-        if kind < 0.3:
-            return 100 * self._number + self._random.randrange(100)
-        return self._random.getrandbits(63)
+        seed = self._random.getrandbits(63)
+        if self._random.random() < 0.3:
+            seed = 100 * self._number + self._random.randrange(98)
+        self._seeds.add(seed)
+        return seed
 
     def _likely(self, prompt: tuple[int, ...], count: int) -> list[int]:
         """Return ids that the model would say, a random one among them now and then."""
