@@ -207,6 +207,7 @@ time.sleep(600)
         ("SIGKILL", "alone"),
         ("SIGTERM", "alone"),
         ("SIGINT", "alone"),
+        ("SIGKILL", "stopped"),
         ("SIGKILL", "fork"),
     ],
 )
@@ -220,10 +221,12 @@ def test_no_process_outlives_the_program(number, kind):
     )
     try:
         pid = int(program.stdout.readline())
+        if kind == "stopped":
+            os.kill(pid, signal.SIGSTOP)
         program.send_signal(getattr(signal, number))
         program.wait(30)
         assert wait_until(lambda: is_gone(pid))
-        if kind == "alone":  # a fork holds standard error
+        if kind != "fork":  # which holds standard error
             [grandchild] = re.findall(r"grandchild (\d+)", program.stderr.read())
             assert is_gone(int(grandchild))
     finally:

@@ -25,6 +25,7 @@ from cattrs.preconf.json import make_converter
 
 from ..errors import EngineError, UnillmError, UnsupportedParameterError
 from ..phases import listening
+from ..process.child import wake_when_parent_ends
 from .verdict import Answer, Candidate
 
 if TYPE_CHECKING:
@@ -91,7 +92,11 @@ def main() -> None:
 
 
 def take_stdout() -> TextIO:
-    """Return a stream to the caller; other prints go to standard error from now on."""
+    """Return a stream to the caller; other prints go to standard error from now on.
+
+    The process then ends with its caller, stopped or not.
+    """
+    wake_when_parent_ends()
     stream = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     return stream

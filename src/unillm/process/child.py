@@ -10,6 +10,7 @@ session ends.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import os
 import signal
@@ -31,6 +32,9 @@ SHOWN_LINES = 15
 _LONGEST_LINE = 2000
 _DRAIN_S = 0.5
 """How long output of an ended process is waited for."""
+
+_PR_SET_PDEATHSIG = 1
+"""The operation of Linux's ``prctl`` that asks for a signal."""
 
 _OF_AN_INTERPRETER = (
     "PYTHONHOME",
@@ -216,6 +220,16 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+def wake_when_parent_ends() -> None:
+    """Let the kernel continue this process when its parent ends.
+
+    A stopped process would not see that end, and stay for ever. Linux alone does this;
+    the signal also comes when a thread of the parent ends, and changes nothing then.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
 
 
 def kill_session(leader: int) -> None:

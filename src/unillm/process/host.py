@@ -29,6 +29,7 @@ from ..plugins import PluginRegistry
 from ..runtime.cores import watched_cores
 from .attendant import Attendant, LogSender
 from .channel import Channel, FrameTooLongError, ProtocolError, readable
+from .child import wake_when_parent_ends
 from .compiling import StructureCompiler
 from .failures import as_failure
 from .messages import (
@@ -73,6 +74,7 @@ def main(work: int, control: int) -> None:
         work: Descriptor of the first socket.
         control: Descriptor of the second one.
     """
+    wake_when_parent_ends()
     os.dup2(2, 1)  # engines print on standard output
     os.environ.pop("PYTHONSAFEPATH", None)  # for this process alone
     for number in (work, control):
