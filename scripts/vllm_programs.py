@@ -191,14 +191,15 @@ def run_tests(
     sources: Path, only: tuple[str, ...] = ("",)
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each file of tests with its counts and reasons; args as `run_examples`."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
         shutil.copytree(sources / "tests", folder / "tests")
         for path in (folder / "tests").rglob("*.py"):
             changed = with_imports_changed(path.read_text("utf-8"))
             path.write_text(_closing(changed), "utf-8")
-        for path in filter(lambda path: path.endswith(only), TESTS.split()):
-            yield path, _run_file(folder, f"tests/{path}")
+        for name in TESTS.split():
+            if name.endswith(only):
+                yield name, _run_file(folder, f"tests/{name}")
 
 
 def _run_file(folder: Path, path: str) -> dict[str, Any]:
