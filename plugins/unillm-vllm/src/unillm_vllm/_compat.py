@@ -15,6 +15,8 @@ The second needs no code here: `VllmEngine.close` runs once.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 def refusals() -> tuple[type[Exception], ...]:
     """Return the exceptions with which vLLM refuses a request.
@@ -25,3 +27,25 @@ def refusals() -> tuple[type[Exception], ...]:
 
     own = getattr(exceptions, "VLLMClientError", None)
     return (ValueError, TypeError, *((own,) if own is not None else ()))
+
+
+def search_modules_of_any_kind() -> None:
+    """Let vLLM search a process whose modules hold objects without a dict.
+
+    On a CPU vLLM looks for its kernels in ``vars()`` of every object of every module.
+    llvmlite, which comes with numba, holds one that answers with no dict, so no engine
+    would start in a process that has imported numba.
+
+    References:
+        ``_rebind_kernels`` in ``vllm/triton_utils/dispatcher.py``, vLLM 0.32.
+    """
+    try:
+        from vllm.triton_utils import dispatcher
+    except ImportError:  # older versions do not search
+        return
+    dispatcher.vars = _attributes
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    found: Any = vars(value)
+    return found if hasattr(found, "get") else {}

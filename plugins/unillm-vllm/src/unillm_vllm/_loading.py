@@ -31,6 +31,7 @@ from unillm.backend import (
 from unillm.errors import UnknownArgumentError
 
 from . import OWN_OPTION, PROCESSES_VARIABLE
+from ._compat import search_modules_of_any_kind
 from ._engine import VllmEngine
 from ._errors import configuration_refused, start_failed
 from ._generators import keep_generators_of_partial_prompts
@@ -116,6 +117,7 @@ def _start(
     try:
         with alone.lock, environment(variable):
             if threads is not None:
+                search_modules_of_any_kind()
                 keep_freed()
             vllm_config = _vllm_config(config, options)
             if on_cpu:
