@@ -24,6 +24,7 @@ from .embedded.memory import MEMORY_SHARE, plan_limits
 from .engines.backend import Availability, Backend
 from .engines.slots import DEFAULT_MAX_NUM_BATCHED_TOKENS
 from .errors import BackendNotFoundError, ModelError
+from .model.fitting import SMALLEST
 from .model.memory import Limits
 from .model.positions import model_positions
 from .plugins import KNOWN
@@ -184,4 +185,22 @@ def _plan_memory(
             default_slots=default,
             memory_bytes=needs.weight_bytes + rest,
         )
-    return MemoryPlan(limits=limits, needs=needs, available_bytes=memory_bytes)
+    return MemoryPlan(
+        limits=limits,
+        needs=needs,
+        available_bytes=memory_bytes,
+        smallest=_smallest(backend, config, spec),
+    )
+
+
+def _smallest(backend: Backend, config: EngineConfig, spec: BuildSpec | None) -> Limits:
+    """Return the smallest value of each limit, which a build may raise.
+
+    A step of an engine that computes a whole prompt at once holds the longest one.
+    """
+    if spec is None or not spec.limits.get("max_num_tokens"):
+        return SMALLEST
+    least = backend.build_spec(config.with_options(max_num_batched_tokens=1))
+    assert least is not None, "a spec stays a spec with a smaller limit"
+    in_step = least.limits["max_num_tokens"] or 1
+    return attrs.evolve(SMALLEST, max_num_batched_tokens=in_step)

@@ -145,6 +145,14 @@ def test_all_limits_are_lowered_together_where_one_alone_is_not_enough():
     assert NEEDS.estimate(plan.largest_together).total_bytes <= 1045
 
 
+def test_a_value_that_the_engine_cannot_have_is_not_advised():
+    smallest = Limits(max_num_seqs=1, max_model_len=2, max_num_batched_tokens=45)
+
+    assert memory(2040).largest["max_num_batched_tokens"] == 40
+    bound = attrs.evolve(memory(2040), smallest=smallest)
+    assert "max_num_batched_tokens" not in bound.largest
+
+
 def test_no_limits_fit_beside_weights_that_do_not():
     assert memory(999).largest_together is None
 

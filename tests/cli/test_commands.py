@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypedDict
+import inspect
+from typing import Annotated, TypedDict, get_type_hints
 
 import attrs
 import pytest
@@ -12,6 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from unillm import EngineConfig, SamplingParams
+from unillm.cli.app import app
 from unillm.cli.commands import command
 from unillm.cli.generate import Sampling
 from unillm.cli.options import Engine, Option, Without, parse_key_values
@@ -78,3 +80,28 @@ def test_a_command_may_lack_options_and_have_other_defaults():
 def test_each_key_of_a_group_is_a_field(group, target):
     known = {field.alias for field in attrs.fields(target)}
     assert group.__annotations__.keys() <= known
+
+
+ENGINES = ("generate", "chat", "batch", "serve", "compare", "doctor", "plan", "build")
+NOT_FOR_ALL = {
+    "seed",  # `--seed` of a command is that of its sampling
+    *("tokenizer", "python"),  # a build depends on neither
+    *(
+        "backend_options",
+        "max_num_batched_tokens",
+    ),  # a side of a comparison has its own
+}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_every_command_that_loads_an_engine_has_the_same_options(name):
+    [command] = [
+        each.callback
+        for each in app.registered_commands
+        if each.callback.__name__ == name
+    ]
+    has = inspect.signature(command).parameters.keys()
+
+    missing = get_type_hints(Engine).keys() - has
+
+    assert missing <= NOT_FOR_ALL

@@ -42,6 +42,8 @@ class MemoryPlan:
     needs: MemoryNeeds
     available_bytes: int | None = None
     """Memory of the device; `None` if unknown, which leaves the other fields open."""
+    smallest: Limits = fitting.SMALLEST
+    """The smallest limits that the engine can be built with, each alone."""
 
     @property
     def estimate(self) -> MemoryEstimate:
@@ -63,13 +65,16 @@ class MemoryPlan:
         """
         if self.available_bytes is None:
             return {}
-        return fitting.largest_limits(self.needs, self.limits, self.available_bytes)
+        return fitting.largest_limits(
+            self.needs, self.limits, self.available_bytes, self.smallest
+        )
 
     @property
     def largest_together(self) -> Limits | None:
         """The limits lowered by one common share until they fit; `None` if none fit."""
         if self.available_bytes is None:
             return None
+        # One limit may be bound to another one, which is lowered too.
         return fitting.largest_together(self.needs, self.limits, self.available_bytes)
 
 

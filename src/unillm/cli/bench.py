@@ -20,6 +20,7 @@ from . import options
 from .commands import command
 from .exit_codes import ExitCode
 from .reporting import note
+from .sides import check_side, pairs_by_side
 from .writing import write, write_json
 
 if TYPE_CHECKING:
@@ -179,6 +180,9 @@ def run(
     from .bench_table import write_report
 
     plan = _plan(model, sides, work, output, engine)
+    for side in plan.sides:
+        if side.url is None:
+            check_side(model, side.python, side.options)
     with shown_phases():
         report = measure(plan, note, show_log=debug)
     if folder := output.get("save"):
@@ -306,7 +310,6 @@ def _sides(given: Mapping[str, Any], engine: Mapping[str, Any]) -> list[Side]:
     from ..bench.plan import Side
     from ..process.environments import find_python
     from .side_by_side import label
-    from .sides import pairs_by_side
 
     values = dict(given)
     urls = values.pop("url", [])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import typer
 
-from ..errors import BackendUnavailableError, ConfigError
+from ..errors import ConfigError
 from ..phase_bars import shown_phases
 from . import options
 from .commands import command
@@ -19,12 +19,11 @@ from .exit_codes import ExitCode
 from .prompts import CliPrompt, InputFormat, file_option, format_option, open_prompts
 from .reporting import is_terminal, note
 from .side_by_side import SideBySide, label
-from .sides import pairs_by_side
+from .sides import check_side, pairs_by_side
 from .writing import write_json
 
 if TYPE_CHECKING:
     from ..comparison.sides import Side
-    from ..comparison.worker import Task
 
 PROMPTS = (
     "Count from 3 to 9:",
@@ -124,7 +123,7 @@ def compare(
     asked = _read_prompts(prompts or [], file, input_format)
     task = Task(model=model, options=engine, max_tokens=max_tokens)
     for side in both:
-        _check_exists(side, task)
+        check_side(model, side.python, {**task.options, **side.options})
     reports = []
     for number, side in enumerate(both, 1):
         if is_terminal(sys.stderr):
@@ -180,32 +179,6 @@ def _both(given: Mapping[str, Any]) -> tuple[Side, Side]:
         return Side(options=own, python=python)
 
     return side(0), side(1)
-
-
-def _check_exists(side: Side, task: Task) -> None:
-    """Look whether a side can be loaded, before the other one takes minutes.
-
-    Raises:
-        BackendError: Its backend does not exist, or cannot run.
-        ConfigError: An option has an invalid value, or the backend refuses it.
-        ModelError: The model cannot be found or read.
-    """
-    from ..process.backend import describe
-    from ..resolve import resolve
-
-    given = {**task.options, **side.options}
-    if side.python == sys.executable:
-        resolve(task.model, **given)
-    elif (name := given.get("backend", "auto")) != "auto":
-        facts = describe(side.python, name)
-        if not facts.available:
-            remedy = f" Run there: {facts.remedy}" if facts.remedy else ""
-            raise BackendUnavailableError(
-                f"The backend {name!r} cannot run in {side.python}: "
-                f"{facts.reason}.{remedy}",
-                name=name,
-                remedy=facts.remedy,
-            )
 
 
 def _read_prompts(

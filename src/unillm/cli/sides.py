@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""``--option`` for one side of several: ``2:KEY=VALUE`` is for the second."""
+"""Sides of a comparison or a benchmark: their options, and whether they exist.
+
+``--option 2:KEY=VALUE`` is for the second side.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from ..errors import ConfigError
+from ..errors import BackendUnavailableError, ConfigError
 
 _SIDE_OPTION = re.compile(r"([1-9]):(.*)", re.DOTALL)
 
@@ -31,3 +36,32 @@ def pairs_by_side(given: Sequence[str], count: int) -> list[list[str]]:
         else:
             pairs[int(match[1]) - 1].append(match[2])
     return pairs
+
+
+def check_side(model: str, python: str, given: Mapping[str, Any]) -> None:
+    """Look whether a side can be loaded, before another one takes minutes.
+
+    Args:
+        model: Model of all sides.
+        python: Interpreter of the side.
+        given: Options of its generator.
+
+    Raises:
+        BackendError: Its backend does not exist, or cannot run.
+        ConfigError: An option has an invalid value, or the backend refuses it.
+        ModelError: The model cannot be found or read.
+    """
+    from ..process.backend import describe
+    from ..resolve import resolve
+
+    if python == sys.executable:
+        resolve(model, **given)
+    elif (name := given.get("backend", "auto")) != "auto":
+        facts = describe(python, name)
+        if not facts.available:
+            remedy = f" Run there: {facts.remedy}" if facts.remedy else ""
+            raise BackendUnavailableError(
+                f"The backend {name!r} cannot run in {python}: {facts.reason}.{remedy}",
+                name=name,
+                remedy=facts.remedy,
+            )

@@ -25,7 +25,10 @@ SMALLEST = Limits(max_num_seqs=1, max_model_len=2, max_num_batched_tokens=1)
 
 
 def largest_limits(
-    needs: MemoryNeeds, limits: Limits, memory_bytes: int
+    needs: MemoryNeeds,
+    limits: Limits,
+    memory_bytes: int,
+    smallest: Limits = SMALLEST,
 ) -> dict[str, int]:
     """Return the largest value of each limit that fits while the others stay.
 
@@ -33,11 +36,12 @@ def largest_limits(
         needs: Memory cost of the model.
         limits: Wanted limits, which no returned value exceeds.
         memory_bytes: Memory for the engine, weights included.
+        smallest: The smallest values that the engine can have.
 
     Returns:
         Values by the names of `Limits`, without those of which no value fits.
     """
-    smallest = attrs.asdict(SMALLEST)
+    least = attrs.asdict(smallest)
 
     def fits(value: int, *, name: str) -> bool:
         changed = attrs.evolve(limits, **{name: value})
@@ -47,19 +51,19 @@ def largest_limits(
         name: _search(partial(fits, name=name), wanted)
         for name, wanted in attrs.asdict(limits).items()
     }
-    return {name: value for name, value in found.items() if value >= smallest[name]}
+    return {name: value for name, value in found.items() if value >= least[name]}
 
 
 def largest_together(
     needs: MemoryNeeds, limits: Limits, memory_bytes: int
 ) -> Limits | None:
     """Return the limits, lowered by one common share, that fit; `None` if none do."""
-    smallest = attrs.asdict(SMALLEST)
+    least = attrs.asdict(SMALLEST)
 
     def lowered(thousandths: int) -> Limits:
         return Limits(
             **{
-                name: max(smallest[name], wanted * thousandths // 1000)
+                name: max(least[name], wanted * thousandths // 1000)
                 for name, wanted in attrs.asdict(limits).items()
             }
         )
