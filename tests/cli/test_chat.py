@@ -5,11 +5,15 @@
 from __future__ import annotations
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 
 from unillm import SamplingParams
+from unillm.cli import terminal
 from unillm.cli.chat_commands import COMMANDS, LEAVING
+from unillm.cli.turns import Turn
 from unillm.errors import ChatTemplateError, EngineDeadError, RequestFailedError
 from unillm.model.find import find_model
 
@@ -373,3 +377,25 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_text_until_then(talk, fake):
     assert "stopped; the answer until then is remembered" in result.stderr
     assert asked(fake)[-1][:2] == [user("one more"), assistant("ONE MORE ")]
     assert result.exit_code == 0
+
+
+def test_the_conversation_of_an_engine_that_died_is_saved(
+    fake, cli, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    turns = iter(["one", "dies"])
+    fake.faults["dies"] = EngineDeadError("dead")
+    reader = SimpleNamespace(read=lambda: Turn(next(turns)))
+    monkeypatch.setattr(terminal, "TerminalInput", lambda: reader)
+    monkeypatch.setattr(
+        sys.modules["unillm.cli.chat"], "is_terminal", lambda stream: True
+    )
+    monkeypatch.setenv("TERM", "dumb")
+    (tmp_path / "unillm").mkdir()
+
+    result = cli("chat")
+
+    assert result.exit_code == 5
+    saved = json.loads((tmp_path / "unillm" / "last-chat.jsonl").read_text())
+    assert saved["messages"] == [user("one"), assistant("ONE ")]
+    assert "/load goes on with it" in result.stderr

@@ -5,10 +5,14 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
 from unillm.settings import settings_file
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -107,3 +111,15 @@ def test_a_file_that_cannot_be_read_is_said_once_and_stops_no_command(settings, 
     assert result.stderr.count("is not a file of settings") == 1
     assert "It has no effect" in result.stderr
     assert result.exit_code == 0
+
+
+def test_the_file_of_the_page_is_one(settings, cli, fake):
+    page = (ROOT / "docs/reference/settings.md").read_text("utf-8")
+    [text] = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    settings_file().write_text(text)
+
+    cli("generate", "a", "--profile", "long")
+
+    model, options, _ = loaded(fake)
+    assert (model, options["max_model_len"]) == ("Qwen/Qwen3-8B", 32768)
+    assert options["backend_options"] == {"block_size": 32}

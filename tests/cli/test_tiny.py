@@ -167,6 +167,20 @@ def test_json_lines_of_all_forms(cli, tmp_path):
     assert result.exit_code == 1
 
 
+def test_a_schema_holds_for_every_answer_and_a_document_is_one_prompt(cli, tmp_path):
+    document = tmp_path / "document.txt"
+    document.write_text("The first line.\n\nThe last one.\n")
+
+    result = cli(
+        *("generate", "-f", document, "--input-format", "text", "--json"),
+        *("--schema", '{"type": "integer", "maximum": 9}'),
+    )
+
+    [line] = map(json.loads, result.stdout.splitlines())
+    assert line["prompt"] == "The first line.\n\nThe last one."
+    assert int(line["text"]) <= 9
+
+
 def test_logprobs_are_in_the_json(cli):
     result = cli("generate", "--json", "--logprobs", 2, "--max-tokens", 2, COUNT)
 

@@ -14,12 +14,14 @@ import typer
 
 import unillm
 
+from ..errors import ConfigError, UnillmError
 from . import options, writing
 from .chat_commands import take
 from .commands import command
 from .conversation import Conversation
 from .exit_codes import ExitCode
 from .reporting import is_terminal, note, say_error
+from .state import rescue_file
 from .turns import QUOTES, read_turns
 
 if TYPE_CHECKING:
@@ -136,8 +138,26 @@ def _talk_at_terminal(conversation: Conversation) -> None:
 
     _write_banner(conversation.generator)
     reader = TerminalInput()
-    while _take_turn(conversation, reader):
-        pass
+    try:
+        while _take_turn(conversation, reader):
+            pass
+    except UnillmError:
+        _rescue(conversation)
+        raise
+
+
+def _rescue(conversation: Conversation) -> None:
+    """Save a conversation whose engine has died."""
+    path = rescue_file()
+    if path is None or not conversation.history:
+        return
+    conversation.file = path
+    try:
+        conversation.save(path)
+    except ConfigError as error:
+        say_error(str(error))
+    else:
+        note(f"the conversation is in {path}; /load goes on with it.")
 
 
 def _take_turn(conversation: Conversation, reader: TerminalInput) -> bool:

@@ -154,7 +154,7 @@ def _backends() -> Iterator[tuple[str, str]]:
 def _folders() -> Iterator[tuple[str, str]]:
     from ..artifacts.folder import cache_folder
     from ..settings import read_settings, settings_file
-    from .terminal import history_file
+    from .state import history_file
 
     with contextlib.suppress(ImportError):
         from ..cached_models import cache_directory

@@ -9,7 +9,6 @@ only at a terminal: prompt_toolkit takes time to load.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prompt_toolkit import PromptSession
@@ -19,6 +18,7 @@ from prompt_toolkit.key_binding import KeyBindings
 from prompt_toolkit.output import create_output
 
 from .reporting import note
+from .state import history_file
 from .turns import as_turn, is_open
 
 if TYPE_CHECKING:
@@ -27,19 +27,6 @@ if TYPE_CHECKING:
     from .turns import Turn
 
 _PROMPT, _CONTINUATION = "> ", "| "
-
-
-def history_file() -> Path | None:
-    """Return the file with the messages of earlier chats, in ``XDG_STATE_HOME``.
-
-    `None` if the user has no home.
-    """
-    base = Path(os.environ.get("XDG_STATE_HOME", ""))
-    try:
-        folder = base if base.is_absolute() else Path.home() / ".local" / "state"
-    except RuntimeError:
-        return None
-    return folder / "unillm" / "chat-history"
 
 
 class TerminalInput:
