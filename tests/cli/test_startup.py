@@ -104,6 +104,25 @@ def test_facts_of_a_model_are_read_without_torch_and_transformers(
     assert {"torch", "transformers"} & imported(*args) == set()
 
 
+def test_the_end_of_a_command_collects_no_modules(process_environment):
+    program = (
+        "import atexit, gc\n"
+        "atexit.register(lambda: print('frozen', gc.get_freeze_count() > 1000))\n"
+        "from unillm.cli import main\n"
+        "main(['--version'])"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=process_environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout.splitlines()[-1] == "frozen True"
+
+
 def test_listing_backends_imports_no_engine(imported):
     assert {"torch", "transformers", "vllm"} & imported("backends") == set()
 

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -94,5 +96,8 @@ def run(args: Sequence[str] | None) -> NoReturn:
         # A terminal of another encoding shows an escape for a missing character.
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    # At the end of Python, the collector would look at all modules of torch again and
+    # again, which takes a second.
+    atexit.register(gc.freeze)
     app(None if args is None else list(args), prog_name="unillm")
     raise AssertionError("typer ends the process")
