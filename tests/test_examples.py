@@ -115,7 +115,7 @@ PromptTooLongError 600 511 512
 This model's maximum context length is 512 tokens. The prompt has 600 tokens; at most \
 511 fit, because one must be left to generate. Shorten the prompt, pass \
 SamplingParams(truncate_prompt_tokens=511) to keep its end, or create the Generator \
-with a larger max_model_len.
+with a larger max_model_len, which may be 1024 for this model.
 """,
 }
 """Name of each example to its whole standard output."""
