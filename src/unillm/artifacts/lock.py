@@ -20,7 +20,7 @@ is deleted, a writer locks the new one beside a reader of the old one.
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import json
 import os
 import socket
@@ -32,6 +32,11 @@ from pathlib import Path
 import attrs
 
 from .records import from_json, to_json
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
 
 POLL_S = 0.1
 """Time between two tries of a waiting process."""
@@ -81,8 +86,13 @@ class FileLock:
         """Acquire the lock if it is free, and return whether it was.
 
         Raises:
-            OSError: The file cannot be created or locked.
+            OSError: The file cannot be created or locked, or the system has no `flock`.
         """
+        if fcntl is None:
+            raise OSError(
+                errno.ENOSYS,
+                "this system has no flock, which prepared engines and batch jobs need",
+            )
         assert not self.held, "the lock is held already"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
@@ -172,4 +182,5 @@ def _release_in_child() -> None:
         lock.release()
 
 
-os.register_at_fork(after_in_child=_release_in_child)
+if hasattr(os, "register_at_fork"):  # else no process forks
+    os.register_at_fork(after_in_child=_release_in_child)

@@ -100,6 +100,8 @@ def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
 
 def sync_folder(path: Path) -> None:
     """Sync the names in a folder to the disk: new, renamed and removed ones."""
+    if os.name == "nt":
+        return  # Windows opens no folders
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -65,10 +65,13 @@ def _without_echo() -> Iterator[None]:
     """Keep the terminal from writing typed keys, Ctrl-C too, into what is drawn."""
     try:
         import termios
-
+    except ImportError:  # Windows
+        yield
+        return
+    try:
         number = sys.stdin.fileno()
         before = termios.tcgetattr(number)
-    except (ImportError, OSError, ValueError, termios.error):
+    except (OSError, ValueError, termios.error):
         yield
         return
     quiet = [*before]

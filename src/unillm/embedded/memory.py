@@ -134,7 +134,13 @@ def free_bytes(device: Any) -> int:
 
 
 def _free_host_bytes() -> int:
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:  # not Linux
+        import psutil
+
+        return int(psutil.virtual_memory().available)
+    for line in lines:
         name, _, amount = line.partition(":")
         if name == "MemAvailable":
             return int(amount.split()[0]) * 1024

@@ -217,9 +217,9 @@ class Journal:
             lines += (line, b"\n")
             end += len(line) + 1
         _write(self._lines, b"".join(lines))
-        os.fdatasync(self._lines)
+        _sync(self._lines)
         _write(self._index, b"".join(entries))
-        os.fdatasync(self._index)
+        _sync(self._index)
         with self._committed:
             self._committed_bytes += end - self._end
             self._committed.notify_all()
@@ -279,6 +279,11 @@ class Journal:
                     return
                 position = offset + length + 1
                 yield entry
+
+
+def _sync(descriptor: int) -> None:
+    # macOS has no `fdatasync`.
+    getattr(os, "fdatasync", os.fsync)(descriptor)
 
 
 def entries(folder: Path) -> Iterator[Entry]:

@@ -96,7 +96,7 @@ class ProcessBackend(Backend):
             count,
             [] if on_cpu else gpus(),
             each=config.tensor_parallel_size * config.pipeline_parallel_size,
-            cores=sorted(os.sched_getaffinity(0)),
+            cores=_cores(),
         )
         return ReplicatedEngine(
             lambda number, begun: self._start(config, parts[number], begun),
@@ -119,6 +119,13 @@ class ProcessBackend(Backend):
         question = Ask(self.name, method, encode_config(config))
         with _peer(self.python, self.name) as peer:
             return peer.ask(question, Answer).value
+
+
+def _cores() -> list[int]:
+    """Return the cores of this process."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))  # not Linux
 
 
 def describe(python: str, backend: str) -> Facts:

@@ -71,7 +71,8 @@ def _close_copies() -> None:
         channel.close()
 
 
-os.register_at_fork(after_in_child=_close_copies)
+if hasattr(os, "register_at_fork"):  # else no process forks
+    os.register_at_fork(after_in_child=_close_copies)
 
 
 def _frame(message: Any) -> bytes:

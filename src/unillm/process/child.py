@@ -233,7 +233,13 @@ def wake_when_parent_ends() -> None:
 
 
 def kill_session(leader: int) -> None:
-    """Kill all processes of a session, whatever their groups."""
+    """Kill all processes of a session; without ``/proc``, those of its first group."""
+    if not Path("/proc/self/stat").exists():  # not Linux
+        if leader == os.getpid():
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(leader, signal.SIGKILL)
+        return
     for _ in range(3):  # a process may fork meanwhile
         found = [pid for pid in _members(leader) if pid != os.getpid()]
         for pid in found:

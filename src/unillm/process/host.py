@@ -204,7 +204,7 @@ def _host(
     attendant: Attendant,
 ) -> None:
     """Load an engine and step it until the program closes it."""
-    if message.cores is not None:
+    if message.cores is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, message.cores)
     unillm_log = logging.getLogger("unillm")
     unillm_log.setLevel(message.log_level)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
+import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -58,7 +59,7 @@ class Peer:
 
     Raises:
         BackendUnavailableError: The interpreter cannot be run, has no unillm, or one
-            of another version.
+            of another version; or this system has no Unix sockets.
     """
 
     def __init__(
@@ -70,6 +71,13 @@ class Peer:
     ) -> None:
         self._python = python
         self._backend = backend
+        if not hasattr(socket, "AF_UNIX"):
+            raise BackendUnavailableError(
+                f"The backend {backend!r} of {python} is reached over Unix sockets, "
+                "which this system lacks. Create the Generator without python= and "
+                "data_parallel_size, in the environment of the backend.",
+                name=backend,
+            )
         work, work_there = pair()
         control, control_there = pair()
         self._work = Channel.to_host(work)
