@@ -74,6 +74,7 @@ def typing(session: nox.Session) -> None:
     )
     session.run("mypy")
     session.run("pyright", "typing_tests")  # a second checker of the public calls
+    session.run("pytest", "--confcutdir=typing_tests", "typing_tests")
 
 
 @nox.session
