@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from dropin.vllm_program import CHATS, GENERATED, answers
 
 from unillm import SamplingParams
 from unillm.model.find import find_model
+from unillm.params import SamplingParamsWarning
 from unillm.vllm_api.engine_args import recorded_defaults, stated_arguments
 
 HERE = Path(__file__).parent
@@ -34,7 +36,9 @@ on_vllm = pytest.mark.skipif(
 
 @pytest.fixture(scope="session")
 def ours(llm):
-    return answers(llm, SamplingParams)
+    with warnings.catch_warnings():  # that a default cuts an answer
+        warnings.simplefilter("ignore", SamplingParamsWarning)
+        return answers(llm, SamplingParams)
 
 
 def differences(theirs, ours, place=""):
