@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""The wait for an engine, on a terminal and into a pipe."""
+"""The wait for an engine on a terminal. `test_tiny` shows that a pipe gets nothing."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pexpect
@@ -35,20 +34,6 @@ def test_a_terminal_shows_the_phases_and_then_the_text_alone(process_environment
     assert child.exitstatus == 0
     assert between.endswith("\r\x1b[2K\x1b[?25h\r")  # erased, and the cursor is back
     assert child.before.strip() == ""
-
-
-def test_a_pipe_gets_no_phases(process_environment):
-    done = subprocess.run(
-        [sys.executable, *ARGS],
-        env=process_environment,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-
-    assert done.stdout == "3 4 5 6 7 8 9\n"
-    assert done.stderr == ""
 
 
 def test_a_terminal_shows_the_progress_of_a_download(process_environment, tmp_path):
