@@ -12,7 +12,7 @@ import warnings
 import attrs
 import pytest
 
-from unillm import LLM, Generator, SamplingParams, SamplingParamsWarning
+from unillm import LLM, Generator, SamplingParams, SamplingParamsWarning, run_batch
 from unillm.model.find import find_model
 from unillm.testing.backends import ScriptedBackend, plugged
 from unillm.testing.scripted import ScriptedEngine
@@ -202,3 +202,19 @@ def test_params_of_an_llm_have_its_length(limited, bare):
     with LLM(bare, backend="ending") as one, LLM(limited, backend="ending") as other:
         assert SamplingParams.from_model(one).max_tokens == 16
         assert SamplingParams.from_model(other).max_tokens == 7
+
+
+def test_a_row_of_a_job_goes_on_and_a_line_of_openais_has_its_16_tokens(bare, tmp_path):
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/completions"}
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text(json.dumps({**line, "body": {"prompt": PROMPT}}))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt_token_ids": PROMPT}))
+
+    for path in (lines, rows):
+        run_batch(path, tmp_path / f"out-{path.name}", bare, backend="ending")
+
+    line = json.loads((tmp_path / "out-lines.jsonl").read_text())
+    row = json.loads((tmp_path / "out-rows.jsonl").read_text())
+    assert line["response"]["body"]["usage"]["completion_tokens"] == 16
+    assert row["num_generated_tokens"] == ENDS_AFTER + 1

@@ -75,7 +75,8 @@ class Bodies:
     def of_row(self, row: Mapping[str, Any]) -> tuple[str, bytes]:
         """Return the path of the endpoint and the body for a row.
 
-        A column that is named like a field of the body is that field.
+        A column that is named like a field of the body is that field. Without
+        `max_tokens`, an answer goes on to its own end or that of the context.
 
         Raises:
             InvalidPromptError: The row has no prompt, or two.
@@ -96,7 +97,10 @@ class Bodies:
             raise InvalidPromptError(
                 "--chat needs texts or messages, and this prompt is token ids."
             )
-        return url, _encode(self._completed(url, body))
+        completed = self._completed(url, body)
+        if url == Completions.path:  # OpenAI's 16 tokens are for bodies of its API
+            completed.setdefault("max_tokens", None)
+        return url, _encode(completed)
 
     def _messages(self, prompt: str) -> list[dict[str, str]]:
         messages = [{"role": "user", "content": prompt}]
