@@ -35,6 +35,8 @@ class Screen:
             dimensions=(lines, columns),
             encoding="utf-8",
             timeout=LIMIT_S,
+            # A test in the background of a shell has inherited that it is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self.process.logfile_read = self
         self.process.delaybeforesend = None

@@ -12,6 +12,7 @@ from unillm import Generator, SamplingParams
 from unillm.errors import (
     ConfigError,
 )
+from unillm.preparation import plan_engine
 
 COUNT = "Count from 3 to 9:"
 NUMBERS = "3 4 5 6 7 8 9"
@@ -110,3 +111,11 @@ def test_a_text_ends_with_its_last_whole_character_wherever_the_length_ends_it(
     assert ["".join(delta.text for delta in each) for each in deltas] == [
         output.text for output in outputs
     ]
+
+
+def test_a_plan_counts_as_many_requests_as_vllm_takes_by_default():
+    from vllm.config import SchedulerConfig
+
+    planned = plan_engine("unillm/tiny", backend="vllm").memory.limits
+
+    assert planned.max_num_seqs == SchedulerConfig.DEFAULT_MAX_NUM_SEQS

@@ -199,14 +199,3 @@ def test_one_bad_prompt_fails_alone_unlike_in_vllm():
 
     assert alone == "VLLMValidationError"
     assert texts == ["3 4 5 6 7 8 9", "PromptTooLongError", "3 4 5 6 7 8 9"]
-
-
-def test_a_plan_counts_as_many_requests_as_vllm_takes_by_default():
-    assert run(
-        """
-        from unillm.preparation import plan_engine
-        from vllm.config import SchedulerConfig
-        planned = plan_engine("unillm/tiny", backend="vllm").memory.limits
-        print(json.dumps([planned.max_num_seqs, SchedulerConfig.DEFAULT_MAX_NUM_SEQS]))
-        """
-    ) == [128, 128]
