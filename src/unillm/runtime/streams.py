@@ -19,7 +19,11 @@ from .handle import RequestHandle
 
 
 class DeltaStream(Iterator[CompletionDelta]):
-    """The deltas of a request. `close`, or Python's collector, cancels the request."""
+    """The deltas of a request. `close`, or Python's collector, cancels the request.
+
+    Attributes:
+        handle: The request, for its id, its prompt and its output so far.
+    """
 
     def __init__(self, handle: RequestHandle, notice: CutNotice) -> None:
         self.handle = handle
@@ -55,6 +59,9 @@ class AsyncDeltaStream(AsyncGenerator[CompletionDelta, None]):
     """The deltas of a request in an event loop.
 
     `aclose`, or Python's collector, cancels the request.
+
+    Attributes:
+        handle: The request, for its id, its prompt and its output so far.
     """
 
     def __init__(self, handle: RequestHandle, notice: CutNotice) -> None:
