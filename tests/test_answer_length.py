@@ -218,3 +218,13 @@ def test_a_row_of_a_job_goes_on_and_a_line_of_openais_has_its_16_tokens(bare, tm
     row = json.loads((tmp_path / "out-rows.jsonl").read_text())
     assert line["response"]["body"]["usage"]["completion_tokens"] == 16
     assert row["num_generated_tokens"] == ENDS_AFTER + 1
+
+
+def test_the_rows_of_a_job_may_have_more_tokens_at_least_than_16(bare, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt_token_ids": PROMPT}))
+    output = tmp_path / "out.jsonl"
+
+    run_batch(rows, output, bare, backend="ending", params={"min_tokens": 20})
+
+    assert json.loads(output.read_text())["num_generated_tokens"] == ENDS_AFTER + 1

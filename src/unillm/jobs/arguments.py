@@ -165,7 +165,7 @@ def _check_params(params: Mapping[str, Any]) -> None:
                 f"{nearest_name(name, names)}"
             )
     if params.keys() <= _OF_COMPLETIONS:
-        _check_body(Completions, {**params, "prompt": ""})
+        _check_body(Completions, {"max_tokens": None, **params, "prompt": ""})
     else:
         _check_body(Chats, {**params, "messages": []})
 
