@@ -168,12 +168,23 @@ def test_without_a_network_and_a_cache_the_reason_is_said(client, monkeypatch):
 
 
 def test_offline_the_cache_is_used_and_the_hub_is_not_asked(hub, client, monkeypatch):
+    never = ("consolidated.safetensors", "original/params.json", "onnx/config.json")
+    hub.repositories[NAME] |= dict.fromkeys(never, b"{}")
     path = find_model(NAME)
     hub.asked.clear()
     monkeypatch.setattr(client, "HF_HUB_OFFLINE", True)
 
     assert find_model(NAME) == path
     assert hub.asked == []
+
+
+def test_offline_after_a_download_without_weights_is_refused(client, monkeypatch):
+    download(NAME, weights=False)
+    monkeypatch.setattr(client, "HF_HUB_OFFLINE", True)
+
+    assert download(NAME, weights=False)
+    with pytest.raises(ModelNotFoundError, match="or only in part"):
+        find_model(NAME)
 
 
 def test_offline_without_a_cache_is_refused(client, monkeypatch):

@@ -215,38 +215,20 @@ def _cached(
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    patterns = [*_TEXTS, "*.safetensors"] if weights else list(_TEXTS)
     try:
         path = Path(
             snapshot_download(
                 name,
                 revision=revision,
-                allow_patterns=patterns,
+                # Of all files, it would also miss those that are never downloaded.
+                allow_patterns=["config.json"],
                 local_files_only=True,
             )
         )
+        if weights and not any(path.glob("*.safetensors")):
+            raise LocalEntryNotFoundError("there are no weights")  # noqa: TRY301
     except (LocalEntryNotFoundError, ValueError) as error:
-        what = f"{name!r}" + (f" with the revision {revision!r}" if revision else "")
-        # Its class in huggingface_hub 2; version 1 does not look.
-        part = type(error).__name__ == "IncompleteSnapshotError"
-        there = "is only in part" if part else "is not"
-        why = (
-            "HF_HUB_OFFLINE=1 forbids to ask the hub"
-            if unreachable is None
-            else f"the hub {constants.ENDPOINT} cannot be reached "
-            f"({_reason(unreachable)})"
-        )
-        advice = (
-            "Unset HF_HUB_OFFLINE"
-            if unreachable is None
-            else "Check the network, a proxy and HF_ENDPOINT"
-        )
-        raise ModelNotFoundError(
-            f"There is no directory {name!r}, and the hub gave no model of that name: "
-            f"{what} {there} in the cache {constants.HF_HUB_CACHE}, and {why}. "
-            f"{advice}; or run `hf download {name}` where there is a network, and pass "
-            "the folder that it prints."
-        ) from (unreachable or error)
+        raise _not_cached(name, revision, unreachable) from (unreachable or error)
     if unreachable is not None:
         log.warning(
             "The hub %s cannot be reached (%s); the files of %s in the cache are used.",
@@ -255,6 +237,25 @@ def _cached(
             name,
         )
     return path
+
+
+def _not_cached(
+    name: str, revision: str | None, unreachable: Exception | None
+) -> ModelNotFoundError:
+    from huggingface_hub import constants
+
+    what = f"{name!r}" + (f" with the revision {revision!r}" if revision else "")
+    if unreachable is None:
+        why, advice = "HF_HUB_OFFLINE=1 forbids to ask the hub", "Unset HF_HUB_OFFLINE"
+    else:
+        hub, advice = constants.ENDPOINT, "Check the network, a proxy and HF_ENDPOINT"
+        why = f"the hub {hub} cannot be reached ({_reason(unreachable)})"
+    return ModelNotFoundError(
+        f"There is no directory {name!r}, and the hub gave no model of that name: "
+        f"{what} is not in the cache {constants.HF_HUB_CACHE}, or only in part, and "
+        f"{why}. {advice}; or run `hf download {name}` where there is a network, and "
+        "pass the folder that it prints."
+    )
 
 
 def _refusal(name: str, revision: str | None, error: Any) -> ModelNotFoundError | None:
