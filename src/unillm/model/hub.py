@@ -220,7 +220,7 @@ def _cached(
             snapshot_download(
                 name,
                 revision=revision,
-                # Of all files, it would also miss those that are never downloaded.
+                # Without a pattern, it misses files that are never downloaded.
                 allow_patterns=["config.json"],
                 local_files_only=True,
             )
