@@ -135,3 +135,37 @@ class IsGreedyAfterAWhile(Own):
                 ids.append(int(self.script.scores(request, ids).argmax()))
             return SlotToken(ids[-1])
         return self.script(request, position)
+
+
+@subtle("filters keep")
+class LargeTopKIsNone(OwnFilters):
+    """Takes a `top_k` above forty for none."""
+
+    def probabilities(self, scores, params):
+        top_k = params.top_k if params.top_k <= 40 else 0
+        return distribution(scores, attrs.evolve(params, top_k=top_k))
+
+
+@subtle(TOKEN)
+class LowestTemperature(OwnFilters):
+    """Draws at a temperature of at least one half."""
+
+    def probabilities(self, scores, params):
+        warm = max(params.temperature, 0.5)
+        return distribution(scores, attrs.evolve(params, temperature=warm))
+
+
+@subtle("64 bits")
+class SeedsModuloAPrime(ReferenceScript):
+    """Takes a seed modulo 2^31 - 1."""
+
+    def number(self, seed, position):
+        return super().number(seed % (2**31 - 1), position)
+
+
+@subtle("64 bits")
+class SeedsWithoutASign(ReferenceScript):
+    """Takes the absolute value of a seed."""
+
+    def number(self, seed, position):
+        return super().number(abs(seed), position)

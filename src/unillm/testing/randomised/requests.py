@@ -79,14 +79,14 @@ class RequestSource:
 
     def _job(self) -> Job:
         chance = self._random.random()
-        if self._drawn and chance < 0.15 and self._declares("seed"):
+        if self._drawn and chance < 0.12 and self._declares("seed"):
             return self._related(self._random.choice(self._drawn))
         job = self._new_job()
         params = job.request.params
         # Chance repeats few completions of wild requests: their seeds are comparable.
         wild = params.temperature >= 1.3 and params.top_k < 1 and params.top_p == 1
         kept = wild and job.request.max_new_tokens >= 8
-        kept |= not params.greedy and self._random.random() < 0.2
+        kept |= not params.greedy and self._random.random() < 0.08
         if kept and job.abort_after is None:
             self._drawn = [*self._drawn[-30:], job]
         return job
@@ -99,9 +99,9 @@ class RequestSource:
         """
         seed = other.request.seed
         chance = self._random.random()
-        if chance < 0.4:
+        if chance < 0.2:
             seed += 1
-        elif chance < 0.5:
+        elif chance < 0.4:
             seed = (seed + self._random.choice((2**16, 2**31, 2**32)) - 1) % 2**63
         elif chance < 0.55:
             seed = -seed
@@ -211,8 +211,8 @@ class RequestSource:
             fields |= self._filters()
         self._maybe(fields, "presence_penalty", 0.15, (-1.5, 0.4, 1.0, 2.0))
         self._maybe(fields, "frequency_penalty", 0.15, (-1.0, 0.3, 0.8, 2.0))
-        self._maybe(fields, "repetition_penalty", 0.25, (0.6, 1.1, 1.3, 1.8, 3.0))
-        self._maybe(fields, "ignore_eos", 0.3, (True,))
+        self._maybe(fields, "repetition_penalty", 0.3, (0.6, 0.6, 1.1, 1.3, 1.8, 3.0))
+        self._maybe(fields, "ignore_eos", 0.4, (True,))
         self._maybe(fields, "logprobs", 0.15, self._fitting(0, 1, 3, 20, -1))
         self._maybe(fields, "prompt_logprobs", 0.04, self._fitting(0, 2))
         if self._wants("min_tokens", 0.25):
@@ -228,11 +228,16 @@ class RequestSource:
         words = []
         if self._wants("bad_words", 0.25):
             words = [self._bad_word(prompt) for _ in range(draw.choice((1, 2, 3, 5)))]
-        if self._wants("allowed_token_ids", 0.15):
+        # Penalties of tokens that the model would not say meet negative logits.
+        penalised = "repetition_penalty" in fields and draw.random() < 0.4
+        if self._wants("allowed_token_ids", 0.5 if penalised else 0.12):
             banned = {*(word[-1] for word in words), *self._ask.eos_ids}
             banned |= {*fields.get("stop_token_ids", ())}
             free = sorted(set(range(self._limits.vocab_size)) - banned)
+            if penalised:
+                free = sorted({*prompt, *draw.sample(free, 20)} - banned)
             count = draw.choice((6, 20, 100, 300))  # many are about equally likely
+            count = min(count, len(free))
             fields["allowed_token_ids"] = draw.sample(free, count) + draw.choice(
                 ([], sorted(self._ask.eos_ids))
             )
@@ -323,5 +328,5 @@ class RequestSource:
 
 def changed_fields(params: SamplingParams) -> list[str]:
     """Return the names of the fields that have not their default values."""
-    names = (attribute.name for attribute in attrs.fields(SamplingParams))
+    names = SamplingParams.__struct_fields__
     return [name for name in names if not params.is_default(name)]
