@@ -230,7 +230,7 @@ class RequestSource:
             words = [self._bad_word(prompt) for _ in range(draw.choice((1, 2, 3, 5)))]
         # Penalties of tokens that the model would not say meet negative logits.
         penalised = "repetition_penalty" in fields and draw.random() < 0.4
-        if self._wants("allowed_token_ids", 0.5 if penalised else 0.12):
+        if self._wants("allowed_token_ids", 0.3 if penalised else 0.12):
             banned = {*(word[-1] for word in words), *self._ask.eos_ids}
             banned |= {*fields.get("stop_token_ids", ())}
             free = sorted(set(range(self._limits.vocab_size)) - banned)
@@ -270,8 +270,8 @@ class RequestSource:
         fields: dict[str, Any] = {"temperature": self._random.choice(temperatures)}
         top_k = (1, 2, 3, 5, 10, 40, 64, 128, 300, 511, 600, -1)
         self._maybe(fields, "top_k", 0.35, top_k)
-        self._maybe(fields, "top_p", 0.4, (0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 0.99))
-        self._maybe(fields, "min_p", 0.25, (0.002, 0.01, 0.05, 0.1, 0.3, 0.8))
+        self._maybe(fields, "top_p", 0.4, (0.1, 0.3, 0.5, 0.7, 0.7, 0.9, 0.9, 0.95))
+        self._maybe(fields, "min_p", 0.25, (0.01, 0.05, 0.1, 0.3, 0.3, 0.8))
         return fields
 
     def _maybe(
