@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from unillm import LLM, Generator, inspect_model, plugins
+from unillm.cli import machine
 from unillm.cli.app import app
 from unillm.comparison import worker
 from unillm.engines.backend import Availability, Backend
@@ -187,7 +188,8 @@ def build():
 
 
 def doctor():
-    result = CliRunner().invoke(app, ["doctor", HUB_ID, "--backend", "scripted"])
+    checks = ["doctor", HUB_ID, "--contract", "--backend", "scripted"]
+    result = CliRunner().invoke(app, checks)
     assert result.exit_code == 0, result.output
 
 
@@ -242,6 +244,7 @@ def test_an_entrance_downloads_a_model_once_and_looks_for_plugins_once(
     if enter is doctor:
         conforming = Conformance(backend="scripted", distribution="", results=())
         monkeypatch.setattr(conformance, "run_contract", lambda *_, **__: conforming)
+        monkeypatch.setattr(machine, "facts", dict)  # the report has a look of its own
     with plugged(reference_backend()):
         monkeypatch.setattr(PluginRegistry, "__init__", looked)
         enter()

@@ -14,6 +14,7 @@ from unillm.model.find import find_model
 HEAVY = {
     "huggingface_hub",
     "numpy",
+    "prompt_toolkit",
     "sentencepiece",
     "tokenizers",
     "torch",

@@ -2,7 +2,8 @@
 
 """The contract on the fake, at each entry path and in each version family.
 
-The fake follows published sources; ``unillm doctor`` checks the real TensorRT-LLM.
+The fake follows published sources; ``unillm doctor --contract`` checks the real
+TensorRT-LLM.
 """
 
 from __future__ import annotations
