@@ -9,7 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unillm.model.fitting import largest_limits, largest_together, out_of_memory
+from unillm.model.fitting import (
+    SMALLEST,
+    largest_limits,
+    largest_together,
+    out_of_memory,
+)
 from unillm.model.memory import GIB, Limits, MemoryNeeds
 
 NEEDS = MemoryNeeds(
@@ -30,7 +35,7 @@ def test_no_limit_exceeds_the_wanted_one():
 
 
 def test_nothing_fits_beside_weights_that_do_not_fit():
-    assert largest_limits(NEEDS, LIMITS, 999) == dict.fromkeys(attrs.asdict(LIMITS), 0)
+    assert largest_limits(NEEDS, LIMITS, 999) == {}
 
 
 @given(
@@ -46,20 +51,23 @@ def test_nothing_fits_beside_weights_that_do_not_fit():
 def test_the_largest_fits_and_one_more_does_not(limits, memory_bytes):
     largest = largest_limits(NEEDS, limits, memory_bytes)
 
-    for name, value in largest.items():
-        asked = getattr(limits, name)
-        if value:
-            changed = attrs.evolve(limits, **{name: value})
-            assert NEEDS.estimate(changed).total_bytes <= memory_bytes
+    def takes(name, value):
+        return NEEDS.estimate(attrs.evolve(limits, **{name: value})).total_bytes
+
+    for name, asked in attrs.asdict(limits).items():
+        least = getattr(SMALLEST, name)
+        value = largest.get(name, least - 1)
+        if name in largest:
+            assert value >= least
+            assert takes(name, value) <= memory_bytes
         if value < asked:
-            changed = attrs.evolve(limits, **{name: value + 1})
-            assert NEEDS.estimate(changed).total_bytes > memory_bytes
+            assert takes(name, value + 1) > memory_bytes
 
 
 def test_limits_are_lowered_together_where_one_is_not_enough():
     together = largest_together(NEEDS, LIMITS, 1300)
 
-    assert largest_limits(NEEDS, LIMITS, 1300) == dict.fromkeys(attrs.asdict(LIMITS), 0)
+    assert largest_limits(NEEDS, LIMITS, 1300) == {}
     assert together is not None
     assert NEEDS.estimate(together).total_bytes <= 1300
     assert largest_together(NEEDS, LIMITS, 999) is None
