@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from forms import (
     FakeLlamaCpp,
@@ -14,6 +16,7 @@ from forms import (
     FakeVllm,
     serving,
 )
+from unillm_remote._endpoints.completions import vllm_seed
 
 from unillm import Generator, SamplingParams
 from unillm.errors import BackendUnavailableError, UnsupportedParameterError
@@ -214,3 +217,13 @@ class TestFormOfSglangWithItsFlag(Clauses):
 
 class TestFormOfTrtllm(Clauses):
     make_fake = FakeTrtllm
+
+
+def test_a_seed_beyond_32_bits_reaches_vllm_in_32_that_depend_on_all():
+    seeds = [5, *(5 ^ (1 << bit) for bit in range(63)), 5 - 2**63, -1]
+
+    sent = [vllm_seed(SimpleNamespace(seed=seed)) for seed in seeds]
+
+    assert sent[0] == 5
+    assert len(set(sent)) == len(seeds)
+    assert all(0 <= seed < 2**32 for seed in sent)

@@ -8,6 +8,7 @@ References:
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -77,8 +78,19 @@ def structure_fields(wanted: StructuredOutputs) -> dict[str, Any]:
 
 
 def seed_of(request: EngineRequest) -> int:
-    """Return the seed of a request; to vLLM and to unillm, -1 means none."""
+    """Return the seed of a request for `unillm serve`, to which -1 means none."""
     return 2**63 - 1 if request.seed == -1 else request.seed
+
+
+def vllm_seed(request: EngineRequest) -> int:
+    """Return the seed of a request for vLLM, whose server may compute on a CPU.
+
+    torch's generator takes the lowest 32 bits of a seed there, so a longer seed becomes
+    32 bits that depend on all of it, the same as in unillm's plugin for vLLM.
+    """
+    if 0 <= request.seed < 2**32:
+        return request.seed
+    return zlib.crc32((request.seed % 2**64).to_bytes(8, "little"))
 
 
 class VllmCompletions(Endpoint):
@@ -109,7 +121,7 @@ class VllmCompletions(Endpoint):
             **sampling_fields(request, served),
         }
         if params.seed is not None:  # a generator for each row costs vLLM time
-            body["seed"] = seed_of(request)
+            body["seed"] = vllm_seed(request)
         if params.structured_outputs is not None:
             body["structured_outputs"] = vllm_structure(params.structured_outputs)
         if request.cache_salt is not None:

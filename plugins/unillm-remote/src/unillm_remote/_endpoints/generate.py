@@ -42,7 +42,7 @@ from .completions import (
     check_prompt,
     read_prompt_logprobs,
     sampling_fields,
-    seed_of,
+    vllm_seed,
     vllm_structure,
 )
 
@@ -70,7 +70,7 @@ class VllmGenerate(Endpoint):
         fields = sampling_fields(request, served)
         fields["detokenize"] = False
         if params.seed is not None:  # a generator for each row costs vLLM time
-            fields["seed"] = seed_of(request)
+            fields["seed"] = vllm_seed(request)
         if params.structured_outputs is not None:
             fields["structured_outputs"] = vllm_structure(params.structured_outputs)
         if (count := params.logprobs) is not None:
