@@ -112,7 +112,7 @@ class TestUnillmServeOnVllm(BackendContract):
     backend = "remote"
 
     @pytest.fixture(autouse=True)
-    def address(self, unillm_server, monkeypatch):
+    def _address(self, unillm_server, monkeypatch):
         monkeypatch.setenv("UNILLM_REMOTE_URL", unillm_server.url)
 
 
@@ -135,7 +135,7 @@ class VllmClauses(BackendContract):
     backend = "remote"
 
     @pytest.fixture(autouse=True)
-    def address(self, vllm_server, monkeypatch):
+    def _address(self, vllm_server, monkeypatch):
         monkeypatch.setenv("UNILLM_REMOTE_URL", vllm_server.url)
 
     def test_ids_equal_those_of_vllm_in_process(self):
