@@ -93,7 +93,7 @@ ANYTHING = st.recursive(
     ),
     max_leaves=8,
 )
-SAMPLING_NAMES = [field.name for field in attrs.fields(SamplingParams)]
+SAMPLING_NAMES = [field.alias for field in attrs.fields(SamplingParams)]
 
 
 @given(st.lists(INTEGERS, max_size=8))
