@@ -66,6 +66,23 @@ def test_other_structures_stay_as_they_are():
     assert made.outputs[0].text.startswith("{")
 
 
+def test_the_json_of_outlines_has_no_line_ends():
+    config = {"backend": "outlines"}
+    with LLM(
+        "unillm/tiny", backend="transformers", structured_outputs_config=config
+    ) as llm:
+        line = llm.get_tokenizer().encode("\n", add_special_tokens=False)[-1]
+        asked = {"temperature": 0, "max_tokens": 40, "logit_bias": {line: 100}}
+        own = {"json": SCHEMA, "whitespace_pattern": "\n"}
+        params = [
+            SamplingParams(**asked, structured_outputs=each)
+            for each in ({"json": SCHEMA}, own)
+        ]
+        outputs = llm.generate(["A:", "A:"], params, use_tqdm=False)
+
+    assert ["\n" in each.outputs[0].text for each in outputs] == [False, True]
+
+
 def test_objects_have_no_other_properties_if_the_engine_or_the_request_says_so():
     schema = {
         "type": "object",

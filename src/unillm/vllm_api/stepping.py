@@ -43,7 +43,7 @@ class SteppedEngine:
     """
 
     def __init__(
-        self, generator: Generator, *, json_options: Mapping[str, bool] | None = None
+        self, generator: Generator, *, json_options: Mapping[str, Any] | None = None
     ) -> None:
         self._generator = generator
         self._json_options = json_options or {}

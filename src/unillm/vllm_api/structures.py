@@ -36,10 +36,13 @@ _ELSEWHERE: Mapping[str, tuple[Any, ...]] = {
 """Values that other engines honour besides: a compiler of the same structures, whose
 work the core's compiler does, and options of JSON."""
 
+_SPACES_OF_OUTLINES = "[ ]?"
+"""Its JSON has no line ends."""
+
 _OF_JSON = ("disable_additional_properties", "disable_any_whitespace")
 
 
-def options_of_json(config: Any) -> dict[str, bool] | None:
+def options_of_json(config: Any) -> dict[str, Any] | None:
     """Return the fields of `StructuredOutputs` that a configuration sets.
 
     Args:
@@ -54,11 +57,17 @@ def options_of_json(config: Any) -> dict[str, bool] | None:
     for name, value in values.items():
         if value not in HARMLESS.get(name, ()) + _ELSEWHERE.get(name, ()):
             return None
-    return {name: True for name in _OF_JSON if values.get(name)}
+    options: dict[str, Any] = {name: True for name in _OF_JSON if values.get(name)}
+    if values.get("backend") == "outlines":
+        options["whitespace_pattern"] = _SPACES_OF_OUTLINES
+    return options
 
 
 def with_options(params: Any, options: Mapping[str, Any]) -> Any:
-    """Return params whose JSON has these options, also in a list; others unchanged."""
+    """Return params whose JSON has these options, also in a list; others unchanged.
+
+    An option that a request sets itself stays.
+    """
     if not options:
         return params
     if isinstance(params, (list, tuple)):
@@ -66,5 +75,6 @@ def with_options(params: Any, options: Mapping[str, Any]) -> Any:
     wanted = params.structured_outputs if isinstance(params, SamplingParams) else None
     if wanted is None or wanted.kind not in ("json", "json_object"):
         return params
-    changed = attrs.evolve(wanted, **options)
+    unset = {name: each for name, each in options.items() if not getattr(wanted, name)}
+    changed = attrs.evolve(wanted, **unset)
     return attrs.evolve(params, structured_outputs=changed)
