@@ -63,9 +63,17 @@ def test_a_name_that_is_none_is_refused(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["transformers", "vllm"])
+def test_a_name_may_hold_that_of_the_template(tmp_path):
+    project, *_, package, engine = write_backend("newengine-2", "slots", tmp_path)
+
+    assert 'newengine-2 = "unillm_newengine_2"' in project.read_text()
+    assert "class Newengine2Backend(Backend):" in package.read_text()
+    assert engine.parent.name == "unillm_newengine_2"
+
+
+@pytest.mark.parametrize("name", ["transformers", "vllm", "auto", "sdk"])
 def test_a_taken_name_is_refused(tmp_path, name):
-    with pytest.raises(ConfigError, match="belongs to a backend"):
+    with pytest.raises(ConfigError, match="belongs to unillm"):
         write_backend(name, "slots", tmp_path)
 
 

@@ -48,7 +48,8 @@ KEPT_REQUESTS = 4
 
 NARROW = 0.25
 """The place of a more probable token says too little of the random number to be
-compared with another place."""
+compared with another place. Narrow tokens are compared by their places among
+themselves, which are uniform again."""
 
 LAGS = (1, 2, 4, 8, 16)
 """Distances of draws in a completion whose places are compared."""
@@ -147,6 +148,9 @@ class Frequencies:
             group.last.add(draw.token_id == last, float(probabilities[last]))
         if probabilities[draw.token_id] > NARROW:
             return
+        # More probable tokens come first in the order of places.
+        wide = float(probabilities[probabilities > NARROW].sum())
+        place = min(max(place - wide, 0.0) / (1.0 - wide), 1.0)
         seed, position = draw.request.seed, draw.position
         self._places[seed, position] = place
         # Two independent places differ, modulo 1, by a place that is uniform too.

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from ...distributions import CORE
 from ...errors import ConfigError
 from ...plugins import EMBEDDED, KNOWN
 
@@ -36,8 +37,8 @@ def write_backend(name: str, kind: Kind, folder: Path) -> list[Path]:
             f"{name!r} is not a name for a backend. Use lower-case letters and digits, "
             "with dashes between words: my-engine."
         )
-    if name in {*EMBEDDED, *KNOWN}:
-        raise ConfigError(f"The name {name!r} belongs to a backend. Choose another.")
+    if name in {*EMBEDDED, *KNOWN, "auto"} or f"unillm-{name}" == CORE:
+        raise ConfigError(f"The name {name!r} belongs to unillm. Choose another.")
     target = folder / f"unillm-{name}"
     if target.exists():
         raise ConfigError(f"{target} exists. Choose another name or folder.")
@@ -51,11 +52,15 @@ def write_backend(name: str, kind: Kind, folder: Path) -> list[Path]:
         "package.py": source / "__init__.py",
         f"{kind}.py": source / "engine.py",
     }
+    names = {
+        "unillm_newengine": module,
+        "Newengine": name.title().replace("-", ""),
+        "newengine": name,
+    }
     for template, path in files.items():
         text = (_FILES / template).read_text(encoding="utf-8")
-        text = text.replace("unillm_newengine", module)
-        text = text.replace("Newengine", name.title().replace("-", ""))
-        text = text.replace("newengine", name)
+        # At once: a name may hold that of the template.
+        text = re.sub("|".join(names), lambda found: names[found[0]], text)
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         (target / path).write_text(text, encoding="utf-8")
     return [target / path for path in files.values()]
