@@ -146,6 +146,18 @@ def test_an_output_file_takes_the_results_and_the_terminal_the_totals(
     assert cli("generate", "a", "-o", "/no/such/file").exit_code == 2
 
 
+def test_answers_do_not_replace_the_prompts(fake, cli, tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("a\nb\n")
+
+    result = cli("generate", "-f", path, "-o", tmp_path / "." / "prompts.txt")
+
+    assert result.exit_code == 2
+    assert "--file and --output are one file" in result.stderr
+    assert path.read_text() == "a\nb\n"
+    assert fake.created == []
+
+
 def test_a_schema_and_an_adapter_are_for_every_prompt(fake, cli, tmp_path):
     schema = '{"type": "object"}'
     lines = tmp_path / "p.jsonl"

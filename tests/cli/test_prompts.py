@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import sys
 
 import pytest
 
-from unillm.cli.prompts import InputFormat, open_prompts
+from unillm.cli.prompts import InputFormat, count_prompts, open_prompts
 from unillm.errors import ConfigError
 
 
@@ -130,8 +132,24 @@ def test_the_format_can_be_said(lines):
 
 
 def test_a_missing_file_is_a_usage_error(tmp_path):
-    with pytest.raises(ConfigError, match="cannot be read: No such file"):
-        read(tmp_path / "none")
+    path = tmp_path / "none"
+
+    with pytest.raises(ConfigError) as caught:
+        read(path)
+
+    assert str(caught.value) == f"{path} cannot be read: No such file or directory."
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes have no path there")
+def test_a_pipe_is_read_once():
+    reading, writing = os.pipe()
+    os.write(writing, b"one\ntwo\n")
+    os.close(writing)
+    path = f"/dev/fd/{reading}"
+
+    assert count_prompts([], path) is None
+    assert [prompt.text for prompt in read(path)] == ["one", "two"]
+    os.close(reading)
 
 
 def test_arguments_and_file_together_are_a_usage_error():

@@ -114,6 +114,11 @@ def generate(
     if system is not None and not chat:
         raise ConfigError("--system is for chats. Add --chat.")
     as_json = as_json or (output is not None and output.suffix in (".jsonl", ".ndjson"))
+    if file is not None and output is not None and _is_one_file(file, output):
+        raise ConfigError(
+            f"--file and --output are one file, {output}, and the answers would "
+            "replace prompts that are not yet read. Give another --output."
+        )
     if "logprobs" in sampling and not as_json:
         raise ConfigError("--logprobs are written as JSON only. Add --json.")
     given = {**sampling, **options.structure_of(constraint)}
@@ -145,6 +150,11 @@ def generate(
     if len(head) > 1 and (output is not None or is_terminal(sys.stderr)):
         note(str(totals))
     raise typer.Exit(code)
+
+
+def _is_one_file(file: str, output: Path) -> bool:
+    path, output = Path(file).expanduser(), output.expanduser()
+    return path.is_file() and output.is_file() and path.samefile(output)
 
 
 def _bodies(

@@ -131,14 +131,15 @@ def open_prompts(
 
 
 def count_prompts(arguments: Sequence[str], file: str | None) -> int | None:
-    """Return how many prompts there are at most; `None` for standard input."""
+    """Return how many prompts there are at most; `None` for a pipe, read but once."""
     if arguments:
         return len(arguments)
     if file in (STDIN, None):
         return None
     from ..jobs.files import read_lines
 
-    return sum(1 for _ in read_lines(Path(str(file)).expanduser()))
+    path = Path(str(file)).expanduser()
+    return sum(1 for _ in read_lines(path)) if path.is_file() else None
 
 
 def _prompts(

@@ -71,10 +71,14 @@ def copy_input(stream: BinaryIO, target: Path) -> None:
 def open_for_reading(path: Path) -> BinaryIO:
     """Open a file; what it compresses is read as it was.
 
+    A pipe is read as it is: its first bytes cannot be read twice.
+
     Raises:
         BatchInputError: The file cannot be read.
     """
     try:
+        if not path.is_file():
+            return path.open("rb", buffering=2**20)
         with path.open("rb") as file:
             magic = file.read(4)
         if magic[:2] in _MAGIC:
@@ -128,6 +132,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
     try:
         with open_for_reading(path) as stream:
             yield from lines_of(stream)
+    except BatchInputError:
+        raise
     except (OSError, EOFError, ValueError) as error:
         raise unreadable(path, error) from error
     except Exception as error:
