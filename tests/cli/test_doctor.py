@@ -72,6 +72,23 @@ def test_the_environment_is_reported_without_secrets_and_without_an_engine(
         assert f"{section}\n" in shown.stdout
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("HTTPS_PROXY", "me:abc@proxy:80", "…@proxy:80"),
+        ("ALL_PROXY", "socks5://me:a/bc@proxy:80", "socks5://…@proxy:80"),
+        ("HF_ENDPOINT", "https://hub/x?token=abc&v=1", "https://hub/x?token=…&v=1"),
+        ("UNILLM_MORE", "api_key=abc, n=1", "api_key=…, n=1"),
+        ("VLLM_MORE", '{"api_key": "abc", "n": 1}', '{"api_key": "…", "n": 1}'),
+        ("XDG_SESSION_COOKIE", "abc", "set, not shown"),
+        ("PYTHONPATH", "/opt/token:/opt/a@1:/b", "/opt/token:/opt/a@1:/b"),
+        ("TOKENIZERS_PARALLELISM", "false", "false"),
+    ],
+)
+def test_a_secret_inside_a_value_is_not_shown(name, value, shown):
+    assert dict(machine.variables({name: value})) == {name: shown}
+
+
 def test_devices_are_those_of_nvidias_program(monkeypatch, tmp_path):
     program = tmp_path / "nvidia-smi"
     program.write_text(

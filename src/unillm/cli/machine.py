@@ -3,7 +3,8 @@
 """Facts about this machine and this environment, for reports of bugs.
 
 Imports no engine. A secret is never shown: a variable whose name sounds like one is
-said to be set, and the credentials of an address are left out.
+said to be set, and what sounds like one inside a value, such as the credentials of an
+address, is left out.
 """
 
 from __future__ import annotations
@@ -57,8 +58,14 @@ _NAMES = {
     *("VIRTUAL_ENV", "CONDA_PREFIX", "TERM", "LANG", "NO_COLOR"),
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
 }
-_SECRET = re.compile(r"TOKEN(?!IZERS)|KEY|SECRET|PASS|CREDENTIAL|AUTH", re.IGNORECASE)
-_CREDENTIALS = re.compile(r"//[^/@\s]+@")
+_WORDS = "TOKEN(?!IZERS)|KEY|SECRET|PASS|PWD|CREDENTIAL|AUTH|COOKIE|SIGNATURE"
+_SECRET = re.compile(_WORDS, re.IGNORECASE)
+_CREDENTIALS = re.compile(r"//\S+@")
+_PAIR = re.compile(
+    rf"((?:{_WORDS})[\w-]*[\"']?\s*(?:=|:\s*(?=[\"']))\s*[\"']?)[^\s&,;\"']+",
+    re.IGNORECASE,
+)
+"""A secret by its name inside a value, such as ``?token=…`` or ``"api_key": "…"``."""
 _NVIDIA_SMI_LIMIT_S = 20
 
 
@@ -148,7 +155,7 @@ def _backends() -> Iterator[tuple[str, str]]:
     for status in unillm.backends():
         where = f" in {_short(status.python)}" if status.python else ""
         shown = "available" if status.available else f"not available: {status.reason}"
-        yield status.name, f"{shown} ({status.distribution}{where})"
+        yield status.name, _short(f"{shown} ({status.distribution}{where})")
 
 
 def _folders() -> Iterator[tuple[str, str]]:
@@ -166,8 +173,7 @@ def _folders() -> Iterator[tuple[str, str]]:
         state = "read" if path.exists() else "absent"
         read_settings()
     except ConfigError as error:
-        state = str(error)
-        yield "settings", state
+        yield "settings", _short(str(error))
     else:
         yield "settings", f"{_short(path)}, {state}"
     if (history := history_file()) is not None:
@@ -193,7 +199,14 @@ def variables(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         if _SECRET.search(name):
             yield name, "set, not shown" if value else "empty"
         else:
-            yield name, _short(_CREDENTIALS.sub("//…@", value))
+            yield name, _short(_without_secrets(upper, value))
+
+
+def _without_secrets(name: str, value: str) -> str:
+    value = _PAIR.sub(r"\1…", _CREDENTIALS.sub("//…@", value))
+    if name.endswith("_PROXY") and "//" not in value:  # user:password@host
+        return re.sub(r"\S+@", "…@", value)
+    return value
 
 
 def _short(path: str | os.PathLike[str]) -> str:
