@@ -82,6 +82,28 @@ def test_older_names_of_rope_settings_are_read(rope, positions):
     assert positions_of(known_config(declared)) == positions
 
 
+def test_the_older_name_of_rope_settings_goes_first():
+    declared = {
+        "model_type": "llama",
+        **CONFIGS["llama"],
+        "rope_scaling": {"type": "linear", "factor": 4.0},
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+    }
+
+    assert positions_of(known_config(declared)) == 4 * 256
+    assert positions_of(CONFIG_MAPPING["llama"](**declared)) == 4 * 256
+
+
+def test_a_switch_of_other_families_leaves_windows_on():
+    changed = {"use_sliding_window": False, "sliding_window": 64}
+    declared = {"model_type": "mistral", **CONFIGS["mistral"], **changed}
+
+    theirs = CONFIG_MAPPING["mistral"](**declared)
+
+    assert facts(known_config(declared)) == facts(theirs)
+    assert facts(theirs)["windows"]
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -90,6 +112,10 @@ def test_older_names_of_rope_settings_are_read(rope, positions):
         {"auto_map": {"AutoConfig": "configuration.Own"}},
         {"text_config": {}},
         {"model_type": "gemma2", "layer_types": None},
+        {"model_type": "cohere2", "layer_types": None, "use_sliding_window": False},
+        {"model_type": "mistral", "layer_types": ["full_attention"]},
+        {"model_type": "ernie4_5", "head_dim": None},
+        {"model_type": "minicpm3", "head_dim": 96},
     ],
     ids=lambda change: next(iter(change.items()))[1],
 )

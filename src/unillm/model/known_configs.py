@@ -71,10 +71,29 @@ class KnownConfig:
 
     def is_complete(self) -> bool:
         """Whether nothing is left that the family computes from further fields."""
-        if "layer_types" not in self._defaults or self._value("layer_types"):
-            return True
+        if not self._has_known_heads():
+            return False
+        if "layer_types" not in self._defaults:
+            # transformers may take such a file for one of another family.
+            return not self._declared.get("layer_types")
         # A family without windows has layers of one type.
-        return self._value("use_sliding_window") is False
+        return bool(self._value("layer_types")) or self._has_windows_off()
+
+    def _has_known_heads(self) -> bool:
+        """Whether ``head_dim`` has the value that transformers gives it."""
+        if "head_dim" not in self._declared:
+            return True
+        declared = self._declared["head_dim"]
+        if declared is None:
+            return self._defaults.get("head_dim") is None
+        # A family with a rotated part may put its size in place of the declared one.
+        is_rotated = self._computed.get("head_dim") == "rotated"
+        return not is_rotated or bool(declared == RULES["rotated"](self))
+
+    def _has_windows_off(self) -> bool:
+        """Whether the family has a switch for windows, and it is off."""
+        field = "use_sliding_window"
+        return field in self._defaults and self._value(field) is False
 
     def get_text_config(self, *, decoder: bool = True) -> KnownConfig:
         """Return the configuration of the text model: itself."""
@@ -84,7 +103,7 @@ class KnownConfig:
     def __getattr__(self, name: str) -> Any:
         if name == "rope_parameters" and name in self._defaults:
             return self._rope()
-        if name == "sliding_window" and self._value("use_sliding_window") is False:
+        if name == "sliding_window" and self._has_windows_off():
             return None
         field = self._names.get(name, name)
         if not any(
@@ -102,7 +121,8 @@ class KnownConfig:
 
     def _rope(self) -> Mapping[str, Any]:
         """Return the settings of rotary embeddings under their name since 5.0."""
-        rope = self._value("rope_parameters") or self._value("rope_scaling") or {}
+        # The older name goes first, as in transformers.
+        rope = self._value("rope_scaling") or self._value("rope_parameters") or {}
         return {"rope_theta": self._value("rope_theta"), **rope}
 
 
