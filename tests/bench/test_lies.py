@@ -18,11 +18,12 @@ from unillm import Generator
 from unillm.bench.device import Device
 from unillm.bench.figures import Round, figures_of
 from unillm.bench.loads import EngineLoad
-from unillm.bench.probing import answered, case_of, probes_of, tails_hold
+from unillm.bench.probing import Probe, answered, case_of, probes_of, tails_hold
 from unillm.bench.roofline import Cost, floor_of
+from unillm.bench.samples import Run, Sample
 from unillm.bench.tokens import Counting
 from unillm.bench.verdicts import Evidence, reasons
-from unillm.bench.workloads import BATCH, Case, Fixed, Lognormal
+from unillm.bench.workloads import BATCH, Ask, Case, Fixed, Lognormal
 from unillm.testing.backends import ScriptedBackend, plugged
 from unillm.testing.scripted import ScriptedEngine
 
@@ -231,3 +232,84 @@ def test_a_lie_in_one_round_of_many_lengths_is_marked_invalid(
 
     assert judged(None, monkeypatch, work=work) == []
     assert check in judged(lie, monkeypatch, work=work, lying=[round_])
+
+
+def evidence_of(rounds, probes=()):
+    """Rounds with some answers each, to prompts of their own."""
+    return Evidence(
+        case=CASE,
+        rounds=[
+            Round(
+                run=Run(
+                    samples=[
+                        Sample(reported_tokens=len(ids), token_ids=ids)
+                        for ids in answers
+                    ],
+                    seconds=1.0,
+                ),
+                asks=[
+                    Ask(prompt=[number, place], max_tokens=len(ids))
+                    for place, ids in enumerate(answers)
+                ],
+                floor=None,
+            )
+            for number, answers in enumerate(rounds)
+        ],
+        figures=[],
+        counting=Counting(vocab_size=VOCAB),
+        probes=probes,
+        fresh=True,
+    )
+
+
+def answers(seed, alike):
+    """Four answers of which some are one."""
+    rng = random.Random(seed)
+    others = [[rng.randrange(VOCAB) for _ in range(16)] for _ in range(4 - alike)]
+    return [[7] * 16] * alike + others
+
+
+@pytest.mark.parametrize(
+    ("alike", "is_wrong"),
+    [([4, 0, 0, 0], True), ([0, 1, 4, 0], True), ([4, 2, 1, 1, 2], False)],
+    ids=["one answer", "an earlier answer", "a small model"],
+)
+def test_a_round_of_one_answer_is_invalid_unless_others_explain_it(alike, is_wrong):
+    rounds = [answers(seed, count) for seed, count in enumerate(alike)]
+
+    found = [reason.check for reason in reasons(evidence_of(rounds))]
+
+    assert ("repeated answer" in found) == is_wrong
+
+
+@pytest.mark.parametrize(
+    ("wrong", "is_wrong"), [([4, 0, 0], True), ([4, 2, 1, 1, 2], False)]
+)
+def test_a_round_of_other_tokens_is_invalid_unless_others_explain_it(wrong, is_wrong):
+    rounds = [answers(seed, 0) for seed in range(len(wrong))]
+    probes = [
+        Probe(
+            ask=Ask(prompt=[1], max_tokens=1),
+            expected=5,
+            found=6 if place < count else 5,
+            round=number,
+            is_tail=False,
+        )
+        for number, count in enumerate(wrong)
+        for place in range(4)
+    ]
+
+    found = [reason.check for reason in reasons(evidence_of(rounds, probes))]
+
+    assert ("other continuation" in found) == is_wrong
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 9])
+def test_the_probes_of_a_round_are_of_different_completions(count):
+    [each] = evidence_of([answers(0, 0)[:1] * count]).rounds
+
+    probes = probes_of([(each.run, each.asks)], Counting(vocab_size=VOCAB))
+
+    prompts = {tuple(probe.ask.prompt) for probe in probes}
+    assert len(probes) == len(prompts) == 4
+    assert len({prompt[:2] for prompt in prompts}) == min(count, 4)

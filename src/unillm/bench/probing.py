@@ -71,16 +71,12 @@ def _of_round(
     # A round of few completions has several probes of each.
     count = min(PER_ROUND, len(whole))
     turns = -(-PER_ROUND // count) if count else 0
-    places = {
-        (len(whole) * which // count, turn)
-        for turn in range(turns)
-        for which in range(count)
-    }
-    middles = {
+    middles = dict.fromkeys(
         (which, max(1, len(whole[which][1]) * (turn + 1) // (turns + 1)))
-        for which, turn in places
-    }
-    for which, at in sorted(middles)[:PER_ROUND]:
+        for turn in range(turns)
+        for which in (len(whole) * place // count for place in range(count))
+    )
+    for which, at in [*middles][:PER_ROUND]:
         yield _probe(number, *whole[which], at, is_tail=False)
 
 

@@ -36,6 +36,12 @@ CLIENT_SHARE = 0.9
 LATE_S = 0.05
 """The 99th percentile of how late the requests of an open loop may be sent."""
 
+FEWEST_PROMPTS = 4
+"""Prompts of which one answer to most says that they were not read."""
+
+CHANCE = 0.01
+"""Probability above which one round is as the others by chance."""
+
 
 @attrs.frozen(kw_only=True)
 class Reason:
@@ -180,23 +186,43 @@ def _prompts_from_a_cache(evidence: Evidence) -> str | None:
 
 def _repeated_answer(evidence: Evidence) -> str | None:
     """One answer to many prompts: the engine did not read them."""
-    needed = "most"
-    for group in _groups(evidence):
-        answers = {
-            repr(ask.prompt): tuple(sample.token_ids)
-            for sample, ask in group
-            if sample.token_ids and len(sample.token_ids) >= SHORTEST_TAIL
-        }
-        count = _alike(answers.values())
-        least = len(answers) // 2 + 1 if needed == "most" else len(answers)
-        if len(answers) >= 4 and count >= least:
+    whole, *rounds = map(_answers, _groups(evidence))
+    count = _alike(whole.values())
+    if len(whole) >= FEWEST_PROMPTS and count > len(whole) / 2:
+        return (
+            f"{count} of {len(whole)} different prompts have one answer, token by token"
+        )
+    for answers in rounds:
+        if len(answers) < FEWEST_PROMPTS or _alike(answers.values()) < len(answers):
+            continue
+        longest = max(answers.values(), key=len)
+        others = [ids for prompt, ids in whole.items() if prompt not in answers]
+        alike = [ids for ids in others if _alike([ids, longest]) > 1]
+        if not _by_chance(len(alike), len(others), len(answers), len(rounds)):
             return (
-                f"{count} of {len(answers)} different prompts have one answer, token "
-                "by token"
+                f"all {len(answers)} different prompts of a round have one answer, "
+                "token by token"
             )
-        # Most requests of one round may be alike by chance.
-        needed = "all"
     return None
+
+
+def _answers(group: Iterable[tuple[Sample, Ask]]) -> dict[str, tuple[int, ...]]:
+    """Return the answers of some length, by prompt."""
+    return {
+        repr(ask.prompt): tuple(sample.token_ids)
+        for sample, ask in group
+        if sample.token_ids and len(sample.token_ids) >= SHORTEST_TAIL
+    }
+
+
+def _by_chance(found: int, total: int, count: int, rounds: int) -> bool:
+    """Whether all *count* of one round may be what *found* of *total* others are.
+
+    A small model has one answer to a part of all random prompts, and rounding decides
+    a part of its tokens.
+    """
+    share = found / total if total else 0.0
+    return bool(rounds * share**count > CHANCE)
 
 
 def _alike(answers: Iterable[tuple[int, ...]]) -> int:
@@ -221,7 +247,14 @@ def _other_continuation(evidence: Evidence) -> str | None:
             f"{len(wrong)} of {len(middles)} completions go on with another token when "
             "they are continued from their middle"
         )
-    lost = [n for n, count in asked.items() if count >= PER_ROUND == failed[n]]
+    lost = [
+        n
+        for n, count in asked.items()
+        if count == failed[n] == PER_ROUND
+        and not _by_chance(
+            len(wrong) - count, len(middles) - count, count, len(evidence.rounds)
+        )
+    ]
     if not lost:
         return None
     return (
