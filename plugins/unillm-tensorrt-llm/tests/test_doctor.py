@@ -21,7 +21,9 @@ from unillm.testing.conformance import Conformance
 
 def doctor(capsys, *arguments):
     with pytest.raises(SystemExit) as ended:
-        main(["doctor", "--backend", "tensorrt-llm", "--json", *arguments])
+        main(
+            ["doctor", "--contract", "--backend", "tensorrt-llm", "--json", *arguments]
+        )
     return ended.value.code, json.loads(capsys.readouterr().out)
 
 
