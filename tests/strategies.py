@@ -13,6 +13,9 @@ from unillm.engines.base import EngineRequest
 END = 0
 """The EOS token id of scripted requests."""
 
+PLAIN = SamplingParams()
+SEEDED = SamplingParams(seed=1)
+
 
 @attrs.frozen
 class Job:
@@ -26,9 +29,7 @@ class Job:
     max_new_tokens: int = 100
     priority: int = 0
     aborted_at: int | None = None
-    params: SamplingParams = attrs.field(
-        factory=lambda: SamplingParams(max_tokens=None)
-    )
+    params: SamplingParams = PLAIN
 
     @property
     def request(self) -> EngineRequest:
@@ -78,6 +79,7 @@ def traffic(draw: st.DrawFn, max_jobs: int = 24) -> list[Job]:
             max_new_tokens=draw(st.integers(1, 20)),
             priority=draw(st.sampled_from([0, 0, 0, -1, 5])),
             aborted_at=draw(st.none() | st.integers(0, 60)),
+            params=draw(st.sampled_from([PLAIN, SEEDED])),
         )
         for number in range(count)
     ]

@@ -229,7 +229,7 @@ def _context_length(config: EngineConfig) -> int | None:
     directories = [config.path]
     if isinstance(config.tokenizer, (str, os.PathLike)):
         # A prepared engine names no context; the directory of its tokenizer may.
-        directories.append(Path(config.tokenizer).expanduser())
+        directories.append(Path(os.path.expanduser(config.tokenizer)))
     for directory in directories:
         with contextlib.suppress(ModelError):
             return model_positions(directory)

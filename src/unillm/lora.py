@@ -123,7 +123,7 @@ class KnownAdapters:
         """
         if request in self._checked:
             return self._checked[request]
-        path = Path(request.lora_path).expanduser()
+        path = Path(os.path.expanduser(request.lora_path))
         check_adapter(request, path, max_rank=self._max_rank)
         found = attrs.evolve(request, lora_path=str(path.resolve()))
         first = self._by_id.setdefault(request.lora_int_id, found)

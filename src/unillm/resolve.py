@@ -150,7 +150,7 @@ def is_local(model: object) -> bool:
     if not isinstance(model, (str, os.PathLike)):
         return False  # `configure` refuses it
     try:
-        return os.fspath(model) in BUNDLED or Path(model).expanduser().is_dir()
+        return os.fspath(model) in BUNDLED or Path(os.path.expanduser(model)).is_dir()
     except OSError:  # no name of a file, as `find_model` says
         return False
 

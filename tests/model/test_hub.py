@@ -267,3 +267,8 @@ def test_a_gguf_file_and_a_folder_of_them_are_refused(tmp_path):
 def test_a_directory_has_no_revisions(model, tmp_path):
     with pytest.raises(ConfigError, match="Leave revision out"):
         find_model(model.format(path=tmp_path), revision="main")
+
+
+def test_the_home_of_no_user_is_no_model():
+    with pytest.raises(ModelNotFoundError, match="~no-such-user/model"):
+        find_model("~no-such-user/model")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scheduled import run_scheduler, runs_of, slot_scheduler
-from strategies import END, Job, traffic
+from strategies import END, SEEDED, Job, traffic
 
 from unillm.engines.base import EngineOutput
 from unillm.engines.batches import BatchTraits, PromptWork
@@ -20,7 +20,7 @@ from unillm.testing.scripted import ScriptedSlotEngine
 
 pytestmark = pytest.mark.property
 
-BOUND = {"max_tokens": "counts from the run"}
+BOUND = {"seed": "the engine's generator starts anew"}
 
 
 @attrs.frozen
@@ -281,6 +281,7 @@ def test_the_counters_of_runs_add_up(jobs, setting):
 
 @given(traffic(), RUNS)
 def test_a_bound_request_is_in_one_run(jobs, setting):
+    jobs = [attrs.evolve(job, params=SEEDED) for job in jobs]
     traits = attrs.evolve(setting.traits, run_bound_fields=BOUND)
     served = serve(jobs, attrs.evolve(setting, traits=traits))
 

@@ -55,7 +55,7 @@ def cache_folder() -> Path:
     given = os.environ.get(CACHE_VARIABLE)
     try:
         if given:
-            return Path(given).expanduser().absolute()
+            return Path(os.path.expanduser(given)).absolute()
         base = Path(os.environ.get("XDG_CACHE_HOME", ""))
         return (base if base.is_absolute() else Path.home() / ".cache") / "unillm"
     except RuntimeError as error:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -76,7 +77,7 @@ def _refuse_text(name: str, rest: str) -> None:
 def _path(rest: str, conversation: Conversation, name: str) -> Path:
     """Return the file that a command names, or else that of the conversation."""
     if rest:
-        return Path(rest).expanduser()
+        return Path(os.path.expanduser(rest))
     if conversation.file is None:
         raise ConfigError(f"{name} takes a file: {name} FILE")
     return conversation.file

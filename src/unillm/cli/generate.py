@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -153,7 +154,7 @@ def generate(
 
 
 def _is_one_file(file: str, output: Path) -> bool:
-    path, output = Path(file).expanduser(), output.expanduser()
+    path, output = Path(os.path.expanduser(file)), Path(os.path.expanduser(output))
     return path.is_file() and output.is_file() and path.samefile(output)
 
 

@@ -211,5 +211,5 @@ def _without_secrets(name: str, value: str) -> str:
 
 def _short(path: str | os.PathLike[str]) -> str:
     """Return a text in which the user's home is ``~``: it has the user's name."""
-    home = os.path.expanduser("~")  # noqa: PTH111 - the same without a home
+    home = os.path.expanduser("~")
     return os.fspath(path).replace(home, "~") if home not in ("~", "/") else str(path)

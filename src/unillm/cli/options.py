@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -318,7 +319,7 @@ def adapter_of(given: Constraint, engine: Engine) -> unillm.LoRARequest | None:
     if "lora" not in given:
         return None
     engine.setdefault("enable_lora", True)
-    path = Path(given["lora"]).expanduser()
+    path = Path(os.path.expanduser(given["lora"]))
     return unillm.LoRARequest(path.name or "adapter", 1, str(path.absolute()))
 
 

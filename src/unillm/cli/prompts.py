@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -122,7 +123,7 @@ def open_prompts(
             "There is no prompt. Give one as an argument, a file with --file, or pipe "
             'text in: unillm generate "Count from 3 to 9:"'
         )
-    path = None if file in (STDIN, None) else Path(str(file)).expanduser()
+    path = None if file in (STDIN, None) else Path(os.path.expanduser(str(file)))
     prompts = _prompts(path, input_format, bodies)
     first = next(prompts, None)
     if first is None:
@@ -138,7 +139,7 @@ def count_prompts(arguments: Sequence[str], file: str | None) -> int | None:
         return None
     from ..jobs.files import read_lines
 
-    path = Path(str(file)).expanduser()
+    path = Path(os.path.expanduser(str(file)))
     return sum(1 for _ in read_lines(path)) if path.is_file() else None
 
 

@@ -58,8 +58,9 @@ def to_file(path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
+    path = Path(os.path.expanduser(path))
     try:
-        stream = path.expanduser().open("w", encoding="utf-8")
+        stream = path.open("w", encoding="utf-8")
     except OSError as error:
         raise ConfigError(
             f"--output {path} cannot be written: {error.strerror or error}."

@@ -9,6 +9,7 @@ that are not safetensors are refused.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -132,7 +133,7 @@ def load_engine(
     if enable_lora:
         require_peft()
     target = _find_device(device)
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     declared = read_config(path)
     config = _check_config(path, declared, trust_remote_code=trust_remote_code)
     method = method_of(declared)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import glob
 import gzip
 import io
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ def find_files(patterns: Sequence[str]) -> list[Path]:
     """
     found: list[Path] = []
     for pattern in patterns:
-        path = Path(pattern).expanduser()
+        path = Path(os.path.expanduser(pattern))
         if path.is_file():
             found.append(path)
             continue

@@ -382,7 +382,7 @@ def _digests(source: Any) -> dict[str, str]:
     """Return the digests of a model, an adapter or a tokenizer; none of an object."""
     if not isinstance(source, (str, os.PathLike)):
         return {}
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.is_dir():
         return ArtifactFolder().digest_model(path, _MODEL_FILES)
     return {path.name: digest_file(path)} if path.is_file() else {}

@@ -41,7 +41,7 @@ def find_model(
     if name in BUNDLED:
         _refuse_revision(name, revision)
         return BUNDLED[name]
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     try:
         path.stat()
     except FileNotFoundError:

@@ -55,7 +55,7 @@ def interpreter(python: str | os.PathLike[str]) -> str:
         ConfigError: No file can have the name.
     """
     try:
-        path = Path(python).expanduser()
+        path = Path(os.path.expanduser(python))
         return str(path / "bin" / "python" if path.is_dir() else path)
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(

@@ -139,7 +139,8 @@ def params_of_each(
     Raises:
         InvalidParameterError: The iterable has fewer params than there are prompts.
     """
-    if isinstance(params, (str, bytes, Mapping)) or not isinstance(params, Iterable):
+    one = isinstance(params, (str, bytes, Mapping)) or not isinstance(params, Iterable)
+    if one or getattr(params, "ndim", 1) == 0:  # an array of one value
         while True:
             yield params
     count = 0

@@ -54,7 +54,7 @@ def describe_tokenizer(source: Any, *, trust_remote_code: bool = False) -> Token
         ModelError: As for `load_tokenizer`.
     """
     if isinstance(source, (str, os.PathLike)):
-        path = Path(source).expanduser()
+        path = Path(os.path.expanduser(source))
         if (path / _CONFIG).is_file() and (path / _FILE).is_file():
             check_text_files(path)
             check_tokenizer_config(path)

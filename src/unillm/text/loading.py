@@ -125,7 +125,7 @@ def read_model_text(
     """
     beside = None
     if isinstance(tokenizer, (str, os.PathLike)):
-        beside = Path(tokenizer).expanduser()
+        beside = Path(os.path.expanduser(tokenizer))
     generation_config = read_json(path, "generation_config.json")
     if generation_config is None and beside is not None:
         generation_config = read_json(beside, "generation_config.json")
@@ -179,7 +179,7 @@ def load_tokenizer(source: Any, *, trust_remote_code: bool = False) -> Tokenizer
         return source
     if not isinstance(source, (str, os.PathLike)):
         return _wrap(source)
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.is_dir():
         return _load_directory(path, trust_remote_code=trust_remote_code)
     if path.is_file():

@@ -450,7 +450,7 @@ def _template_text(template: str | None) -> str | None:
     """
     if not isinstance(template, str) or any(each in template for each in "{}\n"):
         return template
-    path = Path(template).expanduser()
+    path = Path(os.path.expanduser(template))
     try:
         is_file = path.is_file()
     except OSError:  # the text is too long for a name, for example
