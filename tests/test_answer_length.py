@@ -188,6 +188,18 @@ def test_llm_keeps_the_16_tokens_of_vllm_and_says_so(bare, params, length):
     assert [warning.filename for warning in warned] == [__file__]
 
 
+def test_llm_keeps_them_beside_a_least_length_of_the_model(tmp_path):
+    model = model_in(tmp_path, {"min_new_tokens": 3})
+
+    with (
+        LLM(model, backend="endless") as llm,
+        pytest.warns(SamplingParamsWarning, match="16 new tokens"),
+    ):
+        [output] = llm.generate(PROMPT, use_tqdm=False)
+
+    assert length_of(output) == (16, "length")
+
+
 def test_llm_takes_none_for_the_whole_context(bare):
     with LLM(bare, backend="endless") as llm, warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -224,8 +224,10 @@ def _field(name: str) -> _Reading:
 
 
 def _min_new_tokens(params: SamplingParams, value: Any) -> dict[str, Any]:
+    if params.max_tokens is None:  # which may mean that none is set
+        return {"min_tokens": value}
     # The maximum of *base* gives way; one of the file comes later and does not.
-    longest = params.max_tokens and max(params.max_tokens, as_integer(value))
+    longest = max(params.max_tokens, as_integer(value))
     return {"min_tokens": value, "max_tokens": longest}
 
 
