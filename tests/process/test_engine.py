@@ -101,6 +101,14 @@ def test_numbers_beyond_64_bits_are_as_good_as_no_limit():
     assert crossed.params.max_tokens == crossed.priority == 2**63 - 1
 
 
+@pytest.mark.parametrize("value", [object(), [object()], 2**70, "\ud800"], ids=str)
+def test_an_extra_argument_that_is_no_plain_data_is_refused(value):
+    odd = SamplingParams(extra_args={"x": value})
+
+    with pytest.raises(InvalidParameterError, match="cannot be sent"):
+        values.encode_request(request(params=odd))
+
+
 def test_a_text_that_no_encoding_writes_is_refused():
     odd = SamplingParams(structured_outputs=StructuredOutputs(regex="\ud800"))
 

@@ -51,7 +51,7 @@ def encode_request(request: EngineRequest) -> Raw:
     """Return a request as bytes, its grammar left out.
 
     Raises:
-        InvalidParameterError: A text of it cannot be encoded.
+        InvalidParameterError: A value of it cannot be encoded.
     """
     lora, salt = request.lora_request, request.cache_salt
     message = Request(
@@ -90,7 +90,7 @@ def _encode_params(params: SamplingParams) -> bytes:
 def _encoded(message: Any) -> bytes:
     try:
         return ENCODER.encode(message)
-    except (UnicodeEncodeError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidParameterError(
             f"The request cannot be sent to the engine's process: {error}.",
             parameter="params",
