@@ -12,6 +12,7 @@ import pytest
 
 from unillm import Generator
 from unillm.errors import ConfigError, UnknownArgumentError
+from unillm.phases import listening
 from unillm.runtime.arguments import GeneratorOptions
 from unillm.testing.backends import ScriptedBackend, plugged
 from unillm.testing.scripted import ScriptedEngine
@@ -73,6 +74,20 @@ def test_a_cancelled_task_leaves_no_engine(loading):
     may_load.set()
 
     assert SlowEngine.closed.wait(20)
+
+
+def test_the_callers_context_hears_the_phases(loading):
+    loading[1].set()
+    heard = []
+
+    async def run():
+        with listening(lambda status: heard.append(status.name)):
+            generator = await create()
+        generator.close()
+
+    asyncio.run(run())
+
+    assert "reading the tokenizer" in heard
 
 
 def test_errors_are_those_of_the_class():
