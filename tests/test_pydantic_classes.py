@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, Literal, Optional, Union
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unillm import StructuredOutputs
+from unillm.errors import InvalidParameterError
 from unillm.model.find import find_model
 from unillm.structured_outputs import closed
 from unillm.text.grammar import GrammarCompiler
@@ -105,10 +107,19 @@ def test_a_schema_means_what_it_says(schema):
     assert "additionalProperties" not in structure.json
 
 
-def test_the_parts_of_all_of_stay_open():
-    parts = [{"properties": {"a": {}}}, {"properties": {"b": {}}}]
+@pytest.mark.parametrize("beside", [{}, {"properties": {"c": {}}}])
+def test_an_all_of_and_its_parts_stay_open(beside):
+    schema = {"allOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}], **beside}
 
-    assert closed({"allOf": parts}) == {"allOf": parts}
+    assert closed(schema) == schema
+
+
+def test_a_class_without_a_schema_is_refused():
+    class Calls(pydantic.BaseModel):
+        call: Callable[[int], int]
+
+    with pytest.raises(InvalidParameterError, match="CallableSchema"):
+        StructuredOutputs(json=Calls)
 
 
 @given(

@@ -38,8 +38,8 @@ _NAMES = frozenset(
 def closed(schema: Any) -> Any:
     """Return a schema whose objects have the properties alone that it names.
 
-    An object that says itself which others it has keeps that, and so do the parts of an
-    ``allOf``: each would forbid the properties of the others.
+    An object that says itself which others it has keeps that. So does one with an
+    ``allOf``, and its parts: each would forbid the properties of the others.
     """
     if isinstance(schema, list):
         return [closed(each) for each in schema]
@@ -53,7 +53,7 @@ def closed(schema: Any) -> Any:
         else closed(value)
         for key, value in schema.items()
     }
-    if found.keys() & {"patternProperties", "properties"}:
+    if found.keys() & {"patternProperties", "properties"} and "allOf" not in found:
         found.setdefault("additionalProperties", False)
     return found
 
@@ -86,7 +86,7 @@ def _as_schema(
             value = _json.loads(value)
         if isinstance(value, Mapping):
             return _json.dumps(dict(value), allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidParameterError(
             f"json must be {expected}: {type(error).__name__}: {error}.",
             parameter="json",
