@@ -8,9 +8,9 @@ The contract shows that they return what calls outside of a loop return.
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
+from idle import wait_until_idle
 
 from unillm import Generator, SamplingParams
 from unillm.errors import InvalidPromptError, RequestCancelledError, RequestsFailedError
@@ -24,13 +24,6 @@ COUNT = "Count from 3 to 9:"
 def generator():
     with Generator("unillm/tiny", max_num_seqs=4) as generator:
         yield generator
-
-
-def wait_until_idle(generator: Generator) -> None:
-    until = time.monotonic() + 10
-    while generator.stats()["engine"]["running"] or generator.stats()["queued"]:
-        assert time.monotonic() < until, generator.stats()
-        time.sleep(0.005)
 
 
 def test_a_handle_can_be_awaited(generator):

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 
+import numpy as np
 import pytest
+from idle import wait_until_idle
 
 from unillm import Generator, SamplingParams
 from unillm.errors import (
@@ -37,6 +38,15 @@ def make_engine(config):
     return ScriptedEngine(script, max_model_len=100_000, vocab_size=512, max_num_seqs=4)
 
 
+class Table:
+    """An iterable of the names of its columns, as pandas has it."""
+
+    columns = ("a", "b")
+
+    def __iter__(self):
+        return iter(self.columns)
+
+
 @pytest.fixture
 def generator():
     with (
@@ -48,13 +58,6 @@ def generator():
 
 def lengths(outputs):
     return [len(output.token_ids) for output in outputs]
-
-
-def wait_until_idle(generator):
-    until = time.monotonic() + 10
-    while generator.stats()["live"] or generator.stats()["queued"]:
-        assert time.monotonic() < until, generator.stats()
-        time.sleep(0.002)
 
 
 def test_outputs_come_in_the_order_of_the_prompts(generator):
@@ -147,7 +150,9 @@ def test_fewer_params_than_prompts_are_an_error(generator):
         list(outputs)
 
 
-@pytest.mark.parametrize("prompt", [[3], "abc", {"prompt_token_ids": [3]}])
+@pytest.mark.parametrize(
+    "prompt", [[3], "abc", {"prompt_token_ids": [3]}, np.array([3, 4])], ids=str
+)
 def test_one_prompt_is_one_prompt(generator, prompt):
     params = SamplingParams(max_tokens=2)
 
@@ -158,6 +163,11 @@ def test_one_prompt_is_one_prompt(generator, prompt):
     ("arguments", "error"),
     [
         ({"prompts": 5}, PromptTypeError),
+        ({"prompts": Table()}, PromptTypeError),
+        ({"prompts": [], "params": {"top_k": 1}}, InvalidParameterError),
+        ({"prompts": [], "lora_request": "name"}, InvalidParameterError),
+        ({"prompts": [], "priority": "high"}, InvalidParameterError),
+        ({"prompts": [], "timeout_s": -1}, InvalidParameterError),
         ({"prompts": [], "max_pending": 0}, InvalidParameterError),
         ({"prompts": [], "max_pending": "5"}, InvalidParameterError),
         ({"prompts": [], "on_error": "ignore"}, ConfigError),

@@ -7,10 +7,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
-import time
 from contextlib import aclosing, closing
 
 import pytest
+from idle import wait_until_idle
 
 from unillm import Generator, SamplingParams
 from unillm.errors import (
@@ -40,13 +40,6 @@ def generator():
         Generator("unillm/tiny", backend="endless", max_queued_requests=4) as generator,
     ):
         yield generator
-
-
-def wait_until_idle(generator):
-    until = time.monotonic() + 10
-    while generator.stats()["live"] or generator.stats()["queued"]:
-        assert time.monotonic() < until, generator.stats()
-        time.sleep(0.002)
 
 
 STREAMS = {

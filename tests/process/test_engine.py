@@ -102,7 +102,7 @@ def test_numbers_beyond_64_bits_are_as_good_as_no_limit():
 
 
 @pytest.mark.parametrize("value", [object(), [object()], 2**70, "\ud800"], ids=str)
-def test_an_extra_argument_that_is_no_plain_data_is_refused(value):
+def test_an_extra_argument_that_cannot_be_sent_is_refused(value):
     odd = SamplingParams(extra_args={"x": value})
 
     with pytest.raises(InvalidParameterError, match="cannot be sent"):

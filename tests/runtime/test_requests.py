@@ -7,6 +7,7 @@ from __future__ import annotations
 from functools import partial
 
 import attrs
+import numpy as np
 import pytest
 
 from unillm import LoRARequest, SamplingParams
@@ -282,6 +283,32 @@ def test_labels_are_refused_by_an_engine_that_returns_only_the_best(maker_for):
     assert (request.params.logprobs, request.params.logprob_token_ids) == (-1, None)
     with pytest.raises(UnsupportedParameterError, match="most probable tokens alone"):
         limited.make("a", labels)
+
+
+@pytest.mark.parametrize("missing", ["logprobs", "logprobs.top"])
+def test_labels_are_refused_by_their_own_name(maker_for, missing):
+    able = Capabilities.native("temperature", "logprobs")
+    refused = able.refined(Capabilities(fields={missing: UNSUPPORTED}))
+    maker = attrs.evolve(maker_for(), capabilities=refused)
+
+    with pytest.raises(
+        UnsupportedParameterError, match=r"logprob_token_ids=\[5, 7\].* it only echoes"
+    ) as caught:
+        maker.make("a", SamplingParams(logprob_token_ids=[5, 7]))
+    assert caught.value.parameter == "logprob_token_ids"
+
+
+def test_extra_arguments_need_not_compare(maker_for):
+    maker = attrs.evolve(
+        maker_for(), capabilities=Capabilities.native("extra_args", "temperature")
+    )
+    arrays = [np.array([1, 2]), np.array([1, 3])]
+
+    handles = [maker.make("a", SamplingParams(extra_args={"x": a})) for a in arrays]
+
+    for handle, array in zip(handles, arrays, strict=True):
+        [request] = requests_of(handle)
+        assert request.params.extra_args["x"] is array
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLING_FIELDS - ALWAYS))

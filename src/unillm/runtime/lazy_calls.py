@@ -9,6 +9,7 @@ others.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from queue import Empty, SimpleQueue
@@ -16,7 +17,6 @@ from typing import Any
 
 from ..errors import InvalidParameterError, RequestError, UnillmError
 from ..outputs import RequestOutput
-from ..params import SamplingParams
 from .arguments import OnError
 from .calls import outcome_of
 from .cut_notice import CutNotice
@@ -131,18 +131,20 @@ def _leave(entries: Iterable[RequestHandle | Exception]) -> None:
             entry.leave()
 
 
-def params_of_each(
-    params: SamplingParams | Iterable[SamplingParams] | None,
-) -> Iterator[Any]:
+def are_for_all(params: Any) -> bool:
+    """Whether params are those of all prompts, and no iterable with one for each."""
+    one = isinstance(params, (str, bytes, Mapping)) or not isinstance(params, Iterable)
+    return one or getattr(params, "ndim", 1) == 0  # an array of one value
+
+
+def params_of_each(params: Any) -> Iterator[Any]:
     """Yield the params of each prompt: the same ones, or those of an iterable.
 
     Raises:
         InvalidParameterError: The iterable has fewer params than there are prompts.
     """
-    one = isinstance(params, (str, bytes, Mapping)) or not isinstance(params, Iterable)
-    if one or getattr(params, "ndim", 1) == 0:  # an array of one value
-        while True:
-            yield params
+    if are_for_all(params):
+        yield from itertools.repeat(params)
     count = 0
     for count, own in enumerate(params, 1):  # noqa: B007 - the message has it
         yield own

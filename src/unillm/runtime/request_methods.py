@@ -15,13 +15,14 @@ from ..fields import as_positive
 from ..lora import LoRARequest
 from ..outputs import RequestOutput
 from ..params import SamplingParams
+from ..text.containers import is_lazy
 from ..text.prompts import Conversation, PromptType, as_prompts
 from .arguments import LazyOptions, OnError
 from .calls import check_on_error
 from .chat_prompts import ChatPrompt, template_of
 from .driver import CLOSED, Driver
 from .handle import RequestHandle
-from .lazy_calls import LazyCall, params_of_each
+from .lazy_calls import LazyCall
 from .streams import AsyncDeltaStream, DeltaStream
 from .text_methods import TextMethods
 
@@ -307,16 +308,15 @@ class RequestMethods(TextMethods):
         check_on_error(on_error)
         if max_pending is None:
             max_pending = max(_MIN_PENDING, 4 * self._requests.limits.max_num_seqs)
-        if not isinstance(prompts, Iterable) or isinstance(
-            prompts, (str, Mapping, Sequence)
-        ):
-            prompts = as_prompts(prompts)
-        make = self._requests.make
+        makers = self._requests.lazy_makers(
+            prompts if is_lazy(prompts) else as_prompts(prompts),
+            params,
+            lora_request,
+            priority,
+            timeout_s,
+        )
         return LazyCall(
-            (
-                partial(make, prompt, own, lora_request, priority, timeout_s)
-                for prompt, own in zip(prompts, params_of_each(params), strict=False)
-            ),
+            makers,
             submit=partial(driver.submit, block=True),
             notice=self._notice,
             max_pending=as_positive("max_pending", max_pending),

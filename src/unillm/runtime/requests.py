@@ -45,6 +45,7 @@ from .arguments import ParamsLike, PriorityLike
 from .chat_prompts import CHAT_OPTIONS, ChatPrompt
 from .completion import Completion
 from .handle import RequestHandle
+from .lazy_calls import are_for_all, params_of_each
 from .owner import Owner
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ class RequestMaker:
             InvalidParameterError: A value for all prompts is invalid, or a list has
                 more or fewer entries than there are prompts.
         """
+        self._deadline(timeout_s)
         count = len(prompts)
         shared = not isinstance(params, (list, tuple))
 
@@ -147,6 +149,31 @@ class RequestMaker:
             strict=True,
         )
         return (partial(make, *one) for one in each)
+
+    def lazy_makers(
+        self,
+        prompts: Iterable[Any],
+        params: SamplingParams | Iterable[SamplingParams] | None,
+        lora_request: LoRARequest | None,
+        priority: int,
+        timeout_s: float | None,
+    ) -> Iterator[Callable[[], RequestHandle]]:
+        """Return the same for prompts that are read one by one.
+
+        Raises:
+            InvalidParameterError: A value for all prompts is invalid; or, while
+                iterating, there are fewer params than prompts.
+        """
+        if are_for_all(params):
+            self._copied_or_default(params)
+        as_adapter(lora_request)
+        _as_priority(priority)
+        self._deadline(timeout_s)
+        each = zip(prompts, params_of_each(params), strict=False)
+        return (
+            partial(self.make, prompt, own, lora_request, priority, timeout_s)
+            for prompt, own in each
+        )
 
     def make(
         self,
@@ -184,7 +211,7 @@ class RequestMaker:
         computed = params  # by the engine
         if labels is not None:
             computed = attrs.evolve(params, logprobs=-1, logprob_token_ids=None)
-        self._check_supported(computed)
+        self._check_supported(computed, labels)
         self._check_feature("extra_args", params.extra_args)
         self._check_feature("cache_salt", prompt.cache_salt)
         adapter = lora_request and self._check_adapter(lora_request)
@@ -279,7 +306,8 @@ class RequestMaker:
                 value=params,
             )
         copy = self._last_copy  # another thread may replace it meanwhile
-        if params != copy:
+        # Values of `extra_args` are of any kind, which may not compare.
+        if params.extra_args is not None or params != copy:
             self._last_copy = copy = attrs.evolve(params)
         return copy
 
@@ -305,7 +333,7 @@ class RequestMaker:
         labels = params.logprob_token_ids
         if labels is not None and own is not None:
             reason = ": its engine returns those of the most probable tokens alone"
-            raise self._cannot("logprob_token_ids", labels, reason)
+            raise self._cannot("logprob_token_ids", labels, reason, "logprobs.top")
         for name in ("logprobs", "prompt_logprobs"):
             asked = getattr(params, name) or 0
             if own is not None and (asked == -1 or asked > own):
@@ -319,14 +347,16 @@ class RequestMaker:
                     value=asked,
                 )
 
-    def _check_supported(self, params: SamplingParams) -> None:
+    def _check_supported(
+        self, params: SamplingParams, labels: Sequence[int] | None
+    ) -> None:
         for name, capability in self._unsupported.items():
             if name in _OF_DRAWS and params.greedy:
                 continue
             # Every temperature but 0 draws, its default too.
             if name == "temperature" or not params.is_default(name):
-                value = getattr(params, name)
-                raise self._cannot(name, value, f": {capability.reason}")
+                asked = _asked(name, params, labels)
+                raise self._cannot(*asked, f": {capability.reason}", name)
 
     def _check_aspects(self, request: EngineRequest) -> None:
         for aspect in aspects_of(request, vocab_size=self.limits.vocab_size):
@@ -334,8 +364,9 @@ class RequestMaker:
             if capability.support is not Support.UNSUPPORTED:
                 continue
             name = aspect.partition(".")[0]
+            asked = _asked(name, request.params, request.logprob_token_ids)
             reason = f" here, {ASPECTS[aspect]}: {capability.reason}"
-            raise self._cannot(name, getattr(request.params, name), reason, aspect)
+            raise self._cannot(*asked, reason, aspect)
 
     def _check_adapter(self, lora_request: LoRARequest) -> LoRARequest:
         """Return the adapter as an engine takes it."""
@@ -399,6 +430,15 @@ class RequestMaker:
         timeout_s = self.timeout_s if timeout_s is None else timeout_s
         seconds = as_seconds("timeout_s", timeout_s, positive=True)
         return None if seconds is None else self.clock() + seconds
+
+
+def _asked(
+    name: str, params: SamplingParams, labels: Sequence[int] | None
+) -> tuple[str, Any]:
+    """Return a field as the caller asked for it, and its value."""
+    if name == "logprobs" and labels is not None:
+        return "logprob_token_ids", list(labels)
+    return name, getattr(params, name)
 
 
 def _completions_of(first: EngineRequest) -> Iterable[EngineRequest]:

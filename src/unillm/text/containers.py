@@ -7,6 +7,7 @@ None of them is imported: an object is known by the method that makes a list of 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _MAKE_LIST = ("to_pylist", "tolist", "to_list")
@@ -16,6 +17,16 @@ _MAKE_LIST = ("to_pylist", "tolist", "to_list")
 def is_container(item: Any) -> bool:
     """Whether *item* is an array or a column, with any number of dimensions."""
     return _maker(item) is not None
+
+
+def is_lazy(prompts: Any) -> bool:
+    """Whether an argument is an iterable of prompts to be read one by one.
+
+    A prompt, a list, an array, a column and a table are none; `as_prompts` takes them.
+    """
+    whole = isinstance(prompts, (str, bytes, Mapping, Sequence))
+    whole = whole or is_container(prompts) or hasattr(prompts, "columns")
+    return isinstance(prompts, Iterable) and not whole
 
 
 def as_list(item: Any) -> list[Any]:
