@@ -269,6 +269,6 @@ def test_a_directory_has_no_revisions(model, tmp_path):
         find_model(model.format(path=tmp_path), revision="main")
 
 
-def test_the_home_of_no_user_is_no_model():
+def test_the_home_of_no_user_is_not_a_model():
     with pytest.raises(ModelNotFoundError, match="~no-such-user/model"):
         find_model("~no-such-user/model")
