@@ -219,13 +219,15 @@ def test_a_saved_conversation_is_loaded_and_is_a_line_of_generate(talk, fake, tm
     [
         (None, "No such file"),
         ("{", "cannot be loaded"),
+        ("[" * 100_000, "cannot be loaded"),
+        ('{"messages": [{"role": "system", "content": 5}]}', "texts of user"),
         ('{"messages": [1]}', "cannot be loaded"),
         (
             '{"messages": [{"role": "user", "content": "a"}]}',
             "must take turns, got user",
         ),
     ],
-    ids=["no file", "no JSON", "no messages", "no answer"],
+    ids=["no file", "no JSON", "deep", "no text", "no messages", "no answer"],
 )
 def test_what_cannot_be_loaded_changes_nothing(content, says, talk, fake, tmp_path):
     file = tmp_path / "talk.jsonl"

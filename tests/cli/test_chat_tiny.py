@@ -104,6 +104,7 @@ def test_ctrl_c_stops_the_answer_and_the_next_chat_has_the_messages(chat, tmp_pa
     assert again.end() == 0
     history = tmp_path / "unillm" / "chat-history"
     assert stat.S_IMODE(history.stat().st_mode) == 0o600
+    assert stat.S_IMODE(history.parent.stat().st_mode) == 0o700
 
 
 # ---------------------------------------------------------------------------- a pipe

@@ -54,6 +54,29 @@ def test_an_error_is_one_message_and_its_code(error, code, fake, cli, monkeypatc
 
 @pytest.mark.parametrize(
     "args",
+    [
+        ["generate", "--file", "~no-one/x"],
+        ["generate", "a", "--output", "~no-one/x"],
+        ["generate", "a", "--model", "~no-one/x"],
+        ["generate", "a", "--tokenizer", "~no-one/x"],
+        ["generate", "a", "--lora", "~no-one/x"],
+        ["batch", "~no-one/x", "--model", "unillm/tiny", "-o", "out.jsonl"],
+        ["inspect", "~no-one/x"],
+    ],
+    ids=lambda args: " ".join(args[:3]),
+)
+def test_the_home_of_an_unknown_user_is_a_path_that_does_not_exist(
+    args, cli, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    result = cli(*args)
+
+    assert "~no-one/x" in result.stderr
+    assert result.exit_code in (ExitCode.USAGE, ExitCode.MODEL)
+
+
+@pytest.mark.parametrize(
+    "args",
     [["--debug", "generate", "bad"], ["generate", "--debug", "bad"]],
     ids=["before the command", "after it"],
 )

@@ -222,20 +222,27 @@ class Conversation:
             found = json.loads(path.read_text("utf-8"))
             messages = found["messages"] if isinstance(found, dict) else found
             turns = [(each["role"], each["content"]) for each in messages]
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            RecursionError,
+        ) as error:
             raise ConfigError(
                 f"{path} cannot be loaded: {error}. /save writes such a file, a JSON "
                 'object with "messages".'
             ) from error
+        are_texts = all(isinstance(text, str) for _, text in turns)
+        given = ", ".join(str(role) for role, _ in turns)
         system = None
         if turns and turns[0][0] == "system":
             (_, system), *turns = turns
         roles = [str(role) for role, _ in turns]
-        in_turns = ["user", "assistant"] * (len(turns) // 2)
-        if roles != in_turns or not all(isinstance(text, str) for _, text in turns):
+        if roles != ["user", "assistant"] * (len(turns) // 2) or not are_texts:
             raise ConfigError(
                 f"{path} cannot be loaded: after a system message, texts of user and "
-                f"assistant must take turns, got {', '.join(roles)}."
+                f"assistant must take turns, got {given}."
             )
         self.system = system
         self.history = [{"role": role, "content": text} for role, text in turns]

@@ -68,7 +68,7 @@ def _history() -> History:
     path = history_file()
     if path is not None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.close(os.open(path, os.O_CREAT | os.O_APPEND | os.O_RDWR, 0o600))
         except OSError:
             path = None
