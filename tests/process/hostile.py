@@ -27,7 +27,7 @@ def message(value):
 
 
 HELLO = message(Hello(protocol=PROTOCOL, unillm="0", python="3"))
-READY = message(Ready(limits=(512, 4, None, 512), capabilities={}))
+READY = message(Ready(limits=(512, 4, None, 512, None), capabilities={}))
 
 
 def write(data, number=WORK):

@@ -30,6 +30,7 @@ from unillm.errors import (
 from unillm.process import channel, host, peer
 from unillm.process import engine as engines
 from unillm.process.channel import Channel, ProtocolError
+from unillm.process.messages import PROTOCOL
 from unillm.runtime import driver
 
 HERE = Path(__file__).parent
@@ -312,7 +313,7 @@ def _children(pid):
     ("kind", "words"),
     [
         ("garbage", "does not speak unillm's protocol: it announced"),
-        ("old", r"has unillm 9\.9 \(protocol 2\), and this program has unillm"),
+        ("old", rf"has unillm 9\.9 \(protocol {PROTOCOL + 1}\), and this program has"),
         ("silent", "does not speak unillm's protocol: no message within 2 s"),
         ("other", "began with Bye instead of Hello"),
     ],
