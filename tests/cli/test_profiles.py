@@ -85,9 +85,10 @@ def test_an_option_of_other_commands_is_left_out(settings, cli, fake):
     [
         ({"profiles": {"big": {}}}, ["--profile", "bog"], "Did you mean 'big'"),
         ({"defaults": {"temprature": 1}}, [], "Did you mean 'temperature'"),
+        ({"defaults": {"top_k": "x"}}, [], "has \"x\" for 'top_k'"),
         ({"profile": {}}, ["--profile", "big"], "unknown field"),
     ],
-    ids=["profile", "option", "file"],
+    ids=["profile", "option", "value", "file"],
 )
 def test_a_mistake_is_named_before_a_model_is_loaded(
     content, args, says, settings, cli, fake

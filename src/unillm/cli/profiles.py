@@ -21,6 +21,7 @@ from .reporting import SAID, say_warning
 VARIABLE = "UNILLM_PROFILE"
 """Environment variable with the profile of commands that name none."""
 
+_HINT = "the settings file"
 _NOT_IN_A_FILE = {"debug", "help", "profile"}
 _PAIRS = {"KEY=VALUE", "NAME=PATH"}
 """Metavars of options that take pairs, which a file writes as an object."""
@@ -48,10 +49,11 @@ def use_settings(context: typer.Context, profile: str | None) -> str | None:
     for name in given.keys() - everywhere:
         raise typer.BadParameter(
             f"{settings_file()} has the option {name!r}, which no command has."
-            f"{nearest_name(name, everywhere)}"
+            f"{nearest_name(name, everywhere)}",
+            param_hint=_HINT,
         )
     context.default_map = {
-        own[name].name: _as_given(own[name], value)
+        own[name].name: _checked(context, own[name], name, value)
         for name, value in given.items()
         if name in own and value is not None
     }
@@ -104,6 +106,23 @@ def _names(command: Any) -> Iterator[tuple[str, Any]]:
             is_long = flag.startswith("--") or name == "model"
             if is_long and name not in _NOT_IN_A_FILE:
                 yield name, parameter
+
+
+def _checked(context: typer.Context, parameter: Any, name: str, value: Any) -> Any:
+    """Return a value of the file as the command line would give it, if it can be one.
+
+    Raises:
+        typer.BadParameter: It cannot; Typer's own error would not name the file.
+    """
+    given = _as_given(parameter, value)
+    try:
+        parameter.process_value(context, given)
+    except typer.BadParameter as error:
+        raise typer.BadParameter(
+            f"{settings_file()} has {json.dumps(value)} for {name!r}: {error.message}",
+            param_hint=_HINT,
+        ) from error
+    return given
 
 
 def _as_given(parameter: Any, value: Any) -> Any:
