@@ -20,30 +20,39 @@ from unillm.testing.randomised.frequencies import (
 PARAMS = SamplingParams(temperature=1.0)
 SHAPES = {
     "flat": np.full(25, 1 / 25),
-    "one probable token": np.array([0.5] + [0.02] * 25),
-    "two probable tokens": np.array([0.4, 0.3] + [0.02] * 15),
+    "one probable token": np.array([0.02] * 15 + [0.5] + [0.02] * 10),
+    "two probable tokens": np.array([0.02] * 5 + [0.4] + [0.01, 0.03] * 5 + [0.3]),
 }
 
 
-def frequencies(shapes, number, *, completions=300, tokens=20):
-    """Count the draws of an engine, which takes *number* of a seed and a position."""
+def draw(seed, position, token_id, probabilities):
+    request = SimpleNamespace(
+        seed=seed, request_id=str(seed), params=PARAMS, bad_words_token_ids=()
+    )
+    return SimpleNamespace(
+        request=request,
+        position=position,
+        token_id=token_id,
+        probabilities=probabilities,
+    )
+
+
+def frequencies(shapes, number, order="id", *, completions=300, tokens=20):
+    """Count the draws of an engine.
+
+    It looks up the *number* of a seed and a position in the sum of the probabilities.
+    """
     found = Frequencies()
     for index in range(completions):
         seed = 3 * (index // 2) + index % 2  # neighbours in pairs
-        request = SimpleNamespace(
-            seed=seed, request_id=str(index), params=PARAMS, bad_words_token_ids=()
-        )
         for position in range(tokens):
             probabilities = shapes[(index + position) % len(shapes)]
-            place = np.searchsorted(np.cumsum(probabilities), number(seed, position))
-            found.add(
-                SimpleNamespace(
-                    request=request,
-                    position=position,
-                    token_id=min(int(place), len(probabilities) - 1),
-                    probabilities=probabilities,
-                )
-            )
+            ids = np.arange(len(probabilities))
+            if order == "probability":
+                ids = np.argsort(-probabilities, kind="stable")
+            sums = np.cumsum(probabilities[ids])
+            place = np.searchsorted(sums, number(seed, position) * sums[-1])
+            found.add(draw(seed, position, int(ids[place]), probabilities))
     return found
 
 
@@ -59,17 +68,29 @@ def test_independent_draws_are_even(shapes):
     found = frequencies(shapes, independent)
 
     assert found.uneven(all_groups=True) is None
-    assert found.groups["neighbouring seeds",].total > FEWEST_IN_BINS
+    assert found.groups["neighbouring seeds by id",].total > FEWEST_IN_BINS
 
 
+def test_a_token_at_the_border_of_a_filter_counts_without_a_pair():
+    found = Frequencies()
+
+    for position in range(2):
+        found.add(draw(0, position, 2, np.array([0.5, 0.5, 0.0])))
+
+    assert found.groups[()].total == 2
+    assert not any("apart" in name for key in found.groups for name in key)
+
+
+@pytest.mark.parametrize("order", ["id", "probability"])
 @pytest.mark.parametrize("lag", LAGS)
-def test_a_number_that_comes_again_is_found(lag):
-    found = frequencies(MIXED, lambda seed, at: independent(seed, at % lag))
+def test_a_number_that_comes_again_is_found(lag, order):
+    found = frequencies(MIXED, lambda seed, at: independent(seed, at % lag), order)
 
-    assert found.groups[f"draws {lag} apart",].probability() < 1e-12
+    assert found.groups[f"draws {lag} apart by {order}",].probability() < 1e-12
 
 
-def test_one_number_of_neighbouring_seeds_is_found():
-    found = frequencies(MIXED, lambda seed, at: independent(seed // 3, at))
+@pytest.mark.parametrize("order", ["id", "probability"])
+def test_one_number_of_neighbouring_seeds_is_found(order):
+    found = frequencies(MIXED, lambda seed, at: independent(seed // 3, at), order)
 
-    assert found.groups["neighbouring seeds",].probability() < 1e-12
+    assert found.groups[f"neighbouring seeds by {order}",].probability() < 1e-12

@@ -169,3 +169,11 @@ class SeedsWithoutASign(ReferenceScript):
 
     def number(self, seed, position):
         return super().number(abs(seed), position)
+
+
+@subtle("draws 1 apart by id")
+class NumbersComeTwice(ReferenceScript):
+    """Draws two tokens after each other with one random number."""
+
+    def number(self, seed, position):
+        return super().number(seed, position // 2)

@@ -28,8 +28,12 @@ import attrs
 import numpy as np
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from ...engines.base import EngineRequest
     from .judging import Draw
+
+    _Array = NDArray[np.float64]
 
 ERROR_RATE = 1e-6
 """Probability at most that a correct engine fails a run, over all of its tests."""
@@ -49,12 +53,13 @@ KEPT_REQUESTS = 4
 NARROW = 0.25
 """The place of a more probable token says too little of the random number to be
 compared with another place. Narrow tokens are compared by their places among
-themselves, which are uniform again."""
+themselves, which are uniform again, in two orders: an engine that looks its number up
+in a sum of probabilities adds them by probability or by id."""
 
 LAGS = (1, 2, 4, 8, 16)
 """Distances of draws in a completion whose places are compared."""
 
-_TESTS = 3 * 45 * 20
+_TESTS = 3 * 51 * 20
 """More tests than a run makes: three in each of its groups, whenever its draws have
 doubled."""
 
@@ -130,8 +135,8 @@ class Frequencies:
     def __init__(self) -> None:
         self.groups: dict[tuple[str, ...], Group] = {}
         self.draws = 0
-        self._places: dict[tuple[int, int], float] = {}
-        """By seed and position."""
+        self._places: dict[tuple[str, int, int], float] = {}
+        """By order, seed and position."""
 
     def add(self, draw: Draw) -> None:
         """Count a draw in each of its groups."""
@@ -140,23 +145,28 @@ class Frequencies:
         best = int(probabilities.argmax())
         if probabilities[best] > CERTAIN:
             return
-        place = _place(draw)
+        place = _place(draw, probabilities)
         last = int(np.where(probabilities > 0, probabilities, np.inf).argmin())
         for key in _keys(draw):
             group = self._count(key, place, draw)
             group.best.add(draw.token_id == best, float(probabilities[best]))
             group.last.add(draw.token_id == last, float(probabilities[last]))
-        if probabilities[draw.token_id] > NARROW:
+        if not 0 < probabilities[draw.token_id] <= NARROW:
             return
-        # More probable tokens come first in the order of places.
-        wide = float(probabilities[probabilities > NARROW].sum())
-        place = min(max(place - wide, 0.0) / (1.0 - wide), 1.0)
+        narrow = np.where(probabilities > NARROW, 0.0, probabilities)
+        narrow /= narrow.sum()
         seed, position = draw.request.seed, draw.position
-        self._places[seed, position] = place
-        # Two independent places differ, modulo 1, by a place that is uniform too.
-        for kind, near in _near(seed, position):
-            if near in self._places:
-                self._count((kind,), (place - self._places[near]) % 1.0, draw)
+        for order, place in (
+            ("probability", _place(draw, narrow)),
+            ("id", _place_by_id(draw, narrow)),
+        ):
+            self._places[order, seed, position] = place
+            # Two independent places differ, modulo 1, by a place that is uniform too.
+            for kind, near in _near(seed, position):
+                other = self._places.get((order, *near))
+                if other is not None:
+                    key = (f"{kind} by {order}",)
+                    self._count(key, (place - other) % 1.0, draw)
 
     def _count(self, key: tuple[str, ...], place: float, draw: Draw) -> Group:
         group = self.groups.setdefault(key, Group())
@@ -181,15 +191,24 @@ class Frequencies:
         return min(found, key=lambda key: (len(key), key), default=None)
 
 
-def _place(draw: Draw) -> float:
+def _place(draw: Draw, probabilities: _Array) -> float:
     """Return the place of a draw; of one at a filter's border, the last place."""
-    own = draw.probabilities[draw.token_id]
-    before = draw.probabilities[draw.probabilities > own].sum()
+    own = probabilities[draw.token_id]
+    before = probabilities[probabilities > own].sum()
     # Tokens of equal probability follow by id.
-    same = np.flatnonzero(draw.probabilities == own)
+    same = np.flatnonzero(probabilities == own)
     before += own * int((same < draw.token_id).sum())
-    share = random.Random(f"{draw.request.seed} {draw.position} place").random()
-    return float(min(before + own * share, 1.0))
+    return float(min(before + own * _share(draw), 1.0))
+
+
+def _place_by_id(draw: Draw, probabilities: _Array) -> float:
+    """Return the place of a draw where the tokens stand in the order of their ids."""
+    before = probabilities[: draw.token_id].sum()
+    return float(min(before + probabilities[draw.token_id] * _share(draw), 1.0))
+
+
+def _share(draw: Draw) -> float:
+    return random.Random(f"{draw.request.seed} {draw.position} place").random()
 
 
 def _near(seed: int, position: int) -> Iterator[tuple[str, tuple[int, int]]]:
