@@ -42,7 +42,10 @@ def test_a_directory_is_the_interpreter_in_it(tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["add", "x", "/nowhere/python"], "/nowhere/python cannot be run"),
+        (
+            ["add", "x", "/nowhere/python"],
+            "No backend can run in /nowhere/python: /nowhere/python cannot be run",
+        ),
         (["add", "a b", sys.executable], "cannot name an environment"),
         (["remove", "absent"], "No environment is called 'absent'"),
         (["check", "absent"], "No environment is called 'absent'"),

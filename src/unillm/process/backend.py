@@ -17,7 +17,7 @@ from ..phases import phase
 from .devices import Share, gpus, shares
 from .engine import ProcessEngine
 from .messages import Answer, Ask, Describe, Facts, List, Listing
-from .peer import Peer
+from .peer import ANY, Peer
 from .replicas import ReplicatedEngine
 from .values import as_capabilities, encode_config
 
@@ -145,7 +145,7 @@ def list_backends(python: str) -> list[Facts]:
     Raises:
         BackendUnavailableError: The interpreter cannot be run or has no unillm.
     """
-    with _peer(python, "any") as peer:
+    with _peer(python, ANY) as peer:
         return peer.ask(List(), Listing).backends
 
 

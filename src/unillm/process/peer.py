@@ -37,6 +37,9 @@ from .messages import (
     Stats,
 )
 
+ANY = "any"
+"""In place of a backend's name: an interpreter is asked about all its backends."""
+
 HELLO_TIMEOUT_S = 60.0
 """How long an interpreter may take to import unillm's core."""
 
@@ -285,9 +288,11 @@ class Peer:
         self, reason: str, *, remedy: str | None = None
     ) -> BackendUnavailableError:
         advice = f" Run: {remedy}" if remedy else ""
+        what = f"The backend {self._backend!r} cannot"
+        if self._backend == ANY:
+            what = "No backend can"
         return BackendUnavailableError(
-            f"The backend {self._backend!r} cannot run in {self._python}: "
-            f"{reason}.{advice}",
+            f"{what} run in {self._python}: {reason}.{advice}",
             name=self._backend,
             remedy=remedy,
         )
