@@ -96,6 +96,7 @@ def test_the_logits_of_the_caller_stay_as_they_are():
     [
         (np.nan, {}, "The model's logits for new token 1 are not finite"),
         (np.inf, {"temperature": 1.0}, "The model's logits for new token 1"),
+        (np.inf, {"logprobs": 2}, "The model's logits for new token 1"),
         (0.0, {"allowed_token_ids": [4], "bad_words": ((4,),)}, "forbid every token"),
     ],
 )

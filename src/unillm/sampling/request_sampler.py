@@ -70,10 +70,11 @@ class RequestSampler:
         if not row.params.greedy and np.isfinite(best):
             keys = keys_of(row.request.seed, row.generated)
             token_id = _draw(_weights(scores, row.params), keys)
+        highest = float(raw.max())
         count, logprobs = row.params.logprobs, None
-        if count is not None:
+        if count is not None and np.isfinite(highest):  # else the token is an error
             logprobs = token_logprobs(raw, token_id, count)
-        token = token_of(row, token_id, float(raw.max()), float(best), logprobs)
+        token = token_of(row, token_id, highest, float(best), logprobs)
         if token.error is None:
             self._accept(token_id)
         return checked(row, token)
