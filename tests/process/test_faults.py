@@ -229,7 +229,7 @@ def test_no_process_outlives_the_program(number, kind):
         assert wait_until(lambda: is_gone(pid))
         if kind != "fork":  # which holds standard error
             [grandchild] = re.findall(r"grandchild (\d+)", program.stderr.read())
-            assert is_gone(int(grandchild))
+            assert wait_until(lambda: is_gone(int(grandchild)))
     finally:
         os.killpg(program.pid, signal.SIGKILL) if kind == "fork" else program.kill()
         program.stdout.close()
