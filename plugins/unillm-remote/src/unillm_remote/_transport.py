@@ -145,16 +145,14 @@ class Transport:
         except Exception as error:  # noqa: BLE001 - every caller gets it
             self._die(f"{type(error).__name__}: {error}")
         finally:
+            self._loop.run_until_complete(_cancel_others())
             self._loop.close()
 
     async def _serve(self) -> None:
-        try:
-            async with self._open() as client:
-                self._client = client
-                self._watching = asyncio.create_task(self._watch())
-                await self._stopped.wait()
-                await _cancel_others()
-        finally:
+        async with self._open() as client:
+            self._client = client
+            self._watching = asyncio.create_task(self._watch())
+            await self._stopped.wait()
             await _cancel_others()
 
     def _open(self) -> httpx.AsyncClient:
