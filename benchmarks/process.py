@@ -8,12 +8,15 @@ Usage::
     python benchmarks/process.py first-token              # µs added, in pairs
     python benchmarks/process.py encoding                 # MessagePack beside JSON
     python benchmarks/process.py replicas --replicas 2    # one engine and several
-    OMP_NUM_THREADS=1 python benchmarks/process.py replicas --backend transformers
+    python benchmarks/process.py replicas --device-ms 10
+    OMP_NUM_THREADS=1 python benchmarks/process.py replicas --steps 50 \
+        --backend transformers
 
 ``pipe`` steps 64 requests through the socket pair, without a `Generator`.
 ``first-token`` asks a `Generator` for one token, in this process and in another one, in
 turn. ``replicas`` gives each step a busy core for two milliseconds, so a second engine
-can help only where there is a second core.
+can help only where there is a core for it and one for the program. With
+``--device-ms 10`` each step waits that long instead, as for a device of its own.
 
 The scripted backend is this file: the script puts itself on the path of the processes
 that it starts. Prints the conditions to standard error and one line of JSON.
@@ -62,12 +65,14 @@ class NullEngine(Engine):
             vocab_size=VOCAB_SIZE,
         )
         self._busy_s = float(config.backend_options.get("busy_s", 0))
+        self._wait_s = float(config.backend_options.get("wait_s", 0))
         self._left: dict[str, int] = {}
 
     def add_request(self, request: EngineRequest) -> None:
         self._left[request.request_id] = request.max_new_tokens
 
     def step(self) -> list[EngineOutput]:
+        time.sleep(self._wait_s)
         until = time.perf_counter() + self._busy_s
         outputs = []
         for name in list(self._left)[: self.limits.max_num_seqs]:
@@ -103,7 +108,7 @@ class NullBackend(Backend):
     name = "null"
     description = "computes nothing"
     auto_rank = None
-    option_names = frozenset({"busy_s"})
+    option_names = frozenset({"busy_s", "wait_s"})
     capabilities = Capabilities.native("temperature", "ignore_eos")
 
     def availability(self) -> Availability:
@@ -256,7 +261,8 @@ def encoding(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def replicas(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure one engine and several, whose steps keep a core busy."""
+    """Measure one engine and several, whose steps keep a core or a device busy."""
+    step = {"wait_s": args.device_ms / 1000} if args.device_ms else {"busy_s": 0.002}
     result: dict[str, Any] = {"cores": len(os.sched_getaffinity(0))}
     params = SamplingParams(max_tokens=args.steps, ignore_eos=True)
     prompts = [[1 + n % 400, 2, 3] for n in range(args.rows * args.replicas * 4)]
@@ -267,7 +273,7 @@ def replicas(args: argparse.Namespace) -> dict[str, Any]:
             python=sys.executable,
             data_parallel_size=count,
             max_num_seqs=args.rows,
-            backend_options={"busy_s": 0.002} if args.backend == "null" else {},
+            backend_options=step if args.backend == "null" else {},
         ) as generator:
             found = []
             for _ in range(args.rounds):
@@ -298,6 +304,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--backend", default="null", help="of replicas")
+    parser.add_argument("--device-ms", type=float, default=0, help="of a step")
     args = parser.parse_args()
     args.rounds = args.rounds or ROUNDS[args.kind]
     conditions = {
