@@ -10,6 +10,7 @@ import pytest
 from runtime.driving import END, PATIENCE_S, Gate, settle
 
 from unillm.errors import RequestCancelledError, RequestTimeoutError
+from unillm.runtime.handle import RequestHandle
 from unillm.testing.scripted import ScriptedSlotEngine
 
 
@@ -75,6 +76,25 @@ def test_cancelling_ends_the_request_and_frees_its_slot(drive, handle_for):
         key: driver.stats()[key]
         for key in ("accepted", "finished", "cancelled", "failed")
     } == {"accepted": 2, "finished": 1, "cancelled": 1, "failed": 0}
+
+
+def test_a_request_cancelled_while_a_token_is_written_has_not_finished(
+    drive, handle_for, monkeypatch
+):
+    update = RequestHandle.update
+
+    def update_and_cancel(handle, completion, output):
+        written = update(handle, completion, output)
+        handle.cancel()
+        return written
+
+    monkeypatch.setattr(RequestHandle, "update", update_and_cancel)
+    driver = drive(ScriptedSlotEngine(lambda *_: 65))
+    driver.submit(handle_for(), block=False)
+
+    settle(driver)
+    stats = driver.stats()
+    assert (stats["accepted"], stats["finished"], stats["cancelled"]) == (1, 0, 1)
 
 
 def test_cancelling_twice_or_after_the_end_does_nothing(drive, handle_for):

@@ -375,7 +375,7 @@ class Driver:
             self._live.pop(output.request_id, None)
             if output.finish_reason is None:  # a stop string, which engines do not see
                 self.engine.abort([output.request_id])
-            if handle.done():
+            if handle.finished():
                 self._counts["finished"] += 1
         self._leave_queue(handle)  # at its first token
 

@@ -289,6 +289,10 @@ class RequestHandle:
             self._wake()
             return True
 
+    def finished(self) -> bool:
+        """Whether the request has ended with its last completion, not by an error."""
+        return self._ended and self._error is None
+
     def leave(self) -> None:
         """Cancel the request, unless a forked child leaves the loop of its parent."""
         if self._owner.is_here():
