@@ -16,7 +16,6 @@ import attrs
 from typing_extensions import override
 
 from unillm.backend import Capabilities, Capability, TokenLogprobs
-from unillm.errors import UnsupportedParameterError
 
 from .._answers import AnswerError, Part, checked_ids, ranked, read_logprob, read_rank
 from .base import (
@@ -37,6 +36,11 @@ if TYPE_CHECKING:
     from unillm.backend import EngineRequest, StructuredOutputs
 
 TOKENISES = "the server makes its own token ids of a word, and not all of them"
+
+NO_NOTATION = (
+    "vLLM's server does not say which notation of grammars its backend reads; use "
+    "json, regex or choice"
+)
 
 _WORDS_ALONE = "a body of unillm serve has words, not their ids"
 
@@ -104,6 +108,7 @@ class VllmCompletions(Endpoint):
             "bad_words": ONE_ID_BANNED,
             "bad_words.sequences": refused(TOKENISES),
             "min_tokens.ignored_eos": HOLDS_EOS,
+            "structured_outputs.grammar": refused(NO_NOTATION),
             "logprobs": refused(
                 "the answers of vLLM's /v1/completions have no ranks: start the server "
                 "with --enable-scale-out, whose /inference/v1/generate has them"
@@ -123,7 +128,7 @@ class VllmCompletions(Endpoint):
         if params.seed is not None:  # a generator for each row costs vLLM time
             body["seed"] = vllm_seed(request)
         if params.structured_outputs is not None:
-            body["structured_outputs"] = vllm_structure(params.structured_outputs)
+            body["structured_outputs"] = structure_fields(params.structured_outputs)
         if request.cache_salt is not None:
             body["cache_salt"] = request.cache_salt
         if params.prompt_logprobs is not None:  # which no stream of vLLM has
@@ -136,23 +141,6 @@ class VllmCompletions(Endpoint):
     @override
     def reader(self, request: EngineRequest) -> Reader:
         return CompletionsReader(request)
-
-
-def vllm_structure(wanted: StructuredOutputs) -> dict[str, Any]:
-    """Return a structure for a server of vLLM.
-
-    Raises:
-        UnsupportedParameterError: It is a grammar, which each of vLLM's backends reads
-            in a notation of its own.
-    """
-    if wanted.grammar is not None:
-        raise UnsupportedParameterError(
-            "structured_outputs with a grammar are refused: vLLM's server does not say "
-            "which notation its backend reads. Use json, regex or choice.",
-            parameter="structured_outputs",
-            value=wanted,
-        )
-    return structure_fields(wanted)
 
 
 class UnillmCompletions(Endpoint):

@@ -37,13 +37,14 @@ from .base import (
     refused,
 )
 from .completions import (
+    NO_NOTATION,
     TOKENISES,
     cached_tokens,
     check_prompt,
     read_prompt_logprobs,
     sampling_fields,
+    structure_fields,
     vllm_seed,
-    vllm_structure,
 )
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class VllmGenerate(Endpoint):
             "bad_words": ONE_ID_BANNED,
             "bad_words.sequences": refused(TOKENISES),
             "min_tokens.ignored_eos": HOLDS_EOS,
+            "structured_outputs.grammar": refused(NO_NOTATION),
         }
     )
 
@@ -72,7 +74,7 @@ class VllmGenerate(Endpoint):
         if params.seed is not None:  # a generator for each row costs vLLM time
             fields["seed"] = vllm_seed(request)
         if params.structured_outputs is not None:
-            fields["structured_outputs"] = vllm_structure(params.structured_outputs)
+            fields["structured_outputs"] = structure_fields(params.structured_outputs)
         if (count := params.logprobs) is not None:
             # An answer has as many entries as were asked for, with the chosen token's,
             # which takes the place of the last one.
