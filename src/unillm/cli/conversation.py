@@ -92,10 +92,12 @@ class Conversation:
         """Answer the last message again; the earlier answer stays if that fails.
 
         Raises:
-            ConfigError: There is no answer yet.
+            ConfigError: The conversation has no answer yet.
         """
         if not self.history:
-            raise ConfigError("There is no answer yet that could be regenerated.")
+            raise ConfigError(
+                "The conversation has no answer yet. Send a message first."
+            )
         before = self.history
         self.history = before[:-2]
         replaced = False
