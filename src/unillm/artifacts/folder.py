@@ -53,16 +53,17 @@ def cache_folder() -> Path:
         ConfigError: The path names the home of a user without one.
     """
     given = os.environ.get(CACHE_VARIABLE)
-    try:
-        if given:
-            return Path(os.path.expanduser(given)).absolute()
-        base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        return (base if base.is_absolute() else Path.home() / ".cache") / "unillm"
-    except RuntimeError as error:
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not given and base.is_absolute():
+        return base / "unillm"
+    folder = os.path.expanduser(given or "~/.cache/unillm")
+    if folder.startswith("~"):  # below the working directory nobody would look for it
         raise ConfigError(
-            f"The cache folder {given or '~/.cache'} cannot be found: {error} Set "
-            f"{CACHE_VARIABLE} to the path of a folder."
-        ) from error
+            f"The cache folder {folder} cannot be found: no home directory is "
+            f"known for {Path(folder).parts[0]}. Set {CACHE_VARIABLE} to the path of a "
+            "folder."
+        )
+    return Path(folder).absolute()
 
 
 @attrs.frozen(kw_only=True)
