@@ -68,7 +68,10 @@ def test_an_engine_that_cannot_be_true_ends_with_9(cli):
         (["--slo", "speed=1"], "--slo takes pairs of ttft, tpot and e2e"),
         (["--slo", "ttft"], "--slo takes pairs of ttft, tpot and e2e"),
         (["--file", "missing.jsonl"], "--file missing.jsonl cannot be read as JSON"),
-        (["--chat-template", "missing"], "--chat-template must be a file or the text"),
+        (
+            ["--chat-template", "missing"],
+            "--chat-template missing cannot be read: No such file",
+        ),
         (["--option", "3:a=1"], "is for side 3, and there are 1 sides"),
         (["--backend", "a", "--backend", "a"], "Two sides are the same: a, a"),
         (["--rounds", "0"], "1 sides, 1 cases and 0 rounds"),

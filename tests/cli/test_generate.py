@@ -146,6 +146,17 @@ def test_an_output_file_takes_the_results_and_the_terminal_the_totals(
     assert cli("generate", "a", "-o", "/no/such/file").exit_code == 2
 
 
+def test_an_output_file_keeps_its_lines_until_there_are_new_ones(cli, tmp_path):
+    path = tmp_path / "out.txt"
+    path.write_text("an earlier answer\n")
+
+    assert cli("generate", "a", "-o", path, "--model", "no/such/model").exit_code != 0
+    assert path.read_text() == "an earlier answer\n"
+
+    assert cli("generate", "Count from 3 to 9:", "-o", path).exit_code == 0
+    assert path.read_text() == "3 4 5 6 7 8 9\n"
+
+
 def test_answers_do_not_replace_the_prompts(fake, cli, tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("a\nb\n")

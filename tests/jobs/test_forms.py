@@ -169,6 +169,7 @@ def test_a_pattern_stands_for_its_files_in_order(
     assert [row["custom_id"] for row in rows_of(tmp_path / "out.jsonl")] == ["a", "b"]
     with pytest.raises(BatchInputError, match="No file matches"):
         run_batch(str(tmp_path / "*.nothing"), tmp_path / "no.jsonl", scripted())
+    assert not (tmp_path / "no.jsonl.job").exists()
 
 
 def test_standard_input_is_copied_so_that_its_job_goes_on(

@@ -57,7 +57,7 @@ def cache_folder() -> Path:
     if not given and base.is_absolute():
         return base / "unillm"
     folder = os.path.expanduser(given or "~/.cache/unillm")
-    if folder.startswith("~"):  # below the working directory nobody would look for it
+    if folder.startswith("~"):  # nothing looks below the working directory
         raise ConfigError(
             f"The cache folder {folder} cannot be found: no home directory is "
             f"known for {Path(folder).parts[0]}. Set {CACHE_VARIABLE} to the path of a "

@@ -129,10 +129,11 @@ def generate(
     bodies = _bodies(sampling, chat=chat, system=system)
     with (
         open_prompts(texts, file, input_format, bodies) as found,
-        writing.to_file(output),
+        writing.to_file(output) as empty,
     ):
         head = list(itertools.islice(found, 2))
         with unillm.Generator(model, **engine) as generator:
+            empty()
             requests = Requests(
                 generator=generator,
                 params=attrs.evolve(generator.get_default_sampling_params(), **given),

@@ -335,8 +335,10 @@ def read_text(given: str, option: str) -> str:
     if "{" in given or "\n" in given:
         return given
     try:
-        return Path(given).read_text(encoding="utf-8")
+        return Path(os.path.expanduser(given)).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"{option} must be a file or the text itself: {error}."
+            f"{option} {given} cannot be read: {reason}. Give a file, or the text "
+            "itself, which is known by a brace or a line break in it."
         ) from error

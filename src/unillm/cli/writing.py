@@ -16,7 +16,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,24 +49,27 @@ _COMPLETION_KEYS = (
 
 
 @contextlib.contextmanager
-def to_file(path: Path | None) -> Iterator[None]:
+def to_file(path: Path | None) -> Iterator[Callable[[], object]]:
     """Send standard output to a file during a ``with`` block; `None` changes nothing.
+
+    The block calls its target before it writes, which empties the file: until then
+    something can fail, and what an earlier command wrote is still there.
 
     Raises:
         ConfigError: The file cannot be written.
     """
     if path is None:
-        yield
+        yield lambda: None
         return
     path = Path(os.path.expanduser(path))
     try:
-        stream = path.open("w", encoding="utf-8")
+        stream = path.open("a", encoding="utf-8")
     except OSError as error:
         raise ConfigError(
             f"--output {path} cannot be written: {error.strerror or error}."
         ) from error
     with stream, contextlib.redirect_stdout(stream):
-        yield
+        yield lambda: path.is_file() and stream.truncate(0)
 
 
 def write(text: str) -> None:

@@ -122,7 +122,15 @@ class JobFolder:
             self._lock.sign(Owner.this_process())
             yield
         finally:
-            self._lock.release()
+            self._release()
+
+    def _release(self) -> None:
+        """Release the lock; a job that left nothing leaves no folder either."""
+        with contextlib.suppress(OSError):
+            if not any(each.name != _LOCK for each in self.path.iterdir()):
+                self._lock.remove()
+                self.path.rmdir()
+        self._lock.release()
 
     def owner(self) -> Owner | None:
         """Return the process that works at the job now; `None` for none."""
