@@ -33,7 +33,7 @@ nox.options.error_on_external_run = True
 
 ROOT = pathlib.Path(__file__).parent
 CONSTRAINTS = ("-c", str(ROOT / "constraints.txt"))
-SWAP = ("pytest", "--confcutdir=tests", "-k", "not transformers", "tests/test_swap.py")
+SWAP = ("pytest", "--confcutdir=tests", "tests/test_swap.py")
 """One program on each engine that a session has besides the embedded one."""
 DROP_IN = ("pytest", "--confcutdir=tests", "-W", "default", "tests/dropin")
 """Programs for vLLM with the import changed. vLLM's libraries warn."""

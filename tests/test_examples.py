@@ -121,7 +121,7 @@ with a larger max_model_len, which may be 1024 for this model.
 """Name of each example to its whole standard output."""
 
 
-def run(name, *args, **environment):
+def run(name, *args):
     source = str(Path(unillm.__file__).parents[1])
     return subprocess.run(
         [sys.executable, "-W", "error::ResourceWarning", EXAMPLES / name, *args],
@@ -175,13 +175,3 @@ def test_the_batch_takes_files(tmp_path):
 
     assert result.returncode == 0
     assert target.read_text() == '{"text": "42"}\n'
-
-
-@pytest.mark.parametrize(
-    "backend", [status.name for status in unillm.backends() if status.available]
-)
-def test_a_program_for_vllm_prints_the_same_on_every_backend_that_is_there(backend):
-    result = run("from_vllm.py", UNILLM_BACKEND=backend)
-
-    assert result.stdout == PRINTED["from_vllm.py"], result.stderr
-    assert result.returncode == 0

@@ -2,8 +2,8 @@
 
 """One program, unchanged, on every engine: the environment alone chooses the engine.
 
-A missing engine skips its test. The sessions of the plugins run this too, each with its
-own engine. A fake of each version family stands for TensorRT-LLM.
+The sessions of the plugins run this, each with its own engine; a missing engine skips
+its test. On the embedded engine `test_examples` runs the program. A fake of each version family stands for TensorRT-LLM.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import unillm
 DOUBLE = Path(__file__).parents[1] / "plugins/unillm-tensorrt-llm/tests/double"
 VERSIONS = ["0.11", "0.21", "1.2", "1.3rc20", "1.4"]
 ENGINES = [
-    "transformers",
     "ctranslate2",
     "vllm",
     *(f"tensorrt-llm {v}" for v in VERSIONS),
