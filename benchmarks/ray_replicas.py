@@ -2,7 +2,7 @@
 
 """Rows and requests a second of one and of two replicas on a Ray cluster of two nodes.
 
-Usage: ``python benchmarks/ray_replicas.py [--rows 640] [--seconds 20] [--rounds 3]``
+Usage: ``python benchmarks/ray_replicas.py [--rows 640] [--step-ms 20]``
 
 Both nodes are in this machine, so an engine that computes would share its cores. The
 engine here follows a script and sleeps in each step, as one that waits for a device;
@@ -22,12 +22,12 @@ import tempfile
 import time
 from pathlib import Path
 
-STEP_S = 0.02
 ROWS = 32
 TOKENS = 50
 PORT = 8124
 
-PLUGIN = f"""
+PLUGIN = """
+import os
 import time
 from unillm.hookspecs import hookimpl
 from unillm.testing.backends import ScriptedBackend
@@ -37,7 +37,7 @@ from unillm.testing.scripted import ScriptedEngine
 class Engine(ScriptedEngine):
     def step(self):
         self.calls.clear()
-        time.sleep({STEP_S})
+        time.sleep(float(os.environ["SLEEPING_ENGINE_STEP_MS"]) / 1000)
         return super().step()
 
 
@@ -130,14 +130,16 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=640)
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--step-ms", type=float, default=20)
     given = parser.parse_args()
+    os.environ["SLEEPING_ENGINE_STEP_MS"] = str(given.step_ms)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # as other programs run
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     with tempfile.TemporaryDirectory() as folder:
         install(Path(folder))
         found = measure(given.rows, given.seconds, given.rounds)
-    ideal = ROWS / (TOKENS * STEP_S)
+    ideal = ROWS / (TOKENS * given.step_ms / 1000)
     print(f"Python {sys.version.split()[0]}, {os.cpu_count()} cores, {given}")
     print(f"an engine of {ROWS} rows and {TOKENS} tokens a row: {ideal:.1f}/s at most")
     summary = {}
