@@ -42,7 +42,10 @@ FLAGS = (
     *("--served-model-name", "tiny", "--enforce-eager", "--dtype", "float32"),
     *("--max-num-seqs", "8", "--max-model-len", "512", "--max-logprobs", "-1"),
     "--enable-prompt-tokens-details",
+    *("--logits-processors", "slow_steps:SlowSteps"),
 )
+FOUND = {"PYTHONPATH": str(Path(__file__).parent)}
+"""vLLM's server needs nothing of unillm, and finds `slow_steps`."""
 SCALE_OUT = ("--enable-scale-out",)
 SMALL = ("--enforce-eager", "--option", "kv_cache_memory_bytes=67108864")
 
@@ -60,7 +63,7 @@ class VllmServer:
         model = ("--model", str(find_model("unillm/tiny")), "--port", str(port))
         self._process = subprocess.Popen(
             [PYTHON, *module, *model, *FLAGS, *flags],
-            env={**os.environ, **ENVIRONMENT, "VLLM_API_KEY": key},
+            env={**os.environ, **ENVIRONMENT, "VLLM_API_KEY": key, **FOUND},
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -23,6 +23,7 @@ from ..text.loading import read_model_text
 from .backends import reference_script
 
 if TYPE_CHECKING:
+    from ..engines.base import EngineLimits
     from ..text.loading import ModelText
 
 COUNT = "Count from 3 to 9:"
@@ -108,6 +109,15 @@ class Asker:
             arrival=number,
             bad_words_token_ids=tuple(map(tuple, bad_words_token_ids)),
         )
+
+    def endless(self, limits: EngineLimits) -> EngineRequest:
+        """Return a request that runs until its context is full.
+
+        Its steps are the time in which other requests come and go; over HTTP, 150 steps
+        of a small model are over before the next request arrives.
+        """
+        room = limits.max_model_len - len(self.ids(COUNT))
+        return self(max_tokens=room, ignore_eos=True)
 
     def ids(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
         """Return the ids of a prompt."""

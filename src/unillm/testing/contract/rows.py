@@ -58,7 +58,7 @@ class RowClauses(Clauses):
         slots = engine.limits.max_num_seqs
         if slots < 2:
             pytest.skip("the engine runs one request at a time")
-        long = ask(max_tokens=150, ignore_eos=True)
+        long = ask.endless(engine.limits)
         short = [ask(max_tokens=2) for _ in range(3 * slots)]
 
         engine.run(long, *short)
@@ -221,7 +221,7 @@ class RowClauses(Clauses):
     ) -> list[int]:
         """Return the order of the first tokens after one slot becomes free."""
         slots = engine.limits.max_num_seqs
-        running = [ask(max_tokens=150, ignore_eos=True) for _ in range(slots)]
+        running = [ask.endless(engine.limits) for _ in range(slots)]
         engine.add(*running)
         engine.step_until_begun(*running)
         engine.add(*waiting)
