@@ -293,6 +293,21 @@ def test_a_failing_row_fails_its_request_alone(drive, handle_for):
     assert good.result(PATIENCE_S).text == "hi"
 
 
+def test_the_tokens_of_a_step_have_one_time(drive, handle_for):
+    driver = drive(ScriptedSlotEngine(lambda *_: 65), threaded=False)
+    handles = [handle_for() for _ in range(3)]
+    for handle in handles:
+        driver.submit(handle, block=False)
+    driver.turn(block=False)
+    first = {handle.output().metrics.first_token_ts for handle in handles}
+
+    driver.turn(block=False)
+
+    last = {handle.output().metrics.last_token_ts for handle in handles}
+    assert len(first) == len(last) == 1
+    assert first != last
+
+
 def test_a_tokenizer_that_raises_fails_its_request_alone(drive, handle_for):
     driver = drive(ScriptedSlotEngine(lambda r, n: 0x110000 if r.arrival == 0 else END))
     bad, good = handle_for(), handle_for()

@@ -83,8 +83,8 @@ def test_a_request_cancelled_while_a_token_is_written_has_not_finished(
 ):
     update = RequestHandle.update
 
-    def update_and_cancel(handle, completion, output):
-        written = update(handle, completion, output)
+    def update_and_cancel(handle, *args):
+        written = update(handle, *args)
         handle.cancel()
         return written
 

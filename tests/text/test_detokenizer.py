@@ -140,6 +140,21 @@ def test_valid_byte_fallback_is_what_hugging_face_decodes(families, text):
     assert tokenizer.decode(ids, skip_special_tokens=True) == out == "x " + text
 
 
+@pytest.mark.parametrize(
+    ("family", "part"),
+    [("gpt2", "Ã"), ("llama2", "<0xC3>"), ("sentencepiece", "<0xC3>")],
+)
+def test_an_id_that_was_met_before_follows_the_part_of_a_character(
+    families, family, part
+):
+    tokenizer = families[family]
+    letter, part = id_of(tokenizer, "e"), id_of(tokenizer, part)
+
+    texts = push_all(new(tokenizer, [letter]), [letter, part, letter, part, letter])
+
+    assert texts == ["e", "", FFFD + "e", "", FFFD + "e", ""]
+
+
 @pytest.mark.parametrize("family", ["bytes", "word_ends", "sentencepiece"])
 def test_a_long_run_of_one_token_stays_exact(families, family):
     tokenizer = families[family]

@@ -238,7 +238,8 @@ class TokenLogprobs:
     """One for each of `top_ids`."""
 
 
-@attrs.frozen(kw_only=True)
+# Not frozen: engines make one for each token, and a frozen one takes twice the time.
+@attrs.define(kw_only=True)
 class EngineOutput:
     """The news of one request from one step."""
 

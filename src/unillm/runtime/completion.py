@@ -102,21 +102,31 @@ class Completion:
         detokenizer = self._detokenizer
         if detokenizer is None:
             detokenizer = self._detokenizer = self._new_detokenizer()
-        last = len(output.token_ids) - 1
-        for position, token_id in enumerate(output.token_ids):
+        token_ids = output.token_ids
+        logprobs = None if output.logprobs is None else iter(output.logprobs)
+        stopped = output.stop_token_id is not None and len(token_ids) > 0
+        for token_id in token_ids[:-1] if stopped else token_ids:
             self.token_ids.append(token_id)
-            if output.logprobs is not None:
-                self._write_logprobs(token_id, output.logprobs[position])
-            if position == last and output.stop_token_id is not None:
-                self.text += detokenizer.finish(stop_token_id=token_id)
-                # The text of a kept stop token may complete a stop string, which wins.
-                self._stop(detokenizer.matched_stop or self._reported(token_id))
-                return
-            self.text += detokenizer.push(token_id)
+            if logprobs is not None:
+                self._write_logprobs(token_id, next(logprobs))
+            new = detokenizer.push(token_id)
+            if new:
+                # The only reference, so that Python extends the string where it is.
+                text, self.text = self.text, ""
+                text += new
+                self.text = text
             if detokenizer.matched_stop is not None:
                 self._stop(detokenizer.matched_stop)
                 return
-        if output.finish_reason is not None:
+        if stopped:
+            token_id = token_ids[-1]
+            self.token_ids.append(token_id)
+            if logprobs is not None:
+                self._write_logprobs(token_id, next(logprobs))
+            self.text += detokenizer.finish(stop_token_id=token_id)
+            # The text of a kept stop token may complete a stop string, which wins.
+            self._stop(detokenizer.matched_stop or self._reported(token_id))
+        elif output.finish_reason is not None:
             self.text += detokenizer.finish()
             self._end(output.finish_reason)
 

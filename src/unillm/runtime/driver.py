@@ -21,7 +21,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -32,12 +32,11 @@ from ..errors import (
     PluginError,
     QueueFullError,
     RequestError,
-    RequestFailedError,
-    RequestTimeoutError,
 )
 from ..outputs import RequestOutput
 from .completion import Completion
 from .cores import watched_cores
+from .failures import CLOSED, failed_with, failure, named, timed_out
 from .handle import RequestHandle
 from .owner import Owner
 
@@ -54,11 +53,6 @@ KILL_TIMEOUT_S = 2.0
 
 WATCH_INTERVAL_S = 1.0
 """How often the watchdog looks; more often where `step_timeout_s` is short."""
-
-CLOSED = (
-    "The generator is closed. Create a new one; inside a `with` block, use it before "
-    "the block ends."
-)
 
 
 class Driver:
@@ -203,7 +197,7 @@ class Driver:
         """Raise `EngineDeadError` if the engine died, with or without requests."""
         alive = self._dead is None and not self._closing
         if alive and (error := self.engine.death()):
-            self._die(_failed_with(error), error)
+            self._die(failed_with(error), error)
         if self._dead is not None:
             raise EngineDeadError(str(self._dead)) from self._dead.__cause__
 
@@ -280,8 +274,7 @@ class Driver:
                 self._expire()
                 outputs = self._step() if self._live else ()
                 if self._dead is None:  # else it hung, and its requests have ended
-                    for output in outputs:
-                        self._deliver(output)
+                    self._deliver(outputs)
                     if not self._live:
                         self._deadlines.clear()
                         self._live.clear()  # an empty dict keeps its largest size
@@ -290,7 +283,7 @@ class Driver:
             else:
                 self._end_all(GeneratorClosedError, CLOSED)
         except BaseException as error:  # noqa: BLE001 - every waiting call raises it
-            self._die(_failed_with(error), error)
+            self._die(failed_with(error), error)
         self._busy_since = None
         self._close_engine()
         return False
@@ -351,33 +344,41 @@ class Driver:
         """End the requests whose deadline has passed."""
         while self._deadlines and self._deadlines[0][0] <= self._clock():
             _, _, handle = heapq.heappop(self._deadlines)
-            if handle.end(_timed_out):
+            if handle.end(timed_out):
                 self._abort(handle)
                 self._leave_queue(handle)
                 self._counts["cancelled"] += 1
 
-    def _deliver(self, output: EngineOutput) -> None:
-        entry = self._live.get(output.request_id)
-        if entry is None:
-            return  # ended or aborted earlier in this step
-        handle, completion = entry
-        if output.finish_reason == "error":
-            self._fail(handle, output.refusal or _failure(handle, output.error))
-            return
-        try:
-            if not handle.update(completion, output):
-                return  # cancelled meanwhile: the next turn aborts it
-        except Exception as error:  # noqa: BLE001 - a caller's tokenizer raises anything
-            reason = f"its new tokens could not be turned into text: {_named(error)}"
-            self._fail(handle, _failure(handle, reason, error))
-            return
-        if completion.finish_reason is not None:
-            self._live.pop(output.request_id, None)
-            if output.finish_reason is None:  # a stop string, which engines do not see
-                self.engine.abort([output.request_id])
-            if handle.finished():
-                self._counts["finished"] += 1
-        self._leave_queue(handle)  # at its first token
+    def _deliver(self, outputs: Iterable[EngineOutput]) -> None:
+        """Hand the outputs of a step to their requests."""
+        now = time.monotonic()
+        for output in outputs:
+            entry = self._live.get(output.request_id)
+            if entry is None:
+                continue  # ended or aborted earlier in this step
+            handle, completion = entry
+            if output.finish_reason == "error":
+                self._fail(handle, output.refusal or failure(handle, output.error))
+                continue
+            try:
+                if not handle.update(completion, output, now):
+                    continue  # cancelled meanwhile: the next turn aborts it
+            except Exception as error:  # noqa: BLE001 - a caller's tokenizer may raise
+                reason = f"its tokens could not be turned into text: {named(error)}"
+                self._fail(handle, failure(handle, reason, error))
+                continue
+            if completion.finish_reason is not None:
+                self._retire(handle, output)
+            if handle.queued_tokens:
+                self._leave_queue(handle)  # at its first token
+
+    def _retire(self, handle: RequestHandle, output: EngineOutput) -> None:
+        """Take a completion that has ended out of the live ones."""
+        self._live.pop(output.request_id, None)
+        if output.finish_reason is None:  # a stop string, which engines do not see
+            self.engine.abort([output.request_id])
+        if handle.finished():
+            self._counts["finished"] += 1
 
     # ------------------------------------------------------------------------ endings
 
@@ -390,8 +391,6 @@ class Driver:
 
     def _leave_queue(self, handle: RequestHandle) -> None:
         """Stop counting a request as waiting."""
-        if not handle.queued_tokens:  # mostly; needs no lock
-            return
         with self._changed:
             self._num_queued -= bool(handle.queued_tokens)
             self._queued_tokens -= handle.queued_tokens
@@ -474,28 +473,3 @@ class Driver:
     def _forget(self) -> None:
         atexit.unregister(self.close)
         self._over.set()
-
-
-def _named(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _failed_with(error: BaseException) -> str:
-    lost = "All its requests are lost; create a new Generator."
-    return f"The engine failed with {_named(error)}. {lost}"
-
-
-def _failure(
-    handle: RequestHandle, reason: str | None, cause: Exception | None = None
-) -> RequestFailedError:
-    error = RequestFailedError(f"Request {handle.request_id} failed: {reason}")
-    error.__cause__ = cause
-    return error
-
-
-def _timed_out(output: RequestOutput) -> RequestTimeoutError:
-    return RequestTimeoutError(
-        f"Request {output.request_id} did not end within its timeout_s; what it had "
-        "generated is in .output.",
-        output=output,
-    )

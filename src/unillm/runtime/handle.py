@@ -268,25 +268,28 @@ class RequestHandle:
 
     # ---------------------------------------------------------------- for the driver
 
-    def update(self, completion: Completion, output: EngineOutput) -> bool:
+    def update(self, completion: Completion, output: EngineOutput, now: float) -> bool:
         """Write an engine's output into a completion and wake the readers.
 
         The request ends with its last completion. After that nothing is written, and
         the method returns false.
+
+        Args:
+            completion: One of the request's own.
+            output: Of its engine.
+            now: When the engine returned it, by `time.monotonic`.
         """
         with self._lock:
             if self._ended:
                 return False
             completion.write(output)
-            self._last_token_ts = time.monotonic()
-            self._first_token_ts = self._first_token_ts or self._last_token_ts
-            # A loop, because `all` makes a generator, for each token of each request.
-            for each in self.completions:
-                if each.finish_reason is None:
-                    break
-            else:
-                self._ended = True
-            self._wake()
+            self._last_token_ts = now
+            if self._first_token_ts is None:
+                self._first_token_ts = now
+            if completion.finish_reason is not None:
+                self._ended = all(each.finish_reason for each in self.completions)
+            if self._ended or self._num_reading or self._alarms:
+                self._wake()
             return True
 
     def finished(self) -> bool:

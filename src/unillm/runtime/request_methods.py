@@ -20,7 +20,8 @@ from ..text.prompts import Conversation, PromptType, as_prompts
 from .arguments import LazyOptions, OnError
 from .calls import check_on_error
 from .chat_prompts import ChatPrompt, template_of
-from .driver import CLOSED, Driver
+from .driver import Driver
+from .failures import CLOSED
 from .handle import RequestHandle
 from .lazy_calls import LazyCall
 from .streams import AsyncDeltaStream, DeltaStream

@@ -19,6 +19,7 @@ that are not a character are U+FFFD.
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -69,13 +70,18 @@ class Detokenizer:
             else frozenset[int]()
         )
         prompt = _Visible(prompt_token_ids, self._skip)
+        pieces = tokenizer.pieces
         self._text: _PieceText | _WindowText = (
             _WindowText(tokenizer, prompt, params.skip_special_tokens)
-            if tokenizer.pieces is None
-            else _PieceText(tokenizer, tokenizer.pieces, prompt)
+            if pieces is None
+            else _PieceText(tokenizer, pieces, prompt)
         )
+        self._special = tokenizer.special_token_ids
+        self._plain: dict[int, str] = {} if pieces is None else pieces.plain
         self._num_broken = 0
         """U+FFFD at the end of the text, which count when text follows."""
+        self._whole = self._text.whole()
+        """Whether the text ends with a whole character, and `_plain` holds."""
         self._stops = _StopStrings(params.stop) if params.stop else None
         self._min_tokens = params.min_tokens
         self._keep_stop = params.include_stop_str_in_output
@@ -91,23 +97,37 @@ class Detokenizer:
         assert self.matched_stop is None, "the completion has ended"
         if self._off:
             return ""
-        self._num_tokens += 1
-        new = "" if token_id in self._skip else self._text.push(token_id)
-        text = new.rstrip(REPLACEMENT)
-        broken = len(new) - len(text)
-        if text:
-            new = REPLACEMENT * self._num_broken + text
-            self._num_broken = broken
-        else:
-            new = ""
-            self._num_broken += broken
-        if self._stops is None or not new:
+        new = self._plain.get(token_id) if self._whole else None
+        if new is None:
+            new = self._push_any(token_id)
+        if self._stops is None:
             return new
+        self._num_tokens += 1
+        if not new:
+            return ""
         may_end = self._num_tokens > self._min_tokens
         final, self.matched_stop = self._stops.push(
             new, may_end=may_end, keep=self._keep_stop
         )
         return final
+
+    def _push_any(self, token_id: int) -> str:
+        """Return the text that an id of any kind makes final."""
+        if token_id in self._skip:
+            return ""
+        new = self._text.push(token_id)
+        text = new.rstrip(REPLACEMENT)
+        broken = len(new) - len(text)
+        if text:
+            text = REPLACEMENT * self._num_broken + text
+            self._num_broken = broken
+        else:
+            self._num_broken += broken
+        whole = self._text.whole() and not self._num_broken
+        if whole and self._whole and token_id not in self._special:
+            self._plain[token_id] = text
+        self._whole = whole
+        return text
 
     def finish(self, *, stop_token_id: int | None = None) -> str:
         """End the completion and return the rest of its text.
@@ -150,6 +170,10 @@ class _PieceText:
         ending = b"".join([pieces[token_id] for token_id in prompt.last()])
         self._push_bytes(ending[-_LONGEST_CHARACTER:])
         self._start = self._invisible_start(prompt)
+
+    def whole(self) -> bool:
+        """Whether ids add their own bytes behind a whole character."""
+        return not self._open and self._start is None
 
     def _invisible_start(self, prompt: _Visible) -> list[int] | None:
         """Return the last ids of the prompt if it shows no text at all.
@@ -224,6 +248,10 @@ class _WindowText:
             self._ids = prompt.last(None)
         self._shown = self._end_of_final(self._decode(self._ids))
 
+    def whole(self) -> bool:
+        """Return false: what an id adds depends on those around it."""
+        return False
+
     def push(self, token_id: int) -> str:
         self._ids.append(token_id)
         text = self._decode(self._ids)
@@ -267,6 +295,8 @@ class _StopStrings:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = stops
         self._longest = max(map(len, stops))
+        firsts = "".join(sorted({re.escape(stop[0]) for stop in stops}))
+        self._find_first = re.compile(f"[{firsts}]").search
         self._held = ""
 
     def push(self, new: str, *, may_end: bool, keep: bool) -> tuple[str, str | None]:
@@ -277,6 +307,8 @@ class _StopStrings:
             may_end: Whether a stop string that *new* completes counts.
             keep: Whether the final part includes the stop string.
         """
+        if not self._held and not self._find_first(new):
+            return new, None
         text = self._held + new
         match = self._earliest(text, len(self._held)) if may_end else None
         if match is not None:

@@ -50,6 +50,8 @@ class Pieces(dict[int, bytes]):
         errors: The codec error handler that shows invalid bytes as the tokenizer does.
         start_matters: Whether an id at the very start of a text may add fewer bytes
             (a leading space is dropped), which only `Tokenizer.decode` knows.
+        plain: The texts of ids that were met between two whole characters and ended so,
+            without U+FFFD at the end: they add the same text at each such place.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Pieces(dict[int, bytes]):
         self._piece_of = piece_of
         self.errors = errors
         self.start_matters = start_matters
+        self.plain: dict[int, str] = {}
 
     def __missing__(self, token_id: int) -> bytes:
         piece = self[token_id] = self._piece_of(token_id)
