@@ -4,15 +4,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
+from unillm_vllm._loading import _vllm_config
 
 from unillm import Generator, SamplingParams
 from unillm.errors import (
     ConfigError,
 )
+from unillm.model.find import BUNDLED
 from unillm.preparation import plan_engine
+from unillm.resolve import configure
 
 COUNT = "Count from 3 to 9:"
 NUMBERS = "3 4 5 6 7 8 9"
@@ -113,9 +117,33 @@ def test_a_text_ends_with_its_last_whole_character_wherever_the_length_ends_it(
     ]
 
 
-def test_a_plan_counts_as_many_requests_as_vllm_takes_by_default():
-    from vllm.config import SchedulerConfig
+@pytest.fixture
+def scheduler_of_llm(monkeypatch):
+    """The configuration of the scheduler that `vllm.LLM` would start with."""
+    from vllm import LLM, LLMEngine
 
+    found = []
+
+    def note_and_stop(engine_args, usage_context):
+        found.append(engine_args.create_engine_config(usage_context))
+        raise InterruptedError
+
+    monkeypatch.setattr(LLMEngine, "from_engine_args", note_and_stop)
+    with pytest.raises(InterruptedError):
+        LLM(str(BUNDLED["unillm/tiny"]), max_model_len=512)
+    return found[0].scheduler_config
+
+
+def test_a_step_has_as_many_requests_and_tokens_as_with_llm(scheduler_of_llm):
+    config = configure("unillm/tiny", "vllm", max_model_len=512)
+
+    ours = dataclasses.asdict(_vllm_config(config, {}).scheduler_config)
+
+    theirs = dataclasses.asdict(scheduler_of_llm)
+    assert {name for name in ours if ours[name] != theirs[name]} == {"policy"}
+
+
+def test_a_plan_counts_as_many_requests_as_llm_takes(scheduler_of_llm):
     planned = plan_engine("unillm/tiny", backend="vllm").memory.limits
 
-    assert planned.max_num_seqs == SchedulerConfig.DEFAULT_MAX_NUM_SEQS
+    assert planned.max_num_seqs == scheduler_of_llm.max_num_seqs

@@ -267,9 +267,11 @@ class _Live:
     """A request that vLLM works on."""
 
     def __init__(self, request: EngineRequest) -> None:
-        self._request = request
+        self._request_id = request.request_id
         self._num_cached_tokens = 0
         params = request.params
+        self._num_logprobs = params.logprobs
+        self._num_prompt_logprobs = params.prompt_logprobs
         self._plain = params.logprobs is None and params.prompt_logprobs is None
         self._prompt_logprobs: list[TokenLogprobs] | None = (
             None if params.prompt_logprobs is None else []
@@ -277,33 +279,32 @@ class _Live:
 
     def output(self, received: EngineCoreOutput) -> EngineOutput | None:
         """Return the new part of an output, or `None` if it has none for the core."""
-        params = self._request.params
         if received.prefill_stats is not None:
             self._num_cached_tokens = received.prefill_stats.num_cached_tokens
-        if (
-            received.new_prompt_logprobs_tensors is not None
-        ):  # of one chunk of the prompt
-            assert self._prompt_logprobs is not None
-            self._prompt_logprobs += _read_logprobs(
-                received.new_prompt_logprobs_tensors, params.prompt_logprobs
-            )
         token_ids = received.new_token_ids
-        if received.finish_reason is None:
+        finish_reason = received.finish_reason
+        if self._plain and finish_reason is None:
             if not token_ids:
                 return None
-            if self._plain:
-                return EngineOutput(
-                    request_id=self._request.request_id,
-                    token_ids=token_ids,
-                    num_cached_tokens=self._num_cached_tokens,
-                )
-        reason = None if received.finish_reason is None else str(received.finish_reason)
+            return EngineOutput(
+                request_id=self._request_id,
+                token_ids=token_ids,
+                num_cached_tokens=self._num_cached_tokens,
+            )
+        if received.new_prompt_logprobs_tensors is not None:  # of a chunk of the prompt
+            assert self._prompt_logprobs is not None
+            self._prompt_logprobs += _read_logprobs(
+                received.new_prompt_logprobs_tensors, self._num_prompt_logprobs
+            )
+        if finish_reason is None and not token_ids:
+            return None
+        reason = None if finish_reason is None else str(finish_reason)
         prompt_logprobs, self._prompt_logprobs = self._prompt_logprobs, None
         logprobs = None
-        if params.logprobs is not None and received.new_logprobs is not None:
-            logprobs = _read_logprobs(received.new_logprobs, params.logprobs)
+        if self._num_logprobs is not None and received.new_logprobs is not None:
+            logprobs = _read_logprobs(received.new_logprobs, self._num_logprobs)
         return EngineOutput(
-            request_id=self._request.request_id,
+            request_id=self._request_id,
             token_ids=token_ids,
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,

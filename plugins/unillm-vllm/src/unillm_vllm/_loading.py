@@ -171,6 +171,7 @@ def _use_processes(asked: bool | None, *, on_cpu: bool) -> bool:
 
 def _vllm_config(config: EngineConfig, options: Mapping[str, Any]) -> Any:
     from vllm import EngineArgs
+    from vllm.usage.usage_lib import UsageContext
 
     known = {field.name for field in dataclasses.fields(EngineArgs)}
     for name in options:
@@ -198,7 +199,8 @@ def _vllm_config(config: EngineConfig, options: Mapping[str, Any]) -> Any:
         **options,
     }
     try:
-        return EngineArgs(**arguments).create_engine_config()
+        # By the context, vLLM chooses how many requests and tokens a step has.
+        return EngineArgs(**arguments).create_engine_config(UsageContext.LLM_CLASS)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise configuration_refused(error, config) from error
 
