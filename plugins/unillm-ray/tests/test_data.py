@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import psutil
 import pytest
 import ray
@@ -126,3 +128,8 @@ def test_an_engine_that_spans_nodes_has_a_placement_group(cluster, second_node):
     [group] = ray.util.placement_group_table().values()
     assert group["strategy"] == "PACK"
     assert len(set(group["bundles_to_node_id"].values())) == 2
+
+    del done
+    gc.collect()
+    [group] = ray.util.placement_group_table().values()
+    assert group["state"] == "REMOVED"

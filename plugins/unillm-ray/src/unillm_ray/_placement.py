@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -65,7 +66,9 @@ class Placement:
         """Return a function that returns the strategy of one actor after the other.
 
         Ray Data also calls it to look at the result, so the call after the last of
-        *count* actors begins anew: no call may reserve what no actor uses.
+        *count* actors begins anew: no call may reserve what no actor uses. The groups
+        are removed with the function, which the dataset has, or else they would hold
+        their resources until the program ends.
         """
         made: list[dict[str, Any]] = []
         calls = itertools.count()
@@ -76,6 +79,7 @@ class Placement:
                 made.append(self.strategy())
             return made[number]
 
+        weakref.finalize(strategy, _remove_groups, made).atexit = False
         return strategy
 
 
@@ -95,6 +99,15 @@ def placement_of(resources: Resources | None) -> Placement:
     if not isinstance(resources, Mapping):
         return Placement({"num_cpus": 0}, [dict(bundle) for bundle in resources])
     return Placement(_arguments(resources))
+
+
+def _remove_groups(strategies: list[dict[str, Any]]) -> None:
+    import ray
+
+    while strategies:
+        strategy = strategies.pop()["scheduling_strategy"]
+        if ray.is_initialized():
+            ray.util.remove_placement_group(strategy.placement_group)
 
 
 def _arguments(resources: Mapping[str, float]) -> dict[str, Any]:
