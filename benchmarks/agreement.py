@@ -145,13 +145,15 @@ def throughput(folder: Path, scratch: Path, _: argparse.Namespace) -> Pair:
     return {"requests/s": (theirs, ours["requests"])}
 
 
-def bench_server(folder: Path, url: str) -> dict[str, float]:
+def bench_server(
+    folder: Path, url: str, concurrency: int, rounds: int
+) -> dict[str, float]:
     """Run `unillm bench` on the server."""
     return unillm(
         folder,
-        *("--url", url, "--concurrency", str(BATCH), "--requests", str(REQUESTS)),
+        *("--url", url, "--concurrency", str(concurrency)),
+        *("--requests", str(REQUESTS), "--warmups", "1", "--rounds", str(rounds)),
         *("--prompt-tokens", str(PROMPT), "--output-tokens", str(NEW)),
-        *("--warmups", "1", "--rounds", "3"),
     )
 
 
@@ -166,7 +168,7 @@ def serve(folder: Path, scratch: Path, args: argparse.Namespace) -> Pair:
         *("--result-filename", "serve.json", "--temperature", "0"),
     )
     theirs = json.loads((scratch / "serve.json").read_text())
-    ours = bench_server(folder, args.url)
+    ours = bench_server(folder, args.url, BATCH, 3)
     return {
         "output tokens/s": (theirs["output_throughput"], ours["output"]),
         "median ttft": (theirs["median_ttft_ms"] / 1e3, ours["ttft p50"]),
@@ -175,14 +177,18 @@ def serve(folder: Path, scratch: Path, args: argparse.Namespace) -> Pair:
 
 
 def guidellm(folder: Path, scratch: Path, args: argparse.Namespace) -> Pair:
-    """Compare throughput and latencies over HTTP with guidellm."""
+    """Compare latencies over HTTP with guidellm, of one request at a time.
+
+    guidellm pauses for 0.1 to 0.2 s before a stream's next request, so that more
+    streams at the same time would be another load.
+    """
     file = scratch / "guidellm.json"
     format_ = "request_format=/v1/completions"  # the model has no chat template
     run(
         *(str(args.guidellm), "run", "--disable-console"),
         *("--backend", f"kind=openai_http,target={args.url},model={folder},{format_}"),
-        *("--profile", f"kind=concurrent,streams={BATCH}"),
-        *("--constraint", f"kind=max_requests,count={3 * REQUESTS}"),
+        *("--profile", "kind=concurrent,streams=1"),
+        *("--constraint", f"kind=max_requests,count={REQUESTS}"),
         *("--tokenizer", f"kind=huggingface_auto,model={folder}"),
         *(
             "--data",
@@ -191,16 +197,13 @@ def guidellm(folder: Path, scratch: Path, args: argparse.Namespace) -> Pair:
         *("--output", f"kind=json,path={file}"),
     )
     metrics = json.loads(file.read_text())["benchmarks"][0]["metrics"]
-    ours = bench_server(folder, args.url)
+    ours = bench_server(folder, args.url, 1, 1)
 
     def median(name: str) -> float:
         return float(metrics[name]["successful"]["percentiles"]["p50"])
 
     return {
-        "output tokens/s": (
-            float(metrics["output_tokens_per_second"]["successful"]["mean"]),
-            ours["output"],
-        ),
+        "median e2e": (median("request_latency"), ours["e2e p50"]),
         "median ttft": (median("time_to_first_token_ms") / 1e3, ours["ttft p50"]),
         "median tpot": (median("inter_token_latency_ms") / 1e3, ours["tpot p50"]),
     }
@@ -217,7 +220,14 @@ OVER_HTTP = {"serve", "guidellm"}
 
 @contextlib.contextmanager
 def server(folder: Path, port: int) -> Iterator[str]:
-    """Run `vllm serve` until the end of the block."""
+    """Run `vllm serve` until the end of the block, on half of the cores.
+
+    The clients have the other half: guidellm's processes take a core, which a server
+    beside them would miss.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    half = len(cores) // 2
+    os.sched_setaffinity(0, cores[:half] or cores)
     process = subprocess.Popen(  # noqa: S603
         [
             *(*VLLM, "serve", str(folder), *ENGINE, "--port", str(port)),
@@ -225,7 +235,10 @@ def server(folder: Path, port: int) -> Iterator[str]:
         ],
         stdout=sys.stderr,
         start_new_session=True,
+        # vLLM refuses to choose cores of its own among so few.
+        env={**os.environ, "VLLM_CPU_OMP_THREADS_BIND": "nobind"},
     )
+    os.sched_setaffinity(0, cores[half:])
     url = f"http://127.0.0.1:{port}"
     try:
         while process.poll() is None:
