@@ -3,7 +3,8 @@
 """One program, unchanged, on every engine: the environment alone chooses the engine.
 
 The sessions of the plugins run this, each with its own engine; a missing engine skips
-its test. On the embedded engine `test_examples` runs the program. A fake of each version family stands for TensorRT-LLM.
+its test. On the embedded engine `test_examples` runs the program. A fake of each
+version family stands for TensorRT-LLM.
 """
 
 from __future__ import annotations

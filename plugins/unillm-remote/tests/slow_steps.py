@@ -2,9 +2,9 @@
 
 """A logits processor that gives vLLM's steps the length of those of a larger model.
 
-Steps of the bundled model take a millisecond, in which no request reaches a server. On
-it, an answer as long as the context was over before others had arrived, on which R3, R8
-and R9 rely. Runs inside vLLM, which loads it by its name.
+Steps of the bundled model take a millisecond, in which no request reaches a server, so
+the longest answer was over before others had arrived. R3, R8 and R9 need it to go on
+meanwhile. Runs inside vLLM, which loads it by its name.
 """
 
 from __future__ import annotations
