@@ -150,6 +150,18 @@ def test_a_request_that_would_lose_state_is_never_stopped(params, expected):
     assert runs_of(engine) == expected
 
 
+def test_bad_words_without_their_texts_lose_state_too():
+    traits = BatchTraits(run_bound_fields={"bad_words": "matched within a run"})
+    scheduler, engine = run_scheduler(later=LONG_AND_SHORT, traits=traits)
+    for job in LONG_AND_SHORT:
+        words = {"bad_words_token_ids": ((1, 2),)}
+        scheduler.add_request(attrs.evolve(job.request, **words))
+
+    outputs_of(scheduler)
+
+    assert runs_of(engine) == [("r0", "r1"), ("r2", "r3")]
+
+
 def test_a_request_that_has_outgrown_the_longest_prompt_ends_in_its_run():
     jobs = [Job(0, natural_length=40), *(Job(n, natural_length=9) for n in (1, 2, 3))]
     scheduler, engine = run_scheduler(*jobs, max_prompt_len=10)

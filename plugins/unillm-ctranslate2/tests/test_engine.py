@@ -14,6 +14,7 @@ from unillm import Generator, SamplingParams
 from unillm.backend import EngineRequest, PromptWork, RunScheduler
 from unillm.errors import ConfigError, PromptTooLongError
 from unillm.preparation import plan_engine
+from unillm.testing.randomised import replay
 from unillm.testing.timeline import RecordingBatchEngine
 
 HELD_OUT = Path(__file__).parents[3] / "tests" / "data" / "tiny_heldout.jsonl"
@@ -196,6 +197,22 @@ def test_a_word_that_begins_in_the_prompt_may_end_in_the_completion(
             SamplingParams(temperature=0, max_tokens=8, bad_words=[word]),
         )
         assert output.token_ids[0] == second
+
+
+def test_a_bad_word_of_several_tokens_is_matched_until_the_end():
+    """A second run would not know the word's beginning, so the first one goes on."""
+    replay(
+        "ctranslate2",
+        [
+            {"prompt": [133], "max_tokens": 11, "ignore_eos": True},
+            {
+                "prompt": [302, 220, 293, 220, 300, 220, 404, 426, 25],
+                "max_tokens": 5,
+                "bad_words_token_ids": [[79, 220]],
+            },
+        ],
+        options={"dtype": "float32", "max_num_seqs": 4, "max_model_len": 256},
+    )
 
 
 def test_an_error_inside_a_run_is_raised_by_the_step(load, reference):

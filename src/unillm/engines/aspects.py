@@ -61,7 +61,7 @@ def aspects_of(request: EngineRequest, *, vocab_size: int) -> Iterator[str]:
         yield "bad_words.sequences"
         if not params.bad_words:  # which the requests of a `Generator` have
             yield "bad_words.sequences.ids"
-    changes = bool(words) or not all(map(params.is_default, _CHANGES_LOGITS))
+    changes = any(uses(request, name) for name in _CHANGES_LOGITS)
     if params.logprobs is not None and changes:
         yield "logprobs.changed"
     if params.logprobs:
@@ -76,3 +76,13 @@ def aspects_of(request: EngineRequest, *, vocab_size: int) -> Iterator[str]:
         yield f"structured_outputs.{params.structured_outputs.kind}"
     if not params.greedy and LARGE_TOP_K < params.top_k < vocab_size:
         yield "top_k.large"
+
+
+def uses(request: EngineRequest, name: str) -> bool:
+    """Return whether a sampling field of a request differs from its default.
+
+    Bad words count by their token ids, which a request may have without their texts.
+    """
+    if name == "bad_words":
+        return bool(request.bad_words_token_ids)
+    return not request.params.is_default(name)

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import attrs
 
+from ..engines.aspects import uses
 from ..engines.base import EngineLimits, EngineRequest
 from ..engines.batches import BatchTraits
-from ..params import SamplingParams
 from .admitted import AdmittedRequest
 from .policy import PATIENCE, Costs, RunProgress, best_run_length, pays_to_stop
 
@@ -58,9 +58,7 @@ class StopRule:
 
     def binds(self, request: EngineRequest) -> bool:
         """Return whether a second run would lose state that the request needs."""
-        return any(
-            _uses(request.params, name) for name in self._traits.run_bound_fields
-        )
+        return any(_has_state(request, name) for name in self._traits.run_bound_fields)
 
     def fits(self, requests: Sequence[AdmittedRequest]) -> bool:
         """Return whether one run can hold these requests and strand none of them."""
@@ -179,8 +177,8 @@ class StopRule:
         return True
 
 
-def _uses(params: SamplingParams, name: str) -> bool:
+def _has_state(request: EngineRequest, name: str) -> bool:
     """Return whether a field has an effect that its default has not."""
-    if name == "seed" and params.greedy:
+    if name == "seed" and request.params.greedy:
         return False
-    return not params.is_default(name)
+    return uses(request, name)

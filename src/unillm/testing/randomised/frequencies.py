@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING
 import attrs
 import numpy as np
 
+from ...engines.aspects import uses
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -224,9 +226,7 @@ def _near(seed: int, position: int) -> Iterator[tuple[str, tuple[int, int]]]:
 def _keys(draw: Draw) -> Iterator[tuple[str, ...]]:
     """Yield the groups of a draw: all, each field, each pair of filters."""
     params = draw.request.params
-    used = [name for name in _FIELDS if not params.is_default(name)]
-    if draw.request.bad_words_token_ids:
-        used.append("bad_words")
+    used = [name for name in _FIELDS if uses(draw.request, name)]
     yield ()
     yield ("first token",) if draw.position == 0 else ("later tokens",)
     for name in used:
