@@ -8,7 +8,10 @@ import subprocess
 import sys
 
 import pytest
+import typer
+from rich.text import Text
 
+from unillm.cli.app import app
 from unillm.model.find import find_model
 
 HEAVY = {
@@ -142,6 +145,23 @@ def test_help_names_every_command_and_exit_code(cli):
         "130 interrupted",
     ):
         assert word in shown
+
+
+def test_every_help_text_is_shown_whole():
+    """Help reads square brackets as markup, unless a backslash comes before them."""
+
+    def texts(command):
+        yield command.help or ""
+        yield command.epilog or ""
+        yield from (getattr(each, "help", None) or "" for each in command.params)
+        for each in getattr(command, "commands", {}).values():
+            yield from texts(each)
+
+    written = list(texts(typer.main.get_command(app)))
+
+    assert [Text.from_markup(each).plain for each in written] == [
+        each.replace("\\[", "[") for each in written
+    ]
 
 
 def test_version_is_one_line(cli):

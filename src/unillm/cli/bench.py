@@ -149,7 +149,7 @@ class Output(TypedDict, total=False):
         Path,
         _output(
             "Write report.json, report.csv and report.html into this folder; the page "
-            "needs the extra [bench].",
+            "needs the extra \\[bench].",
             "PATH",
         ),
     ]

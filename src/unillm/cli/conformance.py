@@ -82,7 +82,7 @@ def conformance(
 ) -> None:
     """Run every clause of the contract on a backend, with the bundled model.
 
-    Needs the extra [testing]; --random needs numpy and safetensors alone.
+    Needs the extra \\[testing]; --random needs numpy and safetensors alone.
     """
     from tqdm import tqdm
 

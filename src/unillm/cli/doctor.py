@@ -31,7 +31,7 @@ def doctor(
             "--contract",
             help="Also check the backend's assumptions about its engine, with MODEL, "
             "and the contract's clauses, with the bundled model, whose answers are "
-            "known. Needs the extra [testing].",
+            "known. Needs the extra \\[testing].",
         ),
     ] = False,
     as_json: options.AsJson = False,
