@@ -80,9 +80,9 @@ def conformance(
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Run every clause of the contract on a backend, with the bundled model.
+    r"""Run every clause of the contract on a backend, with the bundled model.
 
-    Needs the extra \\[testing]; --random needs numpy and safetensors alone.
+    Needs the extra \[testing]; --random needs numpy and safetensors alone.
     """
     from tqdm import tqdm
 
