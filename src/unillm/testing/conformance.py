@@ -112,6 +112,7 @@ def run_contract(
         ConfigError: pytest is not installed, an option is not valid, or `only` names a
             clause that does not exist.
         PluginError: A waiver names no clause or has no reason.
+        KeyboardInterrupt: It came while the clauses ran.
     """
     # A backend that cannot run here is refused before pytest starts.
     found = resolve(model, backend, **options)
@@ -132,7 +133,9 @@ def run_contract(
         str(_CONTRACT / "adopted.py"),
     ]
     with contextlib.redirect_stdout(output):
-        pytest.main(arguments, plugins=[watcher])
+        ended = pytest.main(arguments, plugins=[watcher])
+    if ended == pytest.ExitCode.INTERRUPTED:
+        raise KeyboardInterrupt
     if watcher.unknown:
         raise ConfigError(
             f"No clause has the number {', '.join(watcher.unknown)}. The page 'The "
