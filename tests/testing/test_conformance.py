@@ -85,6 +85,25 @@ def test_an_engine_may_know_less_of_log_probabilities(kind):
     assert (report.fault, report.program) == ("", "")
 
 
+class UnluckyAtFirst(Own):
+    """Draws one token for all of the first seeds, as chance might without any seed."""
+
+    def token(self, request, position):
+        if request.seed < 128:
+            request = self.changed(request, seed=1)
+        return self.script(request, position)
+
+
+def test_draws_that_look_wrong_are_judged_by_more_draws():
+    with plugged(
+        ScriptedBackend(UnluckyAtFirst, name="unlucky", capabilities=CAPABILITIES)
+    ):
+        found = run_contract("unlucky", options=SETTINGS["options"], only=["S5", "S16"])
+
+    assert [result.detail for result in found.results] == ["", ""]
+    assert found.counts()["passed"] == 2
+
+
 def flawed(**waivers) -> ScriptedBackend:
     return ScriptedBackend(
         Flawed,

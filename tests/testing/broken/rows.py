@@ -16,7 +16,7 @@ from unillm.testing.backends import reference_script
 from .bases import Own, Slots, broken
 
 
-@broken("R1", "A3 A4 G10 G11 R2 R4 R5 R7 S3 S17 T1")
+@broken("R1", "A3 A4 G10 G11 P3 R2 R4 R5 R7 S3 S17 T1")
 class SwapsTwoRows(Slots):
     """Exchanges the tokens of the first two rows when all of them decode."""
 
@@ -27,7 +27,7 @@ class SwapsTwoRows(Slots):
         return tokens
 
 
-@broken("R2", "A3 A7 E2 E7 E9 E14 G10 G11 L9 P4 R4 R5 R7 S3 T1 T2")
+@broken("R2", "A3 A7 E2 E7 E9 E14 G10 G11 L9 P3 P4 R4 R5 R7 S3 T1 T2")
 class KeepsTheCounterOfTheRow(Slots):
     """A row that was used twice skips the first token of its third owner."""
 

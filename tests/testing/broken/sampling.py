@@ -60,7 +60,7 @@ class SeedDependsOnTheSlot(Slots):
         return self.script(self.changed(request, seed=seed), position)
 
 
-@broken("S3", "P3 S4 T11")
+@broken("S3", "S4 T11")
 class SharesRandomState(Own):
     """Draws for all rows from one generator, seeded by the first request."""
 
