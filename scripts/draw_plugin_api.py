@@ -35,13 +35,13 @@ GROUPS: Mapping[str, str] = {
         TokenGrammarState WaitingQueue
     """,
     "An engine with rows that are filled one by one": """
-        SlotEngine PromptChunk PrefillResult SlotToken SlotScheduler
+        SlotEngine PromptChunk PrefillResult SlotToken Results SlotScheduler
         DEFAULT_MAX_NUM_BATCHED_TOKENS
     """,
     "An engine that only knows generate(batch)": """
         BatchEngine BatchRow BatchTraits PromptWork RowTokens Run RunStep RunScheduler
     """,
-    "Logits to tokens": "RequestSampler token_logprobs Sampler",
+    "Logits to tokens": "RequestSampler token_logprobs Sampler Choice",
     "The values of a user's request": """
         EngineConfig ENGINE_OPTIONS SamplingParams StructuredOutputs LoRARequest
         FinishReason SlotMetrics

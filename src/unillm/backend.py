@@ -57,6 +57,7 @@ from .engines.slots import (
 )
 from .engines.slots import PrefillResult as PrefillResult
 from .engines.slots import PromptChunk as PromptChunk
+from .engines.slots import Results as Results
 from .engines.slots import SlotEngine as SlotEngine
 from .engines.slots import SlotToken as SlotToken
 from .files import read_json as read_json
@@ -106,7 +107,8 @@ if TYPE_CHECKING:
     from .embedded.loading import load_model as load_model
     from .sampling.request_sampler import RequestSampler as RequestSampler
     from .sampling.request_sampler import token_logprobs as token_logprobs
-    from .sampling.sampler import Sampler as Sampler
+    from .sampling.sampler import Choice as Choice
+from .sampling.sampler import Sampler as Sampler
 
 _LAZY = {
     "Artifact": ".artifacts.store",

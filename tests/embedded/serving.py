@@ -132,15 +132,10 @@ class PoisonedEngine(TransformersSlotEngine):
         super().__init__(model, **options)
         self._poison()
 
-    def prefill(self, chunks):
-        result = super().prefill(chunks)
+    def start(self, chunks, slots):
+        results = super().start(chunks, slots)
         self._poison()
-        return result
-
-    def decode(self, slots):
-        tokens = super().decode(slots)
-        self._poison()
-        return tokens
+        return results
 
     def release(self, slot):
         super().release(slot)

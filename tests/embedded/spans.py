@@ -20,8 +20,10 @@ def attend_spans(
     *,
     longest: int,
     scale: float,
+    split: bool,
 ) -> Tensor:
     """Attend sequence by sequence; the arguments are those of the kernel."""
+    del split
     parts = list(spans[0])
     at = 0
     if len(parts) == 2:

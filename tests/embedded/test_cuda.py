@@ -34,6 +34,9 @@ from unillm.embedded.steps.eager import EagerRunner
 from unillm.embedded.weights.fused import fuse_projections
 from unillm.scheduling.slots import SlotScheduler
 
+if torch.cuda.is_available():
+    from unillm.embedded import split_kernel  # needs Triton
+
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
     # Advice of torch's compiler, which as an error would end the compilation.
@@ -126,11 +129,61 @@ def test_eager_passes_give_the_tokens_of_generate(reference, family):
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "mixtral"])
-@pytest.mark.parametrize("budget", [2048, 40], ids=["whole", "in chunks"])
+@BUDGETS
+@pytest.mark.usefixtures("uncompiled")
 def test_tokens_in_bfloat16_are_those_of_one_row_but_for_near_ties(
-    reference, family, budget, uncompiled, monkeypatch
+    reference, family, budget, monkeypatch
 ):
     """All steps attend by spans where the family does; free rows are NaN."""
+    check_near_ties(reference, family, budget, monkeypatch)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@BUDGETS
+def test_compiled_tokens_in_bfloat16_are_those_of_one_row_but_for_near_ties(
+    reference, family, budget, monkeypatch
+):
+    """Rows that decode attend by the kernel for uneven rows; free rows are NaN."""
+    attended = []
+    attend = split_kernel.attend
+    monkeypatch.setattr(
+        split_kernel, "attend", lambda *args: attended.append(args) or attend(*args)
+    )
+
+    check_near_ties(reference, family, budget, monkeypatch)
+
+    assert attended
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("heads", [(32, 8), (28, 4), (4, 4), (64, 2)])
+@pytest.mark.parametrize("dim", [16, 64, 128, 256])
+def test_the_kernel_for_uneven_rows_attends_like_sdpa(dtype, heads, dim):
+    count, (num_heads, kv_heads), positions = 7, heads, 640
+    torch.manual_seed(dim + num_heads)
+    options = {"device": "cuda", "dtype": dtype}
+    query = torch.randn(count, num_heads, dim, **options)
+    key, value = torch.randn(2, 9, kv_heads, positions, dim, **options)
+    lengths = [1, 2, 63, 64, 65, 333, 640]
+    rows = torch.randperm(9)[:count].tolist()
+    for row, length in zip(rows, lengths, strict=True):
+        key[row, :, length:] = value[row, :, length:] = torch.nan
+    places = [row * kv_heads * positions for row in rows]
+    spans = torch.tensor([range(count + 1), [*places, 0], [*lengths, 0]]).int().cuda()
+
+    got = split_kernel.attend(query, key, value, spans, dim**-0.5)
+
+    for number, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+        expected = torch.nn.functional.scaled_dot_product_attention(
+            query[number, None, :, None].float(),
+            key[row, None, :, :length].float(),
+            value[row, None, :, :length].float(),
+            enable_gqa=True,
+        )[0, :, 0]
+        torch.testing.assert_close(got[number].float(), expected, atol=0.01, rtol=0.01)
+
+
+def check_near_ties(reference, family, budget, monkeypatch):
     monkeypatch.setattr(flash, "pays", lambda rows, seen: True)
     monkeypatch.setitem(prefixes.SHORTEST, "cuda", 16)
     requests = [known.request for known in reference.known(family, 40)]

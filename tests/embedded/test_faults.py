@@ -107,7 +107,7 @@ def live_slots(engine):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")], ids=["nan", "inf"])
 def test_a_row_without_valid_logits_fails_alone(generator, engine, monkeypatch, bad):
-    sample = engine._sampler.sample
+    choose = engine._sampler.choose
     victim = generator.submit([5, 6, 7], LONG)
     next(iter(victim))
     [slot] = live_slots(engine)
@@ -116,12 +116,12 @@ def test_a_row_without_valid_logits_fails_alone(generator, engine, monkeypatch, 
         logits = logits.clone()
         if slot in slots and slot in live_slots(engine):
             logits[list(slots).index(slot), 3] = bad
-        return sample(logits, slots)
+        return choose(logits, slots)
 
-    monkeypatch.setattr(engine._sampler, "sample", poisoned)
+    monkeypatch.setattr(engine._sampler, "choose", poisoned)
     with pytest.raises(RequestFailedError):
         victim.result(SOON_S)
-    monkeypatch.setattr(engine._sampler, "sample", sample)
+    monkeypatch.setattr(engine._sampler, "choose", choose)
 
     outputs = generator.generate(
         list(PROMPTS), SamplingParams(temperature=0, max_tokens=40)
@@ -133,7 +133,7 @@ def test_a_row_without_valid_logits_fails_alone(generator, engine, monkeypatch, 
 def test_neighbours_of_a_failing_row_get_their_own_tokens(
     generator, engine, monkeypatch
 ):
-    sample = engine._sampler.sample
+    choose = engine._sampler.choose
     failed = set()
 
     def poisoned(logits, slots, *, best=None):
@@ -141,9 +141,9 @@ def test_neighbours_of_a_failing_row_get_their_own_tokens(
             failed.add(slots[0])
             logits = logits.clone()
             logits[0] = torch.nan
-        return sample(logits, slots)
+        return choose(logits, slots)
 
-    monkeypatch.setattr(engine._sampler, "sample", poisoned)
+    monkeypatch.setattr(engine._sampler, "choose", poisoned)
 
     outputs = generator.generate(
         list(PROMPTS),

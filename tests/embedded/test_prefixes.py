@@ -158,13 +158,13 @@ def test_a_prompt_whose_logprobs_are_asked_for_is_computed_whole():
 
 def test_a_row_that_failed_is_not_taken_over():
     engine = make_engine("llama", 2)
-    sample = engine._sampler.sample
+    choose = engine._sampler.choose
     scheduler = SlotScheduler(engine)
-    engine._sampler.sample = lambda logits, slots, *, best=None: sample(
+    engine._sampler.choose = lambda logits, slots, *, best=None: choose(
         logits * torch.nan, slots
     )
     failed = served(scheduler, [PROMPT])
-    engine._sampler.sample = sample
+    engine._sampler.choose = choose
 
     assert failed == [((), 0)]
     assert [cached for _, cached in served(scheduler, [PROMPT, PROMPT])] == [0, 99]

@@ -31,6 +31,7 @@ from transformers.cache_utils import (
 from typing_extensions import override
 
 from ..model.sizes import KvShape, round_up
+from ..sampling.fetch import send
 from .recurrent import StateLayer
 
 
@@ -217,7 +218,7 @@ class SlotCache(Cache):
         self.argument = argument
         self.capacity = round_up(max_model_len)
         self.step: Step | None = None
-        self._device = device
+        self.device = device
         self.written = [0] * num_rows
         size = (num_rows, shape.kv_heads, self.capacity)
         self.tensors = [
@@ -271,9 +272,7 @@ class SlotCache(Cache):
             self.written[row] = start
 
     def _index(self, rows: Sequence[int]) -> Tensor:
-        """Copy the numbers of rows to the device without waiting for it."""
-        index = torch.tensor(rows, dtype=torch.int64)
-        return index.to(self._device, non_blocking=True)
+        return send(rows, self.device)
 
     def free(self) -> None:
         """Drop the tensors; the cache cannot be used any more."""

@@ -9,8 +9,9 @@ free slot's row keeps what it holds, from which new prompts take over their pref
 A decode step also computes leading rows that no slot asked for. Such a row writes one
 position, its next one, which its owner overwrites before reading.
 
-The host knows lengths, tokens and rows. It waits for the device once a call, when it
-fetches the tokens.
+The host knows lengths and rows, and the device keeps the newest token of each row. So a
+step can start before the host has read the tokens of the last one; the host waits for
+the device only when it reads them.
 """
 
 from __future__ import annotations
@@ -29,36 +30,41 @@ from ..engines.slots import (
     DEFAULT_MAX_NUM_BATCHED_TOKENS,
     PrefillResult,
     PromptChunk,
+    Results,
     SlotEngine,
     SlotToken,
 )
-from ..errors import ConfigError, InvalidParameterError
-from ..model.memory import Limits, MemoryNeeds, needs_of
-from ..model.sizes import KvShape
+from ..errors import InvalidParameterError
+from ..model.memory import Limits, needs_of
+from ..sampling.fetch import send
 from ..sampling.logprobs import LogprobsMode, PromptLogprobs
-from ..sampling.sampler import Sampler
+from ..sampling.sampler import Choice, Sampler
 from . import attention
-from .cache import ChunksStep, ChunkStep, PromptStep, SlotCache, Step
+from .allocation import allocate, check_slots
+from .cache import ChunksStep, ChunkStep, PromptStep, Step
 from .dynamic_rope import LengthsOfRows
-from .families import family_of
 from .grouping import group_by_length, group_by_width, in_parts, padded, width_for
 from .masks import Mask, Masks
-from .memory import asked_bytes, free_bytes, is_out_of_memory, out_of_memory
+from .memory import asked_bytes, is_out_of_memory, out_of_memory
 from .prefixes import shortest_prefix
-from .recurrent import layers_of_one_row
 from .rows import FILLER, Row, Rows
 from .steps import make_runner
 from .steps.eager import forward, only_positions
 from .steps.runner import StepRunner
 from .weights.lora import Adapters
 
+_Chosen = tuple[Sequence[int], Choice]
+"""Slots and their tokens."""
+
 
 @attrs.define
 class _Notes:
-    """Results of a prefill besides tokens, by slot."""
+    """Results of a prefill besides new tokens, by slot."""
 
     padding: dict[int, int] = attrs.field(factory=dict)
     prompt_logprobs: dict[int, list[TokenLogprobs]] = attrs.field(factory=dict)
+    refused: dict[int, SlotToken] = attrs.field(factory=dict)
+    """Errors of broken adapters."""
 
 
 class TransformersSlotEngine(SlotEngine):
@@ -102,7 +108,7 @@ class TransformersSlotEngine(SlotEngine):
         enable_prefix_caching: bool | None = None,
         logprobs_mode: LogprobsMode = "raw_logprobs",
     ) -> None:
-        _check_slots(model, num_slots)
+        check_slots(model, num_slots)
         attention.use(model)
         self._lengths = LengthsOfRows(model)
         self._model: Any = model.eval()
@@ -124,7 +130,7 @@ class TransformersSlotEngine(SlotEngine):
             max_model_len=max_model_len,
             max_num_batched_tokens=max_num_batched_tokens,
         )
-        self._cache = _allocate(model, self._needs, self._limits)
+        self._cache = allocate(model, self._needs, self._limits)
         self.splits_prompts = not self._masks.family.recurrent
         self.max_loras = max_loras
         self._adapters: Adapters | None = None
@@ -139,6 +145,12 @@ class TransformersSlotEngine(SlotEngine):
                 compile_after=compile_after,
             )
         self.joins_steps = self._runner.continues
+        # A step also advances the states of rows that no slot asked for.
+        self.starts_ahead = (
+            self._device.type == "cuda"
+            and not enforce_eager
+            and not self._masks.family.recurrent
+        )
         self._logprobs_mode = logprobs_mode
         self._sampler = Sampler(
             num_slots=num_slots,
@@ -163,37 +175,66 @@ class TransformersSlotEngine(SlotEngine):
         return result
 
     @override
+    def decode(self, slots: Sequence[int]) -> Sequence[SlotToken]:
+        _, tokens = self.advance((), slots)
+        return tokens
+
+    @override
     def advance(
         self, chunks: Sequence[PromptChunk], slots: Sequence[int]
     ) -> tuple[PrefillResult, Sequence[SlotToken]]:
+        return self.start(chunks, slots)()
+
+    @override
+    def start(self, chunks: Sequence[PromptChunk], slots: Sequence[int]) -> Results:
         notes = _Notes()
+        doing = f"A prefill of {_length(chunks)} tokens" if chunks else "A decode step"
+        with self._explain_out_of_memory(doing), torch.inference_mode():
+            choices, joined = self._write_prompts(chunks, slots, notes)
+            if slots and not joined:
+                choices.append(self._decode(slots))
+
+        def read() -> tuple[PrefillResult, Sequence[SlotToken]]:
+            tokens = dict(notes.refused)
+            for chosen, choice in choices:
+                tokens.update(zip(chosen, choice.read(), strict=True))
+            of_prompts = notes.prompt_logprobs
+            result = PrefillResult(
+                tokens=[tokens.get(chunk.slot) for chunk in chunks],
+                padding=[notes.padding.get(chunk.slot, 0) for chunk in chunks],
+                prompt_logprobs=[of_prompts.get(chunk.slot) for chunk in chunks],
+            )
+            return result, [tokens[slot] for slot in slots]
+
+        return read
+
+    def _write_prompts(
+        self, chunks: Sequence[PromptChunk], slots: Sequence[int], notes: _Notes
+    ) -> tuple[list[_Chosen], bool]:
+        """Write *chunks*, and decode *slots* in the same pass if that is possible.
+
+        Returns:
+            Their tokens, and whether *slots* were decoded.
+        """
+        if not chunks:
+            return [], False
+        fresh = [chunk for chunk in chunks if chunk.is_first]
+        self._admit(fresh)
+        notes.refused = self._load_adapters(fresh)
+        left = [chunk for chunk in chunks if chunk.slot not in notes.refused]
+        together = self._together(left, slots)
         sampled: list[int] = []
         logits: list[Tensor] = []
-        doing = f"A prefill of {_length(chunks)} tokens"
-        with self._explain_out_of_memory(doing), torch.inference_mode():
-            fresh = [chunk for chunk in chunks if chunk.is_first]
-            self._admit(fresh)
-            tokens = self._load_adapters(fresh)
-            left = [chunk for chunk in chunks if chunk.slot not in tokens]
-            together = self._together(left, slots)
-            if together:
-                sampled += [chunk.slot for chunk in together if chunk.is_last]
-                sampled += slots
-                logits.append(self._write_ragged(together, slots, notes))
-                left = [chunk for chunk in left if chunk not in together]
-            for group in self._groups(left):
-                sampled += [chunk.slot for chunk in group if chunk.is_last]
-                logits.append(self._write(group, notes))
-            if sampled:
-                tokens |= self._sample(torch.cat(logits), sampled)
-        result = PrefillResult(
-            tokens=[tokens.get(chunk.slot) for chunk in chunks],
-            padding=[notes.padding.get(chunk.slot, 0) for chunk in chunks],
-            prompt_logprobs=[notes.prompt_logprobs.get(chunk.slot) for chunk in chunks],
-        )
-        if not together:
-            return result, self.decode(slots)
-        return result, [tokens[slot] for slot in slots]
+        if together:
+            sampled += [chunk.slot for chunk in together if chunk.is_last]
+            sampled += slots
+            logits.append(self._write_ragged(together, slots, notes))
+            left = [chunk for chunk in left if chunk not in together]
+        for group in self._groups(left):
+            sampled += [chunk.slot for chunk in group if chunk.is_last]
+            logits.append(self._write(group, notes))
+        chosen = [self._choose(torch.cat(logits), sampled)] if sampled else []
+        return chosen, bool(together)
 
     def _admit(self, chunks: Sequence[PromptChunk]) -> None:
         """Give new owners their rows."""
@@ -269,9 +310,11 @@ class TransformersSlotEngine(SlotEngine):
         numbers = [self._rows.number(row.slot) for row in (*rows, *decoded)]
         logits = self._runner.write_prompts(
             numbers,
-            [*(chunk.token_ids for chunk in group), *([r.last_token] for r in decoded)],
+            [chunk.token_ids for chunk in group],
             [*(chunk.start for chunk in group), *(row.length for row in decoded)],
-            steps=len(slots),
+            steps=self._rows.last_tokens[self._tensor(numbers[len(group) :])]
+            if decoded
+            else None,
         )
         for row, chunk in zip(rows, group, strict=True):
             row.length = chunk.end
@@ -356,17 +399,11 @@ class TransformersSlotEngine(SlotEngine):
 
     # ------------------------------------------------------------------------- decode
 
-    @override
-    def decode(self, slots: Sequence[int]) -> Sequence[SlotToken]:
-        if not slots:
-            return []
-        with self._explain_out_of_memory("A decode step"), torch.inference_mode():
-            self._rows.compact()
-            rows = sorted(map(self._rows.number, slots))
-            logits, best = self._advance(rows)
-            owners = [self._rows.all[row].slot for row in rows]
-            tokens = self._sample(logits, owners, best)
-        return [tokens[slot] for slot in slots]
+    def _decode(self, slots: Sequence[int]) -> _Chosen:
+        self._rows.compact(self._runner.rows_for)
+        rows = sorted(map(self._rows.number, slots))
+        logits, best = self._advance(rows)
+        return self._choose(logits, [self._rows.all[row].slot for row in rows], best)
 
     def _advance(self, rows: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """Feed each of *rows* (ascending) its last token.
@@ -379,9 +416,9 @@ class TransformersSlotEngine(SlotEngine):
         positions = [0] * count
         for row in rows:
             positions[row] = owners[row].length
-        fed = self._tensor(
-            [[o.last_token for o in owners], positions, [o.length for o in owners]]
-        )
+        lengths = [owner.length for owner in owners]
+        fed = self._tensor([lengths, positions, lengths])
+        fed[0] = self._rows.last_tokens[:count]
         with self._adapters_of(owners):
             logits = self._runner.run(fed, seen=max(positions) + 1)
         for row, owner in enumerate(owners):
@@ -402,21 +439,16 @@ class TransformersSlotEngine(SlotEngine):
             return nullcontext()
         return self._adapters.rows([owner.adapter for owner in owners])
 
-    def _sample(
+    def _choose(
         self, logits: Tensor, slots: Sequence[int], best: Tensor | None = None
-    ) -> dict[int, SlotToken]:
+    ) -> _Chosen:
         """Choose a token for each row of logits, and record it as the row's last."""
-        sampled = self._sampler.sample(logits, slots, best=best)
-        tokens = dict(zip(slots, sampled, strict=True))
-        for slot, token in tokens.items():
-            if token.error is None:
-                self._rows.of(slot).last_token = token.token_id
-        return tokens
+        choice = self._sampler.choose(logits, slots, best=best)
+        self._rows.note_tokens(slots, choice.token_ids)
+        return slots, choice
 
     def _tensor(self, values: Sequence[Any]) -> Tensor:
-        """Copy host integers to the device without waiting for it."""
-        tensor = torch.tensor(values, dtype=torch.int64)
-        return tensor.to(self._device, non_blocking=True)
+        return send(values, self._device)
 
     @contextmanager
     def _explain_out_of_memory(self, doing: str) -> Iterator[None]:
@@ -455,42 +487,3 @@ class TransformersSlotEngine(SlotEngine):
 
 def _length(chunks: Sequence[PromptChunk]) -> int:
     return sum(chunk.end - chunk.start for chunk in chunks)
-
-
-def _check_slots(model: Any, num_slots: int) -> None:
-    """Refuse more than one slot of a family whose rows would not be independent."""
-    reason = family_of(model.config).one_at_a_time
-    if num_slots > 1 and reason:
-        raise ConfigError(
-            f"max_num_seqs={num_slots} was asked for, and {model.config.model_type!r} "
-            f"is served one request at a time: {reason}. Pass max_num_seqs=1, or leave "
-            "it out."
-        )
-
-
-def _allocate(model: Any, needs: MemoryNeeds, limits: Limits) -> SlotCache:
-    """Return the cache; raise `EngineOutOfMemoryError` if it does not fit."""
-    needed = needs.estimate(limits)
-    too_much = out_of_memory(
-        "The cache does not fit",
-        needs=needs,
-        limits=limits,
-        device=model.device,
-        loaded_bytes=needs.weight_bytes,
-    )
-    # An operating system that overcommits would grant the memory, and kill the process
-    # that writes to it.
-    if needed.cache_bytes > free_bytes(model.device):
-        raise too_much
-    try:
-        return SlotCache(
-            KvShape.of(model.config),
-            num_rows=limits.max_num_seqs,
-            max_model_len=limits.max_model_len,
-            dtype=model.dtype,
-            device=model.device,
-            one_row=layers_of_one_row(model),
-            argument=family_of(model.config).cache_argument,
-        )
-    except RuntimeError as error:
-        raise too_much from error

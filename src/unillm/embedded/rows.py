@@ -11,14 +11,17 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from operator import itemgetter
 
 import attrs
+import torch
+from torch import Tensor
 
 from ..engines.slots import PromptChunk
 from ..lora import LoRARequest
+from ..sampling.fetch import send
 from .cache import SlotCache
 from .grouping import in_parts
 
@@ -37,8 +40,6 @@ class Row:
     is_live: bool = False
     length: int = 0
     """Positions that hold its tokens."""
-    last_token: int = FILLER
-    """The input of its next decode step; not in the cache yet."""
     adapter: LoRARequest | None = None
 
 
@@ -52,6 +53,8 @@ class Rows:
 
     Attributes:
         all: The rows, in the order of the cache.
+        last_tokens: ``[rows]``, int64, on the device: what the next decode step feeds
+            each row, and any id where none does. It is not in the cache yet.
     """
 
     def __init__(self, cache: SlotCache, num_slots: int, *, keeps: bool) -> None:
@@ -59,6 +62,9 @@ class Rows:
         self._keeps = keeps
         self.all = [Row(slot) for slot in range(num_slots)]
         self._numbers = list(range(num_slots))
+        self.last_tokens = torch.full(
+            (num_slots,), FILLER, dtype=torch.int64, device=cache.device
+        )
 
     @property
     def kept(self) -> int:
@@ -72,6 +78,15 @@ class Rows:
     def of(self, slot: int) -> Row:
         """Return the row of a slot."""
         return self.all[self._numbers[slot]]
+
+    def note_tokens(self, slots: Sequence[int], token_ids: Tensor) -> None:
+        """Record new tokens ``[slots]``, int64, on the device."""
+        numbers = [self._numbers[slot] for slot in slots]
+        if numbers == list(range(len(numbers))):
+            self.last_tokens[: len(numbers)] = token_ids
+        else:
+            index = send(numbers, token_ids.device)
+            self.last_tokens.index_copy_(0, index, token_ids)
 
     def admit(self, chunks: Sequence[PromptChunk]) -> None:
         """Give each owner of a first chunk a row with its prefix and nothing else."""
@@ -106,13 +121,22 @@ class Rows:
         kept = self.of(slot).length if self._keeps else 0
         self.all[self._numbers[slot]] = Row(slot, length=kept)
 
-    def compact(self) -> None:
+    def compact(self, rows_for: Callable[[int], int]) -> None:
         """Move the last rows into gaps, so that live ones are the leading ones.
 
         No request waits for these gaps, or a prefill would have filled them. Moving a
         row costs about as much as one step over the gap.
+
+        Args:
+            rows_for: Rows that a step computes (`StepRunner`). Nothing is moved where
+                they stay the same.
         """
         live = sum(row.is_live for row in self.all)
+        last_live = max(
+            (n for n, row in enumerate(self.all) if row.is_live), default=-1
+        )
+        if live > last_live or rows_for(live) == rows_for(last_live + 1):
+            return
         gaps = [number for number in range(live) if not self.all[number].is_live]
         last = [
             number for number in range(live, len(self.all)) if self.all[number].is_live
@@ -125,6 +149,11 @@ class Rows:
             if (gap, number) not in kept:
                 self._cache.copy(number, [gap], self.all[number].length)
             self._exchange(number, gap)
+        if pairs:
+            targets, sources = (
+                send(each, self.last_tokens.device) for each in zip(*pairs, strict=True)
+            )
+            self.last_tokens[targets] = self.last_tokens[sources]
 
     def _move_forward(self, slot: int) -> None:
         """Give a free slot the first free row, unless that row keeps something."""

@@ -9,7 +9,7 @@ of it.
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -74,6 +74,10 @@ class PrefillResult:
     asks."""
 
 
+Results = Callable[[], tuple[PrefillResult, Sequence[SlotToken]]]
+"""Waits for a step that was started, and returns what `SlotEngine.advance` returns."""
+
+
 class SlotEngine(abc.ABC):
     """A static batch whose rows are filled and stepped one by one.
 
@@ -117,6 +121,16 @@ class SlotEngine(abc.ABC):
     The scheduler then calls it where rows decode while prompts are to be written.
     """
 
+    starts_ahead: bool = False
+    """Whether `start` may be called while the results of the last step are not read.
+    Constant.
+
+    The scheduler then starts each step before it reads the tokens of the last one, so
+    that the device does not wait for the host. A row that had ended is computed once
+    more, and that token is dropped. Where a request has a grammar or bad words of
+    several tokens, the scheduler reads first.
+    """
+
     def check_request(self, request: EngineRequest) -> None:  # noqa: B027 - optional
         """Reject a request before it waits for a slot. The default accepts all.
 
@@ -149,6 +163,15 @@ class SlotEngine(abc.ABC):
     ) -> tuple[PrefillResult, Sequence[SlotToken]]:
         """Write prompt tokens as `prefill` does, and decode other *slots*."""
         return self.prefill(chunks), self.decode(slots)
+
+    def start(self, chunks: Sequence[PromptChunk], slots: Sequence[int]) -> Results:
+        """Start what `advance` does, without waiting for it.
+
+        The newest tokens of *slots* may be those of a step whose results are not read.
+        Slots may be released, and have new owners, before the results are read. Results
+        are read once, in the order of the steps, or not at all.
+        """
+        raise NotImplementedError
 
     @abc.abstractmethod
     def release(self, slot: int) -> None:

@@ -9,8 +9,9 @@ integers: they are equal on every device and in every batch.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from .fetch import send
 
 _ONE = 2.0**42
 """Weight 1 as an integer; a power of two, so that float32 weights scale exactly. Over a
@@ -47,7 +48,7 @@ def keep_top_k(weights: Tensor, scores: Tensor, top_k: list[int]) -> Tensor:
         top_k: One number for each row, in ``1..vocab``.
     """
     best = scores.topk(max(top_k), dim=-1).values
-    last = torch.tensor(top_k).to(scores.device, non_blocking=True) - 1
+    last = send(top_k, scores.device) - 1
     return weights.masked_fill(scores < best.gather(1, last[:, None]), 0.0)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..engines.base import TokenLogprobs
 from ..engines.slots import PromptChunk
-from .fetch import Fetch
+from .fetch import Fetch, send
 
 LogprobsMode = Literal[
     "raw_logprobs", "raw_logits", "processed_logprobs", "processed_logits"
@@ -143,11 +143,12 @@ class PromptLogprobs:
         for start in range(0, len(self.places), _BLOCK):
             part = slice(start, start + _BLOCK)
             _, ids, counts = zip(*self._tokens[part], strict=True)
-            chosen = torch.tensor(ids).to(logits.device, non_blocking=True)
+            chosen = send(ids, logits.device)
             blocks.append(
                 LogprobsFetch(fetch, logits[part].float(), chosen, counts, mode=mode)
             )
-        fetched = fetch.run()
+        fetch.start()
+        fetched = fetch.read()
         for number, block in enumerate(blocks):
             for row, logprobs in sorted(block.read(fetched).items()):
                 slot, _, _ = self._tokens[number * _BLOCK + row]
@@ -164,7 +165,7 @@ def _ask(
     *,
     normalised: bool,
 ) -> _Asked:
-    index = torch.tensor(rows).to(scores.device, non_blocking=True)
+    index = send(rows, scores.device)
     values = scores.index_select(0, index)
     if normalised:
         values = values.log_softmax(-1)
@@ -174,7 +175,7 @@ def _ask(
     if isinstance(top, int):
         best, ids = values.topk(top, dim=-1)
     else:
-        labels = torch.tensor(top).to(scores.device, non_blocking=True)
+        labels = send(top, scores.device)
         best, ids = values.index_select(1, labels), labels.expand(len(rows), -1)
     return _Asked(
         rows=rows,

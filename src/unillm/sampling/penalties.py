@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .fetch import send
+
 
 class PenaltyCounts:
     """The tokens of each slot's request, and how often it generated them.
@@ -95,5 +97,4 @@ class PenaltyCounts:
         return self._in_prompt, self._generated
 
     def _ids(self, token_ids: Sequence[int]) -> Tensor:
-        ids = torch.tensor(token_ids, dtype=torch.int64)
-        return ids.to(self._device, non_blocking=True)
+        return send(token_ids, self._device)

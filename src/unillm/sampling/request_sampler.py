@@ -74,12 +74,14 @@ class RequestSampler:
         count, logprobs = row.params.logprobs, None
         if count is not None and np.isfinite(highest):  # else the token is an error
             logprobs = token_logprobs(raw, token_id, count)
-        token = token_of(row, token_id, highest, float(best), logprobs)
+        number = row.generated + 1
+        token = token_of(number, token_id, highest, float(best), logprobs)
         if token.error is None:
             self._accept(token_id)
         return checked(row, token)
 
     def _accept(self, token_id: int) -> None:
+        self._row.count()
         self._row.accept(token_id)
         self._generated.append(token_id)
 

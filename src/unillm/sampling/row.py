@@ -73,9 +73,13 @@ class Row:
         """Return the ids that would end the request too soon."""
         return self.request.stop_token_ids if self.masks_stops else frozenset()
 
-    def accept(self, token_id: int) -> None:
-        """Record a new token."""
+    def count(self) -> int:
+        """Count a new token, whose id may not be known yet; return its number."""
         self.generated += 1
+        return self.generated
+
+    def accept(self, token_id: int) -> None:
+        """Record the id of a new token."""
         if self.request.bad_words_token_ids:
             longest = max(map(len, self.request.bad_words_token_ids))
             self.recent = [*self.recent, token_id][-longest:]
@@ -94,14 +98,21 @@ def checked(row: Row, token: SlotToken) -> SlotToken:
 
 
 def token_of(
-    row: Row,
+    number: int,
     token_id: int,
     highest: float,
     score: float,
     logprobs: TokenLogprobs | None,
 ) -> SlotToken:
-    """Return the chosen token, or an error if a score is not finite."""
-    number = row.generated + 1
+    """Return the chosen token, or an error if a score is not finite.
+
+    Args:
+        number: The token is so many-th of its request.
+        token_id: The token.
+        highest: The row's highest logit.
+        score: The token's score.
+        logprobs: If the request asks for them.
+    """
     if -math.inf < highest < math.inf and score == -math.inf:
         return failed(
             f"The request's fields forbid every token as new token {number}, so its "

@@ -7,22 +7,24 @@ The order is vLLM's: log-probabilities of the raw logits; masks (grammar,
 penalties; temperature; min_p; top_k; top_p; the draw. A greedy row takes the best token
 after the penalties. An engine may ask for the log-probabilities after the filters.
 
-A step computes only what one of its rows asks for, and the host waits for the device
-once a step. All state belongs to a slot and goes with its release.
+A step computes only what one of its rows asks for. Its tokens stay on the device until
+they are read, and the host waits for the device once. All state belongs to a slot and
+goes with its release.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+import attrs
 import torch
 from torch import Tensor
 
-from ..engines.base import EngineRequest
+from ..engines.base import EngineRequest, TokenLogprobs
 from ..engines.slots import SlotToken
 from ..params import SamplingParams
 from . import filters, noise
-from .fetch import Fetch
+from .fetch import Fetch, send
 from .logprobs import LogprobsFetch, LogprobsMode
 from .penalties import PenaltyCounts
 from .row import Row, checked, token_of
@@ -32,6 +34,20 @@ _BYTE = torch.uint8
 
 _CACHED = 2**17
 """Numbers that a draw on the CPU makes at a time, so that they stay in its cache."""
+
+
+@attrs.frozen(eq=False)
+class Choice:
+    """The tokens that a step chose."""
+
+    token_ids: Tensor
+    """``[rows]``, int64, on the device; any id for a row without a token."""
+    read: Callable[[], list[SlotToken]]
+    """Waits for the device, and returns one token for each row; called once.
+
+    A row has an error instead if its logits hold NaN or ``+inf``, or if its request
+    forbids every token; the other rows do not depend on it.
+    """
 
 
 class Sampler:
@@ -82,6 +98,7 @@ class Sampler:
             grammar=None if request.grammar is None else request.grammar.start(),
         )
         for token_id in generated:
+            row.count()
             row.accept(token_id)
         self._rows[slot] = row
         if row.penalised:
@@ -103,7 +120,16 @@ class Sampler:
     def sample(
         self, logits: Tensor, slots: Sequence[int], *, best: Tensor | None = None
     ) -> list[SlotToken]:
-        """Sample one token for each row.
+        """Choose one token for each row (`choose`), and read them."""
+        return self.choose(logits, slots, best=best).read()
+
+    def choose(
+        self, logits: Tensor, slots: Sequence[int], *, best: Tensor | None = None
+    ) -> Choice:
+        """Choose one token for each row.
+
+        Tokens whose choice depends on the ids of those before, by a grammar or by bad
+        words of several tokens, need these to be read first.
 
         Args:
             logits: ``[rows, vocab]``, any floating type; not changed.
@@ -111,33 +137,31 @@ class Sampler:
             best: `best_of` the logits, if the caller has computed it.
 
         Returns:
-            One token for each row, in the order of *slots*. A row has an error instead
-            if its logits hold NaN or ``+inf``, or if its request forbids every token;
-            the other rows do not depend on it.
+            One token for each row, in the order of *slots*.
         """
         rows = [self._rows[slot] for slot in slots]
         with torch.inference_mode():
             if all(row.plain and not row.masks_stops for row in rows):
                 return self._take_best(best_of(logits) if best is None else best, rows)
-            tokens = self._choose(logits.float(), rows)
-        for row, token in zip(rows, tokens, strict=True):
-            if token.error is None:
-                row.accept(token.token_id)
-        return [checked(row, token) for row, token in zip(rows, tokens, strict=True)]
+            return self._choose(logits.float(), rows)
 
-    def _take_best(self, best: Tensor, rows: Sequence[Row]) -> list[SlotToken]:
-        # NaN wins a maximum, so the best score shows whether all scores are finite.
-        scores, ids = best.tolist()
-        tokens = [
-            token_of(row, int(token_id), score, score, None)
-            for row, token_id, score in zip(rows, ids, scores, strict=True)
-        ]
-        for row, token in zip(rows, tokens, strict=True):
-            if token.error is None:
-                row.generated += 1  # all that `accept` does for a plain row
-        return tokens
+    def _take_best(self, best: Tensor, rows: Sequence[Row]) -> Choice:
+        fetch = Fetch()
+        fetch.add(best)
+        fetch.start()
+        numbers = [row.count() for row in rows]
 
-    def _choose(self, logits: Tensor, rows: Sequence[Row]) -> list[SlotToken]:
+        def read() -> list[SlotToken]:
+            # NaN wins a maximum, so the best score shows whether all are finite.
+            [(scores, ids)] = fetch.read()
+            return [
+                token_of(number, int(token_id), score, score, None)
+                for number, token_id, score in zip(numbers, ids, scores, strict=True)
+            ]
+
+        return Choice(best[1].long(), read)
+
+    def _choose(self, logits: Tensor, rows: Sequence[Row]) -> Choice:
         scores = self._mask_grammar(logits, rows)
         scores = self._mask_banned(scores, rows)
         scores = self._mask_ids(scores, [row.completing_ids() for row in rows])
@@ -159,14 +183,20 @@ class Sampler:
         logprobs = LogprobsFetch(
             fetch, logits, chosen, counts, labels=labels, mode=mode
         )
-        fetched = fetch.run()
-        by_row = logprobs.read(fetched)
-        return [
-            token_of(row, int(token_id), highest, score, by_row.get(index))
-            for index, (row, (token_id, highest, score)) in enumerate(
-                zip(rows, fetched[0], strict=True)
-            )
-        ]
+        fetch.start()
+        numbers = [row.count() for row in rows]
+
+        def read() -> list[SlotToken]:
+            fetched = fetch.read()
+            by_row = logprobs.read(fetched)
+            return [
+                _accept(row, number, of_row, by_row.get(index))
+                for index, (row, number, of_row) in enumerate(
+                    zip(rows, numbers, fetched[0], strict=True)
+                )
+            ]
+
+        return Choice(chosen, read)
 
     # ---------------------------------------------------------- each rule, in its order
 
@@ -386,8 +416,18 @@ class Sampler:
     def _tensor(
         self, values: Sequence[object], dtype: torch.dtype = torch.int64
     ) -> Tensor:
-        """Copy host numbers to the device without waiting for it."""
-        return torch.tensor(values, dtype=dtype).to(self._device, non_blocking=True)
+        return send(values, self._device, dtype)
+
+
+def _accept(
+    row: Row, number: int, chosen: Sequence[float], logprobs: TokenLogprobs | None
+) -> SlotToken:
+    """Return a row's token, given its id, highest logit and score; record it."""
+    token_id, highest, score = chosen
+    token = token_of(number, int(token_id), highest, score, logprobs)
+    if token.error is None:
+        row.accept(token.token_id)
+    return checked(row, token)
 
 
 def best_of(logits: Tensor) -> Tensor:

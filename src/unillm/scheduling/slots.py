@@ -18,6 +18,7 @@ Invariants, checked by `SlotScheduler.check`:
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -35,6 +36,7 @@ from ..engines.slots import (
     DEFAULT_MAX_NUM_BATCHED_TOKENS,
     PrefillResult,
     PromptChunk,
+    Results,
     SlotEngine,
     SlotToken,
 )
@@ -55,6 +57,8 @@ class _Running:
     refilled: bool
     prefix: Prefix
     prefilled: int
+    started: int = 0
+    """New tokens that steps have computed, or compute now."""
     generated: int = 0
     prefill_chunks: int = 0
     prefill_padding: int = 0
@@ -66,6 +70,14 @@ class _Running:
     def unwritten(self) -> int:
         """Prompt tokens that are not in the slot yet."""
         return len(self.request.prompt_token_ids) - self.prefilled
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether its next token cannot be chosen before the host has the last one."""
+        request = self.request
+        return request.grammar is not None or any(
+            len(word) > 1 for word in request.bad_words_token_ids
+        )
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -110,6 +122,16 @@ class SlotCounters:
     generated_tokens: int = 0
 
 
+@attrs.frozen
+class _Started:
+    """A step that the engine has started, and whose results are not read."""
+
+    writing: Sequence[_Running]
+    """The requests whose prompts it writes, one for each chunk."""
+    decoding: Sequence[_Running]
+    results: Results
+
+
 class SlotScheduler(Engine):
     """An `Engine` over a `SlotEngine`: admits, refills, decodes and retires requests.
 
@@ -139,6 +161,7 @@ class SlotScheduler(Engine):
         self._running: dict[str, _Running] = {}
         self._contents = RowContents(engine.num_slots, shortest=engine.shortest_prefix)
         self._used: set[int] = set()
+        self._started: deque[_Started] = deque()
         self._gate = AdapterGate(engine.max_loras, num_slots=engine.num_slots)
         self.counters = SlotCounters()
         self.limits = EngineLimits(
@@ -176,6 +199,8 @@ class SlotScheduler(Engine):
         if not self.has_unfinished():
             return []
         self.counters.steps += 1
+        if self._engine.starts_ahead:
+            return self._step_ahead()
         if self._engine.joins_steps and (live := self._live()):
             return self._advance(live)
         outputs = self._fill()
@@ -193,6 +218,7 @@ class SlotScheduler(Engine):
 
     @override
     def close(self) -> None:
+        self._started.clear()
         self._engine.close()
 
     def check(self) -> None:
@@ -299,32 +325,90 @@ class SlotScheduler(Engine):
         if not chunks:
             return self._decode(live)
         slots = [running.slot for running in live]
+        writing = self._note_chunks(chunks)
         result, tokens = self._engine.advance(chunks, slots)
-        return self._note_prefill(chunks, result) + self._note_decode(live, tokens)
+        return self._note_prefill(writing, result) + self._note_decode(live, tokens)
 
     def _prefill(self, chunks: Sequence[PromptChunk]) -> list[EngineOutput]:
-        return self._note_prefill(chunks, self._engine.prefill(chunks))
+        writing = self._note_chunks(chunks)
+        return self._note_prefill(writing, self._engine.prefill(chunks))
+
+    def _note_chunks(self, chunks: Sequence[PromptChunk]) -> list[_Running]:
+        """Count chunks as written; return their requests."""
+        writing = [self._running[chunk.request.request_id] for chunk in chunks]
+        for chunk, running in zip(chunks, writing, strict=True):
+            running.prefilled = chunk.end
+            running.prefill_chunks += 1
+            running.started += chunk.is_last
+            self._contents.note_prompt(chunk.slot, chunk.end)
+            self.counters.prompt_tokens += chunk.end - chunk.start
+        return writing
 
     def _note_prefill(
-        self, chunks: Sequence[PromptChunk], result: PrefillResult
+        self, writing: Sequence[_Running], result: PrefillResult
     ) -> list[EngineOutput]:
-        prompt_logprobs = result.prompt_logprobs or [None] * len(chunks)
+        prompt_logprobs = result.prompt_logprobs or [None] * len(writing)
         outputs = []
-        for chunk, token, padding, logprobs in zip(
-            chunks, result.tokens, result.padding, prompt_logprobs, strict=True
+        for running, token, padding, logprobs in zip(
+            writing, result.tokens, result.padding, prompt_logprobs, strict=True
         ):
-            running = self._running[chunk.request.request_id]
+            self.counters.prefill_padding += padding
+            running.prefill_padding += padding
             if logprobs is not None:
                 running.prompt_logprobs = [*(running.prompt_logprobs or ()), *logprobs]
-            running.prefilled = chunk.end
-            self._contents.note_prompt(chunk.slot, chunk.end)
-            running.prefill_chunks += 1
-            running.prefill_padding += padding
-            self.counters.prompt_tokens += chunk.end - chunk.start
-            self.counters.prefill_padding += padding
-            if token is not None:
+            if token is not None and self._has_slot(running):
                 outputs.append(self._accept(running, token))
         return outputs
+
+    # ------------------------------------------------------------------ the step ahead
+
+    def _step_ahead(self) -> list[EngineOutput]:
+        """Start a step, and read the results of the one before.
+
+        Slots that these free are filled by the next step.
+        """
+        outputs = self._read(but=0) if self._needs_tokens() else []
+        may_go_on = self._start_step() and not self._needs_tokens()
+        outputs += self._read(but=int(may_go_on))
+        if not self._running:
+            self._started.clear()  # only rows that had ended are in it
+        return outputs
+
+    def _needs_tokens(self) -> bool:
+        return any(running.needs_tokens for running in self._running.values())
+
+    def _start_step(self) -> bool:
+        """Start a step; return false if nothing can be computed before results."""
+        self._admit(self._budget)
+        live = [
+            running
+            for running in self._live()
+            if running.started < running.request.max_new_tokens
+        ]
+        chunks = self._next_chunks(self._budget)
+        if not chunks and not live:
+            return False
+        writing = self._note_chunks(chunks)
+        for running in live:
+            running.started += 1
+        results = self._engine.start(chunks, [running.slot for running in live])
+        self._started.append(_Started(writing, live, results))
+        return True
+
+    def _read(self, *, but: int) -> list[EngineOutput]:
+        """Read the results of all steps that were started *but* the last ones."""
+        outputs = []
+        while len(self._started) > but:
+            step = self._started.popleft()
+            result, tokens = step.results()
+            outputs += self._note_prefill(step.writing, result)
+            if step.decoding:
+                outputs += self._note_decode(step.decoding, tokens)
+        return outputs
+
+    def _has_slot(self, running: _Running) -> bool:
+        """Whether a request has not ended since a step with it was started."""
+        return self._running.get(running.request.request_id) is running
 
     # ------------------------------------------------------------- decode and retire
 
@@ -343,9 +427,11 @@ class SlotScheduler(Engine):
     ) -> list[EngineOutput]:
         self.counters.decode_steps += 1
         self.counters.slot_steps += self._engine.num_slots
-        self.counters.occupied_slot_steps += len(live)
         outputs = []
         for running, token in zip(live, tokens, strict=True):
+            if not self._has_slot(running):
+                continue
+            self.counters.occupied_slot_steps += 1
             running.decode_steps += 1
             outputs.append(self._accept(running, token))
         return outputs

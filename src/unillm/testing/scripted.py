@@ -24,7 +24,13 @@ from ..engines.base import (
     EngineRequest,
     TokenLogprobs,
 )
-from ..engines.slots import PrefillResult, PromptChunk, SlotEngine, SlotToken
+from ..engines.slots import (
+    PrefillResult,
+    PromptChunk,
+    Results,
+    SlotEngine,
+    SlotToken,
+)
 from ..outputs import FinishReason
 from ..scheduling.queue import WaitingQueue
 
@@ -71,6 +77,7 @@ class ScriptedSlotEngine(SlotEngine):
         shortest_prefix: Tokens of the shortest prefix that is taken over; `None` for an
             engine that takes none.
         joins_steps: Whether prompts and steps are one call of `advance`.
+        starts_ahead: Whether steps start before the results of the last one are read.
 
     Attributes:
         calls: All calls, in order: ``("prefill", slots)``, ``("decode", slots)``,
@@ -88,6 +95,7 @@ class ScriptedSlotEngine(SlotEngine):
         capabilities: Capabilities | None = None,
         shortest_prefix: int | None = None,
         joins_steps: bool = False,
+        starts_ahead: bool = False,
     ) -> None:
         self._script = script
         self._prompt_script = prompt_script
@@ -98,6 +106,7 @@ class ScriptedSlotEngine(SlotEngine):
         self.vocab_size = vocab_size
         self.shortest_prefix = shortest_prefix
         self.joins_steps = joins_steps
+        self.starts_ahead = starts_ahead
         self._rows: dict[int, _Row] = {}
         self._left: dict[int, list[int]] = {}  # ids in the rows of free slots
         self.calls: list[tuple[object, ...]] = []
@@ -115,6 +124,14 @@ class ScriptedSlotEngine(SlotEngine):
     def decode(self, slots: Sequence[int]) -> Sequence[SlotToken]:
         self.calls.append(("decode", tuple(slots)))
         return [self._next(self._rows[slot]) for slot in slots]
+
+    @override
+    def start(self, chunks: Sequence[PromptChunk], slots: Sequence[int]) -> Results:
+        written = (
+            self.prefill(chunks) if chunks else PrefillResult(tokens=(), padding=())
+        )
+        results = written, self.decode(slots) if slots else ()
+        return lambda: results
 
     @override
     def release(self, slot: int) -> None:

@@ -32,10 +32,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from ...phases import phase
+from ...sampling.fetch import send
 from ...sampling.sampler import best_of
+from .. import flash
 from ..cache import RaggedStep, SlotCache
 from ..masks import Mask, Masks
 from ..memory import is_out_of_memory
+from ..rows import FILLER
 from .compiled_layers import CompiledLayers
 from .eager import EagerRunner, forward, only_positions
 from .packing import Part, inputs_of
@@ -154,7 +157,8 @@ class GraphRunner(StepRunner):
         self._masks = masks
         self._record = record
         self._layers: AbstractContextManager[object] = layers or nullcontext()
-        self._plain = EagerRunner(model, cache, masks)
+        in_spans = layers is not None and flash.splits(model)
+        self._plain = EagerRunner(model, cache, masks, in_spans=in_spans)
         self._num_rows = len(cache.written)
         self._rows = row_counts(self._num_rows)
         self._seen = seen_counts(cache.capacity)
@@ -209,37 +213,38 @@ class GraphRunner(StepRunner):
         tokens: Sequence[Sequence[int]],
         starts: Sequence[int],
         *,
-        steps: int = 0,
+        steps: Tensor | None = None,
     ) -> Tensor:
-        split = len(rows) - steps
-        count = self.tokens_for(sum(map(len, tokens[:split])))
+        split = len(tokens)
+        count = self.tokens_for(sum(map(len, tokens)))
         assert count is not None, "too many tokens for one graph"
         prompts = Part(
-            rows=rows[:split], tokens=tokens[:split], starts=starts[:split], count=count
+            rows=rows[:split], tokens=tokens, starts=starts[:split], count=count
         )
         parts, lead = [prompts], 0
-        if steps:
+        if steps is not None:
             lead = self._num_rows
             decoded = Part(
                 rows=rows[split:],
-                tokens=tokens[split:],
+                tokens=[[FILLER]] * len(steps),
                 starts=starts[split:],
                 count=lead,
                 is_steps=True,
             )
             parts.insert(0, decoded)
         ends = prompts.ends(at=lead)
-        ends += range(steps)
+        ends += range(len(rows) - split)
         ends += ends[:1] * (self._num_rows - len(ends))
-        self._prompt_inputs[:, : lead + count].copy_(
-            inputs_of(parts), non_blocking=True
-        )
-        self._ends[:, 1].copy_(torch.tensor(ends), non_blocking=True)
+        self._prompt_inputs[:, : lead + count] = inputs_of(parts, self._device)
+        if steps is not None:
+            self._prompt_inputs[0, : len(steps)] = steps
+        self._ends[:, 1] = send(ends, self._device)
         if self.continues:
             self._copy_spans(parts)
-        if (count, steps > 0) not in self._prompts:
-            self._record_prompts(count, joined=steps > 0)
-        self._prompts[count, steps > 0]()
+        shape = (count, steps is not None)
+        if shape not in self._prompts:
+            self._record_prompts(count, joined=steps is not None)
+        self._prompts[shape]()
         return self._logits[: len(rows)]
 
     def _copy_spans(self, parts: Sequence[Part]) -> None:
@@ -252,8 +257,7 @@ class GraphRunner(StepRunner):
             )
             for part in parts
         ]
-        made = torch.tensor(spans, dtype=torch.int32)
-        self._spans[-len(parts) :].copy_(made, non_blocking=True)
+        self._spans[-len(parts) :] = send(spans, self._device, torch.int32)
 
     # -------------------------------------------------------------------- recording
 

@@ -19,18 +19,30 @@ from .runner import StepRunner
 
 
 class EagerRunner(StepRunner):
-    """Calls the model as it is."""
+    """Calls the model as it is.
 
-    def __init__(self, model: Any, cache: SlotCache, masks: Masks) -> None:
+    Args:
+        model: A decoder.
+        cache: Its cache.
+        masks: Its masks.
+        in_spans: Attend by spans wherever the model can. Otherwise where that is faster
+            without compiled layers.
+    """
+
+    def __init__(
+        self, model: Any, cache: SlotCache, masks: Masks, *, in_spans: bool = False
+    ) -> None:
         self._model = model
         self._cache = cache
         self._masks = masks
+        self._in_spans = in_spans
 
     @override
     def run(self, fed: Tensor, *, seen: int) -> Tensor:
         ids, positions, places = fed
         seen = self._masks.seen(seen)
-        by_spans = self._masks.by_spans and flash.pays(len(ids), seen)
+        pays = self._in_spans or flash.pays(len(ids), seen)
+        by_spans = self._masks.by_spans and pays
         if by_spans:
             mask: Mask = flash.spans_of_rows(positions, row_size=self._cache.row_size)
         else:

@@ -11,6 +11,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from ...sampling.fetch import send
 from ..grouping import padded
 
 
@@ -94,10 +95,10 @@ class Part:
         return [value for value, each in pairs for _ in each]
 
 
-def inputs_of(parts: Sequence[Part]) -> Tensor:
+def inputs_of(parts: Sequence[Part], device: torch.device) -> Tensor:
     """Return ``[5, tokens]``, int64: `Part.inputs` of parts in a row."""
     at, made = 0, []
     for part in parts:
-        made.append(torch.tensor(part.inputs(at=at)))
+        made.append(send(part.inputs(at=at), device))
         at += part.count
     return torch.cat(made, dim=1)

@@ -71,17 +71,16 @@ class StepRunner(abc.ABC):
         tokens: Sequence[Sequence[int]],
         starts: Sequence[int],
         *,
-        steps: int = 0,
+        steps: Tensor | None = None,
     ) -> Tensor:
         """Compute prompts, and rows that decode, in one pass.
 
         Args:
             rows: Different ones: first of the prompts, then those that decode.
-            tokens: Ids of each prompt, for whose number `tokens_for` returns one; one
-                id for each row that decodes.
+            tokens: Ids of each prompt, for whose number `tokens_for` returns one.
             starts: Positions of each row that hold the tokens before these; 0 for all
                 unless the runner `continues`.
-            steps: Number of rows that decode.
+            steps: ``[rows that decode]``, int64, on the device: an id for each.
 
         Returns:
             ``[rows, vocab]``: logits of their last tokens. Valid until the next call.
