@@ -108,13 +108,14 @@ if TYPE_CHECKING:
     from .sampling.request_sampler import RequestSampler as RequestSampler
     from .sampling.request_sampler import token_logprobs as token_logprobs
     from .sampling.sampler import Choice as Choice
-from .sampling.sampler import Sampler as Sampler
+    from .sampling.sampler import Sampler as Sampler
 
 _LAZY = {
     "Artifact": ".artifacts.store",
     "ArtifactFolder": ".artifacts.folder",
     "ArtifactStore": ".artifacts.store",
     "BuildSpec": ".artifacts.key",
+    "Choice": ".sampling.sampler",
     "Progress": ".artifacts.progress",
     "RequestSampler": ".sampling.request_sampler",
     "Sampler": ".sampling.sampler",
