@@ -15,7 +15,7 @@ import pytest
 
 from unillm import backend
 
-NEEDS_TORCH = {"Sampler", "check_tensors", "load_model"}
+NEEDS_TORCH = {"Choice", "Sampler", "check_tensors", "load_model"}
 NEEDS_NUMPY = {"RequestSampler", "token_logprobs"}
 LIGHT = sorted(set(backend.__all__) - NEEDS_TORCH - NEEDS_NUMPY)
 
