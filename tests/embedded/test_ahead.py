@@ -34,6 +34,20 @@ def ahead(family: str, num_slots: int) -> PoisonedEngine:
     return engine
 
 
+def recorded(engine: PoisonedEngine) -> list[str]:
+    """Return the list in which starts and reads will be noted."""
+    events: list[str] = []
+    start = engine.start
+
+    def noted(chunks, slots):
+        events.append("start")
+        results = start(chunks, slots)
+        return lambda: events.append("read") or results()
+
+    engine.start = noted
+    return events
+
+
 @pytest.mark.parametrize("budget", [2048, 40], ids=["whole", "in chunks"])
 @pytest.mark.parametrize("family", CORE)
 def test_tokens_are_those_of_generate(reference, family, budget):
@@ -58,15 +72,8 @@ def test_a_step_starts_before_the_tokens_of_the_last_one_are_read(reference):
     engine = ahead("llama", 1)
     [known] = reference.known("llama", 1)
     request = attrs.evolve(known.request, max_new_tokens=6)
-    events = []
-    start = engine.start
+    events = recorded(engine)
 
-    def recorded(chunks, slots):
-        events.append("start")
-        results = start(chunks, slots)
-        return lambda: events.append("read") or results()
-
-    engine.start = recorded
     serve(engine, [request])
 
     assert events == ["start", *["start", "read"] * 5, "read"]
@@ -81,15 +88,8 @@ def test_a_request_with_bad_words_of_two_tokens_is_read_first(reference):
         bad_words_token_ids=((5, 6),),
     )
     engine = ahead("llama", 2)
-    events = []
-    start = engine.start
+    events = recorded(engine)
 
-    def recorded(chunks, slots):
-        events.append("start")
-        results = start(chunks, slots)
-        return lambda: events.append("read") or results()
-
-    engine.start = recorded
     serve(engine, [asked])
 
     assert events == ["start", "read"] * 8
