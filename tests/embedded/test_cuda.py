@@ -70,7 +70,7 @@ ALIBI = "falcon, ALiBi"
 """Its code makes masks without a fetch, unlike others with their own attention."""
 
 GATES = 0.2
-"""In bfloat16, experts with nearly the same score change indexs too, which moves the
+"""In bfloat16, experts with nearly the same score change places too, which moves the
 logits more."""
 
 KERNELS = 0.15
