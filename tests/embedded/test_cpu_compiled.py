@@ -119,8 +119,15 @@ def test_a_family_that_is_not_compiled_runs_eagerly_and_a_warning_says_why(
     assert reason in caplog.text
 
 
-@pytest.mark.parametrize("options", [{}, {"enforce_eager": True, "compile_after": 0}])
-def test_steps_are_compiled_on_request_only(options):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"compile_after": None},
+        {"enforce_eager": True},
+        {"enforce_eager": True, "compile_after": 0},
+    ],
+)
+def test_steps_that_are_not_to_be_compiled_are_eager(options):
     engine = TransformersSlotEngine(
         make_model("llama"), num_slots=2, max_model_len=64, **options
     )

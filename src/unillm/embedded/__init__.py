@@ -106,7 +106,7 @@ class TransformersBackend(Backend):
             quantization=config.quantization,
             trust_remote_code=config.trust_remote_code,
             enforce_eager=config.enforce_eager,
-            compile_after=config.backend_options.get("compile_after"),
+            compile_after=config.backend_options.get("compile_after", "background"),
             enable_lora=config.enable_lora,
             max_loras=config.max_loras,
             enable_prefix_caching=config.enable_prefix_caching,

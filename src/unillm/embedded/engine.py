@@ -48,7 +48,7 @@ from .masks import Mask, Masks
 from .memory import asked_bytes, is_out_of_memory, out_of_memory
 from .prefixes import shortest_prefix
 from .rows import FILLER, Row, Rows
-from .steps import make_runner
+from .steps import CompileAfter, make_runner
 from .steps.eager import forward, only_positions
 from .steps.runner import StepRunner
 from .weights.lora import Adapters
@@ -81,8 +81,7 @@ class TransformersSlotEngine(SlotEngine):
             the engine estimates with it what fits.
         enforce_eager: Call the model as it is in every step: compile and record
             nothing.
-        compile_after: On a CPU, decode steps before they are compiled; `None` compiles
-            none.
+        compile_after: When decode steps are compiled on a CPU (`CompileAfter`).
         max_loras: Adapters at a time; `None` for none at all. With adapters decode
             steps are eager.
         enable_prefix_caching: Take over prefixes from other rows; `None` where the
@@ -103,7 +102,7 @@ class TransformersSlotEngine(SlotEngine):
         max_model_len: int,
         max_num_batched_tokens: int = DEFAULT_MAX_NUM_BATCHED_TOKENS,
         enforce_eager: bool = False,
-        compile_after: int | None = None,
+        compile_after: CompileAfter = "background",
         max_loras: int | None = None,
         enable_prefix_caching: bool | None = None,
         logprobs_mode: LogprobsMode = "raw_logprobs",
@@ -480,6 +479,8 @@ class TransformersSlotEngine(SlotEngine):
     @override
     def close(self) -> None:
         self._model = self._adapters = None
+        if self._runner is not None:
+            self._runner.close()
         self._runner = None  # type: ignore[assignment]  # no call comes after this one
         self._cache.free()
         self._sampler.close()

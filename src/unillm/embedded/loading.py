@@ -49,6 +49,7 @@ from .memory import (
     out_of_memory,
     plan_limits,
 )
+from .steps import CompileAfter
 from .weights.fused import fuse_projections
 from .weights.lora import require_peft
 from .weights.onednn import pack_linears
@@ -78,7 +79,7 @@ def load_engine(
     quantization: str | None = None,
     trust_remote_code: bool = False,
     enforce_eager: bool = False,
-    compile_after: int | None = None,
+    compile_after: CompileAfter = "background",
     enable_lora: bool = False,
     max_loras: int | None = None,
     enable_prefix_caching: bool | None = None,
@@ -100,8 +101,7 @@ def load_engine(
             any or none.
         trust_remote_code: Run the model code that comes with the checkpoint.
         enforce_eager: Call the model as it is: fuse, pack and compile nothing.
-        compile_after: On a CPU, decode steps before they are compiled; `None` compiles
-            none.
+        compile_after: When decode steps are compiled on a CPU (`CompileAfter`).
         enable_lora: Take requests with adapters.
         max_loras: Adapters at a time; `None` for as many as slots.
         enable_prefix_caching: Take over prefixes from other rows; `None` where the
@@ -119,11 +119,12 @@ def load_engine(
     """
     if dtype not in _DTYPES:
         raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}.")
-    if compile_after is not None and not (
+    if compile_after not in (None, "background") and not (
         isinstance(compile_after, int) and compile_after >= 0
     ):
         raise ConfigError(
-            f"compile_after must be a number of steps ≥ 0, got {compile_after!r}."
+            "compile_after must be a number of steps ≥ 0, None or 'background', got "
+            f"{compile_after!r}."
         )
     if logprobs_mode not in LOGPROBS_MODES:
         raise ConfigError(

@@ -7,8 +7,8 @@ takes 4 to 35 s for six layers on two cores, during which no stream gets a token
 the caller knows whether that pays, so it happens after the caller's number of steps.
 Steps are counted, not seconds, so that tokens do not depend on how busy the machine is.
 
-All rows of a step are compiled as one graph with fixed shapes. Attention reads the
-blocks that a row has (`Masks.in_blocks`), so new lengths compile nothing.
+This process compiles them, once for each number of rows. `background` has another one
+do it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any, cast
 
@@ -27,11 +27,11 @@ from torch.fx import GraphModule
 from typing_extensions import override
 
 from ...phases import phase
-from ..cache import DecodeStep, SlotCache
-from ..families import family_of
+from ..cache import SlotCache
 from ..masks import Masks
 from ..memory import is_out_of_memory
-from .eager import EagerRunner, forward
+from .compilable import NO_ASSERTS, Compiled, rows_of_graph, step_of
+from .eager import EagerRunner
 from .runner import StepRunner
 
 log = logging.getLogger("unillm.transformers")
@@ -39,14 +39,6 @@ log = logging.getLogger("unillm.transformers")
 FEWEST_ROWS = 4
 """Fewer rows take as long: oneDNN multiplies 2176 x 384 packed weights by four rows in
 186 µs, and by one row in 235 µs."""
-
-_MANY_ROWS = 8
-"""Up to here a step costs nearly the same, so one graph serves all of them."""
-
-Compiled = Callable[[Tensor], Tensor]
-
-_NO_ASSERTS: Mapping[str, Any] = {"size_asserts": False, "alignment_asserts": False}
-"""Checking the shape of each tensor takes a tenth of a step of a 0.65M Llama."""
 
 
 class CompilingRunner(StepRunner):
@@ -67,14 +59,14 @@ class CompilingRunner(StepRunner):
 
     @override
     def rows_for(self, count: int) -> int:
-        rows = self._bucket(count)
+        rows = rows_of_graph(count, self._num_rows)
         if rows in self._compiled or self._is_due(rows):
             return rows
         return min(max(count, FEWEST_ROWS), self._num_rows)
 
     @override
     def run(self, fed: Tensor, *, seen: int) -> Tensor:
-        rows = self._bucket(fed.shape[1])
+        rows = rows_of_graph(fed.shape[1], self._num_rows)
         if step := self._compiled.get(rows):
             return step(fed)
         if self._is_due(rows):
@@ -83,13 +75,6 @@ class CompilingRunner(StepRunner):
                 return logits
         self._steps[rows] += 1
         return self._eager.run(fed, seen=seen)
-
-    def _bucket(self, count: int) -> int:
-        """Return the number of rows that a graph for *count* of them has."""
-        rows = _MANY_ROWS
-        while rows < count:
-            rows *= 2
-        return min(rows, self._num_rows)
 
     def _is_due(self, rows: int) -> bool:
         return not self._failed and self._steps[rows] >= self._compile_after
@@ -127,38 +112,9 @@ class CompilingRunner(StepRunner):
         return logits
 
 
-def refusal(model: Any) -> str | None:
-    """Return why the steps of a model are not compiled; `None` if they are."""
-    config = model.config.get_text_config(decoder=True)
-    family = family_of(config)
-    if family.own_attention:
-        return f"{config.model_type!r} attends by code of its own"
-    if family.sinks:
-        return f"{config.model_type!r} has attention sinks"
-    if not family.compiles:
-        return f"torch does not compile the attention of {config.model_type!r}"
-    return None
-
-
 def compile_step(model: Any, cache: SlotCache, masks: Masks) -> Compiled:
     """Return a step, compiled for the number of rows of its first call."""
-    config = model.config.get_text_config(decoder=True)
-    queries = config.num_attention_heads // cache.shape.kv_heads
-
-    def step(fed: Tensor) -> Tensor:
-        ids, positions, places = fed
-        logits = forward(
-            model,
-            cache,
-            DecodeStep(cache, places, seen=cache.capacity),
-            ids=ids[:, None],
-            positions=positions[:, None],
-            mask=masks.in_blocks(positions, queries=queries, capacity=cache.capacity),
-        )
-        cache.step = None  # otherwise it would become an output of the graph
-        return logits
-
-    return _Graph(step)
+    return _Graph(step_of(model, cache, masks))
 
 
 class _Graph:
@@ -192,7 +148,7 @@ class _Graph:
         def compiler(graph: GraphModule, examples: list[Any]) -> Callable[..., Any]:
             compiled = cast(
                 "Callable[..., Sequence[Tensor]]",
-                compile_fx(graph, examples, config_patches=dict(_NO_ASSERTS)),
+                compile_fx(graph, examples, config_patches=dict(NO_ASSERTS)),
             )
 
             def call(*inputs: Any) -> Sequence[Tensor]:

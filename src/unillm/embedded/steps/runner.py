@@ -86,3 +86,6 @@ class StepRunner(abc.ABC):
             ``[rows, vocab]``: logits of their last tokens. Valid until the next call.
         """
         raise NotImplementedError
+
+    def close(self) -> None:  # noqa: B027 - optional
+        """End what the runner has begun. A second call does nothing."""

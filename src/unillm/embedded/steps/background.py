@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""`BackgroundRunner`: eager steps, until a process beside the engine compiled them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import statistics
+import sys
+import sysconfig
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from ...model.memory import GIB
+from ...openmp import cpu_quota
+from ..cache import SlotCache
+from ..masks import Masks
+from ..memory import free_bytes, is_out_of_memory
+from .compilable import Compiled, rows_of_graph
+from .compiling import Compilation, Task
+from .eager import EagerRunner
+from .runner import StepRunner
+
+log = logging.getLogger("unillm.transformers")
+
+BUSY_S = 5.0
+"""Seconds in eager steps of a number of rows after which a process compiles them. A
+program that has worked so long often goes on for as long as compiling takes."""
+
+FREE_BYTES = 2 * GIB
+"""Memory that has to be free: the process and a C++ compiler take up to half of it."""
+
+_TRIALS = 9
+"""Eager and compiled steps that are compared."""
+
+
+class BackgroundRunner(StepRunner):
+    """Takes eager steps, and compiled ones as soon as they are there and are faster.
+
+    Args:
+        model: The model.
+        cache: Its cache.
+        masks: Its masks.
+    """
+
+    def __init__(self, model: Any, cache: SlotCache, masks: Masks) -> None:
+        self._model = model
+        self._cache = cache
+        self._masks = masks
+        self._eager = EagerRunner(model, cache, masks)
+        self._num_rows = len(cache.written)
+        self._busy_s: defaultdict[int, float] = defaultdict(float)
+        self._compiled: dict[int, Compiled] = {}
+        self._trials: defaultdict[int, _Trial] = defaultdict(_Trial)
+        self._compilation: Compilation | None = None
+        self._since = 0.0
+        self._failed = False
+        self._count = 0
+        self._compiled_is_next = False
+
+    @override
+    def rows_for(self, count: int) -> int:
+        rows = rows_of_graph(count, self._num_rows)
+        self._count = count
+        self._compiled_is_next = (
+            rows in self._compiled and self._trials[count].prefers_compiled()
+        )
+        return rows if self._compiled_is_next else count
+
+    @override
+    def run(self, fed: Tensor, *, seen: int) -> Tensor:
+        rows = rows_of_graph(fed.shape[1], self._num_rows)
+        step = self._compiled.get(rows)
+        start = time.perf_counter()
+        if step is not None and self._compiled_is_next:
+            logits = self._run_compiled(step, fed, seen=seen)
+        else:
+            logits = self._eager.run(fed, seen=seen)
+        spent = time.perf_counter() - start
+        if step is not None:
+            self._trials[self._count].note(spent, compiled=self._compiled_is_next)
+        elif not self._failed:
+            self._busy_s[rows] += spent
+        self._look(rows)
+        return logits
+
+    @override
+    def close(self) -> None:
+        if self._compilation is not None:
+            self._compilation.close()
+            self._compilation = None
+
+    def _run_compiled(self, step: Compiled, fed: Tensor, *, seen: int) -> Tensor:
+        try:
+            return step(fed)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            self._compiled.clear()
+            self._fail(error)
+        # It writes the same positions once more.
+        return self._eager.run(fed, seen=seen)
+
+    def _look(self, rows: int) -> None:
+        """Begin to compile, or take over what is compiled."""
+        if self._failed:
+            return
+        try:
+            if self._compilation is None:
+                if self._busy_s[rows] >= BUSY_S and rows not in self._compiled:
+                    self._busy_s[rows] = 0.0
+                    self._begin(rows)
+            elif self._compilation.is_over():
+                self._take_over(self._compilation)
+        except Exception as error:  # noqa: BLE001 - a compiler may raise anything
+            self._fail(error)
+
+    def _begin(self, rows: int) -> None:
+        if free_bytes(self._model.device) < FREE_BYTES:
+            return
+        self._cache.step = None  # it holds tensors of the last step
+        self._since = time.perf_counter()
+        self._compilation = Compilation(
+            Task(
+                model=self._model,
+                cache=self._cache,
+                masks=self._masks,
+                rows=rows,
+                threads=torch.get_num_threads(),
+            )
+        )
+        log.info("A process compiles the decode step of %d rows.", rows)
+
+    def _take_over(self, compilation: Compilation) -> None:
+        self._compiled[compilation.rows] = compilation.result()
+        self._compilation = None
+        log.info(
+            "Decode steps of %d rows are compiled from now on; that took %.1f s.",
+            compilation.rows,
+            time.perf_counter() - self._since,
+        )
+
+    def _fail(self, error: Exception) -> None:
+        self.close()
+        self._failed = True
+        log.warning(
+            "torch cannot compile the decode step of %s, so steps stay eager and take "
+            "longer: %s: %s. enforce_eager=True skips it.",
+            type(self._model).__name__,
+            type(error).__name__,
+            str(error).strip().partition("\n")[0],
+        )
+
+
+class _Trial:
+    """Whether compiled steps are faster for a number of rows that slots asked for.
+
+    Eager and compiled steps take turns until there are enough of both.
+    """
+
+    def __init__(self) -> None:
+        self._eager: list[float] = []
+        self._compiled: list[float] = []
+        self._verdict: bool | None = None
+
+    def prefers_compiled(self) -> bool:
+        """Return whether the next step is to be compiled."""
+        if self._verdict is None:
+            return len(self._compiled) <= len(self._eager)
+        return self._verdict
+
+    def note(self, seconds: float, *, compiled: bool) -> None:
+        """Note what a step took."""
+        if self._verdict is not None:
+            return
+        (self._compiled if compiled else self._eager).append(seconds)
+        if len(self._eager) >= _TRIALS and len(self._compiled) >= _TRIALS:
+            eager, best = map(statistics.median, (self._eager, self._compiled))
+            self._verdict = best < eager
+
+
+def can_compile() -> bool:
+    """Return whether a process can compile here, beside the threads of an engine."""
+    # A quota counts the process's time as the engine's, whatever its priority.
+    quota = cpu_quota()
+    return (
+        sys.platform == "linux"
+        and bool(sys.executable)
+        and not getattr(sys, "frozen", False)
+        and shutil.which(os.environ.get("CXX", "g++")) is not None
+        and Path(sysconfig.get_path("include"), "Python.h").exists()
+        and (quota is None or quota >= torch.get_num_threads() + 1)
+    )

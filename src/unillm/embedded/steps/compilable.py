@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+
+"""Which decode steps torch compiles on a CPU, and the function that it compiles.
+
+All rows of a step are compiled as one graph with fixed shapes. Attention reads the
+blocks that a row has (`Masks.in_blocks`), so new lengths compile nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..cache import DecodeStep, SlotCache
+from ..families import family_of
+from ..masks import Masks
+from .eager import forward
+
+Compiled = Callable[[Tensor], Tensor]
+"""Takes what `StepRunner.run` is fed, for one number of rows, and returns logits."""
+
+NO_ASSERTS: Mapping[str, Any] = {"size_asserts": False, "alignment_asserts": False}
+"""Checking the shape of each tensor takes a tenth of a step of a 0.65M Llama."""
+
+_MANY_ROWS = 8
+"""Up to here a step costs nearly the same, so one graph serves all of them."""
+
+
+def rows_of_graph(count: int, num_rows: int) -> int:
+    """Return the number of rows of the graph that serves *count* of *num_rows* rows."""
+    rows = _MANY_ROWS
+    while rows < count:
+        rows *= 2
+    return min(rows, num_rows)
+
+
+def refusal(model: Any) -> str | None:
+    """Return why the steps of a model are not compiled; `None` if they are."""
+    config = model.config.get_text_config(decoder=True)
+    family = family_of(config)
+    if family.own_attention:
+        return f"{config.model_type!r} attends by code of its own"
+    if family.sinks:
+        return f"{config.model_type!r} has attention sinks"
+    if not family.compiles:
+        return f"torch does not compile the attention of {config.model_type!r}"
+    return None
+
+
+def step_of(model: Any, cache: SlotCache, masks: Masks) -> Compiled:
+    """Return the decode step of all rows that it is fed, to be compiled."""
+    config = model.config.get_text_config(decoder=True)
+    queries = config.num_attention_heads // cache.shape.kv_heads
+
+    def step(fed: Tensor) -> Tensor:
+        ids, positions, places = fed
+        logits = forward(
+            model,
+            cache,
+            DecodeStep(cache, places, seen=cache.capacity),
+            ids=ids[:, None],
+            positions=positions[:, None],
+            mask=masks.in_blocks(positions, queries=queries, capacity=cache.capacity),
+        )
+        cache.step = None  # otherwise it would become an output of the graph
+        return logits
+
+    return step
