@@ -82,7 +82,7 @@ class Unillm(Engine):
 
 
 class UnillmDefault(Unillm):
-    """`Unillm` with its defaults: packed weights, nothing compiled."""
+    """`Unillm` with its defaults: a process compiles steps beside a long run."""
 
     backend_options: Mapping[str, Any] = {"device": "cpu"}
 

@@ -41,6 +41,9 @@ FREE_BYTES = 2 * GIB
 _TRIALS = 9
 """Eager and compiled steps that are compared."""
 
+_TRIAL_HOLDS = 2000
+"""Steps after which they are compared again: other programs come and go."""
+
 
 class BackgroundRunner(StepRunner):
     """Takes eager steps, and compiled ones as soon as they are there and are faster.
@@ -57,6 +60,7 @@ class BackgroundRunner(StepRunner):
         self._masks = masks
         self._eager = EagerRunner(model, cache, masks)
         self._num_rows = len(cache.written)
+        self._threads = torch.get_num_threads()
         self._busy_s: defaultdict[int, float] = defaultdict(float)
         self._compiled: dict[int, Compiled] = {}
         self._trials: defaultdict[int, _Trial] = defaultdict(_Trial)
@@ -71,7 +75,11 @@ class BackgroundRunner(StepRunner):
         rows = rows_of_graph(count, self._num_rows)
         self._count = count
         self._compiled_is_next = (
-            rows in self._compiled and self._trials[count].prefers_compiled()
+            rows in self._compiled
+            and self._trials[count].prefers_compiled()
+            # Compiled attention has a buffer for each thread that it was compiled for,
+            # and does not look how many there are.
+            and torch.get_num_threads() == self._threads
         )
         return rows if self._compiled_is_next else count
 
@@ -134,7 +142,7 @@ class BackgroundRunner(StepRunner):
                 cache=self._cache,
                 masks=self._masks,
                 rows=rows,
-                threads=torch.get_num_threads(),
+                threads=self._threads,
             )
         )
         log.info("A process compiles the decode step of %d rows.", rows)
@@ -163,13 +171,14 @@ class BackgroundRunner(StepRunner):
 class _Trial:
     """Whether compiled steps are faster for a number of rows that slots asked for.
 
-    Eager and compiled steps take turns until there are enough of both.
+    Eager and compiled steps take turns until there are enough of both, now and then.
     """
 
     def __init__(self) -> None:
         self._eager: list[float] = []
         self._compiled: list[float] = []
         self._verdict: bool | None = None
+        self._left = 0
 
     def prefers_compiled(self) -> bool:
         """Return whether the next step is to be compiled."""
@@ -180,11 +189,15 @@ class _Trial:
     def note(self, seconds: float, *, compiled: bool) -> None:
         """Note what a step took."""
         if self._verdict is not None:
+            self._left -= 1
+            if self._left == 0:
+                self._eager, self._compiled, self._verdict = [], [], None
             return
         (self._compiled if compiled else self._eager).append(seconds)
         if len(self._eager) >= _TRIALS and len(self._compiled) >= _TRIALS:
             eager, best = map(statistics.median, (self._eager, self._compiled))
             self._verdict = best < eager
+            self._left = _TRIAL_HOLDS
 
 
 def can_compile() -> bool:

@@ -31,7 +31,7 @@ from .compilable import Compiled
 
 _COMMAND = (
     "import sys; sys.path[:] = sys.argv[1:]; "
-    "from unillm.embedded.step_compiler import main; main()"
+    "from unillm.embedded import step_compiler; step_compiler.main()"
 )
 """The process finds the modules that this one finds, and no others."""
 
@@ -41,7 +41,7 @@ _GRACE_S = 5.0
 
 @attrs.frozen(kw_only=True)
 class Task:
-    """What the process compiles."""
+    """The step that the process compiles."""
 
     model: Any
     cache: SlotCache
@@ -53,7 +53,7 @@ class Task:
 
 @attrs.frozen(kw_only=True)
 class Answer:
-    """What the process writes."""
+    """The process's answer: a compiled step, or why there is none."""
 
     error: str = ""
     """Why there is no compiled step."""
@@ -82,7 +82,7 @@ class Compilation:
         self._loaded: tuple[Any, Answer] | None = None
         self._error: Exception | None = None
         self._lock = threading.Lock()
-        self._closed = False
+        self._closed = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(
             target=self._work, args=(described,), name="unillm-compile", daemon=True
@@ -108,7 +108,7 @@ class Compilation:
     def close(self) -> None:
         """End the process, whatever it does."""
         with self._lock:
-            self._closed = True
+            self._closed.set()
             if self._process is not None and self._process.returncode is None:
                 # Its C++ compilers are in its group.
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -129,7 +129,7 @@ class Compilation:
 
     def _ask(self, described: bytes) -> Answer | None:
         with self._lock:
-            if self._closed:
+            if self._closed.is_set():
                 return None
             process = self._process = _start()
         assert process.stdin is not None
@@ -144,7 +144,7 @@ class Compilation:
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
         process.stdout.close()
-        if self._closed:
+        if self._closed.is_set():
             return None
         if process.returncode or not written:
             raise RuntimeError(
@@ -190,9 +190,7 @@ class _Step:
         output: Which of its outputs are the logits.
     """
 
-    def __init__(
-        self, artifact: Any, inputs: list[Tensor | None], output: int
-    ) -> None:
+    def __init__(self, artifact: Any, inputs: list[Tensor | None], output: int) -> None:
         self._artifact = artifact
         self._inputs = inputs
         self._fed = inputs.index(None)

@@ -30,7 +30,7 @@ from ...phases import phase
 from ..cache import SlotCache
 from ..masks import Masks
 from ..memory import is_out_of_memory
-from .compilable import NO_ASSERTS, Compiled, rows_of_graph, step_of
+from .compilable import OPTIONS, Compiled, rows_of_graph, step_of
 from .eager import EagerRunner
 from .runner import StepRunner
 
@@ -56,6 +56,7 @@ class CompilingRunner(StepRunner):
         self._steps: Counter[int] = Counter()
         self._compiled: dict[int, Compiled] = {}
         self._failed = False
+        self._threads = torch.get_num_threads()
 
     @override
     def rows_for(self, count: int) -> int:
@@ -67,6 +68,11 @@ class CompilingRunner(StepRunner):
     @override
     def run(self, fed: Tensor, *, seen: int) -> Tensor:
         rows = rows_of_graph(fed.shape[1], self._num_rows)
+        if torch.get_num_threads() != self._threads:
+            # Compiled attention has a buffer for each thread that it was compiled for,
+            # and does not look how many there are.
+            self._threads = torch.get_num_threads()
+            self._compiled.clear()
         if step := self._compiled.get(rows):
             return step(fed)
         if self._is_due(rows):
@@ -148,7 +154,7 @@ class _Graph:
         def compiler(graph: GraphModule, examples: list[Any]) -> Callable[..., Any]:
             compiled = cast(
                 "Callable[..., Sequence[Tensor]]",
-                compile_fx(graph, examples, config_patches=dict(NO_ASSERTS)),
+                compile_fx(graph, examples, config_patches=dict(OPTIONS)),
             )
 
             def call(*inputs: Any) -> Sequence[Tensor]:

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._inductor.standalone_compile import standalone_compile
+from torch._inductor.standalone_compile import AOTCompiledArtifact, standalone_compile
 from torch.fx import GraphModule
 
 from .. import attention  # noqa: F401 - registers the attention of the model
 from . import blueprint
-from .compilable import NO_ASSERTS, Compiled, step_of
+from .compilable import OPTIONS, Compiled, step_of
 from .compiling import Answer
 
 
@@ -32,7 +32,7 @@ def compile_task(task: bytes) -> bytes:
 def _compile(described: bytes) -> Answer:
     task, tensors = blueprint.load(described)
     fed = torch.zeros(3, task.rows, dtype=torch.int64)
-    options = {**NO_ASSERTS, "cpp.threads": task.threads}
+    options = {**OPTIONS, "cpp.threads": task.threads}
     with torch.inference_mode():
         graph, inputs, output = _trace(step_of(task.model, task.cache, task.masks), fed)
         artifact = standalone_compile(
@@ -42,6 +42,7 @@ def _compile(described: bytes) -> Answer:
             options={"config_patches": options},
             aot=True,
         )
+    assert isinstance(artifact, AOTCompiledArtifact)
     return Answer(
         artifact=artifact.serialize(),
         inputs=[None if each is fed else _index_of(each, tensors) for each in inputs],
