@@ -211,4 +211,5 @@ def can_compile() -> bool:
         and shutil.which(os.environ.get("CXX", "g++")) is not None
         and Path(sysconfig.get_path("include"), "Python.h").exists()
         and (quota is None or quota >= torch.get_num_threads() + 1)
+        and not {"TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE"} & os.environ.keys()
     )

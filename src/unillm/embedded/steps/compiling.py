@@ -36,7 +36,8 @@ _COMMAND = (
 """The process finds the modules that this one finds, and no others."""
 
 _GRACE_S = 5.0
-"""How long `Compilation.close` waits for a step that is being loaded."""
+"""How long a process that has answered may take to end, and `Compilation.close` waits
+for a step that is being loaded."""
 
 
 @attrs.frozen(kw_only=True)
@@ -110,9 +111,7 @@ class Compilation:
         with self._lock:
             self._closed.set()
             if self._process is not None and self._process.returncode is None:
-                # Its C++ compilers are in its group.
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
+                _kill(self._process)
         self._thread.join(_GRACE_S)
         self._tensors.clear()
 
@@ -140,7 +139,7 @@ class Compilation:
         written = process.stdout.read()
         # The process group stays until it is waited for, so `close` kills no other.
         with self._lock:
-            process.wait()
+            _await(process)
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
         process.stdout.close()
@@ -169,6 +168,21 @@ def _start() -> subprocess.Popen[bytes]:
         },
         start_new_session=True,  # Ctrl-C is for this program
     )
+
+
+def _await(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a process that has closed its output, but not for ever."""
+    try:
+        process.wait(_GRACE_S)
+    except subprocess.TimeoutExpired:
+        _kill(process)
+        process.wait()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process that was not waited for, with its C++ compilers."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _load(artifact: bytes) -> Any:
