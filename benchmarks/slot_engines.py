@@ -87,6 +87,12 @@ class UnillmDefault(Unillm):
     backend_options: Mapping[str, Any] = {"device": "cpu"}
 
 
+class UnillmPacked(Unillm):
+    """`Unillm` with packed weights, and nothing compiled."""
+
+    backend_options: Mapping[str, Any] = {"device": "cpu", "compile_after": None}
+
+
 class UnillmEager(UnillmDefault):
     """`Unillm` with ``enforce_eager=True``."""
 
@@ -312,6 +318,7 @@ class FloorEager(Floor):
 ENGINES: dict[str, type[Engine]] = {
     "unillm": Unillm,
     "unillm-default": UnillmDefault,
+    "unillm-packed": UnillmPacked,
     "unillm-eager": UnillmEager,
     "ctranslate2": CTranslate2,
     "ctranslate2-wide": CTranslate2Wide,

@@ -39,6 +39,7 @@ ENGINES = ("unillm", "floor", "static", "generate_batch")
 VLLM = ("vllm", "vllm-eager")
 OTHERS = (
     "unillm-default",
+    "unillm-packed",
     "unillm-eager",
     "ctranslate2",
     "ctranslate2-wide",
