@@ -78,11 +78,12 @@ def work(model: str, setting: str, seconds: float) -> None:
             handle.result()
     generator.close()
     times = [start, *marks.times[:2], last]
+    middles = [(at - gap / 2, gap) for at, gap in gaps]
     print(
         json.dumps(
             {"setting": setting, "load": round(os.getloadavg()[0], 1)}
             | {
-                name: described([gap for at, gap in gaps if first < at <= end])
+                name: described([gap for at, gap in middles if first < at <= end])
                 for name, first, end in zip(PHASES, times, times[1:], strict=False)
             }
         )
