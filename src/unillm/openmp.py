@@ -60,3 +60,13 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
         if quota > 0 and period > 0:
             return quota / period
     return None
+
+
+def libraries() -> list[str]:
+    """Return the paths of GNU's OpenMP libraries that this process has loaded."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:  # not Linux
+        return []
+    paths = {line.split(maxsplit=5)[-1] for line in lines if "libgomp" in line}
+    return sorted(paths)

@@ -11,16 +11,19 @@ import subprocess
 import sys
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 from embedded.serving import PoisonedEngine, greedy_request, serve, serve_known
 from embedded.test_cpu_compiled import COMPILABLE
 from embedded.tiny_models import make_model
 
 from unillm.embedded.engine import TransformersSlotEngine
 from unillm.embedded.steps import background, blueprint, compiling
-from unillm.embedded.steps.background import BackgroundRunner
+from unillm.embedded.steps.background import BackgroundRunner, Way
 from unillm.embedded.steps.eager import EagerRunner
+from unillm.embedded.steps.one_thread import OneThread
 from unillm.embedded.weights import onednn
 from unillm.embedded.weights.onednn import pack_linears
 
@@ -59,7 +62,7 @@ def serve_through_both(engine, reference, variant: str) -> None:
     wait_for_compiler(engine)
     serve_known(engine, reference, variant, 24, budget=90)
     for trial in engine._runner._trials.values():
-        trial._verdict = True  # however busy the machine is
+        trial._verdict = background.Way.COMPILED  # however busy the machine is
     serve_known(engine, reference, variant, 24, budget=90)
 
 
@@ -132,18 +135,32 @@ def test_a_compiled_step_that_fails_is_taken_eagerly(reference, caplog):
     assert "illegal instruction" in record.message
 
 
-@pytest.mark.parametrize(("eager_s", "compiled_s"), [(2.0, 1.0), (1.0, 2.0)])
-def test_the_faster_of_both_ways_is_kept(eager_s, compiled_s):
-    trial = background._Trial()
-    for _ in range(2 * background._TRIALS):
-        compiled = trial.prefers_compiled()
-        trial.note(compiled_s if compiled else eager_s, compiled=compiled)
+@pytest.mark.parametrize("fastest", list(Way))
+def test_the_fastest_way_is_kept(fastest):
+    trial = background._Trial(Way)
+    for _ in range(3 * background._TRIALS):
+        way = trial.way()
+        trial.note(1.0 if way is fastest else 2.0, way)
 
-    assert trial.prefers_compiled() is (compiled_s < eager_s)
+    assert trial.way() is fastest
 
     for _ in range(background._TRIAL_HOLDS):  # then they are compared again
-        trial.note(1.0, compiled=True)
+        trial.note(1.0, fastest)
     assert trial._verdict is None
+
+
+def test_one_thread_is_that_of_the_block_and_of_its_thread_alone():
+    def in_another() -> int:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(torch.get_num_threads).result()
+
+    threads = torch.get_num_threads()
+    one_thread = OneThread()
+    with one_thread:
+        assert (torch.get_num_threads(), in_another()) == (1, threads)
+
+    assert torch.get_num_threads() == threads
+    assert one_thread.changes is (threads > 1)
 
 
 def test_closing_an_engine_ends_its_compiler(monkeypatch):

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..openmp import chooses_spins
+from ..openmp import chooses_spins, libraries
 
 log = logging.getLogger("unillm.cores")
 
@@ -153,16 +153,6 @@ def _hold(paths: list[str], ready: threading.Event, release: threading.Event) ->
     finally:
         ready.set()
     release.wait()
-
-
-def libraries() -> list[str]:
-    """Return the paths of GNU's OpenMP libraries that this process has loaded."""
-    try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:  # not Linux
-        return []
-    paths = {line.split(maxsplit=5)[-1] for line in lines if "libgomp" in line}
-    return sorted(paths)
 
 
 def waited_s() -> float | None:

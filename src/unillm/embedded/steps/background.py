@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import enum
 import logging
 import os
 import shutil
@@ -12,6 +14,7 @@ import sys
 import sysconfig
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from ..memory import free_bytes, is_out_of_memory
 from .compilable import Compiled, rows_of_graph
 from .compiling import Compilation, Task
 from .eager import EagerRunner
+from .one_thread import OneThread
 from .runner import StepRunner
 
 log = logging.getLogger("unillm.transformers")
@@ -40,10 +44,19 @@ FREE_BYTES = 2 * GIB
 """Memory that has to be free: the process and a C++ compiler take up to half of it."""
 
 _TRIALS = 9
-"""Eager and compiled steps that are compared."""
+"""Steps of each way that are compared."""
 
-_TRIAL_HOLDS = 2000
+_TRIAL_HOLDS = 1000
 """Steps after which they are compared again: other programs come and go."""
+
+
+class Way(enum.Enum):
+    """How a step is taken."""
+
+    EAGER = enum.auto()
+    COMPILED = enum.auto()
+    COMPILED_ALONE = enum.auto()
+    """On one thread: where another program has a core, a team waits for it."""
 
 
 class BackgroundRunner(StepRunner):
@@ -64,38 +77,43 @@ class BackgroundRunner(StepRunner):
         self._threads = torch.get_num_threads()
         self._busy_s: defaultdict[int, float] = defaultdict(float)
         self._compiled: dict[int, Compiled] = {}
-        self._trials: defaultdict[int, _Trial] = defaultdict(_Trial)
+        self._one_thread = OneThread()
+        ways = [
+            way
+            for way in Way
+            if self._one_thread.changes or way is not Way.COMPILED_ALONE
+        ]
+        self._trials: defaultdict[int, _Trial] = defaultdict(lambda: _Trial(ways))
         self._compilation: Compilation | None = None
         self._since = 0.0
         self._failed = False
         self._count = 0
-        self._compiled_is_next = False
+        self._way = Way.EAGER
 
     @override
     def rows_for(self, count: int) -> int:
         rows = rows_of_graph(count, self._num_rows)
         self._count = count
-        self._compiled_is_next = (
-            rows in self._compiled
-            and self._trials[count].prefers_compiled()
-            # Compiled attention has a buffer for each thread that it was compiled for,
-            # and does not look how many there are.
-            and torch.get_num_threads() == self._threads
-        )
-        return rows if self._compiled_is_next else count
+        # Compiled attention has a buffer for each thread that it was compiled for, and
+        # does not look how many there are.
+        if rows in self._compiled and torch.get_num_threads() == self._threads:
+            self._way = self._trials[count].way()
+        else:
+            self._way = Way.EAGER
+        return count if self._way is Way.EAGER else rows
 
     @override
     def run(self, fed: Tensor, *, seen: int) -> Tensor:
         rows = rows_of_graph(fed.shape[1], self._num_rows)
         step = self._compiled.get(rows)
         start = time.perf_counter()
-        if step is not None and self._compiled_is_next:
+        if step is not None and self._way is not Way.EAGER:
             logits = self._run_compiled(step, fed, seen=seen)
         else:
             logits = self._eager.run(fed, seen=seen)
         spent = time.perf_counter() - start
         if step is not None:
-            self._trials[self._count].note(spent, compiled=self._compiled_is_next)
+            self._trials[self._count].note(spent, self._way)
         elif not self._failed:
             self._busy_s[rows] += spent
         self._look(rows)
@@ -108,8 +126,10 @@ class BackgroundRunner(StepRunner):
             self._compilation = None
 
     def _run_compiled(self, step: Compiled, fed: Tensor, *, seen: int) -> Tensor:
+        alone = self._way is Way.COMPILED_ALONE
         try:
-            return step(fed)
+            with self._one_thread if alone else contextlib.nullcontext():
+                return step(fed)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -170,34 +190,37 @@ class BackgroundRunner(StepRunner):
 
 
 class _Trial:
-    """Whether compiled steps are faster for a number of rows that slots asked for.
+    """Which way is the fastest for a number of rows that slots asked for.
 
-    Eager and compiled steps take turns until there are enough of both, now and then.
+    The ways take turns until there are enough steps of each, now and then.
+
+    Args:
+        ways: The ways.
     """
 
-    def __init__(self) -> None:
-        self._eager: list[float] = []
-        self._compiled: list[float] = []
-        self._verdict: bool | None = None
+    def __init__(self, ways: Iterable[Way]) -> None:
+        self._seconds: dict[Way, list[float]] = {way: [] for way in ways}
+        self._verdict: Way | None = None
         self._left = 0
 
-    def prefers_compiled(self) -> bool:
-        """Return whether the next step is to be compiled."""
+    def way(self) -> Way:
+        """Return how the next step is to be taken."""
         if self._verdict is None:
-            return len(self._compiled) <= len(self._eager)
+            return min(self._seconds, key=lambda way: len(self._seconds[way]))
         return self._verdict
 
-    def note(self, seconds: float, *, compiled: bool) -> None:
+    def note(self, seconds: float, way: Way) -> None:
         """Note what a step took."""
         if self._verdict is not None:
             self._left -= 1
             if self._left == 0:
-                self._eager, self._compiled, self._verdict = [], [], None
+                self._seconds = {way: [] for way in self._seconds}
+                self._verdict = None
             return
-        (self._compiled if compiled else self._eager).append(seconds)
-        if len(self._eager) >= _TRIALS and len(self._compiled) >= _TRIALS:
-            eager, best = map(statistics.median, (self._eager, self._compiled))
-            self._verdict = best < eager
+        self._seconds[way].append(seconds)
+        if min(map(len, self._seconds.values())) >= _TRIALS:
+            medians = {way: statistics.median(s) for way, s in self._seconds.items()}
+            self._verdict = min(medians, key=medians.__getitem__)
             self._left = _TRIAL_HOLDS
 
 
