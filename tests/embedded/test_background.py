@@ -149,18 +149,33 @@ def test_the_fastest_way_is_kept(fastest):
     assert trial._verdict is None
 
 
+@pytest.fixture
+def two_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("two_threads")
 def test_one_thread_is_that_of_the_block_and_of_its_thread_alone():
     def in_another() -> int:
         with ThreadPoolExecutor(1) as pool:
             return pool.submit(torch.get_num_threads).result()
 
-    threads = torch.get_num_threads()
     one_thread = OneThread()
-    with one_thread:
-        assert (torch.get_num_threads(), in_another()) == (1, threads)
+    assert one_thread.changes
 
-    assert torch.get_num_threads() == threads
-    assert one_thread.changes is (threads > 1)
+    with one_thread:
+        assert (torch.get_num_threads(), in_another()) == (1, 2)
+
+    assert torch.get_num_threads() == 2
+
+
+def test_a_step_on_one_thread_has_no_way_of_its_own_where_all_have_one():
+    assert torch.get_num_threads() == 1
+
+    assert not OneThread().changes
 
 
 def test_closing_an_engine_ends_its_compiler(monkeypatch):

@@ -7,6 +7,8 @@ from __future__ import annotations
 import ctypes
 from types import TracebackType
 
+import torch
+
 from ...openmp import libraries
 
 
@@ -23,7 +25,7 @@ class OneThread:
     def __init__(self) -> None:
         self._libraries = [ctypes.CDLL(path) for path in libraries()]
         self._threads: list[int] = []
-        self.changes = any(each.omp_get_max_threads() > 1 for each in self._libraries)
+        self.changes = bool(self._libraries) and torch.get_num_threads() > 1
 
     def __enter__(self) -> None:
         self._threads = [each.omp_get_max_threads() for each in self._libraries]
