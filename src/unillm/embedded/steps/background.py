@@ -217,7 +217,8 @@ class _Trial:
                 self._seconds = {way: [] for way in self._seconds}
                 self._verdict = None
             return
-        self._seconds[way].append(seconds)
+        if len(self._seconds[way]) < _TRIALS:
+            self._seconds[way].append(seconds)
         if min(map(len, self._seconds.values())) >= _TRIALS:
             medians = {way: statistics.median(s) for way, s in self._seconds.items()}
             self._verdict = min(medians, key=medians.__getitem__)

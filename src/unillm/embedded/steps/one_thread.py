@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import ctypes
-from types import TracebackType
 
 import torch
 
@@ -32,11 +31,6 @@ class OneThread:
         for library in self._libraries:
             library.omp_set_num_threads(1)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for library, threads in zip(self._libraries, self._threads, strict=True):
             library.omp_set_num_threads(threads)
