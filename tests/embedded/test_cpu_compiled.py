@@ -17,7 +17,9 @@ from unillm.embedded.engine import TransformersSlotEngine
 from unillm.embedded.loading import load_engine
 from unillm.embedded.masks import FULL, SLIDING, Masks
 from unillm.embedded.steps import cpu_compiled as compiled
+from unillm.embedded.steps import joined
 from unillm.embedded.steps.eager import EagerRunner
+from unillm.embedded.steps.joined import JoinedPass
 from unillm.embedded.weights import onednn
 from unillm.embedded.weights.onednn import pack_linears
 from unillm.errors import ConfigError
@@ -152,25 +154,54 @@ def test_an_impossible_number_of_steps_is_refused(reference, steps):
 
 
 @pytest.mark.parametrize("variant", ["qwen2, windows", "mistral, window", "llama"])
-def test_blocks_hide_what_the_additive_mask_hides(variant):
+def test_ranges_hide_what_the_additive_mask_hides(variant):
     masks = Masks.of(make_model(variant))
     positions = torch.tensor([0, 5, 23, 24, 63, 64, 130, 191])
 
-    blocks = masks.in_blocks(positions, queries=2, capacity=192)
+    ranges = masks.in_ranges(torch.arange(8), positions)
 
     additive = masks.for_cached(positions[:, None], 192)
     kinds = {SLIDING: 0, FULL: 0} if isinstance(additive, dict) else {None: 0}
     for kind in kinds:
-        mask = blocks[kind] if kind else blocks
+        rows, first, end = (ranges[kind] if kind else ranges)[0, 0]
+        keys = torch.arange(192)
+        seen = (keys >= first[:, None]) & (keys < end[:, None])
         expected = (additive[kind] if kind else additive)[:, 0, 0] == 0
-        assert torch.equal(seen_through(mask, positions), expected)
+        assert torch.equal(rows, torch.arange(8))
+        assert torch.equal(seen, expected)
 
 
-def seen_through(mask, positions):
-    """Return the keys that each row sees: in its blocks, and not hidden there."""
-    seen = torch.zeros(len(positions), 192, dtype=torch.bool)
-    for row in range(len(positions)):
-        for block in mask.kv_indices[row, 0, 0, : mask.kv_num_blocks[row, 0, 0]]:
-            keys = torch.arange(64) + block * 64
-            seen[row, keys] = mask.mask_mod(torch.tensor(row), 0, 0, keys)
-    return seen
+@pytest.fixture
+def joined_passes(monkeypatch):
+    """Return a list that gets tokens, starts and steps of each joined pass."""
+    passes = []
+    write = JoinedPass.write_prompts
+
+    def noted(self, rows, tokens, starts, *, steps=None):
+        count = sum(map(len, tokens))
+        passes.append((count, starts[: len(tokens)], steps is not None))
+        return write(self, rows, tokens, starts, steps=steps)
+
+    monkeypatch.setattr(JoinedPass, "write_prompts", noted)
+    return passes
+
+
+@pytest.mark.slow
+def test_prompts_and_steps_are_one_pass_once_steps_are_compiled(
+    reference, joined_passes
+):
+    engine = run_compiled(reference, "llama", compile_after=0)
+
+    assert engine.joins_steps
+    assert any(steps and not any(starts) for _, starts, steps in joined_passes)
+    assert any(steps and any(starts) for _, starts, steps in joined_passes)
+
+
+@pytest.mark.slow
+def test_longer_prompts_are_computed_apart(reference, joined_passes, monkeypatch):
+    monkeypatch.setattr(joined, "MOST_TOKENS", 40)
+
+    run_compiled(reference, "mistral, window", compile_after=0)
+
+    assert joined_passes
+    assert all(count <= 40 for count, *_ in joined_passes)

@@ -17,12 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from ..errors import UnsupportedModelError
-from . import flash
+from . import flash, ranges
 from .families import family_of
 
 NAME = "unillm_slots"
@@ -54,7 +53,7 @@ def slot_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | BlockMask | None,
+    attention_mask: Tensor | None,
     *,
     scaling: float | None = None,
     softcap: float | None = None,
@@ -69,8 +68,8 @@ def slot_attention(
         key: ``[rows, kv_heads, keys, head_dim]``.
         value: Like the keys.
         attention_mask: Additive, ``[rows, 1, queries, keys]``; `None` where the keys
-            are the queries' own and attention is causal; a block mask in a compiled
-            step of one query; or the spans of `flash`.
+            are the queries' own and attention is causal; or the spans of `flash`, or
+            the ranges of `ranges`.
         scaling: Factor of the scores; `None` for ``1 / sqrt(head_dim)``.
         softcap: Bound that scores approach and never reach. transformers honours it in
             eager attention, and drops it in SDPA.
@@ -81,9 +80,10 @@ def slot_attention(
         ``[rows, queries, heads, head_dim]``, and no weights.
     """
     del module
-    if isinstance(attention_mask, BlockMask):
-        assert s_aux is None, "block masks take no sinks"
-        attended = _attend_in_blocks(
+    if ranges.is_ranges(attention_mask):
+        assert attention_mask is not None
+        assert s_aux is None, "ranges take no sinks"
+        attended = ranges.attend(
             query, key, value, attention_mask, scaling, cap=softcap
         )
     elif flash.is_spans(attention_mask):
@@ -130,33 +130,6 @@ def _attend_masked(
             dim=2,
         )
     return attended.reshape(rows, heads, queries, value.shape[-1])
-
-
-def _attend_in_blocks(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: BlockMask,
-    scale: float | None,
-    *,
-    cap: float | None,
-) -> Tensor:
-    """Attend with one query position, where the heads of a group are queries."""
-    rows, heads, _, dim = query.shape
-
-    def capped(score: Tensor, *_: Tensor) -> Tensor:
-        return score if cap is None else cap * (score / cap).tanh()
-
-    attended = flex_attention(
-        query.reshape(rows, key.shape[1], -1, dim),
-        key,
-        value,
-        score_mod=None if cap is None else capped,
-        block_mask=mask,
-        scale=scale,
-    )
-    assert isinstance(attended, Tensor)
-    return attended.reshape(rows, heads, 1, value.shape[-1])
 
 
 def _attend_stepwise(

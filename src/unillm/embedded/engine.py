@@ -192,6 +192,7 @@ class TransformersSlotEngine(SlotEngine):
             choices, joined = self._write_prompts(chunks, slots, notes)
             if slots and not joined:
                 choices.append(self._decode(slots))
+        self.joins_steps = self._runner.continues
 
         def read() -> tuple[PrefillResult, Sequence[SlotToken]]:
             tokens = dict(notes.refused)

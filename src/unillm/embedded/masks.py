@@ -7,10 +7,7 @@ ALiBi, from a mask of two dimensions: which positions of each row hold tokens. A
 models apply the masks of this module as they are.
 
 An additive mask has one width, so attention reads the length of the longest row in
-every row. With a block mask, FlexAttention reads the blocks of keys that each row has.
-It is a compiled kernel, so only compiled steps use it. With uneven lengths (one row of
-318, seven around 110) a compiled step of a 10M Llama takes 0.76 of its time with SDPA,
-and new lengths do not compile it again.
+every row. Spans (`flash`) and ranges (`ranges`) say what each row has.
 """
 
 from __future__ import annotations
@@ -21,28 +18,21 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask
 
 from ..model.positions import positions_of
-from ..model.sizes import ALIGNMENT, round_up
+from ..model.sizes import round_up
 from . import flash
 from .families import Family, family_of
 
 FULL = "full_attention"
 SLIDING = "sliding_attention"
 
-Mask = Tensor | BlockMask | Mapping[str, Tensor | None] | Mapping[str, BlockMask] | None
+Mask = Tensor | Mapping[str, Tensor | None] | None
 """One for all layers, or one by kind of layer; `None` is causal attention of a prompt
 over itself."""
 
 _UNMASKED = ("linear_attention", "conv")
 """Recurrent layers: they meet neither other rows nor padding."""
-
-_BLOCK = ALIGNMENT
-"""Keys in a block. The capacity of a row is a multiple of it."""
-
-_BLOCK_QUERIES = 128
-"""Queries in a block. A step has as many as heads share keys, which is fewer."""
 
 
 @attrs.frozen(kw_only=True)
@@ -152,24 +142,22 @@ class Masks:
             }
         )
 
-    def in_blocks(self, positions: Tensor, *, queries: int, capacity: int) -> Mask:
-        """Return the mask of `for_cached` for one token a row, as a block mask.
+    def in_ranges(self, rows: Tensor, positions: Tensor) -> Mask:
+        """Return the mask of tokens that see the cached ones before them, as ranges.
 
         Args:
-            positions: ``[rows]``, int64: position of each row's token.
-            queries: Heads that share keys and values: they are the queries of a row.
-            capacity: Positions of a row of the cache.
+            rows: ``[tokens]``, int64: row of each token.
+            positions: ``[tokens]``, int64: its position there.
         """
-        made = {
-            kind: _block_mask(
-                positions,
-                window=self.window if kind == SLIDING else capacity,
-                queries=queries,
-                capacity=capacity,
-            )
-            for kind in self.kinds
-        }
-        return made if len(made) > 1 else next(iter(made.values()))
+        firsts = dict.fromkeys(self.kinds, torch.zeros_like(positions))
+        if SLIDING in firsts:
+            firsts[SLIDING] = (positions - self.window + 1).clamp(min=0)
+        return self._by_layer(
+            {
+                kind: torch.stack([rows, first, positions + 1])[None, None]
+                for kind, first in firsts.items()
+            }
+        )
 
     def _by_layer(self, masks: Mapping[str, Tensor | None]) -> Mask:
         """Return the masks of the attending layers as the model takes them."""
@@ -191,27 +179,3 @@ class Masks:
         """
         mask = torch.zeros((), dtype=self.dtype, device=self.device)
         return mask.masked_fill(hidden, torch.finfo(self.dtype).min)
-
-
-def _block_mask(
-    positions: Tensor, *, window: int, queries: int, capacity: int
-) -> BlockMask:
-    """Let each row see *window* positions, up to its own."""
-
-    def is_seen(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        del head, query
-        return (key <= positions[row]) & (key > positions[row] - window)
-
-    rows = positions.shape[0]
-    first = (positions - window + 1).clamp(min=0) // _BLOCK
-    count = positions // _BLOCK - first + 1
-    blocks = torch.arange(capacity // _BLOCK, device=positions.device)
-    numbers = (first[:, None] + blocks).clamp(max=capacity // _BLOCK - 1)
-    return BlockMask.from_kv_blocks(
-        count.view(rows, 1, 1).to(torch.int32),
-        numbers.view(rows, 1, 1, -1).to(torch.int32),
-        BLOCK_SIZE=(_BLOCK_QUERIES, _BLOCK),
-        mask_mod=is_seen,
-        seq_lengths=(queries, capacity),
-        compute_q_blocks=False,
-    )

@@ -116,7 +116,7 @@ class SlotEngine(abc.ABC):
     """
 
     joins_steps: bool = False
-    """Whether `advance` reads the weights once for prompts and steps. Constant.
+    """Whether `advance` reads the weights once for prompts and steps, from now on.
 
     The scheduler then calls it where rows decode while prompts are to be written.
     """

@@ -14,7 +14,7 @@ import sys
 import sysconfig
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from ..memory import free_bytes, is_out_of_memory
 from .compilable import Compiled, rows_of_graph
 from .compiling import Compilation, Task
 from .eager import EagerRunner
+from .joined import JoinedPass
 from .one_thread import OneThread
 from .runner import StepRunner
 
@@ -73,6 +74,7 @@ class BackgroundRunner(StepRunner):
         self._cache = cache
         self._masks = masks
         self._eager = EagerRunner(model, cache, masks)
+        self._joined = JoinedPass(model, cache, masks)
         self._num_rows = len(cache.written)
         self._threads = torch.get_num_threads()
         self._busy_s: defaultdict[int, float] = defaultdict(float)
@@ -120,6 +122,21 @@ class BackgroundRunner(StepRunner):
         return logits
 
     @override
+    def tokens_for(self, count: int, *, steps: int = 0) -> int | None:
+        return self._joined.tokens_for(count, steps=steps) if self.continues else None
+
+    @override
+    def write_prompts(
+        self,
+        rows: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        starts: Sequence[int],
+        *,
+        steps: Tensor | None = None,
+    ) -> Tensor:
+        return self._joined.write_prompts(rows, tokens, starts, steps=steps)
+
+    @override
     def close(self) -> None:
         if self._compilation is not None:
             self._compilation.close()
@@ -134,6 +151,7 @@ class BackgroundRunner(StepRunner):
             if is_out_of_memory(error):
                 raise
             self._compiled.clear()
+            self.continues = False
             self._fail(error)
         # It writes the same positions once more.
         return self._eager.run(fed, seen=seen)
@@ -170,6 +188,7 @@ class BackgroundRunner(StepRunner):
 
     def _take_over(self, compilation: Compilation) -> None:
         self._compiled[compilation.rows] = compilation.result()
+        self.continues = True  # the kernel of its attention is there
         self._compilation = None
         log.info(
             "Decode steps of %d rows are compiled from now on; that took %.1f s.",

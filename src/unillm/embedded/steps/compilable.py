@@ -3,7 +3,7 @@
 """Which decode steps torch compiles on a CPU, and the function that it compiles.
 
 All rows of a step are compiled as one graph with fixed shapes. Attention reads the
-blocks that a row has (`Masks.in_blocks`), so new lengths compile nothing.
+positions that a row has (`ranges`), so new lengths compile nothing.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..cache import DecodeStep, SlotCache
 from ..families import family_of
 from ..masks import Masks
+from ..ranges import Kernel
 from .eager import forward
 
 Compiled = Callable[[Tensor], Tensor]
@@ -59,8 +61,6 @@ def refusal(model: Any) -> str | None:
 
 def step_of(model: Any, cache: SlotCache, masks: Masks) -> Compiled:
     """Return the decode step of all rows that it is fed, to be compiled."""
-    config = model.config.get_text_config(decoder=True)
-    queries = config.num_attention_heads // cache.shape.kv_heads
 
     def step(fed: Tensor) -> Tensor:
         ids, positions, places = fed
@@ -70,9 +70,21 @@ def step_of(model: Any, cache: SlotCache, masks: Masks) -> Compiled:
             DecodeStep(cache, places, seen=cache.capacity),
             ids=ids[:, None],
             positions=positions[:, None],
-            mask=masks.in_blocks(positions, queries=queries, capacity=cache.capacity),
+            mask=masks.in_ranges(torch.arange(len(positions)), positions),
         )
         cache.step = None  # otherwise it would become an output of the graph
         return logits
 
     return step
+
+
+def kernel_of(model: Any, cache: SlotCache) -> Kernel:
+    """Return the kernel by which the compiled steps of a model attend."""
+    config = model.config.get_text_config(decoder=True)
+    shape = cache.shape
+    return Kernel(
+        cache.tensors[0].dtype,
+        group=config.num_attention_heads // shape.kv_heads,
+        dim=shape.head_dim,
+        value_dim=shape.value_dim,
+    )

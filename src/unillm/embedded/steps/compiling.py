@@ -27,7 +27,7 @@ from torch import Tensor
 from ..cache import SlotCache
 from ..masks import Masks
 from . import blueprint
-from .compilable import Compiled
+from .compilable import Compiled, kernel_of
 
 _COMMAND = (
     "import sys; sys.path[:] = sys.argv[1:]; "
@@ -60,6 +60,8 @@ class Answer:
     """Why there is no compiled step."""
     artifact: bytes = b""
     """torch's serialised form of it."""
+    kernel: str = ""
+    """Path of the library by which it attends."""
     inputs: list[int | None] = attrs.field(factory=list)
     """For each of its inputs, the number of a tensor of the task, or `None` for what
     the step is fed."""
@@ -80,6 +82,7 @@ class Compilation:
     def __init__(self, task: Task) -> None:
         self.rows = task.rows
         described, self._tensors = blueprint.dump(task)
+        self._kernel = kernel_of(task.model, task.cache)
         self._loaded: tuple[Any, Answer] | None = None
         self._error: Exception | None = None
         self._lock = threading.Lock()
@@ -122,6 +125,7 @@ class Compilation:
         try:
             answer = self._ask(described)
             if answer is not None:
+                self._kernel.load(answer.kernel)
                 self._loaded = _load(answer.artifact), answer
         except Exception as error:  # noqa: BLE001 - a compiler may raise anything
             self._error = error

@@ -32,6 +32,7 @@ from ..masks import Masks
 from ..memory import is_out_of_memory
 from .compilable import OPTIONS, Compiled, rows_of_graph, step_of
 from .eager import EagerRunner
+from .joined import JoinedPass
 from .runner import StepRunner
 
 log = logging.getLogger("unillm.transformers")
@@ -52,6 +53,7 @@ class CompilingRunner(StepRunner):
         self._masks = masks
         self._compile_after = compile_after
         self._eager = EagerRunner(model, cache, masks)
+        self._joined = JoinedPass(model, cache, masks)
         self._num_rows = len(cache.written)
         self._steps: Counter[int] = Counter()
         self._compiled: dict[int, Compiled] = {}
@@ -82,6 +84,21 @@ class CompilingRunner(StepRunner):
         self._steps[rows] += 1
         return self._eager.run(fed, seen=seen)
 
+    @override
+    def tokens_for(self, count: int, *, steps: int = 0) -> int | None:
+        return self._joined.tokens_for(count, steps=steps) if self.continues else None
+
+    @override
+    def write_prompts(
+        self,
+        rows: Sequence[int],
+        tokens: Sequence[Sequence[int]],
+        starts: Sequence[int],
+        *,
+        steps: Tensor | None = None,
+    ) -> Tensor:
+        return self._joined.write_prompts(rows, tokens, starts, steps=steps)
+
     def _is_due(self, rows: int) -> bool:
         return not self._failed and self._steps[rows] >= self._compile_after
 
@@ -110,6 +127,7 @@ class CompilingRunner(StepRunner):
             )
             return None
         self._compiled[rows] = step
+        self.continues = True  # the kernel of its attention is there
         log.info(
             "Compiled the decode step of %d rows in %.1f s.",
             rows,

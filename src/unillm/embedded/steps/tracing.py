@@ -15,7 +15,7 @@ from torch.fx import GraphModule
 
 from .. import attention  # noqa: F401 - registers the attention of the model
 from . import blueprint
-from .compilable import OPTIONS, Compiled, step_of
+from .compilable import OPTIONS, Compiled, kernel_of, step_of
 from .compiling import Answer
 
 
@@ -33,6 +33,7 @@ def _compile(described: bytes) -> Answer:
     task, tensors = blueprint.load(described)
     fed = torch.zeros(3, task.rows, dtype=torch.int64)
     options = {**OPTIONS, "cpp.threads": task.threads}
+    kernel = kernel_of(task.model, task.cache).build()
     with torch.inference_mode():
         graph, inputs, output = _trace(step_of(task.model, task.cache, task.masks), fed)
         artifact = standalone_compile(
@@ -45,6 +46,7 @@ def _compile(described: bytes) -> Answer:
     assert isinstance(artifact, AOTCompiledArtifact)
     return Answer(
         artifact=artifact.serialize(),
+        kernel=kernel,
         inputs=[None if each is fed else _index_of(each, tensors) for each in inputs],
         output=output,
     )
