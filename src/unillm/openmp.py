@@ -5,9 +5,9 @@
 Threads of a team wait for each other at the end of each operation. GNU's OpenMP, which
 torch brings on Linux, waits in a loop for up to some milliseconds. Where another
 program has one of the cores, the team's other threads then spend nearly all their time
-in that loop. They sleep after some tens of microseconds instead; that is long enough
-for the operations of a small model on idle cores, and `runtime.cores` shortens it where
-cores are not idle.
+in that loop. They sleep after some tenths of a millisecond instead; that is long enough
+for what an engine does between the steps of a small model on idle cores, and
+`runtime.cores` shortens it where cores are not idle.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import os
 from pathlib import Path
 
 SPINS = "20000"
-"""Turns of the loop. Twenty times as many gave a model of 10M parameters 1.02 times the
-tokens a second, which is within the noise."""
+"""Turns of the loop. A model of 10M parameters gave 1.06 times the tokens a second of
+5000 turns, and no more with 300000."""
 
 _POLICIES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 

@@ -262,13 +262,3 @@ def test_a_blueprint_has_the_structure_of_a_model_and_none_of_its_numbers():
 
 def described(tensor):
     return type(tensor), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
-
-
-def test_steps_compiled_for_other_threads_are_not_taken(monkeypatch):
-    engine = make_engine()
-    engine._runner._compiled[8] = None  # calling it would fail
-    monkeypatch.setattr(background.torch, "get_num_threads", lambda: 99)
-
-    serve(engine, [greedy_request(0, [5, 6, 7], 20)])
-
-    assert not engine._runner._failed

@@ -31,7 +31,7 @@ def attended(
     query = torch.randn(1, heads, len(spans), dim, dtype=dtype)
     key = torch.randn(4, kv_heads, CAPACITY, dim, dtype=dtype)
     value = torch.randn(4, kv_heads, CAPACITY, value_dim, dtype=dtype)
-    key[0, :, 1:] = torch.nan  # whoever reads it, shows it
+    key[0, :, 1:] = torch.nan  # a token that reads beyond its range
 
     given = ranges.attend(
         query, key, value, torch.tensor(spans).T[None, None], scale, cap=cap

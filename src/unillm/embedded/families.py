@@ -38,7 +38,7 @@ class Family:
     sinks: bool = False
     """Whether attention gives a part of its weight to no position (attention sinks)."""
     compiles: bool = True
-    """Whether torch 2.13 compiles its decode steps with block masks. Layers without
+    """Whether torch 2.13 was seen to compile its decode steps. Layers without
     rotation, latent attention and code that reads the mask prevent that."""
     one_at_a_time: str = ""
     """Reason why it is served in one slot alone; empty for any number of slots."""

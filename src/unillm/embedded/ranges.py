@@ -42,7 +42,7 @@ _library.define(
 
 @attrs.frozen
 class Kernel:
-    """What one kernel is compiled for."""
+    """The type and the sizes that one kernel is compiled for."""
 
     dtype: torch.dtype
     group: int

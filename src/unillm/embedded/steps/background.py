@@ -96,9 +96,7 @@ class BackgroundRunner(StepRunner):
     def rows_for(self, count: int) -> int:
         rows = rows_of_graph(count, self._num_rows)
         self._count = count
-        # Compiled attention has a buffer for each thread that it was compiled for, and
-        # does not look how many there are.
-        if rows in self._compiled and torch.get_num_threads() == self._threads:
+        if rows in self._compiled:
             self._way = self._trials[count].way()
         else:
             self._way = Way.EAGER

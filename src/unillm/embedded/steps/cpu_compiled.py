@@ -58,7 +58,6 @@ class CompilingRunner(StepRunner):
         self._steps: Counter[int] = Counter()
         self._compiled: dict[int, Compiled] = {}
         self._failed = False
-        self._threads = torch.get_num_threads()
 
     @override
     def rows_for(self, count: int) -> int:
@@ -70,11 +69,6 @@ class CompilingRunner(StepRunner):
     @override
     def run(self, fed: Tensor, *, seen: int) -> Tensor:
         rows = rows_of_graph(fed.shape[1], self._num_rows)
-        if torch.get_num_threads() != self._threads:
-            # Compiled attention has a buffer for each thread that it was compiled for,
-            # and does not look how many there are.
-            self._threads = torch.get_num_threads()
-            self._compiled.clear()
         if step := self._compiled.get(rows):
             return step(fed)
         if self._is_due(rows):
