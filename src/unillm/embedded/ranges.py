@@ -72,9 +72,7 @@ class Kernel:
         lines = [f"#define {name} {value}" for name, value in settings.items()]
         head = "#include <c10/util/BFloat16.h>\n#include <c10/util/Half.h>\n"
         number = f"using Number = {_NUMBERS[self.dtype]};"
-        library = CppCodeCache.load(
-            "\n".join([head, *lines, number, code]), needs_vec_isa=True
-        )
+        library = CppCodeCache.load("\n".join([head, *lines, number, code]))
         return str(library._name)  # noqa: SLF001 - ctypes has no other name for it
 
     def load(self, path: str | Path) -> None:
