@@ -241,7 +241,7 @@ def test_a_quota_must_leave_a_core_for_the_compiler(monkeypatch, quota, compiles
 
 
 def test_a_family_that_is_not_compiled_is_not_worth_a_warning(caplog):
-    engine = TransformersSlotEngine(make_model("gpt2"), num_slots=2, max_model_len=64)
+    engine = TransformersSlotEngine(make_model("youtu"), num_slots=2, max_model_len=64)
 
     assert type(engine._runner) is EagerRunner
     assert caplog.records == []

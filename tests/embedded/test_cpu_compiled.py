@@ -107,7 +107,7 @@ def test_without_a_compiler_steps_are_eager_and_one_warning_says_so(
     [
         ("bloom", "code of its own"),
         ("gpt_oss", "sinks"),
-        ("gpt2", "torch does not compile the attention of 'gpt2'"),
+        ("youtu", "torch does not compile the attention of 'youtu'"),
     ],
 )
 def test_a_family_that_is_not_compiled_runs_eagerly_and_a_warning_says_why(

@@ -38,8 +38,11 @@ class Family:
     sinks: bool = False
     """Whether attention gives a part of its weight to no position (attention sinks)."""
     compiles: bool = True
-    """Whether torch 2.13 was seen to compile its decode steps. Layers without
-    rotation, latent attention and code that reads the mask prevent that."""
+    """Whether torch 2.13 compiles its decode steps on a CPU. Latent attention, which
+    caches no keys of heads, prevents that."""
+    spans: bool = True
+    """Whether it may attend by spans (`flash`). Layers without rotation, latent
+    attention and code that reads the mask prevent that."""
     one_at_a_time: str = ""
     """Reason why it is served in one slot alone; empty for any number of slots."""
 
@@ -62,9 +65,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "bloom": Family("Bloom", own_attention=True),
         "codegen": Family("CodeGen", own_attention=True),
         "cohere": Family("Command R"),
-        "cohere2": Family("Command R7B and A", window="by layer", compiles=False),
-        "deepseek_v2": Family("DeepSeek V2", compiles=False),
-        "deepseek_v3": Family("DeepSeek V3 and R1", compiles=False),
+        "cohere2": Family("Command R7B and A", window="by layer", spans=False),
+        "deepseek_v2": Family("DeepSeek V2", compiles=False, spans=False),
+        "deepseek_v3": Family("DeepSeek V3 and R1", compiles=False, spans=False),
         "ernie4_5": Family("ERNIE 4.5"),
         "exaone4": Family("EXAONE 4", window="by layer"),
         "falcon": Family("Falcon", own_attention=True),
@@ -76,9 +79,9 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "glm": Family("GLM"),
         "glm4": Family("GLM 4"),
         "glm4_moe": Family("GLM 4.5 and later"),
-        "glm4_moe_lite": Family("GLM 4 MoE Lite", compiles=False),
-        "gpt2": Family("GPT-2", compiles=False),
-        "gpt_bigcode": Family("StarCoder", compiles=False),
+        "glm4_moe_lite": Family("GLM 4 MoE Lite", compiles=False, spans=False),
+        "gpt2": Family("GPT-2", spans=False),
+        "gpt_bigcode": Family("StarCoder", spans=False),
         "gpt_neo": Family("GPT-Neo", own_attention=True, one_at_a_time=_LOCAL_MASKS),
         "gpt_neox": Family("GPT-NeoX, Pythia"),
         "gpt_oss": Family("GPT-OSS", window="by layer", sinks=True),
@@ -94,7 +97,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "llama": Family("Llama"),
         "mamba": Family("Mamba", attends=False, recurrent=True),
         "mamba2": Family("Mamba 2", attends=False, recurrent=True),
-        "minicpm3": Family("MiniCPM3", compiles=False),
+        "minicpm3": Family("MiniCPM3", compiles=False, spans=False),
         "ministral": Family("Ministral", window="by layer"),
         "mistral": Family("Mistral", window="all layers"),
         "mixtral": Family("Mixtral", window="all layers"),
@@ -106,7 +109,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "olmo3": Family("OLMo 3", window="by layer"),
         "olmo_hybrid": Family("OLMo Hybrid", recurrent=True),
         "olmoe": Family("OLMoE"),
-        "opt": Family("OPT", compiles=False),
+        "opt": Family("OPT", spans=False),
         "persimmon": Family("Persimmon"),
         "phi": Family("Phi 1 to 2"),
         "phi3": Family("Phi 3 and 4", window="all layers"),
@@ -118,10 +121,10 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "qwen3_moe": Family("Qwen3 MoE", window="all layers"),
         "qwen3_next": Family("Qwen3-Next", recurrent=True),
         "seed_oss": Family("Seed-OSS"),
-        "smollm3": Family("SmolLM3", window="by layer", compiles=False),
+        "smollm3": Family("SmolLM3", window="by layer", spans=False),
         "stablelm": Family("StableLM"),
         "starcoder2": Family("StarCoder2", window="all layers"),
-        "youtu": Family("Youtu", compiles=False),
+        "youtu": Family("Youtu", compiles=False, spans=False),
         "zamba": Family("Zamba", recurrent=True),
         "zamba2": Family("Zamba 2", recurrent=True),
     }

@@ -40,7 +40,7 @@ def serves(model: Any) -> bool:
     return (
         model.device.type == "cuda"
         and model.dtype in (torch.bfloat16, torch.float16)
-        and family.compiles  # others read the mask, or cache no keys of heads
+        and family.spans  # others read the mask, or cache no keys of heads
         and not (family.own_attention or family.recurrent or family.sinks)
         and not family.one_at_a_time
         and not getattr(config, "attn_logit_softcapping", None)
