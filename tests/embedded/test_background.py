@@ -144,9 +144,25 @@ def test_the_fastest_way_is_kept(fastest):
 
     assert trial.way() is fastest
 
-    for _ in range(background._TRIAL_HOLDS):  # then they are compared again
+    for _ in range(background._FIRST_TRIAL_HOLDS):  # then they are compared again
         trial.note(1.0, fastest)
     assert trial._verdict is None
+
+
+def test_later_verdicts_hold_longer():
+    trial = background._Trial(Way)
+
+    held = []
+    for _ in range(3):
+        while trial._verdict is None:
+            trial.note(1.0, trial.way())
+        held.append(0)
+        while trial._verdict is not None:
+            trial.note(1.0, trial.way())
+            held[-1] += 1
+
+    first, later = background._FIRST_TRIAL_HOLDS, background._TRIAL_HOLDS
+    assert held == [first, later, later]
 
 
 @pytest.fixture

@@ -50,6 +50,9 @@ _TRIALS = 9
 _TRIAL_HOLDS = 1000
 """Steps after which they are compared again: other programs come and go."""
 
+_FIRST_TRIAL_HOLDS = 100
+"""Steps after the first comparison, beside which a compiled step is being loaded."""
+
 
 class Way(enum.Enum):
     """How a step is taken."""
@@ -218,6 +221,7 @@ class _Trial:
     def __init__(self, ways: Iterable[Way]) -> None:
         self._seconds: dict[Way, list[float]] = {way: [] for way in ways}
         self._verdict: Way | None = None
+        self._holds = _FIRST_TRIAL_HOLDS
         self._left = 0
 
     def way(self) -> Way:
@@ -239,7 +243,7 @@ class _Trial:
         if min(map(len, self._seconds.values())) >= _TRIALS:
             medians = {way: statistics.median(s) for way, s in self._seconds.items()}
             self._verdict = min(medians, key=medians.__getitem__)
-            self._left = _TRIAL_HOLDS
+            self._left, self._holds = self._holds, _TRIAL_HOLDS
 
 
 def can_compile() -> bool:
