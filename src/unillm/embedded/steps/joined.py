@@ -23,8 +23,8 @@ from .eager import forward, only_positions
 from .packing import Part, inputs_of
 
 MOST_TOKENS = 256
-"""Each token of a prompt reads its range for itself. For more tokens that takes longer
-than the step that a pass saves."""
+"""Each token of a prompt reads its range for itself. For a few more tokens, as estimated
+from a token's time, that would take longer than the step that a pass saves."""
 
 
 class JoinedPass:
