@@ -19,7 +19,7 @@ from unillm.embedded.masks import FULL, SLIDING, Masks
 from unillm.embedded.steps import cpu_compiled as compiled
 from unillm.embedded.steps import joined
 from unillm.embedded.steps.eager import EagerRunner
-from unillm.embedded.steps.joined import JoinedPass
+from unillm.embedded.steps.joined import JoiningRunner
 from unillm.embedded.weights import onednn
 from unillm.embedded.weights.onednn import pack_linears
 from unillm.errors import ConfigError
@@ -175,14 +175,14 @@ def test_ranges_hide_what_the_additive_mask_hides(variant):
 def joined_passes(monkeypatch):
     """Return a list that gets tokens, starts and steps of each joined pass."""
     passes = []
-    write = JoinedPass.write_prompts
+    write = JoiningRunner.write_prompts
 
     def noted(self, rows, tokens, starts, *, steps=None):
         count = sum(map(len, tokens))
         passes.append((count, starts[: len(tokens)], steps is not None))
         return write(self, rows, tokens, starts, steps=steps)
 
-    monkeypatch.setattr(JoinedPass, "write_prompts", noted)
+    monkeypatch.setattr(JoiningRunner, "write_prompts", noted)
     return passes
 
 

@@ -14,7 +14,7 @@ import sys
 import sysconfig
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,8 @@ from ..memory import free_bytes, is_out_of_memory
 from .compilable import Compiled, rows_of_graph
 from .compiling import Compilation, Task
 from .eager import EagerRunner
-from .joined import JoinedPass
+from .joined import JoiningRunner
 from .one_thread import OneThread
-from .runner import StepRunner
 
 log = logging.getLogger("unillm.transformers")
 
@@ -63,7 +62,7 @@ class Way(enum.Enum):
     """On one thread: where another program has a core, a team waits for it."""
 
 
-class BackgroundRunner(StepRunner):
+class BackgroundRunner(JoiningRunner):
     """Takes eager steps, and compiled ones as soon as they are there and are faster.
 
     Args:
@@ -73,11 +72,8 @@ class BackgroundRunner(StepRunner):
     """
 
     def __init__(self, model: Any, cache: SlotCache, masks: Masks) -> None:
-        self._model = model
-        self._cache = cache
-        self._masks = masks
+        super().__init__(model, cache, masks)
         self._eager = EagerRunner(model, cache, masks)
-        self._joined = JoinedPass(model, cache, masks)
         self._num_rows = len(cache.written)
         self._threads = torch.get_num_threads()
         self._busy_s: defaultdict[int, float] = defaultdict(float)
@@ -121,21 +117,6 @@ class BackgroundRunner(StepRunner):
             self._busy_s[rows] += spent
         self._look(rows)
         return logits
-
-    @override
-    def tokens_for(self, count: int, *, steps: int = 0) -> int | None:
-        return self._joined.tokens_for(count, steps=steps) if self.continues else None
-
-    @override
-    def write_prompts(
-        self,
-        rows: Sequence[int],
-        tokens: Sequence[Sequence[int]],
-        starts: Sequence[int],
-        *,
-        steps: Tensor | None = None,
-    ) -> Tensor:
-        return self._joined.write_prompts(rows, tokens, starts, steps=steps)
 
     @override
     def close(self) -> None:

@@ -32,8 +32,7 @@ from ..masks import Masks
 from ..memory import is_out_of_memory
 from .compilable import OPTIONS, Compiled, rows_of_graph, step_of
 from .eager import EagerRunner
-from .joined import JoinedPass
-from .runner import StepRunner
+from .joined import JoiningRunner
 
 log = logging.getLogger("unillm.transformers")
 
@@ -42,18 +41,15 @@ FEWEST_ROWS = 4
 186 µs, and by one row in 235 µs."""
 
 
-class CompilingRunner(StepRunner):
+class CompilingRunner(JoiningRunner):
     """Takes *compile_after* eager steps of each number of rows, then compiled ones."""
 
     def __init__(
         self, model: Any, cache: SlotCache, masks: Masks, *, compile_after: int
     ) -> None:
-        self._model = model
-        self._cache = cache
-        self._masks = masks
+        super().__init__(model, cache, masks)
         self._compile_after = compile_after
         self._eager = EagerRunner(model, cache, masks)
-        self._joined = JoinedPass(model, cache, masks)
         self._num_rows = len(cache.written)
         self._steps: Counter[int] = Counter()
         self._compiled: dict[int, Compiled] = {}
@@ -77,21 +73,6 @@ class CompilingRunner(StepRunner):
                 return logits
         self._steps[rows] += 1
         return self._eager.run(fed, seen=seen)
-
-    @override
-    def tokens_for(self, count: int, *, steps: int = 0) -> int | None:
-        return self._joined.tokens_for(count, steps=steps) if self.continues else None
-
-    @override
-    def write_prompts(
-        self,
-        rows: Sequence[int],
-        tokens: Sequence[Sequence[int]],
-        starts: Sequence[int],
-        *,
-        steps: Tensor | None = None,
-    ) -> Tensor:
-        return self._joined.write_prompts(rows, tokens, starts, steps=steps)
 
     def _is_due(self, rows: int) -> bool:
         return not self._failed and self._steps[rows] >= self._compile_after

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 
-"""`JoinedPass`: prompts, and rows that decode, in one pass on a CPU.
+"""`JoiningRunner`: prompts, and rows that decode, in one pass on a CPU.
 
 A pass reads all weights, however few tokens it has. So prompts and the step of the
 other rows are one pass, in which each token sees its range of the cache (`ranges`).
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
+from typing_extensions import override
 
 from ...sampling.fetch import send
 from ..cache import RaggedStep, SlotCache
@@ -21,14 +22,15 @@ from ..masks import Masks
 from ..rows import FILLER
 from .eager import forward, only_positions
 from .packing import Part, inputs_of
+from .runner import StepRunner
 
 MOST_TOKENS = 256
-"""Each token of a prompt reads its range for itself. For a few more tokens, as estimated
-from a token's time, that would take longer than the step that a pass saves."""
+"""Each token of a prompt reads its range for itself. By an estimate, that takes longer
+than the step that a pass saves where there are some more tokens."""
 
 
-class JoinedPass:
-    """Computes prompts and rows that decode; for a runner's methods of these names.
+class JoiningRunner(StepRunner):
+    """Computes prompts and rows that decode together, once it `continues`.
 
     Args:
         model: The model.
@@ -41,12 +43,13 @@ class JoinedPass:
         self._cache = cache
         self._masks = masks
 
+    @override
     def tokens_for(self, count: int, *, steps: int = 0) -> int | None:
-        """See `StepRunner.tokens_for`."""
-        if count > MOST_TOKENS:
+        if not self.continues or count > MOST_TOKENS:
             return None
         return -(-(count + steps) // WIDTH_STEP) * WIDTH_STEP
 
+    @override
     def write_prompts(
         self,
         rows: Sequence[int],
@@ -55,7 +58,6 @@ class JoinedPass:
         *,
         steps: Tensor | None = None,
     ) -> Tensor:
-        """See `StepRunner.write_prompts`."""
         split = len(tokens)
         lead = len(rows) - split
         count = self.tokens_for(sum(map(len, tokens)), steps=lead)
