@@ -198,6 +198,17 @@ def test_prompts_and_steps_are_one_pass_once_steps_are_compiled(
 
 
 @pytest.mark.slow
+def test_steps_serve_another_number_of_threads_than_they_were_compiled_for(reference):
+    threads = torch.get_num_threads()
+    engine = run_compiled(reference, "llama", compile_after=0)
+    torch.set_num_threads(threads + 1)
+    try:
+        serve_known(engine, reference, "llama", 24, budget=90)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.slow
 def test_longer_prompts_are_computed_apart(reference, joined_passes, monkeypatch):
     monkeypatch.setattr(joined, "MOST_TOKENS", 40)
 

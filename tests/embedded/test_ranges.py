@@ -31,7 +31,7 @@ def attended(
     query = torch.randn(1, heads, len(spans), dim, dtype=dtype)
     key = torch.randn(4, kv_heads, CAPACITY, dim, dtype=dtype)
     value = torch.randn(4, kv_heads, CAPACITY, value_dim, dtype=dtype)
-    key[0, :, 1:] = torch.nan  # a token that reads beyond its range
+    key[0, :, 1:] = torch.nan  # shows in a token that reads beyond its range
 
     given = ranges.attend(
         query, key, value, torch.tensor(spans).T[None, None], scale, cap=cap
@@ -79,6 +79,17 @@ def test_each_token_attends_to_its_range(dtype):
 )
 def test_sizes_scales_and_caps(options):
     given, wanted = attended(**options)
+
+    torch.testing.assert_close(given.double(), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_threads_share_tokens_and_the_parts_of_long_ranges():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        given, wanted = attended()
+    finally:
+        torch.set_num_threads(threads)
 
     torch.testing.assert_close(given.double(), wanted, rtol=1e-5, atol=1e-5)
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Attention of tokens over their ranges of the cache; `ranges.py` says what for. It is compiled for each type
-// and size: GROUP heads share the keys and values of DIM and VALUE_DIM numbers.
+// Attention of tokens over their ranges of the cache; `ranges.py` says what for. It is
+// compiled for each type and size: GROUP heads share the keys and values, which have DIM
+// and VALUE_DIM numbers.
 
 #include <ATen/cpu/vec/functional.h>
 #include <ATen/cpu/vec/vec.h>

@@ -57,7 +57,7 @@ class Kernel:
         torch keeps what it compiles, so a second call takes no time.
 
         Raises:
-            Exception: There is no compiler for C++, or it fails.
+            Exception: The compiler for C++ is missing, or fails.
         """
         # Imported here, because torch's compiler has hundreds of modules.
         from torch._inductor.codecache import CppCodeCache

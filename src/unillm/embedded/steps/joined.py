@@ -72,7 +72,6 @@ class JoiningRunner(StepRunner):
                 tokens=[[FILLER]] * lead,
                 starts=starts[split:],
                 count=lead,
-                is_steps=True,
             )
             parts.insert(0, decoded)
         inputs = inputs_of(parts, self._cache.device)
